@@ -1,0 +1,1 @@
+"""rlreason: reinforcement learning that turns language models into reasoning models, in JAX."""

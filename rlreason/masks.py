@@ -1,0 +1,125 @@
+"""The one place for masks and masked reductions.
+
+A masked reduction keeps its numerator and denominator apart until the last moment, so that the same
+number comes out however a batch is padded, split into micro-batches or spread over devices.
+"""
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Aggregation = Literal["token-mean", "sequence-mean", "constant"]
+
+
+def zero_masked(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """`x` where `mask` is True, else 0: a NaN at a masked position does not leak."""
+  return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+def masked_sum(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
+  """Sum over True positions, in f32."""
+  return jnp.sum(zero_masked(x.astype(jnp.float32), mask), axis=axis)
+
+
+def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+  """`numerator / denominator`, and 0 where the denominator is 0, in value and gradient."""
+  empty = denominator == 0
+  return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
+
+
+def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
+  """Mean over True positions, in f32; 0 when there are none."""
+  return safe_divide(masked_sum(x, mask, axis), jnp.sum(mask.astype(jnp.float32), axis=axis))
+
+
+def masked_variance(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """Biased variance over True positions, in f32."""
+  centred = zero_masked(x.astype(jnp.float32), mask) - masked_mean(x, mask)
+  return masked_mean(jnp.square(centred), mask)
+
+
+def whiten(x: jax.Array, mask: jax.Array, *, shift_mean: bool = True, epsilon: float = 1e-8):
+  """Scales `x` to unit (biased) variance over True positions; 0 where masked.
+
+  With `shift_mean=False` the mean is kept, as PPO for language models does for rewards (Ziegler et
+  al. 2019, https://arxiv.org/abs/1909.08593).
+
+  Args:
+    x: f32[B, T].
+    mask: bool[B, T].
+    shift_mean: whether the result is centred on 0.
+    epsilon: added to the variance.
+
+  Returns:
+    f32[B, T].
+  """
+  mean = masked_mean(x, mask)
+  scaled = (x - mean) * jax.lax.rsqrt(masked_variance(x, mask) + epsilon)
+  return zero_masked(scaled if shift_mean else scaled + mean, mask)
+
+
+def token_weights(
+    mask: jax.Array, aggregation: Aggregation, *, constant_length: int = 1
+) -> jax.Array:
+  """Per-token weights that turn a sum over tokens into the chosen mean over a batch.
+
+  A loss is `sum(weights * per_token_loss)`. The weights are made once, from the mask of a whole
+  minibatch; any split of that minibatch then adds up to the same loss and gradient.
+
+  - `token-mean`: every token counts the same, 1 / (tokens in the batch).
+  - `sequence-mean`: mean over the tokens of a row, then mean over the rows that have any.
+  - `constant`: 1 / (rows with any token * `constant_length`), Dr. GRPO
+    (https://arxiv.org/abs/2503.20783).
+
+  For lengths (2, 8) and a per-token loss of 1 in the first row and 0 in the second, the results are
+  0.2, 0.5 and, with `constant_length=10`, 0.1.
+
+  Args:
+    mask: bool[B, T] tokens that are trained on.
+    aggregation: one of the above.
+    constant_length: tokens; only for `constant`.
+
+  Returns:
+    f32[B, T], 0 where masked.
+  """
+  chex.assert_rank(mask, 2)
+  kept = mask.astype(jnp.float32)
+  lengths = jnp.sum(kept, axis=1, keepdims=True)
+  rows = jnp.sum((lengths > 0).astype(jnp.float32))
+  if aggregation == "token-mean":
+    return safe_divide(kept, jnp.sum(kept))
+  if aggregation == "sequence-mean":
+    return safe_divide(kept, lengths * rows)
+  if aggregation == "constant":
+    return safe_divide(kept, rows * constant_length)
+  raise ValueError(
+      f"aggregation: got {aggregation!r}, allowed: token-mean, sequence-mean, constant")
+
+
+def positions_from_mask(mask: jax.Array) -> jax.Array:
+  """Positions 0, 1, 2... over the True entries of each row; i32[B, T].
+
+  `[F, F, T, T, T] -> [0, 0, 0, 1, 2]` (left padding), `[T, T, F] -> [0, 1, 1]` (right padding).
+  """
+  return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
+
+
+def attention_mask(segment_ids: jax.Array) -> jax.Array:
+  """Causal attention within each segment; padding (segment 0) attends only to itself.
+
+  A padding query keeps its own key, because a softmax over nothing is NaN.
+
+  Args:
+    segment_ids: i32[B, T]; 0 on padding.
+
+  Returns:
+    bool[B, 1, T, T], True where query (third axis) may look at key (last axis).
+  """
+  chex.assert_rank(segment_ids, 2)
+  length = segment_ids.shape[1]
+  causal = jnp.tril(jnp.ones((length, length), bool))
+  same = segment_ids[:, :, None] == segment_ids[:, None, :]
+  real = (segment_ids > 0)[:, None, :]
+  return ((causal & same & real) | jnp.eye(length, dtype=bool))[:, None]

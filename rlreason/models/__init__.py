@@ -1,0 +1,8 @@
+"""The Flax (linen) transformer, its cache and its heads. Parameters are plain nested dicts."""
+
+from rlreason.models.cache import LayerCache
+from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models.heads import apply_value_head, init_value_head
+from rlreason.models.transformer import (
+    abstract_params, boxed_params, decode_step, forward, init_params, logits, prefill, split_layers,
+    unembedding)
