@@ -1,0 +1,268 @@
+"""From a ConfigDict, as experiments write it, to the frozen dataclasses the library takes.
+
+`build` checks every field once, at the start of a run: an unknown or missing field, a value of the
+wrong type, or one that a dataclass refuses is a ValueError of one line that names the field by its
+full path (`config.optimizer.learning_rate`), what was got, and what is allowed.
+
+Not here: flags and command-line overrides (ml_collections.config_flags) and the dataclasses
+themselves, which stand beside the code they configure.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import difflib
+import importlib.util
+import numbers
+import os
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union
+
+import ml_collections
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], mapping: Any, where: str = "config") -> T:
+  """Builds the dataclass `cls`, and the dataclasses inside it, from a mapping.
+
+  Lists become tuples where the field is a tuple, and an int becomes a float where the field is a
+  float; nothing else is converted. Of a union of dataclasses the one is taken whose `Literal`
+  fields agree with the mapping.
+
+  Args:
+    cls: a dataclass whose annotations say what is allowed.
+    mapping: a ConfigDict or dict of its fields, or an instance of `cls`, returned as it is.
+    where: the path of `mapping`, for messages.
+
+  Returns:
+    An instance of `cls`.
+
+  Raises:
+    ValueError: a field is unknown, missing, of the wrong type, or refused by `__post_init__`.
+  """
+  if isinstance(mapping, cls):
+    return mapping
+  if not _is_mapping(mapping):
+    raise ValueError(f"{where}: got {_show(mapping)}, expected the fields of {cls.__name__}")
+  fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+  for name in mapping:
+    if name not in fields:
+      raise ValueError(_unknown_field(where, str(name), list(fields), cls))
+  hints = typing.get_type_hints(cls)
+  values = {}
+  for name, field in fields.items():
+    if name in mapping:
+      values[name] = _convert(hints[name], mapping[name], f"{where}.{name}")
+    elif _is_required(field):
+      raise ValueError(
+          f"{where}.{name}: missing, and {cls.__name__} has no default for it; "
+          f"allowed: {_type_name(hints[name])}"
+      )
+  try:
+    return cls(**values)
+  except ValueError as error:
+    raise ValueError(f"{where}: {error}") from error
+
+
+def load_config_file(path: str) -> ml_collections.ConfigDict:
+  """Returns `get_config()` of the experiment file `path`.
+
+  `path` may end in `:argument`, which is passed to `get_config(argument)`.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file is not Python, or has no function `get_config`.
+  """
+  file, _, argument = (path, "", "") if os.path.exists(path) else path.rpartition(":")
+  file = file or path
+  if not os.path.isfile(file):
+    raise FileNotFoundError(
+        f"config file {path!r} not found; give a Python file that defines get_config(), "
+        "such as experiments/rlsp_countdown.py"
+    )
+  if not file.endswith(".py"):
+    raise ValueError(f"config file {file!r} must be a Python file (.py) that defines get_config()")
+  spec = importlib.util.spec_from_file_location("rlreason_experiment", file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not callable(vars(module).get("get_config")):
+    raise ValueError(f"config file {file!r} has no function get_config()")
+  config = module.get_config(argument) if argument else module.get_config()
+  if not _is_mapping(config):
+    raise ValueError(f"get_config() of {file!r} must return a ConfigDict, got {_show(config)}")
+  return ml_collections.ConfigDict(config)
+
+
+def to_dict(config: Any) -> Any:
+  """Turns a config (dataclass, ConfigDict or dict) into plain JSON values.
+
+  Tuples become lists and functions `module:name`, so that two configs are equal when their JSON is.
+
+  Raises:
+    ValueError: a value has no JSON form.
+  """
+  if dataclasses.is_dataclass(config) and not isinstance(config, type):
+    return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+  if _is_mapping(config):
+    return {str(name): to_dict(config[name]) for name in config}
+  if isinstance(config, (list, tuple)):
+    return [to_dict(value) for value in config]
+  if config is None or isinstance(config, (bool, int, float, str)):
+    return config
+  if callable(config):
+    return f"{config.__module__}:{config.__qualname__}"
+  raise ValueError(f"a config holds plain values, functions and dataclasses, got {_show(config)}")
+
+
+def differences(old: Any, new: Any, where: str = "config") -> list[str]:
+  """Lists the fields in which two results of `to_dict` differ, as `path: old -> new`."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    names = list(old) + [name for name in new if name not in old]
+    missing = "(absent)"
+    return [
+        line
+        for name in names
+        for line in differences(old.get(name, missing), new.get(name, missing), f"{where}.{name}")
+    ]
+  if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    return [
+        line
+        for i, (left, right) in enumerate(zip(old, new, strict=True))
+        for line in differences(left, right, f"{where}[{i}]")
+    ]
+  return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+  """Returns `value` as the annotation `hint` allows it, or raises ValueError."""
+  origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+  if hint is Any or isinstance(hint, TypeVar) or origin is Callable or hint is Callable:
+    return value
+  if origin in (Union, types.UnionType):
+    return _convert_union(arguments, value, where)
+  if origin is Literal:
+    # type() as well, because 1 == True.
+    if any(value == choice and type(value) is type(choice) for choice in arguments):
+      return value
+    raise ValueError(_wrong_value(hint, value, where, _did_you_mean(value, arguments)))
+  if dataclasses.is_dataclass(hint):
+    return build(hint, value, where)
+  if hint is tuple or origin is tuple:
+    return _convert_tuple(hint, arguments, value, where)
+  if origin in (dict, Mapping) or hint in (dict, Mapping):
+    if not _is_mapping(value):
+      raise ValueError(_wrong_value(hint, value, where))
+    item = arguments[1] if arguments else Any
+    return {name: _convert(item, value[name], f"{where}.{name}") for name in value}
+  if hint is None or hint is type(None):
+    if value is not None:
+      raise ValueError(_wrong_value(hint, value, where))
+    return None
+  return _convert_plain(origin or hint, value, where)
+
+
+def _convert_plain(hint: type, value: Any, where: str) -> Any:
+  is_bool = isinstance(value, bool)
+  if hint is float and isinstance(value, numbers.Real) and not is_bool:
+    return float(value)
+  if hint is int and isinstance(value, numbers.Integral) and not is_bool:
+    return int(value)
+  if hint not in (int, float) and isinstance(value, hint):
+    return value
+  raise ValueError(_wrong_value(hint, value, where))
+
+
+def _convert_tuple(hint: Any, arguments: tuple, value: Any, where: str) -> tuple:
+  if not isinstance(value, (list, tuple)):
+    raise ValueError(_wrong_value(hint, value, where))
+  if not arguments:
+    return tuple(value)
+  if len(arguments) == 2 and arguments[1] is Ellipsis:
+    arguments = (arguments[0],) * len(value)
+  if len(arguments) != len(value):
+    raise ValueError(_wrong_value(hint, value, where, f" ({len(arguments)} values)"))
+  pairs = enumerate(zip(arguments, value, strict=True))
+  return tuple(_convert(item, element, f"{where}[{i}]") for i, (item, element) in pairs)
+
+
+def _convert_union(choices: tuple, value: Any, where: str) -> Any:
+  """Converts to the one choice that fits; with a mapping, to a dataclass chosen by its Literals."""
+  if value is None and type(None) in choices:
+    return None
+  choices = tuple(choice for choice in choices if choice is not type(None))
+  classes = [choice for choice in choices if dataclasses.is_dataclass(choice)]
+  if _is_mapping(value) and classes:
+    return build(_choose_class(classes, value, where), value, where)
+  if len(choices) == 1:
+    return _convert(choices[0], value, where)
+  # An exact type goes first, so that the int 1 stays an int in `float | int`.
+  for choice in sorted(choices, key=lambda choice: choice is not type(value)):
+    try:
+      return _convert(choice, value, where)
+    except ValueError:
+      continue
+  raise ValueError(_wrong_value(Union[choices], value, where))
+
+
+def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
+  """Returns the class whose Literal fields allow the values in `mapping`."""
+  if len(classes) == 1:
+    return classes[0]
+  fitting, allowed = [], {}
+  for cls in classes:
+    hints = typing.get_type_hints(cls).items()
+    literals = {n: typing.get_args(h) for n, h in hints if typing.get_origin(h) is Literal}
+    for name, choices in literals.items():
+      allowed.setdefault(name, []).extend(c for c in choices if c not in allowed.get(name, []))
+    if all(name in mapping and mapping[name] in choices for name, choices in literals.items()):
+      fitting.append(cls)
+  if len(fitting) == 1:
+    return fitting[0]
+  names = ", ".join(cls.__name__ for cls in classes)
+  got = {name: mapping[name] for name in allowed if name in mapping}
+  hint = "".join(_did_you_mean(got[name], allowed[name]) for name in got)
+  raise ValueError(
+      f"{where}: got {got or _show(mapping)}, expected one of {names} with {allowed}{hint}"
+  )
+
+
+def _is_mapping(value: Any) -> bool:
+  # A ConfigDict is not registered as a Mapping.
+  return isinstance(value, (Mapping, ml_collections.ConfigDict))
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+  return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _unknown_field(where: str, name: str, known: list[str], cls: type) -> str:
+  hint = _did_you_mean(name, known)
+  return f"{where}.{name}: unknown field of {cls.__name__}{hint}; allowed: {', '.join(known)}"
+
+
+def _did_you_mean(value: Any, known: Any) -> str:
+  names = [choice for choice in known if isinstance(choice, str)]
+  close = difflib.get_close_matches(str(value), names, n=1)
+  return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _wrong_value(hint: Any, value: Any, where: str, note: str = "") -> str:
+  return f"{where}: got {_show(value)}, allowed: {_type_name(hint)}{note}"
+
+
+def _type_name(hint: Any) -> str:
+  if typing.get_origin(hint) is Literal:
+    return ", ".join(repr(choice) for choice in typing.get_args(hint))
+  if typing.get_origin(hint) in (Union, types.UnionType):
+    return " or ".join(_type_name(choice) for choice in typing.get_args(hint))
+  if hint is type(None) or hint is None:
+    return "None"
+  return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _show(value: Any) -> str:
+  """Describes a value in at most one line: its type and, cut, its repr."""
+  text = " ".join(repr(value).split())
+  text = text if len(text) <= 80 else text[:77] + "..."
+  return f"{text} ({type(value).__name__})"
