@@ -1,0 +1,153 @@
+"""Imports of rlreason go down its layers, never up, and never in a circle.
+
+Reads the syntax trees, so that imports inside functions count as well and nothing is run.
+"""
+
+import ast
+import graphlib
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "rlreason"
+
+# The first name below rlreason -> its layer. A module may import from its own layer or below.
+LAYERS = {
+    "config": 0, "types": 0, "masks": 0,
+    "losses": 1, "parallel": 1,
+    "models": 2, "tokenizers": 2,
+    "weights": 3, "data": 3, "sampling": 3,
+    "rewards": 4, "search": 4,
+    "rollout": 5,
+    "algorithms": 6, "evaluation": 6,
+    "training": 7,
+    "main": 8,
+    "__init__": 9, "__main__": 9,
+}
+
+# What a folder must not see although it lies below or beside it.
+FORBIDDEN = {
+    "models": {"tokenizers"},  # a model takes ids
+    "losses": {"models", "config"},  # pure array maths
+    "algorithms": {"tokenizers", "data", "rewards"},  # arrays only: no strings, no files
+    "rewards": {"models", "sampling", "weights"},  # text in, floats out
+}
+
+# Python sources that may name these modules or attributes.
+ONLY_IN = {
+    "pmap": ("parallel",),
+    "shard_map": ("parallel",),
+    "Mesh": ("parallel",),
+    "ml_collections": ("main", "config"),
+    "pickle": (),
+    "torch": (),
+    "tensorflow": (),
+}
+
+
+def module_name(path):
+  """`rlreason/losses/kl.py` -> `rlreason.losses.kl`; an `__init__.py` -> its folder's name."""
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def top_name(module):
+  """The first name below rlreason: `rlreason.losses.kl` -> `losses`."""
+  return module.split(".")[1] if "." in module else "__init__"
+
+
+def imported_modules(tree, module, is_package, modules):
+  """Yields the rlreason modules that a syntax tree imports.
+
+  `from rlreason.losses import kl` counts as an import of `rlreason.losses.kl` where that is a
+  module, and of `rlreason.losses` where `kl` is one of its names.
+  """
+  package = module.split(".") if is_package else module.split(".")[:-1]
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names if alias.name in modules)
+    elif isinstance(node, ast.ImportFrom):
+      base = [] if not node.level else package[:len(package) - node.level + 1]
+      source = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+      for alias in node.names:
+        full = f"{source}.{alias.name}"
+        if full in modules:
+          yield full
+        elif source in modules:
+          yield source
+
+
+def read_imports():
+  """Returns {module: set of rlreason modules it imports}."""
+  paths = sorted(PACKAGE.rglob("*.py"))
+  modules = {module_name(path) for path in paths}
+  imports = {}
+  for path in paths:
+    name = module_name(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    found = imported_modules(tree, name, path.name == "__init__.py", modules)
+    imports[name] = set(found) - {name}
+  return imports
+
+
+IMPORTS = read_imports()
+
+
+def test_every_module_has_a_layer():
+  unknown = sorted({top_name(module) for module in IMPORTS} - set(LAYERS))
+  assert not unknown, f"give {unknown} a layer in LAYERS and in the design"
+
+
+def test_imports_go_down():
+  up = [f"{module} (layer {LAYERS[top_name(module)]}) imports {target} "
+        f"(layer {LAYERS[top_name(target)]})"
+        for module, targets in IMPORTS.items() for target in sorted(targets)
+        if LAYERS[top_name(target)] > LAYERS[top_name(module)]]
+  assert not up, "\n".join(up)
+
+
+def test_no_module_imports_in_a_circle():
+  graphlib.TopologicalSorter(IMPORTS).prepare()  # raises CycleError with the circle
+
+
+def test_no_folder_imports_in_a_circle():
+  folders = {}
+  for module, targets in IMPORTS.items():
+    seen = folders.setdefault(top_name(module), set())
+    seen |= {top_name(target) for target in targets} - {top_name(module)}
+  graphlib.TopologicalSorter(folders).prepare()
+
+
+def test_folders_do_not_see_what_they_must_not():
+  seen = [f"{module} imports {target}" for module, targets in IMPORTS.items()
+          for target in sorted(targets) if top_name(target) in FORBIDDEN.get(top_name(module), ())]
+  assert not seen, "\n".join(seen)
+
+
+@pytest.mark.parametrize("name", sorted(ONLY_IN))
+def test_name_is_used_only_where_allowed(name):
+  users = []
+  for path in sorted(PACKAGE.rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      is_import = (isinstance(node, ast.Import)
+                   and any(name in alias.name.split(".") for alias in node.names))
+      is_from = (isinstance(node, ast.ImportFrom)
+                 and (name in (node.module or "").split(".")
+                      or any(alias.name == name for alias in node.names)))
+      is_attribute = isinstance(node, ast.Attribute) and node.attr == name
+      if is_import or is_from or is_attribute:
+        users.append(module_name(path))
+  outside = sorted({user for user in users if top_name(user) not in ONLY_IN[name]})
+  assert not outside, f"{name} is used in {outside}, allowed in {ONLY_IN[name]}"
+
+
+def test_an_import_is_resolved_to_its_module():
+  modules = {"rlreason", "rlreason.losses", "rlreason.losses.kl", "rlreason.masks"}
+  tree = ast.parse(
+      "import jax\nfrom rlreason import masks\n"
+      "def f():\n  from rlreason.losses import kl, gae\n"
+      "from . import kl\nfrom ..masks import mean\n")
+  found = list(imported_modules(tree, "rlreason.losses.policy", False, modules))
+  assert sorted(found) == ["rlreason.losses", "rlreason.losses.kl", "rlreason.losses.kl",
+                           "rlreason.masks", "rlreason.masks"]
