@@ -1,0 +1,1 @@
+"""Where prompts and examples come from: tasks, sources, packing and resumable iterators."""

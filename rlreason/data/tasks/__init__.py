@@ -1,0 +1,1 @@
+"""Tasks: problems with checkable answers, each naming the verifier that scores it."""
