@@ -23,20 +23,20 @@ import numpy as np
 
 from rlreason.data.tasks import base
 
-PAD_WORD, EOS_WORD = '<pad>', '<eos>'
-ANSWER_WORD = 'answer'
-BACK_WORDS = ('back',)
+PAD_WORD, EOS_WORD = "<pad>", "<eos>"
+ANSWER_WORD = "answer"
+BACK_WORDS = ("back",)
 # Said of the result of a try, compared with the target. A yes/no check is hardly learned by a small
 # model; three words are, best with a larger loss weight on them.
-CHECK_WORDS = ('lower', 'higher', 'equal')
-_SYMBOLS = ('+', '-', '*', '/', '(', ')', '=', ',', ':', 'target', 'try', ANSWER_WORD)
-_BOX_OPEN, _BOX_CLOSE = '\\boxed{', '}'
-_PRECEDENCE = {'+': 1, '-': 1, '*': 2, '/': 2}
-SPLITS = ('train', 'validation', 'test')
+CHECK_WORDS = ("lower", "higher", "equal")
+_SYMBOLS = ("+", "-", "*", "/", "(", ")", "=", ",", ":", "target", "try", ANSWER_WORD)
+_BOX_OPEN, _BOX_CLOSE = "\\boxed{", "}"
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
+SPLITS = ("train", "validation", "test")
 _DEMONSTRATION_STREAM = len(SPLITS)  # random stream of demonstrations, beside one for each split
 
 # An expression is a number, or (operator, left, right).
-Expression = int | tuple[str, 'Expression', 'Expression']
+Expression = int | tuple[str, "Expression", "Expression"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,23 +73,23 @@ class CountdownConfig:
 
   def __post_init__(self):
     if self.num_numbers not in (3, 4):
-      raise ValueError(f'num_numbers must be 3 or 4. Got: {self.num_numbers}')
-    for name in ('max_number', 'max_target', 'num_validation', 'num_test'):
+      raise ValueError(f"num_numbers must be 3 or 4. Got: {self.num_numbers}")
+    for name in ("max_number", "max_target", "num_validation", "num_test"):
       if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1. Got: {getattr(self, name)}')
+        raise ValueError(f"{name} must be at least 1. Got: {getattr(self, name)}")
     smallest = max(self.max_number, self.max_target)
     if self.max_intermediate < smallest:
       raise ValueError(
-          f'max_intermediate must be at least max_number and max_target ({smallest}). '
-          f'Got: {self.max_intermediate}')
+          f"max_intermediate must be at least max_number and max_target ({smallest}). "
+          f"Got: {self.max_intermediate}")
     if self.seed < 0:
-      raise ValueError(f'seed must not be negative. Got: {self.seed}')
-    for name in ('give_up', 'restart', 'insight'):
+      raise ValueError(f"seed must not be negative. Got: {self.seed}")
+    for name in ("give_up", "restart", "insight"):
       if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(f'{name} must be in [0, 1]. Got: {getattr(self, name)}')
+        raise ValueError(f"{name} must be in [0, 1]. Got: {getattr(self, name)}")
     shortest = _try_words(self.num_numbers) + _answer_words(self.num_numbers)
     if self.max_words < shortest:
-      raise ValueError(f'max_words must be at least {shortest}. Got: {self.max_words}')
+      raise ValueError(f"max_words must be at least {shortest}. Got: {self.max_words}")
 
 
 class Problem(NamedTuple):
@@ -109,7 +109,7 @@ class CountdownRows:
 
   def __init__(self, config: CountdownConfig, split: str):
     if split not in SPLITS:
-      raise ValueError(f'split must be one of {SPLITS}. Got: {split!r}')
+      raise ValueError(f"split must be one of {SPLITS}. Got: {split!r}")
     self.problems = split_problems(config)[split]
     self._config = config
     self._stream = SPLITS.index(split)
@@ -138,17 +138,17 @@ class CountdownDemonstrations:
 
   def __init__(self, config: CountdownConfig, size: int):
     if size < 1:
-      raise ValueError(f'size must be at least 1. Got: {size}')
+      raise ValueError(f"size must be at least 1. Got: {size}")
     self._config = config
     self._size = size
-    self._problems = split_problems(config)['train']
+    self._problems = split_problems(config)["train"]
 
   def __len__(self) -> int:
     return self._size
 
   def __getitem__(self, index: int) -> base.Row:
     if not 0 <= index < self._size:
-      raise IndexError(f'index must be in 0..{self._size - 1}. Got: {index}')
+      raise IndexError(f"index must be in 0..{self._size - 1}. Got: {index}")
     rng = _generator(self._config.seed, _DEMONSTRATION_STREAM, int(index))
     problem = self._problems[rng.integers(len(self._problems))]
     numbers = [int(number) for number in rng.permutation(problem.numbers)]
@@ -160,7 +160,7 @@ class CountdownDemonstrations:
 
 def make_task(config: CountdownConfig, split: str) -> base.Task:
   """The Countdown task of a split: 'train', 'validation' or 'test'."""
-  return base.Task(name='countdown', rows=CountdownRows(config, split), verifier='countdown')
+  return base.Task(name="countdown", rows=CountdownRows(config, split), verifier="countdown")
 
 
 def vocabulary(config: CountdownConfig) -> list[str]:
@@ -173,12 +173,12 @@ def vocabulary(config: CountdownConfig) -> list[str]:
 
 def prompt_text(numbers: list[int], target: int) -> str:
   """The problem as words, such as `3 7 12 target 45 :`."""
-  return ' '.join([*map(str, numbers), 'target', str(target), ':'])
+  return " ".join([*map(str, numbers), "target", str(target), ":"])
 
 
 def expression_text(expression: Expression) -> str:
   """The expression as words with the parentheses it needs, such as `( 3 + 7 ) * 12`."""
-  return ' '.join(_expression_words(expression))
+  return " ".join(_expression_words(expression))
 
 
 def enumerate_problems(config: CountdownConfig) -> tuple[Problem, ...]:
@@ -197,8 +197,8 @@ def split_problems(config: CountdownConfig) -> dict[str, list[Problem]]:
   held_out = config.num_validation + config.num_test
   if held_out >= len(problems):
     raise ValueError(
-        f'num_validation + num_test must be less than the {len(problems)} problems there are. '
-        f'Got: {held_out}')
+        f"num_validation + num_test must be less than the {len(problems)} problems there are. "
+        f"Got: {held_out}")
   order = np.random.default_rng(config.seed).permutation(len(problems))
   validation, test, train = np.split(order, [config.num_validation, held_out])
   parts = dict(train=train, validation=validation, test=test)
@@ -229,7 +229,7 @@ def demonstration(
   while True:
     words += _try_once(nodes, target, rng, config)
     _, expression = nodes.pop().items[0]
-    if words[-1] == 'equal' or rng.random() < config.give_up:
+    if words[-1] == "equal" or rng.random() < config.give_up:
       break
     if rng.random() < config.restart:
       del nodes[1:]
@@ -239,7 +239,7 @@ def demonstration(
       break
     words += BACK_WORDS
   words += [ANSWER_WORD, _BOX_OPEN, *_expression_words(expression), _BOX_CLOSE, EOS_WORD]
-  return ' '.join(words)
+  return " ".join(words)
 
 
 class _Node(NamedTuple):
@@ -251,15 +251,15 @@ class _Node(NamedTuple):
 
 def _try_once(nodes: list[_Node], target: int, rng: np.random.Generator, config: CountdownConfig):
   """Goes down to one number from the last node; pushes the nodes it passes; returns the words."""
-  words = ['try'] if len(nodes) == 1 else []
+  words = ["try"] if len(nodes) == 1 else []
   while len(nodes[-1].items) > 1:
     step, items = nodes[-1].moves.pop()
     words += step
     nodes.append(_make_node(items, target, rng, config))
     if len(items) > 1:
-      words.append(',')
+      words.append(",")
   value = nodes[-1].items[0][0]
-  words.append('lower' if value < target else 'higher' if value > target else 'equal')
+  words.append("lower" if value < target else "higher" if value > target else "equal")
   return words
 
 
@@ -272,7 +272,7 @@ def _make_node(items, target: int, rng: np.random.Generator, config: CountdownCo
     left, right = items[first], items[second]
     rest = [item for place, item in enumerate(items) if place not in (first, second)]
     for operator, value in _operations(left[0], right[0], config.max_intermediate):
-      step = (str(left[0]), operator, str(right[0]), '=', str(value))
+      step = (str(left[0]), operator, str(right[0]), "=", str(value))
       moves[step] = (list(step), [(value, (operator, left[1], right[1])), *rest])
   moves = list(moves.values())  # equal numbers make equal steps: one of each is kept
   moves = [moves[place] for place in rng.permutation(len(moves))]
@@ -285,9 +285,9 @@ def _make_node(items, target: int, rng: np.random.Generator, config: CountdownCo
 
 def _operations(left: int, right: int, limit: int) -> list[tuple[str, int]]:
   """(operator, value) of left >= right, keeping integers from 1..limit."""
-  results = [('+', left + right), ('-', left - right), ('*', left * right)]
+  results = [("+", left + right), ("-", left - right), ("*", left * right)]
   if left % right == 0:
-    results.append(('/', left // right))
+    results.append(("/", left // right))
   return [(operator, value) for operator, value in results if 1 <= value <= limit]
 
 
@@ -337,9 +337,9 @@ def _expression_words(expression: Expression, minimum: int = 0) -> list[str]:
   operator, left, right = expression
   precedence = _PRECEDENCE[operator]
   # a - (b + c) and a / (b * c) need their parentheses; a + (b - c) and a * (b / c) do not.
-  right_minimum = precedence + 1 if operator in '-/' else precedence
+  right_minimum = precedence + 1 if operator in "-/" else precedence
   words = [*_expression_words(left, precedence), operator, *_expression_words(right, right_minimum)]
-  return ['(', *words, ')'] if precedence < minimum else words
+  return ["(", *words, ")"] if precedence < minimum else words
 
 
 def _try_words(num_numbers: int) -> int:

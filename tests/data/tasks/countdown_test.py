@@ -23,12 +23,12 @@ def _evaluate(node):
 
 
 def _value_and_numbers(text):
-  value, numbers = _evaluate(ast.parse(text, mode='eval').body)
+  value, numbers = _evaluate(ast.parse(text, mode="eval").body)
   return value, sorted(numbers)
 
 
 def _boxed(completion):
-  return re.search(r'\\boxed\{ (.*) \}', completion).group(1)
+  return re.search(r"\\boxed\{ (.*) \}", completion).group(1)
 
 
 def test_problems_of_a_small_config_by_hand():
@@ -39,7 +39,7 @@ def test_problems_of_a_small_config_by_hand():
   assert found == [((1, 1, 1), 1), ((1, 1, 1), 2), ((1, 1, 1), 3)]
 
 
-@pytest.mark.parametrize('num_numbers', [3, 4])
+@pytest.mark.parametrize("num_numbers", [3, 4])
 def test_every_solution_uses_each_number_once_and_makes_the_target(num_numbers):
   config = countdown.CountdownConfig(num_numbers=num_numbers)
   problems = countdown.enumerate_problems(config)
@@ -54,43 +54,43 @@ def test_every_solution_uses_each_number_once_and_makes_the_target(num_numbers):
 def test_splits_are_disjoint_and_complete():
   config = countdown.CountdownConfig(num_validation=101, num_test=57)
   parts = countdown.split_problems(config)
-  assert [len(parts[name]) for name in ('validation', 'test')] == [101, 57]
+  assert [len(parts[name]) for name in ("validation", "test")] == [101, 57]
   keys = [problem[:2] for part in parts.values() for problem in part]
   everything = countdown.enumerate_problems(config)
   assert len(keys) == len(set(keys)) == len(everything)
   other = countdown.CountdownConfig(num_validation=101, num_test=57, seed=1)
-  assert countdown.split_problems(other)['test'] != parts['test']
+  assert countdown.split_problems(other)["test"] != parts["test"]
 
 
 def test_rows_are_fixed_and_say_what_the_problem_is():
-  rows = countdown.CountdownRows(countdown.CountdownConfig(), 'test')
+  rows = countdown.CountdownRows(countdown.CountdownConfig(), "test")
   assert len(rows) == 500
   orders = set()
   for index in range(0, 500, 9):
     row = rows[index]
     assert row == rows[np.int64(index)]
-    assert row['prompt'].split() == [*map(str, row['numbers']), 'target', str(row['target']), ':']
-    value, numbers = _value_and_numbers(row['answer'])
-    assert value == row['target'] and numbers == sorted(row['numbers'])
-    orders.add(tuple(np.argsort(row['numbers'], kind='stable')))
+    assert row["prompt"].split() == [*map(str, row["numbers"]), "target", str(row["target"]), ":"]
+    value, numbers = _value_and_numbers(row["answer"])
+    assert value == row["target"] and numbers == sorted(row["numbers"])
+    orders.add(tuple(np.argsort(row["numbers"], kind="stable")))
   assert len(orders) == 6  # every order of three numbers occurs
   with pytest.raises(IndexError):
     rows[500]
 
 
-@pytest.mark.parametrize('num_numbers', [3, 4])
+@pytest.mark.parametrize("num_numbers", [3, 4])
 def test_demonstrations_are_words_of_the_vocabulary_within_the_budget(num_numbers):
   config = countdown.CountdownConfig(num_numbers=num_numbers, give_up=0.1)
   words = set(countdown.vocabulary(config))
   assert len(words) == len(countdown.vocabulary(config))
-  held_out = {problem[:2] for name in ('validation', 'test')
+  held_out = {problem[:2] for name in ("validation", "test")
               for problem in countdown.split_problems(config)[name]}
   longest = 0
   demonstrations = countdown.CountdownDemonstrations(config, 200)
   for index in range(200):
     example = demonstrations[index]
-    prompt, completion = example['prompt'].split(), example['completion'].split()
-    assert ' '.join(completion) == example['completion']
+    prompt, completion = example["prompt"].split(), example["completion"].split()
+    assert " ".join(completion) == example["completion"]
     assert words.issuperset(prompt) and words.issuperset(completion)
     assert len(completion) <= config.max_words
     assert completion[-1] == countdown.EOS_WORD
@@ -100,25 +100,25 @@ def test_demonstrations_are_words_of_the_vocabulary_within_the_budget(num_number
   assert longest > 80
 
 
-@pytest.mark.parametrize('num_numbers', [3, 4])
-@pytest.mark.parametrize('restart', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_numbers", [3, 4])
+@pytest.mark.parametrize("restart", [0.0, 0.5, 1.0])
 def test_demonstrated_steps_and_checks_are_true(num_numbers, restart):
   config = countdown.CountdownConfig(num_numbers=num_numbers, give_up=0.2, restart=restart)
   for seed in range(100):
     rng = np.random.default_rng(seed)
     numbers, target = [3, 7, 12, 4][:num_numbers], 45
     completion = countdown.demonstration(numbers, target, rng, config)
-    body, answer = completion.split(' answer ')
-    for left, sign, right, value in re.findall(r'(\d+) ([-+*/]) (\d+) = (\d+)', body):
+    body, answer = completion.split(" answer ")
+    for left, sign, right, value in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", body):
       assert _value_and_numbers(left + sign + right)[0] == int(value)
-    tries = body.split(' back ')
+    tries = body.split(" back ")
     for words in map(str.split, tries):
       result = int(words[-2])
-      expected = 'lower' if result < target else 'higher' if result > target else 'equal'
+      expected = "lower" if result < target else "higher" if result > target else "equal"
       assert words[-1] == expected
       if restart == 1.0:
-        assert words[0] == 'try' and words.count('=') == num_numbers - 1
-    assert all(not attempt.endswith('equal') for attempt in tries[:-1])
+        assert words[0] == "try" and words.count("=") == num_numbers - 1
+    assert all(not attempt.endswith("equal") for attempt in tries[:-1])
     value, used = _value_and_numbers(_boxed(answer))
     assert used == sorted(numbers)
     assert value == int(tries[-1].split()[-2])
@@ -127,9 +127,9 @@ def test_demonstrated_steps_and_checks_are_true(num_numbers, restart):
 def test_giving_up_and_insight_change_how_often_a_search_succeeds():
   def statistics(**habits):
     demonstrations = countdown.CountdownDemonstrations(countdown.CountdownConfig(**habits), 400)
-    texts = [demonstrations[index]['completion'].split() for index in range(400)]
+    texts = [demonstrations[index]["completion"].split() for index in range(400)]
     counts = collections.Counter(word for text in texts for word in text)
-    return counts['equal'] / 400, counts['back'] / 400
+    return counts["equal"] / 400, counts["back"] / 400
 
   weak_solved, weak_back = statistics(give_up=0.8)
   strong_solved, strong_back = statistics(give_up=0.0)
@@ -149,20 +149,20 @@ def test_demonstrations_depend_on_the_seed_and_the_index_alone():
 
 def test_parentheses_are_written_only_where_needed():
   cases = {
-      ('*', ('+', 3, 7), 12): '( 3 + 7 ) * 12',
-      ('+', ('*', 3, 7), 12): '3 * 7 + 12',
-      ('-', 9, ('-', 3, 2)): '9 - ( 3 - 2 )',
-      ('+', 9, ('-', 3, 2)): '9 + 3 - 2',
-      ('/', 12, ('*', 3, 2)): '12 / ( 3 * 2 )',
-      ('*', ('+', 1, 2), ('-', 4, 3)): '( 1 + 2 ) * ( 4 - 3 )',
+      ("*", ("+", 3, 7), 12): "( 3 + 7 ) * 12",
+      ("+", ("*", 3, 7), 12): "3 * 7 + 12",
+      ("-", 9, ("-", 3, 2)): "9 - ( 3 - 2 )",
+      ("+", 9, ("-", 3, 2)): "9 + 3 - 2",
+      ("/", 12, ("*", 3, 2)): "12 / ( 3 * 2 )",
+      ("*", ("+", 1, 2), ("-", 4, 3)): "( 1 + 2 ) * ( 4 - 3 )",
   }
   for expression, text in cases.items():
     assert countdown.expression_text(expression) == text
 
 
-@pytest.mark.parametrize('field, value', [
-    ('num_numbers', 5), ('max_intermediate', 49), ('give_up', 1.5), ('restart', -0.1),
-    ('seed', -1), ('max_words', 10), ('num_test', 0)])
+@pytest.mark.parametrize("field, value", [
+    ("num_numbers", 5), ("max_intermediate", 49), ("give_up", 1.5), ("restart", -0.1),
+    ("seed", -1), ("max_words", 10), ("num_test", 0)])
 def test_config_names_the_field_out_of_range(field, value):
   with pytest.raises(ValueError, match=field):
     countdown.CountdownConfig(**{field: value})
@@ -170,7 +170,7 @@ def test_config_names_the_field_out_of_range(field, value):
 
 def test_splits_must_leave_something_to_train_on():
   config = countdown.CountdownConfig(num_validation=3000, num_test=3000)
-  with pytest.raises(ValueError, match='num_validation'):
+  with pytest.raises(ValueError, match="num_validation"):
     countdown.split_problems(config)
-  with pytest.raises(ValueError, match='split'):
-    countdown.CountdownRows(countdown.CountdownConfig(), 'dev')
+  with pytest.raises(ValueError, match="split"):
+    countdown.CountdownRows(countdown.CountdownConfig(), "dev")
