@@ -1,0 +1,150 @@
+"""The optimiser: AdamW with a schedule, clipping, and its own learning rate for the critic.
+
+Not here: the choice of which stage trains what (training/recipe.py), and the rule that skips an
+update with a gradient that is not finite (the algorithm's update step).
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import optax
+
+# A tree without these keys at the top is a policy as a whole.
+_CRITIC_KEYS = ("critic", "value_head")
+_VECTOR_NAMES = ("scale", "bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) and its schedule."""
+
+  learning_rate: float  # per update, > 0: the highest value of the schedule
+  critic_learning_rate: float | None = None  # of `critic` and `value_head`; None = learning_rate
+  warmup_steps: int = 0  # updates, >= 0: from 0 linearly up to learning_rate
+  schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up, down to 0
+  b1: float = 0.9  # in [0, 1): decay of the mean of gradients
+  b2: float = 0.95  # in [0, 1): decay of the mean of squared gradients
+  eps: float = 1e-8  # > 0: added to the root, after the bias correction
+  weight_decay: float = 0.0  # >= 0, times the learning rate; matrices only
+  max_grad_norm: float | None = 1.0  # > 0: global norm over all parameters; None = no clipping
+
+  def __post_init__(self):
+    critic_rate = self.critic_learning_rate
+    checks = {
+        "learning_rate": (self.learning_rate > 0, "> 0"),
+        "critic_learning_rate": (critic_rate is None or critic_rate > 0, "> 0 or None"),
+        "warmup_steps": (self.warmup_steps >= 0, ">= 0"),
+        "schedule": (
+            self.schedule in ("constant", "linear", "cosine"),
+            "constant, linear, cosine",
+        ),
+        "b1": (0 <= self.b1 < 1, "in [0, 1)"),
+        "b2": (0 <= self.b2 < 1, "in [0, 1)"),
+        "eps": (self.eps > 0, "> 0"),
+        "weight_decay": (self.weight_decay >= 0, ">= 0"),
+        "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "> 0 or None"),
+    }
+    for name, (is_valid, allowed) in checks.items():
+      if not is_valid:
+        raise ValueError(f"{name}: got {vars(self)[name]!r}, allowed: {allowed}")
+
+
+def make_schedule(
+    config: OptimizerConfig, total_steps: int, learning_rate: float | None = None
+) -> optax.Schedule:
+  """Makes the learning rate as a function of the number of updates done so far.
+
+  Update `i` (from 0) of the warm-up uses `(i + 1) / (warmup_steps + 1)` of the peak, so that no
+  update is wasted at 0; from update `warmup_steps` on the rate stays (`constant`) or goes down and
+  would reach 0 at update `total_steps`.
+
+  Args:
+    config: the optimiser.
+    total_steps: updates in the whole stage (epochs and minibatches counted).
+    learning_rate: the peak; that of the config if None.
+
+  Returns:
+    A function from a count of updates to a learning rate.
+
+  Raises:
+    ValueError: the warm-up is not shorter than the stage.
+  """
+  if total_steps < 1:
+    raise ValueError(f"total_steps: got {total_steps}, allowed: >= 1")
+  if config.warmup_steps >= total_steps:
+    raise ValueError(
+        f"warmup_steps: got {config.warmup_steps}, allowed: less than the {total_steps} updates of "
+        "the stage"
+    )
+  peak = config.learning_rate if learning_rate is None else learning_rate
+  rest = total_steps - config.warmup_steps
+  after = {
+      "constant": lambda: optax.constant_schedule(peak),
+      "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+      "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+  }[config.schedule]()
+  if not config.warmup_steps:
+    return after
+  first = peak / (config.warmup_steps + 1)
+  warmup = optax.linear_schedule(first, peak, config.warmup_steps)
+  return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+  """Makes the optimiser of a stage.
+
+  The parameters may be those of one model, or a dict with the keys `policy`, `critic` and
+  `value_head`, of which the last two follow `critic_learning_rate` when it is set. The norm that
+  is clipped is that of all of them together.
+
+  Args:
+    config: the optimiser.
+    total_steps: updates in the whole stage (epochs and minibatches counted).
+
+  Returns:
+    An optax transformation; its state holds one count of updates per group.
+
+  Raises:
+    ValueError: the warm-up is not shorter than the stage.
+  """
+  critic_rate = config.critic_learning_rate or config.learning_rate
+  groups = {
+      "policy": _make_adamw(config, make_schedule(config, total_steps)),
+      "critic": _make_adamw(config, make_schedule(config, total_steps, critic_rate)),
+  }
+  has_clip = config.max_grad_norm is not None
+  clip = optax.clip_by_global_norm(config.max_grad_norm) if has_clip else optax.identity()
+  return optax.chain(clip, optax.partition(groups, label_parameters))
+
+
+def label_parameters(params: Any) -> Any:
+  """Labels each leaf `critic` (keys `critic`, `value_head` at the top) or `policy`."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: "critic" if _name(path[:1]) in _CRITIC_KEYS else "policy", params
+  )
+
+
+def decay_mask(params: Any) -> Any:
+  """Says for each leaf whether weight decay applies: matrices and tables, not norms and biases.
+
+  Decided by name and not by rank: a norm's scale stacked over layers is `[N, D]`, as a matrix is.
+  """
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: _name(path[-1:]) not in _VECTOR_NAMES, params
+  )
+
+
+def _make_adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+  return optax.adamw(
+      schedule,
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.eps,
+      weight_decay=config.weight_decay,
+      mask=decay_mask,
+  )
+
+
+def _name(path: tuple) -> str:
+  return jax.tree_util.keystr(path, simple=True)
