@@ -1,0 +1,247 @@
+"""Tests of rlreason.training.checkpoint."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlreason.training import checkpoint as checkpoint_lib
+from rlreason.training import optimizer as optimizer_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Saves one checkpoint, then starts a save of 200 MB and says so; killed by the test.
+KILLED = """
+import sys, time
+import numpy as np
+from rlreason.training import checkpoint as checkpoint_lib
+checkpointer = checkpoint_lib.Checkpointer(sys.argv[1])
+big = np.random.default_rng(0).normal(size=(25_000_000,))
+checkpointer.save(1, {"w": big[:10], "step": np.asarray(1)}, {"step": 1})
+checkpointer.wait()
+print("first", flush=True)
+checkpointer.save(2, {"w": big, "step": np.asarray(2)}, {"step": 2})
+print("second", flush=True)
+time.sleep(60)
+"""
+
+# Saves on 4 devices and restores: on the same, with another sharding, and on one device.
+SHARDED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from rlreason.training import checkpoint as checkpoint_lib
+assert jax.device_count() == 4
+mesh = jax.make_mesh((4,), ("data",))
+split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+w = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+state = {"w": jax.device_put(w, split), "b": jax.device_put(w[0], whole)}
+abstract = jax.eval_shape(lambda: {"w": jnp.zeros((8, 3)), "b": jnp.zeros((3,))})
+with checkpoint_lib.Checkpointer(sys.argv[1]) as checkpointer:
+  checkpointer.save(3, state, {})
+  checkpointer.wait()
+  for target, shardings, expected in (
+      (state, None, {"w": split, "b": whole}),
+      (abstract, {"w": whole, "b": whole}, {"w": whole, "b": whole}),
+      (abstract, split.update(spec=PartitionSpec(None)), None),
+      (abstract, None, None),
+  ):
+    step, restored, host = checkpointer.restore_latest(target, shardings)
+    assert step == 3 and host == {}
+    np.testing.assert_array_equal(restored["w"], w)
+    np.testing.assert_array_equal(restored["b"], w[0])
+    if expected:
+      for name, sharding in expected.items():
+        assert restored[name].sharding.is_equivalent_to(sharding, restored[name].ndim)
+print("done")
+"""
+
+
+def _run(program, *arguments, **variables):
+  environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), **variables)
+  return subprocess.Popen(
+      [sys.executable, "-c", program, *map(str, arguments)],
+      env=environment, stdout=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def _state(seed=0):
+  keys = jax.random.split(jax.random.key(seed), 3)
+  params = {
+      "policy": {
+          "kernel": jax.random.normal(keys[0], (5, 7)),
+          "scale": jax.random.normal(keys[1], (7,)).astype(jnp.bfloat16),
+      },
+      "critic": {"kernel": jnp.asarray([[jnp.pi, -0.0], [1e-40, 3e38]])},
+  }
+  tx = optimizer_lib.make_optimizer(optimizer_lib.OptimizerConfig(learning_rate=0.1), 10)
+  updates, opt_state = tx.update(params, tx.init(params), params)
+  return {
+      "params": optax.apply_updates(params, updates),
+      "opt_state": opt_state,
+      "step": jnp.asarray(seed, jnp.int32),
+      "key": jax.random.key_data(keys[2]),
+      "kl_coef": np.float32(0.1),
+  }
+
+
+def _bits(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_restores_to_the_bit(tmp_path):
+  state = _state()
+  host_state = {"cursor": {"metrics": 17}, "position": [1, 2], "kl_coef": 0.1 + 0.2, "none": None}
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    assert checkpointer.restore_latest(state) is None
+    assert checkpointer.save(4, state, host_state)
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    for target in (state, jax.eval_shape(_state)):
+      step, restored, host = checkpointer.restore_latest(target)
+      assert step == 4
+      assert host == host_state
+      assert jax.tree.structure(restored) == jax.tree.structure(state)
+      assert _bits(restored) == _bits(state)
+      assert [x.dtype for x in jax.tree.leaves(restored)] == [
+          x.dtype for x in jax.tree.leaves(state)
+      ]
+
+
+def test_typed_keys_are_restored(tmp_path):
+  state = {"key": jax.random.key(7)}
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state, {})
+    checkpointer.wait()
+    _, restored, _ = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+  assert jax.random.key_data(restored["key"]).tolist() == [0, 7]
+
+
+def test_numpy_trees_stay_on_the_host(tmp_path):
+  state = {"a": np.arange(6.0).reshape(2, 3), "b": [np.asarray(3, np.int64)], "number": 2.5}
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state, {})
+    checkpointer.wait()
+    _, restored, _ = checkpointer.restore_latest(state)
+  assert isinstance(restored["a"], np.ndarray)
+  np.testing.assert_array_equal(restored["a"], state["a"])
+  assert restored["a"].dtype == np.float64
+  assert restored["b"][0] == 3
+  assert float(restored["number"]) == 2.5
+
+
+def test_what_is_saved_may_be_donated_and_changed_at_once(tmp_path):
+  step = jax.jit(lambda w: w * -1.0, donate_argnums=0)
+  numbers, host = np.ones(1_000_000), {"list": [1]}
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    w = jnp.arange(2_000_000.0)
+    checkpointer.save(1, {"w": w, "numbers": numbers}, host)
+    for _ in range(5):
+      w = step(w)
+    numbers[:] = 7
+    host["list"].append(2)
+    checkpointer.wait()
+    abstract = {"w": jax.ShapeDtypeStruct((2_000_000,), jnp.float32), "numbers": numbers}
+    _, restored, restored_host = checkpointer.restore_latest(abstract)
+  np.testing.assert_array_equal(restored["w"], np.arange(2_000_000, dtype=np.float32))
+  np.testing.assert_array_equal(restored["numbers"], np.ones(1_000_000))
+  assert restored_host == {"list": [1]}
+
+
+def test_keeps_the_latest_and_the_marked(tmp_path):
+  with checkpoint_lib.Checkpointer(tmp_path, max_to_keep=2) as checkpointer:
+    for step in range(4):
+      checkpointer.save(step, {"w": np.asarray(step)}, {}, keep=step == 1)
+    checkpointer.wait()
+    assert checkpointer.all_steps() == [1, 2, 3]
+  with checkpoint_lib.Checkpointer(tmp_path, max_to_keep=1) as checkpointer:
+    # Marked when it exists already, and after a restart.
+    assert not checkpointer.save(3, {"w": np.asarray(9)}, {}, keep=True)
+    for step in (4, 5):
+      checkpointer.save(step, {"w": np.asarray(step)}, {})
+    checkpointer.wait()
+    assert checkpointer.all_steps() == [1, 3, 5]
+    state, _ = checkpointer.restore(3, {"w": np.asarray(0)})
+    assert state["w"] == 3
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 2 .* there are: \[1, 3, 5"):
+      checkpointer.restore(2, {"w": np.asarray(0)})
+
+
+def test_another_layout_is_named(tmp_path):
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, {"a": {"w": np.zeros((2, 3), np.float32)}, "b": np.zeros(1)}, {})
+    checkpointer.wait()
+    with pytest.raises(ValueError) as error:
+      checkpointer.restore_latest({"a": {"w": np.zeros((2, 4), np.float32)}, "c": np.zeros(1)})
+  message = str(error.value)
+  assert "another config" in message and str(tmp_path) in message and "\n" not in message
+  assert "a/w: checkpoint float32[2, 3], this run float32[2, 4]" in message
+  assert "b: checkpoint float64[1], this run nothing" in message
+  assert "c: checkpoint nothing, this run float64[1]" in message
+
+
+def test_errors(tmp_path):
+  with pytest.raises(ValueError, match="max_to_keep: got 0, allowed: >= 1"):
+    checkpoint_lib.Checkpointer(tmp_path, max_to_keep=0)
+  with pytest.raises(FileNotFoundError, match="no checkpoints in"):
+    checkpoint_lib.Checkpointer(tmp_path / "nowhere", read_only=True)
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    with pytest.raises(ValueError, match="host_state must hold what JSON can hold"):
+      checkpointer.save(1, {"w": np.zeros(1)}, {"x": np.zeros(1)})
+    with pytest.raises(ValueError, match="host_state"):
+      checkpointer.save(1, {"w": np.zeros(1)}, {"x": float("nan")})
+    assert checkpointer.all_steps() == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_sigkill_while_saving_leaves_the_one_before(tmp_path, delay):
+  process = _run(KILLED, tmp_path)
+  assert process.stdout.readline() == "first\n"
+  assert process.stdout.readline() == "second\n"
+  time.sleep(delay)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  names = {file.name for file in (tmp_path / "checkpoints").iterdir()}
+  assert "1" in names and "2" not in names, names
+  assert any(name.startswith("2.") for name in names), names  # the save had begun
+  target = {"w": np.zeros(10), "step": np.asarray(0)}
+  with checkpoint_lib.Checkpointer(tmp_path, read_only=True) as reader:
+    assert reader.latest_step() == 1  # and it left the other's files alone
+    assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == names
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    step, state, host = checkpointer.restore_latest(target)
+    assert (step, int(state["step"]), host) == (1, 1, {"step": 1})
+    expected = np.random.default_rng(0).normal(size=(10,))
+    np.testing.assert_array_equal(state["w"], expected)
+    checkpointer.save(2, {"w": np.zeros(10), "step": np.asarray(2)}, {"step": 2})
+    checkpointer.wait()
+    assert checkpointer.all_steps() == [1, 2]
+  names = {file.name for file in (tmp_path / "checkpoints").iterdir()}
+  assert names == {"1", "2"}
+
+
+def test_several_devices(tmp_path):
+  process = _run(SHARDED, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+  assert process.communicate()[0] == "done\n"
+  assert process.returncode == 0
+
+
+def test_check_config(tmp_path):
+  config = {"seed": 0, "model": {"width": 8}, "stages": [{"steps": 1}], "betas": (0.9, 0.95)}
+  checkpoint_lib.check_config(tmp_path / "run", config)
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["model"] == {"width": 8}
+  checkpoint_lib.check_config(tmp_path / "run", config)
+  changed = {**config, "model": {"width": 9}, "stages": [{"steps": 2}], "seed": 1}
+  with pytest.raises(ValueError, match=r"another config \(config.seed: 0 -> 1; config.model.width"):
+    checkpoint_lib.check_config(tmp_path / "run", changed)
+  checkpoint_lib.check_config(
+      tmp_path / "run", changed, free=("config.model", "config.seed", "config.stages")
+  )
