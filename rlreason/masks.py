@@ -119,7 +119,7 @@ def attention_mask(segment_ids: jax.Array) -> jax.Array:
   """
   chex.assert_rank(segment_ids, 2)
   length = segment_ids.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))
+  causal = jnp.tril(jnp.ones((length, length), bool))[None]
   same = segment_ids[:, :, None] == segment_ids[:, None, :]
   real = (segment_ids > 0)[:, None, :]
-  return ((causal & same & real) | jnp.eye(length, dtype=bool))[:, None]
+  return ((causal & same & real) | jnp.eye(length, dtype=bool)[None])[:, None]

@@ -31,7 +31,8 @@ class RMSNorm(nn.Module):
     # f32: the mean of squares of bf16 activations loses the small ones.
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + self.epsilon)
-    return (x32 * scale.astype(jnp.float32)).astype(x.dtype)
+    scale = jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
+    return (x32 * scale).astype(x.dtype)
 
 
 class Matrix(nn.Module):

@@ -1,0 +1,4 @@
+"""Sampling on the device: options, filters, and the compiled decode loop."""
+
+from rlreason.sampling.decode import sample
+from rlreason.sampling.options import SamplingOptions

@@ -1,0 +1,170 @@
+"""Prompt ids to completions in one compiled program: prefill, then a loop over new tokens.
+
+Each prompt is computed once and shared by its G samples. The cache of generated tokens grows in
+segments, each with a loop of its own, and the program ends when every row has ended. Slots of ended
+rows are not refilled here.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason import models
+from rlreason.models.config import ModelConfig
+from rlreason.sampling import logits as logits_lib
+from rlreason.sampling.options import SamplingOptions
+from rlreason.types import Key, Params, Prompts, Rollout
+
+_FIRST_SEGMENT = 32  # tokens
+_GROWTH = 4
+
+
+@struct.dataclass
+class _State:
+  """What the loop carries besides the caches."""
+
+  step: jax.Array  # i32 scalar, tokens generated so far
+  last: jax.Array  # i32[B] the newest token
+  is_done: jax.Array  # bool[B]
+  tokens: jax.Array  # i32[B, T]
+  mask: jax.Array  # bool[B, T]
+  log_probs: jax.Array  # f32[B, T]
+  values: jax.Array | None  # f32[B, T]
+
+
+def sample(
+    config: ModelConfig, params: Params, prompts: Prompts, key: Key, *, options: SamplingOptions,
+    stop_ids: tuple[int, ...], group_size: int = 1, value_head: Params | None = None,
+) -> Rollout:
+  """Samples `group_size` completions of each prompt. To be jitted by the caller.
+
+  Row (p, g) draws from `fold_in(fold_in(key, prompts.index[p]), g)`, and its token t from that
+  folded with t: a sample depends on neither the padding, the splitting nor the place of its batch.
+
+  Args:
+    config: the model; static.
+    params: its parameters.
+    prompts: P prompts, padded on the left.
+    key: consumed.
+    options: length limit, temperature and filters; static.
+    stop_ids: a row ends with the first of these, which is kept; static.
+    group_size: G; static.
+    value_head: of `models.init_value_head`, or None for no values.
+
+  Returns:
+    B = P * G completions, row p * G + g. `log_probs` are of the distribution sampled from, after
+    temperature, filters and blocked bigrams; with temperature 0, of the chosen token at
+    temperature 1. `values` are those of the hidden state a token was sampled from.
+
+  Raises:
+    ValueError: prompt columns and new tokens exceed `config.max_positions`; a stop id is not in the
+      vocabulary.
+  """
+  columns = prompts.tokens.shape[1]
+  if columns + options.max_new_tokens > config.max_positions:
+    raise ValueError(
+        f"max_new_tokens: got {options.max_new_tokens} after prompts of {columns} columns, "
+        f"allowed: {config.max_positions} together (max_positions)")
+  for stop_id in stop_ids:
+    if not 0 <= stop_id < config.vocab_size:
+      raise ValueError(f"stop_ids: got {stop_id}, allowed: 0 to {config.vocab_size - 1}")
+  repeat = lambda x: jnp.repeat(x, group_size, axis=0)
+  hidden, (keys, values) = models.prefill(config, params, prompts.tokens, prompts.mask)
+  layers = models.split_layers(config, params)
+  row_keys = _row_keys(key, prompts.index, group_size)
+
+  def emit(state, hidden):
+    return _emit(config, params, value_head, options, stop_ids, row_keys, state, hidden)
+
+  def decode(state, caches):
+    positions = repeat(jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)) + state.step - 1
+    hidden, caches = models.decode_step(
+        config, params, layers, caches, state.last, positions, prompts.mask, state.step - 1)
+    return emit(state, hidden), caches
+
+  state = _first_state(repeat(prompts.tokens[:, -1]), options, has_values=value_head is not None)
+  state = emit(state, repeat(hidden[:, -1]))
+  lengths = _segments(options.max_new_tokens - 1)
+  caches = _empty_caches(keys, values, group_size, lengths[0])
+  state = _run_segments(decode, lengths, state, caches)
+  return Rollout(
+      prompt_tokens=repeat(prompts.tokens), prompt_mask=repeat(prompts.mask),
+      completion_tokens=state.tokens, completion_mask=state.mask, log_probs=state.log_probs,
+      values=state.values, truncated=~state.is_done)
+
+
+def _row_keys(key: Key, index: jax.Array, group_size: int) -> jax.Array:
+  """One key per row, [B]."""
+  of_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+  of_sample = jax.vmap(jax.random.fold_in, (None, 0))
+  return jax.vmap(of_sample, (0, None))(of_prompt, jnp.arange(group_size)).reshape(-1)
+
+
+def _first_state(last: jax.Array, options: SamplingOptions, has_values: bool) -> _State:
+  shape = (last.shape[0], options.max_new_tokens)
+  return _State(
+      step=jnp.int32(0), last=last, is_done=jnp.zeros(shape[:1], bool),
+      tokens=jnp.zeros(shape, jnp.int32), mask=jnp.zeros(shape, bool), log_probs=jnp.zeros(shape),
+      values=jnp.zeros(shape) if has_values else None)
+
+
+def _segments(needed: int) -> list[int]:
+  """Cache lengths to run through, the last of them at least `needed` (tokens) and 1."""
+  lengths = [min(_FIRST_SEGMENT, max(needed, 1))]
+  while lengths[-1] < needed:
+    lengths.append(min(lengths[-1] * _GROWTH, needed))
+  return lengths
+
+
+def _empty_caches(
+    keys: jax.Array, values: jax.Array, group_size: int, length: int
+) -> list[models.LayerCache]:
+  """Caches that hold the prompts' keys and values, each [N, P, S, K, h]."""
+  def of_layer(key, value):
+    prompts, _, heads, size = key.shape
+    own = jnp.zeros((prompts * group_size, heads, length, size), key.dtype)
+    return models.LayerCache(
+        prompt_keys=key.swapaxes(1, 2), prompt_values=value.swapaxes(1, 2), keys=own, values=own)
+  return [of_layer(keys[i], values[i]) for i in range(keys.shape[0])]
+
+
+def _run_segments(decode, lengths: list[int], state: _State, caches: list) -> _State:
+  """One loop per cache length; the later ones and their memory only where a row needs them."""
+  def is_open(carry):
+    state, _ = carry
+    return (state.step <= lengths[0]) & (state.step < state.tokens.shape[1]) & ~jnp.all(
+        state.is_done)
+
+  state, caches = jax.lax.while_loop(is_open, lambda carry: decode(*carry), (state, caches))
+  if len(lengths) == 1:
+    return state
+
+  def go_on(state, caches):
+    return _run_segments(
+        decode, lengths[1:], state, [models.grow_cache(cache, lengths[1]) for cache in caches])
+
+  return jax.lax.cond(jnp.all(state.is_done), lambda state, _: state, go_on, state, caches)
+
+
+def _emit(config, params, value_head, options, stop_ids, row_keys, state, hidden) -> _State:
+  """Draws token `state.step` of every row from its hidden state [B, D] and records it."""
+  logits = models.logits(config, params, hidden)
+  logits = logits_lib.block_bigrams(logits, state.last, options.blocked_bigrams)
+  if options.temperature == 0:
+    token, log_prob = logits_lib.choose_greedily(logits)
+  else:
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(step_keys)
+    token, log_prob = logits_lib.choose(logits_lib.filter_logits(logits, options), uniforms)
+  is_new = ~state.is_done
+  put = lambda column, new: jax.lax.dynamic_update_slice_in_dim(
+      column, jnp.where(is_new, new, jnp.zeros((), new.dtype))[:, None], state.step, axis=1)
+  values = state.values
+  if value_head is not None:
+    values = put(values, models.apply_value_head(value_head, hidden))
+  return state.replace(
+      step=state.step + 1, last=token,
+      is_done=state.is_done | jnp.isin(token, np.asarray(stop_ids, np.int32)),
+      tokens=put(state.tokens, token), mask=put(state.mask, is_new),
+      log_probs=put(state.log_probs, log_prob), values=values)

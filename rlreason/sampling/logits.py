@@ -1,0 +1,156 @@
+"""From logits to one token per row: temperature, filters, and a draw that is cheap for large V.
+
+Everything here is a pure function of f32[B, V] logits; a token that is filtered out has the logit
+-inf. Nothing here knows a model or a loop.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason.sampling.options import SamplingOptions
+
+_BLOCK = 128  # tokens; a block of the vocabulary is drawn first, then a token in it
+
+
+def block_bigrams(
+    logits: jax.Array, previous: jax.Array,
+    bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],
+) -> jax.Array:
+  """-inf on every `next` id of a pair one of whose `previous` ids a row has just seen.
+
+  Args:
+    logits: f32[B, V].
+    previous: i32[B] the newest token of each row.
+    bigrams: pairs (previous ids, next ids).
+
+  Returns:
+    f32[B, V].
+  """
+  for before, after in bigrams:
+    is_next = np.isin(np.arange(logits.shape[1]), after)
+    has_seen = jnp.isin(previous, np.asarray(before, np.int32))
+    logits = jnp.where(has_seen[:, None] & is_next[None], -jnp.inf, logits)
+  return logits
+
+
+def filter_logits(logits: jax.Array, options: SamplingOptions) -> jax.Array:
+  """Applies the temperature (not 0), top-k, top-p and min-p of `options` to f32[B, V]."""
+  logits = logits / options.temperature
+  if options.top_k:
+    logits = keep_top_k(logits, options.top_k)
+  if options.top_p < 1:
+    logits = keep_top_p(logits, options.top_p)
+  if options.min_p > 0:
+    logits = keep_min_p(logits, options.min_p)
+  return logits
+
+
+def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
+  """The `k` largest logits of each row, and those equal to the smallest of them; -inf elsewhere."""
+  chex.assert_rank(logits, 2)
+  if k >= logits.shape[1]:
+    return logits
+  enough = lambda threshold: jnp.sum(_order(logits) >= threshold[:, None], axis=1) >= k
+  return _keep_from(logits, _largest_threshold(enough, logits.shape[0]))
+
+
+def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
+  """The smallest set of most likely tokens with probability `p` or more; -inf elsewhere.
+
+  Nucleus sampling (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751). Tokens as likely as the
+  least likely one of the set are kept too. The most likely token always is.
+  """
+  chex.assert_rank(logits, 2)
+  weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
+  needed = p * jnp.sum(weights, axis=1)
+  order = _order(logits)
+  enough = lambda threshold: (
+      jnp.sum(jnp.where(order >= threshold[:, None], weights, 0.0), axis=1) >= needed)
+  return _keep_from(logits, _largest_threshold(enough, logits.shape[0]))
+
+
+def keep_min_p(logits: jax.Array, p: float) -> jax.Array:
+  """Tokens at least `p` times as likely as the most likely one (https://arxiv.org/abs/2407.01082)."""
+  chex.assert_rank(logits, 2)
+  largest = jnp.max(logits, axis=1, keepdims=True)
+  return jnp.where(logits >= largest + jnp.log(p), logits, -jnp.inf)
+
+
+def choose(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Draws a token of each row from softmax(logits), by the inverse of its distribution function.
+
+  The vocabulary is cut into blocks. The first uniform number chooses a block by its share of the
+  mass, the second a token in the block: two short cumulative sums and no random number per token
+  (Gumbel noise for [32, 49152] costs as much as a small model's whole step). A token of probability
+  0 is never returned, whatever the rounding. Uniform numbers have 2^23 values, so probabilities are
+  exact to about 1e-7 times (blocks / share of the block).
+
+  Args:
+    logits: f32[B, V]; -inf is allowed, a row of nothing else is not.
+    uniforms: f32[B, 2] in [0, 1).
+
+  Returns:
+    i32[B] tokens and f32[B] their log-probs under softmax(logits), nats.
+  """
+  chex.assert_rank([logits, uniforms], 2)
+  batch, vocab = logits.shape
+  padded = jnp.pad(logits, ((0, 0), (0, -vocab % _BLOCK)), constant_values=-jnp.inf)
+  blocks = padded.reshape(batch, -1, _BLOCK)
+  largest = jnp.max(logits, axis=1)
+  weights = jnp.exp(blocks - largest[:, None, None])
+  sums = jnp.sum(weights, axis=2)
+  block = _inverse_cdf(sums, uniforms[:, 0])
+  inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
+  token = block * _BLOCK + _inverse_cdf(inside, uniforms[:, 1])
+  logit = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+  return token, logit - largest - jnp.log(jnp.sum(sums, axis=1))
+
+
+def choose_greedily(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The first most likely token of each row, i32[B], and its log-prob at temperature 1, f32[B]."""
+  chex.assert_rank(logits, 2)
+  vocab = logits.shape[1]
+  largest = jnp.max(logits, axis=1)
+  # Not argmax: a reduction over (value, index) pairs is scalar code on the CPU.
+  is_largest = logits == largest[:, None]
+  token = jnp.min(jnp.where(is_largest, jnp.arange(vocab)[None], vocab - 1), axis=1)
+  return token, -jnp.log(jnp.sum(jnp.exp(logits - largest[:, None]), axis=1))
+
+
+def _inverse_cdf(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
+  """i32[B] index drawn in proportion to f32[B, n] weights, one of which at least is not 0."""
+  indices = jnp.arange(weights.shape[1])[None]
+  cumulative = jnp.cumsum(weights, axis=1)
+  is_possible = weights > 0
+  reached = is_possible & (cumulative > uniforms[:, None] * cumulative[:, -1:])
+  # Where rounding puts the target at the very end, nothing reaches it: the last possible index.
+  last = jnp.max(jnp.where(is_possible, indices, 0), axis=1)
+  return jnp.min(jnp.where(reached, indices, last[:, None]), axis=1)
+
+
+def _order(logits: jax.Array) -> jax.Array:
+  """i32 numbers in the same order as the f32 logits (IEEE 754; 0.0 and -0.0 give 0; no NaN)."""
+  bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
+  return jnp.where(bits < 0, jnp.int32(-2**31) - bits, bits)
+
+
+def _largest_threshold(is_enough, batch: int) -> jax.Array:
+  """Largest i32[B] for which the falling predicate holds, by bisection on its 32 bits.
+
+  32 passes of a compare and a sum; sorting [32, 49152] on the CPU costs ten times as much.
+  """
+  def halve(_, bounds):
+    low, high = bounds  # is_enough(low) holds, is_enough(high + 1) does not
+    middle = (low >> 1) + (high >> 1) + ((low | high) & 1)  # rounded up, without overflow
+    holds = is_enough(middle)
+    return jnp.where(holds, middle, low), jnp.where(holds, high, middle - 1)
+
+  lowest, highest = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
+  bounds = jnp.full((batch,), lowest, jnp.int32), jnp.full((batch,), highest, jnp.int32)
+  return jax.lax.fori_loop(0, 33, halve, bounds)[0]
+
+
+def _keep_from(logits: jax.Array, threshold: jax.Array) -> jax.Array:
+  return jnp.where(_order(logits) >= threshold[:, None], logits, -jnp.inf)

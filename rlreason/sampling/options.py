@@ -1,0 +1,35 @@
+"""What a caller may choose about sampling, as data."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+  """Length limit, temperature and filters.
+
+  Hashable, so that it can be a static argument of `jax.jit`. The temperature is applied first; then
+  top-k, top-p and min-p, in this order, each on what the one before has left.
+  """
+
+  max_new_tokens: int
+  temperature: float = 1.0  # 0 = greedy: always the most likely token
+  top_k: int = 0  # tokens kept; 0 = all
+  top_p: float = 1.0  # in (0, 1], probability mass kept; 1 = all
+  min_p: float = 0.0  # in [0, 1], share of the largest probability a token must have; 0 = all
+  # Pairs (previous ids, next ids): after one of `previous`, none of `next` may follow.
+  blocked_bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+
+  def __post_init__(self):
+    if self.max_new_tokens < 1:
+      raise ValueError(f"max_new_tokens: got {self.max_new_tokens}, allowed: 1 or more")
+    if not 0 <= self.temperature < float("inf"):
+      raise ValueError(f"temperature: got {self.temperature}, allowed: 0 (greedy) or more, finite")
+    if self.top_k < 0:
+      raise ValueError(f"top_k: got {self.top_k}, allowed: 0 (off) or more")
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"top_p: got {self.top_p}, allowed: above 0, at most 1 (off)")
+    if not 0 <= self.min_p <= 1:
+      raise ValueError(f"min_p: got {self.min_p}, allowed: 0 (off) to 1")
+    # Lists (from a JSON or a ConfigDict) are not hashable.
+    object.__setattr__(self, "blocked_bigrams", tuple(
+        (tuple(previous), tuple(following)) for previous, following in self.blocked_bigrams))
