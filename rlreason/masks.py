@@ -4,7 +4,7 @@ A masked reduction keeps its numerator and denominator apart until the last mome
 number comes out however a batch is padded, split into micro-batches or spread over devices.
 """
 
-from typing import Literal
+from typing import Callable, Literal
 
 import chex
 import jax
@@ -61,7 +61,8 @@ def whiten(x: jax.Array, mask: jax.Array, *, shift_mean: bool = True, epsilon: f
 
 
 def token_weights(
-    mask: jax.Array, aggregation: Aggregation, *, constant_length: int = 1
+    mask: jax.Array, aggregation: Aggregation, *, constant_length: int = 1,
+    all_sum: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
   """Per-token weights that turn a sum over tokens into the chosen mean over a batch.
 
@@ -80,6 +81,7 @@ def token_weights(
     mask: bool[B, T] tokens that are trained on.
     aggregation: one of the above.
     constant_length: tokens; only for `constant`.
+    all_sum: adds a scalar over the replicas that hold the other rows of the minibatch.
 
   Returns:
     f32[B, T], 0 where masked.
@@ -87,9 +89,9 @@ def token_weights(
   chex.assert_rank(mask, 2)
   kept = mask.astype(jnp.float32)
   lengths = jnp.sum(kept, axis=1, keepdims=True)
-  rows = jnp.sum((lengths > 0).astype(jnp.float32))
+  rows = all_sum(jnp.sum((lengths > 0).astype(jnp.float32)))
   if aggregation == "token-mean":
-    return safe_divide(kept, jnp.sum(kept))
+    return safe_divide(kept, all_sum(jnp.sum(kept)))
   if aggregation == "sequence-mean":
     return safe_divide(kept, lengths * rows)
   if aggregation == "constant":

@@ -1,0 +1,116 @@
+"""What an algorithm is, the state it trains, and the guarded gradient step all of them share."""
+
+from typing import Any, Callable, NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlreason.parallel import Replicas
+from rlreason.types import Metrics, Params
+
+
+@struct.dataclass
+class TrainState:
+  """Everything an update changes. Donated to `update_step`."""
+
+  step: jax.Array  # i32 scalar, updates of this stage so far (each may hold many minibatches)
+  params: Params  # {"policy": ...} and, where there is one, "value_head" or "critic"
+  opt_state: Any
+  kl_coef: jax.Array  # f32 scalar, the current (adaptive) KL coefficient
+  skipped: jax.Array  # i32 scalar, minibatches skipped for a non-finite loss or gradient
+  skipped_in_a_row: jax.Array  # i32 scalar, those since the last good minibatch
+
+
+class Algorithm(NamedTuple):
+  """An algorithm is four pure functions; the loop compiles and calls them.
+
+  - `init(params) -> TrainState`.
+  - `score(params, rollout, reference) -> scores`: per-token quantities an update needs, as rows.
+  - `make_batch(rows, kl_coef) -> (batch rows, metrics)`.
+  - `update_step(state, batch, key, *, replicas) -> (state, metrics)`.
+  """
+
+  init: Callable
+  score: Callable | None
+  make_batch: Callable | None
+  update_step: Callable
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, kl_coef: float = 0.0):
+  """A fresh `TrainState`."""
+  zero = lambda: jnp.zeros((), jnp.int32)
+  return TrainState(
+      step=zero(), params=params, opt_state=optimizer.init(params),
+      kl_coef=jnp.float32(kl_coef), skipped=zero(), skipped_in_a_row=zero())
+
+
+def accumulate_gradients(
+    loss_fn: Callable, params: Params, micro_batches: Any, replicas: Replicas
+) -> tuple[Params, Metrics]:
+  """Sums gradients and metrics of `loss_fn(params, micro_batch) -> (loss, metrics)`.
+
+  The losses are sums over tokens already divided by the minibatch's denominator, so that adding
+  them up over micro-batches and replicas is exact.
+
+  Args:
+    loss_fn: as above.
+    params: differentiated.
+    micro_batches: a pytree with a leading axis of micro-batches.
+    replicas: to add up over.
+
+  Returns:
+    gradients in f32, and summed metrics.
+  """
+  # f32 sums: bf16 loses additions smaller than 1/256 of the running total.
+  to_f32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+  def one(micro_batch):
+    (_, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, micro_batch)
+    return to_f32(gradients), metrics
+
+  num_micro_batches = jax.tree.leaves(micro_batches)[0].shape[0]
+  if num_micro_batches == 1:
+    total = one(jax.tree.map(lambda x: x[0], micro_batches))
+  else:
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro_batches)))
+    add = lambda total, micro_batch: (jax.tree.map(jnp.add, total, one(micro_batch)), None)
+    total, _ = jax.lax.scan(add, zeros, micro_batches)
+  return replicas.sum(total)
+
+
+def apply_gradients(
+    state: TrainState, gradients: Params, loss: jax.Array,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+  """One optimiser step, or none when the loss or the gradient is not finite.
+
+  Args:
+    state: before the step.
+    gradients: f32, summed over replicas.
+    loss: f32 scalar of the minibatch.
+    optimizer: clips and scales.
+
+  Returns:
+    The new state (its `step` unchanged) and `optim/` metrics.
+  """
+  norm = optax.global_norm(gradients)
+  is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
+  skip = (~is_finite).astype(jnp.int32)
+  state = state.replace(
+      params=keep(params, state.params), opt_state=keep(opt_state, state.opt_state),
+      skipped=state.skipped + skip, skipped_in_a_row=(state.skipped_in_a_row + skip) * skip)
+  one = jnp.float32(1.0)
+  finite = is_finite.astype(jnp.float32)
+  metrics = {
+      "optim/grad_norm": (jnp.where(is_finite, norm, 0.0), finite),
+      "optim/skipped_updates": (skip.astype(jnp.float32), one),
+      "loss/total": (jnp.where(is_finite, loss, 0.0), finite),
+  }
+  return state, metrics

@@ -1,0 +1,4 @@
+"""Devices, sharding rules and compilation. Nothing else in the library knows about either."""
+
+from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
+from rlreason.parallel.mesh import ParallelConfig

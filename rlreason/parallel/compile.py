@@ -1,0 +1,177 @@
+"""The one place that knows how a program is spread over devices: `jit` over a mesh, or `pmap`.
+
+Algorithms are written once, for "all rows" or for "my share of the rows", and talk to the other
+replicas only through the three functions of `Replicas`. Under `jit` the partitioner does the work
+and these are nearly nothing; under `pmap` they are collectives. Either way every minibatch holds the
+same rows as on one device, so the numbers are the same.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason.parallel import rules
+from rlreason.parallel.mesh import ParallelConfig, make_mesh, mesh_devices
+
+_REPLICAS = "replicas"  # the axis name under pmap
+
+
+class Replicas(NamedTuple):
+  """How an update talks to the replicas beside it."""
+
+  sum: Callable[[Any], Any]  # adds a pytree over the replicas
+  max: Callable[[Any], Any]  # its largest over the replicas
+  gather: Callable[[Any], Any]  # this replica's rows -> all rows
+  take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
+
+
+class Layout(NamedTuple):
+  """How arrays and programs are placed. Row trees have the rows on axis 0, as on one device."""
+
+  num_shards: int  # the number of rows must be a multiple of it
+  put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
+  put_state: Callable[[Any], Any]  # train state -> placed
+  get_state: Callable[[Any], Any]  # placed train state -> one copy
+  put_rows: Callable[[Any], Any]  # host rows -> device rows
+  get_rows: Callable[[Any], Any]  # device rows -> host rows
+  compile_rows: Callable[[Callable], Callable]  # fn(placed, rows, key) -> rows
+  compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
+  compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
+
+
+def _take(batch, indices):
+  return jax.tree.map(lambda x: x[indices], batch)
+
+
+ALONE = Replicas(sum=lambda x: x, max=lambda x: x, gather=lambda x: x, take=_take)
+
+
+def make_layout(config: ParallelConfig) -> Layout:
+  """The layout a configuration asks for.
+
+  Raises:
+    ValueError: the mesh does not fit the devices there are.
+  """
+  return {"jit": _jit_layout, "pmap": _pmap_layout}[config.mode](config)
+
+
+def _check_rows(tree, num_shards: int):
+  for leaf in jax.tree.leaves(tree):
+    if np.shape(leaf)[0] % num_shards:
+      raise ValueError(
+          f"rows: got {np.shape(leaf)[0]}, allowed: a multiple of {num_shards}, the number of "
+          "devices that split them")
+
+
+def _jit_layout(config: ParallelConfig) -> Layout:
+  mesh = make_mesh(config)
+  num_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows, everywhere = rules.rows_sharding(mesh), rules.replicated(mesh)
+  minibatches = rules.minibatches_sharding(mesh)
+
+  def put_params(params, boxed):
+    shardings = everywhere if boxed is None else rules.param_shardings(boxed, mesh)
+    return jax.device_put(params, shardings)
+
+  def put_state(state):
+    # The optimiser's moments were made like the parameters and are where they belong; counters and
+    # coefficients go everywhere.
+    placed = lambda x: isinstance(x, jax.Array) and getattr(x.sharding, "mesh", None) == mesh
+    return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, everywhere), state)
+
+  def put_rows(tree):
+    _check_rows(tree, num_shards)
+    return jax.device_put(tree, rows)
+
+  def take(batch, indices):
+    taken = _take(batch, indices)
+    if indices.shape[1] % num_shards:
+      return taken
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, minibatches), taken)
+
+  def in_mesh(fn):
+    def traced(*args, **kwargs):
+      with mesh, nn.logical_axis_rules(rules.RULES):
+        return fn(*args, **kwargs)
+    return traced
+
+  def compile_update(fn, state):
+    replicas = ALONE._replace(take=take)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(
+        in_mesh(lambda state, batch, key: fn(state, batch, key, replicas=replicas)),
+        donate_argnums=0, out_shardings=(shardings, everywhere))
+
+  return Layout(
+      num_shards=num_shards, put_params=put_params, put_state=put_state, get_state=lambda s: s,
+      put_rows=put_rows, get_rows=jax.device_get,
+      compile_rows=lambda fn: jax.jit(in_mesh(fn), out_shardings=rows),
+      compile_whole=lambda fn: jax.jit(in_mesh(fn), out_shardings=(rows, everywhere)),
+      compile_update=compile_update)
+
+
+def _pmap_layout(config: ParallelConfig) -> Layout:
+  devices, _ = mesh_devices(config)
+  count = len(devices)
+
+  def split(tree):
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), tree)
+
+  def merge(tree):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+  def replicate(tree):
+    return jax.pmap(lambda i, tree: tree, in_axes=(0, None), devices=devices)(
+        jnp.arange(count), tree)
+
+  def put_rows(tree):
+    _check_rows(tree, count)
+    return split(jax.tree.map(np.asarray, tree))
+
+  def take(batch, indices):
+    if indices.shape[1] % count:
+      raise ValueError(
+          f"micro-batch: got {indices.shape[1]} rows, allowed: a multiple of {count} replicas")
+    share = indices.shape[1] // count
+    mine = jax.lax.dynamic_slice_in_dim(
+        indices, jax.lax.axis_index(_REPLICAS) * share, share, axis=1)
+    return _take(batch, mine)
+
+  replicas = Replicas(
+      sum=lambda x: jax.lax.psum(x, _REPLICAS), max=lambda x: jax.lax.pmax(x, _REPLICAS),
+      gather=lambda tree: jax.tree.map(
+          lambda x: jax.lax.all_gather(x, _REPLICAS, axis=0, tiled=True), tree),
+      take=take)
+
+  def compile_update(fn, state):
+    del state
+    update = jax.pmap(
+        lambda state, batch, key: fn(state, batch, key, replicas=replicas),
+        axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices, donate_argnums=0)
+
+    def update_once(state, batch, key):
+      state, metrics = update(state, batch, key)
+      return state, jax.tree.map(lambda x: x[0], metrics)
+
+    return update_once
+
+  def compile_whole(fn):
+    compiled = jax.jit(fn)
+
+    def whole(rows, *args):
+      rows, rest = compiled(merge(jax.device_get(rows)), *args)
+      return split(rows), rest
+
+    return whole
+
+  one_copy = lambda tree: jax.tree.map(lambda x: x[0], tree)
+  return Layout(
+      num_shards=count, put_params=lambda params, boxed: params,
+      put_state=replicate, get_state=one_copy, put_rows=put_rows,
+      get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
+      compile_rows=lambda fn: jax.pmap(
+          fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices),
+      compile_whole=compile_whole, compile_update=compile_update)

@@ -1,0 +1,58 @@
+"""How devices are laid out."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  """Which devices hold what.
+
+  `jit` shards one program over a mesh; `pmap` replicates the parameters and splits the rows.
+  """
+
+  mode: Literal["jit", "pmap"] = "jit"
+  data: int = -1  # devices that split the rows; -1 = all that the other axes leave over
+  fsdp: int = 1  # devices that split the rows and the parameters; jit only
+  tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only
+
+  def __post_init__(self):
+    if self.mode not in ("jit", "pmap"):
+      raise ValueError(f"mode: got {self.mode!r}, allowed: jit, pmap")
+    for name in AXES:
+      size = getattr(self, name)
+      if size < 1 and not (name == "data" and size == -1):
+        raise ValueError(f"{name}: got {size}, allowed: 1 or more" +
+                         (", or -1 for the rest" if name == "data" else ""))
+    if self.mode == "pmap" and (self.fsdp > 1 or self.tensor > 1):
+      raise ValueError(
+          f"fsdp, tensor: got {self.fsdp}, {self.tensor} with mode='pmap', allowed: 1 (use 'jit')")
+
+
+def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, int, int]]:
+  """The devices in use and the sizes of the axes (data, fsdp, tensor).
+
+  Raises:
+    ValueError: the axes do not fit the devices there are.
+  """
+  devices = jax.devices()
+  inner = config.fsdp * config.tensor
+  data = config.data if config.data > 0 else len(devices) // inner
+  sizes = (data, config.fsdp, config.tensor)
+  if math.prod(sizes) > len(devices) or data < 1:
+    raise ValueError(
+        f"parallel: got data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
+        f"allowed: a product of at most {len(devices)}, the number of devices")
+  return devices[:math.prod(sizes)], sizes
+
+
+def make_mesh(config: ParallelConfig) -> Mesh:
+  """A mesh with axes data, fsdp, tensor; the partitioner chooses what is not constrained."""
+  devices, sizes = mesh_devices(config)
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

@@ -1,0 +1,51 @@
+"""The one table from logical axes, which models name, to mesh axes."""
+
+from flax import linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
+
+RULES = (
+    ("batch", ROWS),
+    ("length", None),
+    ("embed_act", None),
+    ("layers", None),
+    ("vocab", "tensor"),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("head_dim", None),
+    ("mlp", "tensor"),
+)
+
+
+def rows_sharding(mesh: Mesh) -> NamedSharding:
+  """The first axis over every device that splits rows."""
+  return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def minibatches_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows gathered into [minibatches, rows, ...]: the second axis is split."""
+  return NamedSharding(mesh, PartitionSpec(None, ROWS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(abstract_boxed, mesh: Mesh):
+  """Shardings of parameters boxed with logical names (`models.boxed_params` under eval_shape).
+
+  An axis that its mesh axis does not divide is kept whole: 3 key/value heads on 8 devices, say.
+  """
+  specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), RULES)
+
+  def fit(spec: PartitionSpec, shape: tuple[int, ...]) -> NamedSharding:
+    names = tuple(spec) + (None,) * (len(shape) - len(spec))
+    fitting = [name if name is None or size % mesh.shape[name] == 0 else None
+               for name, size in zip(names, shape, strict=True)]
+    return NamedSharding(mesh, PartitionSpec(*fitting))
+
+  return jax.tree.map(
+      lambda leaf, spec: fit(spec, leaf.shape), nn.unbox(abstract_boxed), specs)
