@@ -1,0 +1,142 @@
+"""Tokenizers rebuilt from the metadata of a GGUF file.
+
+Byte-level BPE ("gpt2") and sentencepiece BPE ("llama") vocabularies. llama.cpp knows how to split a
+text before BPE by a name alone, so only the names listed here are accepted: a wrong split gives
+wrong ids for a few texts in a hundred, and nobody notices. Not here: the file's tensors
+(`weights/gguf.py`).
+"""
+
+from collections.abc import Iterable, Mapping
+import os
+import pathlib
+from typing import Any
+
+import gguf
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from rlreason.tokenizers import sentencepiece
+from rlreason.tokenizers.hf import HFTokenizer, end_token_ids
+
+_ANY_CASE_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS_THEN = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_SYMBOLS_AND_SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _split_with(digits: str) -> pre_tokenizers.PreTokenizer:
+  """The split of Llama 3 and its followers, which differ in how digits are cut."""
+  pattern = _ANY_CASE_CONTRACTIONS + _LETTERS_THEN + digits + _SYMBOLS_AND_SPACES
+  return pre_tokenizers.Sequence([
+      pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _split_gpt2() -> pre_tokenizers.PreTokenizer:
+  return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _split_smollm() -> pre_tokenizers.PreTokenizer:
+  return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _split_gpt2()])
+
+
+_PRE_TOKENIZERS = {
+    "gpt-2": _split_gpt2,
+    "smollm": _split_smollm,
+    "llama-bpe": lambda: _split_with(r"\p{N}{1,3}"),
+    "qwen2": lambda: _split_with(r"\p{N}"),
+}
+
+
+def open_gguf(path: str | os.PathLike) -> gguf.GGUFReader:
+  """Opens a GGUF file; its tensors stay on disk until they are read.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: not a GGUF file, or a truncated one.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} not found; expected a GGUF file")
+  try:
+    return gguf.GGUFReader(path)
+  except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    raise ValueError(f"{path}: not a whole GGUF file (damaged or cut short?): {error}") from error
+
+
+def read_metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
+  """The fields of a GGUF file as plain values."""
+  return {name: field.contents() for name, field in reader.fields.items()}
+
+
+def tokenizer_from_gguf(
+    metadata: Mapping[str, Any], *, end_tokens: Iterable[str] = ()
+) -> HFTokenizer:
+  """Builds the tokenizer that llama.cpp runs for this file.
+
+  Args:
+    metadata: field name to value.
+    end_tokens: tokens that end a completion, put before those of the file.
+
+  Raises:
+    ValueError: a vocabulary or pre-tokenizer that is not supported, or a missing field; names it
+      and what is allowed.
+  """
+  builders = {"gpt2": _build_byte_level, "llama": _build_sentencepiece}
+  kind = metadata.get("tokenizer.ggml.model")
+  if kind not in builders:
+    raise ValueError(f"tokenizer.ggml.model: got {kind!r}, allowed: {', '.join(builders)}")
+  backend = builders[kind](metadata)
+  bos_id = metadata.get("tokenizer.ggml.bos_token_id")
+  # llama.cpp's default when the field is absent: only sentencepiece models begin with a token.
+  if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"):
+    sentencepiece.add_begin_token(backend, bos_id)
+  eos_ids = end_token_ids(backend, end_tokens, "the GGUF file")
+  fields = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+  eos_ids += [metadata[name] for name in fields if name in metadata]
+  if not eos_ids:
+    raise ValueError("tokenizer.ggml.eos_token_id: missing; pass end_tokens")
+  return HFTokenizer(
+      backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)),
+      pad_id=metadata.get("tokenizer.ggml.padding_token_id", eos_ids[0]), bos_id=bos_id,
+      chat_template=metadata.get("tokenizer.chat_template"))
+
+
+def _build_byte_level(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+  name = metadata.get("tokenizer.ggml.pre")
+  if name not in _PRE_TOKENIZERS:
+    raise ValueError(
+        f"tokenizer.ggml.pre: got {name!r}, allowed: {', '.join(_PRE_TOKENIZERS)}; for another "
+        "pre-tokenizer use the model's Hugging Face folder, whose tokenizer.json spells it out")
+  tokens = _required(metadata, "tokens")
+  merges = [tuple(merge.split(" ")) for merge in _required(metadata, "merges")]
+  # Llama 3 takes a whole word that is a token as it is, also where no merges lead to it.
+  backend = tokenizers.Tokenizer(models.BPE(
+      vocab={token: i for i, token in enumerate(tokens)}, merges=merges,
+      ignore_merges=name == "llama-bpe"))
+  if name == "qwen2":
+    backend.normalizer = normalizers.NFC()
+  backend.pre_tokenizer = _PRE_TOKENIZERS[name]()
+  backend.decoder = decoders.ByteLevel()
+  kinds = _required(metadata, "token_type")
+  chosen = lambda kind: [
+      tokenizers.AddedToken(token, special=kind == sentencepiece.CONTROL, normalized=False)
+      for token, other in zip(tokens, kinds, strict=True) if other == kind]
+  backend.add_special_tokens(chosen(sentencepiece.CONTROL))
+  backend.add_tokens(chosen(sentencepiece.USER_DEFINED))
+  return backend
+
+
+def _build_sentencepiece(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+  pieces, kinds = _required(metadata, "tokens"), _required(metadata, "token_type")
+  return sentencepiece.build_bpe(sentencepiece.PieceVocabulary(
+      pieces=pieces, scores=_required(metadata, "scores"), kinds=kinds,
+      unk_id=_required(metadata, "unknown_token_id"),
+      add_dummy_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
+      remove_extra_whitespaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)))
+
+
+def _required(metadata: Mapping[str, Any], name: str) -> Any:
+  name = f"tokenizer.ggml.{name}"
+  if name not in metadata:
+    raise ValueError(f"{name}: missing in the GGUF file")
+  return metadata[name]

@@ -1,0 +1,179 @@
+"""Tokenizers that the `tokenizers` package runs: from the files of a Hugging Face folder.
+
+The other modules of this folder (`gguf.py`, `sentencepiece.py`, `word.py`) build the same class from
+other sources, so that every tokenizer is saved the same way. Not here: chat messages (`chat.py`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+import tokenizers
+
+_DEFAULT_TEMPLATE = "default"  # the one taken when a folder names several chat templates
+
+
+@dataclasses.dataclass(frozen=True)
+class HFTokenizer:
+  """A `tokenizers.Tokenizer` and what it does not know itself: see `base.Tokenizer`."""
+
+  backend: tokenizers.Tokenizer
+  eos_ids: tuple[int, ...]
+  pad_id: int
+  bos_id: int | None = None
+  chat_template: str | None = None
+
+  def __post_init__(self):
+    if not self.eos_ids:
+      raise ValueError("eos_ids: got none, allowed: at least one token that ends a completion")
+    # A tokenizer.json may carry the truncation and padding of its training run.
+    self.backend.no_truncation()
+    self.backend.no_padding()
+    for name, ids in (("eos_ids", self.eos_ids), ("pad_id", (self.pad_id,)),
+                      ("bos_id", () if self.bos_id is None else (self.bos_id,))):
+      unknown = [i for i in ids if self.backend.id_to_token(i) is None]
+      if unknown:
+        raise ValueError(f"{name}: got {unknown}, allowed: ids below {self.vocab_size}")
+
+  @functools.cached_property  # walks the whole vocabulary
+  def vocab_size(self) -> int:
+    return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+  def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+    try:
+      return self.backend.encode(text, add_special_tokens=add_special).ids
+    except Exception as error:  # the package raises bare Exceptions
+      raise ValueError(f"text: got {text[:80]!r}, which has no ids: {error}") from error
+
+  def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+    return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+  def save(self, folder: str | os.PathLike) -> None:
+    """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    transformers loads them as a `PreTrainedTokenizerFast`.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    special = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id, "bos_token": self.bos_id}
+    special = {
+        name: self.backend.id_to_token(i) for name, i in special.items() if i is not None}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        # Several end tokens; transformers reads them from generation_config.json instead.
+        "eos_token_ids": list(self.eos_ids),
+        **special,
+    }
+    if self.chat_template is not None:
+      config["chat_template"] = self.chat_template
+    self.backend.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / "special_tokens_map.json", special)
+
+
+def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFTokenizer:
+  """Reads tokenizer.json, and the files beside it for special tokens and the chat template.
+
+  End tokens are those of tokenizer_config.json, then of generation_config.json, then config.json.
+
+  Args:
+    folder: a Hugging Face folder.
+    end_tokens: further tokens that end a completion, put first: for a base model whose chat
+      template ends a turn with another token than its texts.
+
+  Raises:
+    FileNotFoundError: no tokenizer.json.
+    ValueError: a file is damaged, or no end token is known; names the file.
+  """
+  folder = pathlib.Path(folder)
+  path = folder / "tokenizer.json"
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} not found; a Hugging Face folder holds tokenizer.json")
+  try:
+    backend = tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the package raises bare Exceptions
+    raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
+  config = read_json(folder / "special_tokens_map.json") | read_json(
+      folder / "tokenizer_config.json")
+  model_configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
+  eos_ids = end_token_ids(backend, end_tokens, str(folder))
+  eos_ids += _special_ids(backend, config, "eos_token")
+  for source in (config.get("eos_token_ids"), *(c.get("eos_token_id") for c in model_configs)):
+    eos_ids += [source] if isinstance(source, int) else list(source or ())
+  if not eos_ids:
+    raise ValueError(
+        f"{folder}: no end token; expected eos_token in tokenizer_config.json, eos_token_id in "
+        "generation_config.json or config.json, or end_tokens")
+  pad_ids = _special_ids(backend, config, "pad_token")
+  bos_ids = _special_ids(backend, config, "bos_token")
+  return HFTokenizer(
+      backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)), pad_id=(pad_ids + eos_ids)[0],
+      bos_id=bos_ids[0] if bos_ids else None, chat_template=_chat_template(folder, config))
+
+
+def end_token_ids(
+    backend: tokenizers.Tokenizer, end_tokens: Iterable[str], where: str
+) -> list[int]:
+  """The ids of `end_tokens`.
+
+  Raises:
+    ValueError: one is not a single token of this vocabulary.
+  """
+  ids = {token: backend.token_to_id(token) for token in end_tokens}
+  unknown = [token for token, i in ids.items() if i is None]
+  if unknown:
+    raise ValueError(f"end_tokens: got {unknown}, allowed: tokens of the vocabulary of {where}")
+  return list(ids.values())
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object in a JSON file; empty when there is no file.
+
+  Raises:
+    ValueError: the file is not a JSON object.
+  """
+  if not path.is_file():
+    return {}
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON: {error}") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"{path}: got a {type(value).__name__}, expected an object")
+  return value
+
+
+def _special_ids(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], name: str
+) -> list[int]:
+  """The id of a special token, as a list of none or one."""
+  token = config.get(name)
+  token = token["content"] if isinstance(token, dict) else token
+  if token is None:
+    return []
+  return end_token_ids(backend, [token], f"tokenizer.json (as {name})")
+
+
+def _chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
+  """The template from its own file, as newer folders have it, or from tokenizer_config.json."""
+  path = folder / "chat_template.jinja"
+  if path.is_file():
+    return path.read_text(encoding="utf-8")
+  template = config.get("chat_template")
+  if not isinstance(template, list):
+    return template
+  named = {entry["name"]: entry["template"] for entry in template}
+  if _DEFAULT_TEMPLATE not in named:
+    raise ValueError(
+        f"{folder} chat_template: got the names {sorted(named)}, expected {_DEFAULT_TEMPLATE!r} "
+        "among them")
+  return named[_DEFAULT_TEMPLATE]
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

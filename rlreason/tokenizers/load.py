@@ -1,0 +1,39 @@
+"""Picks the tokenizer that the files of a folder call for."""
+
+from collections.abc import Iterable
+import os
+import pathlib
+
+from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
+from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_json
+from rlreason.tokenizers.sentencepiece import load_sentencepiece
+
+_SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFTokenizer:
+  """Loads a tokenizer from a Hugging Face folder, a sentencepiece `.model` or a `.gguf` file.
+
+  In a folder tokenizer.json is preferred to a sentencepiece model.
+
+  Args:
+    path: the folder or file.
+    end_tokens: further tokens that end a completion, put first.
+
+  Raises:
+    FileNotFoundError: nothing there; lists the files looked for.
+    ValueError: a file is damaged or of a kind that is not supported.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == ".model":
+    return load_sentencepiece(path, end_tokens=end_tokens)
+  if path.suffix == ".gguf":
+    return tokenizer_from_gguf(read_metadata(open_gguf(path)), end_tokens=end_tokens)
+  if (path / "tokenizer.json").is_file():
+    return load_hf(path, end_tokens=end_tokens)
+  for name in _SENTENCEPIECE_NAMES:
+    if (path / name).is_file():
+      template = read_json(path / "tokenizer_config.json").get("chat_template")
+      return load_sentencepiece(path / name, chat_template=template, end_tokens=end_tokens)
+  raise FileNotFoundError(
+      f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(_SENTENCEPIECE_NAMES)}")
