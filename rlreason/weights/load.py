@@ -1,0 +1,186 @@
+"""Whole models: configuration, parameters and tokenizer, from and to a folder."""
+
+from collections.abc import Iterable
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason.models import families
+from rlreason.models.config import ModelConfig
+from rlreason.tokenizers.base import Tokenizer
+from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
+from rlreason.tokenizers.hf import read_json
+from rlreason.tokenizers.load import load_tokenizer
+from rlreason.types import Params
+from rlreason.weights import gguf, names, safetensors
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nobody needs
+
+
+def load_model(
+    path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None,
+    sharding: Any = None, end_tokens: Iterable[str] = (),
+) -> tuple[ModelConfig, Params, Tokenizer]:
+  """Loads a Hugging Face folder (safetensors) or a `.gguf` file.
+
+  Args:
+    path: the folder or file.
+    dtype: of the parameters, float32 or bfloat16. None: bfloat16 if the file has its embedding in
+      bfloat16, else float32.
+    compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
+    sharding: where the parameters go: a device, a sharding, or a tree of them, as
+      `jax.device_put` takes it; None: the default device.
+    end_tokens: further tokens that end a completion, put first (a base model whose chat template
+      ends a turn with another token than its texts).
+
+  Returns:
+    The configuration, the parameters (a plain nested dict of arrays), the tokenizer.
+
+  Raises:
+    FileNotFoundError: nothing there, or a file of the folder is missing.
+    ValueError: a pickled checkpoint, a damaged file, missing or unknown tensors, wrong shapes, or a
+      model that is not supported. Names the file and what is allowed.
+  """
+  path = pathlib.Path(path)
+  if dtype not in ("float32", "bfloat16", None):
+    raise ValueError(f"dtype: got {dtype!r}, allowed: float32, bfloat16, None")
+  if path.suffix in _PICKLES:
+    raise ValueError(_pickle_message(path))
+  if path.suffix == ".gguf":
+    reader = open_gguf(path)
+    metadata = read_metadata(reader)
+    dtype = dtype or "float32"
+    config, params = gguf.read_model(reader, metadata, jnp.dtype(dtype), str(path))
+    tokenizer = tokenizer_from_gguf(metadata, end_tokens=end_tokens)
+  else:
+    config, params, dtype = _load_folder(path, dtype)
+    tokenizer = load_tokenizer(path, end_tokens=end_tokens)
+  if tokenizer.vocab_size > config.vocab_size:
+    raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+                     f"{config.vocab_size} embeddings")
+  config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
+  return config, jax.device_put(params, sharding), tokenizer
+
+
+def save_model(
+    folder: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer, *,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+  """Writes a complete Hugging Face folder, which transformers and `load_model` read.
+
+  config.json is written last: a folder without it was not finished.
+
+  Args:
+    folder: made if it is not there; weights in it are replaced.
+    config: the model.
+    params: its parameters, stored in the type they have.
+    tokenizer: its tokenizer.
+    max_shard_bytes: most bytes of tensors in one file.
+
+  Raises:
+    ValueError: `params` are not those of `config`: missing or unknown entries, wrong shapes.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.json").unlink(missing_ok=True)
+  entries = names.hf_entries(config)
+  _check_tree(params, entries)
+  item_bytes = params["embed"]["embedding"].dtype.itemsize
+  sizes = {name: int(np.prod(entry.shape)) * item_bytes for name, entry in entries.items()}
+  safetensors.write(
+      folder, sizes, lambda name: names.read_tree(params, name, entries[name]),
+      max_shard_bytes=max_shard_bytes)
+  tokenizer.save(folder)
+  ids = dict(eos_ids=tokenizer.eos_ids, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id)
+  generation = {
+      "eos_token_id": families.one_or_list(tokenizer.eos_ids), "bos_token_id": tokenizer.bos_id,
+      "pad_token_id": tokenizer.pad_id}
+  _write_json(folder / "generation_config.json", generation)
+  _write_json(folder / "config.json", families.config_to_hf(
+      dataclasses.replace(config, param_dtype=str(params["embed"]["embedding"].dtype)), **ids))
+
+
+def convert(
+    source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None
+) -> None:
+  """Reads a model in any supported format and writes it as a Hugging Face folder.
+
+  Args:
+    source: a folder or a `.gguf` file.
+    destination: the folder to write; not `source`.
+    dtype: float32 or bfloat16; None keeps bfloat16 and makes everything else float32.
+  """
+  if pathlib.Path(source).resolve() == pathlib.Path(destination).resolve():
+    raise ValueError(f"destination: got the source {str(source)!r}, allowed: another folder")
+  config, params, tokenizer = load_model(source, dtype=dtype)
+  save_model(destination, config, params, tokenizer)
+
+
+def _load_folder(
+    folder: pathlib.Path, dtype: str | None
+) -> tuple[ModelConfig, Params, str]:
+  """Configuration, host parameters and their type, of a Hugging Face folder."""
+  if not folder.is_dir():
+    raise FileNotFoundError(
+        f"{folder} not found; expected a folder with config.json, model.safetensors and "
+        "tokenizer.json, or a .gguf file")
+  if not (folder / "config.json").is_file():
+    raise FileNotFoundError(f"{folder / 'config.json'} not found; expected a Hugging Face folder")
+  pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+  if pickles and not safetensors.has_checkpoint(folder):
+    raise ValueError(_pickle_message(folder / pickles[0]))
+  try:
+    config = families.config_from_hf(read_json(folder / "config.json"))
+  except ValueError as error:
+    raise ValueError(f"{folder}: {error}") from error
+  with safetensors.Checkpoint(folder) as checkpoint:
+    entries = names.hf_entries(config)
+    found = {name for name in checkpoint.names if not name.endswith(_COMPUTED)}
+    if config.tie_embeddings and _HEAD in found:
+      _check_tied(checkpoint, folder)
+      found.remove(_HEAD)
+    names.check_names(found, entries, str(folder))
+    for name, entry in entries.items():
+      names.check_shape(checkpoint.shape(name), name, entry, str(folder))
+      kind = checkpoint.stored_type(name)
+      if kind not in ("F32", "F16", "BF16"):
+        raise ValueError(f"{folder}: {name} is stored as {kind}, allowed: F32, F16, BF16")
+    if dtype is None:
+      dtype = "bfloat16" if checkpoint.stored_type(_EMBEDDING) == "BF16" else "float32"
+    return config, names.build_tree(config, entries, checkpoint.read, jnp.dtype(dtype)), dtype
+
+
+def _check_tied(checkpoint: safetensors.Checkpoint, folder: pathlib.Path) -> None:
+  """A tied checkpoint may store its output matrix as well, if it is the embedding."""
+  if _EMBEDDING in checkpoint.names and not np.array_equal(
+      checkpoint.read(_HEAD), checkpoint.read(_EMBEDDING)):
+    raise ValueError(
+        f"{folder}: config.json ties the embeddings, but {_HEAD} differs from {_EMBEDDING}; "
+        "set tie_word_embeddings to false there if the matrix is meant to be used")
+
+
+def _check_tree(params: Params, entries: dict[str, names.Entry]) -> None:
+  """Raises ValueError for entries of `params` that would not be written."""
+  known = {entry.path for entry in entries.values()}
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  found = {tuple(part.key for part in path) for path, _ in leaves}
+  if found != known:
+    show = lambda paths: sorted("/".join(path) for path in paths)
+    raise ValueError(f"params: missing {show(known - found)}; unknown {show(found - known)}")
+
+
+def _pickle_message(path: pathlib.Path) -> str:
+  return (f"{path} is a pickled checkpoint, which can run code when it is read; convert it to "
+          "safetensors where you trust it, and load the folder with model.safetensors")
+
+
+def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
