@@ -201,8 +201,8 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
     ]
     if lines:
       raise ValueError(
-          f"the run in {workdir!r} was started with another config ({'; '.join(lines)}); go on with "
-          "that config, or give a new workdir"
+          f"the run in {workdir!r} was started with another config ({'; '.join(lines)}); go on "
+          "with that config, or give a new workdir"
       )
   elif jax.process_index() == 0:
     _write_atomically(file, json.dumps(new, indent=2) + "\n")

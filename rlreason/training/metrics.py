@@ -1,0 +1,246 @@
+"""Writers of metrics and samples, reduction of metrics on the host, and the machine's own figures.
+
+    <workdir>/metrics.jsonl   one JSON object per line: step, stage, then metrics `group/quantity`
+    <workdir>/samples.jsonl   one completion per line: step, stage, prompt, completion, ...
+    <workdir>/tensorboard/    the same metrics for TensorBoard
+
+Every metric is reproducible: the same config and seed give the same bytes, also after a kill and a
+resume. The only exceptions are the prefixes `time/` (seconds, tokens per second) and `system/`
+(compilations, memory), which depend on the machine; they stand at the end of a line.
+
+Not here: what is measured (algorithms/, evaluation/) and how it is shown (progress.py, report.py).
+"""
+
+from collections.abc import Iterable, Mapping
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+import tensorboardX
+
+from rlreason import types
+
+MACHINE_PREFIXES = ("time/", "system/")
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+def is_reproducible(name: str) -> bool:
+  """Whether a metric is the same on every machine and in every run of one config and seed."""
+  return not name.startswith(MACHINE_PREFIXES)
+
+
+def reduce_metrics(metrics: types.Metrics) -> dict[str, float]:
+  """Divides the sums of metrics by their denominators, on the host.
+
+  Leading axes (epochs, minibatches, devices) are summed first, in f64, so that what comes out is
+  the mean over everything and not a mean of means. A metric without any denominator is left out:
+  there was nothing to measure, which is not 0.
+
+  Args:
+    metrics: name -> (sum, denominator), arrays of one shape.
+
+  Returns:
+    name -> value.
+  """
+  host = jax.device_get(metrics)
+  totals = {
+      name: (float(np.sum(numerator, dtype=np.float64)), float(np.sum(count, dtype=np.float64)))
+      for name, (numerator, count) in host.items()
+  }
+  return {name: numerator / count for name, (numerator, count) in totals.items() if count != 0}
+
+
+class JsonLines:
+  """A file of JSON objects, one per line, that can be cut back to an earlier state."""
+
+  def __init__(self, path: str | os.PathLike):
+    """Opens `path` for appending; it is made, with its folder, if missing."""
+    self.path = pathlib.Path(path)
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._file = open(self.path, "ab")
+
+  def append(self, line: Mapping[str, Any]) -> None:
+    """Writes a line and hands it to the operating system, so that a kill loses nothing."""
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
+    self._file.write(text.encode("utf-8", errors="backslashreplace") + b"\n")
+    self._file.flush()
+
+  def cursor(self) -> int:
+    """The size in bytes, all of which is on the disk: what a checkpoint remembers."""
+    os.fsync(self._file.fileno())
+    return self._file.tell()
+
+  def truncate_to(self, cursor: int) -> None:
+    """Drops everything after `cursor`, a half-written line included.
+
+    Raises:
+      ValueError: the file is shorter, so lines that the checkpoint counts on are gone.
+    """
+    size = self.path.stat().st_size
+    if not 0 <= cursor <= size:
+      raise ValueError(
+          f"{str(self.path)!r} has {size} bytes, but the checkpoint was saved when it had {cursor}; "
+          "it was changed or belongs to another run: restore it or give a new workdir"
+      )
+    self._file.truncate(cursor)
+    self._file.seek(cursor)
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class MetricsWriter:
+  """Writes metrics to metrics.jsonl and to TensorBoard."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Opens the files in `workdir`. After a restart call `truncate_to` before the first `write`."""
+    self.num_non_finite = 0  # values written as null by this process
+    self._workdir = pathlib.Path(workdir)
+    self._lines = JsonLines(self._workdir / "metrics.jsonl")
+    self._tensorboard = None
+    self._warned = set()
+
+  def write(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
+    """Writes one line.
+
+    Numbers keep every digit. A value that is not finite is written as null, with one warning for
+    each metric and a count of them all in `num_non_finite`.
+
+    Args:
+      step: the global step.
+      stage: name of the stage.
+      values: name -> number, on the host.
+    """
+    numbers = {name: self._finite(step, name, values[name]) for name in _ordered(values)}
+    if self._tensorboard is None:
+      # Made only now: after a resume, what TensorBoard has from here on was cut from the JSON.
+      folder = str(self._workdir / "tensorboard")
+      self._tensorboard = tensorboardX.SummaryWriter(folder, purge_step=step)
+    self._lines.append({"step": int(step), "stage": stage, **numbers})
+    for name, number in numbers.items():
+      if number is not None:
+        self._tensorboard.add_scalar(name, number, step)
+
+  def cursor(self) -> int:
+    """Where the file ends now; see `JsonLines.cursor`."""
+    return self._lines.cursor()
+
+  def truncate_to(self, cursor: int) -> None:
+    """Drops the lines after a checkpoint; 0 drops all. See `JsonLines.truncate_to`."""
+    self._lines.truncate_to(cursor)
+
+  def close(self) -> None:
+    self._lines.close()
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+
+  def _finite(self, step: int, name: str, value: Any) -> int | float | None:
+    number = _plain(value)
+    if number is not None:
+      return number
+    self.num_non_finite += 1
+    if name not in self._warned:
+      self._warned.add(name)
+      logging.warning("metric %s is %s at step %d; written as null", name, value, step)
+    return None
+
+
+class SamplesWriter:
+  """Writes completions, with whatever belongs to them, to samples.jsonl."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    self._lines = JsonLines(pathlib.Path(workdir) / "samples.jsonl")
+
+  def write(self, step: int, stage: str, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one line per sample.
+
+    Args:
+      step: the global step.
+      stage: name of the stage.
+      samples: dicts, usually of `prompt`, `completion`, `answer`, `rewards` (name -> number or
+        None); numbers that are not finite become null.
+    """
+    for sample in samples:
+      self._lines.append({"step": int(step), "stage": stage, **_plain(sample)})
+
+  def cursor(self) -> int:
+    """Where the file ends now; see `JsonLines.cursor`."""
+    return self._lines.cursor()
+
+  def truncate_to(self, cursor: int) -> None:
+    """Drops the lines after a checkpoint; 0 drops all. See `JsonLines.truncate_to`."""
+    self._lines.truncate_to(cursor)
+
+  def close(self) -> None:
+    self._lines.close()
+
+
+def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads a file that `JsonLines` writes; [] if it is missing, and without a half-written end."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    return []
+  complete = path.read_bytes().split(b"\n")[:-1]
+  return [json.loads(line) for line in complete]
+
+
+class CompilationCounter:
+  """Counts the programs that XLA was asked for since this counter was made.
+
+  A program found in the persistent cache counts as well: it means a new shape or function all the
+  same. In a loop of fixed shapes the count stays still after the first step.
+  """
+
+  def __init__(self):
+    self.count = 0
+    jax.monitoring.register_event_duration_secs_listener(self._on_event)
+
+  def close(self) -> None:
+    """Stops counting."""
+    jax.monitoring.unregister_event_duration_listener(self._on_event)
+
+  def _on_event(self, event: str, duration: float, **unused_details: Any) -> None:
+    del duration
+    self.count += event == _COMPILE_EVENT
+
+
+def peak_memory() -> dict[str, float]:
+  """The most memory used so far, in bytes.
+
+  Returns:
+    `system/peak_host_memory` of this process and, where the backend says so,
+    `system/peak_device_memory`, that of the local device with the most.
+  """
+  # Linux counts in kilobytes, macOS in bytes.
+  unit = 1 if sys.platform == "darwin" else 1024
+  peak = {"system/peak_host_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  device_peaks = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
+  return {**peak, **({"system/peak_device_memory": max(device_peaks)} if device_peaks else {})}
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+  """Sorted, the machine's figures last, so that the start of two runs' lines can be compared."""
+  return sorted(names, key=lambda name: (not is_reproducible(name), name))
+
+
+def _plain(value: Any) -> Any:
+  """Python values that JSON can hold; a number that is not finite becomes None."""
+  if isinstance(value, Mapping):
+    return {str(name): _plain(inner) for name, inner in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(inner) for inner in value]
+  if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+    return _plain(np.asarray(value).tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
