@@ -1,0 +1,147 @@
+"""Endless, seeded, shuffled batches that resume at the row where they stopped.
+
+Built on grain, in this process and without worker processes. Every epoch shows each row once, in an
+order of its own; batches run across the ends of epochs, so none is short. Each host makes its own
+shard of every global batch, with no word to the others. Not here: what rows are
+(`data/sources.py`, `data/tasks/`) and how examples share a row (`data/packing.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import grain
+
+from rlreason import types
+from rlreason.data import packing
+from rlreason.data.tasks.base import Row, RowSource
+
+T = TypeVar("T")
+
+# Rows are cheap to make: reading ahead in threads would only cost memory and a clean exit.
+_READ_OPTIONS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+# Rows in a stream without end. Not grain's own infinity, which overflows in batches of one row.
+_ENDLESS = 2**50
+
+
+class BatchIterator(Iterator[T], Generic[T]):
+  """An endless iterator whose state can be saved and restored.
+
+  The state is a dict that `json.dumps` takes. After `set_state(state)` the next batch is the one
+  that came next when `get_state()` gave that state: none is replayed, none skipped.
+  """
+
+  def __init__(self, iterator: grain.DatasetIterator, settings: dict[str, int]):
+    self._iterator = iterator
+    self._settings = settings
+
+  def __next__(self) -> T:
+    return next(self._iterator)
+
+  def get_state(self) -> dict[str, Any]:
+    return {"settings": self._settings, "position": self._iterator.get_state()}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a saved position.
+
+    Raises:
+      ValueError: the state is of other data or settings, where its position would mean other rows.
+    """
+    if state["settings"] != self._settings:
+      raise ValueError(
+          f"the saved data position is of {state['settings']}; this run has {self._settings}. "
+          "Resume with the same data, seed, batch size and number of hosts.")
+    self._iterator.set_state(state["position"])
+
+
+def prompt_batches(
+    rows: RowSource,
+    batch_size: int,
+    seed: int,
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> BatchIterator[list[Row]]:
+  """Batches of task rows.
+
+  The shards of a batch, one after the other, are the batch that one host would make.
+
+  Args:
+    rows: random-access source of rows.
+    batch_size: rows of a global batch; a multiple of `shard_count`.
+    seed: of the order, in 0..2**32 - 1.
+    shard_index: which host this is.
+    shard_count: number of hosts.
+
+  Returns:
+    An endless iterator over lists of `batch_size / shard_count` rows.
+
+  Raises:
+    ValueError: there are no rows, or an argument is out of range.
+  """
+  settings = _check_settings(rows, batch_size, seed, shard_index, shard_count)
+  batches = _shuffle(rows, seed).batch(batch_size // shard_count, batch_fn=list)
+  batches = batches[shard_index::shard_count]
+  return BatchIterator(iter(batches.to_iter_dataset(_READ_OPTIONS)), settings)
+
+
+def packed_batches(
+    examples: Sequence[packing.Example],
+    batch_size: int,
+    length: int,
+    seed: int,
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> BatchIterator[types.PackedBatch]:
+  """Packed batches of supervised examples, as numpy arrays.
+
+  Hosts take turns in the order of examples and pack what is theirs: together they see each example
+  once an epoch, in other rows than one host would make.
+
+  Args:
+    examples: each of at most `length` tokens (`packing.fit_examples`).
+    batch_size: rows of a global batch; a multiple of `shard_count`.
+    length: T, tokens of a row.
+    seed: of the order, in 0..2**32 - 1.
+    shard_index: which host this is.
+    shard_count: number of hosts.
+
+  Returns:
+    An endless iterator over `PackedBatch`, B = `batch_size / shard_count` rows of T tokens.
+
+  Raises:
+    ValueError: there are no examples, one is too long, or an argument is out of range.
+  """
+  settings = _check_settings(examples, batch_size, seed, shard_index, shard_count)
+  longest = max(len(examples[index]["tokens"]) for index in range(len(examples)))
+  if longest > length:
+    raise ValueError(f"examples must have at most {length} tokens. Got one of {longest}")
+  stream = _shuffle(examples, seed)[shard_index::shard_count].to_iter_dataset(_READ_OPTIONS)
+  batches = packing.pack(stream, batch_size // shard_count, length)
+  return BatchIterator(iter(batches), {**settings, "length": length})
+
+
+def _shuffle(rows: RowSource, seed: int) -> grain.MapDataset:
+  """All rows, over and over, in a new order each epoch."""
+  return grain.MapDataset.source(rows).shuffle(seed).repeat(max(1, _ENDLESS // len(rows)))
+
+
+def _check_settings(
+    rows: RowSource, batch_size: int, seed: int, shard_index: int, shard_count: int,
+) -> dict[str, int]:
+  """Checks what the iterators have in common, and gathers what a saved position depends on."""
+  if not len(rows):
+    raise ValueError("there must be at least one row. Got none.")
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed must be in 0..2**32 - 1. Got: {seed}")
+  if not 0 <= shard_index < shard_count:
+    raise ValueError(
+        f"shard_index must be in 0..shard_count - 1. Got: {shard_index} of {shard_count}")
+  if batch_size < 1 or batch_size % shard_count:
+    raise ValueError(
+        f"batch_size must be a positive multiple of shard_count ({shard_count}). "
+        f"Got: {batch_size}")
+  return {
+      "num_rows": len(rows), "batch_size": batch_size, "seed": seed,
+      "shard_index": shard_index, "shard_count": shard_count,
+  }
