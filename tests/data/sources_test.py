@@ -19,7 +19,8 @@ def _write(path, *lines, start=b"", end=b"\n"):
 def test_good_rows_are_read_with_bom_crlf_blank_lines_and_no_final_newline(tmp_path):
   path = _write(
       tmp_path / "a.jsonl",
-      {"prompt": "1 + 1", "answer": "2"}, b"", b"  ", {"prompt": "2 + 2 ✓", "answer": 4, "level": 3},
+      {"prompt": "1 + 1", "answer": "2"}, b"", b"  ",
+      {"prompt": "2 + 2 ✓", "answer": 4, "level": 3},
       start=b"\xef\xbb\xbf", end=b"\r\n")
   rows = sources.FileRows(path)
   assert [rows[index] for index in range(len(rows))] == [

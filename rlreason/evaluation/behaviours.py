@@ -1,0 +1,84 @@
+"""How often a solution goes back and checks itself, and how long it reasons.
+
+Two kinds of text are counted: traces of a word vocabulary, by whole words (such as those of
+`data/tasks/countdown.py`), and natural language, by patterns. Patterns count what a text says it
+does, not whether it does it: compare models by them, do not read them as truth.
+
+Only what comes before the first boxed answer is reasoning: text after it changes nothing. Not here:
+means over solutions (`evaluation/metrics.py`) and lengths in tokens, which come with the rollout.
+"""
+
+from collections.abc import Sequence
+import re
+from typing import NamedTuple
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+# Phrases that leave a line of thought. One match of the joined pattern is one going back, so that
+# "Wait, let me try another way" counts once.
+BACK_PATTERNS = (
+    # Not in "they wait for an hour": only at the start of a clause.
+    r"(?:^|[.!?,;:\n(]\s*|\b(?:but|no|oh)\s+)wait\b[^.!?\n]{0,60}",
+    r"\b(?:hmm+|oops|hold on|scratch that)\b[^.!?\n]{0,60}",
+    r"\bactually\s*,[^.!?\n]{0,60}",
+    r"\b(?:go|going|went|step|stepping)\s+back\b",
+    r"\bbacktrack(?:ing)?\b",
+    r"\balternatively\b",
+    r"\b(?:another|a different|an alternative)\s+(?:way|approach|method|idea|strategy)\b",
+    r"\b(?:start|try|begin)(?:ing)?\s+(?:over|again|afresh|anew)\b",
+    r"\b(?:this|that|it)\s+(?:does\s*n['’]t|did\s*n['’]t|does not|did not|won['’]t)\s+work\b",
+    r"\b(?:i|we)\s+made\s+(?:a|an)\s+(?:mistake|error)\b",
+)
+# Phrases that test a result.
+CHECK_PATTERNS = (
+    r"\b(?:let me|let['’]s|let us|i['’]ll|i will|i should|we should|we can|to|now)\s+"
+    r"(?:double[- ]?check|re-?check|check|verify|confirm)\b",
+    r"\b(?:double[- ]?check|re-?check|verify|check|confirm|substitut|plugg)ing\b",
+    r"\b(?:verification|sanity check)\b",
+    r"\b(?:plug|substitute)\b[^.!?\n]{0,40}\bback\b",
+    r"\bis (?:this|that|it) (?:correct|right)\b",
+)
+
+
+class Behaviours(NamedTuple):
+  """Counts of one solution: times it goes back, times it checks, and words of reasoning."""
+
+  going_back: int
+  checking: int
+  words: int
+
+
+def reasoning(completion: str) -> str:
+  """The text before the first boxed answer; all of it if there is none."""
+  box = _BOX.search(completion)
+  return completion[:box.start()] if box else completion
+
+
+def count_words(text: str, words: Sequence[str]) -> int:
+  """How many of the whitespace-separated words of a text are among `words`."""
+  wanted = set(words)
+  return sum(word in wanted for word in text.split())
+
+
+def count_patterns(text: str, patterns: Sequence[str]) -> int:
+  """How many matches the patterns have, in any case of letters, overlapping ones counted once."""
+  return sum(1 for _ in re.finditer("|".join(patterns), text, re.IGNORECASE))
+
+
+def trace_behaviours(
+    completion: str, back_words: Sequence[str], check_words: Sequence[str]) -> Behaviours:
+  """Behaviours of a trace: whole words that mean going back, and words that mean checking."""
+  text = reasoning(completion)
+  return Behaviours(
+      count_words(text, back_words), count_words(text, check_words), len(text.split()))
+
+
+def text_behaviours(
+    completion: str,
+    back_patterns: Sequence[str] = BACK_PATTERNS,
+    check_patterns: Sequence[str] = CHECK_PATTERNS,
+) -> Behaviours:
+  """Behaviours of natural language: regular expressions for going back and for checking."""
+  text = reasoning(completion)
+  return Behaviours(
+      count_patterns(text, back_patterns), count_patterns(text, check_patterns), len(text.split()))

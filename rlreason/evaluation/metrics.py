@@ -1,0 +1,149 @@
+"""Accuracy, pass@k and maj@k with 95% confidence intervals.
+
+An estimate is a dict {value, low, high, n}: n problems were counted, [low, high] is the interval.
+Shares of problems get Wilson's interval, which stays honest at 0 and 1; other means, pass@k and
+maj@k among them, a percentile bootstrap over problems. A sample whose score is None could not be
+scored: it is left out of the statistics, which is not the same as wrong.
+
+Not here: sampling and scoring (`evaluation/evaluator.py`), and what counts as the same answer
+(`rewards/answer.py`).
+"""
+
+from collections.abc import Hashable, Sequence
+import math
+
+import numpy as np
+
+Estimate = dict[str, float | int]  # value, low, high, n
+
+_Z_95 = 1.959963984540054  # 97.5% quantile of the normal distribution
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+  """Chance that k of the samples, drawn without replacement, hold a correct one.
+
+  1 - C(n - c, k) / C(n, k): the unbiased estimator of Chen et al. 2021,
+  https://arxiv.org/abs/2107.03374, eq. (1); exact integers, rounded once. n=4, c=1, k=2 -> 0.5.
+
+  Raises:
+    ValueError: not 0 <= num_correct <= num_samples, or not 1 <= k <= num_samples.
+  """
+  if not 0 <= num_correct <= num_samples:
+    raise ValueError(f"num_correct must be in 0..{num_samples}. Got: {num_correct}")
+  if not 1 <= k <= num_samples:
+    raise ValueError(f"k must be in 1..{num_samples}, the number of samples. Got: {k}")
+  subsets = math.comb(num_samples, k)
+  return (subsets - math.comb(num_samples - num_correct, k)) / subsets
+
+
+def maj_at_k(
+    answers: Sequence[Hashable | None], is_correct: Sequence[bool | None], k: int) -> float:
+  """Chance that the most frequent answer of the first k samples is correct.
+
+  Samples without an answer (None) do not vote. Among equally frequent answers each is as likely to
+  be taken, so a tie between a right and a wrong one is worth 0.5: the value does not depend on the
+  order of the k samples. Without any vote it is 0.
+
+  Args:
+    answers: normalised answer of each sample: equal answers count as one.
+    is_correct: whether each sample is correct; None, and its vote is left out, if unknown.
+    k: how many samples vote, 1..len(answers).
+
+  Raises:
+    ValueError: lengths differ, or k is out of range.
+  """
+  if len(answers) != len(is_correct):
+    raise ValueError(
+        f"answers and is_correct must be equally long. Got: {len(answers)}, {len(is_correct)}")
+  if not 1 <= k <= len(answers):
+    raise ValueError(f"k must be in 1..{len(answers)}, the number of samples. Got: {k}")
+  votes = {}
+  for answer, correct in zip(answers[:k], is_correct[:k]):
+    if answer is not None and correct is not None:
+      votes.setdefault(answer, []).append(bool(correct))
+  most = max(map(len, votes.values()), default=0)
+  winners = [verdicts for verdicts in votes.values() if len(verdicts) == most]
+  # Samples of one answer share a verdict; where the verifier disagrees with itself, their mean.
+  return float(np.mean([np.mean(verdicts) for verdicts in winners])) if winners else 0.0
+
+
+def proportion(successes: Sequence[bool | None]) -> Estimate:
+  """Share of successes with Wilson's 95% interval; None entries are left out.
+
+  Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). 8 of 10 -> [0.490, 0.943].
+  Without any entry the value is NaN and the interval [0, 1].
+  """
+  kept = [bool(success) for success in successes if success is not None]
+  n = len(kept)
+  if not n:
+    return dict(value=math.nan, low=0.0, high=1.0, n=0)
+  value = sum(kept) / n
+  scale = 1.0 + _Z_95**2 / n
+  center = (value + _Z_95**2 / (2 * n)) / scale
+  half = _Z_95 * math.sqrt(value * (1.0 - value) / n + _Z_95**2 / (4 * n**2)) / scale
+  # The ends are exactly 0 and 1 without failures or successes; rounding must not cross `value`.
+  low, high = min(max(center - half, 0.0), value), max(min(center + half, 1.0), value)
+  return dict(value=value, low=low, high=high, n=n)
+
+
+def mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = 2000) -> Estimate:
+  """Mean over problems with a 95% percentile-bootstrap interval.
+
+  Problems are resampled, not samples within them: the interval speaks of other problems of the same
+  kind. Seeded: the same values give the same interval. Values that are all equal give an interval
+  of width 0; use `proportion` for yes/no values. Without any value, all is NaN.
+
+  Args:
+    values: one number for each problem.
+    seed: of the resampling.
+    num_resamples: how many times the problems are drawn anew.
+  """
+  values = np.asarray(values, dtype=np.float64)
+  if not len(values):
+    return dict(value=math.nan, low=math.nan, high=math.nan, n=0)
+  rng = np.random.default_rng(seed)
+  means = [values[rng.integers(len(values), size=len(values))].mean()
+           for _ in range(num_resamples)]
+  low, high = np.quantile(means, [0.025, 0.975])
+  return dict(value=float(values.mean()), low=float(low), high=float(high), n=len(values))
+
+
+def mean_pass_at_k(
+    is_correct: Sequence[Sequence[bool | None]], k: int, *, seed: int = 0) -> Estimate:
+  """pass@k over problems, each with samples of its own.
+
+  Problems with fewer than k scored samples are left out. The interval is Wilson's where each
+  problem's value is 0 or 1, as with exactly k samples; else a bootstrap.
+
+  Args:
+    is_correct: for each problem, whether each of its samples is correct, None where not scored.
+    k: as in `pass_at_k`.
+    seed: of the bootstrap.
+  """
+  scored = [[correct for correct in row if correct is not None] for row in is_correct]
+  values = [pass_at_k(len(row), sum(map(bool, row)), k) for row in scored if len(row) >= k]
+  return _mean_or_proportion(values, seed)
+
+
+def mean_maj_at_k(
+    answers: Sequence[Sequence[Hashable | None]],
+    is_correct: Sequence[Sequence[bool | None]],
+    k: int,
+    *,
+    seed: int = 0,
+) -> Estimate:
+  """maj@k over problems; `answers` and `is_correct` as in `maj_at_k`, one list for each problem.
+
+  Problems where none of the first k samples could be scored are left out. The interval is as in
+  `mean_pass_at_k`.
+  """
+  values = [maj_at_k(answers_of_one, correct, k)
+            for answers_of_one, correct in zip(answers, is_correct, strict=True)
+            if any(verdict is not None for verdict in correct[:k])]
+  return _mean_or_proportion(values, seed)
+
+
+def _mean_or_proportion(values: Sequence[float], seed: int) -> Estimate:
+  if set(values) <= {0.0, 1.0}:
+    return proportion([value == 1.0 for value in values])
+  return mean(values, seed=seed)

@@ -1,0 +1,114 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from rlreason.evaluation import metrics
+
+
+def test_pass_at_k_by_hand():
+  assert metrics.pass_at_k(4, 1, 2) == 0.5
+  assert metrics.pass_at_k(4, 0, 2) == 0.0
+  assert metrics.pass_at_k(4, 3, 2) == 1.0
+  assert metrics.pass_at_k(5, 2, 2) == pytest.approx(1 - 3 / 10)
+
+
+@pytest.mark.parametrize("n, c, k", [(1, 1, 1), (5, 2, 3), (6, 1, 6), (7, 3, 2)])
+def test_pass_at_k_is_the_mean_over_all_subsets(n, c, k):
+  subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
+  assert metrics.pass_at_k(n, c, k) == pytest.approx(np.mean([any(subset) for subset in subsets]))
+
+
+def test_pass_at_1_is_accuracy_and_large_numbers_are_stable():
+  assert metrics.pass_at_k(7, 3, 1) == pytest.approx(3 / 7)
+  # log(1 - value) = sum of log(1 - k/i): far below what a difference of floats could hold.
+  assert metrics.pass_at_k(10_000, 1, 1) == 1e-4
+  assert metrics.pass_at_k(10**6, 3, 2) == pytest.approx(6e-6, rel=1e-5)
+  assert metrics.pass_at_k(2000, 1000, 500) == 1.0
+  values = [metrics.pass_at_k(64, 5, k) for k in range(1, 65)]
+  assert values == sorted(values) and values[-1] == 1.0
+
+
+@pytest.mark.parametrize("n, c, k", [(4, 5, 2), (4, -1, 2), (4, 1, 0), (4, 1, 5)])
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
+  with pytest.raises(ValueError, match="must be in"):
+    metrics.pass_at_k(n, c, k)
+
+
+def test_maj_at_k_by_hand():
+  right, wrong = True, False
+  assert metrics.maj_at_k(["7", "8", "7"], [right, wrong, right], 3) == 1.0
+  assert metrics.maj_at_k(["8", "8", "7"], [wrong, wrong, right], 3) == 0.0
+  assert metrics.maj_at_k(["8", "7", "7", "8"], [wrong, right, right, wrong], 4) == 0.5
+  assert metrics.maj_at_k(["8", "7", "9"], [wrong, right, wrong], 3) == pytest.approx(1 / 3)
+  assert metrics.maj_at_k(["8", "7", "7"], [wrong, right, right], 1) == 0.0
+  # Those without an answer do not vote; those that could not be scored neither.
+  assert metrics.maj_at_k([None, None, "7"], [wrong, wrong, right], 3) == 1.0
+  assert metrics.maj_at_k(["8", "8", "7"], [None, None, right], 3) == 1.0
+  assert metrics.maj_at_k([None, None], [wrong, wrong], 2) == 0.0
+  with pytest.raises(ValueError, match="k must be"):
+    metrics.maj_at_k(["7"], [right], 2)
+  with pytest.raises(ValueError, match="equally long"):
+    metrics.maj_at_k(["7"], [right, wrong], 1)
+
+
+def test_maj_is_at_most_pass_and_does_not_depend_on_order():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    answers = rng.integers(0, 4, 6).tolist()
+    correct = [answer == 2 for answer in answers]
+    value = metrics.maj_at_k(answers, correct, 6)
+    assert value <= metrics.pass_at_k(6, sum(correct), 6)
+    order = rng.permutation(6)
+    assert value == metrics.maj_at_k([answers[i] for i in order], [correct[i] for i in order], 6)
+
+
+def test_wilson_interval_by_hand():
+  estimate = metrics.proportion([True] * 8 + [False] * 2)
+  assert estimate["value"] == 0.8 and estimate["n"] == 10
+  assert estimate["low"] == pytest.approx(0.49016, abs=1e-5)
+  assert estimate["high"] == pytest.approx(0.94332, abs=1e-5)
+  # 0 of n: [0, z² / (n + z²)].
+  estimate = metrics.proportion([False] * 20)
+  assert estimate["low"] == 0.0
+  assert estimate["high"] == pytest.approx(1.96**2 / (20 + 1.96**2), abs=1e-4)
+  assert metrics.proportion([True] * 20)["high"] == 1.0
+
+
+def test_scores_that_are_missing_are_left_out():
+  assert metrics.proportion([True, None, False, None]) == metrics.proportion([True, False])
+  empty = metrics.proportion([None])
+  assert math.isnan(empty["value"]) and (empty["low"], empty["high"], empty["n"]) == (0.0, 1.0, 0)
+  assert metrics.mean([])["n"] == 0
+
+
+def test_the_bootstrap_is_seeded_and_near_the_normal_interval():
+  values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+  estimate = metrics.mean(values)
+  assert estimate == metrics.mean(values) != metrics.mean(values, seed=1)
+  half = 1.96 * values.std() / 20
+  assert estimate["value"] == pytest.approx(values.mean())
+  assert estimate["low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
+  assert estimate["high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_pass_at_k_over_problems():
+  rows = [[True, False, False, False], [False] * 4, [True] * 4]
+  estimate = metrics.mean_pass_at_k(rows, 2)
+  assert estimate["value"] == pytest.approx(0.5) and estimate["n"] == 3
+  assert estimate["low"] <= 0.5 <= estimate["high"]
+  # All samples used: a share of problems, with Wilson's interval.
+  assert metrics.mean_pass_at_k(rows, 4) == metrics.proportion([True, False, True])
+  # A problem with too few scored samples says nothing.
+  assert metrics.mean_pass_at_k([*rows, [True, None, None, None]], 2)["n"] == 3
+
+
+def test_maj_at_k_over_problems():
+  answers = [["1", "1", "2"], ["3", None, "4"], ["5", "5", "5"]]
+  correct = [[True, True, False], [False, False, True], [False, False, False]]
+  estimate = metrics.mean_maj_at_k(answers, correct, 3)
+  assert estimate["value"] == pytest.approx(0.5) and estimate["n"] == 3
+  assert metrics.mean_maj_at_k(answers, correct, 1) == metrics.proportion([True, False, False])
+  unknown = metrics.mean_maj_at_k([*answers, ["1"] * 3], [*correct, [None] * 3], 3)
+  assert unknown == estimate
