@@ -1,0 +1,102 @@
+"""Runs programs side by side: in turn, in one run, each peer in a process of its own.
+
+A figure counts as a ratio of two programs that took turns on the same machine, so that whatever
+else the machine did fell on both. Nothing here knows what is measured.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Peer:
+  """A worker process that answers each JSON line on its stdin with one on its stdout.
+
+  Attributes:
+    hello: the object the worker printed when it was ready.
+  """
+
+  def __init__(self, environment, script, *arguments):
+    """Starts `script` of benchmarks/ with the Python of .peers/`environment`.
+
+    Args:
+      environment: name of a folder that benchmarks/peers.sh made.
+      script: file name of the worker in benchmarks/.
+      *arguments: command line of the worker; its stderr goes to a file of .peers/.
+
+    Raises:
+      FileNotFoundError: the environment is not there.
+      RuntimeError: the worker ended before it was ready.
+    """
+    python = ROOT / ".peers" / environment / "bin" / "python"
+    if not python.exists():
+      raise FileNotFoundError(f"{python} is missing: run `bash benchmarks/peers.sh` once")
+    self._log = ROOT / ".peers" / f"{pathlib.Path(script).stem}.log"
+    with open(self._log, "w", encoding="utf-8") as log:
+      self._process = subprocess.Popen(
+          [python, ROOT / "benchmarks" / script, *map(str, arguments)],
+          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+    self.hello = self._read()
+
+  def _read(self):
+    line = self._process.stdout.readline()
+    if not line:
+      raise RuntimeError(f"the worker ended early; see {self._log}")
+    return json.loads(line)
+
+  def ask(self, **request):
+    """Sends one request and returns the answer."""
+    self._process.stdin.write(json.dumps(request) + "\n")
+    self._process.stdin.flush()
+    return self._read()
+
+  def close(self):
+    """Ends the worker."""
+    self._process.stdin.close()
+    self._process.wait(timeout=60)
+
+
+def take_turns(sides, *, rounds, warm_up):
+  """Calls every side once a round, in turn, in the opposite order every other round.
+
+  Args:
+    sides: {name: function of the round number that does one unit of work and returns a result}.
+    rounds: counted rounds.
+    warm_up: rounds before those, thrown away (compilation, caches).
+
+  Returns:
+    {name: list of `rounds` results}.
+  """
+  results = {name: [] for name in sides}
+  for index in range(warm_up + rounds):
+    names = list(sides) if index % 2 == 0 else list(reversed(sides))
+    for name in names:
+      result = sides[name](index)
+      if index >= warm_up:
+        results[name].append(result)
+  return results
+
+
+def median_ratio(numerators, denominators):
+  """Median of the ratios of the same rounds, with the smallest and the largest."""
+  ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+  return {"median": round(statistics.median(ratios), 3), "low": round(min(ratios), 3),
+          "high": round(max(ratios), 3), "rounds": len(ratios)}
+
+
+def median_of_parts(results):
+  """Median seconds of every part named in a list of {part: seconds}."""
+  return {part: round(statistics.median([result[part] for result in results]), 4)
+          for part in results[0]}
+
+
+def print_line(benchmark, **fields):
+  """Prints the one JSON line of a benchmark, with what it ran on."""
+  machine = {"cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 2),
+             "python": sys.version.split()[0]}
+  print(json.dumps({"benchmark": benchmark, **fields, "machine": machine}), flush=True)
