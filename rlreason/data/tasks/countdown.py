@@ -23,7 +23,7 @@ import numpy as np
 
 from rlreason.data.tasks import base
 
-PAD_WORD, EOS_WORD = "<pad>", "<eos>"
+EOS_WORD = "<eos>"  # ends a demonstration; every tokenizer of words has it
 ANSWER_WORD = "answer"
 BACK_WORDS = ("back",)
 # Said of the result of a try, compared with the target. A yes/no check is hardly learned by a small
@@ -164,11 +164,9 @@ def make_task(config: CountdownConfig, split: str) -> base.Task:
 
 
 def vocabulary(config: CountdownConfig) -> list[str]:
-  """All words of prompts and completions; padding is word 0 and the end of text word 1."""
+  """All words of prompts and completions, but for `<eos>`, which a tokenizer brings itself."""
   numbers = [str(number) for number in range(config.max_intermediate + 1)]
-  return [
-      PAD_WORD, EOS_WORD, *numbers, *_SYMBOLS, *BACK_WORDS, *CHECK_WORDS, _BOX_OPEN, _BOX_CLOSE
-  ]
+  return [*numbers, *_SYMBOLS, *BACK_WORDS, *CHECK_WORDS, _BOX_OPEN, _BOX_CLOSE]
 
 
 def prompt_text(numbers: list[int], target: int) -> str:

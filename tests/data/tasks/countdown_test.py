@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlreason.data.tasks import countdown
+from rlreason.tokenizers import word
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
               ast.Div: operator.truediv}
@@ -81,8 +82,7 @@ def test_rows_are_fixed_and_say_what_the_problem_is():
 @pytest.mark.parametrize("num_numbers", [3, 4])
 def test_demonstrations_are_words_of_the_vocabulary_within_the_budget(num_numbers):
   config = countdown.CountdownConfig(num_numbers=num_numbers, give_up=0.1)
-  words = set(countdown.vocabulary(config))
-  assert len(words) == len(countdown.vocabulary(config))
+  tokenizer = word.WordTokenizer.from_words(countdown.vocabulary(config))
   held_out = {problem[:2] for name in ("validation", "test")
               for problem in countdown.split_problems(config)[name]}
   longest = 0
@@ -90,8 +90,9 @@ def test_demonstrations_are_words_of_the_vocabulary_within_the_budget(num_number
   for index in range(200):
     example = demonstrations[index]
     prompt, completion = example["prompt"].split(), example["completion"].split()
-    assert " ".join(completion) == example["completion"]
-    assert words.issuperset(prompt) and words.issuperset(completion)
+    for text in example.values():
+      assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
+    assert tokenizer.encode(example["completion"])[-1] in tokenizer.eos_ids
     assert len(completion) <= config.max_words
     assert completion[-1] == countdown.EOS_WORD
     longest = max(longest, len(completion))
