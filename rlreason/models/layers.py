@@ -66,10 +66,11 @@ class Projection(nn.Module):
     kernel = self.param(
         "kernel", partitioned(nn.initializers.normal(INIT_STDDEV), self.axes),
         inputs + self.shape, param_dtype)
-    # One matrix product on flattened axes: what every backend has its best kernel for.
+    # One product of two matrices, rows flattened too: on the CPU the gradient of a product with more
+    # than one row axis is 2.5 times slower.
     fan_in, fan_out = math.prod(inputs), math.prod(self.shape)
     lead = x.shape[:x.ndim - self.in_axes]
-    out = x.reshape(*lead, fan_in).astype(dtype) @ kernel.reshape(fan_in, fan_out).astype(dtype)
+    out = x.reshape(-1, fan_in).astype(dtype) @ kernel.reshape(fan_in, fan_out).astype(dtype)
     out = out.reshape(*lead, *self.shape)
     if self.use_bias:
       bias = self.param(
