@@ -1,0 +1,16 @@
+"""Rewards: text in, floats out. None means that a row could not be scored, which is not 0.
+
+A reward function is f(prompts, completions, **columns: list) -> list[float | None].
+"""
+
+from rlreason.rewards.combine import CombinedReward, RewardResult, RewardSpec, combine_rewards
+from rlreason.rewards.control import random_reward
+from rlreason.rewards.countdown import CountdownVerifier
+from rlreason.rewards.exploration import (
+    check_correctness_beats_length,
+    correctness_beats_length,
+    exploration_reward,
+)
+from rlreason.rewards.format import format_reward
+from rlreason.rewards.pool import WorkerPool, default_pool
+from rlreason.rewards.verifier import VERIFIERS, MathVerifier, verify

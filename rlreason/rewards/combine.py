@@ -1,0 +1,271 @@
+"""A weighted, named sum of rewards.
+
+Every reward has a name, a weight and its own values, also where its weight is 0. A reward function
+of the user's comes as a Python callable, which runs in this process as the user's own code, or from
+a config as "package.module:function", which runs in the killable workers, one row at a time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import inspect
+import math
+from typing import Any, NamedTuple
+
+from rlreason.rewards import control
+from rlreason.rewards import exploration
+from rlreason.rewards import format as formats
+from rlreason.rewards import pool as pools
+from rlreason.rewards import verifier as verifiers
+
+# f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
+RewardFunction = Callable[..., Sequence[float | None]]
+
+BUILT_IN = {  # beside "verifier", which the task chooses
+    "exploration": exploration.exploration_reward,
+    "format": formats.format_reward,
+    "random": control.random_reward,
+}
+_NAMES = ("verifier", *BUILT_IN)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardSpec:
+  """One part of the reward.
+
+  Attributes:
+    name: a built-in reward (verifier, exploration, format, random), or any name with `function`.
+    weight: factor in the sum; 0 computes and logs the reward without using it.
+    function: a reward function, or "package.module:function"; None for a built-in.
+    options: keyword arguments beside the columns, such as {"c": 1000} for exploration.
+    is_judge: the function scores effort in [0, 1]; a failure or anything else counts as 0.5.
+  """
+
+  name: str
+  weight: float = 1.0
+  function: Callable[..., Any] | str | None = None
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  is_judge: bool = False
+
+  def __post_init__(self):
+    if not self.name:
+      raise ValueError("a reward needs a name. Got: ''")
+    if not math.isfinite(self.weight):
+      raise ValueError(f"reward {self.name!r}: weight must be finite. Got: {self.weight!r}")
+    if self.function is None and self.name not in _NAMES:
+      raise ValueError(
+          f"reward {self.name!r}: not built in ({', '.join(_NAMES)}), so it needs a function"
+      )
+    if isinstance(self.function, str):
+      module, colon, function = self.function.partition(":")
+      if not (colon and function.isidentifier() and module.replace(".", "_").isidentifier()):
+        raise ValueError(
+            f"reward {self.name!r}: function must be 'package.module:function'."
+            f" Got: {self.function!r}"
+        )
+
+
+class RewardResult(NamedTuple):
+  """Scores of B completions.
+
+  Attributes:
+    total: [B] the weighted sum, clipped; None where a part with a weight other than 0 is None.
+    parts: reward name -> [B] its values, before weighting.
+    counts: unscored (rows whose total is None) and, of this call, timeouts, crashes and errors of
+      workers and judge_failures (scores replaced by 0.5).
+  """
+
+  total: list[float | None]
+  parts: dict[str, list[float | None]]
+  counts: dict[str, int]
+
+
+def combine_rewards(
+    specs: Sequence[RewardSpec],
+    *,
+    verifier: str | RewardFunction = "math",
+    pool: pools.WorkerPool | None = None,
+    clip_range: tuple[float, float] = (-10.0, 10.0),
+) -> "CombinedReward":
+  """Builds the reward of a run.
+
+  Args:
+    specs: the parts, each name once.
+    verifier: what the part "verifier" is: a name of `verifier.VERIFIERS` (a task gives it) or a
+      reward function. Its options are the fields of that verifier.
+    pool: worker processes; None for the shared default pool.
+    clip_range: of the total; [-10, 10] in RLSP.
+
+  Raises:
+    ValueError: no or repeated names, an unknown verifier or option, or an empty clip range.
+  """
+  names = [spec.name for spec in specs]
+  if not names or len(set(names)) != len(names):
+    raise ValueError(f"rewards must have at least one part and each name once. Got: {names}")
+  low, high = clip_range
+  if not low < high:
+    raise ValueError(f"clip_range must be (low, high) with low < high. Got: {clip_range!r}")
+  pool = pool or pools.default_pool()
+  functions = {spec.name: _make_function(spec, verifier, pool) for spec in specs}
+  return CombinedReward(tuple(specs), functions, pool, (low, high))
+
+
+class CombinedReward:
+  """Scores completions by all parts; made by `combine_rewards`.
+
+  Counts of workers are differences of the pool's totals: exact while one thread uses the pool.
+  """
+
+  def __init__(self, specs, functions, pool, clip_range):
+    self.specs = specs
+    self.clip_range = clip_range
+    self._functions = functions
+    self._pool = pool
+
+  def __call__(
+      self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]
+  ) -> RewardResult:
+    """Scores B completions.
+
+    Args:
+      prompts: [B] text or chat messages.
+      completions: [B] texts.
+      **columns: [B] lists: those of the task (`answer`, ...), and `reasoning_tokens` if wanted.
+
+    Raises:
+      ValueError: a column or a reward function's result has another length than B, or a reward is
+        neither None nor a finite number; the reward is named.
+    """
+    count = len(completions)
+    for name, column in (("prompts", prompts), *columns.items()):
+      if len(column) != count:
+        raise ValueError(f"column {name!r} has {len(column)} rows for {count} completions")
+    before = self._pool.counts
+    parts, judge_failures = {}, 0
+    for spec in self.specs:
+      function = self._functions[spec.name]
+      if spec.is_judge:
+        parts[spec.name], failures = _call_judge(function, prompts, completions, columns)
+        judge_failures += failures
+      else:
+        values = function(prompts, completions, **columns)
+        parts[spec.name] = _check_values(spec.name, values, count)
+    total = [self._total([values[row] for values in parts.values()]) for row in range(count)]
+    after = self._pool.counts
+    counts = {
+        "unscored": total.count(None),
+        "timeouts": after.timeouts - before.timeouts,
+        "crashes": after.crashes - before.crashes,
+        "errors": after.errors - before.errors,
+        "judge_failures": judge_failures,
+    }
+    return RewardResult(total, parts, counts)
+
+  def _total(self, values: list[float | None]) -> float | None:
+    weighted = [(spec.weight, value) for spec, value in zip(self.specs, values) if spec.weight]
+    if any(value is None for _, value in weighted):
+      return None
+    low, high = self.clip_range
+    return min(high, max(low, math.fsum(weight * value for weight, value in weighted)))
+
+
+def _make_function(
+    spec: RewardSpec, verifier: str | RewardFunction, pool: pools.WorkerPool
+) -> RewardFunction:
+  options = dict(spec.options)
+  if isinstance(spec.function, str):
+    return _make_pool_function(spec.function, options, pool)
+  if spec.function is not None:
+    return functools.partial(_call_with_options, spec.function, options)
+  if spec.name == "verifier":
+    return _make_verifier(verifier, options, pool)
+  function = BUILT_IN[spec.name]
+  _check_options(spec.name, options, function)
+  return functools.partial(_call_with_options, function, options)
+
+
+def _make_verifier(
+    verifier: str | RewardFunction, options: dict[str, Any], pool: pools.WorkerPool
+) -> RewardFunction:
+  if callable(verifier):
+    return functools.partial(_call_with_options, verifier, options)
+  if verifier not in verifiers.VERIFIERS:
+    raise ValueError(
+        f"verifier must be one of {sorted(verifiers.VERIFIERS)} or a function. Got: {verifier!r}"
+    )
+  make = verifiers.VERIFIERS[verifier]
+  _check_options("verifier", options, make)
+  if "pool" in inspect.signature(make).parameters:
+    options.setdefault("pool", pool)
+  return make(**options)
+
+
+def _call_with_options(function, options, prompts, completions, **columns):
+  return function(prompts, completions, **{**columns, **options})
+
+
+def _check_options(name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
+  """Built-in rewards take any column, so that a misspelt option would pass without a word."""
+  parameters = inspect.signature(function).parameters.values()
+  allowed = {parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+  required = {
+      parameter.name for parameter in parameters
+      if parameter.name in allowed and parameter.default is parameter.empty
+  }
+  unknown, missing = set(options) - allowed, required - set(options)
+  if unknown or missing:
+    raise ValueError(
+        f"reward {name!r}: options must be of {sorted(allowed)}, with {sorted(required)}."
+        f" Got: {sorted(options)}"
+    )
+
+
+def _make_pool_function(
+    target: str, options: dict[str, Any], pool: pools.WorkerPool
+) -> RewardFunction:
+  def score(prompts, completions, **columns):
+    requests = [
+        dict(
+            prompt=prompts[row],
+            completion=completions[row],
+            columns={name: column[row] for name, column in columns.items()},
+            options=options,
+        )
+        for row in range(len(completions))
+    ]
+    return [reply.value for reply in pool.map(target, requests)]
+
+  return score
+
+
+def _call_judge(function, prompts, completions, columns) -> tuple[list[float], int]:
+  """The judge's scores, and how many of them had to be replaced."""
+  try:
+    scores = list(function(prompts, completions, **columns))
+  except Exception:  # a judge asks a service that can fail in any way; a run must survive that
+    scores = []
+  cleaned = exploration.clean_judge_scores(scores, len(completions))
+  if len(scores) != len(cleaned):
+    return cleaned, len(cleaned)
+  return cleaned, sum(score != clean for score, clean in zip(scores, cleaned))
+
+
+def _check_values(name: str, values: Sequence[Any], count: int) -> list[float | None]:
+  values = list(values)
+  if len(values) != count:
+    raise ValueError(f"reward {name!r} returned {len(values)} values for {count} completions")
+  return [_check_value(name, row, value) for row, value in enumerate(values)]
+
+
+def _check_value(name: str, row: int, value: Any) -> float | None:
+  if value is None:
+    return None
+  try:
+    number = math.nan if isinstance(value, str) else float(value)
+  except (TypeError, ValueError):
+    number = math.nan
+  if not math.isfinite(number):
+    raise ValueError(
+        f"reward {name!r} must return finite numbers or None. Got: {value!r} for row {row}"
+    )
+  return number

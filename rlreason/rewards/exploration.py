@@ -1,0 +1,111 @@
+r"""Exploration rewards of RLSP: effort, whatever the answer (https://arxiv.org/abs/2502.06773).
+
+As in the authors' code: a term -c / L of the length L of the reasoning before the first box, and a
+judge's score in [0, 1] of the effort. A run mixes them with the verifier's reward r by weights, for
+example 0.8 * (r - c / L) + 0.2 * judge (`combine.py`).
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any, Literal
+
+from rlreason.rewards import answer as answers
+
+CHARACTERS_PER_TOKEN = 4  # of the authors' code, where lengths are estimated from text
+JUDGE_FAILURE_SCORE = 0.5  # neither a reward nor a punishment
+
+Unit = Literal["characters", "tokens"]
+
+
+def exploration_reward(
+    prompts: list[Any],
+    completions: list[str],
+    *,
+    c: float,
+    unit: Unit = "characters",
+    reasoning_tokens: Sequence[int] | None = None,
+    **unused_columns: list[Any],
+) -> list[float]:
+  """-c / L: longer reasoning is better, less and less so; always below 0.
+
+  L counts what comes before the *first* box (all of the text when there is none), so that padding
+  after it never pays. Differs from the authors' code: L is at least 1, where a box at the very
+  start made theirs fail with a reward of 0, better than a short right answer.
+
+  Args:
+    prompts: not looked at.
+    completions: texts.
+    c: strength in tokens, >= 0; 1000 in the paper's runs. See `check_correctness_beats_length`.
+    unit: "characters" takes L = characters / 4; "tokens" takes the column below.
+    reasoning_tokens: generated tokens before the first box of each row.
+
+  Raises:
+    ValueError: c is negative, the unit is unknown, or the column is missing.
+  """
+  if not c >= 0 or math.isinf(c):
+    raise ValueError(f"c must be a number >= 0. Got: {c!r}")
+  if unit == "characters":
+    lengths = [len(answers.text_before_box(text)) / CHARACTERS_PER_TOKEN for text in completions]
+  elif unit == "tokens":
+    if reasoning_tokens is None:
+      raise ValueError("unit='tokens' needs the column reasoning_tokens: tokens before the box")
+    lengths = list(reasoning_tokens)
+  else:
+    raise ValueError(f"unit must be 'characters' or 'tokens'. Got: {unit!r}")
+  return [-c / max(1, length) if c else 0.0 for length in lengths]
+
+
+def correctness_beats_length(
+    c: float, min_length: float, max_length: float, verifier_gap: float = 1.0
+) -> bool:
+  """Whether any right answer scores more than any wrong one, for lengths in the given range.
+
+  The shortest right answer must beat the longest wrong one: c (1 / Lmin - 1 / Lmax) < gap.
+
+  Args:
+    c: strength of the exploration reward times its weight, tokens.
+    min_length: shortest reasoning, tokens, >= 1.
+    max_length: longest reasoning, tokens.
+    verifier_gap: what being right is worth: the verifier's weight times (right - wrong score).
+  """
+  return c * _length_spread(min_length, max_length) < verifier_gap
+
+
+def check_correctness_beats_length(
+    c: float, min_length: float, max_length: float, verifier_gap: float = 1.0
+) -> None:
+  """Raises ValueError, naming the c that would do, unless `correctness_beats_length`."""
+  if correctness_beats_length(c, min_length, max_length, verifier_gap):
+    return
+  largest = verifier_gap / _length_spread(min_length, max_length)
+  raise ValueError(
+      f"c={c:g} lets a long wrong answer beat a short right one: for reasoning of {min_length:g} to"
+      f" {max_length:g} tokens c must be below {largest:g}"
+  )
+
+
+def _length_spread(min_length: float, max_length: float) -> float:
+  if not 1 <= min_length <= max_length:
+    raise ValueError(
+        "lengths must satisfy 1 <= min_length <= max_length."
+        f" Got: min_length={min_length!r}, max_length={max_length!r}"
+    )
+  return 1 / min_length - 1 / max_length
+
+
+def clean_judge_scores(scores: Sequence[Any], count: int) -> list[float]:
+  """A judge's scores of `count` rows: whatever is not a number in [0, 1] becomes 0.5.
+
+  A list of another length than `count` is of no use: every row gets 0.5.
+  """
+  if len(scores) != count:
+    return [JUDGE_FAILURE_SCORE] * count
+  return [_clean_judge_score(score) for score in scores]
+
+
+def _clean_judge_score(score: Any) -> float:
+  try:
+    value = float(score)
+  except (TypeError, ValueError):
+    return JUDGE_FAILURE_SCORE
+  return value if 0 <= value <= 1 else JUDGE_FAILURE_SCORE  # NaN compares as out of range

@@ -1,0 +1,40 @@
+r"""Format reward: is the answer where it should be? It does not look at whether it is right."""
+
+from typing import Any, Literal
+
+from rlreason.rewards import answer as answers
+
+Style = Literal["box", "tags"]
+
+
+def format_reward(
+    prompts: list[Any], completions: list[str], *, style: Style = "box",
+    **unused_columns: list[Any],
+) -> list[float]:
+  r"""1 for a completion in the wanted format, else 0.
+
+  Args:
+    prompts: not looked at.
+    completions: texts.
+    style: "box" wants exactly one balanced `\boxed{}` that is not empty; "tags" wants
+      `<think>...</think> <answer>...</answer>` with each tag once and nothing outside (DeepSeek-R1,
+      https://arxiv.org/abs/2501.12948).
+  """
+  checks = {"box": _has_one_box, "tags": _has_tags}
+  if style not in checks:
+    raise ValueError(f"style must be one of {sorted(checks)}. Got: {style!r}")
+  return [float(checks[style](text)) for text in completions]
+
+
+def _has_one_box(text: str) -> bool:
+  boxes = answers.find_boxes(text)
+  return len(boxes) == 1 and bool(boxes[0].content.strip())
+
+
+def _has_tags(text: str) -> bool:
+  text = text.strip()
+  if any(text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
+    return False
+  _, _, rest = text.partition("</think>")
+  between, _, _ = rest.partition("<answer>")
+  return text.startswith("<think>") and text.endswith("</answer>") and not between.strip()

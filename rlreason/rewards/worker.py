@@ -1,0 +1,146 @@
+r"""The worker process of `pool.py`: untrusted text is judged here, never in the main process.
+
+A script of its own (standard library and math-verify only; importing rlreason or jax here would
+cost seconds and gigabytes at each restart), run as `python -I worker.py SETTINGS`. It reads one
+JSON request a line from stdin and answers one JSON line on stdout:
+
+    {"load": TARGET, "seconds": LIMIT}                        -> {"value": true} or {"error": TEXT}
+    {"call": TARGET, "seconds": LIMIT, "arguments": {...}}    -> {"value": ...} or {"error": TEXT}
+
+TARGET is "symbolic" (mathematical equality of two LaTeX texts) or "package.module:function" (a
+reward function, called with lists of length one). Three nets hold a request: the parent kills the
+process at the time limit; RLIMIT_AS bounds memory; a CPU limit and an alarm, both left at their
+default action (death), end a hung worker whose parent is gone. An idle worker ends with its stdin.
+"""
+
+import importlib
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+
+_SPARE_SECONDS = 2  # the parent's own limit always comes first
+
+
+def make_symbolic_equal():
+  """Loads math-verify and returns its comparison; raises nothing by itself."""
+  from latex2sympy2_extended import NormalizationConfig, latex2sympy
+  from math_verify import verify
+  from math_verify.grader import should_treat_as_complex
+  from sympy.parsing import sympy_parser
+
+  # SymPy reads any *string* by evaluating it as Python, and the LaTeX parser hands it strings: the
+  # digits of numbers, and perhaps more. From here on only numbers and names are read.
+  sympy_parser.parse_expr = read_atom
+  sympy_parser.eval_expr = None
+  logging.disable(logging.CRITICAL)
+  normalization = NormalizationConfig(
+      basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none"
+  )
+
+  def parse(text):
+    return latex2sympy(
+        text,
+        is_real=not should_treat_as_complex(text),
+        convert_degrees=False,
+        normalization_config=normalization,
+    )
+
+  def symbolic_equal(gold, answer):
+    gold = parse(gold)
+    try:
+      # No time limit inside: it would use SIGALRM, and cannot stop one long operation of C code.
+      return bool(verify(gold, parse(answer), timeout_seconds=None, raise_on_error=True))
+    except (RecursionError, MemoryError):
+      raise
+    except Exception:  # no mathematics, or of a kind that does not compare with the gold answer
+      return False
+
+  return symbolic_equal
+
+
+def read_atom(text, *unused_arguments, **unused_options):
+  """A SymPy number or symbol, in place of SymPy's evaluation of text as Python code."""
+  import sympy
+
+  if re.fullmatch(r"[0-9]+", text):
+    return sympy.Integer(int(text))
+  if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text):
+    return sympy.Float(text)
+  if re.fullmatch(r"[A-Za-z_]+", text):  # SymPy's own modules, loaded later, name things so
+    return sympy.Symbol(text)
+  raise ValueError("text is never evaluated as code")
+
+
+def make_row_function(target):
+  """Imports "package.module:function" and returns it as a function of one row."""
+  module_name, _, name = target.partition(":")
+  function = getattr(importlib.import_module(module_name), name)
+
+  def score_row(prompt, completion, columns, options):
+    columns = {column: [value] for column, value in columns.items()}
+    scores = list(function([prompt], [completion], **{**columns, **options}))
+    if len(scores) != 1:
+      raise ValueError(f"{target} returned {len(scores)} scores for one completion")
+    return None if scores[0] is None else float(scores[0])
+
+  return score_row
+
+
+def answer_request(request, functions):
+  """The reply to one request; `functions` holds the loaded targets."""
+  try:
+    if "load" in request:
+      target = request["load"]
+      make = make_symbolic_equal if target == "symbolic" else lambda: make_row_function(target)
+      functions[target] = make()
+      return {"value": True}
+    return {"value": functions[request["call"]](**request["arguments"])}
+  except BaseException as error:  # SystemExit of a user's function too: the worker outlives it
+    return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+
+
+def limit_resources(memory_bytes):
+  """Bounds the address space of this process, and leaves no core files."""
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  if sys.platform == "linux":  # macOS refuses this limit
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def limit_next_request(seconds):
+  """Death by the kernel if the next request outlives the parent's limit, and the parent."""
+  seconds = int(seconds) + _SPARE_SECONDS
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+  # CPU time of this process is a running total: the soft limit moves along with it.
+  resource.setrlimit(
+      resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + seconds + 1, hard)
+  )
+  signal.signal(signal.SIGALRM, signal.SIG_DFL)
+  signal.alarm(seconds)
+
+
+def main():
+  settings = json.loads(sys.argv[1])
+  sys.path.extend(path for path in settings["path"] if path not in sys.path)
+  # The protocol gets private descriptors: what a library prints goes to stderr, its stdin is empty.
+  requests = os.fdopen(os.dup(0), encoding="utf-8")
+  replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  os.dup2(2, 1)
+  limit_resources(settings["memory_bytes"])
+  functions = {}
+  for line in requests:
+    request = json.loads(line)
+    limit_next_request(request["seconds"])
+    reply = answer_request(request, functions)
+    signal.alarm(0)
+    replies.write(json.dumps(reply) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+  main()
