@@ -88,8 +88,8 @@ class JsonLines:
     size = self.path.stat().st_size
     if not 0 <= cursor <= size:
       raise ValueError(
-          f"{str(self.path)!r} has {size} bytes, but the checkpoint was saved when it had {cursor}; "
-          "it was changed or belongs to another run: restore it or give a new workdir"
+          f"{str(self.path)!r} has {size} bytes, but the checkpoint was saved when it had "
+          f"{cursor}; it was changed or belongs to another run: restore it or give a new workdir"
       )
     self._file.truncate(cursor)
     self._file.seek(cursor)
