@@ -1,8 +1,8 @@
 """Which published models `ModelConfig` covers, and how their config files say so.
 
-Read: a Hugging Face `config.json` and the metadata of a GGUF file. Written: `config.json`. A feature
-the transformer here does not have is refused by name, never dropped. Not here: the names of the
-tensors (`weights/names.py`).
+Read: a Hugging Face `config.json` and the metadata of a GGUF file. Written: `config.json`. A
+feature the transformer here does not have is refused by name, never dropped. Not here: the names
+of the tensors (`weights/names.py`).
 """
 
 from collections.abc import Collection, Mapping
@@ -42,8 +42,8 @@ def family_of(config: ModelConfig) -> Family:
   """
   if config.qkv_bias and config.qk_norm:
     raise ValueError(
-        "qkv_bias and qk_norm: got True and True, allowed: at most one of them (qwen2 has the bias, "
-        "qwen3 the norm, llama neither)")
+        "qkv_bias and qk_norm: got True and True, allowed: at most one of them (qwen2 has the "
+        "bias, qwen3 the norm, llama neither)")
   if config.qkv_bias:
     return "qwen2"
   return "qwen3" if config.qk_norm else "llama"

@@ -1,7 +1,8 @@
 """Tokenizers that the `tokenizers` package runs: from the files of a Hugging Face folder.
 
-The other modules of this folder (`gguf.py`, `sentencepiece.py`, `word.py`) build the same class from
-other sources, so that every tokenizer is saved the same way. Not here: chat messages (`chat.py`).
+The other modules of this folder (`gguf.py`, `sentencepiece.py`, `word.py`) build the same class
+from other sources, so that every tokenizer is saved the same way. Not here: chat messages
+(`chat.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -115,8 +115,8 @@ def add_begin_token(backend: tokenizers.Tokenizer, bos_id: int | None) -> None:
 def _merges(vocabulary: PieceVocabulary) -> list[tuple[str, str]]:
   """All ways to make one piece of two others, best score first.
 
-  sentencepiece merges the neighbours whose union has the best score; `tokenizers` wants the pairs in
-  that order.
+  sentencepiece merges the neighbours whose union has the best score; `tokenizers` wants the pairs
+  in that order.
   """
   ids = {
       piece: i for i, piece in enumerate(vocabulary.pieces) if vocabulary.kinds[i] == NORMAL}

