@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import re
 from typing import NamedTuple
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+from rlreason.rewards import answer
 
 # Phrases that leave a line of thought. One match of the joined pattern is one going back, so that
 # "Wait, let me try another way" counts once.
@@ -48,12 +48,6 @@ class Behaviours(NamedTuple):
   words: int
 
 
-def reasoning(completion: str) -> str:
-  """The text before the first boxed answer; all of it if there is none."""
-  box = _BOX.search(completion)
-  return completion[:box.start()] if box else completion
-
-
 def count_words(text: str, words: Sequence[str]) -> int:
   """How many of the whitespace-separated words of a text are among `words`."""
   wanted = set(words)
@@ -68,7 +62,7 @@ def count_patterns(text: str, patterns: Sequence[str]) -> int:
 def trace_behaviours(
     completion: str, back_words: Sequence[str], check_words: Sequence[str]) -> Behaviours:
   """Behaviours of a trace: whole words that mean going back, and words that mean checking."""
-  text = reasoning(completion)
+  text = answer.text_before_box(completion)
   return Behaviours(
       count_words(text, back_words), count_words(text, check_words), len(text.split()))
 
@@ -79,6 +73,6 @@ def text_behaviours(
     check_patterns: Sequence[str] = CHECK_PATTERNS,
 ) -> Behaviours:
   """Behaviours of natural language: regular expressions for going back and for checking."""
-  text = reasoning(completion)
+  text = answer.text_before_box(completion)
   return Behaviours(
       count_patterns(text, back_patterns), count_patterns(text, check_patterns), len(text.split()))

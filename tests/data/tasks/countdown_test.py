@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlreason.data.tasks import countdown
+from rlreason.rewards import verifier
 from rlreason.tokenizers import word
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
@@ -175,3 +176,21 @@ def test_splits_must_leave_something_to_train_on():
     countdown.split_problems(config)
   with pytest.raises(ValueError, match="split"):
     countdown.CountdownRows(countdown.CountdownConfig(), "dev")
+
+
+def test_the_verifier_agrees_with_answers_and_with_what_demonstrations_say():
+  config = countdown.CountdownConfig(num_numbers=4, give_up=0.3)
+  verify = verifier.VERIFIERS["countdown"]()
+  rows = [countdown.CountdownRows(config, "validation")[index] for index in range(100)]
+  columns = {name: [row[name] for row in rows] for name in ("numbers", "target")}
+  completions = [f"\\boxed{{ {row['answer']} }}" for row in rows]
+  assert verify([row["prompt"] for row in rows], completions, **columns) == [1.0] * 100
+
+  examples = list(countdown.CountdownDemonstrations(config, 100))
+  words = [example["prompt"].split() for example in examples]
+  scores = verify(
+      [example["prompt"] for example in examples],
+      [example["completion"] for example in examples],
+      numbers=[[int(number) for number in row[:4]] for row in words],
+      target=[int(row[-2]) for row in words])
+  assert scores == [float("equal" in example["completion"]) for example in examples]
