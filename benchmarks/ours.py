@@ -1,0 +1,153 @@
+"""This library's side of the benchmarks: one PPO step of a random model, phase by phase.
+
+The pieces are those the training loop calls (sampling, score, batch, update); files, text of real
+tasks and metrics are left out, as they are for the peers.
+"""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import numpy as np
+
+from rlreason import algorithms, models, parallel, sampling
+from rlreason.algorithms.ppo import init_params
+from rlreason.training.optimizer import OptimizerConfig, make_optimizer
+from rlreason.types import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """Sizes of one PPO step: a Qwen3-like decoder of 6.03M parameters and its rollout."""
+
+  layers: int = 4
+  width: int = 256
+  mlp_width: int = 1024
+  heads: int = 4
+  kv_heads: int = 2
+  head_dim: int = 64
+  vocabulary: int = 4096
+  sequences: int = 64  # prompts times group
+  group: int = 1  # completions per prompt
+  prompt_tokens: int = 64
+  new_tokens: int = 64
+
+  def model_config(self) -> models.ModelConfig:
+    """The model of these sizes, in f32, embeddings untied."""
+    return models.ModelConfig(
+        vocab_size=self.vocabulary, width=self.width, num_layers=self.layers,
+        num_heads=self.heads, num_kv_heads=self.kv_heads, head_dim=self.head_dim,
+        mlp_width=self.mlp_width, rope_theta=1e6, norm_eps=1e-6, tie_embeddings=False,
+        qk_norm=True, max_positions=self.prompt_tokens + self.new_tokens)
+
+
+def trunk_flops(shape):
+  """Floating-point operations of one forward pass of the trunk over whole sequences.
+
+  Matrix products only, two operations per multiply-add; attention counts its causal half.
+  """
+  length = shape.prompt_tokens + shape.new_tokens
+  tokens = shape.sequences * length
+  projections = shape.width * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+  attention = shape.heads * shape.head_dim * length  # scores and mixture, half of each
+  return 2 * tokens * shape.layers * (projections + 3 * shape.width * shape.mlp_width + attention)
+
+
+def head_flops(shape):
+  """Operations of the logits of every completion token, forward."""
+  return 2 * shape.sequences * shape.new_tokens * shape.width * shape.vocabulary
+
+
+def update_flops(shape, critic):
+  """Operations of one update: forward once, backward twice that; nothing computed again counts."""
+  trunks = 2 if critic == "separate" else 1
+  return 3 * (trunks * trunk_flops(shape) + head_flops(shape))
+
+
+def even_share(completions):
+  """The peers' reward: the share of even token ids of each completion, read from text."""
+  texts = [" ".join(map(str, row)) for row in completions]
+  return np.array([np.mean([int(word) % 2 == 0 for word in text.split()]) for text in texts],
+                  np.float32)
+
+
+class PPOStep:
+  """Whole PPO steps on random prompts; `run` does one and returns seconds per phase."""
+
+  def __init__(self, shape, critic, *, seed=0):
+    """Args: a Shape; "shared" or "separate"; the seed of parameters and prompts."""
+    self.shape, self._seed = shape, seed
+    config = shape.model_config()
+    settings = algorithms.PPOConfig(
+        minibatch_size=shape.sequences, kl_coef=0.04, critic=critic,
+        kl_placement="reward", kl_estimator="k1")
+    # Adam without weight decay, as the peer has it.
+    optimizer = make_optimizer(
+        OptimizerConfig(learning_rate=1e-5, max_grad_norm=None), total_steps=1_000_000)
+    algorithm = algorithms.ppo(settings, config, optimizer, temperature=1.0)
+    layout = parallel.make_layout(parallel.ParallelConfig(data=1))
+    policy = models.init_params(config, jax.random.key(seed))
+    self._layout, self._key = layout, jax.random.key(seed + 1)
+    self._reference = layout.put_params(jax.tree.map(jax.numpy.copy, policy), None)
+    self.state = layout.put_state(algorithm.init(
+        layout.put_params(init_params(settings, config, policy), None)))
+    options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
+    self._sample = layout.compile_rows(functools.partial(_sample, config, options, shape.group))
+    self._score = layout.compile_rows(algorithm.score)
+    self._make_batch = layout.compile_whole(algorithm.make_batch)
+    self._update = layout.compile_update(algorithm.update_step, self.state)
+
+  def run(self, index):
+    """One step. Returns {"total", "generate", "score", "batch", "update"} in seconds."""
+    prompts = self._prompts(index)
+    key_sample, key_update = jax.random.split(jax.random.fold_in(self._key, index))
+    clock = _Clock()
+    models_now = {"params": self.state.params, "reference": self._reference}
+    rollout = clock.wait("generate", self._sample(models_now, prompts, key_sample))
+    scores = clock.wait("score", self._score(models_now, rollout, key_sample))
+    rewards = even_share(np.asarray(rollout.completion_tokens))
+    rows = (rollout, scores, *self._layout.put_rows((rewards, np.ones(len(rewards), bool))))
+    batch, _ = clock.wait("batch", self._make_batch(rows, self.state.kl_coef))
+    self.batch, self.key = batch, key_update
+    self.update(clock)
+    return clock.seconds()
+
+  def update(self, clock=None):
+    """The update alone, on the batch of the last `run`. Returns {"total", "update"}."""
+    clock = clock or _Clock()
+    self.state, _ = clock.wait("update", self._update(self.state, self.batch, self.key))
+    return clock.seconds()
+
+  def _prompts(self, index):
+    shape = self.shape
+    random = np.random.default_rng((self._seed, index))
+    size = (shape.sequences // shape.group, shape.prompt_tokens)
+    return self._layout.put_rows(Prompts(
+        tokens=random.integers(2, shape.vocabulary, size).astype(np.int32),
+        mask=np.ones(size, bool), index=np.arange(size[0], dtype=np.int32)))
+
+
+def _sample(config, options, group, models_now, prompts, key):
+  params = models_now["params"]
+  return sampling.sample(
+      config, params["policy"], prompts, key, options=options, stop_ids=(), group_size=group,
+      value_head=params.get("value_head"))
+
+
+class _Clock:
+  """Seconds since the last lap, once the arrays of the lap are there."""
+
+  def __init__(self):
+    self._start = self._last = time.perf_counter()
+    self._seconds = {}
+
+  def wait(self, name, arrays):
+    jax.block_until_ready(arrays)
+    now = time.perf_counter()
+    self._seconds[name] = now - self._last
+    self._last = now
+    return arrays
+
+  def seconds(self):
+    return {"total": time.perf_counter() - self._start, **self._seconds}
