@@ -25,11 +25,11 @@ class Box(NamedTuple):
 
 
 # An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace.
-_BOX_TOKENS = re.compile(r"\\f?boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_TOKENS = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def find_boxes(text: str) -> list[Box]:
-  r"""All `\boxed{...}` (or `\fbox{...}`) of `text` whose braces balance, ordered by their start.
+  r"""All `\boxed{...}` of `text` whose braces balance, ordered by their start.
 
   A box that is never closed, as in a truncated text, is no box. Braces may nest to any depth
   (`\boxed{\frac{\sqrt{2}}{3}}`); one pass over the text, whatever it holds.

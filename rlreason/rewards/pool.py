@@ -23,6 +23,11 @@ import weakref
 
 SYMBOLIC = "symbolic"  # the target that compares two LaTeX texts: arguments gold, answer
 _WORKER_FILE = pathlib.Path(__file__).with_name("worker.py")
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # never a second owner of the accelerator
+    "OMP_NUM_THREADS": "1",  # each thread would reserve address space, and share the cores
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _LOAD_SECONDS = 120  # imports of a loaded machine; not part of a request's time
 
 
@@ -56,15 +61,16 @@ class WorkerPool:
   Args:
     num_workers: processes at most, and requests judged at the same time.
     timeout_seconds: limit for one request; the process is killed when it is over.
-    memory_bytes: address space of one worker (Linux). 1 GiB is ample for math-verify; a reward
-      function of one's own that imports jax needs about 8 GiB of *address space*.
+    memory_bytes: address space of one worker (Linux), more than what it touches: math-verify
+      takes 0.1 GiB, a reward function of one's own that imports jax 1.5 GiB on two cores and more
+      on machines with many.
 
   Raises:
     ValueError: a setting is out of range.
   """
 
   def __init__(
-      self, num_workers: int = 2, timeout_seconds: float = 5.0, memory_bytes: int = 1 << 30
+      self, num_workers: int = 2, timeout_seconds: float = 5.0, memory_bytes: int = 2 << 30
   ):
     for name, value in (
         ("num_workers", num_workers),
@@ -230,7 +236,7 @@ class _Worker:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # a group of its own: Ctrl-C is ours, and its children die with it
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},  # never a second owner of the accelerator
+        env={**os.environ, **_ENVIRONMENT},
     )
 
 

@@ -1,0 +1,214 @@
+"""Tests of rlreason.rewards.combine."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rlreason import rewards
+from rlreason.rewards import RewardSpec, combine_rewards
+from rlreason.rewards import pool as pools
+
+RLSP = dict(which_box="first", no_box_score=-0.5)
+RIGHT = "x" * 8000 + r"\boxed{1}"  # 2000 tokens of reasoning
+WRONG = "x" * 8000 + r"\boxed{2}"
+NO_BOX = "x" * 4000
+
+
+def score(completions, specs, **options):
+  combined = combine_rewards(specs, **options)
+  count = len(completions)
+  return combined(["p"] * count, completions, answer=["1"] * count)
+
+
+def constant(value):
+  return lambda prompts, completions, **columns: [value] * len(completions)
+
+
+def rlsp_specs(judge=None):
+  weight = 1.0 if judge is None else 0.8
+  specs = [
+      RewardSpec(name="verifier", weight=weight, options=RLSP),
+      RewardSpec(name="exploration", weight=weight, options=dict(c=1000)),
+  ]
+  if judge is not None:
+    specs.append(RewardSpec(name="judge", weight=0.2, function=judge, is_judge=True))
+  return specs
+
+
+def test_the_paper_s_numbers():
+  result = score([RIGHT, WRONG, NO_BOX], rlsp_specs())
+  assert result.total == pytest.approx([0.5, -0.5, -1.5])
+  assert result.parts == {"verifier": [1.0, 0.0, -0.5], "exploration": [-0.5, -0.5, -1.0]}
+  assert result.counts["unscored"] == 0
+  # With the judge: 0.8 * (1 - 0.5) + 0.2 * 0.75 = 0.55.
+  assert score([RIGHT], rlsp_specs(constant(0.75))).total == pytest.approx([0.55])
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 1.5, -1, "high"])
+def test_a_failing_judge_counts_half(value):
+  result = score([RIGHT], rlsp_specs(constant(value)))
+  assert result.total == pytest.approx([0.5])  # 0.8 * 0.5 + 0.2 * 0.5
+  assert result.parts["judge"] == [0.5]
+  assert result.counts["judge_failures"] == 1
+
+
+def test_a_judge_that_raises_counts_half():
+  def judge(prompts, completions, **columns):
+    raise ConnectionError("no network")
+
+  result = score([RIGHT, WRONG], rlsp_specs(judge))
+  assert result.parts["judge"] == [0.5, 0.5]
+  assert result.counts["judge_failures"] == 2
+
+
+def test_the_total_is_clipped():
+  result = score([r"\boxed{1}"], rlsp_specs())
+  assert result.parts["exploration"] == [-1000.0]
+  assert result.total == [-10.0]
+  assert score([r"\boxed{1}"], rlsp_specs(), clip_range=(-2000, 2000)).total == [-999.0]
+
+
+def test_the_sum_is_linear_in_the_weights():
+  values = {"a": [1.0, -2.0], "b": [0.25, 4.0]}
+  functions = {name: lambda p, c, column=value, **_: column for name, value in values.items()}
+
+  def total(a, b):
+    weights = dict(a=a, b=b)
+    specs = [RewardSpec(name=n, weight=weights[n], function=functions[n]) for n in values]
+    return np.array(score(["", ""], specs).total)
+
+  np.testing.assert_allclose(total(2, 3), 2 * total(1, 0) + 3 * total(0, 1))
+  np.testing.assert_allclose(total(2, 3), [2.75, 8.0])
+
+
+def test_none_spreads_to_the_total_unless_its_weight_is_0():
+  def specs(weight):
+    some = lambda prompts, completions, **columns: [None, 2]
+    return [
+        RewardSpec(name="some", weight=weight, function=some),
+        RewardSpec(name="one", function=constant(1)),
+    ]
+
+  result = score(["", ""], specs(0.5))
+  assert result.total == [None, 2.0] and result.counts["unscored"] == 1
+  result = score(["", ""], specs(0))
+  assert result.total == [1.0, 1.0] and result.counts["unscored"] == 0
+  assert result.parts["some"] == [None, 2.0]  # computed and logged all the same
+
+
+def test_built_in_rewards_by_name():
+  specs = [
+      RewardSpec(name="verifier"),
+      RewardSpec(name="format", weight=0.1),
+      RewardSpec(name="exploration", options=dict(c=4, unit="tokens")),
+      RewardSpec(name="random", weight=0, options=dict(probability=1.0)),
+  ]
+  combined = combine_rewards(specs)
+  columns = dict(answer=["1", "1"], reasoning_tokens=[8, 16])
+  result = combined(["", ""], [r"\boxed{1}", "1"], **columns)
+  assert result.parts == {
+      "verifier": [1.0, 0.0], "format": [1.0, 0.0], "exploration": [-0.5, -0.25],
+      "random": [1.0, 1.0],
+  }  # fmt: skip
+  assert result.total == pytest.approx([0.6, -0.25])
+  assert combined([], [], answer=[], reasoning_tokens=[]).total == []
+
+
+def test_the_task_names_its_verifier():
+  combined = combine_rewards([RewardSpec(name="verifier", options=RLSP)], verifier="countdown")
+  result = combined(["", ""], [r"\boxed{1+2}", "?"], numbers=[[1, 2]] * 2, target=[3, 3])
+  assert result.total == [1.0, -0.5]
+  own = combine_rewards([RewardSpec(name="verifier", weight=2)], verifier=constant(0.5))
+  assert own([""], [""]).total == [1.0]
+
+
+REWARDS = '''
+import time
+
+def mine(prompts, completions, answer, bonus=0, **columns):
+  if completions[0] == "hang":
+    time.sleep(1000)
+  if completions[0] == "fail":
+    raise KeyError("mine")
+  return [bonus + float(answer[0])]
+
+def not_a_number(prompts, completions, **columns):
+  return [float("nan")]
+'''
+
+
+def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
+  (tmp_path / "config_rewards.py").write_text(REWARDS)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  mine = RewardSpec(name="mine", function="config_rewards:mine", options=dict(bonus=1))
+  judge = RewardSpec(name="judge", weight=0, function="config_rewards:mine", is_judge=True)
+  nan = RewardSpec(name="broken", function="config_rewards:not_a_number")
+  with pools.WorkerPool(1, timeout_seconds=2) as pool:
+    result = score(["a", "hang", "fail"], [mine], pool=pool)
+    assert result.total == [2.0, None, None]
+    assert result.counts == dict(unscored=2, timeouts=1, crashes=0, errors=1, judge_failures=0)
+    result = score(["a", "fail"], [judge], pool=pool)
+    assert result.parts["judge"] == [1.0, 0.5] and result.counts["judge_failures"] == 1
+    with pytest.raises(ValueError, match="'broken' must return finite numbers"):
+      score(["a"], [nan], pool=pool)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", [1, 2], object()])
+def test_bad_values_name_the_reward(value):
+  with pytest.raises(ValueError, match="reward 'mine' must return finite numbers or None"):
+    score(["", ""], [RewardSpec(name="mine", function=constant(value))])
+
+
+def test_numbers_of_any_library_are_floats():
+  spec = RewardSpec(name="mine", function=lambda p, c, **_: np.array([1, 2], np.float32))
+  assert score(["", ""], [spec]).parts == {"mine": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize(
+    "specs, options, message",
+    [
+        ([], {}, "at least one"),
+        ([RewardSpec(name="format")] * 2, {}, "each name once"),
+        ([RewardSpec(name="verifier")], dict(verifier="maths"), "'countdown', 'math'"),
+        ([RewardSpec(name="verifier", options=dict(box="first"))], {}, "which_box"),
+        ([RewardSpec(name="exploration")], {}, "with .'c'."),
+        ([RewardSpec(name="random", options=dict(sed=1))], {}, "'seed'"),
+        ([RewardSpec(name="format")], dict(clip_range=(1, 1)), "clip_range"),
+    ],
+)
+def test_impossible_settings(specs, options, message):
+  with pytest.raises(ValueError, match=message):
+    combine_rewards(specs, **options)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(name=""), "needs a name"),
+        (dict(name="formt"), "exploration, format, random"),
+        (dict(name="format", weight=math.nan), "finite"),
+        (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
+        (dict(name="mine", function="my_pkg:f()"), "package.module:function"),
+    ],
+)
+def test_impossible_specs(fields, message):
+  with pytest.raises(ValueError, match=message):
+    RewardSpec(**fields)
+
+
+def test_rows_must_agree():
+  combined = combine_rewards([RewardSpec(name="format")])
+  with pytest.raises(ValueError, match="'answer' has 1 rows for 2"):
+    combined(["", ""], ["", ""], answer=["1"])
+  with pytest.raises(ValueError, match="'mine' returned 1 values for 2"):
+    score(["", ""], [RewardSpec(name="mine", function=lambda p, c, **_: [1])])
+
+
+def test_specs_are_built_from_a_config():
+  from rlreason import config
+
+  spec = config.build(RewardSpec, dict(name="mine", function="my_pkg:my_reward", weight=0.2))
+  assert spec == RewardSpec(name="mine", function="my_pkg:my_reward", weight=0.2)
+  spec = config.build(RewardSpec, dict(name="exploration", options=dict(c=1000)))
+  assert rewards.combine_rewards([spec])([""], ["x" * 8000]).total == [-0.5]

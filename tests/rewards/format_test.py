@@ -1,0 +1,40 @@
+"""Tests of rlreason.rewards.format."""
+
+import pytest
+
+from rlreason.rewards import format as formats
+
+
+@pytest.mark.parametrize(
+    "text, score",
+    [
+        (r"a \boxed{5} b", 1.0), (r"\boxed{1}\boxed{1}", 0.0), ("5", 0.0), (r"\boxed{5", 0.0),
+        (r"\boxed{ }", 0.0), ("", 0.0),
+    ],
+)  # fmt: skip
+def test_one_box(text, score):
+  assert formats.format_reward(["p"], [text], answer=["5"]) == [score]
+
+
+@pytest.mark.parametrize(
+    "text, score",
+    [
+        ("<think>a</think> <answer>5</answer>", 1.0),
+        (" <think>a</think>\n\n<answer>5</answer>\n", 1.0),
+        ("<think></think><answer></answer>", 1.0),
+        ("<think>a</think> so <answer>5</answer>", 0.0),
+        ("<think>a</think><answer>5</answer> done", 0.0),
+        ("well <think>a</think><answer>5</answer>", 0.0),
+        ("<think>a</think><think>a</think><answer>5</answer>", 0.0),
+        ("<think><answer>5</think></answer>", 0.0),
+        ("<answer>5</answer><think>a</think>", 0.0),
+        (r"\boxed{5}", 0.0),
+    ],
+)
+def test_tags(text, score):
+  assert formats.format_reward(["p"], [text], style="tags") == [score]
+
+
+def test_unknown_style():
+  with pytest.raises(ValueError, match="style must be one of"):
+    formats.format_reward([], [], style="xml")

@@ -1,0 +1,355 @@
+"""Tests of rlreason.rewards.pool and rlreason.rewards.worker."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from rlreason.rewards import pool as pools
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+REWARDS = r'''
+import os, subprocess, sys, time
+
+def length(prompts, completions, **columns):
+  print("a print of a library must not reach the protocol")
+  os.write(1, b"nor may a write to the descriptor\n")
+  assert len(prompts) == len(completions) == 1
+  return [len(completions[0])]
+
+def columns(prompts, completions, answer, numbers, scale):
+  return [scale * (answer[0] + sum(numbers[0]))]
+
+def hang(prompts, completions, **columns):
+  time.sleep(0 if completions[0] == "quick" else 1000)
+  return [1.0]
+
+def spin(prompts, completions, **columns):
+  return [float(len(str(9 ** 9 ** 9)))]
+
+def recurse(prompts, completions, **columns):
+  return recurse(prompts, completions)
+
+kept = []
+
+def flood(prompts, completions, **columns):
+  while completions[0] == "flood":
+    kept.append(bytearray(1 << 24))
+  return [1.0]
+
+def crash(prompts, completions, **columns):
+  os._exit(3)
+
+def leave(prompts, completions, **columns):
+  sys.exit(3)
+
+def read(prompts, completions, **columns):
+  return [float(len(sys.stdin.read()))]
+
+def child(prompts, completions, pid_file):
+  process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+  with open(pid_file[0], "w") as file:
+    file.write(str(process.pid))
+  process.wait()
+
+def two(prompts, completions, **columns):
+  return [1.0, 2.0]
+
+def nothing(prompts, completions, **columns):
+  return [None]
+
+def identity(prompts, completions, **columns):
+  return [os.getpid()]
+'''
+
+
+@pytest.fixture(autouse=True)
+def user_module(tmp_path, monkeypatch):
+  """A module of the user's, found through the parent's sys.path."""
+  (tmp_path / "my_rewards.py").write_text(REWARDS)
+  monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.fixture
+def patient():
+  with pools.WorkerPool(1, timeout_seconds=60) as pool:
+    yield pool
+
+
+@pytest.fixture
+def quick():
+  with pools.WorkerPool(1, timeout_seconds=2.0, memory_bytes=1 << 29) as pool:
+    yield pool
+
+
+def row(completion="", **columns):
+  return dict(prompt="p", completion=completion, columns=columns, options={})
+
+
+def symbolic(gold, answer):
+  return dict(gold=gold, answer=answer)
+
+
+def is_running(pid):
+  """Whether a process exists that is no zombie."""
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  stat = pathlib.Path(f"/proc/{pid}/stat")
+  return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_gone(pid, seconds=20):
+  limit = time.monotonic() + seconds
+  while is_running(pid):
+    assert time.monotonic() < limit, f"process {pid} is still there"
+    time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "gold, answer, equal",
+    [
+        (r"\sqrt{2}", r"\frac{2}{\sqrt2}", True),
+        (r"x^2-1", "(x-1)(x+1)", True),
+        (r"\{1,2\}", r"\{2,1\}", True),
+        ("(1,2)", "(2,1)", False),
+        (r"\frac{\pi}{4}", r"0.25\pi", True),
+        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}", True),
+        (r"\sqrt{2}", "3+", False),
+        (r"\sqrt{2}", "", False),
+        (r"\sqrt{2}", "no mathematics!", False),
+    ],
+)
+def test_symbolic_equality(symbolic_pool, gold, answer, equal):
+  reply = symbolic_pool.call(pools.SYMBOLIC, symbolic(gold, answer))
+  assert reply == pools.Reply(value=equal)
+
+
+@pytest.fixture(scope="module")
+def symbolic_pool():
+  with pools.WorkerPool(1, timeout_seconds=60) as pool:
+    yield pool
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "__import__('os').system('touch {path}')",
+        "f(__import__('os').mkdir('{path}'))",
+        r"\max(__import__('os').mkdir('{path}'), 2)",
+        "open('{path}', 'w')",
+        r"\text{{open('{path}', 'w')}}",
+        r"\operatorname{{exec}}(open('{path}', 'w'))",
+        "x_{{open('{path}', 'w')}}",
+    ],
+)
+def test_text_is_never_run(symbolic_pool, tmp_path, answer):
+  path = tmp_path / "run"
+  symbolic_pool.call(pools.SYMBOLIC, symbolic(r"\sqrt{2}", answer.format(path=path)))
+  assert not path.exists()
+
+
+def test_sympy_reads_no_code_in_the_worker(monkeypatch):
+  """Every way from text to a SymPy object is closed, also those the parser does not take today."""
+  code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import worker
+equal = worker.make_symbolic_equal()
+import sympy
+for read in (sympy.sympify, sympy.Number, sympy.S, lambda text: sympy.Symbol("x") + sympy.S(text)):
+  try:
+    print(read("__import__('os').getpid()"))
+  except ValueError as error:
+    print(error)
+print(sympy.Number("12") + 1, sympy.Number("1.5"), equal("x^2-1", "(x+1)(x-1)"))
+"""
+  folder = pathlib.Path(pools.__file__).parent
+  run = subprocess.run(
+      [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+  )
+  assert run.stdout.split("\n")[:4] == ["text is never evaluated as code"] * 4
+  assert run.stdout.split("\n")[4] == "13 1.50000000000000 True"
+
+
+@pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "(" * 900 + "x" + ")" * 900, "10000000000!"])
+def test_a_hanging_comparison_is_killed_and_counted(quick, answer):
+  quick.call(pools.SYMBOLIC, symbolic("x", "y"))  # loaded: what follows is the request's own time
+  start = time.perf_counter()
+  reply = quick.call(pools.SYMBOLIC, symbolic(r"\sqrt{2}", answer))
+  assert reply.value is None and reply.failure == "timeout"
+  assert time.perf_counter() - start < 2.0 + 3
+  assert quick.counts.timeouts == 1
+  assert quick.call(pools.SYMBOLIC, symbolic("x+y", "y+x")).value is True  # a new process
+
+
+def test_a_comparison_that_floods_memory_is_no_score(quick):
+  reply = quick.call(pools.SYMBOLIC, symbolic("x", r"\operatorname{zeros}(100000, 100000)"))
+  assert reply.value is None and reply.failure in ("error", "timeout")
+  assert sum(quick.counts[1:]) == 1
+
+
+def test_user_functions_get_their_row(patient):
+  replies = patient.map("my_rewards:length", [row("abc"), row(""), row("\u2212\ud800x\n")])
+  assert [reply.value for reply in replies] == [3.0, 0.0, 4.0]
+  request = row(answer=np.float32(1.5), numbers=np.array([1, 2]))
+  request["options"] = dict(scale=2)
+  assert patient.call("my_rewards:columns", request).value == 9.0
+  assert patient.call("my_rewards:nothing", row()) == pools.Reply(value=None)
+  assert patient.call("my_rewards:read", row()).value == 0.0
+
+
+@pytest.mark.parametrize("name", ["hang", "spin"])
+def test_a_hanging_function_is_killed_alone(quick, name):
+  quick.call("my_rewards:length", row())
+  replies = quick.map(f"my_rewards:{name}", [row("slow")])
+  assert [reply.failure for reply in replies] == ["timeout"]
+  assert quick.call("my_rewards:hang", row("quick")).value == 1.0
+  assert quick.counts == pools.PoolCounts(requests=3, timeouts=1)
+
+
+def test_failures_are_told_apart(quick):
+  errors = {
+      "recurse": "RecursionError", "leave": "SystemExit", "two": "returned 2 scores",
+      "columns": "TypeError",
+  }  # fmt: skip
+  for name, message in errors.items():
+    reply = quick.call(f"my_rewards:{name}", row())
+    assert reply.failure == "error" and message in reply.message
+  assert quick.call("my_rewards:crash", row()).failure == "crash"
+  assert quick.call("my_rewards:length", row("ab")).value == 2.0
+  assert quick.counts == pools.PoolCounts(requests=6, crashes=1, errors=4)
+
+
+def test_a_memory_flood_is_an_error_and_leaves_a_fresh_worker():
+  with pools.WorkerPool(1, timeout_seconds=60, memory_bytes=1 << 28) as pool:
+    reply = pool.call("my_rewards:flood", row("flood"))
+    assert reply.failure == "error" and reply.message.startswith("MemoryError")
+    assert pool.call("my_rewards:flood", row()).value == 1.0
+    assert pool.counts.errors == 1
+
+
+def test_children_of_a_worker_die_with_it(quick, tmp_path):
+  path = tmp_path / "pid"
+  assert quick.call("my_rewards:child", row(pid_file=str(path))).failure == "timeout"
+  wait_until_gone(int(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "target, message",
+    [
+        ("no_such_module:f", "No module named 'no_such_module'"),
+        ("my_rewards:no_such_function", "no_such_function"),
+    ],
+)
+def test_a_target_that_cannot_be_loaded_is_an_error(patient, target, message):
+  with pytest.raises(ValueError, match=message):
+    patient.map(target, [row()])
+  assert patient.call("my_rewards:length", row("ab")).value == 2.0
+
+
+def test_arguments_must_be_json(patient):
+  with pytest.raises(ValueError, match="JSON"):
+    patient.call("my_rewards:length", row(answer=object()))
+
+
+def test_workers_are_lazy_shared_and_gone_after_close():
+  pool = pools.WorkerPool(3, timeout_seconds=60)
+  pids = {pool.call("my_rewards:identity", row()).value for _ in range(5)}
+  assert len(pids) == 1  # requests one after the other need one process
+  replies = pool.map("my_rewards:identity", [row()] * 30)
+  pids |= {reply.value for reply in replies}
+  assert 1 <= len(pids) <= 3 and os.getpid() not in pids
+  pool.close()
+  pool.close()
+  for pid in pids:
+    assert not pathlib.Path(f"/proc/{int(pid)}").exists()  # reaped, no zombie
+  with pytest.raises(ValueError, match="closed"):
+    pool.call("my_rewards:identity", row())
+
+
+def test_a_hang_delays_its_own_worker_only():
+  with pools.WorkerPool(2, timeout_seconds=3) as pool:
+    pool.map("my_rewards:hang", [row("quick")] * 8)
+    replies = pool.map("my_rewards:hang", [row("slow"), *[row("quick")] * 20])
+  assert replies[0].failure == "timeout"
+  assert [reply.value for reply in replies[1:]] == [1.0] * 20
+
+
+def test_other_threads_may_use_the_pool():
+  results = {}
+  with pools.WorkerPool(2, timeout_seconds=60) as pool:
+
+    def use(number):
+      replies = pool.map("my_rewards:length", [row("x" * number)] * 5)
+      results[number] = [reply.value for reply in replies]
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+    assert pool.counts.requests == 20
+  assert results == {number: [float(number)] * 5 for number in range(4)}
+
+
+def test_garbage_pools_take_their_workers_along():
+  pool = pools.WorkerPool(1, timeout_seconds=60)
+  pid = int(pool.call("my_rewards:identity", row()).value)
+  del pool
+  wait_until_gone(pid)
+
+
+PARENT = """
+import sys, time
+from rlreason.rewards import pool as pools
+pool = pools.WorkerPool(1, timeout_seconds=1)
+row = dict(prompt="p", completion="slow", columns={}, options={})
+print(int(pool.call("my_rewards:identity", row).value), flush=True)
+if sys.argv[1] == "hang":
+  pool.timeout_seconds = 2
+  pool.call("my_rewards:hang", row)
+elif sys.argv[1] == "idle":
+  time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "hang", "exit"])
+def test_workers_do_not_outlive_their_parent(tmp_path, state):
+  environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+  parent = subprocess.Popen(
+      [sys.executable, "-c", PARENT, state], stdout=subprocess.PIPE, env=environment
+  )
+  pid = int(parent.stdout.readline())
+  if state != "exit":
+    assert is_running(pid)
+    time.sleep(0.2)  # into the hang
+    parent.send_signal(signal.SIGKILL)
+  parent.wait()
+  parent.stdout.close()
+  wait_until_gone(pid)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(num_workers=0), "num_workers must be above 0. Got: 0"),
+        (dict(timeout_seconds=-1), "timeout_seconds"),
+        (dict(memory_bytes=0), "memory_bytes"),
+    ],
+)
+def test_settings_are_checked(options, message):
+  with pytest.raises(ValueError, match=message):
+    pools.WorkerPool(**options)
+
+
+def test_the_default_pool_is_one_and_starts_nothing():
+  assert pools.default_pool() is pools.default_pool()
