@@ -94,9 +94,10 @@ def check_names(found: Iterable[str], entries: Mapping[str, Entry], where: str) 
 
 def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> None:
   """Raises ValueError unless tensor `name` has the shape its place in the tree asks for."""
-  if tuple(shape) != entry.file_shape:
+  shape = tuple(shape)
+  if shape != entry.file_shape:
     raise ValueError(
-        f"{where}: {name} has shape {tuple(shape)}, expected {entry.file_shape} for "
+        f"{where}: {name} has shape {shape}, expected {entry.file_shape} for "
         f"{'/'.join(entry.path)}")
 
 

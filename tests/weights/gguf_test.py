@@ -1,0 +1,205 @@
+"""GGUF files: every quantisation, rotary layouts, and files that are not what they should be."""
+
+import dataclasses
+import functools
+
+import gguf
+import jax
+import numpy as np
+import pytest
+
+from rlreason import models
+from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.weights import load_model, names
+from rlreason.weights import gguf as ours
+
+# Rows of 64 hold two blocks of 32.
+TINY = ModelConfig(
+    vocab_size=9, width=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_width=64,
+    rope_theta=5e5, norm_eps=1e-6, max_positions=77)
+KINDS = gguf.GGMLQuantizationType
+
+
+def _tensors(config, params):
+  """The arrays of a GGUF file, as a converter writes them: interleaved rows for llama."""
+  entries = names.gguf_entries(config, interleaved_rope=False)
+  arrays = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
+  if not (config.qkv_bias or config.qk_norm):
+    for name, array in arrays.items():
+      heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(
+          name.split(".")[-2])
+      if heads:
+        array = array.reshape(heads, 2, array.shape[0] // heads // 2, -1)
+        arrays[name] = array.swapaxes(1, 2).reshape(heads * config.head_dim, -1)
+  return arrays
+
+
+def _write(path, config, arrays, kinds, architecture="llama"):
+  """Writes a whole file; `kinds` maps tensor names to quantisations, the rest is F32."""
+  writer = gguf.GGUFWriter(path, architecture)
+  writer.add_block_count(config.num_layers)
+  writer.add_context_length(config.max_positions)
+  writer.add_embedding_length(config.width)
+  writer.add_feed_forward_length(config.mlp_width)
+  writer.add_head_count(config.num_heads)
+  writer.add_head_count_kv(config.num_kv_heads)
+  writer.add_key_length(config.head_dim)
+  writer.add_rope_freq_base(config.rope_theta)
+  writer.add_layer_norm_rms_eps(config.norm_eps)
+  writer.add_tokenizer_model("gpt2")
+  writer.add_tokenizer_pre("smollm")
+  writer.add_token_list(["<end>", *"abcdefg", "ab"])
+  writer.add_token_types([3] + [1] * 8)
+  writer.add_token_merges(["a b"])
+  writer.add_eos_token_id(0)
+  for name, array in arrays.items():
+    kind = kinds.get(name, KINDS.F32)
+    writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return path
+
+
+@functools.cache
+def _params(config):
+  """Random everywhere, norms and biases too; host arrays."""
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda x: random.normal(size=x.shape).astype(x.dtype), models.abstract_params(config))
+
+
+@pytest.mark.parametrize("architecture, changes", [
+    ("llama", {}), ("llama", {"tie_embeddings": False, "num_kv_heads": 4}),
+    ("qwen2", {"qkv_bias": True}), ("qwen3", {"qk_norm": True, "head_dim": 32})])
+def test_f32_file_is_read_to_the_bit(tmp_path, architecture, changes):
+  config = dataclasses.replace(TINY, **changes)
+  params = _params(config)
+  path = _write(tmp_path / "x.gguf", config, _tensors(config, params), {}, architecture)
+  got_config, got, tokenizer = load_model(path)
+  assert got_config == config
+  jax.tree.map(np.testing.assert_array_equal, got, params)
+  assert tokenizer.encode("abc<end>") == [8, 3, 0]
+
+
+# Half a quantisation step at the largest magnitude of a block, as a share of that magnitude.
+TOLERANCES = {
+    KINDS.F16: 2**-11, KINDS.BF16: 2**-8, KINDS.Q8_0: 1 / 250, KINDS.Q5_0: 1 / 15,
+    KINDS.Q5_1: 1 / 30, KINDS.Q4_0: 1 / 7, KINDS.Q4_1: 1 / 14,
+}
+
+
+@pytest.mark.parametrize("kind", TOLERANCES, ids=lambda kind: kind.name)
+def test_quantised_matrices_come_back_within_a_step(tmp_path, kind):
+  params = _params(TINY)
+  arrays = _tensors(TINY, params)
+  matrices = {name: kind for name, array in arrays.items() if array.ndim == 2}
+  _, got, _ = load_model(_write(tmp_path / "x.gguf", TINY, arrays, matrices))
+  largest = max(np.abs(array).max() for array in arrays.values())
+  for path, array in jax.tree_util.tree_leaves_with_path(params):
+    wanted = np.asarray(array)
+    other = got
+    for part in path:
+      other = other[part.key]
+    np.testing.assert_allclose(other, wanted, atol=1.01 * largest * TOLERANCES[kind], rtol=0)
+  assert not np.array_equal(got["layers"]["mlp"]["up"]["kernel"],
+                            params["layers"]["mlp"]["up"]["kernel"])
+
+
+def _tensor(kind, raw, shape):
+  return gguf.ReaderTensor(
+      name="x", tensor_type=kind, shape=np.array(shape[::-1]), n_elements=int(np.prod(shape)),
+      n_bytes=raw.nbytes, data_offset=0, data=raw, field=None)
+
+
+def test_q4_k_block_by_hand():
+  # 256 values in 8 groups of 32: value = d * scale * nibble - dmin * minimum. Scales and minima
+  # are 6 bits; of the first four groups they are the low bits of bytes 0-3 and 4-7.
+  scales, minima = [1, 2, 3, 4], [5, 6, 7, 8]
+  packed = scales + minima + [0, 0, 0, 0]  # groups 4-7: scale 0, minimum 0
+  nibbles = np.zeros(128, np.uint8)
+  nibbles[:32] = 0x3A  # group 0: ten everywhere, group 1: three
+  raw = np.concatenate([
+      np.array([0.5, 0.25], np.float16).view(np.uint8), np.array(packed, np.uint8), nibbles])
+  got = ours.dequantise(_tensor(KINDS.Q4_K, raw[None], (1, 256)))[0]
+  np.testing.assert_array_equal(got[:32], 0.5 * 1 * 10 - 0.25 * 5)
+  np.testing.assert_array_equal(got[32:64], 0.5 * 2 * 3 - 0.25 * 6)
+  np.testing.assert_array_equal(got[64:96], -0.25 * 7)
+  np.testing.assert_array_equal(got[128:], 0)
+
+
+def test_q6_k_block_by_hand():
+  # 256 values in 16 groups of 16: value = d * scale * (6 bits - 32).
+  low, high = np.zeros(128, np.uint8), np.zeros(64, np.uint8)
+  low[0], high[0] = 0x5, 0b10  # value 0: 0b10_0101 = 37
+  scales = np.full(16, 3, np.int8)
+  scales[1] = -2
+  raw = np.concatenate([
+      low, high, scales.view(np.uint8), np.array([0.5], np.float16).view(np.uint8)])
+  got = ours.dequantise(_tensor(KINDS.Q6_K, raw[None], (1, 256)))[0]
+  assert got[0] == 0.5 * 3 * (37 - 32)
+  np.testing.assert_array_equal(got[1:16], 0.5 * 3 * -32)
+  np.testing.assert_array_equal(got[16:32], 0.5 * -2 * -32)
+
+
+def test_k_quantised_file_is_accepted(tmp_path):
+  """Random blocks of whole rows: what matters is that rows and columns arrive where they belong."""
+  config = dataclasses.replace(TINY, width=256, mlp_width=256, head_dim=64)
+  arrays = _tensors(config, _params(config))
+  block_bytes = {KINDS.Q4_K: 144, KINDS.Q6_K: 210}
+  for kind, size in block_bytes.items():
+    raw = np.random.default_rng(0).integers(0, 60, (256, size), np.uint8)
+    name = "blk.1.ffn_gate.weight"
+    path = _write(tmp_path / "x.gguf", config, arrays, {name: KINDS.BF16})
+    reader = gguf.GGUFReader(path)
+    tensors = {t.name: t for t in reader.tensors}
+    swapped = tensors[name]._replace(tensor_type=kind, data=raw)
+    reader.tensors[[t.name for t in reader.tensors].index(name)] = swapped
+    metadata = {k: f.contents() for k, f in reader.fields.items()}
+    _, params = ours.read_model(reader, metadata, np.dtype("float32"), "x.gguf")
+    gate = params["layers"]["mlp"]["gate"]["kernel"][1]
+    np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)
+
+
+def test_llama_3_rope_scaling_is_recognised(tmp_path):
+  arrays = _tensors(TINY, _params(TINY))
+  exponents = np.arange(0, 16, 2) / 16
+  turns = 8192 / (2 * np.pi) * 5e5 ** -exponents
+  kept = np.clip((turns - 1) / 3, 0, 1)
+  arrays["rope_freqs.weight"] = (1 / ((1 - kept) / 32 + kept)).astype(np.float32)
+  config, _, _ = load_model(_write(tmp_path / "x.gguf", TINY, arrays, {}))
+  assert config.rope_scaling == Llama3RopeScaling(32.0, 1.0, 4.0, 8192)
+  arrays["rope_freqs.weight"] = np.full(8, 2, np.float32)
+  with pytest.raises(ValueError, match="y.gguf: GGUF rope_freqs.weight"):
+    load_model(_write(tmp_path / "y.gguf", TINY, arrays, {}))
+
+
+def test_wrong_tensors_are_named(tmp_path):
+  arrays = _tensors(TINY, _params(TINY))
+  del arrays["blk.1.ffn_up.weight"]
+  arrays["blk.0.extra.weight"] = np.zeros(4, np.float32)
+  with pytest.raises(ValueError, match=(
+      r"missing tensors \['blk.1.ffn_up.weight'\]; unknown tensors \['blk.0.extra.weight'\]")):
+    load_model(_write(tmp_path / "x.gguf", TINY, arrays, {}))
+  arrays = _tensors(TINY, _params(TINY)) | {"output_norm.weight": np.zeros(3, np.float32)}
+  with pytest.raises(ValueError, match=r"output_norm.weight has shape \(3,\), expected \(64,\)"):
+    load_model(_write(tmp_path / "y.gguf", TINY, arrays, {}))
+  arrays = _tensors(dataclasses.replace(TINY, width=256), _params(
+      dataclasses.replace(TINY, width=256)))
+  kinds = {"token_embd.weight": KINDS.TQ1_0}
+  with pytest.raises(ValueError, match="token_embd.weight is stored as TQ1_0, allowed: F32, F16"):
+    load_model(_write(tmp_path / "z.gguf", dataclasses.replace(TINY, width=256), arrays, kinds))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 1000, -1])
+def test_truncated_file_is_named(tmp_path, keep):
+  path = _write(tmp_path / "x.gguf", TINY, _tensors(TINY, _params(TINY)), {})
+  path.write_bytes(path.read_bytes()[:keep])
+  with pytest.raises(ValueError, match="x.gguf: not a whole GGUF file"):
+    load_model(path)
+
+
+def test_missing_file_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="nowhere.gguf"):
+    load_model(tmp_path / "nowhere.gguf")

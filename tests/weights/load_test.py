@@ -1,0 +1,199 @@
+"""Whole Hugging Face folders, written and read."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from rlreason import models, weights
+from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.tokenizers import WordTokenizer
+
+TINY = ModelConfig(
+    vocab_size=9, width=10, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20,
+    max_positions=77)
+VARIANTS = {
+    "llama": dataclasses.replace(TINY, rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 64)),
+    "qwen2": dataclasses.replace(TINY, qkv_bias=True, tie_embeddings=False),
+    "qwen3": dataclasses.replace(TINY, qk_norm=True),
+}
+TOKENIZER = WordTokenizer.from_words("abcdef")
+
+
+@functools.cache
+def _params(config):
+  """Random everywhere, norms and biases too; host arrays."""
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda x: random.normal(size=x.shape).astype(x.dtype), models.abstract_params(config))
+
+
+def _assert_same(got, wanted):
+  assert jax.tree.structure(got) == jax.tree.structure(wanted)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    assert a.dtype == b.dtype
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("limit", [10**9, 700])
+def test_round_trip_keeps_every_bit(tmp_path, config, dtype, limit):
+  config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+  params = _params(config)
+  weights.save_model(tmp_path, config, params, TOKENIZER, max_shard_bytes=limit)
+  assert (tmp_path / "model.safetensors").exists() == (limit > 700)
+  got_config, got, tokenizer = weights.load_model(tmp_path, dtype=dtype)
+  assert got_config == config
+  _assert_same(got, params)
+  assert tokenizer.encode("a c<eos>") == [2, 4, 1] and tokenizer.eos_ids == (1,)
+
+
+def test_written_files(tmp_path):
+  weights.save_model(tmp_path / "new" / "folder", TINY, _params(TINY), TOKENIZER)
+  files = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+  assert files == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+                   "tokenizer_config.json", "special_tokens_map.json"}
+  read = lambda name: json.loads((tmp_path / "new" / "folder" / name).read_text())
+  assert read("generation_config.json") == {
+      "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
+  assert read("config.json")["torch_dtype"] == "float32"
+  assert read("config.json")["eos_token_id"] == 1
+
+
+def test_types(tmp_path):
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _params(TINY))
+  weights.save_model(tmp_path, TINY, params, TOKENIZER)
+  config, got, _ = weights.load_model(tmp_path)  # float32 by default
+  assert (config.param_dtype, config.dtype) == ("float32", "float32")
+  _assert_same(got, jax.tree.map(lambda x: x.astype(jnp.float32), params))
+  config, got, _ = weights.load_model(tmp_path, dtype=None, compute_dtype="float32")
+  assert (config.param_dtype, config.dtype) == ("bfloat16", "float32")
+  _assert_same(got, params)
+  with pytest.raises(ValueError, match="dtype: got 'float16', allowed: float32, bfloat16"):
+    weights.load_model(tmp_path, dtype="float16")
+
+
+def test_parameters_go_where_they_are_told(tmp_path):
+  weights.save_model(tmp_path, TINY, _params(TINY), TOKENIZER)
+  device = jax.devices()[-1]
+  _, params, _ = weights.load_model(tmp_path, sharding=device)
+  assert {leaf.device for leaf in jax.tree.leaves(params)} == {device}
+
+
+def test_convert(tmp_path):
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _params(TINY))
+  weights.save_model(tmp_path / "a", TINY, params, TOKENIZER)
+  weights.convert(tmp_path / "a", tmp_path / "b")
+  _assert_same(weights.load_model(tmp_path / "b", dtype=None)[1], params)
+  weights.convert(tmp_path / "a", tmp_path / "c", dtype="float32")
+  assert weights.load_model(tmp_path / "c", dtype=None)[0].param_dtype == "float32"
+  with pytest.raises(ValueError, match="destination: got the source"):
+    weights.convert(tmp_path / "a", tmp_path / "b" / ".." / "a")
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path):
+  weights.save_model(tmp_path, TINY, _params(TINY), TOKENIZER)
+  return tmp_path
+
+
+def _edit(folder, **changes):
+  """Adds tensors to model.safetensors, or removes those that are None."""
+  path = folder / "model.safetensors"
+  arrays = safetensors_numpy.load_file(path) | changes
+  arrays = {name: array for name, array in arrays.items() if array is not None}
+  safetensors_numpy.save_file(arrays, path, metadata={"format": "pt"})
+
+
+def _configure(folder, **changes):
+  path = folder / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_missing_and_unknown_tensors_are_listed(folder):
+  _edit(folder, **{"model.norm.weight": None, "model.layers.2.mlp.up_proj.weight": None,
+                   "model.layers.0.self_attn.q_proj.bias": np.zeros(24, np.float32)})
+  with pytest.raises(ValueError, match=(
+      r"missing tensors \['model.layers.2.mlp.up_proj.weight', 'model.norm.weight'\]; "
+      r"unknown tensors \['model.layers.0.self_attn.q_proj.bias'\]")):
+    weights.load_model(folder)
+
+
+def test_wrong_shapes_and_types_are_named(folder):
+  name = "model.layers.1.self_attn.k_proj.weight"
+  _edit(folder, **{name: np.zeros((10, 12), np.float32)})  # transposed
+  with pytest.raises(ValueError, match=rf"{name} has shape \(10, 12\), expected \(12, 10\)"):
+    weights.load_model(folder)
+  _edit(folder, **{name: np.zeros((12, 10), np.int8)})
+  with pytest.raises(ValueError, match=f"{name} is stored as I8, allowed: F32, F16, BF16"):
+    weights.load_model(folder)
+  _edit(folder, **{name: np.ones((12, 10), np.float16)})
+  _, params, _ = weights.load_model(folder)
+  assert params["layers"]["attention"]["k"]["kernel"][1].sum() == 120
+
+
+def test_old_rotary_buffers_are_ignored(folder):
+  _edit(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32)})
+  _assert_same(weights.load_model(folder)[1], _params(TINY))
+
+
+def test_tied_output_matrix_that_is_stored_as_well(folder):
+  embedding = np.asarray(_params(TINY)["embed"]["embedding"])
+  _edit(folder, **{"lm_head.weight": embedding})
+  _assert_same(weights.load_model(folder)[1], _params(TINY))
+  _edit(folder, **{"lm_head.weight": embedding + 1})
+  with pytest.raises(ValueError, match="lm_head.weight differs from model.embed_tokens.weight"):
+    weights.load_model(folder)
+  _configure(folder, tie_word_embeddings=False)
+  np.testing.assert_array_equal(
+      weights.load_model(folder)[1]["lm_head"]["kernel"], embedding.T + 1)
+
+
+def test_untied_model_needs_its_output_matrix(folder):
+  _configure(folder, tie_word_embeddings=False)
+  with pytest.raises(ValueError, match=r"missing tensors \['lm_head.weight'\]"):
+    weights.load_model(folder)
+
+
+def test_pickles_are_refused(folder):
+  (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+  with pytest.raises(ValueError, match="pytorch_model.bin is a pickled checkpoint"):
+    weights.load_model(folder)
+  with pytest.raises(ValueError, match="model.pt is a pickled checkpoint"):
+    weights.load_model(folder / "model.pt")
+
+
+def test_missing_and_unsupported_files_are_named(folder, tmp_path):
+  with pytest.raises(FileNotFoundError, match="nowhere not found; expected a folder"):
+    weights.load_model(tmp_path / "nowhere")
+  _configure(folder, model_type="mamba")
+  with pytest.raises(ValueError, match="model_type: got 'mamba', allowed: llama, qwen2, qwen3"):
+    weights.load_model(folder)
+  (folder / "config.json").unlink()
+  with pytest.raises(FileNotFoundError, match="config.json not found"):
+    weights.load_model(folder)
+
+
+def test_tokenizer_must_fit_the_embedding(folder):
+  WordTokenizer.from_words("abcdefgh").save(folder)
+  with pytest.raises(ValueError, match="the tokenizer has 10 tokens, the model only 9 embeddings"):
+    weights.load_model(folder)
+
+
+def test_wrong_parameters_are_not_written(tmp_path):
+  params = _params(TINY) | {"value_head": {"kernel": np.zeros(3)}}
+  del params["final_norm"]
+  with pytest.raises(ValueError, match=(
+      r"missing \['final_norm/scale'\]; unknown \['value_head/kernel'\]")):
+    weights.save_model(tmp_path, TINY, params, TOKENIZER)
+  params = _params(TINY) | {"final_norm": {"scale": np.zeros(3, ml_dtypes.bfloat16)}}
+  with pytest.raises(ValueError, match="final_norm/scale has shape"):
+    weights.save_model(tmp_path, TINY, params, TOKENIZER)
+  assert not (tmp_path / "config.json").exists()  # an unfinished folder does not look finished

@@ -1,0 +1,100 @@
+"""Names and layouts of tensors in files."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import models
+from rlreason.models.config import ModelConfig
+from rlreason.weights import names
+
+TINY = ModelConfig(
+    vocab_size=17, width=10, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20)
+VARIANTS = {
+    "llama": TINY,
+    "qwen2": dataclasses.replace(TINY, qkv_bias=True, tie_embeddings=False),
+    "qwen3": dataclasses.replace(TINY, qk_norm=True),
+}
+variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+
+
+@functools.cache
+def _params(config):
+  """Random everywhere, norms and biases too; host arrays."""
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda x: random.normal(size=x.shape).astype(x.dtype), models.abstract_params(config))
+
+
+def test_layouts_by_hand():
+  # (out, in) = (heads * head_dim, width) becomes [width, heads, head_dim].
+  entry = names.Entry(("layers", "attention", "q", "kernel"), 0, shape=(2, 2, 2), in_axes=1)
+  file = np.arange(8).reshape(4, 2)  # row r is output r = head * 2 + i
+  assert entry.file_shape == (4, 2)
+  ours = entry.from_file(file)
+  assert ours[1, 0, 1] == file[1, 1] and ours[0, 1, 0] == file[2, 0]
+  # (width, heads * head_dim) becomes [heads, head_dim, width].
+  entry = names.Entry(("layers", "attention", "o", "kernel"), 0, shape=(2, 2, 3), in_axes=2)
+  file = np.arange(12).reshape(3, 4)
+  assert entry.file_shape == (3, 4)
+  assert entry.from_file(file)[1, 0, 2] == file[2, 2]
+
+
+def test_interleaved_rope_by_hand():
+  # Two heads of size 4; rows named by what they hold: head, pair, member.
+  rows = ["0a0", "0a1", "0b0", "0b1", "1a0", "1a1", "1b0", "1b1"]
+  wanted = ["0a0", "0b0", "0a1", "0b1", "1a0", "1b0", "1a1", "1b1"]
+  got = names._unpermute_rope(np.array(rows)[:, None], 2)
+  assert got[:, 0].tolist() == wanted
+
+
+@variants
+def test_every_parameter_has_one_place(config):
+  """Writing all tensors and reading them back gives the same tree, for both sets of names."""
+  params = _params(config)
+  for entries in (names.hf_entries(config), names.gguf_entries(config, interleaved_rope=False)):
+    files = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
+    for name, array in files.items():
+      names.check_shape(array.shape, name, entries[name], "here")
+    again = names.build_tree(config, entries, files.__getitem__, jnp.dtype("float32"))
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_layers_are_not_mixed_up():
+  params = _params(TINY)
+  name = "model.layers.2.mlp.up_proj.weight"
+  array = names.read_tree(params, name, names.hf_entries(TINY)[name])
+  np.testing.assert_array_equal(array, params["layers"]["mlp"]["up"]["kernel"][2].T)
+
+
+def test_only_q_and_k_are_permuted():
+  entries = names.gguf_entries(VARIANTS["qwen2"], interleaved_rope=True)
+  heads = {name: entry.rope_heads for name, entry in entries.items() if entry.rope_heads}
+  assert heads == {f"blk.{i}.attn_{part}.weight": count
+                   for i in range(3) for part, count in (("q", 4), ("k", 2))}
+  with pytest.raises(ValueError, match="read, not written"):
+    entries["blk.0.attn_q.weight"].to_file(np.zeros((10, 4, 6)))
+
+
+def test_names_are_checked():
+  entries = names.hf_entries(TINY)
+  with pytest.raises(ValueError, match=(
+      r"here: missing tensors \['model.norm.weight'\]; unknown tensors \['a', 'b'\]")):
+    names.check_names([*set(entries) - {"model.norm.weight"}, "b", "a"], entries, "here")
+  with pytest.raises(ValueError, match=r"here: x has shape \(17,\), expected \(10,\)"):
+    names.check_shape((17,), "x", entries["model.norm.weight"], "here")
+
+
+def test_parameters_are_checked():
+  params, entries = _params(TINY), names.hf_entries(TINY)
+  name = "model.norm.weight"
+  with pytest.raises(ValueError, match="final_norm/scale has shape"):
+    names.read_tree({"final_norm": {"scale": np.zeros(3)}}, name, entries[name])
+  params = {part: value for part, value in params.items() if part != "final_norm"}
+  with pytest.raises(ValueError, match="params: missing final_norm/scale, which is written as"):
+    names.read_tree(params, name, entries[name])
