@@ -55,6 +55,8 @@ def whiten(x: jax.Array, mask: jax.Array, *, shift_mean: bool = True, epsilon: f
   Returns:
     f32[B, T].
   """
+  # First, or the gradient of the product below is 0 * NaN where a masked `x` is NaN.
+  x = zero_masked(x, mask)
   mean = masked_mean(x, mask)
   scaled = (x - mean) * jax.lax.rsqrt(masked_variance(x, mask) + epsilon)
   return zero_masked(scaled if shift_mean else scaled + mean, mask)

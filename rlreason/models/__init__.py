@@ -1,6 +1,6 @@
 """The Flax (linen) transformer, its cache and its heads. Parameters are plain nested dicts."""
 
-from rlreason.models.cache import LayerCache, grow as grow_cache
+from rlreason.models.cache import LayerCache, grow as grow_cache, init as init_caches
 from rlreason.models.config import Llama3RopeScaling, ModelConfig
 from rlreason.models.heads import apply_value_head, init_value_head
 from rlreason.models.transformer import (

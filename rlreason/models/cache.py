@@ -20,6 +20,16 @@ class LayerCache:
   values: jax.Array  # [B, K, L, h]
 
 
+def init(keys: jax.Array, values: jax.Array, group_size: int, length: int) -> list[LayerCache]:
+  """One cache per layer, of a prefill's keys and values [N, P, S, K, h], with room for `length`."""
+  def of_layer(key, value):
+    prompts, _, heads, size = key.shape
+    own = jnp.zeros((prompts * group_size, heads, length, size), key.dtype)
+    return LayerCache(
+        prompt_keys=key.swapaxes(1, 2), prompt_values=value.swapaxes(1, 2), keys=own, values=own)
+  return [of_layer(keys[i], values[i]) for i in range(keys.shape[0])]
+
+
 def write(cache: LayerCache, key: jax.Array, value: jax.Array, slot: jax.Array) -> LayerCache:
   """Stores the key and value ([B, K, h]) of the token generated at step `slot` (i32 scalar)."""
   put = lambda cached, new: jax.lax.dynamic_update_slice_in_dim(

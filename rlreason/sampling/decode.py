@@ -86,7 +86,7 @@ def sample(
   state = _first_state(repeat(prompts.tokens[:, -1]), options, has_values=value_head is not None)
   state = emit(state, repeat(hidden[:, -1]))
   lengths = _segments(options.max_new_tokens - 1)
-  caches = _empty_caches(keys, values, group_size, lengths[0])
+  caches = models.init_caches(keys, values, group_size, lengths[0])
   state = _run_segments(decode, lengths, state, caches)
   return Rollout(
       prompt_tokens=repeat(prompts.tokens), prompt_mask=repeat(prompts.mask),
@@ -115,18 +115,6 @@ def _segments(needed: int) -> list[int]:
   while lengths[-1] < needed:
     lengths.append(min(lengths[-1] * _GROWTH, needed))
   return lengths
-
-
-def _empty_caches(
-    keys: jax.Array, values: jax.Array, group_size: int, length: int
-) -> list[models.LayerCache]:
-  """Caches that hold the prompts' keys and values, each [N, P, S, K, h]."""
-  def of_layer(key, value):
-    prompts, _, heads, size = key.shape
-    own = jnp.zeros((prompts * group_size, heads, length, size), key.dtype)
-    return models.LayerCache(
-        prompt_keys=key.swapaxes(1, 2), prompt_values=value.swapaxes(1, 2), keys=own, values=own)
-  return [of_layer(keys[i], values[i]) for i in range(keys.shape[0])]
 
 
 def _run_segments(decode, lengths: list[int], state: _State, caches: list) -> _State:

@@ -1,0 +1,90 @@
+"""The cache in two parts attends as one softmax over prompt and generated tokens would."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason.models import cache as kv_cache
+
+
+def _cache(prompts, group, kv_heads, prompt_length, length, size, dtype=jnp.float32):
+  shapes = [(prompts, kv_heads, prompt_length, size)] * 2 + [
+      (prompts * group, kv_heads, length, size)] * 2
+  keys = jax.random.split(jax.random.key(0), 4)
+  return kv_cache.LayerCache(*[
+      jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)])
+
+
+def _reference(query, cache, prompt_mask, slot):
+  """One row and one head at a time, in float64."""
+  query = np.asarray(query, np.float64)
+  batch, heads, size = query.shape
+  prompts, kv_heads, _, _ = cache.prompt_keys.shape
+  out = np.zeros_like(query)
+  for row in range(batch):
+    prompt = row // (batch // prompts)
+    kept = np.asarray(prompt_mask[prompt])
+    for head in range(heads):
+      kv = head // (heads // kv_heads)
+      keys, values = [
+          np.concatenate([np.asarray(shared)[prompt, kv][kept], np.asarray(own)[row, kv, :slot + 1]])
+          for shared, own in ((cache.prompt_keys, cache.keys), (cache.prompt_values, cache.values))]
+      scores = keys.astype(np.float64) @ query[row, head] / np.sqrt(size)
+      weights = np.exp(scores - scores.max())
+      out[row, head] = weights @ values / weights.sum()
+  return out
+
+
+@pytest.mark.parametrize("prompts, group, kv_heads, repeats, slot", [
+    (2, 3, 2, 2, 3), (1, 1, 1, 1, 0), (3, 1, 1, 3, 6), (1, 4, 3, 1, 5)])
+def test_attend_is_a_softmax_over_prompt_and_own_tokens(prompts, group, kv_heads, repeats, slot):
+  cache = _cache(prompts, group, kv_heads, prompt_length=5, length=7, size=6)
+  query = jax.random.normal(jax.random.key(1), (prompts * group, kv_heads * repeats, 6))
+  prompt_mask = jnp.arange(5)[None] >= jnp.arange(prompts)[:, None]
+  got = kv_cache.attend(query, cache, prompt_mask, jnp.int32(slot))
+  np.testing.assert_allclose(got, _reference(query, cache, prompt_mask, slot), atol=1e-5)
+
+
+def test_attend_does_not_look_at_masked_or_later_slots():
+  cache = _cache(2, 2, 1, prompt_length=4, length=5, size=4)
+  query = jax.random.normal(jax.random.key(1), (4, 2, 4))
+  prompt_mask = jnp.array([[False, True, True, True], [False, False, False, True]])
+  is_later = (jnp.arange(5) > 2)[None, None, :, None]
+  garbage = cache.replace(
+      prompt_keys=jnp.where(prompt_mask[:, None, :, None], cache.prompt_keys, 1e6),
+      prompt_values=jnp.where(prompt_mask[:, None, :, None], cache.prompt_values, 1e6),
+      keys=jnp.where(is_later, 1e6, cache.keys), values=jnp.where(is_later, 1e6, cache.values))
+  np.testing.assert_array_equal(
+      kv_cache.attend(query, garbage, prompt_mask, jnp.int32(2)),
+      kv_cache.attend(query, cache, prompt_mask, jnp.int32(2)))
+
+
+def test_attend_with_a_prompt_of_one_token():
+  # Two equal scores: the mean of both values.
+  ones = jnp.ones((1, 1, 1, 2))
+  cache = kv_cache.LayerCache(
+      prompt_keys=ones, prompt_values=3 * ones, keys=ones, values=5 * ones)
+  got = kv_cache.attend(jnp.ones((1, 1, 2)), cache, jnp.ones((1, 1), bool), jnp.int32(0))
+  np.testing.assert_allclose(got, [[[4.0, 4.0]]], rtol=1e-6)
+
+
+def test_write_then_grow_keeps_what_is_there():
+  cache = _cache(1, 2, 2, prompt_length=3, length=4, size=2)
+  key, value = jax.random.normal(jax.random.key(2), (2, 2, 2, 2))
+  grown = kv_cache.grow(kv_cache.write(cache, key, value, jnp.int32(3)), 6)
+  assert grown.keys.shape == grown.values.shape == (2, 2, 6, 2)
+  np.testing.assert_array_equal(grown.keys[:, :, :3], cache.keys[:, :, :3])
+  np.testing.assert_array_equal(grown.keys[:, :, 3], key)
+  np.testing.assert_array_equal(grown.values[:, :, 3], value)
+  np.testing.assert_array_equal(grown.prompt_keys, cache.prompt_keys)
+
+
+def test_attend_in_bf16_has_f32_scores():
+  cache = _cache(2, 2, 1, prompt_length=9, length=5, size=16, dtype=jnp.bfloat16)
+  query = jax.random.normal(jax.random.key(1), (4, 2, 16), jnp.bfloat16)
+  prompt_mask = jnp.ones((2, 9), bool)
+  got = kv_cache.attend(query, cache, prompt_mask, jnp.int32(4))
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+      got.astype(np.float32), _reference(query, cache, prompt_mask, 4), atol=0.03)
