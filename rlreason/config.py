@@ -28,7 +28,7 @@ def build(cls: type[T], mapping: Any, where: str = "config") -> T:
 
   Lists become tuples where the field is a tuple, and an int becomes a float where the field is a
   float; nothing else is converted. Of a union of dataclasses the one is taken whose `Literal`
-  fields agree with the mapping.
+  fields without a default agree with the mapping.
 
   Args:
     cls: a dataclass whose annotations say what is allowed.
@@ -206,13 +206,15 @@ def _convert_union(choices: tuple, value: Any, where: str) -> Any:
 
 
 def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
-  """Returns the class whose Literal fields allow the values in `mapping`."""
+  """Returns the class whose Literal fields without a default allow the values in `mapping`."""
   if len(classes) == 1:
     return classes[0]
   fitting, allowed = [], {}
   for cls in classes:
-    hints = typing.get_type_hints(cls).items()
-    literals = {n: typing.get_args(h) for n, h in hints if typing.get_origin(h) is Literal}
+    hints = typing.get_type_hints(cls)
+    literals = {
+        field.name: typing.get_args(hints[field.name]) for field in dataclasses.fields(cls)
+        if typing.get_origin(hints[field.name]) is Literal and _is_required(field)}
     for name, choices in literals.items():
       allowed.setdefault(name, []).extend(c for c in choices if c not in allowed.get(name, []))
     if all(name in mapping and mapping[name] in choices for name, choices in literals.items()):

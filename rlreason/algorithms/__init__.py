@@ -1,5 +1,5 @@
 """One file per method that differs in code; variants that only change constants are configs."""
 
 from rlreason.algorithms.base import Algorithm, TrainState
-from rlreason.algorithms.ppo import PPOConfig, ppo
+from rlreason.algorithms.ppo import PPOConfig, init_ppo_params, ppo
 from rlreason.algorithms.sft import SFTConfig, sft

@@ -114,3 +114,10 @@ def apply_gradients(
       "loss/total": (jnp.where(is_finite, loss, 0.0), finite),
   }
   return state, metrics
+
+
+def skip_metrics(state: TrainState) -> Metrics:
+  """How often, and how often just now, updates of the stage were skipped."""
+  one = jnp.float32(1.0)
+  return {"optim/skipped_in_all": (state.skipped.astype(jnp.float32), one),
+          "optim/skipped_in_a_row": (state.skipped_in_a_row.astype(jnp.float32), one)}

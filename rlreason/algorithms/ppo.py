@@ -91,7 +91,7 @@ def ppo(
 
   Returns:
     The algorithm; its parameters are {"policy", "value_head"} with a shared critic, and
-    {"policy", "critic": {"trunk", "value_head"}} with a separate one (`init_params`).
+    {"policy", "critic": {"trunk", "value_head"}} with a separate one (`init_ppo_params`).
 
   Raises:
     ValueError: the temperature is not positive.
@@ -106,7 +106,7 @@ def ppo(
       update_step=functools.partial(_update_step, spec, optimizer))
 
 
-def init_params(config: PPOConfig, model: ModelConfig, policy: Params) -> Params:
+def init_ppo_params(config: PPOConfig, model: ModelConfig, policy: Params) -> Params:
   """Parameters of a PPO state from those of a policy; a separate critic starts as its copy."""
   head = init_value_head(model.width)
   if config.critic == "shared":
@@ -317,4 +317,4 @@ def _update_step(spec: _Spec, optimizer, state, batch: RolloutBatch, key, *, rep
         kl_coef, masks.safe_divide(kl, kept_rows), target=config.kl_target,
         horizon=config.kl_horizon, num_sequences=num_rows)
   state = state.replace(step=state.step + 1, kl_coef=kl_coef)
-  return state, metrics | {"policy/ratio_error": first_ratio}
+  return state, metrics | {"policy/ratio_error": first_ratio} | base.skip_metrics(state)

@@ -61,7 +61,8 @@ def sft(
     gradients, (loss, metrics) = base.accumulate_gradients(
         loss_fn, state.params, replicas.take((batch, weights), indices), replicas)
     state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
-    return state.replace(step=state.step + 1), metrics | optim_metrics
+    return state.replace(step=state.step + 1), (
+        metrics | optim_metrics | base.skip_metrics(state))
 
   return base.Algorithm(
       init=lambda params: base.init_state(params, optimizer), score=None, make_batch=None,

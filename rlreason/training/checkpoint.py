@@ -146,6 +146,10 @@ class Checkpointer:
     )
     return restored.state, restored.host
 
+  def restore_host(self, step: int) -> dict:
+    """The host's dict of a checkpoint alone: what must be known before its state has a shape."""
+    return self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+
   def all_steps(self) -> list[int]:
     """Steps with a complete checkpoint, in order."""
     return sorted(self._manager.all_steps())

@@ -1,0 +1,190 @@
+"""Evaluation of a policy on held-out problems: greedy accuracy, pass@k, maj@k and behaviours."""
+
+from collections.abc import Callable, Hashable, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlreason import rollout as rollout_lib
+from rlreason.data.tasks.base import Row, Task
+from rlreason.evaluation import behaviours, metrics
+from rlreason.models import ModelConfig
+from rlreason.parallel import Layout
+from rlreason.rewards import RewardSpec, answer, combine_rewards
+from rlreason.sampling import SamplingOptions
+from rlreason.tokenizers import Tokenizer
+from rlreason.types import Key, Params
+
+
+
+def vote_answer(text: str) -> Hashable | None:
+  """What a completion votes for: its normalised last boxed answer; None where there is none."""
+  found = answer.extract_answer(text)
+  return None if found is None else answer.normalize(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How completions of a task are read, beside being verified."""
+
+  count_behaviours: Callable[[str], behaviours.Behaviours] = behaviours.text_behaviours
+  vote: Callable[[str], Hashable | None] = vote_answer  # equal values are one answer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+  """What is measured, between stages and at the end."""
+
+  split: str = "test"  # of the task: validation while settings are chosen, test for a result
+  num_problems: int = 500  # the first of the split
+  batch_size: int = 100  # problems sampled at once
+  max_new_tokens: int = 256
+  num_samples: int = 8  # k of pass@k and maj@k; 0 = greedy only
+  temperature: float = 1.0  # of those samples
+  top_p: float = 1.0  # of those samples
+  # Pairs (previous words, next words), one token each: after one of the first, none of the second
+  # may follow. For controls, such as a model that is kept from giving up.
+  blocked_words: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+
+  def __post_init__(self):
+    for name in ("num_problems", "batch_size", "max_new_tokens"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
+    if self.num_samples < 0:
+      raise ValueError(f"num_samples: got {self.num_samples}, allowed: 0 or more")
+    if self.split not in ("validation", "test"):
+      raise ValueError(f"split: got {self.split!r}, allowed: validation, test")
+    self.options(is_greedy=False)
+
+  def options(self, *, is_greedy: bool, blocked_bigrams: tuple = ()) -> SamplingOptions:
+    """How completions are sampled."""
+    return SamplingOptions(
+        max_new_tokens=self.max_new_tokens, blocked_bigrams=blocked_bigrams,
+        temperature=0.0 if is_greedy else self.temperature, top_p=1.0 if is_greedy else self.top_p)
+
+
+Evaluation = dict[str, dict[str, metrics.Estimate]]  # task -> metric -> estimate
+
+
+def make_evaluator(
+    config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
+    layout: Layout, *, prompt_buckets: Sequence[int],
+    reading: Reading = Reading(),
+) -> Callable[[Params, Key], tuple[Evaluation, list[dict[str, Any]]]]:
+  """Makes `evaluate(params, key) -> (evaluation, samples)`.
+
+  The evaluation has an entry for the task and, where its rows name sub-tasks (`task_name`), one for
+  each of these. The samples are the greedy completions.
+
+  Args:
+    config: what is measured.
+    task: the held-out problems.
+    model: the policy's shape.
+    tokenizer: its tokenizer.
+    layout: where programs run.
+    prompt_buckets: allowed widths of prompts, tokens.
+    reading: how completions are read.
+
+  Raises:
+    ValueError: no problem fits the prompt buckets.
+  """
+  rows = rollout_lib.FittingRows(task.rows, tokenizer, max(prompt_buckets))
+  rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
+  reward = combine_rewards([RewardSpec(name="verifier")], verifier=task.verifier)
+  batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
+
+  def make_run(options, group_size):
+    generate = rollout_lib.make_generator(
+        model, tokenizer, layout, options=options, group_size=group_size,
+        prompt_buckets=prompt_buckets)
+
+    def run(params, key):
+      parts = []
+      for start in range(0, len(rows), batch_size):
+        batch = rows[start:start + batch_size]
+        missing = batch_size - len(batch)
+        rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
+        rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
+        scored = rollout_lib.score(reward, tokenizer, batch, rollout)
+        parts += zip(scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
+                     rollout.truncated.tolist(), strict=True)
+      return [parts[i:i + group_size] for i in range(0, len(parts), group_size)]
+
+    return run
+
+  blocked = tuple(tuple(tuple(_token_id(tokenizer, word) for word in words) for words in pair)
+                  for pair in config.blocked_words)
+  greedy = make_run(config.options(is_greedy=True, blocked_bigrams=blocked), 1)
+  sampled = None
+  if config.num_samples:
+    sampled = make_run(
+        config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
+
+  def evaluate(params, key):
+    greedy_groups = greedy(params, key)
+    sampled_groups = sampled(params, key) if sampled else [[] for _ in rows]
+    evaluation = {}
+    for name, places in _task_places(task.name, rows).items():
+      evaluation[name] = _greedy_metrics(
+          [greedy_groups[i][0] for i in places], tokenizer, reading)
+      if config.num_samples:
+        evaluation[name] |= _sampled_metrics(
+            [sampled_groups[i] for i in places], config.num_samples, reading)
+    return evaluation, [_sample(row, group[0]) for row, group in zip(rows, greedy_groups)]
+
+  return evaluate
+
+
+def _token_id(tokenizer: Tokenizer, word: str) -> int:
+  ids = tokenizer.encode(word)
+  if len(ids) != 1:
+    raise ValueError(f"blocked_words: got {word!r} of {len(ids)} tokens, allowed: words of one")
+  return ids[0]
+
+
+def _task_places(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
+  """Rows of the whole task, and of each of several sub-tasks."""
+  places = {name: list(range(len(rows)))}
+  parts = sorted({row["task_name"] for row in rows if row.get("task_name")})
+  if len(parts) > 1:
+    places |= {part: [i for i, row in enumerate(rows) if row["task_name"] == part]
+               for part in parts}
+  return places
+
+
+def _greedy_metrics(parts, tokenizer, reading) -> dict[str, metrics.Estimate]:
+  counted = [reading.count_behaviours(text) for text, _, _, _ in parts]
+  return {
+      "greedy": metrics.proportion([_is_right(score) for _, score, _, _ in parts]),
+      "reasoning_length": metrics.mean([
+          len(tokenizer.encode(answer.text_before_box(text))) for text, _, _, _ in parts]),
+      "length": metrics.mean([length for _, _, length, _ in parts]),
+      "backtracks": metrics.mean([count.going_back for count in counted]),
+      "checks": metrics.mean([count.checking for count in counted]),
+      "truncated_fraction": metrics.proportion([truncated for _, _, _, truncated in parts]),
+      "boxed_fraction": metrics.proportion(
+          [answer.extract_answer(text) is not None for text, _, _, _ in parts]),
+  }
+
+
+def _sampled_metrics(groups, k: int, reading) -> dict[str, metrics.Estimate]:
+  correct = [[_is_right(score) for _, score, _, _ in group] for group in groups]
+  answers = [[reading.vote(text) for text, _, _, _ in group] for group in groups]
+  return {
+      "mean": metrics.mean([
+          float(np.mean(known)) for row in correct if (known := [c for c in row if c is not None])]),
+      f"pass@{k}": metrics.mean_pass_at_k(correct, k),
+      f"maj@{k}": metrics.mean_maj_at_k(answers, correct, k),
+  }
+
+
+def _is_right(score: float | None) -> bool | None:
+  return None if score is None else score >= 1.0
+
+
+def _sample(row: Row, part: tuple) -> dict[str, Any]:
+  text, score, length, truncated = part
+  return {"prompt": row["prompt"], "completion": text, "answer": row["answer"],
+          "rewards": {"verifier": score}, "length": length, "truncated": truncated}

@@ -1,0 +1,187 @@
+"""Prompts to completions to rewards: shared by training, evaluation and the library's users.
+
+Generated ids are what is trained on; their text is decoded for the reward functions only, and never
+tokenised again.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlreason import tokenizers
+from rlreason.data import prompts as prompts_lib
+from rlreason.data.tasks.base import Row, RowSource
+from rlreason.models import ModelConfig
+from rlreason.parallel import Layout
+from rlreason.rewards import CombinedReward, RewardResult
+from rlreason.sampling import SamplingOptions, sample
+from rlreason.tokenizers import Tokenizer
+from rlreason.types import Key, Params, Rollout
+
+_BOX = "\\boxed{"
+
+
+class Scored(NamedTuple):
+  """A rollout's texts and rewards, on the host; lists of B."""
+
+  completions: list[str]
+  rewards: RewardResult
+  totals: np.ndarray  # f32[B]; 0 where not scored
+  is_scored: np.ndarray  # bool[B]
+  lengths: np.ndarray  # i32[B] generated tokens
+
+
+def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
+  """Token ids of a row's prompt: plain text, or chat messages through the template."""
+  if isinstance(row["prompt"], str):
+    return tokenizer.encode(row["prompt"], add_special=True)
+  return tokenizers.encode_prompt(tokenizer, row["prompt"])
+
+
+class FittingRows:
+  """The rows of a source whose prompts have at most `max_length` tokens."""
+
+  def __init__(self, rows: RowSource, tokenizer: Tokenizer, max_length: int):
+    """Encodes every prompt once.
+
+    Raises:
+      ValueError: no prompt fits.
+    """
+    lists = [encode_prompt(tokenizer, rows[i]) for i in range(len(rows))]
+    self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
+    self._rows = rows
+    if not self._places:
+      raise ValueError(
+          f"prompts: got {len(rows)} that are all empty or longer than {max_length} tokens, the "
+          "largest of prompt_buckets; allowed: at least one that fits")
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, index: int) -> Row:
+    return self._rows[self._places[index]]
+
+
+def make_generator(
+    model: ModelConfig, tokenizer: Tokenizer, layout: Layout, *, options: SamplingOptions,
+    group_size: int, prompt_buckets: Sequence[int], has_values: bool = False,
+) -> Callable[[Params, Sequence[Row], Key], Rollout]:
+  """Makes `generate(params, rows, key) -> Rollout` on the host, one program per prompt bucket.
+
+  Args:
+    model: the policy's shape.
+    tokenizer: its tokenizer.
+    layout: where programs run; the number of rows must be a multiple of its shards.
+    options: of the sampler.
+    group_size: completions per prompt.
+    prompt_buckets: allowed widths of prompts, tokens.
+    has_values: whether the parameters have a `value_head` to apply while sampling.
+
+  Returns:
+    A function of placed parameters {"policy": ...}, task rows and a key; numpy arrays come back.
+  """
+
+  def sample_rows(params, prompts, key):
+    return sample(
+        model, params["policy"], prompts, key, options=options, stop_ids=tokenizer.eos_ids,
+        group_size=group_size, value_head=params["value_head"] if has_values else None)
+
+  compiled = layout.compile_rows(sample_rows)
+
+  def generate(params, rows, key):
+    prompts = prompts_lib.make_prompts(
+        [encode_prompt(tokenizer, row) for row in rows], prompt_buckets, pad_id=tokenizer.pad_id)
+    return layout.get_rows(compiled(params, layout.put_rows(prompts), key))
+
+  return generate
+
+
+def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
+  """The text of each completion, special tokens left out."""
+  return [tokenizer.decode(ids[mask].tolist())
+          for ids, mask in zip(rollout.completion_tokens, rollout.completion_mask, strict=True)]
+
+
+def reasoning_tokens(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int:
+  """Generated tokens before the first box; all of them when there is none."""
+  if _BOX not in text:
+    return len(ids)
+  low, high = 0, len(ids)  # the box is in the text of the first `high` tokens, not of `low`
+  while high - low > 1:
+    middle = (low + high) // 2
+    if _BOX in tokenizer.decode(ids[:middle]):
+      high = middle
+    else:
+      low = middle
+  return low
+
+
+def score(
+    reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout
+) -> Scored:
+  """Decodes a rollout on the host and scores it.
+
+  Args:
+    reward: of `rewards.combine`.
+    tokenizer: that made the prompts.
+    rows: the P task rows; their columns reach the reward functions, once per completion.
+    rollout: B = P * G completions, numpy.
+
+  Returns:
+    Texts and rewards of the B completions.
+  """
+  completions = completion_texts(tokenizer, rollout)
+  group_size = len(completions) // len(rows)
+  repeated = [row for row in rows for _ in range(group_size)]
+  columns = {name: [row[name] for row in repeated] for name in rows[0]}
+  prompts = columns.pop("prompt")
+  columns["reasoning_tokens"] = [
+      reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
+          rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
+  result = reward(prompts, completions, **columns)
+  return Scored(
+      completions=completions, rewards=result,
+      totals=np.array([total or 0.0 for total in result.total], np.float32),
+      is_scored=np.array([total is not None for total in result.total]),
+      lengths=rollout.completion_mask.sum(axis=1).astype(np.int32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """A language model ready to use: what `load` returns and `sample` takes."""
+
+  config: ModelConfig
+  params: Params
+  tokenizer: Tokenizer
+
+
+def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:
+  """The rollout (numpy) cut to the smallest bucket that holds its longest completion."""
+  longest = int(rollout.completion_mask.sum(axis=1).max())
+  width = min(bucket for bucket in buckets if bucket >= longest)
+  cut = lambda x: None if x is None else x[:, :width]
+  return rollout.replace(
+      completion_tokens=cut(rollout.completion_tokens),
+      completion_mask=cut(rollout.completion_mask), log_probs=cut(rollout.log_probs),
+      values=cut(rollout.values))
+
+
+def sample_texts(
+    policy: Policy, prompts: Sequence[Any], key: Key, *, layout: Layout, options: SamplingOptions,
+    group_size: int = 1,
+) -> tuple[list[str], Rollout]:
+  """Completions of prompts (text or chat messages): P * G texts, and the rollout behind them."""
+  rows = [{"prompt": prompt} for prompt in prompts]
+  longest = max(len(encode_prompt(policy.tokenizer, row)) for row in rows)
+  buckets = prompts_lib.doubling_buckets(16, policy.config.max_positions)
+  generate = make_generator(
+      policy.config, policy.tokenizer, layout, options=options, group_size=group_size,
+      prompt_buckets=[min(b for b in (*buckets, longest) if b >= longest)])
+  missing = -len(rows) % layout.num_shards
+  rollout = generate(
+      {"policy": policy.params}, rows + rows[:1] * missing, key)
+  rollout = jax.tree.map(lambda x: x[:len(prompts) * group_size], rollout)
+  return completion_texts(policy.tokenizer, rollout), rollout

@@ -1,0 +1,1 @@
+"""Optimiser, checkpoints, metrics, stages and the loop that joins them."""

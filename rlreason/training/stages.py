@@ -1,0 +1,170 @@
+"""A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
+
+from collections.abc import Callable, Iterator
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlreason import models, rollout as rollout_lib, tokenizers
+from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
+from rlreason.data import packing, pipeline
+from rlreason.data.sources import FileRows
+from rlreason.data.tasks import countdown
+from rlreason.data.tasks.load import CountdownTask
+from rlreason.rewards import WorkerPool, combine_rewards
+from rlreason.tokenizers import Tokenizer
+from rlreason.training import rl_metrics
+from rlreason.training.optimizer import make_optimizer, make_schedule
+from rlreason.training.recipe import RLStage, SFTStage
+from rlreason.training.setup import Setup
+from rlreason.types import Key, Metrics, Params
+
+
+class StepOutput(NamedTuple):
+  """What one step gives to the loop."""
+
+  state: TrainState
+  device_metrics: Metrics  # (sum, denominator) pairs, perhaps not computed yet
+  host_metrics: dict[str, float]
+  tokens: int  # worked on
+  samples: list[dict[str, Any]]
+
+
+class Stage(NamedTuple):
+  """A stage of a run."""
+
+  name: str
+  steps: int
+  state: TrainState  # placed
+  data: pipeline.BatchIterator
+  step: Callable[[TrainState, int, Any, Key], StepOutput]  # (state, step, batch of data, key)
+
+
+def make_stage(
+    setup: Setup, stage: SFTStage | RLStage, policy: Params, seed: int, pool: WorkerPool
+) -> Stage:
+  """Makes a stage that starts from `policy`.
+
+  Args:
+    setup: of the run.
+    stage: its settings.
+    policy: parameters; copied, so that the stage may donate its own.
+    seed: of the order of its data.
+    pool: for verifiers.
+  """
+  if isinstance(stage, SFTStage):
+    return _make_sft(setup, stage, policy, seed)
+  return _make_rl(setup, stage, policy, seed, pool)
+
+
+def place_policy(setup: Setup, policy: Params) -> Params:
+  """The policy's parameters where the layout wants them, in memory of their own."""
+  boxed = jax.eval_shape(lambda: models.boxed_params(setup.model, jax.random.key(0)))
+  return setup.layout.put_params(jax.tree.map(jnp.copy, policy), boxed)
+
+
+def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage:
+  optimizer = make_optimizer(stage.optimizer, max(stage.steps, 1))
+  schedule = make_schedule(stage.optimizer, max(stage.steps, 1))
+  algorithm = sft(stage.sft, setup.model, optimizer)
+  state = setup.layout.put_state(algorithm.init({"policy": place_policy(setup, policy)}))
+  update = setup.layout.compile_update(algorithm.update_step, state)
+  examples, dropped = packing.fit_examples(_load_examples(setup, stage), stage.length)
+  if not examples:
+    raise ValueError(
+        f"config.{stage.name}.length: got {stage.length}, allowed: enough for at least one of the "
+        f"{dropped} examples")
+  data = pipeline.packed_batches(examples, stage.batch_size, stage.length, seed)
+
+  def step(state, number, batch, key):
+    state, metrics = update(state, setup.layout.put_rows(batch), key)
+    host_metrics = {"optim/learning_rate": float(schedule(number)),
+                    "rollout/dropped_examples": dropped}
+    return StepOutput(state, metrics, host_metrics, batch.tokens.size, [])
+
+  return Stage(stage.name, stage.steps, state, data, step)
+
+
+def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
+  """Tokenised examples: of a file, of answers put into a template, or the task's own."""
+  tokenizer, task = setup.tokenizer, setup.recipe.task
+  if stage.examples:
+    rows = FileRows(stage.examples, required=("prompt", "completion"))
+  elif stage.answer_template:
+    train = setup.tasks["train"].rows
+    rows = ({**train[i], "completion": stage.answer_template.replace("{answer}", train[i]["answer"])}
+            for i in range(min(len(train), stage.num_examples)))
+  elif isinstance(task, CountdownTask):
+    rows = countdown.CountdownDemonstrations(task.problems, stage.num_examples)
+  else:
+    raise ValueError(
+        f"config.{stage.name}: this task has no demonstrations of its own, allowed: `examples`, a "
+        "file of {prompt, completion}, or `answer_template`")
+  weights = {setup_id: weight for word, weight in stage.token_weights.items()
+             for setup_id in tokenizer.encode(word)}
+  return (_tokenize_example(tokenizer, row, weights) for row in rows)
+
+
+def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
+  if not isinstance(row["prompt"], str):
+    messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
+    chat = tokenizers.encode_chat(tokenizer, messages)
+    return packing.mask_example(chat.ids, chat.completion_mask, weights)
+  completion = tokenizer.encode(row["completion"])
+  if not completion or completion[-1] not in tokenizer.eos_ids:
+    completion = [*completion, tokenizer.eos_ids[0]]
+  return packing.make_example(rollout_lib.encode_prompt(tokenizer, row), completion, weights)
+
+
+def _make_rl(
+    setup: Setup, stage: RLStage, policy: Params, seed: int, pool: WorkerPool
+) -> Stage:
+  layout, config = setup.layout, stage.ppo
+  updates = config.epochs * stage.num_prompts * stage.group_size // config.minibatch_size
+  optimizer = make_optimizer(stage.optimizer, max(stage.steps * updates, 1))
+  schedule = make_schedule(stage.optimizer, max(stage.steps * updates, 1))
+  algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature)
+  placed = place_policy(setup, policy)
+  state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, placed)))
+  reference = layout.put_state(place_policy(setup, policy)) if config.kl_coef > 0 else None
+
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      prompt_buckets=setup.recipe.prompt_buckets, has_values=config.critic == "shared")
+  score = layout.compile_rows(algorithm.score)
+  make_batch = layout.compile_whole(algorithm.make_batch)
+  update = layout.compile_update(algorithm.update_step, state)
+
+  task = setup.tasks["train"]
+  rows = rollout_lib.FittingRows(task.rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
+  data = pipeline.prompt_batches(rows, stage.num_prompts, seed)
+  reward = combine_rewards(
+      stage.rewards, verifier=task.verifier, pool=pool, clip_range=stage.reward_clip)
+  buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
+
+  def step(state, number, batch, key):
+    key_sample, key_update = jax.random.split(key)
+    started = time.perf_counter()
+    rollout = rollout_lib.crop(generate(state.params, batch, key_sample), buckets)
+    sampled = time.perf_counter()
+    device_rollout = layout.put_rows(rollout)
+    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
+    scores = score({"params": state.params, "reference": reference}, device_rollout, None)
+    scored = rollout_lib.score(reward, setup.tokenizer, batch, rollout)
+    rewarded = time.perf_counter()
+    rewards = layout.put_rows((scored.totals, scored.is_scored))
+    ready, batch_metrics = make_batch(
+        (device_rollout, scores, *rewards), layout.get_state(state.kl_coef))
+    state, update_metrics = update(state, ready, key_update)
+    host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
+        "optim/learning_rate": float(schedule(number * updates)),
+        "rollout/dropped_prompts": rows.num_dropped,
+        "time/sampling": sampled - started, "time/rewards": rewarded - sampled}
+    samples = rl_metrics.sample_rows(
+        batch, scored, stage.group_size, setup.recipe.samples_per_step)
+    tokens = int(rollout.prompt_mask.sum() + scored.lengths.sum())
+    return StepOutput(state, batch_metrics | update_metrics, host_metrics, tokens, samples)
+
+  return Stage(stage.name, stage.steps, state, data, step)
