@@ -12,8 +12,8 @@ LLAMA_CPP = {
     "What is 12345+678?": [1780, 314, 216, 33, 34, 35, 36, 37, 27, 38, 39, 40, 47],
     "3.14159 x 10^-7": [35, 30, 33, 36, 33, 37, 41, 1792, 216, 33, 32, 78, 29, 39],
     "naïve café": [3546, 46494, 37366],
-    "日本語のテキスト": [23274, 115, 40993, 179, 120, 248, 26453, 11100, 224, 10391, 251, 10391,
-                 134, 11100, 226],
+    "日本語のテキスト": [
+        23274, 115, 40993, 179, 120, 248, 26453, 11100, 224, 10391, 251, 10391, 134, 11100, 226],
     "🙂👩\u200d👧": [10813, 38887, 10813, 235, 119, 321, 231, 10813, 235, 117],
     "don't I'LL we'Ve": [12420, 982, 339, 23, 16421, 392, 23, 25917],
     "tabs\t\tand  spaces   end  ": [100, 7366, 197, 197, 397, 216, 5600, 256, 1112, 256],
@@ -42,7 +42,8 @@ def test_smollm2_gives_the_ids_of_llama_cpp(smollm2):
 
 
 def test_smollm2_special_ids(smollm2):
-  assert (smollm2.vocab_size, smollm2.eos_ids, smollm2.pad_id, smollm2.bos_id) == (49152, (2,), 2, 1)
+  assert smollm2.vocab_size == 49152
+  assert (smollm2.eos_ids, smollm2.pad_id, smollm2.bos_id) == ((2,), 2, 1)
   assert smollm2.encode("a", add_special=True) == smollm2.encode("a")  # add_bos_token is false
   assert smollm2.decode([1, 4093, 198, 6004, 2]) == "user\nhi"
 

@@ -7,7 +7,8 @@ from rlreason.tokenizers import load_sentencepiece, load_tokenizer
 from rlreason.tokenizers import sentencepiece as ours
 
 CORPUS = ["the cat sat on the mat", "12 + 34 = 46", "a b c d e f g", "once upon a time there was",
-          "numbers 1 2 3 4 5 6 7 8 9 0", "The Cat. The Mat, the end!", "x = (1 + 2) * 3 - 4 / 5"] * 20
+          "numbers 1 2 3 4 5 6 7 8 9 0", "The Cat. The Mat, the end!",
+          "x = (1 + 2) * 3 - 4 / 5"] * 20
 TEXTS = ["the cat", " the cat", "  two  spaces  ", "", " ", "1234 + 56", "naïve café 日本 🙂",
          "a\nb\tc", "<s>", "the\u00a0end", "ﬁne ½", "The The The", "\u2581odd"]
 

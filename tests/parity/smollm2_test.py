@@ -1,0 +1,88 @@
+"""The real model, exported from its GGUF file: transformers reads it and says the same."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import modeling_gguf_pytorch_utils
+
+from rlreason import sampling, tokenizers, weights
+from rlreason.types import Prompts
+from tests.parity.compare import our_logits, reference_logits
+
+MESSAGES = [
+    [{"role": "user", "content": "What is 7 + 8?"}],
+    [{"role": "user", "content": "Name three colours of the rainbow, and say why it is curved."}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+     {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Who are you?"}],
+]
+NEW_TOKENS = 20
+
+
+@pytest.fixture(name="model", scope="module")
+def _model():
+  return weights.load_model(weights.find_smollm2())
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(model, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("smollm2")
+  weights.save_model(folder, *model)
+  return folder
+
+
+@pytest.fixture(name="reference", scope="module")
+def _reference(folder):
+  return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(name="prompts", scope="module")
+def _prompts(model):
+  """Chat prompts, padded on the left: tokens and mask."""
+  _, _, tokenizer = model
+  rows = [tokenizers.encode_prompt(tokenizer, messages) for messages in MESSAGES]
+  length = max(map(len, rows)) + 3
+  tokens = np.full((len(rows), length), tokenizer.pad_id, np.int32)
+  mask = np.zeros((len(rows), length), bool)
+  for i, row in enumerate(rows):
+    tokens[i, length - len(row):], mask[i, length - len(row):] = row, True
+  return tokens, mask
+
+
+def test_logits_agree(model, reference, prompts):
+  config, params, _ = model
+  tokens, mask = prompts
+  got = our_logits(config, params, tokens, mask)[mask]
+  wanted = reference_logits(reference, tokens, mask)[mask]
+  assert np.abs(wanted).max() > 10
+  np.testing.assert_allclose(got, wanted, atol=5e-4, rtol=0)
+
+
+def test_greedy_completions_are_equal(model, reference, prompts):
+  config, params, tokenizer = model
+  tokens, mask = prompts
+  options = sampling.SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0.0)
+  sample = jax.jit(functools.partial(
+      sampling.sample, config, options=options, stop_ids=tokenizer.eos_ids))
+  rollout = sample(
+      params, Prompts(tokens=tokens, mask=mask, index=np.arange(len(tokens))), jax.random.key(0))
+  with torch.no_grad():
+    wanted = reference.generate(
+        input_ids=torch.tensor(tokens.astype(int)), attention_mask=torch.tensor(mask.astype(int)),
+        max_new_tokens=NEW_TOKENS, do_sample=False)
+  for row, got in enumerate(np.asarray(rollout.completion_tokens)):
+    kept = int(rollout.completion_mask[row].sum())
+    np.testing.assert_array_equal(got[:kept], wanted[row, tokens.shape[1]:][:kept].numpy())
+    assert kept == NEW_TOKENS or got[kept - 1] in tokenizer.eos_ids
+
+
+def test_gguf_reader_of_transformers_gives_the_same_tensors(reference):
+  theirs = modeling_gguf_pytorch_utils.load_gguf_checkpoint(
+      str(weights.find_smollm2()), return_tensors=True, model_to_load=reference)["tensors"]
+  ours = reference.state_dict()
+  assert set(ours) - set(theirs) == {"lm_head.weight"}  # tied
+  for name, tensor in theirs.items():
+    np.testing.assert_array_equal(np.asarray(tensor), ours[name].numpy(), err_msg=name)
