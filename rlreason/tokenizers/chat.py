@@ -95,7 +95,7 @@ def encode_chat(
   Raises:
     ValueError: no assistant turn, or a template or text for which the mask would be wrong.
   """
-  turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+  turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
   if not turns:
     raise ValueError("messages: got no assistant turn, expected at least one")
   ids = tokenizer.encode(render(tokenizer, messages, **variables))

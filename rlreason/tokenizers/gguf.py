@@ -87,8 +87,9 @@ def tokenizer_from_gguf(
     raise ValueError(f"tokenizer.ggml.model: got {kind!r}, allowed: {', '.join(builders)}")
   backend = builders[kind](metadata)
   bos_id = metadata.get("tokenizer.ggml.bos_token_id")
-  # llama.cpp's default when the field is absent: only sentencepiece models begin with a token.
-  if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"):
+  # llama.cpp's default when the field is absent: sentencepiece models and Llama 3 have one.
+  begins = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+  if metadata.get("tokenizer.ggml.add_bos_token", begins):
     sentencepiece.add_begin_token(backend, bos_id)
   eos_ids = end_token_ids(backend, end_tokens, "the GGUF file")
   fields = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))

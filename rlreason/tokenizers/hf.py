@@ -72,6 +72,8 @@ class HFTokenizer:
     }
     if self.chat_template is not None:
       config["chat_template"] = self.chat_template
+    # Read before tokenizer_config.json: one left from another model must not win.
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
     self.backend.save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "special_tokens_map.json", special)

@@ -130,7 +130,7 @@ def _load_folder(
   """Configuration, host parameters and their type, of a Hugging Face folder."""
   if not folder.is_dir():
     raise FileNotFoundError(
-        f"{folder} not found; expected a folder with config.json, model.safetensors and "
+        f"no model at {folder}; expected a folder with config.json, model.safetensors and "
         "tokenizer.json, or a .gguf file")
   if not (folder / "config.json").is_file():
     raise FileNotFoundError(f"{folder / 'config.json'} not found; expected a Hugging Face folder")

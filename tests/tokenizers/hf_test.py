@@ -69,6 +69,8 @@ def test_save_keeps_everything(folder, tmp_path):
          generation_config={"eos_token_id": [3, 1]})
   tokenizer = load_hf(folder)
   tokenizer.save(tmp_path / "new" / "folder")
+  (tmp_path / "new" / "folder" / "chat_template.jinja").write_text("of another model")
+  tokenizer.save(tmp_path / "new" / "folder")
   again = load_tokenizer(tmp_path / "new" / "folder")
   for field in dataclasses.fields(tokenizer):
     if field.name != "backend":
