@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from rlreason import algorithms, models, parallel, sampling
-from rlreason.algorithms.ppo import init_params
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
 from rlreason.types import Prompts
 
@@ -91,7 +90,7 @@ class PPOStep:
     self._layout, self._key = layout, jax.random.key(seed + 1)
     self._reference = layout.put_params(jax.tree.map(jax.numpy.copy, policy), None)
     self.state = layout.put_state(algorithm.init(
-        layout.put_params(init_params(settings, config, policy), None)))
+        layout.put_params(algorithms.init_ppo_params(settings, config, policy), None)))
     options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
     self._sample = layout.compile_rows(functools.partial(_sample, config, options, shape.group))
     self._score = layout.compile_rows(algorithm.score)
