@@ -1,6 +1,7 @@
 """One whole PPO step against google-tunix's PPOLearner on the same work.
 
-Usage: python benchmarks/rl_step.py [--rounds=5]      (first, once: bash benchmarks/peers.sh)
+Usage: python benchmarks/rl_step.py [--rounds=5]
+First, once: bash benchmarks/peers.sh
 
 Both make 64 completions of 64 tokens for 64 prompts of 64 tokens, score them under a reference
 and a critic, and do one update of all of them, with a Qwen3-like model of 6.03M parameters in f32.

@@ -1,6 +1,7 @@
 """Sampling of SmolLM2-135M-Instruct against `transformers.generate` with PyTorch on the CPU.
 
-Usage: python benchmarks/sampling.py [--rounds=3] [--batches 1 8 32]     (first, once: bash benchmarks/peers.sh)
+Usage: python benchmarks/sampling.py [--rounds=3] [--batches 1 8 32]
+First, once: bash benchmarks/peers.sh
 
 Prompts of 45 tokens, 96 new tokens, f32, temperature 1, no end token; batches of 1, 8 and 32. Then
 the group: 32 completions of one prompt beside 32 prompts with one completion each, for prompts of

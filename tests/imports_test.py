@@ -7,8 +7,6 @@ import ast
 import graphlib
 import pathlib
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "rlreason"
 
@@ -22,7 +20,7 @@ LAYERS = {
     "rollout": 5,
     "algorithms": 6, "evaluation": 6,
     "training": 7,
-    "main": 8,
+    "api": 8, "main": 8,
     "__init__": 9, "__main__": 9,
 }
 
@@ -34,7 +32,7 @@ FORBIDDEN = {
     "rewards": {"models", "sampling", "weights"},  # text in, floats out
 }
 
-# Python sources that may name these modules or attributes.
+# Modules and attributes that only these folders may name.
 ONLY_IN = {
     "pmap": ("parallel",),
     "shard_map": ("parallel",),
@@ -78,20 +76,25 @@ def imported_modules(tree, module, is_package, modules):
           yield source
 
 
-def read_imports():
+def read_trees():
+  """Returns {path: syntax tree} of the package."""
+  return {path: ast.parse(path.read_text(encoding="utf-8"), str(path))
+          for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def read_imports(trees):
   """Returns {module: set of rlreason modules it imports}."""
-  paths = sorted(PACKAGE.rglob("*.py"))
-  modules = {module_name(path) for path in paths}
+  modules = {module_name(path) for path in trees}
   imports = {}
-  for path in paths:
+  for path, tree in trees.items():
     name = module_name(path)
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     found = imported_modules(tree, name, path.name == "__init__.py", modules)
     imports[name] = set(found) - {name}
   return imports
 
 
-IMPORTS = read_imports()
+TREES = read_trees()
+IMPORTS = read_imports(TREES)
 
 
 def test_every_module_has_a_layer():
@@ -125,21 +128,23 @@ def test_folders_do_not_see_what_they_must_not():
   assert not seen, "\n".join(seen)
 
 
-@pytest.mark.parametrize("name", sorted(ONLY_IN))
-def test_name_is_used_only_where_allowed(name):
-  users = []
-  for path in sorted(PACKAGE.rglob("*.py")):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-      is_import = (isinstance(node, ast.Import)
-                   and any(name in alias.name.split(".") for alias in node.names))
-      is_from = (isinstance(node, ast.ImportFrom)
-                 and (name in (node.module or "").split(".")
-                      or any(alias.name == name for alias in node.names)))
-      is_attribute = isinstance(node, ast.Attribute) and node.attr == name
-      if is_import or is_from or is_attribute:
-        users.append(module_name(path))
-  outside = sorted({user for user in users if top_name(user) not in ONLY_IN[name]})
-  assert not outside, f"{name} is used in {outside}, allowed in {ONLY_IN[name]}"
+def names_used(tree):
+  """Names of imported modules and of attributes, anywhere in a syntax tree."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (part for alias in node.names for part in alias.name.split("."))
+    elif isinstance(node, ast.ImportFrom):
+      yield from (node.module or "").split(".")
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.Attribute):
+      yield node.attr
+
+
+def test_names_are_used_only_where_allowed():
+  outside = [f"{name} in {module_name(path)}, allowed in {ONLY_IN[name]}"
+             for path, tree in TREES.items() for name in set(names_used(tree)) & ONLY_IN.keys()
+             if top_name(module_name(path)) not in ONLY_IN[name]]
+  assert not outside, "\n".join(outside)
 
 
 def test_an_import_is_resolved_to_its_module():
