@@ -9,7 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-CHUNK_ELEMENTS = 2**24  # logits alive at once: 64 MiB in f32
+CHUNK_ELEMENTS = 2**22  # logits alive at once: 16 MiB in f32; larger chunks are no faster
 
 
 def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -59,9 +59,12 @@ def token_log_probs(
   kernel = kernel.astype(hidden.dtype)
 
   def of_columns(hidden, targets):
-    # f32 logits, whatever the compute type: see `models.logits`.
-    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
-    return from_logits(logits * scale, targets)
+    # One product of two matrices: with batch and columns as separate axes its gradient is 2.3 times
+    # slower on the CPU. f32 logits, whatever the compute type: see `models.logits`.
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    logits = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
+    results = from_logits(logits * scale, targets.reshape(-1))
+    return jax.tree.map(lambda x: x.reshape(targets.shape), results)
 
   batch, length, _ = hidden.shape
   columns = max(1, chunk_elements // (batch * kernel.shape[1]))
