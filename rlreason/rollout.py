@@ -5,10 +5,8 @@ tokenised again.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from rlreason import tokenizers
@@ -149,15 +147,6 @@ def score(
       lengths=rollout.completion_mask.sum(axis=1).astype(np.int32))
 
 
-@dataclasses.dataclass(frozen=True)
-class Policy:
-  """A language model ready to use: what `load` returns and `sample` takes."""
-
-  config: ModelConfig
-  params: Params
-  tokenizer: Tokenizer
-
-
 def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:
   """The rollout (numpy) cut to the smallest bucket that holds its longest completion."""
   longest = int(rollout.completion_mask.sum(axis=1).max())
@@ -167,21 +156,3 @@ def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:
       completion_tokens=cut(rollout.completion_tokens),
       completion_mask=cut(rollout.completion_mask), log_probs=cut(rollout.log_probs),
       values=cut(rollout.values))
-
-
-def sample_texts(
-    policy: Policy, prompts: Sequence[Any], key: Key, *, layout: Layout, options: SamplingOptions,
-    group_size: int = 1,
-) -> tuple[list[str], Rollout]:
-  """Completions of prompts (text or chat messages): P * G texts, and the rollout behind them."""
-  rows = [{"prompt": prompt} for prompt in prompts]
-  longest = max(len(encode_prompt(policy.tokenizer, row)) for row in rows)
-  buckets = prompts_lib.doubling_buckets(16, policy.config.max_positions)
-  generate = make_generator(
-      policy.config, policy.tokenizer, layout, options=options, group_size=group_size,
-      prompt_buckets=[min(b for b in (*buckets, longest) if b >= longest)])
-  missing = -len(rows) % layout.num_shards
-  rollout = generate(
-      {"policy": policy.params}, rows + rows[:1] * missing, key)
-  rollout = jax.tree.map(lambda x: x[:len(prompts) * group_size], rollout)
-  return completion_texts(policy.tokenizer, rollout), rollout

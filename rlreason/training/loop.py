@@ -26,13 +26,12 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import Recipe
-from rlreason.training.setup import Setup, make_setup
+from rlreason.training.setup import Setup, evaluation_key, make_setup
 from rlreason.training.stages import Stage, StepOutput, make_stage, place_policy
 from rlreason.types import Key, Params
 
 # Fields that may differ when a run is resumed: none changes a result.
 _FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel")
-_EVALUATION_KEY = 2**30  # folded into the run's key for evaluations, apart from the stages' numbers
 
 
 class Interrupted(Exception):
@@ -174,7 +173,7 @@ class _Run:
     seconds = self.host["seconds"] + time.monotonic() - self.started
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
     params = self.setup.layout.put_state({"policy": place_policy(self.setup, policy)})
-    key = jax.random.fold_in(self.key, _EVALUATION_KEY)
+    key = evaluation_key(self.setup.recipe.seed)
     evaluation, samples = self.setup.evaluate(params, key)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
     flat = {f"eval/{task}/{metric}": estimate["value"]

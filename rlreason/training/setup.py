@@ -63,6 +63,11 @@ def init_key(seed: int) -> Key:
   return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
 
 
+def evaluation_key(seed: int) -> Key:
+  """The key of evaluations, apart from those of steps and of random parameters."""
+  return jax.random.fold_in(jax.random.key(seed), 2**30)
+
+
 def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenizer]:
   """The model a recipe starts from."""
   choice = recipe.model

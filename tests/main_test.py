@@ -1,0 +1,362 @@
+"""The command line: mistakes in one line, overrides, and each command on a tiny model."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import flags
+import jax
+import numpy as np
+import pytest
+
+from rlreason import api, main, models, weights
+from rlreason.data.tasks import countdown
+from rlreason.tokenizers import WordTokenizer
+from rlreason.training import recipe as recipe_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = str(ROOT / "tests" / "tiny_experiment.py")
+PROMPT = "3 7 12 target 45 :"
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch):
+  """Commands in this process must not leave settings behind for the tests after them."""
+  for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+               "TF_CPP_MIN_LOG_LEVEL"):
+    monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+  """A random Countdown model as a Hugging Face folder."""
+  tokenizer = WordTokenizer.from_words(countdown.vocabulary(countdown.CountdownConfig()))
+  config = models.ModelConfig(
+      vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
+      head_dim=8, mlp_width=32, max_positions=128)
+  folder = tmp_path_factory.mktemp("models") / "tiny"
+  weights.save_model(folder, config, models.init_params(config, jax.random.key(0)), tokenizer)
+  return folder
+
+
+def run_main(capsys, *argv):
+  code = main.main(list(argv))
+  captured = capsys.readouterr()
+  return code, captured.out, captured.err
+
+
+# --- Mistakes: one line that says what to do, exit code 2, and nothing done.
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        ([], "allowed: train, evaluate, sample, convert"),
+        (["trian"], "did you mean 'train'?"),
+        (["train"], "--config is missing; for example: rlreason train --config="),
+        (["train", f"--config={CONFIG}"], "--workdir is missing"),
+        (["train", f"--config={CONFIG}", "--wordkir=x"], "'wordkir'. Did you mean: workdir"),
+        (["train", f"--config={CONFIG}", "--workdir=x", "y"], "unexpected 'y'"),
+        (["train", f"--config={CONFIG}", "--workdir"], "Missing value for flag --workdir"),
+        (["train", "--config=nowhere.py", "--workdir=x"], "'nowhere.py' not found"),
+        (["sample", "--model=nowhere", "--prompt=x"], "nowhere"),
+        (["sample", "--model=nowhere", "--prompt=x", "--group=0"], "--group=0"),
+        (["sample", "--model=nowhere", "--prompt=x", "--group=two"], "--group=two"),
+        (["sample", "--model=x", "--prompt=y", "--config.seed=1"], "sample takes no config"),
+        (["evaluate", f"--config={CONFIG}", "--model=x", "--split=train"], "--split=train"),
+        (["convert", "--source=nowhere", "--destination=x"], "nowhere"),
+        (["convert", "--source=nowhere", "--destination=x", "--dtype=int8"], "--dtype=int8"),
+    ])
+def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, argv, expected):
+  monkeypatch.chdir(tmp_path)
+  code, out, err = run_main(capsys, *argv)
+  assert code == main.EXIT_USER
+  assert expected in err
+  assert err.startswith("rlreason: ") and err.count("\n") == 1 and not out
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("--config.typo=1", "config.typo: unknown field of Recipe"),
+        ("--config.rl.ppo.kl_coeff=1", "config.rl.ppo.kl_coeff: unknown field of PPOConfig, did you"
+         " mean 'kl_coef'?"),
+        ("--config.seed=abc", "config.seed: got 'abc' (str), allowed: int"),
+        ("--config.rl.steps=1.5", "config.rl.steps: got 1.5 (float), allowed: int"),
+        ("--config.rl.ppo.minibatch_size=7", "minibatch_size: got 7, allowed: a divisor"),
+        ("--config.rl.rewards.exploration.options.c=1000", "c must be below"),
+        ("--config.rl.rewards.mine.weight=1", "reward 'mine': not built in"),
+        ("--config.seed.x=1", "'seed' is 0 and has no fields"),
+        ("--config.seed", "write --config.FIELD=VALUE"),
+        ("--config.=1", "write --config.FIELD=VALUE"),
+        ("--config.stages=('sft','rlhf')", "config.rlhf: missing"),
+        ("--config.parallel.data=999", "the number of devices"),
+        ("--config.model.max_positions=16", "allowed: 16 together"),
+        ("--config.task.problems.num_numbers=9", "num_numbers must be 3 or 4"),
+    ])
+def test_an_impossible_config_is_one_line(capsys, tmp_path, override, expected):
+  code, _, err = run_main(
+      capsys, "train", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", override)
+  assert code == main.EXIT_USER and err.count("\n") == 1
+  assert expected in err
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_config_file_that_is_not_python_is_named_with_its_line(capsys, tmp_path):
+  file = tmp_path / "broken.py"
+  file.write_text("def get_config():\n  return (\n")
+  code, _, err = run_main(capsys, "train", f"--config={file}", "--workdir=x")
+  assert code == main.EXIT_USER
+  assert "broken.py:2: " in err and err.count("\n") == 1
+
+
+def test_a_workdir_of_another_config_is_refused(capsys, tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps({"seed": 0}))
+  code, _, err = run_main(capsys, "train", f"--config={CONFIG}", f"--workdir={tmp_path}")
+  assert code == main.EXIT_USER and err.count("\n") == 1
+  assert "started with another config" in err
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(capsys, tmp_path):
+  (tmp_path / "file").write_text("")
+  code, _, err = run_main(
+      capsys, "train", f"--config={CONFIG}", f"--workdir={tmp_path / 'file' / 'run'}")
+  assert code == main.EXIT_USER and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [(FloatingPointError("step 7: not finite"), main.EXIT_STOPPED),
+     (KeyboardInterrupt(), 130),
+     (ModuleNotFoundError("no", name="reasoning_gym"), main.EXIT_USER),
+     (FileNotFoundError(2, "No such file", "a.safetensors"), main.EXIT_USER)])
+def test_errors_of_a_run_have_their_exit_codes(capsys, monkeypatch, error, code):
+  def fail(*unused_args, **unused_kwargs):
+    raise error
+
+  monkeypatch.setattr(api, "convert", fail)
+  found, _, err = run_main(capsys, "convert", "--source=a", "--destination=b")
+  assert found == code and err.count("\n") == 1
+
+
+def _raise_by_name():
+  raise ValueError("raised outside the package")
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [lambda: np.concatenate([np.zeros(2), np.zeros((2, 2))]),  # a library's ValueError
+     lambda: dict(zip([1], [2, 3], strict=True)),  # a built-in's
+     _raise_by_name, lambda: {}["key"], lambda: None + 1])
+def test_a_bug_keeps_its_traceback(monkeypatch, bug):
+  monkeypatch.setattr(api, "convert", lambda *args, **kwargs: bug())
+  with pytest.raises((ValueError, KeyError, TypeError)):
+    main.main(["convert", "--source=a", "--destination=b"])
+
+
+# --- Help.
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "convert"])
+def test_help_shows_the_flags_and_an_example_that_parses(capsys, name):
+  code, out, err = run_main(capsys, name, "--help")
+  assert code == 0 and not err
+  command = main._COMMANDS[name]
+  values = flags.FlagValues()
+  command.define(values)
+  assert all(f"--{flag}" in out or f"--[no]{flag}" in out for flag in values)
+  example = out.partition("example:\n")[2].strip()
+  assert example.startswith(f"rlreason {name} --")
+  assert all(f"--{flag}=" in example for flag in command.required)
+  _, arguments = main._split_overrides(example.split()[2:])
+  values([name, *arguments])  # raises where the example has a flag that there is not
+
+
+def test_help_without_a_command_lists_the_commands(capsys):
+  code, out, _ = run_main(capsys, "--help")
+  assert code == 0
+  assert all(f"\n  {name} " in out for name in main._COMMANDS)
+
+
+# --- Overrides.
+
+
+def load(*overrides):
+  pairs, rest = main._split_overrides(overrides)
+  assert not rest
+  return recipe_lib.from_config(main.load_config(CONFIG, pairs))
+
+
+def test_overrides_reach_the_recipe():
+  recipe = load(
+      "--config.seed=3", "--config.rl.rewards.exploration.weight=0",
+      "--config.rl.rewards.verifier.weight=0.5", "--config.rl.ppo.kl_coef=1",
+      "--config.prompt_buckets=(8,16)", "--config.rl.reward_clip=(-1,1)",
+      "--config.rl.ppo.critic=separate", "--config.rl.ppo.recompute_log_probs=true")
+  rl = recipe.stages[1]
+  assert recipe.seed == 3 and recipe.prompt_buckets == (8, 16)
+  assert {spec.name: spec.weight for spec in rl.rewards} == {"verifier": 0.5, "exploration": 0.0}
+  assert rl.ppo.kl_coef == 1.0 and isinstance(rl.ppo.kl_coef, float)
+  assert rl.reward_clip == (-1.0, 1.0)
+  assert rl.ppo.critic == "separate" and rl.ppo.recompute_log_probs is True
+
+
+def test_a_field_may_be_none_before_and_after():
+  assert load().stages[1].ppo.value_clip is None
+  assert load("--config.rl.ppo.value_clip=0.1").stages[1].ppo.value_clip == 0.1
+  assert load("--config.optimizer.max_grad_norm=None").stages[1].optimizer.max_grad_norm is None
+
+
+def test_an_integer_in_the_file_does_not_keep_a_fraction_out():
+  recipe = load("--config.rl.rewards.exploration.weight=0.25")  # the file says 1
+  weight = {spec.name: spec.weight for spec in recipe.stages[1].rewards}
+  assert weight == {"verifier": 1.0, "exploration": 0.25}
+
+
+def test_fields_that_the_file_leaves_out_can_be_set():
+  recipe = load(
+      "--config.parallel.mode=pmap", "--config.checkpoint.every_steps=7",
+      "--config.rl.rewards.format.weight=0.1", "--config.sft.token_weights.lower=4")
+  assert recipe.parallel.mode == "pmap" and recipe.checkpoint.every_steps == 7
+  assert {spec.name for spec in recipe.stages[1].rewards} == {"verifier", "exploration", "format"}
+  assert dict(recipe.stages[0].token_weights) == {"lower": 4.0}
+
+
+def test_the_optimizer_at_the_top_is_that_of_the_last_stage():
+  recipe = load("--config.optimizer.learning_rate=1e-5", "--config.optimizer.schedule=cosine")
+  assert recipe.stages[1].optimizer.learning_rate == 1e-5
+  assert recipe.stages[1].optimizer.schedule == "cosine"
+  assert recipe.stages[0].optimizer.learning_rate == 1e-3
+
+
+def test_the_last_override_counts_and_a_space_may_separate():
+  assert load("--config.seed=1", "--config.seed", "2").seed == 2
+
+
+def test_text_stays_text_where_the_file_has_text():
+  config = main.load_config(CONFIG, [("model.kind", "123"), ("sft.examples", "[a].jsonl")])
+  assert config.model.kind == "123" and config.sft.examples == "[a].jsonl"
+
+
+# --- The commands.
+
+
+def test_sample_prints_each_completion(capsys, model_folder):
+  arguments = [
+      "sample", f"--model={model_folder}", f"--prompt={PROMPT}", "--prompt=1 2 3 target 6 :",
+      "--group=2", "--max-new-tokens=5", "--seed=1"]
+  code, out, _ = run_main(capsys, *arguments)
+  assert code == 0
+  assert out.count(f"# {PROMPT}\n") == 1 and out.count("# 1 2 3 target 6 :\n") == 1
+  assert out.count("[1/2] ") == 2 and out.count("[2/2] ") == 2
+  assert "5 tokens, cut off" in out
+  _, again, _ = run_main(capsys, *arguments)
+  assert again == out
+  _, other, _ = run_main(capsys, *arguments, "--seed=2")
+  assert other != out
+
+
+def test_sample_tells_what_does_not_fit(capsys, model_folder):
+  code, _, err = run_main(
+      capsys, "sample", f"--model={model_folder}", f"--prompt={PROMPT}", "--max_new_tokens=128")
+  assert code == main.EXIT_USER and "128 together, the positions of the model" in err
+  code, _, err = run_main(
+      capsys, "sample", f"--model={model_folder}", f"--prompt={PROMPT}", "--chat")
+  assert code == main.EXIT_USER and "chat_template: got None" in err
+  code, _, err = run_main(capsys, "sample", f"--model={model_folder}", "--prompt=hello")
+  assert code == main.EXIT_USER and "hello" in err
+
+
+def test_convert_keeps_the_model(capsys, model_folder, tmp_path):
+  code, out, _ = run_main(
+      capsys, "convert", f"--source={model_folder}", f"--destination={tmp_path / 'copy'}")
+  assert code == 0 and "copy" in out
+  before, after = api.load(model_folder), api.load(tmp_path / "copy")
+  assert before.config == after.config
+  jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+
+
+def test_evaluate_prints_a_table_and_writes_a_summary(capsys, model_folder, tmp_path):
+  output = tmp_path / "results" / "tiny.json"
+  code, out, _ = run_main(
+      capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}", "--split=validation",
+      f"--output={output}", "--config.evaluation.num_samples=0")
+  assert code == 0
+  assert "greedy" in out and str(output) in out
+  (stage,) = json.loads(output.read_text())["stages"]
+  assert stage["name"] == "tiny" and stage["steps"] == 0
+  assert set(stage["evaluation"]["countdown"]["greedy"]) == {"value", "low", "high", "n"}
+  assert stage["evaluation"]["countdown"]["greedy"]["n"] == 8
+
+
+# --- A run in processes of its own: stopped, gone on with, evaluated.
+
+
+def start(environment, *argv):
+  return subprocess.Popen(
+      [sys.executable, "-m", "rlreason.main", *argv], cwd=ROOT, env=environment, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def read_metrics(workdir):
+  file = workdir / "metrics.jsonl"
+  lines = file.read_text().splitlines() if file.exists() else []
+  return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def test_a_run_is_stopped_and_gone_on_with(tmp_path):
+  workdir = tmp_path / "run"
+  # A home of its own: the folder of compiled programs must be made there, and used.
+  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": ""}
+  for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+    environment.pop(name, None)
+  command = ["train", f"--config={CONFIG}", f"--workdir={workdir}"]
+
+  process = start(environment, *command)
+  deadline = time.monotonic() + 500
+  while not any(line["stage"] == "rl" for line in read_metrics(workdir)):
+    assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate()
+  assert process.returncode == main.EXIT_INTERRUPTED, err
+  assert err.count("\n") == 1 and f"--workdir={workdir} goes on from there" in err
+  done = max(line["step"] for line in read_metrics(workdir))
+  assert done < 42
+  assert list((tmp_path / "cache" / "rlreason" / "jax").iterdir())
+
+  process = start(environment, *command)
+  out, err = process.communicate()
+  assert process.returncode == 0, err
+  assert f"resuming at step {done}" in out and "evaluating the start" not in out
+  assert not err  # nothing that a user would have to read past
+  steps = [line["step"] for line in read_metrics(workdir) if not line["stage"].startswith("eval")]
+  assert steps == list(range(1, 43))  # 2 of SFT and 40 of RL, each once
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert [stage["name"] for stage in summary["stages"]] == ["start", "sft", "rl"]
+  for name in ("samples.jsonl", "report.html", "plots/reward.png", "models/rl/config.json"):
+    assert (workdir / name).exists() and name.split("/")[0] in out
+
+  # The model alone gives what the run measured with it.
+  output = tmp_path / "evaluation.json"
+  process = start(environment, "evaluate", f"--config={CONFIG}", f"--model={workdir}/models/rl",
+                  f"--output={output}")
+  _, err = process.communicate()
+  assert process.returncode == 0, err
+  (stage,) = json.loads(output.read_text())["stages"]
+  assert stage["evaluation"] == summary["stages"][-1]["evaluation"]
+
+
+def test_the_compilation_cache_can_be_placed_elsewhere(monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  main._set_environment()
+  assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "rlreason" / "jax")
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+  main._set_environment()
+  assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"
