@@ -2,10 +2,15 @@
 
 import os
 
-# Eight CPU devices, so that sharded programs are tested without an accelerator. A test that starts
-# a process of its own inherits this and may override it.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+os.environ["XLA_FLAGS"] = " ".join([
+    os.environ.get("XLA_FLAGS", ""),
+    # Eight CPU devices, so that sharded programs are tested without an accelerator. A test that
+    # starts a process of its own inherits this and may override it.
+    "--xla_force_host_platform_device_count=8",
+    # Eight devices share few cores: a replica that waits 40 s for the others is busy, not stuck.
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=120",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # pylint: disable=wrong-import-position
