@@ -22,10 +22,13 @@ INSTALL_REQUIRES = [
   "pyarrow>=16",  # parquet rows
   "tokenizers>=0.20",  # Hugging Face tokenizer.json without transformers
   "sentencepiece>=0.2",  # sentencepiece models
+  "protobuf>=5",  # the form they are stored in
   "jinja2>=3.1",  # chat templates, rendered in its sandbox
   "safetensors>=0.4.5",  # Hugging Face weights, in and out
   "gguf>=0.17",  # llama.cpp weights and vocabularies
   "math-verify>=0.8,<0.10",  # symbolic equivalence of answers
+  "latex2sympy2_extended>=1.10",  # its parser, called without its evaluation of text
+  "sympy>=1.13",  # the expressions it makes
   "rich>=13",  # progress and tables on the console
   "matplotlib>=3.8",  # curves
   "tensorboardX>=2.6.2",  # TensorBoard files without TensorFlow
@@ -34,7 +37,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
   "cuda": ["jax[cuda12]"],  # one NVIDIA GPU or several
   "tpu": ["jax[tpu]"],  # brings libtpu
-  "wandb": ["wandb>=0.18"],  # mirrors the TensorBoard files to Weights & Biases
+  "wandb": ["wandb>=0.18"],  # `wandb sync` uploads the TensorBoard files of a run
   "notebooks": ["ipykernel>=6.29", "notebook>=7"],  # runs colab/ outside Colab
   "test": [
     "pytest>=8",
