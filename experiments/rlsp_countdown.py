@@ -33,7 +33,8 @@ def get_config(start: str = ""):
   config = config_dict.ConfigDict()
   config.seed = 0
   config.model = dict(
-      kind="new", width=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, mlp_width=384)
+      kind="new", width=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, mlp_width=384,
+      remat="dots")  # on the CPU computing again is faster than reading back
   config.task = dict(kind="countdown", problems=dict(
       num_numbers=3, max_number=12, max_target=50,
       give_up=0.6,  # most searches end too early, yet all lengths have been seen

@@ -11,7 +11,6 @@ dataclasses (`config.build`).
 
 import ast
 from collections.abc import Callable, Sequence
-import dis
 import difflib
 import json
 import os
@@ -339,17 +338,15 @@ def _set_environment():
 def _is_for_user(error: ValueError | OSError) -> bool:
   """Whether an error is a message to the user; others are bugs, whose traceback is wanted.
 
-  Messages are those that a `raise` of this package made, and those of the operating system about a
-  file. A ValueError of a library, or of a built-in function, was not foreseen.
+  Messages are raised by this package itself, or by the operating system about a file.
   """
   if isinstance(error, OSError) and error.filename is not None:
     return True
   trace = error.__traceback__
   while trace.tb_next is not None:
     trace = trace.tb_next
-  code = trace.tb_frame.f_code
-  is_raise = code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-  return is_raise and pathlib.Path(code.co_filename).is_relative_to(pathlib.Path(__file__).parent)
+  source = pathlib.Path(trace.tb_frame.f_code.co_filename)
+  return source.is_relative_to(pathlib.Path(__file__).parent)
 
 
 def _fail(error: Any, exit_code: int) -> int:

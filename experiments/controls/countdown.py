@@ -1,0 +1,86 @@
+"""Runs the Countdown experiment with its controls and prints the table of docs/results.md.
+
+    .venv/bin/python experiments/controls/countdown.py --root=runs/controls --seeds=0,1,2
+
+Each seed trains both stages once; the controls start from that seed's first stage. What is finished
+is not run again, so the program may be stopped and started. Three seeds take two to three hours on
+two cores.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+CONFIG = "experiments/rlsp_countdown.py"
+OFF = "--config.rl.rewards.{}.weight=0"
+CONTROLS = {
+    "verifier only (c = 0)": [OFF.format("exploration")],
+    "exploration only": [OFF.format("verifier")],
+    "random reward": [
+        OFF.format("verifier"), OFF.format("exploration"), "--config.rl.rewards.random.weight=1"],
+}
+BLOCKED = "--config.evaluation.blocked_words=((('lower','higher'),('answer',)),)"
+COLUMNS = ("greedy", "mean", "pass@8", "maj@8", "reasoning_length", "backtracks", "checks",
+           "truncated_fraction")
+
+
+def main():
+  """Runs what is missing and prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/controls"))
+  parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+  parser.add_argument("flags", nargs="*", help="further flags of every run, after --")
+  args = parser.parse_args()
+  rows = {}
+  for seed in args.seeds.split(","):
+    for name, result in run_seed(args.root / f"seed{seed}", seed, args.flags).items():
+      rows.setdefault(name, []).append(result)
+  print("| run | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+  for name, results in rows.items():
+    print(f"| {name} | " + " | ".join(cell(results, column) for column in COLUMNS) + " |")
+
+
+def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
+  """Name -> metric -> estimate, of one seed's runs."""
+  flags = [f"--config.seed={seed}", *flags]
+  stages = train(root / "rlsp", CONFIG, flags)
+  results = {"after SFT": stages["sft"], "RLSP": stages["rl"]}
+  sft = root / "rlsp" / "models" / "sft"
+  for name, changes in CONTROLS.items():
+    folder = root / name.split(" (")[0].replace(" ", "_")
+    results[name] = train(folder, f"{CONFIG}:{sft}", [*flags, *changes])["rl"]
+  output = root / "kept_from_giving_up.json"
+  if not output.exists():
+    rlreason("evaluate", f"--config={CONFIG}", f"--model={sft}", f"--output={output}", BLOCKED,
+             *flags)
+  results["SFT kept from giving up"] = read(output)["sft"]
+  return results
+
+
+def train(workdir: pathlib.Path, config: str, flags: list[str]) -> dict[str, dict]:
+  """Runs an experiment to its end, unless it is there, and returns stage -> evaluation."""
+  if not (workdir / "report.html").exists():
+    rlreason("train", f"--config={config}", f"--workdir={workdir}", *flags)
+  return read(workdir / "summary.json")
+
+
+def rlreason(command: str, *flags: str):
+  subprocess.run([sys.executable, "-m", "rlreason.main", command, *flags], check=True)
+
+
+def read(summary: pathlib.Path) -> dict[str, dict]:
+  stages = json.loads(summary.read_text())["stages"]
+  return {stage["name"]: stage["evaluation"]["countdown"] for stage in stages}
+
+
+def cell(results: list[dict], column: str) -> str:
+  """Mean over seeds and, in brackets, each seed's value."""
+  values = [result[column]["value"] for result in results]
+  return f"{statistics.mean(values):.3g} [{', '.join(f'{value:.3g}' for value in values)}]"
+
+
+if __name__ == "__main__":
+  main()
