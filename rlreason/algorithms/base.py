@@ -27,7 +27,8 @@ class Algorithm(NamedTuple):
   """An algorithm is four pure functions; the loop compiles and calls them.
 
   - `init(params) -> TrainState`.
-  - `score(params, rollout, reference) -> scores`: per-token quantities an update needs, as rows.
+  - `score(models, rollout, key) -> scores`: per-token quantities an update needs, as rows; `models`
+    is {"params": of the state, "reference": parameters or None}.
   - `make_batch(rows, kl_coef) -> (batch rows, metrics)`.
   - `update_step(state, batch, key, *, replicas) -> (state, metrics)`.
   """

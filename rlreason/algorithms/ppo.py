@@ -59,6 +59,12 @@ class PPOConfig:
       if value < low or (high is not None and value > high):
         allowed = f"{low} to {high}" if high is not None else f"{low} or more"
         raise ValueError(f"{name}: got {value}, allowed: {allowed}")
+    if self.value_clip is not None and self.value_clip < 0:
+      raise ValueError(f"value_clip: got {self.value_clip}, allowed: 0 or more, or None")
+    if self.kl_target is not None and self.kl_target <= 0:
+      raise ValueError(f"kl_target: got {self.kl_target}, allowed: above 0, or None")
+    if self.kl_target is not None and self.kl_coef == 0:
+      raise ValueError(f"kl_target: got {self.kl_target} with kl_coef=0, allowed: None")
     if self.micro_batch_size and self.minibatch_size % self.micro_batch_size:
       raise ValueError(
           f"micro_batch_size: got {self.micro_batch_size}, allowed: a divisor of "
@@ -297,6 +303,10 @@ def _update_step(spec: _Spec, optimizer, state, batch: RolloutBatch, key, *, rep
   """
   config = spec.config
   batch = replicas.gather(batch)
+  # A NaN in the padding must not reach a gradient, where 0 * NaN is NaN.
+  names = ("old_log_probs", "old_values", "ref_log_probs", "advantages", "returns")
+  batch = batch.replace(**{
+      name: masks.zero_masked(getattr(batch, name), batch.loss_mask) for name in names})
   num_rows = batch.loss_mask.shape[0]
   if num_rows % config.minibatch_size:
     raise ValueError(

@@ -53,6 +53,8 @@ def sft(
     batch = replicas.gather(batch)
     rows = batch.tokens.shape[0]
     size = config.micro_batch_size or rows
+    if rows % size:
+      raise ValueError(f"micro_batch_size: got {size}, allowed: a divisor of the {rows} rows")
     indices = jnp.arange(rows).reshape(rows // size, size)
     # A token is predicted from the one before it, which must be of the same example.
     follows = batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]

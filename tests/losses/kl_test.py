@@ -1,0 +1,65 @@
+"""Estimates of the KL divergence and the adaptive coefficient, on hand-worked numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import losses
+
+
+def test_estimators_hand_worked():
+  x = jnp.array([0.1, -0.1, 0.0])
+  zero = jnp.zeros(3)
+  np.testing.assert_allclose(losses.kl_estimate(x, zero, "k1"), [0.1, -0.1, 0.0], rtol=1e-6)
+  np.testing.assert_allclose(losses.kl_estimate(x, zero, "k2"), [0.005, 0.005, 0.0], rtol=1e-6)
+  np.testing.assert_allclose(
+      losses.kl_estimate(x, zero, "k3"), [0.004837418, 0.005170918, 0.0], rtol=1e-4, atol=1e-9)
+
+
+def test_estimators_are_unbiased_for_the_kl_of_two_distributions():
+  policy = jax.nn.log_softmax(jnp.array([0.3, -1.0, 0.7, 0.1]))
+  reference = jax.nn.log_softmax(jnp.array([-0.2, 0.4, 0.5, 0.0]))
+  kl = float(jnp.sum(jnp.exp(policy) * (policy - reference)))
+  for estimator in ("k1", "k3"):  # exactly: the mean over all tokens, weighted by the policy
+    mean = jnp.sum(jnp.exp(policy) * losses.kl_estimate(policy, reference, estimator))
+    assert float(mean) == pytest.approx(kl, rel=1e-5)
+  assert np.all(np.asarray(losses.kl_estimate(policy, reference, "k3")) >= 0)
+
+
+def test_gradients_in_the_loss_differ():
+  """Why the estimators must not be mixed silently."""
+  logits = jnp.array([0.3, -1.0, 0.7])
+  reference = jax.nn.log_softmax(jnp.array([-0.2, 0.4, 0.5]))
+  weights = jax.nn.softmax(logits)  # of the samples; no gradient flows through sampling
+
+  def mean_estimate(logits, estimator):
+    return jnp.sum(
+        weights * losses.kl_estimate(jax.nn.log_softmax(logits), reference, estimator))
+
+  def kl(logits):
+    log_probs = jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(log_probs) * (log_probs - reference))
+
+  gradients = {name: jax.grad(mean_estimate)(logits, name) for name in ("k1", "k2", "k3")}
+  np.testing.assert_allclose(gradients["k1"], 0.0, atol=1e-6)
+  np.testing.assert_allclose(gradients["k2"], jax.grad(kl)(logits), atol=1e-6)
+  reverse = weights - jnp.exp(reference)  # k3's is that of KL(reference || policy)
+  np.testing.assert_allclose(gradients["k3"], reverse, atol=1e-6)
+
+
+def test_unknown_estimator_is_named():
+  with pytest.raises(ValueError, match="estimator: got 'k4', allowed: k1, k2, k3"):
+    losses.kl_estimate(jnp.zeros(1), jnp.zeros(1), "k4")
+
+
+def adapt(kl, **changes):
+  settings = dict(target=6.0, horizon=10000.0, num_sequences=512) | changes
+  return float(losses.adapt_kl_coef(jnp.float32(0.15), jnp.float32(kl), **settings)) / 0.15
+
+
+def test_adaptive_coefficient_hand_worked():
+  assert adapt(12.0) == pytest.approx(1.01024, abs=2e-6)  # the error of 1 is clipped to 0.2
+  assert adapt(0.0) == pytest.approx(1 - 0.01024, abs=2e-6)
+  assert adapt(6.0) == pytest.approx(1.0, abs=1e-6)
+  assert adapt(6.6) == pytest.approx(1.00512, abs=2e-6)  # 0.1 * 512 / 10000, not clipped

@@ -1,0 +1,115 @@
+"""Log-probs and entropies from hidden states: direct formulas, chunks, temperature, masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import losses, masks
+
+B, T, D, V = 2, 7, 5, 11
+
+
+@pytest.fixture(scope="module", name="inputs")
+def inputs_fixture():
+  random = np.random.default_rng(0)
+  hidden = jnp.asarray(random.normal(size=(B, T, D)), jnp.float32)
+  kernel = jnp.asarray(random.normal(size=(D, V)), jnp.float32)
+  targets = jnp.asarray(random.integers(0, V, (B, T)), jnp.int32)
+  return hidden, kernel, targets
+
+
+def direct(hidden, kernel, targets, temperature=1.0):
+  log_probs = jax.nn.log_softmax(hidden @ kernel / temperature)
+  chosen = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+  return chosen, -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+
+def test_hand_worked():
+  logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]])) + 100.0
+  log_probs, entropy = losses.from_logits(logits, jnp.array([1, 2]))
+  np.testing.assert_allclose(log_probs, [np.log(0.25), np.log(1 / 3)], rtol=1e-5)
+  np.testing.assert_allclose(entropy, [1.5 * np.log(2), np.log(3)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+def test_equals_the_direct_formula(inputs, temperature):
+  got = losses.token_log_probs(*inputs, temperature=temperature)
+  expected = direct(*inputs, temperature=temperature)
+  for x, y in zip(got, expected, strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_temperature_zero_is_read_as_one(inputs):
+  np.testing.assert_array_equal(
+      losses.token_log_probs(*inputs, temperature=0.0)[0], losses.token_log_probs(*inputs)[0])
+
+
+def weighted_sum(hidden, kernel, targets, chunk_elements):
+  log_probs, entropy = losses.token_log_probs(
+      hidden, kernel, targets, temperature=0.7, chunk_elements=chunk_elements)
+  weights = jnp.arange(B * T, dtype=jnp.float32).reshape(B, T)
+  return jnp.sum(weights * log_probs) + jnp.sum(jnp.cos(weights) * entropy)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 6])  # 7 columns: none of these divides them
+def test_chunked_equals_whole(inputs, columns):
+  hidden, kernel, targets = inputs
+  run = lambda chunk_elements: jax.value_and_grad(weighted_sum, argnums=(0, 1))(
+      hidden, kernel, targets, chunk_elements)
+  whole, chunked = run(10**9), run(columns * B * V)
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), whole, chunked)
+
+
+def largest_array(inputs, chunk_elements):
+  """Elements of the largest array in the gradient's program."""
+  program = jax.make_jaxpr(jax.grad(weighted_sum), static_argnums=3)(*inputs, chunk_elements)
+  return max(all_sizes(program.jaxpr))
+
+
+def test_chunks_hold_no_more_logits_than_asked(inputs):
+  assert largest_array(inputs, 10**9) == B * T * V
+  assert largest_array(inputs, B * V) == max(B * V, B * T * D, D * V)
+
+
+def all_sizes(jaxpr):
+  for equation in jaxpr.eqns:
+    yield from (variable.aval.size for variable in equation.outvars)
+    for inner in jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+      inner = getattr(inner, "jaxpr", inner)
+      if hasattr(inner, "eqns"):
+        yield from all_sizes(inner)
+
+
+def test_bfloat16_hidden_states_give_f32_log_probs(inputs):
+  hidden, kernel, targets = inputs
+  log_probs, entropy = losses.token_log_probs(hidden.astype(jnp.bfloat16), kernel, targets)
+  assert log_probs.dtype == entropy.dtype == jnp.float32
+  np.testing.assert_allclose(log_probs, direct(*inputs)[0], atol=0.1)
+
+
+def test_large_logits_stay_finite():
+  logits = jnp.array([[1e4, 0.0, -1e4]])
+  for target, expected in ((0, 0.0), (1, -1e4), (2, -2e4)):
+    log_prob, entropy = losses.from_logits(logits, jnp.array([target]))
+    assert float(log_prob[0]) == expected and float(entropy[0]) == 0.0
+
+
+def test_a_masked_nan_does_not_leak_into_a_gradient(inputs):
+  """Hidden states of padding are arbitrary; what is masked out before is out for good."""
+  hidden, kernel, targets = inputs
+  mask = jnp.arange(T)[None] < jnp.array([[3], [7]])
+
+  def loss(hidden, kernel):
+    log_probs, _ = losses.token_log_probs(
+        masks.zero_masked(hidden, mask[..., None]), kernel, targets)
+    return masks.masked_mean(log_probs, mask)
+
+  clean = jax.value_and_grad(loss, argnums=(0, 1))(hidden, kernel)
+  dirty = jax.value_and_grad(loss, argnums=(0, 1))(
+      jnp.where(mask[..., None], hidden, jnp.nan), kernel)
+  jax.tree.map(np.testing.assert_array_equal, clean, dirty)

@@ -1,0 +1,51 @@
+"""The value loss and the explained variance, on hand-worked numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import losses
+
+
+def loss(value, old_value, ret, clip=0.2):
+  return losses.clipped_value_loss(*(jnp.full((1, 1), x) for x in (value, old_value, ret)),
+                                   clip=clip)[0, 0]
+
+
+@pytest.mark.parametrize("value, old_value, ret, clip, expected", [
+    (0.5, 0.0, 1.0, None, 0.125),  # 1/2 (0.5)^2
+    (0.5, 0.0, 1.0, 0.2, 0.32),  # 1/2 (0.2 - 1)^2 is larger
+    (0.1, 0.0, 1.0, 0.2, 0.405),  # inside: no difference
+    (-0.5, 0.0, 1.0, 0.2, 1.125),  # moved away: the unclipped is larger
+    (0.5, 0.0, 0.5, 0.2, 0.045),  # right, but too far at once
+    (0.5, 0.0, 1.0, 0.0, 0.5),  # nothing may move
+])
+def test_clipped_value_loss_hand_worked(value, old_value, ret, clip, expected):
+  assert float(loss(value, old_value, ret, clip)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("value, ret, expected", [
+    (0.5, 1.0, 0.0),  # clipped on the way to the target: no gradient
+    (0.1, 1.0, -0.9),
+    (-0.5, 1.0, -1.5),  # too far the wrong way is pulled back
+])
+def test_clipped_value_loss_gradient(value, ret, expected):
+  assert float(jax.grad(loss)(value, 0.0, ret)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_explained_variance_hand_worked():
+  returns = jnp.array([[1.0, 2.0, 3.0, 99.0]])
+  mask = jnp.array([[True, True, True, False]])
+  explained = lambda values: float(losses.explained_variance(jnp.array([values]), returns, mask))
+  assert explained([1.0, 2.0, 3.0, 0.0]) == pytest.approx(1.0)
+  assert explained([2.0, 2.0, 2.0, jnp.nan]) == pytest.approx(0.0, abs=1e-6)
+  assert explained([1.5, 2.0, 2.5, 0.0]) == pytest.approx(0.75)  # residuals -.5 0 .5: 1/6 of 2/3
+  assert explained([11.0, 12.0, 13.0, 0.0]) == pytest.approx(1.0)  # a shift does not matter
+  assert explained([3.0, 2.0, 1.0, 0.0]) == pytest.approx(-3.0)
+
+
+def test_explained_variance_without_variance_is_zero():
+  ones = jnp.ones((2, 3))
+  for mask in (jnp.ones((2, 3), bool), jnp.zeros((2, 3), bool)):
+    np.testing.assert_array_equal(losses.explained_variance(0 * ones, ones, mask), 0.0)
