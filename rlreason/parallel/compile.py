@@ -124,8 +124,15 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
   def replicate(tree):
-    return jax.pmap(lambda i, tree: tree, in_axes=(0, None), devices=devices)(
-        jnp.arange(count), tree)
+    # Under the name of the update's axis: it is part of the sharding, and another one compiles the
+    # update twice.
+    return jax.pmap(
+        lambda i, tree: tree, axis_name=_REPLICAS, in_axes=(0, None), devices=devices)(
+            jnp.arange(count), tree)
+
+  def one_copy(tree):
+    # The first device's own, not x[0]: that is spread over all devices again.
+    return jax.tree.map(lambda x: x.addressable_data(0).reshape(x.shape[1:]), tree)
 
   def put_rows(tree):
     _check_rows(tree, count)
@@ -154,7 +161,7 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
 
     def update_once(state, batch, key):
       state, metrics = update(state, batch, key)
-      return state, jax.tree.map(lambda x: x[0], metrics)
+      return state, one_copy(metrics)
 
     return update_once
 
@@ -163,11 +170,10 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
 
     def whole(rows, *args):
       rows, rest = compiled(merge(jax.device_get(rows)), *args)
-      return split(rows), rest
+      return split(jax.device_get(rows)), rest  # pmap splits host arrays itself
 
     return whole
 
-  one_copy = lambda tree: jax.tree.map(lambda x: x[0], tree)
   return Layout(
       num_shards=count, put_params=lambda params, boxed: params,
       put_state=replicate, get_state=one_copy, put_rows=put_rows,

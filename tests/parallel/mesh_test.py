@@ -1,0 +1,50 @@
+"""Which devices a configuration takes, and what it refuses."""
+
+import jax
+import pytest
+
+from rlreason.parallel import ParallelConfig
+from rlreason.parallel.mesh import make_mesh, mesh_devices
+
+
+def test_the_suite_has_eight_devices():
+  assert len(jax.devices()) == 8
+
+
+@pytest.mark.parametrize("fields, sizes", [
+    (dict(), (8, 1, 1)), (dict(data=1), (1, 1, 1)), (dict(data=3), (3, 1, 1)),
+    (dict(fsdp=2), (4, 2, 1)), (dict(fsdp=2, tensor=2), (2, 2, 2)), (dict(data=1, tensor=8), (1, 1, 8)),
+    (dict(fsdp=3), (2, 3, 1)),  # the rest is rounded down: two devices are idle
+    (dict(mode="pmap"), (8, 1, 1)), (dict(mode="pmap", data=2), (2, 1, 1)),
+])
+def test_sizes_of_the_axes(fields, sizes):
+  devices, got = mesh_devices(ParallelConfig(**fields))
+  assert got == sizes
+  assert devices == jax.devices()[:sizes[0] * sizes[1] * sizes[2]]
+
+
+def test_mesh_axes_are_named_and_left_to_the_partitioner():
+  mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(mode="xmap"), "mode: got 'xmap', allowed: jit, pmap"),
+    (dict(data=0), "data: got 0, allowed: 1 or more, or -1 for the rest"),
+    (dict(data=-2), "data: got -2, allowed: 1 or more, or -1"),
+    (dict(fsdp=0), "fsdp: got 0, allowed: 1 or more"),
+    (dict(tensor=-1), "tensor: got -1, allowed: 1 or more"),
+    (dict(mode="pmap", fsdp=2), "fsdp, tensor: got 2, 1 with mode='pmap', allowed: 1"),
+    (dict(mode="pmap", tensor=2), "fsdp, tensor: got 1, 2 with mode='pmap', allowed: 1"),
+])
+def test_settings_out_of_range_are_named(fields, message):
+  with pytest.raises(ValueError, match=message):
+    ParallelConfig(**fields)
+
+
+@pytest.mark.parametrize("fields", [
+    dict(data=9), dict(data=4, fsdp=4), dict(tensor=16), dict(mode="pmap", data=9)])
+def test_more_devices_than_there_are(fields):
+  with pytest.raises(ValueError, match="allowed: a product of at most 8, the number of devices"):
+    mesh_devices(ParallelConfig(**fields))
