@@ -321,6 +321,8 @@ def _help(name: str, command: _Command, values: flags.FlagValues) -> str:
 
 def _set_environment():
   """Quiets XLA and names a folder for compiled programs, before JAX is imported."""
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
   folder = cache / "rlreason" / "jax"

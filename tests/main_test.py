@@ -1,12 +1,16 @@
 """The command line: mistakes in one line, overrides, and each command on a tiny model."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import typing
 
 from absl import flags
 import jax
@@ -177,6 +181,39 @@ def test_help_shows_the_flags_and_an_example_that_parses(capsys, name):
   values([name, *arguments])  # raises where the example has a flag that there is not
 
 
+@pytest.mark.parametrize("path", ["README.md", "docs/usage.md"])
+def test_commands_of_the_documents_parse(path):
+  for line in (ROOT / path).read_text().splitlines():
+    if not line.startswith("    rlreason ") or "[" in line:  # prose, and patterns of use
+      continue
+    name, *arguments = shlex.split(line)[1:]
+    overrides, rest = main._split_overrides(arguments)
+    values = flags.FlagValues()
+    main._COMMANDS[name].define(values)
+    assert values([name, *map(main._underscored, rest)]) == [name], line
+    if "config" in values:
+      recipe_lib.from_config(main.load_config(str(ROOT / values.config), overrides))
+
+
+def dataclass_fields(hint):
+  """Names of the fields of a dataclass and of those inside it."""
+  for part in (hint, *typing.get_args(hint)):
+    if dataclasses.is_dataclass(part):
+      for name, inner in typing.get_type_hints(part).items():
+        yield name
+        yield from dataclass_fields(inner)
+    elif part is not hint:
+      yield from dataclass_fields(part)
+
+
+def test_every_field_of_a_config_is_documented():
+  text = (ROOT / "docs" / "usage.md").read_text()
+  documented = set(re.findall(r"[a-z_0-9]+", " ".join(re.findall(r"`([^`\n]*)`", text))))
+  fields = set(dataclass_fields(recipe_lib.Recipe))
+  assert {"kl_coef", "num_numbers", "critic_learning_rate", "is_judge"} <= fields
+  assert not fields - documented
+
+
 def test_help_without_a_command_lists_the_commands(capsys):
   code, out, _ = run_main(capsys, "--help")
   assert code == 0
@@ -341,6 +378,16 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   assert [stage["name"] for stage in summary["stages"]] == ["start", "sft", "rl"]
   for name in ("samples.jsonl", "report.html", "plots/reward.png", "models/rl/config.json"):
     assert (workdir / name).exists() and name.split("/")[0] in out
+
+  # Every metric is explained where a user looks.
+  usage = (ROOT / "docs" / "usage.md").read_text()
+  names = {name for line in read_metrics(workdir) for name in line}
+  for name in sorted(names - {"step", "stage"}):
+    group, *_, last = name.split("/")
+    last = last.replace("@2", "@k") if group == "eval" else last
+    is_part = name in ("reward/verifier/mean", "reward/exploration/mean")
+    wanted = f"`{last}`" if group == "eval" else "`reward/<part>/mean`" if is_part else f"`{name}`"
+    assert wanted in usage, name
 
   # The model alone gives what the run measured with it.
   output = tmp_path / "evaluation.json"
