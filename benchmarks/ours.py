@@ -31,6 +31,8 @@ class Shape:
   group: int = 1  # completions per prompt
   prompt_tokens: int = 64
   new_tokens: int = 64
+  # Sequences of one gradient pass of the update: their activations stay in the caches.
+  micro_sequences: int = 16
 
   def model_config(self) -> models.ModelConfig:
     """The model of these sizes, in f32, embeddings untied."""
@@ -79,8 +81,8 @@ class PPOStep:
     self.shape, self._seed = shape, seed
     config = shape.model_config()
     settings = algorithms.PPOConfig(
-        minibatch_size=shape.sequences, kl_coef=0.04, critic=critic,
-        kl_placement="reward", kl_estimator="k1")
+        minibatch_size=shape.sequences, micro_batch_size=shape.micro_sequences, kl_coef=0.04,
+        critic=critic, kl_placement="reward", kl_estimator="k1")
     # Adam without weight decay, as the peer has it.
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-5, max_grad_norm=None), total_steps=1_000_000)

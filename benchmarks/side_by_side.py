@@ -21,13 +21,14 @@ class Peer:
     hello: the object the worker printed when it was ready.
   """
 
-  def __init__(self, environment, script, *arguments):
+  def __init__(self, environment, script, argument, *, log="worker"):
     """Starts `script` of benchmarks/ with the Python of .peers/`environment`.
 
     Args:
       environment: name of a folder that benchmarks/peers.sh made.
       script: file name of the worker in benchmarks/.
-      *arguments: command line of the worker; its stderr goes to a file of .peers/.
+      argument: of its command line.
+      log: its stderr goes to .peers/`log`.log.
 
     Raises:
       FileNotFoundError: the environment is not there.
@@ -36,11 +37,11 @@ class Peer:
     python = ROOT / ".peers" / environment / "bin" / "python"
     if not python.exists():
       raise FileNotFoundError(f"{python} is missing: run `bash benchmarks/peers.sh` once")
-    self._log = ROOT / ".peers" / f"{pathlib.Path(script).stem}.log"
-    with open(self._log, "w", encoding="utf-8") as log:
+    self._log = ROOT / ".peers" / f"{log}.log"
+    with open(self._log, "w", encoding="utf-8") as stderr:
       self._process = subprocess.Popen(
-          [python, ROOT / "benchmarks" / script, *map(str, arguments)],
-          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+          [python, ROOT / "benchmarks" / script, argument],
+          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
     self.hello = self._read()
 
   def _read(self):

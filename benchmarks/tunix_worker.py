@@ -79,7 +79,10 @@ def make_cluster(shape):
           training_config=cluster_lib.RLTrainingConfig(
               actor_optimizer=optax.adam(1e-5), critic_optimizer=optax.adam(1e-5),
               max_steps=1_000_000, eval_every_n_steps=1_000_000,
-              mini_batch_size=shape["sequences"]),
+              mini_batch_size=shape["sequences"],
+              train_micro_batch_size=shape["micro_sequences"],
+              rollout_micro_batch_size=shape["sequences"],
+              compute_logps_micro_batch_size=shape["sequences"]),
           rollout_config=base_rollout.RolloutConfig(
               max_tokens_to_generate=shape["new_tokens"], max_prompt_length=shape["prompt_tokens"],
               kv_cache_size=shape["prompt_tokens"] + shape["new_tokens"],
