@@ -151,7 +151,7 @@ def test_the_readme_runs(folder, policy, monkeypatch):
   assert max(jax.tree.leaves(moved)) > 1e-4
 
 
-def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy):
+def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch):
   config = config_lib.load_config_file(CONFIG)
   summary = rr.evaluate(policy, config, name="tiny")
   (stage,) = summary["stages"]
@@ -159,6 +159,12 @@ def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy):
   assert {"greedy", "pass@2", "maj@2", "backtracks"} <= set(stage["evaluation"]["countdown"])
   json.dumps(summary, allow_nan=False)
   assert rr.evaluate(policy, rr.from_config(config), name="tiny") == summary
+  # Nothing could be scored: nulls, for JSON has no NaN.
+  monkeypatch.setattr(
+      rr.rewards.CountdownVerifier, "__call__", lambda self, prompts, *_, **__: [None] * len(prompts))
+  (stage,) = rr.evaluate(policy, config)["stages"]
+  assert stage["evaluation"]["countdown"]["greedy"] == dict(value=None, low=0.0, high=1.0, n=0)
+  assert stage["evaluation"]["countdown"]["mean"]["low"] is None
   config.evaluation.max_new_tokens = 128
   with pytest.raises(ValueError, match="allowed: 128 together, the positions of the model"):
     rr.evaluate(policy, config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,6 @@ from rlreason.rewards import RewardSpec, answer, combine_rewards
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
-
 
 
 def vote_answer(text: str) -> Hashable | None:
@@ -127,11 +127,11 @@ def make_evaluator(
     sampled_groups = sampled(params, key) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
-      evaluation[name] = _greedy_metrics(
-          [greedy_groups[i][0] for i in places], tokenizer, reading)
-      if config.num_samples:
-        evaluation[name] |= _sampled_metrics(
+      found = _greedy_metrics([greedy_groups[i][0] for i in places], tokenizer, reading)
+      if sampled:
+        found |= _sampled_metrics(
             [sampled_groups[i] for i in places], config.num_samples, reading)
+      evaluation[name] = {metric: _without_nan(estimate) for metric, estimate in found.items()}
     return evaluation, [_sample(row, group[0]) for row, group in zip(rows, greedy_groups)]
 
   return evaluate
@@ -174,10 +174,16 @@ def _sampled_metrics(groups, k: int, reading) -> dict[str, metrics.Estimate]:
   answers = [[reading.vote(text) for text, _, _, _ in group] for group in groups]
   return {
       "mean": metrics.mean([
-          float(np.mean(known)) for row in correct if (known := [c for c in row if c is not None])]),
+          float(np.mean(known)) for row in correct
+          if (known := [verdict for verdict in row if verdict is not None])]),
       f"pass@{k}": metrics.mean_pass_at_k(correct, k),
       f"maj@{k}": metrics.mean_maj_at_k(answers, correct, k),
   }
+
+
+def _without_nan(estimate: metrics.Estimate) -> metrics.Estimate:
+  """None for what could not be measured, as where no completion was scored: JSON has no NaN."""
+  return {name: None if math.isnan(number) else number for name, number in estimate.items()}
 
 
 def _is_right(score: float | None) -> bool | None:
