@@ -14,12 +14,10 @@ from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import CombinedReward, RewardResult
+from rlreason.rewards import CombinedReward, RewardResult, answer
 from rlreason.sampling import SamplingOptions, sample
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
-
-_BOX = "\\boxed{"
 
 
 class Scored(NamedTuple):
@@ -104,13 +102,14 @@ def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
 
 
 def reasoning_tokens(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int:
-  """Generated tokens before the first box; all of them when there is none."""
-  if _BOX not in text:
+  """Generated tokens before the first box; all of them when there is none that is closed."""
+  start = len(answer.text_before_box(text))
+  if start == len(text):
     return len(ids)
-  low, high = 0, len(ids)  # the box is in the text of the first `high` tokens, not of `low`
+  low, high = 0, len(ids)  # the box starts in the text of the first `high` tokens, not of `low`
   while high - low > 1:
     middle = (low + high) // 2
-    if _BOX in tokenizer.decode(ids[:middle]):
+    if len(tokenizer.decode(ids[:middle])) > start:
       high = middle
     else:
       low = middle

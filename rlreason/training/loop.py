@@ -27,7 +27,7 @@ from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_l
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import Recipe
 from rlreason.training.setup import Setup, evaluation_key, make_setup
-from rlreason.training.stages import Stage, StepOutput, make_stage, place_policy
+from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage, place_policy
 from rlreason.types import Key, Params
 
 # Fields that may differ when a run is resumed: none changes a result.
@@ -54,6 +54,7 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
   setup, policy = make_setup(recipe)
+  check_stages(setup)
   checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
   with contextlib.ExitStack() as stack:
     run = _Run(setup, pathlib.Path(workdir), stack)
@@ -87,6 +88,7 @@ class _Run:
     self.stop = stack.enter_context(_stop_signals())
     self.key = jax.random.key(recipe.seed)
     self.started = time.monotonic()
+    self.is_skipping = False  # whether the last update was not finite
     # What a checkpoint keeps of the host's side, beside the data position and the cursors.
     self.host = {"stage": 0, "step": 0, "global_step": 0, "tokens": 0, "seconds": 0.0,
                  "summary": {"stages": []}}
@@ -132,7 +134,9 @@ class _Run:
       if self.stop.is_set() or (step + 1) % recipe.checkpoint.every_steps == 0 and not is_last:
         self._write(stage, *pending)
         pending = None
-        self._save(state, stage)
+        # While updates are being skipped, an earlier and good checkpoint must not make room.
+        if self.stop.is_set() or not self.is_skipping:
+          self._save(state, stage)
         if self.stop.is_set():
           self.checkpoints.wait()
           raise Interrupted(
@@ -153,13 +157,6 @@ class _Run:
     self.host["step"] = step + 1
     self.host["global_step"] += 1
     self.host["tokens"] += output.tokens
-    if values["optim/skipped_in_a_row"] >= self.setup.recipe.max_skipped_in_a_row:
-      self.checkpoints.wait()
-      raise FloatingPointError(
-          f"step {self.host['global_step']} ({stage.name} {step + 1}): "
-          f"{values['optim/skipped_in_a_row']:.0f} updates in a row had a loss or gradient that "
-          f"is not finite; last good checkpoint: {self.checkpoints.latest_step()}. Lower the "
-          "learning rate or max_grad_norm, or look at samples.jsonl")
     self.progress.update(step + 1, tokens=output.tokens, metrics=values)
     values |= {"system/compilations": self.compilations.count} | metrics_lib.peak_memory()
     rate = self.progress.tokens_per_second()
@@ -167,6 +164,15 @@ class _Run:
       values["time/tokens_per_second"] = rate
     self.metrics.write(self.host["global_step"], stage.name, values)
     self.samples.write(self.host["global_step"], stage.name, output.samples)
+    skipped = values["optim/skipped_in_a_row"]
+    self.is_skipping = skipped > 0
+    if skipped >= self.setup.recipe.max_skipped_in_a_row:
+      self.checkpoints.wait()
+      raise FloatingPointError(
+          f"step {self.host['global_step']} ({stage.name} {step + 1}): {skipped:.0f} updates in a "
+          "row had a loss or gradient that is not finite; last good checkpoint: "
+          f"{self.checkpoints.latest_step()}. Lower the learning rate or max_grad_norm, or look at "
+          "samples.jsonl")
 
   def _finish_stage(self, name: str, policy: Params, steps: int):
     """Evaluates the policy and adds the stage to the summary."""

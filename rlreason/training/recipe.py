@@ -6,6 +6,7 @@ works with, and reports each mistake before any compute is spent. Not here: what
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any, Literal
 
 from rlreason import config as config_lib
@@ -24,6 +25,15 @@ def _check_positive(config: Any, *names: str):
   for name in names:
     if not vars(config)[name] > 0:
       raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
+
+
+def _check_steps(steps: int, updates: int, optimizer: OptimizerConfig):
+  if steps < 0:
+    raise ValueError(f"steps: got {steps}, allowed: 0 or more")
+  if steps and optimizer.warmup_steps >= updates:
+    raise ValueError(
+        f"optimizer.warmup_steps: got {optimizer.warmup_steps}, allowed: less than the {updates} "
+        "updates of the stage")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,8 +84,15 @@ class SFTStage:
 
   def __post_init__(self):
     _check_positive(self, "batch_size", "length", "num_examples")
-    if self.steps < 0:
-      raise ValueError(f"steps: got {self.steps}, allowed: 0 or more")
+    _check_steps(self.steps, self.steps, self.optimizer)
+    micro_size = self.sft.micro_batch_size
+    if micro_size and self.batch_size % micro_size:
+      raise ValueError(
+          f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
+          f"batch_size={self.batch_size}, or 0")
+    for word, weight in self.token_weights.items():
+      if not 0 <= weight < math.inf:
+        raise ValueError(f"token_weights.{word}: got {weight}, allowed: 0 or more, finite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,17 +111,22 @@ class RLStage:
   optimizer: OptimizerConfig
   # Shortest reasoning, tokens, for which a right answer must still beat the longest wrong one.
   min_reasoning: int = 1
+  # Runs even where that does not hold: the exploration reward may then pay more than being right.
+  allow_length_over_correctness: bool = False
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
 
   def __post_init__(self):
     _check_positive(self, "num_prompts", "group_size", "min_reasoning")
-    if self.steps < 0:
-      raise ValueError(f"steps: got {self.steps}, allowed: 0 or more")
     num_rows = self.num_prompts * self.group_size
     if num_rows % self.ppo.minibatch_size:
       raise ValueError(
           f"ppo.minibatch_size: got {self.ppo.minibatch_size}, allowed: a divisor of "
           f"num_prompts * group_size = {num_rows}")
+    _check_steps(self.steps, self.steps * self.updates_per_step, self.optimizer)
+    longest = self.sampling.max_new_tokens
+    if any(not 1 <= width <= longest for width in self.length_buckets):
+      raise ValueError(
+          f"length_buckets: got {self.length_buckets}, allowed: 1 to max_new_tokens={longest}")
     if self.sampling.temperature <= 0:
       raise ValueError(
           f"sampling.temperature: got {self.sampling.temperature}, allowed: above 0 for training")
@@ -117,7 +139,13 @@ class RLStage:
           "allowed: True (the sampler's log-probs are then of another distribution)")
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
-    self._check_exploration()
+    if not self.allow_length_over_correctness:
+      self._check_exploration()
+
+  @property
+  def updates_per_step(self) -> int:
+    """Optimiser updates made of one rollout."""
+    return self.ppo.epochs * self.num_prompts * self.group_size // self.ppo.minibatch_size
 
   def _check_exploration(self):
     weights = {spec.name: spec.weight for spec in self.rewards}
@@ -125,8 +153,13 @@ class RLStage:
     for spec in self.rewards:
       c = spec.weight * spec.options.get("c", 0.0) if spec.name == "exploration" else 0.0
       if c > 0 and verifier > 0:
-        check_correctness_beats_length(
-            c, self.min_reasoning, self.sampling.max_new_tokens, verifier)
+        try:
+          check_correctness_beats_length(
+              c, self.min_reasoning, self.sampling.max_new_tokens, verifier)
+        except ValueError as error:
+          raise ValueError(
+              f"rewards.exploration: {error}; or raise min_reasoning, or set "
+              "allow_length_over_correctness") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +194,8 @@ class Recipe:
     if not 0 <= self.seed < 2**31:
       raise ValueError(f"seed: got {self.seed}, allowed: 0 to 2**31 - 1")
     _check_positive(self, "max_skipped_in_a_row", "reward_workers", "reward_timeout")
+    if self.samples_per_step < 0:
+      raise ValueError(f"samples_per_step: got {self.samples_per_step}, allowed: 0 or more")
     names = [stage.name for stage in self.stages]
     if len(set(names)) != len(names) or "start" in names:
       raise ValueError(f"stages: got names {names}, allowed: each once, and none 'start'")
@@ -173,7 +208,8 @@ def from_config(config: Any) -> Recipe:
 
   The experiment's `stages` names its stages in order; each has a section of that name. A section's
   `rewards` maps names to the rest of a `RewardSpec`, so that `--config.rl.rewards.verifier.weight=0`
-  reaches it. `optimizer` at the top is a short name for that of the last stage.
+  reaches it; a reward whose `function` is "" is left out. `optimizer` at the top is a short name
+  for that of the last stage.
 
   Raises:
     ValueError: a field is unknown, missing or out of range; names it.
@@ -186,7 +222,8 @@ def from_config(config: Any) -> Recipe:
   for name in names:
     if name not in fields:
       raise ValueError(f"config.{name}: missing, but config.stages names it")
-    stages.append(_stage_fields(name, fields.pop(name)))
+    stages.append(_stage_fields(name, fields[name]))
+  fields = {name: value for name, value in fields.items() if name not in names}
   optimizer = fields.pop("optimizer", None)
   if optimizer is not None and (not stages or optimizer != stages[-1].get("optimizer")):
     raise ValueError(
@@ -201,9 +238,18 @@ def from_config(config: Any) -> Recipe:
   return config_lib.build(Recipe, fields | {"stages": tuple(built)})
 
 
-def _stage_fields(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+def _stage_fields(name: str, section: Any) -> dict[str, Any]:
+  _check_mapping(section, f"config.{name}")
   section = dict(section) | {"name": name}
   rewards = section.get("rewards")
   if isinstance(rewards, Mapping):
-    section["rewards"] = tuple(dict(spec) | {"name": part} for part, spec in rewards.items())
+    for part, spec in rewards.items():
+      _check_mapping(spec, f"config.{name}.rewards.{part}")
+    section["rewards"] = tuple(
+        dict(spec) | {"name": part} for part, spec in rewards.items() if spec.get("function") != "")
   return section
+
+
+def _check_mapping(value: Any, where: str):
+  if not isinstance(value, Mapping):
+    raise ValueError(f"{where}: got {value!r}, allowed: a section of fields")

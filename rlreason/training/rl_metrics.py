@@ -23,12 +23,13 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
     metrics[f"reward/{name}/mean"] = _mean([value for value in values if value is not None])
   verdicts = result.parts.get("verifier")
   if verdicts is not None:
+    # None, a completion that could not be scored, is neither.
     is_right = np.array([value is not None and value >= 1.0 for value in verdicts])
+    is_wrong = np.array([value is not None and value < 1.0 for value in verdicts])
     metrics["rollout/length_right/mean"] = _mean(lengths[is_right])
-    metrics["rollout/length_wrong/mean"] = _mean(lengths[~is_right])
+    metrics["rollout/length_wrong/mean"] = _mean(lengths[is_wrong])
   if group_size > 1:
-    groups = scored.totals.reshape(-1, group_size)
-    metrics["reward/uniform_group_share"] = _mean(np.ptp(groups, axis=1) == 0)
+    metrics["reward/uniform_group_share"] = _uniform_share(scored, group_size)
   metrics |= {
       "rollout/length/mean": _mean(lengths), "rollout/length/max": float(lengths.max()),
       "rollout/truncated_fraction": _mean(rollout.truncated),
@@ -51,6 +52,14 @@ def sample_rows(
         "prompt": row["prompt"], "completion": scored.completions[i], "answer": row["answer"],
         "rewards": {"total": rewards.total[i], **parts}, "length": int(scored.lengths[i])})
   return samples
+
+
+def _uniform_share(scored: Scored, group_size: int) -> float | None:
+  """Share of groups whose scored completions all have one reward, of those with two or more."""
+  groups = zip(scored.totals.reshape(-1, group_size), scored.is_scored.reshape(-1, group_size),
+               strict=True)
+  kept = [totals[is_scored] for totals, is_scored in groups if is_scored.sum() > 1]
+  return _mean([np.ptp(totals) == 0 for totals in kept])
 
 
 def _mean(values: Any) -> float | None:

@@ -1,6 +1,7 @@
 """A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
 
 from collections.abc import Callable, Iterator
+import os
 import time
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from rlreason.data import packing, pipeline
 from rlreason.data.sources import FileRows
 from rlreason.data.tasks import countdown
 from rlreason.data.tasks.load import CountdownTask
-from rlreason.rewards import WorkerPool, combine_rewards
+from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
 from rlreason.training.optimizer import make_optimizer, make_schedule
@@ -40,6 +41,23 @@ class Stage(NamedTuple):
   state: TrainState  # placed
   data: pipeline.BatchIterator
   step: Callable[[TrainState, int, Any, Key], StepOutput]  # (state, step, batch of data, key)
+
+
+def check_stages(setup: Setup):
+  """Finds now the mistakes that a stage would otherwise find when its turn comes.
+
+  Raises:
+    FileNotFoundError, ValueError: name the stage and the field.
+  """
+  for stage in setup.recipe.stages:
+    try:
+      if isinstance(stage, SFTStage):
+        _token_weights(setup.tokenizer, stage)
+        _check_examples(setup, stage)
+      else:
+        _make_reward(setup, stage, None)
+    except ValueError as error:
+      raise ValueError(f"config.{stage.name}: {error}") from error
 
 
 def make_stage(
@@ -89,22 +107,36 @@ def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage
 
 def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
   """Tokenised examples: of a file, of answers put into a template, or the task's own."""
-  tokenizer, task = setup.tokenizer, setup.recipe.task
+  tokenizer = setup.tokenizer
+  _check_examples(setup, stage)
   if stage.examples:
     rows = FileRows(stage.examples, required=("prompt", "completion"))
   elif stage.answer_template:
     train = setup.tasks["train"].rows
     rows = ({**train[i], "completion": stage.answer_template.replace("{answer}", train[i]["answer"])}
             for i in range(min(len(train), stage.num_examples)))
-  elif isinstance(task, CountdownTask):
-    rows = countdown.CountdownDemonstrations(task.problems, stage.num_examples)
   else:
-    raise ValueError(
-        f"config.{stage.name}: this task has no demonstrations of its own, allowed: `examples`, a "
-        "file of {prompt, completion}, or `answer_template`")
-  weights = {setup_id: weight for word, weight in stage.token_weights.items()
-             for setup_id in tokenizer.encode(word)}
+    rows = countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
+  weights = _token_weights(tokenizer, stage)
   return (_tokenize_example(tokenizer, row, weights) for row in rows)
+
+
+def _check_examples(setup: Setup, stage: SFTStage):
+  if stage.examples and not os.path.isfile(stage.examples):
+    raise FileNotFoundError(
+        f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or .parquet "
+        "file of {prompt, completion}")
+  has_source = stage.examples or stage.answer_template
+  if not has_source and not isinstance(setup.recipe.task, CountdownTask):
+    raise ValueError(
+        "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
+        "completion}, or `answer_template`")
+
+
+def _token_weights(tokenizer: Tokenizer, stage: SFTStage) -> dict[int, float]:
+  """Token id -> weight of predicting it."""
+  return {token: weight for word, weight in stage.token_weights.items()
+          for token in tokenizer.encode(word)}
 
 
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
@@ -118,11 +150,17 @@ def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> p
   return packing.make_example(rollout_lib.encode_prompt(tokenizer, row), completion, weights)
 
 
+def _make_reward(setup: Setup, stage: RLStage, pool: WorkerPool | None) -> CombinedReward:
+  return combine_rewards(
+      stage.rewards, verifier=setup.tasks["train"].verifier, pool=pool,
+      clip_range=stage.reward_clip)
+
+
 def _make_rl(
     setup: Setup, stage: RLStage, policy: Params, seed: int, pool: WorkerPool
 ) -> Stage:
   layout, config = setup.layout, stage.ppo
-  updates = config.epochs * stage.num_prompts * stage.group_size // config.minibatch_size
+  updates = stage.updates_per_step
   optimizer = make_optimizer(stage.optimizer, max(stage.steps * updates, 1))
   schedule = make_schedule(stage.optimizer, max(stage.steps * updates, 1))
   algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature)
@@ -137,11 +175,10 @@ def _make_rl(
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
 
-  task = setup.tasks["train"]
-  rows = rollout_lib.FittingRows(task.rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
+  rows = rollout_lib.FittingRows(
+      setup.tasks["train"].rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
   data = pipeline.prompt_batches(rows, stage.num_prompts, seed)
-  reward = combine_rewards(
-      stage.rewards, verifier=task.verifier, pool=pool, clip_range=stage.reward_clip)
+  reward = _make_reward(setup, stage, pool)
   buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
 
   def step(state, number, batch, key):

@@ -1,0 +1,149 @@
+"""Evaluation of made-up completions, where every figure can be worked out by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlreason import rollout as rollout_lib
+from rlreason.data.tasks.base import Task
+from rlreason.evaluation import evaluator
+from rlreason.evaluation.behaviours import Behaviours
+from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
+from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.tokenizers import WordTokenizer
+from rlreason.types import Rollout
+from tests.algorithms import tiny
+
+WORDS = ("p0", "p1", "p2", "p3", "p4", "\\boxed{", "}", "1", "2", "back", "check")
+TOKENIZER = WordTokenizer.from_words(WORDS)
+RIGHT, WRONG, NONE = "\\boxed{ 1 } <eos>", "\\boxed{ 2 } <eos>", "back back check"
+GREEDY = {"p0": f"back {RIGHT}", "p1": RIGHT, "p2": WRONG, "p3": NONE, "p4": f"check back {RIGHT}"}
+SAMPLED = {
+    "p0": [RIGHT, RIGHT, WRONG], "p1": [WRONG, WRONG, RIGHT], "p2": [WRONG, WRONG, WRONG],
+    "p3": [RIGHT, NONE, NONE], "p4": [RIGHT, WRONG, NONE]}
+ROWS = [{"prompt": f"p{i}", "answer": "1"} for i in range(5)]
+CONFIG = EvaluationConfig(num_problems=5, batch_size=2, max_new_tokens=8, num_samples=3)
+
+
+@pytest.fixture(autouse=True, name="calls")
+def canned_generator_fixture(monkeypatch):
+  """Completions come from the tables above; returns what the generator was asked for."""
+  calls = []
+
+  def make_generator(model, tokenizer, layout, *, options, group_size, prompt_buckets):
+    del model, layout, prompt_buckets
+
+    def generate(params, rows, key):
+      calls.append((options, group_size, [row["prompt"] for row in rows], key))
+      texts = [text for row in rows
+               for text in ([GREEDY[row["prompt"]]] if group_size == 1 else params[row["prompt"]])]
+      return make_rollout(tokenizer, texts)
+
+    return generate
+
+  monkeypatch.setattr(rollout_lib, "make_generator", make_generator)
+  return calls
+
+
+def make_rollout(tokenizer, texts):
+  tokens = np.zeros((len(texts), 8), np.int32)
+  for row, text in enumerate(texts):
+    ids = tokenizer.encode(text)
+    tokens[row, :len(ids)] = ids
+  mask = tokens > 0
+  return Rollout(
+      prompt_tokens=tokens[:, :1], prompt_mask=mask[:, :1], completion_tokens=tokens,
+      completion_mask=mask, log_probs=np.zeros(mask.shape), values=None,
+      truncated=np.array(["<eos>" not in text for text in texts]))
+
+
+def evaluate(config=CONFIG, rows=ROWS, **settings):
+  run = make_evaluator(
+      config, Task(name="toy", rows=rows, verifier="math"), tiny.MODEL, TOKENIZER,
+      make_layout(ParallelConfig(data=2)), prompt_buckets=(4,), **settings)
+  return run(SAMPLED, jax.random.key(0))
+
+
+def values(estimates):
+  return {name: estimate["value"] for name, estimate in estimates.items()}
+
+
+def test_hand_worked(calls):
+  reading = Reading(count_behaviours=lambda text: Behaviours(
+      text.split().count("back"), text.split().count("check"), len(text.split())))
+  evaluation, samples = evaluate(reading=reading)
+  assert list(evaluation) == ["toy"]
+  assert values(evaluation["toy"]) == pytest.approx({
+      "greedy": 3 / 5, "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5, "length": (5 + 4 + 4 + 3 + 6) / 5,
+      "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
+      "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
+      "pass@3": 4 / 5,
+      # p0 right by 2 of 3, p1 and p2 wrong, p3 the only vote is right, p4 a tie.
+      "maj@3": (1 + 0 + 0 + 1 + 0.5) / 5})
+  greedy = evaluation["toy"]["greedy"]
+  assert set(greedy) == {"value", "low", "high", "n"} and greedy["n"] == 5
+  assert greedy["low"] == pytest.approx(0.2307, abs=1e-3)  # Wilson
+  assert greedy["high"] == pytest.approx(0.8824, abs=1e-3)
+  assert [sample["prompt"] for sample in samples] == [row["prompt"] for row in ROWS]
+  assert samples[3] == {
+      "prompt": "p3", "completion": NONE, "answer": "1", "rewards": {"verifier": 0.0}, "length": 3,
+      "truncated": True}
+  # The last batch is filled up to the size of the others: one shape, one program.
+  assert [prompts for _, size, prompts, _ in calls if size == 1] == [
+      ["p0", "p1"], ["p2", "p3"], ["p4", "p4"]]
+  options = {size: options for options, size, _, _ in calls}
+  assert options[1].temperature == 0.0 and options[3].temperature == 1.0
+  keys = {tuple(np.asarray(jax.random.key_data(key))) for _, size, _, key in calls if size == 3}
+  assert len(keys) == 3  # a key of its own for each batch
+
+
+def test_greedy_only():
+  evaluation, _ = evaluate(EvaluationConfig(num_problems=2, max_new_tokens=8, num_samples=0))
+  assert evaluation["toy"]["greedy"] == pytest.approx(
+      dict(value=1.0, low=0.3424, high=1.0, n=2), abs=1e-3)
+  assert not any("@" in name for name in evaluation["toy"])
+
+
+def test_sub_tasks_have_entries_of_their_own():
+  rows = [row | {"task_name": "easy" if i < 2 else "hard"} for i, row in enumerate(ROWS)]
+  evaluation, _ = evaluate(rows=rows)
+  assert {name: (e["greedy"]["value"], e["greedy"]["n"]) for name, e in evaluation.items()} == {
+      "toy": (0.6, 5), "easy": (1.0, 2), "hard": (pytest.approx(1 / 3), 3)}
+  one, _ = evaluate(rows=[row | {"task_name": "easy"} for row in ROWS])
+  assert list(one) == ["toy"]  # a single one would only repeat the whole
+
+
+def test_blocked_words_become_ids(calls):
+  blocked = ((("back",), ("\\boxed{", "}")),)
+  evaluate(EvaluationConfig(
+      num_problems=2, max_new_tokens=8, num_samples=3, blocked_words=blocked))
+  ids = TOKENIZER.encode("back \\boxed{ }")
+  for options, _, _, _ in calls:
+    assert options.blocked_bigrams == (((ids[0],), (ids[1], ids[2])),)
+  with pytest.raises(ValueError, match="blocked_words: got '1 2' of 2 tokens, allowed: words of o"):
+    evaluate(EvaluationConfig(blocked_words=((("1 2",), ("back",)),)))
+
+
+def test_votes_are_cast_by_normalised_answer():
+  assert evaluator.vote_answer("so \\boxed{ 0.5 }") == evaluator.vote_answer("\\boxed{0.5}")
+  assert evaluator.vote_answer("no box") is None
+  assert evaluator.vote_answer("\\boxed{1} then \\boxed{2}") == evaluator.vote_answer("\\boxed{2}")
+
+
+def test_no_problem_that_fits():
+  with pytest.raises(ValueError, match="prompts: got 1 that are all empty or longer than 4 tokens"):
+    evaluate(rows=[{"prompt": "p0 " * 5, "answer": "1"}])
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(num_problems=0), "num_problems: got 0, allowed: 1 or more"),
+    (dict(batch_size=0), "batch_size: got 0, allowed: 1 or more"),
+    (dict(max_new_tokens=0), "max_new_tokens: got 0, allowed: 1 or more"),
+    (dict(num_samples=-1), "num_samples: got -1, allowed: 0 or more"),
+    (dict(split="train"), "split: got 'train', allowed: validation, test"),
+    (dict(temperature=-1.0), "temperature: got -1.0, allowed: 0"),
+    (dict(top_p=0.0), "top_p: got 0.0, allowed: above 0, at most 1"),
+])
+def test_settings_out_of_range_are_named(fields, message):
+  with pytest.raises(ValueError, match=message):
+    EvaluationConfig(**fields)

@@ -1,0 +1,123 @@
+"""From rows to prompts to completions to rewards, with a tiny model and with made-up texts."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlreason import rollout as rollout_lib
+from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.rewards import RewardSpec, combine_rewards
+from rlreason.sampling import SamplingOptions
+from rlreason.tokenizers import WordTokenizer
+from rlreason.types import Rollout
+from tests.algorithms import tiny
+
+WORDS = ("a", "b", "c", "\\boxed{", "}", "user", "assistant", "1", "2")
+TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant"
+TOKENIZER = WordTokenizer.from_words(WORDS, chat_template=TEMPLATE)
+
+
+def make_rollout(texts, columns=8, prompts=3):
+  """A rollout whose completions are these texts, `<eos>` and all."""
+  tokens = np.zeros((len(texts), columns), np.int32)
+  mask = np.zeros((len(texts), columns), bool)
+  for row, text in enumerate(texts):
+    ids = TOKENIZER.encode(text)
+    tokens[row, :len(ids)], mask[row, :len(ids)] = ids, True
+  return Rollout(
+      prompt_tokens=np.zeros((len(texts), prompts), np.int32),
+      prompt_mask=np.ones((len(texts), prompts), bool), completion_tokens=tokens,
+      completion_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
+      truncated=~np.array(["<eos>" in text for text in texts]))
+
+
+def test_a_prompt_is_text_or_a_chat():
+  assert rollout_lib.encode_prompt(TOKENIZER, {"prompt": "a b"}) == TOKENIZER.encode("a b")
+  chat = [{"role": "user", "content": "a b"}]
+  assert TOKENIZER.decode(rollout_lib.encode_prompt(TOKENIZER, {"prompt": chat})) == (
+      "user a b assistant")
+
+
+def test_rows_that_fit():
+  rows = [{"prompt": "a " * length} for length in (1, 5, 3, 4, 0)]
+  fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3)
+  assert len(fitting) == 2 and fitting.num_dropped == 3
+  assert [fitting[0], fitting[1]] == [rows[0], rows[2]]
+  with pytest.raises(ValueError, match="got 5 that are all empty or longer than 0 tokens"):
+    rollout_lib.FittingRows(rows, TOKENIZER, 0)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("a b c \\boxed{ 1 } a <eos>", 3), ("\\boxed{ 1 } <eos>", 0), ("a b c <eos>", 4),
+    ("a b \\boxed{ 1", 4),  # never closed: no box, as for the verifier
+    ("a \\boxed{ 1 } b \\boxed{ 2 }", 1), ("a \\boxed{ b \\boxed{ 2 }", 3)])
+def test_reasoning_ends_before_the_first_box(text, expected):
+  ids = TOKENIZER.encode(text)
+  assert rollout_lib.reasoning_tokens(TOKENIZER, ids, TOKENIZER.decode(ids)) == expected
+
+
+def test_scores_of_completions():
+  """Columns reach the reward once per completion; None is no score, which is not 0."""
+  seen = {}
+
+  def mine(prompts, completions, **columns):
+    seen.update(columns, prompts=prompts, completions=completions)
+    return [None if text == "b" else float(len(text)) for text in completions]
+
+  reward = combine_rewards(
+      [RewardSpec(name="mine", function=mine), RewardSpec(name="exploration", weight=0.0,
+                                                          options=dict(c=6.0, unit="tokens"))],
+      verifier="math")
+  rows = [{"prompt": "a", "answer": "1", "level": 7}, {"prompt": "b", "answer": "2", "level": 8}]
+  texts = ["a b \\boxed{ 1 } <eos>", "b <eos>", "<eos>", "c c c c c c c c"]
+  scored = rollout_lib.score(reward, TOKENIZER, rows, make_rollout(texts))
+  assert scored.completions == ["a b \\boxed{ 1 }", "b", "", "c c c c c c c c"]
+  assert seen["prompts"] == ["a", "a", "b", "b"] and seen["level"] == [7, 7, 8, 8]
+  assert seen["answer"] == ["1", "1", "2", "2"] and seen["completions"] == scored.completions
+  assert seen["reasoning_tokens"] == [2, 2, 1, 8]
+  assert scored.rewards.parts["exploration"] == [-3.0, -3.0, -6.0, -0.75]
+  np.testing.assert_array_equal(scored.is_scored, [True, False, True, True])
+  np.testing.assert_array_equal(scored.totals, np.float32([10.0, 0.0, 0.0, 10.0]))  # clipped
+  np.testing.assert_array_equal(scored.lengths, [6, 2, 1, 8])
+
+
+def test_crop_to_the_smallest_bucket_that_holds_all():
+  rollout = make_rollout(["a b c", "a", "a b"])
+  for buckets, width in (((2, 5, 8), 5), ((3, 8), 3), ((8,), 8)):
+    cropped = rollout_lib.crop(rollout, buckets)
+    assert cropped.completion_tokens.shape == cropped.log_probs.shape == (3, width)
+    assert cropped.completion_mask.sum() == 6 and cropped.values is None
+    assert cropped.prompt_tokens.shape == (3, 3)
+
+
+@pytest.fixture(scope="module", name="generate")
+def generate_fixture():
+  return rollout_lib.make_generator(
+      tiny.MODEL, TOKENIZER, make_layout(ParallelConfig(data=2)),
+      options=SamplingOptions(max_new_tokens=4), group_size=2, prompt_buckets=(3, 5))
+
+
+def test_generated_rows_follow_their_prompts(generate):
+  assert TOKENIZER.vocab_size == tiny.MODEL.vocab_size
+  rows = [{"prompt": "a b"}, {"prompt": "c"}]
+  params = {"policy": jax.device_put(tiny.random_params())}
+  rollout = generate(params, rows, jax.random.key(0))
+  assert isinstance(rollout.completion_tokens, np.ndarray) and rollout.values is None
+  assert rollout.completion_tokens.shape == (4, 4) and rollout.prompt_tokens.shape == (4, 3)
+  prompts = [TOKENIZER.decode(ids[mask]) for ids, mask in zip(
+      rollout.prompt_tokens, rollout.prompt_mask)]
+  assert prompts == ["a b", "a b", "c", "c"]
+  again = generate(params, rows, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, rollout, again)
+  other = generate(params, rows, jax.random.key(1))
+  assert np.any(other.completion_tokens != rollout.completion_tokens)
+  texts = rollout_lib.completion_texts(TOKENIZER, rollout)
+  assert texts[0] == TOKENIZER.decode(rollout.completion_tokens[0][rollout.completion_mask[0]])
+
+
+def test_prompts_and_rows_that_do_not_fit_are_refused(generate):
+  params = {"policy": tiny.random_params()}
+  with pytest.raises(ValueError, match="prompts must have at most 5 tokens"):
+    generate(params, [{"prompt": "a " * 6}] * 2, jax.random.key(0))
+  with pytest.raises(ValueError, match="rows: got 3, allowed: a multiple of 2"):
+    generate(params, [{"prompt": "a"}] * 3, jax.random.key(0))

@@ -1,0 +1,265 @@
+"""Whole runs: what they write, and that a killed one goes on as if nothing had happened."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import weights
+from rlreason.algorithms import base
+from rlreason.training import checkpoint, loop, metrics
+from rlreason.training.recipe import from_config
+from tests.training import tiny_run
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = tiny_run.STEPS
+
+
+def run_process(workdir, moment, cache):
+  """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
+  environment = os.environ | {
+      "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu",
+      "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+  return subprocess.run(
+      [sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), moment],
+      env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def reproducible_lines(workdir):
+  """The metrics without what depends on the machine."""
+  return [{name: value for name, value in line.items() if metrics.is_reproducible(name)}
+          for line in metrics.read_lines(workdir / "metrics.jsonl")]
+
+
+def files_of(folder):
+  return {str(path.relative_to(folder)): path.read_bytes()
+          for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def without_seconds(summary):
+  return [stage | {"seconds": None} for stage in summary["stages"]]
+
+
+def read_summary(workdir):
+  return json.loads((workdir / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module", name="cache")
+def cache_fixture(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", name="uninterrupted")
+def uninterrupted_fixture(tmp_path_factory, cache):
+  workdir = tmp_path_factory.mktemp("uninterrupted")
+  process = run_process(workdir, "end", cache)
+  assert process.returncode == 0, process.stderr[-2000:]
+  return workdir
+
+
+MOMENTS = [
+    ("step 1", -9),  # before the first checkpoint
+    ("save 4", -9),  # while a checkpoint is being written
+    ("eval sft", -9),  # the end of a stage, before its checkpoint
+    ("save 5", -9),  # between the stages
+    ("stop 6", 3),  # a request to stop, in the second stage
+    ("step 8", -9),
+    ("save 9", -9),
+    ("eval rl", -9),
+    ("end", 0),
+]
+
+
+def test_a_run_that_is_killed_again_and_again_is_the_same_run(
+    uninterrupted, cache, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("killed")
+  for moment, code in MOMENTS:
+    process = run_process(workdir, moment, cache)
+    assert process.returncode == code, (moment, process.stdout, process.stderr[-2000:])
+    if moment.startswith("stop"):
+      # It saved itself, with the step it was at, and says how to go on.
+      assert "stopped on request after step 7" in process.stdout
+      assert f"--workdir={workdir} goes on from there" in process.stdout
+      assert checkpoint.Checkpointer(str(workdir), read_only=True).latest_step() == 7
+  assert reproducible_lines(workdir) == reproducible_lines(uninterrupted)
+  assert (workdir / "samples.jsonl").read_bytes() == (uninterrupted / "samples.jsonl").read_bytes()
+  for stage in ("sft", "rl"):
+    assert files_of(workdir / "models" / stage) == files_of(uninterrupted / "models" / stage)
+  assert without_seconds(read_summary(workdir)) == without_seconds(read_summary(uninterrupted))
+
+
+# What a run writes.
+
+
+def lines_of(workdir, stage):
+  return [line for line in reproducible_lines(workdir) if line["stage"] == stage]
+
+
+def test_metrics_of_every_step(uninterrupted):
+  lines = metrics.read_lines(uninterrupted / "metrics.jsonl")
+  stages = ["eval-start"] + ["sft"] * STEPS + ["eval-sft"] + ["rl"] * STEPS + ["eval-rl"]
+  assert [line["stage"] for line in lines] == stages
+  assert [line["step"] for line in lines] == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
+  for line in lines:
+    assert None not in line.values()
+
+
+SFT_METRICS = [
+    "loss/sft", "loss/total", "policy/entropy", "optim/grad_norm", "optim/skipped_updates",
+    "optim/skipped_in_all", "optim/skipped_in_a_row", "rollout/padding_waste",
+    "rollout/dropped_examples", "time/tokens_per_second", "system/compilations",
+    "system/peak_host_memory"]
+RL_METRICS = [
+    "reward/total/mean", "reward/total/std", "reward/verifier/mean", "reward/exploration/mean",
+    "reward/random/mean", "reward/uniform_group_share", "reward/unscored", "reward/timeouts",
+    "reward/crashes", "reward/errors", "policy/kl", "policy/kl_k3", "policy/kl_per_sequence",
+    "policy/kl_coef", "policy/entropy", "policy/clip_fraction_low", "policy/clip_fraction_high",
+    "policy/step_kl", "policy/ratio_error", "value/explained_variance", "value/mean",
+    "value/returns/mean", "loss/policy", "loss/value", "loss/total", "rollout/length/mean",
+    "rollout/length/max", "rollout/length_wrong/mean", "rollout/truncated_fraction",
+    "rollout/padding_waste", "rollout/dropped_prompts", "optim/grad_norm",
+    "optim/skipped_updates", "optim/skipped_in_a_row", "time/tokens_per_second", "time/sampling",
+    "time/rewards", "system/compilations", "system/peak_host_memory"]
+
+
+def test_names_of_metrics(uninterrupted):
+  for line in metrics.read_lines(uninterrupted / "metrics.jsonl"):
+    expected = {"sft": SFT_METRICS, "rl": RL_METRICS}.get(line["stage"], [])
+    assert not set(expected) - set(line), (line["step"], set(expected) - set(line))
+    assert any(name in line for name in ("optim/lr", "optim/learning_rate", "eval/countdown/greedy"))
+
+
+def test_a_first_minibatch_has_ratio_one_at_every_step(uninterrupted):
+  assert max(line["policy/ratio_error"] for line in lines_of(uninterrupted, "rl")) < 1e-5
+
+
+def test_the_model_learns_and_coefficients_move(uninterrupted):
+  losses = [line["loss/sft"] for line in lines_of(uninterrupted, "sft")]
+  assert losses[-1] < losses[0]
+  coefficients = [line["policy/kl_coef"] for line in lines_of(uninterrupted, "rl")]
+  assert coefficients[0] == pytest.approx(0.05) and len(set(coefficients)) > 2
+
+
+def test_steps_of_one_shape_compile_once(uninterrupted):
+  for stage in ("sft", "rl"):
+    counts = [line["system/compilations"] for line in
+              metrics.read_lines(uninterrupted / "metrics.jsonl") if line["stage"] == stage]
+    assert counts[-1] == counts[1], counts  # a checkpoint compiles nothing either
+
+
+def test_summary(uninterrupted):
+  stages = read_summary(uninterrupted)["stages"]
+  assert [stage["name"] for stage in stages] == ["start", "sft", "rl"]
+  assert [stage["steps"] for stage in stages] == [0, STEPS, STEPS]
+  assert stages[0]["tokens"] == 0 and stages[0]["seconds"] == 0.0
+  assert stages[1]["tokens"] == STEPS * 8 * 48  # batches of packed rows
+  assert stages[2]["tokens"] > 0 and stages[2]["seconds"] > 0
+  for stage in stages:
+    assert set(stage) == {"name", "steps", "seconds", "tokens", "evaluation"}
+    estimates = stage["evaluation"]["countdown"]
+    assert {"greedy", "pass@2", "maj@2", "reasoning_length", "backtracks", "checks"} <= set(estimates)
+    for estimate in estimates.values():
+      assert set(estimate) == {"value", "low", "high", "n"}
+      assert estimate["low"] <= estimate["value"] <= estimate["high"]
+    assert estimates["greedy"]["n"] == 12
+
+
+def test_samples_have_prompt_completion_answer_and_rewards(uninterrupted):
+  samples = metrics.read_lines(uninterrupted / "samples.jsonl")
+  training = [sample for sample in samples if sample["stage"] == "rl"]
+  assert len(training) == 2 * STEPS  # samples_per_step
+  for sample in training:
+    assert set(sample["rewards"]) == {"total", "verifier", "exploration", "random"}
+    assert sample["prompt"] and sample["answer"] and isinstance(sample["completion"], str)
+  evaluated = [sample for sample in samples if sample["stage"] == "eval-rl"]
+  assert len(evaluated) == 12 and set(evaluated[0]["rewards"]) == {"verifier"}
+
+
+def test_other_files(uninterrupted):
+  names = {path.name for path in uninterrupted.iterdir()}
+  assert {"config.json", "checkpoints", "models", "metrics.jsonl", "samples.jsonl", "summary.json",
+          "tensorboard", "plots", "report.html"} <= names
+  assert any((uninterrupted / "plots").glob("*.png"))
+  model, params, tokenizer = weights.load_model(uninterrupted / "models" / "rl")
+  assert model.width == 16 and tokenizer.eos_ids == (1,)
+  before = weights.load_model(uninterrupted / "models" / "sft")[1]
+  assert np.any(params["embed"]["embedding"] != before["embed"]["embedding"])
+
+
+# Runs in this process, on eight devices.
+
+
+def make_recipe(**changes):
+  config = tiny_run.make_config()
+  config.update_from_flattened_dict(changes)
+  return from_config(config)
+
+
+def test_a_finished_run_is_not_run_again(uninterrupted, tmp_path):
+  copy = tmp_path / "copy"
+  subprocess.run(["cp", "-r", str(uninterrupted), str(copy)], check=True)
+  summary = loop.train(make_recipe(**{"parallel.data": 1}), copy)
+  assert summary == read_summary(uninterrupted)
+  assert (copy / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+
+
+def test_another_config_in_the_same_workdir_is_refused(uninterrupted):
+  before = files_of(uninterrupted)
+  with pytest.raises(ValueError, match="config.stages.1..ppo.clip_low: 0.2 -> 0.1.*new workdir"):
+    loop.train(make_recipe(**{"rl.ppo.clip_low": 0.1}), uninterrupted)
+  assert files_of(uninterrupted) == before
+
+
+@pytest.fixture(scope="module", name="sharded")
+def sharded_fixture(tmp_path_factory):
+  """A run under jit over four by two devices."""
+  workdir = tmp_path_factory.mktemp("sharded")
+  loop.train(make_recipe(**{"parallel.fsdp": 2}), workdir)
+  return workdir
+
+
+def assert_same_metrics(workdir, expected_workdir):
+  lines, expected_lines = reproducible_lines(workdir), reproducible_lines(expected_workdir)
+  assert [line["step"] for line in lines] == [line["step"] for line in expected_lines]
+  for line, expected in zip(lines, expected_lines):
+    assert line.pop("stage") == expected.pop("stage")
+    assert line == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_a_mesh_and_one_device_give_the_same_metrics(sharded, uninterrupted):
+  assert_same_metrics(sharded, uninterrupted)
+
+
+def break_updates(monkeypatch, after):
+  """The loss of every update of a stage after its first `after` is not finite."""
+  apply_gradients = base.apply_gradients
+
+  def broken(state, gradients, loss, optimizer):
+    return apply_gradients(
+        state, gradients, jnp.where(state.step >= after, jnp.nan, loss), optimizer)
+
+  monkeypatch.setattr(base, "apply_gradients", broken)
+
+
+def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_pmap(
+    sharded, tmp_path, monkeypatch):
+  """Three non-finite updates in a row end it; without them, it resumes, also in another layout."""
+  with monkeypatch.context() as patched:
+    break_updates(patched, after=2)
+    with pytest.raises(FloatingPointError) as error:
+      loop.train(make_recipe(**{"parallel.fsdp": 2}), tmp_path)
+  message = str(error.value)
+  assert message.startswith("step 5 (sft 5): 3 updates in a row had a loss or gradient that is not")
+  assert "last good checkpoint: 2." in message
+  # Step 4 was due for a checkpoint, but came in the middle of the trouble.
+  assert checkpoint.Checkpointer(str(tmp_path), read_only=True).all_steps() == [2]
+  skipped = [line["optim/skipped_in_a_row"] for line in lines_of(tmp_path, "sft")]
+  assert skipped == [0.0, 0.0, 1.0, 2.0, 3.0]
+  loop.train(make_recipe(**{"parallel.mode": "pmap"}), tmp_path)
+  assert_same_metrics(tmp_path, sharded)

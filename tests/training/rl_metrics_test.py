@@ -1,0 +1,77 @@
+"""Metrics of rollouts on hand-worked numbers."""
+
+import numpy as np
+import pytest
+
+from rlreason.rewards import RewardResult
+from rlreason.rollout import Scored
+from rlreason.training import rl_metrics
+from rlreason.types import Rollout
+
+
+def make_scored(totals, lengths, verdicts=None, counts=None):
+  parts = {"verifier": verdicts or [None if t is None else float(t >= 1) for t in totals],
+           "exploration": [-0.5] * len(totals)}
+  return Scored(
+      completions=[f"text {i}" for i in range(len(totals))],
+      rewards=RewardResult(totals, parts, counts or {"unscored": totals.count(None)}),
+      totals=np.array([total or 0.0 for total in totals], np.float32),
+      is_scored=np.array([total is not None for total in totals]),
+      lengths=np.array(lengths, np.int32))
+
+
+def make_rollout(lengths, truncated=None):
+  mask = np.arange(8) < np.array(lengths)[:, None]
+  rows = len(lengths)
+  return Rollout(
+      prompt_tokens=np.zeros((rows, 4), np.int32), prompt_mask=np.ones((rows, 4), bool),
+      completion_tokens=np.zeros((rows, 8), np.int32), completion_mask=mask,
+      log_probs=np.zeros((rows, 8)), values=None,
+      truncated=np.array(truncated or [False] * rows))
+
+
+def test_hand_worked():
+  totals, lengths = [1.0, 0.0, 0.5, None], [2, 4, 8, 6]
+  metrics = rl_metrics.rollout_metrics(
+      make_scored(totals, lengths), make_rollout(lengths, [False, False, True, False]), 2)
+  assert metrics == pytest.approx({
+      "reward/total/mean": 0.5,  # of the three that were scored
+      "reward/total/std": np.std([1.0, 0.0, 0.5]),
+      "reward/verifier/mean": 1 / 3, "reward/exploration/mean": -0.5,
+      "rollout/length_right/mean": 2.0,
+      "rollout/length_wrong/mean": 6.0,  # rows 1 and 2; what was not scored is neither
+      "reward/uniform_group_share": 0.0,  # the second group has one scored row: not counted
+      "rollout/length/mean": 5.0, "rollout/length/max": 8.0, "rollout/truncated_fraction": 0.25,
+      "rollout/padding_waste": 1 - (16 + 20) / 48, "reward/unscored": 1.0})
+
+
+def test_share_of_groups_without_spread():
+  totals = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, None, 0.5, 0.5, 0.5, 0.5, None]
+  lengths = [1] * len(totals)
+  share = lambda size: rl_metrics.rollout_metrics(
+      make_scored(totals, lengths), make_rollout(lengths), size)["reward/uniform_group_share"]
+  assert share(2) == pytest.approx(3 / 4)  # four groups have two scored rows
+  assert share(4) == pytest.approx(1 / 3)  # the group with None at its end has one value
+
+
+def test_what_could_not_be_measured_is_left_out():
+  totals, lengths = [None, None], [3, 3]
+  metrics = rl_metrics.rollout_metrics(make_scored(totals, lengths), make_rollout(lengths), 2)
+  for name in ("reward/total/mean", "reward/total/std", "reward/verifier/mean",
+               "rollout/length_right/mean", "rollout/length_wrong/mean",
+               "reward/uniform_group_share"):
+    assert name not in metrics, name
+  assert metrics["reward/unscored"] == 2.0 and metrics["rollout/length/mean"] == 3.0
+  single = rl_metrics.rollout_metrics(make_scored([1.0], [3]), make_rollout([3]), 1)
+  assert "reward/uniform_group_share" not in single  # a group of one has no spread
+
+
+def test_samples_carry_each_reward():
+  rows = [{"prompt": "p0", "answer": "a0"}, {"prompt": "p1", "answer": "a1"}]
+  scored = make_scored([1.0, 0.0, None, 0.5], [1, 2, 3, 4])
+  samples = rl_metrics.sample_rows(rows, scored, 2, 3)
+  assert len(samples) == 3
+  assert samples[2] == {
+      "prompt": "p1", "completion": "text 2", "answer": "a1", "length": 3,
+      "rewards": {"total": None, "verifier": None, "exploration": -0.5}}
+  assert len(rl_metrics.sample_rows(rows, scored, 2, 99)) == 4

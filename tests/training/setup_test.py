@@ -1,0 +1,117 @@
+"""What a run needs before its first step: the model, its keys, how completions are read, mistakes."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlreason import models, weights
+from rlreason.models import ModelConfig
+from rlreason.rewards import answer
+from rlreason.tokenizers import WordTokenizer
+from rlreason.training import setup as setup_lib
+from rlreason.training.recipe import from_config
+from tests.training import tiny_run
+
+
+def make_recipe(**changes):
+  config = tiny_run.make_config()
+  with config.unlocked():
+    config.update_from_flattened_dict(changes)
+  return from_config(config)
+
+
+def test_a_new_model_is_made_for_the_words_of_its_task():
+  recipe = make_recipe()
+  setup, params = setup_lib.make_setup(recipe)
+  assert setup.model.vocab_size == setup.tokenizer.vocab_size == len(
+      params["embed"]["embedding"])
+  assert setup.model.width == 16 and setup.model.max_positions == 64
+  prompt = setup.tasks["train"].rows[0]["prompt"]
+  assert setup.tokenizer.decode(setup.tokenizer.encode(prompt)) == prompt
+  assert len(setup.tasks["test"].rows) == 16 and setup.layout.num_shards == 8
+
+
+def test_random_parameters_depend_on_the_seed_alone():
+  load = lambda seed: setup_lib.load_policy(make_recipe(seed=seed), setup_lib.init_key(seed))[1]
+  embedding = lambda seed: np.asarray(load(seed)["embed"]["embedding"])
+  first = embedding(3)
+  np.testing.assert_array_equal(first, embedding(3))
+  assert np.any(first != embedding(4))
+
+
+def test_keys_are_apart():
+  """Those of steps (seed, stage number, step), of the first parameters and of evaluations."""
+  seed_key = jax.random.key(0)
+  keys = [setup_lib.init_key(0), setup_lib.evaluation_key(0),
+          *(jax.random.fold_in(seed_key, stage) for stage in range(3))]
+  data = {tuple(np.asarray(jax.random.key_data(key))) for key in keys}
+  assert len(data) == len(keys)
+
+
+@pytest.fixture(scope="module", name="folder")
+def folder_fixture(tmp_path_factory):
+  """A random model as a Hugging Face folder."""
+  folder = tmp_path_factory.mktemp("model")
+  tokenizer = WordTokenizer.from_words(("1", "2", "\\boxed{", "}", "?"))
+  model = ModelConfig(
+      vocab_size=tokenizer.vocab_size, width=8, num_layers=1, num_heads=2, num_kv_heads=1,
+      head_dim=4, mlp_width=8, max_positions=32)
+  params = jax.tree.map(
+      lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.abstract_params(model))
+  weights.save_model(folder, model, params, tokenizer)
+  return folder
+
+
+def pretrained(path, **fields):
+  config = tiny_run.make_config().to_dict()
+  config["model"] = dict(kind="pretrained", path=str(path), **fields)
+  return config
+
+
+def test_a_pretrained_model_has_the_types_of_the_recipe(folder):
+  config = pretrained(folder, dtype="bfloat16", param_dtype="float32", remat="full")
+  model, params, tokenizer = setup_lib.load_policy(from_config(config), jax.random.key(0))
+  assert (model.dtype, model.param_dtype, model.remat) == ("bfloat16", "float32", "full")
+  assert params["embed"]["embedding"].dtype == np.float32 and model.width == 8
+  assert tokenizer.vocab_size == 7
+
+
+def test_a_missing_model_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="nowhere"):
+    setup_lib.make_setup(from_config(pretrained(tmp_path / "nowhere")))
+
+
+def test_a_new_model_needs_a_task_with_words_of_its_own(tmp_path):
+  file = tmp_path / "rows.jsonl"
+  file.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+  config = tiny_run.make_config().to_dict()
+  config["task"] = dict(kind="file", name="sums", train=str(file), test=str(file))
+  with pytest.raises(ValueError, match="config.model.kind: got 'new' with a task that has no voca"):
+    setup_lib.make_setup(from_config(config))
+
+
+@pytest.mark.parametrize("changes", [
+    {"rl.sampling.max_new_tokens": 57}, {"evaluation.max_new_tokens": 57}, {"model.max_positions": 19}])
+def test_prompts_and_completions_must_fit_the_positions(changes):
+  with pytest.raises(ValueError, match="config: prompts of 8 and completions of .* together, the po"):
+    setup_lib.make_setup(make_recipe(**changes))
+
+
+# How completions are read.
+
+
+def test_votes_of_countdown_are_cast_by_value():
+  reading = setup_lib.make_reading(make_recipe().task)
+  vote = lambda expression: reading.vote(f"try answer \\boxed{{ {expression} }}")
+  assert vote("3 * 4 + 2") == vote("2 + 12") == 14
+  assert vote("3 * 4 +") is None and reading.vote("no box") is None
+  counted = reading.count_behaviours(
+      "try 3 + 4 = 7 lower back 3 * 4 = 12 higher answer \\boxed{ 3 * 4 } back")
+  assert (counted.going_back, counted.checking) == (1, 2)
+
+
+def test_other_tasks_are_read_as_text(tmp_path):
+  config = pretrained(tmp_path)
+  config["task"] = dict(kind="file", name="sums", train="a.jsonl", test="b.jsonl")
+  reading = setup_lib.make_reading(from_config(config).task)
+  assert reading.vote("so \\boxed{ 0.5 }") == answer.normalize("0.5")

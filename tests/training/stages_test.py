@@ -1,0 +1,146 @@
+"""Stages: where their examples come from and what a step of each does. Whole runs: loop_test.py."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rlreason.data.tasks.base import Task
+from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.rewards import WorkerPool
+from rlreason.tokenizers import WordTokenizer
+from rlreason.training import stages as stages_lib
+from rlreason.training.recipe import from_config
+from rlreason.training.setup import Setup, make_setup
+from tests.algorithms import tiny
+from tests.training import tiny_run
+
+WORDS = ("a", "b", "c", "\\boxed{", "}", "user", "assistant", "1", "2")
+TEMPLATE = ("{% for m in messages %}{{ m.role }} {{ m.content }} {% if m.role == 'assistant' %}"
+            "<eos> {% endif %}{% endfor %}{% if add_generation_prompt %}assistant {% endif %}")
+TOKENIZER = WordTokenizer.from_words(WORDS, chat_template=TEMPLATE)
+
+
+def make_recipe(**sft):
+  """A recipe on the task of a file, of which nothing but the supervised stage is used."""
+  config = tiny_run.make_config().to_dict()
+  config["task"] = dict(kind="file", name="toy", train="a.jsonl", test="b.jsonl")
+  config["sft"] = dict(
+      kind="sft", steps=2, batch_size=1, length=12, optimizer=dict(learning_rate=0.1), **sft)
+  return from_config(config)
+
+
+def make_toy_setup(recipe, rows=()):
+  task = Task(name="toy", rows=list(rows), verifier="math")
+  return Setup(
+      recipe, tiny.MODEL, TOKENIZER, {"train": task}, make_layout(ParallelConfig(data=1)), None)
+
+
+def first_batch(recipe, rows=()):
+  """The first batch of the supervised stage."""
+  setup = make_toy_setup(recipe, rows)
+  stage = stages_lib.make_stage(setup, recipe.stages[0], tiny.random_params(), 0, None)
+  return next(stage.data)
+
+
+def write_rows(tmp_path, rows):
+  file = tmp_path / "examples.jsonl"
+  file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return str(file)
+
+
+def described(batch):
+  """The tokens of the first row, each with the weight of predicting it, `eos` among them."""
+  tokens = np.asarray(batch.tokens)[0][np.asarray(batch.segment_ids)[0] > 0]
+  names = [TOKENIZER.decode([token], skip_special=False) for token in tokens]
+  return list(zip(names, np.asarray(batch.loss_weights)[0].tolist()))
+
+
+def test_examples_of_a_file_end_with_the_end_token(tmp_path):
+  file = write_rows(tmp_path, [{"prompt": "a b", "completion": "c 1"}])
+  batch = first_batch(make_recipe(examples=file, token_weights={"c": 3.0}))
+  assert described(batch)[:5] == [("a", 0), ("b", 0), ("c", 3.0), ("1", 1.0), ("<eos>", 1.0)]
+
+
+def test_an_end_token_that_is_there_is_not_doubled(tmp_path):
+  file = write_rows(tmp_path, [{"prompt": "a", "completion": "c <eos>"}])
+  batch = first_batch(make_recipe(examples=file))
+  assert described(batch)[:4] == [("a", 0), ("c", 1.0), ("<eos>", 1.0), ("a", 0)]  # packed again
+
+
+def test_chats_learn_what_the_assistant_says(tmp_path):
+  chat = [{"role": "user", "content": "a b"}]
+  file = write_rows(tmp_path, [{"prompt": chat, "completion": "c"}])
+  batch = first_batch(make_recipe(examples=file))
+  assert described(batch)[:6] == [
+      ("user", 0), ("a", 0), ("b", 0), ("assistant", 0), ("c", 1.0), ("<eos>", 1.0)]
+
+
+def test_answers_put_into_a_template():
+  rows = [{"prompt": "a", "answer": "2"}, {"prompt": "b", "answer": "1"}]
+  batch = first_batch(
+      make_recipe(answer_template="\\boxed{ {answer} }", num_examples=1), rows)
+  assert described(batch)[:5] == [
+      ("a", 0), ("\\boxed{", 1.0), ("2", 1.0), ("}", 1.0), ("<eos>", 1.0)]
+  assert "b" not in dict(described(batch))  # num_examples
+
+
+def test_a_task_without_demonstrations_needs_examples():
+  with pytest.raises(ValueError, match="this task has no demonstrations of its own, allowed: `examples`"):
+    first_batch(make_recipe())
+
+
+@pytest.mark.parametrize("path, value, message", [
+    ("rl.rewards.exploration.options", {"see": 4.0}, "config.rl: reward 'exploration': options mus"),
+    ("rl.rewards.verifier.options", {"which_box": "third"}, "config.rl: which_box must be 'first'"),
+    ("sft.examples", "nowhere.jsonl", "config.sft.examples: 'nowhere.jsonl' not found, allowed: a"),
+    ("sft.token_weights", {"qeual": 2.0}, "config.sft: text: got the words .'qeual'., allowed"),
+    ("sft.answer_template", "", "config.sft: this task has no demonstrations of its own"),
+])
+def test_mistakes_of_every_stage_come_before_the_first_step(path, value, message):
+  config = tiny_run.make_config().to_dict()
+  config["task"] = dict(kind="file", name="toy", train="a.jsonl", test="b.jsonl")
+  config["sft"] |= dict(answer_template="{answer}", token_weights={})
+  stages_lib.check_stages(make_toy_setup(from_config(config)))
+  *folders, name = path.split(".")
+  section = config
+  for folder in folders:
+    section = section[folder]
+  section[name] = value
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    stages_lib.check_stages(make_toy_setup(from_config(config)))
+
+
+def test_a_stage_whose_rows_are_all_too_long_is_refused():
+  with pytest.raises(ValueError, match="config.sft.length: got 12, allowed: enough for at least one"):
+    first_batch(make_recipe(answer_template="{answer}"), [{"prompt": "a " * 12, "answer": "1"}])
+
+
+def test_a_step_of_rl():
+  """One step on one device: the state moves, and rewards are those of the texts."""
+  config = tiny_run.make_config()
+  config.parallel.data = 1
+  config.rl.ppo.critic_warmup_steps = 0
+  config.rl.length_buckets = (4,)
+  setup, policy = make_setup(from_config(config))
+  before = jax.tree.map(np.array, policy)
+  with WorkerPool(num_workers=1) as pool:
+    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool)
+    batch = next(stage.data)
+    output = stage.step(stage.state, 0, batch, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(policy))  # not donated
+  assert int(output.state.step) == 1
+  moved = jax.tree.map(
+      lambda new, old: np.abs(new - old).max(), jax.device_get(output.state.params["policy"]), before)
+  assert min(jax.tree.leaves(moved)) > 0
+  assert output.host_metrics["optim/learning_rate" if "optim/learning_rate" in output.host_metrics
+                             else "optim/lr"] == pytest.approx(1e-3)
+  sample = output.samples[0]
+  assert sample["prompt"] == batch[0]["prompt"] and sample["answer"] == batch[0]["answer"]
+  parts = sample["rewards"]
+  assert parts["total"] == pytest.approx(
+      parts["verifier"] + parts["exploration"] + 0.1 * parts["random"])
+  lengths = output.host_metrics["rollout/length/mean"] * 16
+  prompts = sum(len(setup.tokenizer.encode(row["prompt"])) for row in batch)
+  assert output.tokens == pytest.approx(lengths + 2 * prompts)  # groups of two

@@ -1,0 +1,92 @@
+"""A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
+
+    python tests/training/tiny_run.py WORKDIR MOMENT
+
+runs the recipe and, at the moment named, sends itself a signal: SIGKILL for `step 3` (the metrics
+of step 3 have just been written), `save 4` (the checkpoint of step 4 has just been handed to the
+background) and `eval sft` (the stage is evaluated and its model written, but no checkpoint says
+so); SIGTERM for `stop 3`. `end` is no moment: the run comes to its end.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+from ml_collections import config_dict
+
+from rlreason.training import checkpoint, loop, metrics
+from rlreason.training.recipe import from_config
+
+STEPS = 5  # of each stage
+
+
+def make_config():
+  config = config_dict.ConfigDict()
+  config.seed = 3
+  config.model = dict(
+      kind="new", width=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=16,
+      max_positions=64)
+  config.task = dict(kind="countdown", problems=dict(
+      num_numbers=3, max_number=6, max_target=20, max_intermediate=20, num_validation=8,
+      num_test=16, max_words=40))
+  config.prompt_buckets = (8,)
+  config.stages = ("sft", "rl")
+  config.sft = dict(
+      kind="sft", steps=STEPS, batch_size=8, length=48, num_examples=64,
+      token_weights=dict(equal=4.0),
+      optimizer=dict(learning_rate=1e-2, warmup_steps=1, schedule="cosine"))
+  config.optimizer = dict(learning_rate=1e-3, critic_learning_rate=1e-2)
+  config.rl = dict(
+      kind="rl", steps=STEPS, num_prompts=8, group_size=2, min_reasoning=11,
+      sampling=dict(max_new_tokens=12),
+      rewards=dict(
+          verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
+          exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
+          random=dict(weight=0.1)),
+      ppo=dict(minibatch_size=8, epochs=2, kl_coef=0.05, kl_target=1.0, kl_horizon=100.0,
+               critic_warmup_steps=1, entropy_coef=0.01),
+      optimizer=config.optimizer)
+  config.rl.optimizer = config.optimizer
+  config.evaluation = dict(num_problems=12, batch_size=8, max_new_tokens=12, num_samples=2)
+  config.checkpoint = dict(every_steps=2, max_to_keep=2)
+  config.parallel = dict(mode="jit", data=-1, fsdp=1)
+  config.max_skipped_in_a_row = 3
+  return config
+
+
+def signal_at(moment):
+  """Makes the process send itself a signal at the moment."""
+  kind, _, place = moment.partition(" ")
+  send = lambda: os.kill(os.getpid(), signal.SIGTERM if kind == "stop" else signal.SIGKILL)
+  write, save = metrics.MetricsWriter.write, checkpoint.Checkpointer.save
+
+  def write_then_send(self, step, stage, values):
+    write(self, step, stage, values)
+    is_evaluation = stage.startswith("eval-")
+    if kind in ("step", "stop") and step == int(place) and not is_evaluation:
+      send()
+    if kind == "eval" and stage == f"eval-{place}":
+      send()
+
+  def save_then_send(self, step, *args, **kwargs):
+    save(self, step, *args, **kwargs)
+    if kind == "save" and step == int(place):
+      send()
+
+  metrics.MetricsWriter.write = write_then_send
+  checkpoint.Checkpointer.save = save_then_send
+
+
+def main():
+  workdir, moment = sys.argv[1:]
+  signal_at(moment)
+  try:
+    loop.train(from_config(make_config()), pathlib.Path(workdir))
+  except loop.Interrupted as stopped:
+    print(stopped)
+    sys.exit(3)
+
+
+if __name__ == "__main__":
+  main()
