@@ -1,0 +1,141 @@
+"""Every experiment builds; those that nobody runs here are traced at their full size."""
+
+import ast
+import dataclasses
+import functools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlreason import config as config_lib, models, sampling
+from rlreason.algorithms import init_ppo_params, ppo
+from rlreason.models import families
+from rlreason.parallel import ALONE
+from rlreason.training.optimizer import make_optimizer
+from rlreason.training.recipe import from_config
+from rlreason.types import Prompts, Rollout
+
+FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
+FILES = sorted(FOLDER.glob("*.py"))
+
+# The values of the published config.json files.
+LLAMA_8B = dict(
+    model_type="llama", vocab_size=128256, hidden_size=4096, intermediate_size=14336,
+    num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, hidden_act="silu",
+    max_position_embeddings=131072, rms_norm_eps=1e-5, rope_theta=500000.0,
+    tie_word_embeddings=False, attention_bias=False, mlp_bias=False,
+    rope_scaling=dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=8192))
+QWEN_32B = dict(
+    model_type="qwen2", vocab_size=152064, hidden_size=5120, intermediate_size=27648,
+    num_hidden_layers=64, num_attention_heads=40, num_key_value_heads=8, hidden_act="silu",
+    max_position_embeddings=32768, rms_norm_eps=1e-6, rope_theta=1000000.0,
+    tie_word_embeddings=False, use_sliding_window=False)
+LARGE = {  # file -> (its model, parameters in billions)
+    "rlsp_llama31_8b.py": (LLAMA_8B, 8.03), "rlsp_qwen25_32b.py": (QWEN_32B, 32.76)}
+
+
+def load(name):
+  return from_config(config_lib.load_config_file(str(FOLDER / name)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recipe_builds_and_its_command_is_documented(path):
+  config = config_lib.load_config_file(str(path))
+  recipe = from_config(config)
+  assert recipe.stages
+  # The short name that `--config.optimizer.learning_rate` reaches.
+  config.optimizer.learning_rate = 0.125
+  assert from_config(config).stages[-1].optimizer.learning_rate == 0.125
+  docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+  assert "make train" in docstring or f"rlreason train --config=experiments/{path.name}" in docstring
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_settings_of_the_paper(name):
+  stage, = load(name).stages
+  ppo_config, optimizer = stage.ppo, stage.optimizer
+  assert (stage.num_prompts, stage.group_size, ppo_config.minibatch_size) == (512, 1, 128)
+  assert (ppo_config.discount, ppo_config.gae_lambda) == (1.0, 0.95)
+  assert (ppo_config.clip_low, ppo_config.clip_high, ppo_config.value_clip) == (0.2, 0.2, 0.2)
+  assert (ppo_config.kl_coef, ppo_config.kl_placement, ppo_config.kl_target) == (
+      0.05, "reward", None)
+  assert (ppo_config.epochs, ppo_config.entropy_coef) == (1, 0.0)
+  assert ppo_config.critic == "separate" and ppo_config.critic_warmup_steps == 4
+  assert ppo_config.aggregation == "sequence-mean" and ppo_config.whiten_advantages
+  assert (optimizer.learning_rate, optimizer.critic_learning_rate) == (2e-7, 2e-6)
+  assert (optimizer.b1, optimizer.b2, optimizer.max_grad_norm) == (0.9, 0.95, 1.0)
+  updates = stage.steps * stage.updates_per_step
+  assert optimizer.warmup_steps == math.ceil(0.03 * updates)
+  assert (stage.sampling.temperature, stage.sampling.max_new_tokens) == (0.7, 4096)
+  assert max(load(name).prompt_buckets) == 2048 and stage.reward_clip == (-10.0, 10.0)
+  rewards = {spec.name: spec for spec in stage.rewards}
+  assert rewards["exploration"].options["c"] == 1000.0
+  assert rewards["verifier"].options == {"which_box": "first", "no_box_score": -0.5}
+  has_judge = name == "rlsp_qwen25_32b.py"
+  assert ("judge" in rewards) == has_judge
+  assert rewards["verifier"].weight == rewards["exploration"].weight == (0.8 if has_judge else 1.0)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_judge_is_a_field(name):
+  config = config_lib.load_config_file(str(FOLDER / name))
+  config.rl.rewards.judge.function = "my_judge:score"
+  with_judge = {spec.name for spec in from_config(config).stages[0].rewards}
+  config.rl.rewards.judge.function = ""
+  without = {spec.name for spec in from_config(config).stages[0].rewards}
+  assert with_judge - without == {"judge"}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_experiments_trace(name):
+  """One whole step at full size, with abstract shapes: sampling, scoring, the batch, the update."""
+  published, billions = LARGE[name]
+  recipe, (stage,) = load(name), load(name).stages
+  model = dataclasses.replace(
+      families.config_from_hf(published), dtype=recipe.model.dtype,
+      param_dtype=recipe.model.param_dtype, remat=recipe.model.remat)
+  policy = models.abstract_params(model)
+  num_params = sum(leaf.size for leaf in jax.tree.leaves(policy))
+  assert num_params / 1e9 == pytest.approx(billions, abs=0.01)
+  assert {leaf.dtype for leaf in jax.tree.leaves(policy)} == {jnp.dtype("float32")}
+
+  rows, columns = stage.num_prompts * stage.group_size, stage.sampling.max_new_tokens
+  shape = jax.ShapeDtypeStruct
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  width = max(recipe.prompt_buckets)
+  prompts = Prompts(
+      tokens=shape((stage.num_prompts, width), jnp.int32),
+      mask=shape((stage.num_prompts, width), bool), index=shape((stage.num_prompts,), jnp.int32))
+  rollout = jax.eval_shape(
+      functools.partial(
+          sampling.sample, model, options=stage.sampling, stop_ids=(1, 2),
+          group_size=stage.group_size),
+      policy, prompts, key)
+  assert isinstance(rollout, Rollout)
+  assert rollout.completion_tokens.shape == (rows, columns) == rollout.log_probs.shape
+
+  updates = stage.steps * stage.updates_per_step
+  algorithm = ppo(
+      stage.ppo, model, make_optimizer(stage.optimizer, updates),
+      temperature=stage.sampling.temperature)
+  state = jax.eval_shape(
+      lambda policy: algorithm.init(init_ppo_params(stage.ppo, model, policy)), policy)
+  scores = jax.eval_shape(
+      algorithm.score, {"params": state.params, "reference": policy}, rollout, None)
+  assert {name: x.shape for name, x in scores.items()} == {
+      name: (rows, columns) for name in ("old_log_probs", "ref_log_probs", "values")}
+  batch, _ = jax.eval_shape(
+      algorithm.make_batch,
+      (rollout, scores, shape((rows,), jnp.float32), shape((rows,), bool)), state.kl_coef)
+  new_state, metrics = jax.eval_shape(
+      functools.partial(algorithm.update_step, replicas=ALONE), state, batch, key)
+  # The same shapes and types come out, so that a donated state can be updated again.
+  assert jax.tree.structure(new_state) == jax.tree.structure(state)
+  describe = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+  assert describe(new_state) == describe(state)
+  assert "loss/policy" in metrics and "loss/value" in metrics
