@@ -37,7 +37,7 @@ class Rollout:
   completion_tokens: jax.Array  # i32[B, T], the end-of-sequence token kept, 0 after it
   completion_mask: jax.Array  # bool[B, T] True on every generated token
   log_probs: jax.Array  # f32[B, T] nats, of the distribution sampled from; 0 where masked
-  values: jax.Array | None  # f32[B, T] V(s_t) before token t; None without a value head on the trunk
+  values: jax.Array | None  # f32[B, T] V(s_t) before token t; None without a shared value head
   truncated: jax.Array  # bool[B] True when the length limit, not a stop token, ended the row
 
 

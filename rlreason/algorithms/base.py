@@ -98,7 +98,7 @@ def apply_gradients(
   Returns:
     The new state (its `step` unchanged) and `optim/` metrics.
   """
-  norm = optax.global_norm(gradients)
+  norm = optax.tree.norm(gradients)
   is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -99,20 +100,9 @@ def make_evaluator(
     generate = rollout_lib.make_generator(
         model, tokenizer, layout, options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)
-
-    def run(params, key):
-      parts = []
-      for start in range(0, len(rows), batch_size):
-        batch = rows[start:start + batch_size]
-        missing = batch_size - len(batch)
-        rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
-        rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
-        scored = rollout_lib.score(reward, tokenizer, batch, rollout)
-        parts += zip(scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
-                     rollout.truncated.tolist(), strict=True)
-      return [parts[i:i + group_size] for i in range(0, len(parts), group_size)]
-
-    return run
+    return functools.partial(
+        _run, generate, functools.partial(rollout_lib.score, reward, tokenizer), rows, batch_size,
+        group_size)
 
   blocked = tuple(tuple(tuple(_token_id(tokenizer, word) for word in words) for words in pair)
                   for pair in config.blocked_words)
@@ -135,6 +125,20 @@ def make_evaluator(
     return evaluation, [_sample(row, group[0]) for row, group in zip(rows, greedy_groups)]
 
   return evaluate
+
+
+def _run(generate, score, rows, batch_size: int, group_size: int, params: Params, key: Key):
+  """(text, verifier's score, length, truncated) of each completion, a list per row."""
+  parts = []
+  for start in range(0, len(rows), batch_size):
+    batch = rows[start:start + batch_size]
+    missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
+    rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
+    rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
+    scored = score(batch, rollout)
+    parts += zip(scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
+                 rollout.truncated.tolist(), strict=True)
+  return [parts[i:i + group_size] for i in range(0, len(parts), group_size)]
 
 
 def _token_id(tokenizer: Tokenizer, word: str) -> int:

@@ -26,8 +26,8 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
   exponentials = jnp.exp(logits)
   total = jnp.sum(exponentials, axis=-1)
   log_total = jnp.log(total)
-  # A comparison and a sum instead of a gather: it fuses, its gradient is no scatter, and it works on
-  # a vocabulary that is sharded over devices.
+  # A comparison and a sum instead of a gather: it fuses, its gradient is no scatter, and it works
+  # on a vocabulary that is sharded over devices.
   is_target = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == (
       targets[..., None])
   chosen = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)

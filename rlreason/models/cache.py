@@ -1,8 +1,9 @@
-"""Key/value cache of one layer, in two parts: the prompt's, shared by its group, and each row's own.
+"""Key/value cache of one layer, in two parts: the prompt's, shared by its group, and the rows' own.
 
 The prompt is computed once and stored once per *prompt*; its G samples read the same arrays. Keys
-come before positions in the layout ([.., K, S, h]) so that both products of a decode step are
-batched matrix products without a transposition.
+are stored with the slots last, [.., K, h, L], and values with the head's axis last: both products
+of a decode step then read them in rows. (Keys stored like the values cost 1.3 times as much on the
+CPU, one softmax over the joined scores 1.8 times.)
 """
 
 from flax import struct
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 class LayerCache:
   """One layer's keys and values; B = P * G."""
 
-  prompt_keys: jax.Array  # [P, K, S, h]
+  prompt_keys: jax.Array  # [P, K, h, S]
   prompt_values: jax.Array  # [P, K, S, h]
-  keys: jax.Array  # [B, K, L, h], slots of generated tokens
+  keys: jax.Array  # [B, K, h, L], slots of generated tokens
   values: jax.Array  # [B, K, L, h]
 
 
@@ -24,23 +25,28 @@ def init(keys: jax.Array, values: jax.Array, group_size: int, length: int) -> li
   """One cache per layer, of a prefill's keys and values [N, P, S, K, h], with room for `length`."""
   def of_layer(key, value):
     prompts, _, heads, size = key.shape
-    own = jnp.zeros((prompts * group_size, heads, length, size), key.dtype)
+    rows = prompts * group_size
     return LayerCache(
-        prompt_keys=key.swapaxes(1, 2), prompt_values=value.swapaxes(1, 2), keys=own, values=own)
+        prompt_keys=key.transpose(0, 2, 3, 1), prompt_values=value.transpose(0, 2, 1, 3),
+        keys=jnp.zeros((rows, heads, size, length), key.dtype),
+        values=jnp.zeros((rows, heads, length, size), value.dtype))
   return [of_layer(keys[i], values[i]) for i in range(keys.shape[0])]
 
 
 def write(cache: LayerCache, key: jax.Array, value: jax.Array, slot: jax.Array) -> LayerCache:
   """Stores the key and value ([B, K, h]) of the token generated at step `slot` (i32 scalar)."""
-  put = lambda cached, new: jax.lax.dynamic_update_slice_in_dim(
-      cached, new[:, :, None].astype(cached.dtype), slot, axis=2)
-  return cache.replace(keys=put(cache.keys, key), values=put(cache.values, value))
+  put = jax.lax.dynamic_update_slice_in_dim
+  return cache.replace(
+      keys=put(cache.keys, key[..., None].astype(cache.keys.dtype), slot, axis=3),
+      values=put(cache.values, value[:, :, None].astype(cache.values.dtype), slot, axis=2))
 
 
 def grow(cache: LayerCache, length: int) -> LayerCache:
   """The same cache with room for `length` generated tokens."""
-  pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
-  return cache.replace(keys=pad(cache.keys), values=pad(cache.values))
+  room = (0, length - cache.keys.shape[3])
+  return cache.replace(
+      keys=jnp.pad(cache.keys, ((0, 0), (0, 0), (0, 0), room)),
+      values=jnp.pad(cache.values, ((0, 0), (0, 0), room, (0, 0))))
 
 
 def attend(
@@ -58,24 +64,26 @@ def attend(
     [B, H, h] in the type of `query`.
   """
   batch, heads, size = query.shape
-  prompts, kv_heads, prompt_length, _ = cache.prompt_keys.shape
-  group, repeats, length = batch // prompts, heads // kv_heads, cache.keys.shape[2]
-  scaled = query * (size ** -0.5)
-  shared = scaled.reshape(prompts, group, kv_heads, repeats, size)
-  own = scaled.reshape(batch, kv_heads, repeats, size)
+  prompts, kv_heads, _, _ = cache.prompt_keys.shape
+  group, repeats, length = batch // prompts, heads // kv_heads, cache.keys.shape[3]
+  # Rows of one prompt stand together for its products, [P, K, G * R, ..]; alone, [B, K, R, ..].
+  together = lambda x: x.reshape(prompts, group, kv_heads, repeats, -1).swapaxes(1, 2).reshape(
+      prompts, kv_heads, group * repeats, -1)
+  alone = lambda x: x.reshape(prompts, kv_heads, group, repeats, -1).swapaxes(1, 2).reshape(
+      batch, kv_heads, repeats, -1)
   # f32 scores: softmax differences of bf16 logits would not match the trainer's log-probs.
-  prompt_scores = jnp.einsum(
-      "pgkrh,pksh->pgkrs", shared, cache.prompt_keys, preferred_element_type=jnp.float32)
-  own_scores = jnp.einsum(
-      "bkrh,bklh->bkrl", own, cache.keys, preferred_element_type=jnp.float32)
+  product = lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32)
+  query = (query * (size ** -0.5)).reshape(batch, kv_heads, repeats, size)
   lowest = jnp.finfo(jnp.float32).min
-  prompt_scores = jnp.where(prompt_mask[:, None, None, None], prompt_scores, lowest)
-  own_scores = jnp.where((jnp.arange(length) <= slot)[None, None, None], own_scores, lowest)
-  scores = jnp.concatenate(
-      [prompt_scores.reshape(batch, kv_heads, repeats, prompt_length), own_scores], axis=-1)
-  weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-  shared_weights = weights[..., :prompt_length].reshape(
-      prompts, group, kv_heads, repeats, prompt_length)
-  from_prompt = jnp.einsum("pgkrs,pksh->pgkrh", shared_weights, cache.prompt_values)
-  from_own = jnp.einsum("bkrl,bklh->bkrh", weights[..., prompt_length:], cache.values)
-  return from_prompt.reshape(batch, heads, size) + from_own.reshape(batch, heads, size)
+  shared = jnp.where(
+      prompt_mask[:, None, None], product(together(query), cache.prompt_keys), lowest)
+  own = jnp.where(
+      (jnp.arange(length) <= slot)[None, None, None], product(query, cache.keys), lowest)
+  # One softmax over both parts, with the division last.
+  largest = jnp.maximum(
+      alone(jnp.max(shared, axis=-1, keepdims=True)), jnp.max(own, axis=-1, keepdims=True))
+  shared, own = jnp.exp(shared - together(largest)), jnp.exp(own - largest)
+  total = alone(jnp.sum(shared, axis=-1, keepdims=True)) + jnp.sum(own, axis=-1, keepdims=True)
+  out = alone(product(shared.astype(query.dtype), cache.prompt_values)) + product(
+      own.astype(query.dtype), cache.values)
+  return (out / total).astype(query.dtype).reshape(batch, heads, size)

@@ -50,7 +50,8 @@ class ModelConfig:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-          f"num_kv_heads: got {self.num_kv_heads}, allowed: a divisor of num_heads={self.num_heads}")
+          f"num_kv_heads: got {self.num_kv_heads}, allowed: a divisor of "
+          f"num_heads={self.num_heads}")
     if self.head_dim < 2 or self.head_dim % 2:
       raise ValueError(f"head_dim: got {self.head_dim}, allowed: even and 2 or more")
     for name in ("dtype", "param_dtype"):

@@ -2,8 +2,8 @@
 
 Algorithms are written once, for "all rows" or for "my share of the rows", and talk to the other
 replicas only through the three functions of `Replicas`. Under `jit` the partitioner does the work
-and these are nearly nothing; under `pmap` they are collectives. Either way every minibatch holds the
-same rows as on one device, so the numbers are the same.
+and these are nearly nothing; under `pmap` they are collectives. Either way every minibatch holds
+the same rows as on one device, so the numbers are the same.
 """
 
 from typing import Any, Callable, NamedTuple
@@ -23,7 +23,6 @@ class Replicas(NamedTuple):
   """How an update talks to the replicas beside it."""
 
   sum: Callable[[Any], Any]  # adds a pytree over the replicas
-  max: Callable[[Any], Any]  # its largest over the replicas
   gather: Callable[[Any], Any]  # this replica's rows -> all rows
   take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
 
@@ -46,7 +45,7 @@ def _take(batch, indices):
   return jax.tree.map(lambda x: x[indices], batch)
 
 
-ALONE = Replicas(sum=lambda x: x, max=lambda x: x, gather=lambda x: x, take=_take)
+ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=_take)
 
 
 def make_layout(config: ParallelConfig) -> Layout:
@@ -113,6 +112,25 @@ def _jit_layout(config: ParallelConfig) -> Layout:
       compile_update=compile_update)
 
 
+def _pmap_replicas(count: int) -> Replicas:
+  """The collectives of `count` replicas."""
+
+  def take(batch, indices):
+    if indices.shape[1] % count:
+      raise ValueError(
+          f"micro-batch: got {indices.shape[1]} rows, allowed: a multiple of {count} replicas")
+    share = indices.shape[1] // count
+    mine = jax.lax.dynamic_slice_in_dim(
+        indices, jax.lax.axis_index(_REPLICAS) * share, share, axis=1)
+    return _take(batch, mine)
+
+  return Replicas(
+      sum=lambda x: jax.lax.psum(x, _REPLICAS),
+      gather=lambda tree: jax.tree.map(
+          lambda x: jax.lax.all_gather(x, _REPLICAS, axis=0, tiled=True), tree),
+      take=take)
+
+
 def _pmap_layout(config: ParallelConfig) -> Layout:
   devices, _ = mesh_devices(config)
   count = len(devices)
@@ -138,25 +156,10 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
     _check_rows(tree, count)
     return split(jax.tree.map(np.asarray, tree))
 
-  def take(batch, indices):
-    if indices.shape[1] % count:
-      raise ValueError(
-          f"micro-batch: got {indices.shape[1]} rows, allowed: a multiple of {count} replicas")
-    share = indices.shape[1] // count
-    mine = jax.lax.dynamic_slice_in_dim(
-        indices, jax.lax.axis_index(_REPLICAS) * share, share, axis=1)
-    return _take(batch, mine)
-
-  replicas = Replicas(
-      sum=lambda x: jax.lax.psum(x, _REPLICAS), max=lambda x: jax.lax.pmax(x, _REPLICAS),
-      gather=lambda tree: jax.tree.map(
-          lambda x: jax.lax.all_gather(x, _REPLICAS, axis=0, tiled=True), tree),
-      take=take)
-
   def compile_update(fn, state):
     del state
     update = jax.pmap(
-        lambda state, batch, key: fn(state, batch, key, replicas=replicas),
+        lambda state, batch, key: fn(state, batch, key, replicas=_pmap_replicas(count)),
         axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices, donate_argnums=0)
 
     def update_once(state, batch, key):

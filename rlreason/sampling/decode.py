@@ -61,21 +61,20 @@ def sample(
     ValueError: prompt columns and new tokens exceed `config.max_positions`; a stop id is not in the
       vocabulary.
   """
-  columns = prompts.tokens.shape[1]
-  if columns + options.max_new_tokens > config.max_positions:
-    raise ValueError(
-        f"max_new_tokens: got {options.max_new_tokens} after prompts of {columns} columns, "
-        f"allowed: {config.max_positions} together (max_positions)")
-  for stop_id in stop_ids:
-    if not 0 <= stop_id < config.vocab_size:
-      raise ValueError(f"stop_ids: got {stop_id}, allowed: 0 to {config.vocab_size - 1}")
+  _check_limits(config, prompts.tokens.shape[1], options.max_new_tokens, stop_ids)
   repeat = lambda x: jnp.repeat(x, group_size, axis=0)
   hidden, (keys, values) = models.prefill(config, params, prompts.tokens, prompts.mask)
   layers = models.split_layers(config, params)
+  # Turned and cast here, once: the loop then reads the rows of the vocabulary as they lie.
+  vocabulary = models.unembedding(config, params).T.astype(config.compute_dtype)
   row_keys = _row_keys(key, prompts.index, group_size)
 
   def emit(state, hidden):
-    return _emit(config, params, value_head, options, stop_ids, row_keys, state, hidden)
+    # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
+    logits = jnp.matmul(vocabulary, hidden.T, preferred_element_type=jnp.float32).T
+    value = None if value_head is None else models.apply_value_head(value_head, hidden)
+    token, log_prob = _draw(logits, state, row_keys, options)
+    return _record(state, token, log_prob, value, stop_ids)
 
   def decode(state, caches):
     positions = repeat(jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)) + state.step - 1
@@ -85,13 +84,26 @@ def sample(
 
   state = _first_state(repeat(prompts.tokens[:, -1]), options, has_values=value_head is not None)
   state = emit(state, repeat(hidden[:, -1]))
-  lengths = _segments(options.max_new_tokens - 1)
-  caches = models.init_caches(keys, values, group_size, lengths[0])
-  state = _run_segments(decode, lengths, state, caches)
+  if options.max_new_tokens > 1:
+    lengths = _segments(options.max_new_tokens - 1)
+    caches = models.init_caches(keys, values, group_size, lengths[0])
+    state = _run_segments(decode, lengths, state, caches)
   return Rollout(
       prompt_tokens=repeat(prompts.tokens), prompt_mask=repeat(prompts.mask),
       completion_tokens=state.tokens, completion_mask=state.mask, log_probs=state.log_probs,
       values=state.values, truncated=~state.is_done)
+
+
+def _check_limits(
+    config: ModelConfig, columns: int, max_new_tokens: int, stop_ids: tuple[int, ...]
+):
+  if columns + max_new_tokens > config.max_positions:
+    raise ValueError(
+        f"max_new_tokens: got {max_new_tokens} after prompts of {columns} columns, "
+        f"allowed: {config.max_positions} together (max_positions)")
+  for stop_id in stop_ids:
+    if not 0 <= stop_id < config.vocab_size:
+      raise ValueError(f"stop_ids: got {stop_id}, allowed: 0 to {config.vocab_size - 1}")
 
 
 def _row_keys(key: Key, index: jax.Array, group_size: int) -> jax.Array:
@@ -110,8 +122,8 @@ def _first_state(last: jax.Array, options: SamplingOptions, has_values: bool) ->
 
 
 def _segments(needed: int) -> list[int]:
-  """Cache lengths to run through, the last of them at least `needed` (tokens) and 1."""
-  lengths = [min(_FIRST_SEGMENT, max(needed, 1))]
+  """Cache lengths to run through, the last of them `needed` (tokens, 1 or more)."""
+  lengths = [min(_FIRST_SEGMENT, needed)]
   while lengths[-1] < needed:
     lengths.append(min(lengths[-1] * _GROWTH, needed))
   return lengths
@@ -135,24 +147,29 @@ def _run_segments(decode, lengths: list[int], state: _State, caches: list) -> _S
   return jax.lax.cond(jnp.all(state.is_done), lambda state, _: state, go_on, state, caches)
 
 
-def _emit(config, params, value_head, options, stop_ids, row_keys, state, hidden) -> _State:
-  """Draws token `state.step` of every row from its hidden state [B, D] and records it."""
-  logits = models.logits(config, params, hidden)
+def _draw(
+    logits: jax.Array, state: _State, row_keys: jax.Array, options: SamplingOptions
+) -> tuple[jax.Array, jax.Array]:
+  """Token number `state.step` of every row, i32[B], and its log-prob, f32[B]."""
   logits = logits_lib.block_bigrams(logits, state.last, options.blocked_bigrams)
   if options.temperature == 0:
-    token, log_prob = logits_lib.choose_greedily(logits)
-  else:
-    step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
-    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(step_keys)
-    token, log_prob = logits_lib.choose(logits_lib.filter_logits(logits, options), uniforms)
+    return logits_lib.choose_greedily(logits)
+  step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
+  uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(step_keys)
+  return logits_lib.choose(logits_lib.filter_logits(logits, options), uniforms)
+
+
+def _record(
+    state: _State, token: jax.Array, log_prob: jax.Array, value: jax.Array | None,
+    stop_ids: tuple[int, ...],
+) -> _State:
+  """The state after one more token; rows that have ended get zeros."""
   is_new = ~state.is_done
-  put = lambda column, new: jax.lax.dynamic_update_slice_in_dim(
-      column, jnp.where(is_new, new, jnp.zeros((), new.dtype))[:, None], state.step, axis=1)
-  values = state.values
-  if value_head is not None:
-    values = put(values, models.apply_value_head(value_head, hidden))
+  put = lambda columns, new: jax.lax.dynamic_update_slice_in_dim(
+      columns, jnp.where(is_new, new, jnp.zeros((), new.dtype))[:, None], state.step, axis=1)
   return state.replace(
       step=state.step + 1, last=token,
       is_done=state.is_done | jnp.isin(token, np.asarray(stop_ids, np.int32)),
       tokens=put(state.tokens, token), mask=put(state.mask, is_new),
-      log_probs=put(state.log_probs, log_prob), values=values)
+      log_probs=put(state.log_probs, log_prob),
+      values=None if value is None else put(state.values, value))

@@ -52,8 +52,8 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
   chex.assert_rank(logits, 2)
   if k >= logits.shape[1]:
     return logits
-  enough = lambda threshold: jnp.sum(_order(logits) >= threshold[:, None], axis=1) >= k
-  return _keep_from(logits, _largest_threshold(enough, logits.shape[0]))
+  threshold = jax.lax.top_k(logits, k)[0][:, -1:]
+  return jnp.where(logits >= threshold, logits, -jnp.inf)
 
 
 def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
@@ -61,18 +61,30 @@ def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
 
   Nucleus sampling (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751). Tokens as likely as the
   least likely one of the set are kept too. The most likely token always is.
+
+  The threshold is found by bisection on the bits of exp(logits - largest), which as integers have
+  the same order: 30 passes of a compare and a sum, a tenth of the cost of a sort of [32, 49152].
   """
   chex.assert_rank(logits, 2)
   weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
   needed = p * jnp.sum(weights, axis=1)
-  order = _order(logits)
-  enough = lambda threshold: (
-      jnp.sum(jnp.where(order >= threshold[:, None], weights, 0.0), axis=1) >= needed)
-  return _keep_from(logits, _largest_threshold(enough, logits.shape[0]))
+  as_float = lambda bits: jax.lax.bitcast_convert_type(bits, jnp.float32)[:, None]
+
+  def halve(_, bounds):
+    low, high = bounds  # enough is kept from `low`, and not from `high + 1`
+    middle = low + (high - low + 1) // 2
+    kept = jnp.where(weights >= as_float(middle), weights, 0.0)
+    is_enough = jnp.sum(kept, axis=1) >= needed
+    return jnp.where(is_enough, middle, low), jnp.where(is_enough, high, middle - 1)
+
+  one = int(np.float32(1).view(np.int32))
+  bounds = jnp.zeros_like(needed, jnp.int32), jnp.full_like(needed, one, jnp.int32)
+  threshold, _ = jax.lax.fori_loop(0, one.bit_length(), halve, bounds)
+  return jnp.where(weights >= as_float(threshold), logits, -jnp.inf)
 
 
 def keep_min_p(logits: jax.Array, p: float) -> jax.Array:
-  """Tokens at least `p` times as likely as the most likely one (https://arxiv.org/abs/2407.01082)."""
+  """Tokens at least `p` times as likely as the likeliest (https://arxiv.org/abs/2407.01082)."""
   chex.assert_rank(logits, 2)
   largest = jnp.max(logits, axis=1, keepdims=True)
   return jnp.where(logits >= largest + jnp.log(p), logits, -jnp.inf)
@@ -95,10 +107,7 @@ def choose(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array
     i32[B] tokens and f32[B] their log-probs under softmax(logits), nats.
   """
   chex.assert_rank([logits, uniforms], 2)
-  batch, vocab = logits.shape
-  padded = jnp.pad(logits, ((0, 0), (0, -vocab % _BLOCK)), constant_values=-jnp.inf)
-  blocks = padded.reshape(batch, -1, _BLOCK)
-  largest = jnp.max(logits, axis=1)
+  blocks, _, largest = _in_blocks(logits)
   weights = jnp.exp(blocks - largest[:, None, None])
   sums = jnp.sum(weights, axis=2)
   block = _inverse_cdf(sums, uniforms[:, 0])
@@ -111,12 +120,21 @@ def choose(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array
 def choose_greedily(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The first most likely token of each row, i32[B], and its log-prob at temperature 1, f32[B]."""
   chex.assert_rank(logits, 2)
-  vocab = logits.shape[1]
-  largest = jnp.max(logits, axis=1)
-  # Not argmax: a reduction over (value, index) pairs is scalar code on the CPU.
-  is_largest = logits == largest[:, None]
-  token = jnp.min(jnp.where(is_largest, jnp.arange(vocab)[None], vocab - 1), axis=1)
-  return token, -jnp.log(jnp.sum(jnp.exp(logits - largest[:, None]), axis=1))
+  blocks, block_largest, largest = _in_blocks(logits)
+  # Not argmax of all: a reduction over (value, index) pairs is slow scalar code on the CPU.
+  block = jnp.argmax(block_largest, axis=1)
+  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+  token = block * _BLOCK + jnp.argmax(inside, axis=1)
+  weights = jnp.exp(blocks - largest[:, None, None])
+  return token.astype(jnp.int32), -jnp.log(jnp.sum(weights, axis=(1, 2)))
+
+
+def _in_blocks(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """f32[B, n, block] (padded with -inf), and the largest of each block, [B, n], and row, [B]."""
+  padded = jnp.pad(logits, ((0, 0), (0, -logits.shape[1] % _BLOCK)), constant_values=-jnp.inf)
+  blocks = padded.reshape(logits.shape[0], -1, _BLOCK)
+  block_largest = jnp.max(blocks, axis=2)
+  return blocks, block_largest, jnp.max(block_largest, axis=1)
 
 
 def _inverse_cdf(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
@@ -128,29 +146,3 @@ def _inverse_cdf(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
   # Where rounding puts the target at the very end, nothing reaches it: the last possible index.
   last = jnp.max(jnp.where(is_possible, indices, 0), axis=1)
   return jnp.min(jnp.where(reached, indices, last[:, None]), axis=1)
-
-
-def _order(logits: jax.Array) -> jax.Array:
-  """i32 numbers in the same order as the f32 logits (IEEE 754; 0.0 and -0.0 give 0; no NaN)."""
-  bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
-  return jnp.where(bits < 0, jnp.int32(-2**31) - bits, bits)
-
-
-def _largest_threshold(is_enough, batch: int) -> jax.Array:
-  """Largest i32[B] for which the falling predicate holds, by bisection on its 32 bits.
-
-  32 passes of a compare and a sum; sorting [32, 49152] on the CPU costs ten times as much.
-  """
-  def halve(_, bounds):
-    low, high = bounds  # is_enough(low) holds, is_enough(high + 1) does not
-    middle = (low >> 1) + (high >> 1) + ((low | high) & 1)  # rounded up, without overflow
-    holds = is_enough(middle)
-    return jnp.where(holds, middle, low), jnp.where(holds, high, middle - 1)
-
-  lowest, highest = jnp.iinfo(jnp.int32).min, jnp.iinfo(jnp.int32).max
-  bounds = jnp.full((batch,), lowest, jnp.int32), jnp.full((batch,), highest, jnp.int32)
-  return jax.lax.fori_loop(0, 33, halve, bounds)[0]
-
-
-def _keep_from(logits: jax.Array, threshold: jax.Array) -> jax.Array:
-  return jnp.where(_order(logits) >= threshold[:, None], logits, -jnp.inf)

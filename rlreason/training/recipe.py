@@ -162,6 +162,9 @@ class RLStage:
               "allow_length_over_correctness") from error
 
 
+_STAGES = {"sft": SFTStage, "rl": RLStage}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
   """When the run is saved; the end of a stage always is."""
@@ -206,10 +209,10 @@ class Recipe:
 def from_config(config: Any) -> Recipe:
   """Builds the recipe of an experiment.
 
-  The experiment's `stages` names its stages in order; each has a section of that name. A section's
-  `rewards` maps names to the rest of a `RewardSpec`, so that `--config.rl.rewards.verifier.weight=0`
-  reaches it; a reward whose `function` is "" is left out. `optimizer` at the top is a short name
-  for that of the last stage.
+  The experiment's `stages` names its stages in order; each has a section of that name, and a
+  stage's section that is not named is left out. A section's `rewards` maps names to the rest of a
+  `RewardSpec`, so that a flag reaches it (`--config.rl.rewards.verifier.weight=0`); a reward whose
+  `function` is "" is left out. `optimizer` at the top is a short name for that of the last stage.
 
   Raises:
     ValueError: a field is unknown, missing or out of range; names it.
@@ -223,7 +226,8 @@ def from_config(config: Any) -> Recipe:
     if name not in fields:
       raise ValueError(f"config.{name}: missing, but config.stages names it")
     stages.append(_stage_fields(name, fields[name]))
-  fields = {name: value for name, value in fields.items() if name not in names}
+  fields = {name: value for name, value in fields.items()
+            if name not in names and not _is_stage(value)}
   optimizer = fields.pop("optimizer", None)
   if optimizer is not None and (not stages or optimizer != stages[-1].get("optimizer")):
     raise ValueError(
@@ -231,11 +235,14 @@ def from_config(config: Any) -> Recipe:
         "config.rl.optimizer = config.optimizer")
   built = []
   for name, stage in zip(names, stages, strict=True):
-    kinds = {"sft": SFTStage, "rl": RLStage}
-    if stage.get("kind") not in kinds:
-      raise ValueError(f"config.{name}.kind: got {stage.get('kind')!r}, allowed: {sorted(kinds)}")
-    built.append(config_lib.build(kinds[stage["kind"]], stage, f"config.{name}"))
+    if stage.get("kind") not in _STAGES:
+      raise ValueError(f"config.{name}.kind: got {stage.get('kind')!r}, allowed: {sorted(_STAGES)}")
+    built.append(config_lib.build(_STAGES[stage["kind"]], stage, f"config.{name}"))
   return config_lib.build(Recipe, fields | {"stages": tuple(built)})
+
+
+def _is_stage(value: Any) -> bool:
+  return isinstance(value, Mapping) and value.get("kind") in _STAGES
 
 
 def _stage_fields(name: str, section: Any) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage
 
   def step(state, number, batch, key):
     state, metrics = update(state, setup.layout.put_rows(batch), key)
-    host_metrics = {"optim/learning_rate": float(schedule(number)),
+    host_metrics = {"optim/lr": float(schedule(number)),
                     "rollout/dropped_examples": dropped}
     return StepOutput(state, metrics, host_metrics, batch.tokens.size, [])
 
@@ -113,8 +113,9 @@ def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
     rows = FileRows(stage.examples, required=("prompt", "completion"))
   elif stage.answer_template:
     train = setup.tasks["train"].rows
-    rows = ({**train[i], "completion": stage.answer_template.replace("{answer}", train[i]["answer"])}
-            for i in range(min(len(train), stage.num_examples)))
+    places = range(min(len(train), stage.num_examples))
+    complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
+    rows = ({**train[i], "completion": complete(train[i])} for i in places)
   else:
     rows = countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
   weights = _token_weights(tokenizer, stage)
@@ -124,8 +125,8 @@ def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
 def _check_examples(setup: Setup, stage: SFTStage):
   if stage.examples and not os.path.isfile(stage.examples):
     raise FileNotFoundError(
-        f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or .parquet "
-        "file of {prompt, completion}")
+        f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or "
+        ".parquet file of {prompt, completion}")
   has_source = stage.examples or stage.answer_template
   if not has_source and not isinstance(setup.recipe.task, CountdownTask):
     raise ValueError(
@@ -196,7 +197,7 @@ def _make_rl(
         (device_rollout, scores, *rewards), layout.get_state(state.kl_coef))
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
-        "optim/learning_rate": float(schedule(number * updates)),
+        "optim/lr": float(schedule(number * updates)),
         "rollout/dropped_prompts": rows.num_dropped,
         "time/sampling": sampled - started, "time/rewards": rewarded - sampled}
     samples = rl_metrics.sample_rows(

@@ -74,7 +74,8 @@ def test_hand_worked(calls):
   evaluation, samples = evaluate(reading=reading)
   assert list(evaluation) == ["toy"]
   assert values(evaluation["toy"]) == pytest.approx({
-      "greedy": 3 / 5, "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5, "length": (5 + 4 + 4 + 3 + 6) / 5,
+      "greedy": 3 / 5, "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5,
+      "length": (5 + 4 + 4 + 3 + 6) / 5,
       "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
       "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
       "pass@3": 4 / 5,

@@ -78,8 +78,8 @@ def test_chunks_hold_no_more_logits_than_asked(inputs):
 def all_sizes(jaxpr):
   for equation in jaxpr.eqns:
     yield from (variable.aval.size for variable in equation.outvars)
-    for inner in jax.tree.leaves(
-        list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+    is_program = lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+    for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
       inner = getattr(inner, "jaxpr", inner)
       if hasattr(inner, "eqns"):
         yield from all_sizes(inner)

@@ -21,7 +21,8 @@ def _config(**fields):
 def _params(config):
   x = jnp.zeros((1, 1, config.width))
   shapes = jax.eval_shape(lambda: nn.unbox(Attention(config).init(
-      jax.random.key(0), x, jnp.zeros((1, 1), jnp.int32), mask=jnp.ones((1, 1, 1, 1), bool))))
+      jax.random.key(0), x, layers.rope_rotations(jnp.zeros((1, 1)), config),
+      mask=jnp.ones((1, 1, 1, 1), bool))))
   random = np.random.default_rng(0)
   return jax.tree.map(
       lambda leaf: jnp.asarray(0.5 * random.standard_normal(leaf.shape), leaf.dtype),
@@ -38,8 +39,8 @@ def _reference(config, params, x, positions, mask):
     norm = lambda x, name: x / np.sqrt(
         np.mean(x**2, -1, keepdims=True) + config.norm_eps) * np.asarray(params[name]["scale"])
     query, key = norm(query, "q_norm"), norm(key, "k_norm")
-  query, key = [np.asarray(layers.apply_rope(jnp.asarray(x), positions, config))
-                for x in (query, key)]
+  rotations = layers.rope_rotations(positions, config)
+  query, key = [np.asarray(layers.apply_rope(jnp.asarray(x), rotations)) for x in (query, key)]
   out = np.zeros_like(query)
   for row in range(x.shape[0]):
     for head in range(config.num_heads):
@@ -60,7 +61,7 @@ def test_attention_is_softmax_attention_head_by_head(fields):
   segment_ids = jnp.array([[0, 1, 1, 1, 1], [1, 1, 2, 2, 2]])
   positions = jnp.array([[0, 0, 1, 2, 3], [0, 1, 0, 1, 2]])
   mask = masks.attention_mask(segment_ids)
-  got, (keys, values) = Attention(config).apply({"params": params}, x, positions, mask=mask)
+  got, (keys, values) = Attention(config).apply({"params": params}, x, layers.rope_rotations(positions, config), mask=mask)
   np.testing.assert_allclose(
       got, _reference(config, params, np.asarray(x), positions, np.asarray(mask)), atol=2e-5)
   assert keys.shape == values.shape == (2, 5, config.num_kv_heads, config.head_dim)
@@ -71,6 +72,6 @@ def test_one_token_attends_to_itself():
   params = _params(config)
   x = jax.random.normal(jax.random.key(2), (1, 1, config.width))
   got, (_, values) = Attention(config).apply(
-      {"params": params}, x, jnp.array([[7]]), mask=jnp.ones((1, 1, 1, 1), bool))
+      {"params": params}, x, layers.rope_rotations(jnp.array([[7]]), config), mask=jnp.ones((1, 1, 1, 1), bool))
   expected = np.einsum("btnh,nhd->btd", np.repeat(values, 2, axis=2), params["o"]["kernel"])
   np.testing.assert_allclose(got, expected, atol=1e-5)

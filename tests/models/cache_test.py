@@ -9,8 +9,9 @@ from rlreason.models import cache as kv_cache
 
 
 def _cache(prompts, group, kv_heads, prompt_length, length, size, dtype=jnp.float32):
-  shapes = [(prompts, kv_heads, prompt_length, size)] * 2 + [
-      (prompts * group, kv_heads, length, size)] * 2
+  shapes = [
+      (prompts, kv_heads, size, prompt_length), (prompts, kv_heads, prompt_length, size),
+      (prompts * group, kv_heads, size, length), (prompts * group, kv_heads, length, size)]
   keys = jax.random.split(jax.random.key(0), 4)
   return kv_cache.LayerCache(*[
       jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)])
@@ -27,9 +28,12 @@ def _reference(query, cache, prompt_mask, slot):
     kept = np.asarray(prompt_mask[prompt])
     for head in range(heads):
       kv = head // (heads // kv_heads)
-      keys, values = [
-          np.concatenate([np.asarray(shared)[prompt, kv][kept], np.asarray(own)[row, kv, :slot + 1]])
-          for shared, own in ((cache.prompt_keys, cache.keys), (cache.prompt_values, cache.values))]
+      keys = np.concatenate([
+          np.asarray(cache.prompt_keys)[prompt, kv].T[kept],
+          np.asarray(cache.keys)[row, kv].T[:slot + 1]])
+      values = np.concatenate([
+          np.asarray(cache.prompt_values)[prompt, kv][kept],
+          np.asarray(cache.values)[row, kv, :slot + 1]])
       scores = keys.astype(np.float64) @ query[row, head] / np.sqrt(size)
       weights = np.exp(scores - scores.max())
       out[row, head] = weights @ values / weights.sum()
@@ -50,11 +54,12 @@ def test_attend_does_not_look_at_masked_or_later_slots():
   cache = _cache(2, 2, 1, prompt_length=4, length=5, size=4)
   query = jax.random.normal(jax.random.key(1), (4, 2, 4))
   prompt_mask = jnp.array([[False, True, True, True], [False, False, False, True]])
-  is_later = (jnp.arange(5) > 2)[None, None, :, None]
+  is_earlier = (jnp.arange(5) <= 2)[None, None]
   garbage = cache.replace(
-      prompt_keys=jnp.where(prompt_mask[:, None, :, None], cache.prompt_keys, 1e6),
+      prompt_keys=jnp.where(prompt_mask[:, None, None], cache.prompt_keys, 1e6),
       prompt_values=jnp.where(prompt_mask[:, None, :, None], cache.prompt_values, 1e6),
-      keys=jnp.where(is_later, 1e6, cache.keys), values=jnp.where(is_later, 1e6, cache.values))
+      keys=jnp.where(is_earlier[:, :, None], cache.keys, 1e6),
+      values=jnp.where(is_earlier[..., None], cache.values, 1e6))
   np.testing.assert_array_equal(
       kv_cache.attend(query, garbage, prompt_mask, jnp.int32(2)),
       kv_cache.attend(query, cache, prompt_mask, jnp.int32(2)))
@@ -62,9 +67,9 @@ def test_attend_does_not_look_at_masked_or_later_slots():
 
 def test_attend_with_a_prompt_of_one_token():
   # Two equal scores: the mean of both values.
-  ones = jnp.ones((1, 1, 1, 2))
+  keys, values = jnp.ones((1, 1, 2, 1)), jnp.ones((1, 1, 1, 2))
   cache = kv_cache.LayerCache(
-      prompt_keys=ones, prompt_values=3 * ones, keys=ones, values=5 * ones)
+      prompt_keys=keys, prompt_values=3 * values, keys=keys, values=5 * values)
   got = kv_cache.attend(jnp.ones((1, 1, 2)), cache, jnp.ones((1, 1), bool), jnp.int32(0))
   np.testing.assert_allclose(got, [[[4.0, 4.0]]], rtol=1e-6)
 
@@ -73,9 +78,10 @@ def test_write_then_grow_keeps_what_is_there():
   cache = _cache(1, 2, 2, prompt_length=3, length=4, size=2)
   key, value = jax.random.normal(jax.random.key(2), (2, 2, 2, 2))
   grown = kv_cache.grow(kv_cache.write(cache, key, value, jnp.int32(3)), 6)
-  assert grown.keys.shape == grown.values.shape == (2, 2, 6, 2)
-  np.testing.assert_array_equal(grown.keys[:, :, :3], cache.keys[:, :, :3])
-  np.testing.assert_array_equal(grown.keys[:, :, 3], key)
+  assert grown.keys.shape == (2, 2, 2, 6) and grown.values.shape == (2, 2, 6, 2)
+  np.testing.assert_array_equal(grown.keys[..., :3], cache.keys[..., :3])
+  np.testing.assert_array_equal(grown.keys[..., 3], key)
+  np.testing.assert_array_equal(grown.values[:, :, :3], cache.values[:, :, :3])
   np.testing.assert_array_equal(grown.values[:, :, 3], value)
   np.testing.assert_array_equal(grown.prompt_keys, cache.prompt_keys)
 

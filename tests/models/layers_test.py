@@ -17,6 +17,10 @@ def _config(**fields):
                         **fields})
 
 
+def _rotate(x, positions):
+  return layers.apply_rope(x, layers.rope_rotations(jnp.array(positions), _config()))
+
+
 def test_rms_norm_hand_worked():
   norm = layers.RMSNorm(epsilon=0.5, param_dtype="float32")
   # mean of squares 12.5, + 0.5 = 13
@@ -62,20 +66,19 @@ def test_mlp_hand_worked():
 def test_rope_rotates_pairs_half_a_head_apart():
   # Frequencies 1 and 0.01: pairs (0, 2) and (1, 3).
   x = jnp.array([1.0, 0.0, 0.0, 2.0])[None, None, None]
-  got = layers.apply_rope(x, jnp.array([[3]]), _config())[0, 0, 0]
+  got = _rotate(x, [[3]])[0, 0, 0]
   expected = [math.cos(3), -2 * math.sin(0.03), math.sin(3), 2 * math.cos(0.03)]
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_rope_at_position_zero_changes_nothing():
   x = jax.random.normal(jax.random.key(0), (2, 3, 2, 4))
-  np.testing.assert_array_equal(layers.apply_rope(x, jnp.zeros((2, 3), jnp.int32), _config()), x)
+  np.testing.assert_array_equal(_rotate(x, [[0] * 3] * 2), x)
 
 
 def test_rope_products_depend_on_the_distance_only():
   query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 4))
-  rotate = lambda x, position: layers.apply_rope(x, jnp.array([[position]]), _config())
-  product = lambda i, j: float(jnp.sum(rotate(query, i) * rotate(key, j)))
+  product = lambda i, j: float(jnp.sum(_rotate(query, [[i]]) * _rotate(key, [[j]])))
   assert product(17, 12) == pytest.approx(product(5, 0), abs=1e-5)
   assert product(12, 17) != pytest.approx(product(17, 12), abs=1e-3)
 
@@ -83,7 +86,7 @@ def test_rope_products_depend_on_the_distance_only():
 def test_rope_of_bf16_keeps_far_positions_apart():
   # 4097 is not a bf16 number; angles in bf16 would be those of 4096.
   x = jnp.array([1.0, 0.0, 0.0, 0.0], jnp.bfloat16)[None, None, None]
-  got = layers.apply_rope(x, jnp.array([[4097]]), _config())[0, 0, 0]
+  got = _rotate(x, [[4097]])[0, 0, 0]
   np.testing.assert_allclose(got.astype(np.float32)[0], math.cos(4097), atol=0.01)
 
 

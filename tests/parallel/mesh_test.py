@@ -13,7 +13,8 @@ def test_the_suite_has_eight_devices():
 
 @pytest.mark.parametrize("fields, sizes", [
     (dict(), (8, 1, 1)), (dict(data=1), (1, 1, 1)), (dict(data=3), (3, 1, 1)),
-    (dict(fsdp=2), (4, 2, 1)), (dict(fsdp=2, tensor=2), (2, 2, 2)), (dict(data=1, tensor=8), (1, 1, 8)),
+    (dict(fsdp=2), (4, 2, 1)), (dict(fsdp=2, tensor=2), (2, 2, 2)),
+    (dict(data=1, tensor=8), (1, 1, 8)),
     (dict(fsdp=3), (2, 3, 1)),  # the rest is rounded down: two devices are idle
     (dict(mode="pmap"), (8, 1, 1)), (dict(mode="pmap", data=2), (2, 1, 1)),
 ])

@@ -1,4 +1,4 @@
-"""Logical axes to mesh axes: the table covers the model, and an axis that does not fit stays whole."""
+"""Logical axes to mesh axes: the table covers the model; an axis that does not fit stays whole."""
 
 import dataclasses
 

@@ -214,14 +214,20 @@ def test_bf16_computation():
       config, _params(TINY), _prompts(), jax.random.key(4), options=options, stop_ids=(),
       group_size=2, value_head=_head())
   assert rollout.log_probs.dtype == rollout.values.dtype == jnp.float32
-  logits = models.logits(config, _params(TINY), _hidden(config, _params(TINY), rollout))
-  expected = jnp.take_along_axis(
-      jax.nn.log_softmax(logits), rollout.completion_tokens[..., None], axis=2)[..., 0]
-  np.testing.assert_allclose(rollout.log_probs, expected, atol=0.1)
+
+  def log_probs(config):
+    logits = models.logits(config, _params(TINY), _hidden(config, _params(TINY), rollout))
+    return jnp.take_along_axis(
+        jax.nn.log_softmax(logits), rollout.completion_tokens[..., None], axis=2)[..., 0]
+
+  # Rounding of one path says nothing of another's: both are held against f32.
+  exact = log_probs(TINY)
+  error = lambda x: float(jnp.mean(jnp.abs(x - exact)))
+  assert error(rollout.log_probs) < 2 * error(log_probs(config)) < 0.1
 
 
 @pytest.mark.parametrize("needed, lengths", [
-    (0, [1]), (1, [1]), (31, [31]), (32, [32]), (33, [32, 33]), (128, [32, 128]),
+    (1, [1]), (31, [31]), (32, [32]), (33, [32, 33]), (128, [32, 128]),
     (1000, [32, 128, 512, 1000])])
 def test_segments(needed, lengths):
   assert decode._segments(needed) == lengths  # pylint: disable=protected-access

@@ -87,12 +87,12 @@ def test_answers_put_into_a_template():
 
 
 def test_a_task_without_demonstrations_needs_examples():
-  with pytest.raises(ValueError, match="this task has no demonstrations of its own, allowed: `examples`"):
+  with pytest.raises(ValueError, match="this task has no demonstrations of its own, allowed"):
     first_batch(make_recipe())
 
 
 @pytest.mark.parametrize("path, value, message", [
-    ("rl.rewards.exploration.options", {"see": 4.0}, "config.rl: reward 'exploration': options mus"),
+    ("rl.rewards.exploration.options", {"see": 4.0}, "config.rl: reward 'exploration': option"),
     ("rl.rewards.verifier.options", {"which_box": "third"}, "config.rl: which_box must be 'first'"),
     ("sft.examples", "nowhere.jsonl", "config.sft.examples: 'nowhere.jsonl' not found, allowed: a"),
     ("sft.token_weights", {"qeual": 2.0}, "config.sft: text: got the words .'qeual'., allowed"),
@@ -113,7 +113,7 @@ def test_mistakes_of_every_stage_come_before_the_first_step(path, value, message
 
 
 def test_a_stage_whose_rows_are_all_too_long_is_refused():
-  with pytest.raises(ValueError, match="config.sft.length: got 12, allowed: enough for at least one"):
+  with pytest.raises(ValueError, match="config.sft.length: got 12, allowed: enough for at"):
     first_batch(make_recipe(answer_template="{answer}"), [{"prompt": "a " * 12, "answer": "1"}])
 
 
@@ -131,11 +131,10 @@ def test_a_step_of_rl():
     output = stage.step(stage.state, 0, batch, jax.random.key(0))
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(policy))  # not donated
   assert int(output.state.step) == 1
-  moved = jax.tree.map(
-      lambda new, old: np.abs(new - old).max(), jax.device_get(output.state.params["policy"]), before)
+  after = jax.device_get(output.state.params["policy"])
+  moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), after, before)
   assert min(jax.tree.leaves(moved)) > 0
-  assert output.host_metrics["optim/learning_rate" if "optim/learning_rate" in output.host_metrics
-                             else "optim/lr"] == pytest.approx(1e-3)
+  assert output.host_metrics["optim/lr"] == pytest.approx(1e-3)
   sample = output.samples[0]
   assert sample["prompt"] == batch[0]["prompt"] and sample["answer"] == batch[0]["answer"]
   parts = sample["rewards"]
