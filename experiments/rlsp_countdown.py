@@ -40,6 +40,7 @@ def get_config(start: str = ""):
       give_up=0.6,  # most searches end too early, yet all lengths have been seen
       restart=0.3))
   config.prompt_buckets = (6,)  # three numbers, `target`, a number and `:`
+  config.parallel = dict(cpu_devices=2)  # a rollout of so small a model leaves one core idle
   config.stages = ("sft", "rl")
 
   config.sft = dict(
@@ -60,8 +61,8 @@ def get_config(start: str = ""):
           exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
           random=dict(weight=0.0)),
       ppo=dict(
-          minibatch_size=64, kl_coef=0.01, value_coef=0.5, critic_warmup_steps=4,
-          gae_lambda=0.95),
+          minibatch_size=64, micro_batch_size=32, kl_coef=0.01, value_coef=0.5,
+          critic_warmup_steps=4, gae_lambda=0.95),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from typing import Literal
 
 import jax
@@ -21,6 +22,7 @@ class ParallelConfig:
   data: int = -1  # devices that split the rows; -1 = all that the other axes leave over
   fsdp: int = 1  # devices that split the rows and the parameters; jit only
   tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only
+  cpu_devices: int = 0  # devices to split the CPU into, if JAX has not started; 0 = as it is
 
   def __post_init__(self):
     if self.mode not in ("jit", "pmap"):
@@ -30,6 +32,8 @@ class ParallelConfig:
       if size < 1 and not (name == "data" and size == -1):
         raise ValueError(f"{name}: got {size}, allowed: 1 or more" +
                          (", or -1 for the rest" if name == "data" else ""))
+    if self.cpu_devices < 0:
+      raise ValueError(f"cpu_devices: got {self.cpu_devices}, allowed: 0 or more")
     if self.mode == "pmap" and (self.fsdp > 1 or self.tensor > 1):
       raise ValueError(
           f"fsdp, tensor: got {self.fsdp}, {self.tensor} with mode='pmap', allowed: 1 (use 'jit')")
@@ -41,6 +45,7 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
   Raises:
     ValueError: the axes do not fit the devices there are.
   """
+  _split_cpu(config.cpu_devices)
   devices = jax.devices()
   inner = config.fsdp * config.tensor
   data = config.data if config.data > 0 else len(devices) // inner
@@ -50,6 +55,20 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
         f"parallel: got data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
         f"allowed: a product of at most {len(devices)}, the number of devices")
   return devices[:math.prod(sizes)], sizes
+
+
+def _split_cpu(num_devices: int):
+  """Makes several devices of the CPU, so that a small model's step is spread over its cores.
+
+  One device spreads a large product over all cores, but little else: not the attention of a decode
+  step, nor most of what is done element by element.
+  """
+  if num_devices == 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    return  # the environment has the last word
+  try:
+    jax.config.update("jax_num_cpu_devices", num_devices)
+  except RuntimeError:
+    pass  # JAX has started: it keeps its devices, which changes the time but no result
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:

@@ -1,5 +1,9 @@
 """Which devices a configuration takes, and what it refuses."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -36,6 +40,7 @@ def test_mesh_axes_are_named_and_left_to_the_partitioner():
     (dict(data=-2), "data: got -2, allowed: 1 or more, or -1"),
     (dict(fsdp=0), "fsdp: got 0, allowed: 1 or more"),
     (dict(tensor=-1), "tensor: got -1, allowed: 1 or more"),
+    (dict(cpu_devices=-1), "cpu_devices: got -1, allowed: 0 or more"),
     (dict(mode="pmap", fsdp=2), "fsdp, tensor: got 2, 1 with mode='pmap', allowed: 1"),
     (dict(mode="pmap", tensor=2), "fsdp, tensor: got 1, 2 with mode='pmap', allowed: 1"),
 ])
@@ -49,3 +54,20 @@ def test_settings_out_of_range_are_named(fields, message):
 def test_more_devices_than_there_are(fields):
   with pytest.raises(ValueError, match="allowed: a product of at most 8, the number of devices"):
     mesh_devices(ParallelConfig(**fields))
+
+
+_COUNT_DEVICES = """
+from rlreason.parallel import ParallelConfig
+from rlreason.parallel.mesh import mesh_devices
+print(mesh_devices(ParallelConfig(cpu_devices=3))[1])
+print(mesh_devices(ParallelConfig(cpu_devices=2))[1])  # too late
+"""
+
+
+@pytest.mark.parametrize("flags, sizes", [
+    ("", "(3, 1, 1)"), ("--xla_force_host_platform_device_count=5", "(5, 1, 1)")])
+def test_the_cpu_is_split_once_and_the_environment_wins(flags, sizes):
+  done = subprocess.run(
+      [sys.executable, "-c", _COUNT_DEVICES], env=os.environ | {"XLA_FLAGS": flags},
+      capture_output=True, text=True, check=True)
+  assert done.stdout.split("\n")[:2] == [sizes, sizes]
