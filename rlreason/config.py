@@ -190,19 +190,18 @@ def _convert_union(choices: tuple, value: Any, where: str) -> Any:
   """Converts to the one choice that fits; with a mapping, to a dataclass chosen by its Literals."""
   if value is None and type(None) in choices:
     return None
+  allowed = Union[choices]
   choices = tuple(choice for choice in choices if choice is not type(None))
   classes = [choice for choice in choices if dataclasses.is_dataclass(choice)]
   if _is_mapping(value) and classes:
     return build(_choose_class(classes, value, where), value, where)
-  if len(choices) == 1:
-    return _convert(choices[0], value, where)
   # An exact type goes first, so that the int 1 stays an int in `float | int`.
   for choice in sorted(choices, key=lambda choice: choice is not type(value)):
     try:
       return _convert(choice, value, where)
     except ValueError:
       continue
-  raise ValueError(_wrong_value(Union[choices], value, where))
+  raise ValueError(_wrong_value(allowed, value, where))
 
 
 def _choose_class(classes: list[type], mapping: Any, where: str) -> type:

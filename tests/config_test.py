@@ -120,7 +120,7 @@ def test_a_union_of_numbers_keeps_the_type_given():
         ({"optimizer": {"learning_rate": 1, "warmup_steps": 1.0}}, ["warmup_steps", "1.0", "int"]),
         ({"use_critic": 1}, ["config.use_critic", "1 (int)", "bool"]),
         ({"name": None}, ["config.name", "None", "str"]),
-        ({"path": 1}, ["config.path", "1 (int)", "str"]),
+        ({"path": 1}, ["config.path", "1 (int)", "str or None"]),
         ({"sizes": [1, "2"]}, ["config.sizes[1]", "'2'", "int"]),
         ({"sizes": 3}, ["config.sizes", "3 (int)", "tuple[int, ...]"]),
         ({"betas": [0.9]}, ["config.betas", "2 values"]),

@@ -121,6 +121,7 @@ def test_a_config_file_that_is_not_python_is_named_with_its_line(capsys, tmp_pat
 
 def test_a_workdir_of_another_config_is_refused(capsys, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({"seed": 0}))
+  (tmp_path / "checkpoints" / "10").mkdir(parents=True)
   code, _, err = run_main(capsys, "train", f"--config={CONFIG}", f"--workdir={tmp_path}")
   assert code == main.EXIT_USER and err.count("\n") == 1
   assert "started with another config" in err

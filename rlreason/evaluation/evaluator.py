@@ -14,7 +14,7 @@ from rlreason.data.tasks.base import Row, Task
 from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import RewardSpec, answer, combine_rewards
+from rlreason.rewards import RewardSpec, answer, combine_rewards, verifier
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
@@ -118,6 +118,9 @@ def make_evaluator(
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
       found = _greedy_metrics([greedy_groups[i][0] for i in places], tokenizer, reading)
+      if task.verifier == "math":
+        found["greedy_unboxed"] = _unboxed_accuracy(
+            [rows[i] for i in places], [greedy_groups[i][0] for i in places])
       if sampled:
         found |= _sampled_metrics(
             [sampled_groups[i] for i in places], config.num_samples, reading)
@@ -171,6 +174,19 @@ def _greedy_metrics(parts, tokenizer, reading) -> dict[str, metrics.Estimate]:
       "boxed_fraction": metrics.proportion(
           [answer.extract_answer(text) is not None for text, _, _, _ in parts]),
   }
+
+
+def _unboxed_accuracy(rows, parts) -> metrics.Estimate:
+  """Greedy accuracy with the last number as the answer of a completion that boxes nothing.
+
+  What a model can do before it has learned the format; `greedy` counts such a completion as wrong.
+  """
+  verdicts = [_is_right(score) for _, score, _, _ in parts]
+  for place, (text, _, _, _) in enumerate(parts):
+    number = None if answer.find_box(text) else answer.last_number(text)
+    if number is not None:
+      verdicts[place] = verifier.match_text(str(rows[place]["answer"]), number)
+  return metrics.proportion(verdicts)
 
 
 def _sampled_metrics(groups, k: int, reading) -> dict[str, metrics.Estimate]:

@@ -93,7 +93,7 @@ def _jit_layout(config: ParallelConfig) -> Layout:
 
   def in_mesh(fn):
     def traced(*args, **kwargs):
-      with mesh, nn.logical_axis_rules(rules.RULES):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(rules.RULES):
         return fn(*args, **kwargs)
     return traced
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 MAX_ANSWER_CHARACTERS = 2_000  # a longer answer is never right; callers check this first
 MAX_DIGITS = 100  # digits of a number read by exact_number
+_WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
 
 WhichBox = Literal["first", "last"]
 
@@ -125,6 +126,12 @@ _REWRITES = tuple(
     )
 )
 _THOUSANDS = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+)(\.\d+)?(%?)")
+
+
+def last_number(text: str) -> str | None:
+  """The last number written in digits, as it stands; None without one."""
+  found = _WRITTEN_NUMBER.findall(text)
+  return found[-1].rstrip(",") if found else None
 
 
 def normalize(answer: str) -> str:

@@ -8,6 +8,7 @@ a config as "package.module:function", which runs in the killable workers, one r
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import importlib
 import inspect
 import math
 from typing import Any, NamedTuple
@@ -223,6 +224,8 @@ def _check_options(name: str, options: Mapping[str, Any], function: Callable[...
 def _make_pool_function(
     target: str, options: dict[str, Any], pool: pools.WorkerPool
 ) -> RewardFunction:
+  _check_importable(target)
+
   def score(prompts, completions, **columns):
     requests = [
         dict(
@@ -236,6 +239,17 @@ def _make_pool_function(
     return [reply.value for reply in pool.map(target, requests)]
 
   return score
+
+
+def _check_importable(target: str):
+  """Finds a misspelt name now, and not in the workers after the first rollout."""
+  module, _, function = target.partition(":")
+  try:
+    found = callable(vars(importlib.import_module(module)).get(function))
+  except ImportError as error:
+    raise ValueError(f"reward function {target!r} cannot be imported: {error}") from error
+  if not found:
+    raise ValueError(f"reward function {target!r}: {module} has no function {function!r}")
 
 
 def _call_judge(function, prompts, completions, columns) -> tuple[list[float], int]:

@@ -187,6 +187,8 @@ class Checkpointer:
 def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
   """Writes the config to `workdir`, or checks that it is the one the run was started with.
 
+  A run that ended before its first checkpoint has nothing to go on with: its config is replaced.
+
   Args:
     workdir: the folder of the run, made if missing.
     config: anything `rlreason.config.to_dict` takes.
@@ -197,7 +199,7 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
   """
   file = pathlib.Path(workdir) / "config.json"
   new = json.loads(json.dumps(config_lib.to_dict(config)))
-  if file.exists():
+  if file.exists() and _has_checkpoints(file.parent):
     lines = [
         line
         for line in config_lib.differences(json.loads(file.read_text()), new)
@@ -210,6 +212,10 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
       )
   elif jax.process_index() == 0:
     _write_atomically(file, json.dumps(new, indent=2) + "\n")
+
+
+def _has_checkpoints(workdir: pathlib.Path) -> bool:
+  return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 class _KeptSteps:

@@ -19,7 +19,7 @@ import rich.text
 LIVE_METRICS = {
     "loss/sft": "loss",
     "reward/total/mean": "reward",
-    "reward/verifier/mean": "right",
+    "rollout/accuracy": "right",
     "policy/kl": "kl",
     "policy/entropy": "entropy",
     "rollout/length/mean": "length",

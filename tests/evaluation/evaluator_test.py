@@ -74,7 +74,7 @@ def test_hand_worked(calls):
   evaluation, samples = evaluate(reading=reading)
   assert list(evaluation) == ["toy"]
   assert values(evaluation["toy"]) == pytest.approx({
-      "greedy": 3 / 5, "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5,
+      "greedy": 3 / 5, "greedy_unboxed": 3 / 5, "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5,
       "length": (5 + 4 + 4 + 3 + 6) / 5,
       "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
       "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
@@ -103,6 +103,14 @@ def test_greedy_only():
   assert evaluation["toy"]["greedy"] == pytest.approx(
       dict(value=1.0, low=0.3424, high=1.0, n=2), abs=1e-3)
   assert not any("@" in name for name in evaluation["toy"])
+
+
+def test_without_a_box_the_last_number_may_count(monkeypatch):
+  monkeypatch.setitem(GREEDY, "p2", "2 check 1 <eos>")
+  monkeypatch.setitem(GREEDY, "p3", "1 check 2 <eos>")
+  evaluation, _ = evaluate()
+  assert evaluation["toy"]["greedy"]["value"] == 3 / 5
+  assert evaluation["toy"]["greedy_unboxed"]["value"] == 4 / 5
 
 
 def test_sub_tasks_have_entries_of_their_own():

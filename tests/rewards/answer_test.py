@@ -142,3 +142,11 @@ def test_normalizing_the_longest_answer_is_fast(piece):
   start = time.perf_counter()
   answers.exact_number(answers.normalize(answer))
   assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("text, number", [
+    ("", None), ("none at all", None), ("7", "7"), ("3 + 4 = 7.", "7"), ("from 5 to -2!", "-2"),
+    ("1,234 apples, then", "1,234"), ("half, 1/2, of it", "1/2"), ("0.5, 2,", "2"),
+    ("\u0663", None)])
+def test_the_last_number(text, number):
+  assert answers.last_number(text) == number

@@ -212,3 +212,13 @@ def test_specs_are_built_from_a_config():
   assert spec == RewardSpec(name="mine", function="my_pkg:my_reward", weight=0.2)
   spec = config.build(RewardSpec, dict(name="exploration", options=dict(c=1000)))
   assert rewards.combine_rewards([spec])([""], ["x" * 8000]).total == [-0.5]
+
+
+@pytest.mark.parametrize("target, message", [
+    ("no_such_module:f", "cannot be imported: No module named 'no_such_module'"),
+    ("math:no_such_function", "math has no function 'no_such_function'"),
+    ("math:pi", "math has no function 'pi'"),
+])
+def test_a_function_that_is_not_there_is_found_at_once(target, message):
+  with pytest.raises(ValueError, match=message):
+    combine_rewards([RewardSpec(name="mine", function=target)])

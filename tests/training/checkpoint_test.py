@@ -240,8 +240,15 @@ def test_check_config(tmp_path):
   assert json.loads((tmp_path / "run" / "config.json").read_text())["model"] == {"width": 8}
   checkpoint_lib.check_config(tmp_path / "run", config)
   changed = {**config, "model": {"width": 9}, "stages": [{"steps": 2}], "seed": 1}
+  (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"another config \(config.seed: 0 -> 1; config.model.width"):
     checkpoint_lib.check_config(tmp_path / "run", changed)
   checkpoint_lib.check_config(
       tmp_path / "run", changed, free=("config.model", "config.seed", "config.stages")
   )
+
+
+def test_a_run_without_a_checkpoint_takes_a_corrected_config(tmp_path):
+  checkpoint_lib.check_config(tmp_path, {"seed": 0})
+  checkpoint_lib.check_config(tmp_path, {"seed": 1})
+  assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}

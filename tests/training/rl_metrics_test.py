@@ -38,6 +38,7 @@ def test_hand_worked():
       "reward/total/mean": 0.5,  # of the three that were scored
       "reward/total/std": np.std([1.0, 0.0, 0.5]),
       "reward/verifier/mean": 1 / 3, "reward/exploration/mean": -0.5,
+      "rollout/accuracy": 1 / 3,
       "rollout/length_right/mean": 2.0,
       "rollout/length_wrong/mean": 6.0,  # rows 1 and 2; what was not scored is neither
       "reward/uniform_group_share": 0.0,  # the second group has one scored row: not counted
@@ -58,7 +59,7 @@ def test_what_could_not_be_measured_is_left_out():
   totals, lengths = [None, None], [3, 3]
   metrics = rl_metrics.rollout_metrics(make_scored(totals, lengths), make_rollout(lengths), 2)
   for name in ("reward/total/mean", "reward/total/std", "reward/verifier/mean",
-               "rollout/length_right/mean", "rollout/length_wrong/mean",
+               "rollout/accuracy", "rollout/length_right/mean", "rollout/length_wrong/mean",
                "reward/uniform_group_share"):
     assert name not in metrics, name
   assert metrics["reward/unscored"] == 2.0 and metrics["rollout/length/mean"] == 3.0
