@@ -12,8 +12,8 @@ from rlreason import models, rollout as rollout_lib, tokenizers
 from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import FileRows
-from rlreason.data.tasks import countdown
-from rlreason.data.tasks.load import CountdownTask
+from rlreason.data.tasks import countdown, workings
+from rlreason.data.tasks.load import ArithmeticTask, CountdownTask
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
@@ -111,10 +111,12 @@ def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
   _check_examples(setup, stage)
   if stage.examples:
     rows = FileRows(stage.examples, required=("prompt", "completion"))
-  elif stage.answer_template:
+  elif stage.answer_template or isinstance(setup.recipe.task, ArithmeticTask):
     train = setup.tasks["train"].rows
     places = range(min(len(train), stage.num_examples))
-    complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
+    complete = workings.demonstration
+    if stage.answer_template:
+      complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
     rows = ({**train[i], "completion": complete(train[i])} for i in places)
   else:
     rows = countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
@@ -127,8 +129,12 @@ def _check_examples(setup: Setup, stage: SFTStage):
     raise FileNotFoundError(
         f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or "
         ".parquet file of {prompt, completion}")
-  has_source = stage.examples or stage.answer_template
-  if not has_source and not isinstance(setup.recipe.task, CountdownTask):
+  task = setup.recipe.task
+  if stage.examples or stage.answer_template or isinstance(task, CountdownTask):
+    return
+  if isinstance(task, ArithmeticTask):
+    workings.check_tasks(list(task.problems.tasks))
+  else:
     raise ValueError(
         "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
         "completion}, or `answer_template`")

@@ -1,0 +1,67 @@
+r"""Worked solutions of arithmetic problems: demonstrations of the process, a step on each line.
+
+    State the final answer to the following arithmetic problem: 3 - 5 + 4 =
+
+    3 - 5 = -2
+    -2 + 4 = 2
+    \boxed{2}
+
+The problems are those of reasoning-gym (`arithmetic.py`), read from their questions.
+"""
+
+from collections.abc import Sequence
+import operator
+import re
+
+from rlreason.data.tasks import base
+
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+_EXPRESSION = re.compile(r"\d+(?: [+*-] \d+)+")
+
+
+def demonstration(row: base.Row) -> str:
+  """The working of a row of the arithmetic task, its answer in a box at the end.
+
+  Raises:
+    ValueError: the row is of a task without a working.
+  """
+  check_tasks([row["task_name"]])
+  return "\n".join([*_WORKINGS[row["task_name"]](row["question"]), f"\\boxed{{{row['answer']}}}"])
+
+
+def check_tasks(names: Sequence[str]):
+  """Raises ValueError if one of these tasks of reasoning-gym has no working here."""
+  missing = sorted(set(names) - set(_WORKINGS))
+  if missing:
+    raise ValueError(
+        f"demonstrations: got the tasks {', '.join(missing)}, allowed: {', '.join(_WORKINGS)}; for "
+        "others give `examples`, a file of {prompt, completion}, or `answer_template`")
+
+
+def _from_left_to_right(question: str) -> list[str]:
+  """`3 - 5 + 4`: an operation on each line."""
+  first, *rest = _EXPRESSION.search(question).group().split()
+  total, lines = int(first), []
+  for sign, term in zip(rest[::2], rest[1::2], strict=True):
+    result = _OPERATORS[sign](total, int(term))
+    lines.append(f"{total} {sign} {term} = {result}")
+    total = result
+  return lines
+
+
+def _euclid(question: str) -> list[str]:
+  """`21, 28`: divisions with remainder, until none is left."""
+  first, *rest = map(int, re.findall(r"\d+", question))
+  lines = []
+  for second in rest:
+    large, small = max(first, second), min(first, second)
+    while small:
+      quotient, remainder = divmod(large, small)
+      lines.append(f"{large} = {quotient} * {small} + {remainder}")
+      large, small = small, remainder
+    first = large
+  return lines
+
+
+_WORKINGS = {
+    "chain_sum": _from_left_to_right, "products": _from_left_to_right, "gcd": _euclid}
