@@ -49,6 +49,7 @@ class _Panel:
 # of its group.
 _PANELS = (
     _Panel("reward", "Reward and its parts, mean", "reward", r"reward/.*mean"),
+    _Panel("accuracy", "Right answers in rollouts", "share", r"rollout/accuracy"),
     _Panel("evaluation_steps", "Evaluations on the way", "share", r"eval/.*(greedy|@\d+)"),
     _Panel("kl", "KL from the reference, and of one step", "nats", r"policy/(kl|kl_k3|step_kl)"),
     _Panel("kl_per_sequence", "KL from the reference", "nats per row", r"policy/kl_per_sequence"),

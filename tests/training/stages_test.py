@@ -1,12 +1,15 @@
 """Stages: where their examples come from and what a step of each does. Whole runs: loop_test.py."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from rlreason.data.tasks.arithmetic import ArithmeticConfig
 from rlreason.data.tasks.base import Task
+from rlreason.data.tasks.load import ArithmeticTask
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.tokenizers import WordTokenizer
@@ -84,6 +87,19 @@ def test_answers_put_into_a_template():
   assert described(batch)[:5] == [
       ("a", 0), ("\\boxed{", 1.0), ("2", 1.0), ("}", 1.0), ("<eos>", 1.0)]
   assert "b" not in dict(described(batch))  # num_examples
+
+
+def test_arithmetic_comes_with_workings():
+  tokenizer = WordTokenizer.from_words(("a", "1", "2", "*", "=", "\\boxed{2}"))
+  problems = ArithmeticConfig(tasks={"products": {}})
+  recipe = dataclasses.replace(
+      make_recipe(), task=ArithmeticTask(kind="arithmetic", problems=problems))
+  row = dict(prompt="a", answer="2", task_name="products", question="What is 1 * 2 ?")
+  setup = make_toy_setup(recipe, [row])._replace(tokenizer=tokenizer)
+  stages_lib.check_stages(setup)
+  stage = stages_lib.make_stage(setup, recipe.stages[0], tiny.random_params(), 0, None)
+  tokens = np.asarray(next(stage.data).tokens)[0]
+  assert tokenizer.decode(tokens[:7].tolist()) == "a 1 * 2 = 2 \\boxed{2}"
 
 
 def test_a_task_without_demonstrations_needs_examples():
