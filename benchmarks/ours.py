@@ -40,7 +40,7 @@ class Shape:
         vocab_size=self.vocabulary, width=self.width, num_layers=self.layers,
         num_heads=self.heads, num_kv_heads=self.kv_heads, head_dim=self.head_dim,
         mlp_width=self.mlp_width, rope_theta=1e6, norm_eps=1e-6, tie_embeddings=False,
-        qk_norm=True, max_positions=self.prompt_tokens + self.new_tokens)
+        qk_norm=True, unroll=self.layers, max_positions=self.prompt_tokens + self.new_tokens)
 
 
 def trunk_flops(shape):

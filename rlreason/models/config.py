@@ -42,6 +42,7 @@ class ModelConfig:
   dtype: str = "float32"  # of the computation: float32 or bfloat16
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
   remat: Remat = "none"  # what the backward pass computes again: nothing, all, or all but products
+  unroll: int = 1  # layers per turn of the loop over them; num_layers leaves no loop
 
   def __post_init__(self):
     for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "mlp_width",
@@ -59,6 +60,8 @@ class ModelConfig:
         raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: float32, bfloat16")
     if self.remat not in ("none", "full", "dots"):
       raise ValueError(f"remat: got {self.remat!r}, allowed: none, full, dots")
+    if not 1 <= self.unroll <= self.num_layers:
+      raise ValueError(f"unroll: got {self.unroll}, allowed: 1 to num_layers={self.num_layers}")
 
   @property
   def compute_dtype(self) -> jnp.dtype:

@@ -61,10 +61,12 @@ class Transformer(nn.Module):
              name="lm_head")()
     block = Block
     if c.remat != "none":
-      block = nn.remat(block, prevent_cse=False, policy=_REMAT_POLICIES[c.remat])
+      # Without a loop, XLA would find the values of the forward pass and not compute them again.
+      block = nn.remat(
+          block, prevent_cse=c.unroll == c.num_layers, policy=_REMAT_POLICIES[c.remat])
     stack = nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
-        in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: "layers"})
+        unroll=c.unroll, in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: "layers"})
     x, kept = stack(c, self.keep_cache, name="layers")(
         table.astype(c.compute_dtype)[tokens], rope_rotations(positions, c),
         masks.attention_mask(segment_ids))

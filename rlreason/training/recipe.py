@@ -45,6 +45,7 @@ class PretrainedModel:
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "none"
+  unroll: int = 1  # layers per turn of the loop over them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class NewModel:
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "none"
+  unroll: int = 1  # layers per turn of the loop over them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenize
     path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
     model, params, tokenizer = weights.load_model(
         path, dtype=choice.param_dtype, compute_dtype=choice.dtype)
-    return dataclasses.replace(model, remat=choice.remat), params, tokenizer
+    return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
     raise ValueError(
         "config.model.kind: got 'new' with a task that has no vocabulary of its own, allowed: "

@@ -131,14 +131,15 @@ def test_packed_equals_padded_equals_separate(config):
   assert np.all(np.isfinite(left)) and np.all(np.isfinite(right))
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
-def test_remat_changes_neither_values_nor_gradients(remat):
+@pytest.mark.parametrize("remat, unroll", [
+    ("full", 1), ("dots", 1), ("none", TINY.num_layers), ("full", TINY.num_layers)])
+def test_remat_and_unrolling_change_neither_values_nor_gradients(remat, unroll):
   params, tokens, mask = _params(TINY), _tokens(2, 5), jnp.arange(5)[None] >= jnp.array([[2], [0]])
   loss = lambda params, config: jnp.sum(
       jnp.sin(forward(config, params, tokens, mask)) * mask[..., None])
   value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
   expected = value_and_grad(params, TINY)
-  got = value_and_grad(params, dataclasses.replace(TINY, remat=remat))
+  got = value_and_grad(params, dataclasses.replace(TINY, remat=remat, unroll=unroll))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
 

@@ -54,7 +54,7 @@ def folder_fixture(tmp_path_factory):
   folder = tmp_path_factory.mktemp("model")
   tokenizer = WordTokenizer.from_words(("1", "2", "\\boxed{", "}", "?"))
   model = ModelConfig(
-      vocab_size=tokenizer.vocab_size, width=8, num_layers=1, num_heads=2, num_kv_heads=1,
+      vocab_size=tokenizer.vocab_size, width=8, num_layers=2, num_heads=2, num_kv_heads=1,
       head_dim=4, mlp_width=8, max_positions=32)
   params = jax.tree.map(
       lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.abstract_params(model))
@@ -69,9 +69,10 @@ def pretrained(path, **fields):
 
 
 def test_a_pretrained_model_has_the_types_of_the_recipe(folder):
-  config = pretrained(folder, dtype="bfloat16", param_dtype="float32", remat="full")
+  config = pretrained(folder, dtype="bfloat16", param_dtype="float32", remat="full", unroll=2)
   model, params, tokenizer = setup_lib.load_policy(from_config(config), jax.random.key(0))
-  assert (model.dtype, model.param_dtype, model.remat) == ("bfloat16", "float32", "full")
+  assert (model.dtype, model.param_dtype, model.remat, model.unroll) == (
+      "bfloat16", "float32", "full", 2)
   assert params["embed"]["embedding"].dtype == np.float32 and model.width == 8
   assert tokenizer.vocab_size == 7
 
