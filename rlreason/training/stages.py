@@ -83,9 +83,14 @@ def place_policy(setup: Setup, policy: Params) -> Params:
   return setup.layout.put_params(jax.tree.map(jnp.copy, policy), boxed)
 
 
+def _make_optimizer(stage: SFTStage | RLStage, updates: int):
+  """The stage's optimiser and learning rate; a stage of 0 steps has them without using them."""
+  total = max(updates, stage.optimizer.warmup_steps + 1)
+  return make_optimizer(stage.optimizer, total), make_schedule(stage.optimizer, total)
+
+
 def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage:
-  optimizer = make_optimizer(stage.optimizer, max(stage.steps, 1))
-  schedule = make_schedule(stage.optimizer, max(stage.steps, 1))
+  optimizer, schedule = _make_optimizer(stage, stage.steps)
   algorithm = sft(stage.sft, setup.model, optimizer)
   state = setup.layout.put_state(algorithm.init({"policy": place_policy(setup, policy)}))
   update = setup.layout.compile_update(algorithm.update_step, state)
@@ -168,8 +173,7 @@ def _make_rl(
 ) -> Stage:
   layout, config = setup.layout, stage.ppo
   updates = stage.updates_per_step
-  optimizer = make_optimizer(stage.optimizer, max(stage.steps * updates, 1))
-  schedule = make_schedule(stage.optimizer, max(stage.steps * updates, 1))
+  optimizer, schedule = _make_optimizer(stage, stage.steps * updates)
   algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature)
   placed = place_policy(setup, policy)
   state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, placed)))

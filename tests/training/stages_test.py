@@ -14,6 +14,7 @@ from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import stages as stages_lib
+from rlreason.training.optimizer import OptimizerConfig
 from rlreason.training.recipe import from_config
 from rlreason.training.setup import Setup, make_setup
 from tests.algorithms import tiny
@@ -159,3 +160,13 @@ def test_a_step_of_rl():
   lengths = output.host_metrics["rollout/length/mean"] * 16
   prompts = sum(len(setup.tokenizer.encode(row["prompt"])) for row in batch)
   assert output.tokens == pytest.approx(lengths + 2 * prompts)  # groups of two
+
+
+def test_a_stage_of_no_steps_can_be_made():
+  optimizer = dict(learning_rate=0.1, warmup_steps=5)
+  recipe = make_recipe(answer_template="{answer}")
+  stage = dataclasses.replace(
+      recipe.stages[0], steps=0, optimizer=OptimizerConfig(**optimizer))
+  setup = make_toy_setup(recipe, [{"prompt": "a", "answer": "2"}])
+  made = stages_lib.make_stage(setup, stage, tiny.random_params(), 0, None)
+  assert made.steps == 0
