@@ -47,11 +47,12 @@ def get_config(start: str = ""):
       optimizer=dict(learning_rate=2e-5, warmup_steps=2, schedule="linear"))
   config.optimizer = dict(learning_rate=1e-5, critic_learning_rate=1e-4, warmup_steps=5)
   config.rl = dict(
-      kind="rl", steps=80, num_prompts=64, group_size=1, min_reasoning=4,
+      kind="rl", steps=80, num_prompts=64, group_size=1,
+      min_reasoning=5,  # tokens of one operation
       sampling=dict(max_new_tokens=56, temperature=1.0),
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
-          exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
+          exploration=dict(weight=1.0, options=dict(c=2.0, unit="tokens")),
           format=dict(weight=0.0)),  # the format-only control gives this the weight
       ppo=dict(
           minibatch_size=32, micro_batch_size=16, kl_coef=0.02, value_coef=0.1,

@@ -30,7 +30,7 @@ class Algorithm(NamedTuple):
   - `score(models, rollout, key) -> scores`: per-token quantities an update needs, as rows; `models`
     is {"params": of the state, "reference": parameters or None}.
   - `make_batch(rows, kl_coef) -> (batch rows, metrics)`.
-  - `update_step(state, batch, key, *, replicas) -> (state, metrics)`.
+  - `update_step(state, batch, key, *, replicas=ALONE) -> (state, metrics)`.
   """
 
   init: Callable

@@ -18,6 +18,7 @@ from rlreason import losses, masks
 from rlreason.algorithms import base
 from rlreason.models import (
     ModelConfig, apply_value_head, forward, init_value_head, unembedding)
+from rlreason.parallel import ALONE
 from rlreason.types import Metrics, Params, Rollout, RolloutBatch
 
 
@@ -288,7 +289,7 @@ def _minibatch_step(spec: _Spec, optimizer, batch: RolloutBatch, replicas, state
   return state.replace(params=state.params | {"policy": policy}), metrics | optim_metrics
 
 
-def _update_step(spec: _Spec, optimizer, state, batch: RolloutBatch, key, *, replicas):
+def _update_step(spec: _Spec, optimizer, state, batch: RolloutBatch, key, *, replicas=ALONE):
   """All epochs and minibatches of one rollout, with a fresh permutation of rows each epoch.
 
   Args:

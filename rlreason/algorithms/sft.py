@@ -10,6 +10,7 @@ from rlreason import masks
 from rlreason.algorithms import base
 from rlreason.losses import token_log_probs
 from rlreason.models import ModelConfig, forward, unembedding
+from rlreason.parallel import ALONE
 from rlreason.types import PackedBatch
 
 
@@ -48,7 +49,7 @@ def sft(
     }
     return loss, (loss, metrics)
 
-  def update_step(state, batch: PackedBatch, key, *, replicas):
+  def update_step(state, batch: PackedBatch, key, *, replicas=ALONE):
     del key  # nothing here is random
     batch = replicas.gather(batch)
     rows = batch.tokens.shape[0]

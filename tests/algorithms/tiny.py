@@ -10,7 +10,6 @@ import optax
 from rlreason import models, sampling, types
 from rlreason.algorithms import PPOConfig, init_ppo_params, ppo
 from rlreason.models import ModelConfig
-from rlreason.parallel import ALONE
 
 MODEL = ModelConfig(
     vocab_size=11, width=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=16)
@@ -66,7 +65,7 @@ class Compiled:
     self.score = jax.jit(self.algorithm.score)
     self.make_batch = jax.jit(self.algorithm.make_batch)
     # Not donated: tests compare before and after.
-    self.update_step = jax.jit(functools.partial(self.algorithm.update_step, replicas=ALONE))
+    self.update_step = jax.jit(self.algorithm.update_step)
 
   def init(self, policy, value_head=None):
     """A state; a value head of zeros would hide mistakes, so this one is random."""
