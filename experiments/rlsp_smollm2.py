@@ -1,8 +1,8 @@
 r"""RLSP on a real model: SmolLM2-135M-Instruct on arithmetic from reasoning-gym.
 
-A short supervised stage teaches the form of a worked solution (an operation on each line, the answer
-in a box), on problems of the training split; PPO then learns from the verifier and the exploration
-reward. `--config.model.path=DIR` takes any local Hugging Face folder instead.
+A short supervised stage teaches the form of a worked solution (an operation on each line, the
+answer in a box), on problems of the training split; PPO then learns from the verifier and the
+exploration reward. `--config.model.path=DIR` takes any local Hugging Face folder instead.
 
     make train CONFIG=experiments/rlsp_smollm2.py
 
