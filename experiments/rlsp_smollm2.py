@@ -47,7 +47,7 @@ def get_config(start: str = ""):
       optimizer=dict(learning_rate=2e-5, warmup_steps=2, schedule="linear"))
   config.optimizer = dict(learning_rate=1e-5, critic_learning_rate=1e-4, warmup_steps=5)
   config.rl = dict(
-      kind="rl", steps=80, num_prompts=64, group_size=1,
+      kind="rl", steps=48, num_prompts=64, group_size=1,
       min_reasoning=5,  # tokens of one operation
       sampling=dict(max_new_tokens=56, temperature=1.0),
       rewards=dict(
@@ -60,7 +60,7 @@ def get_config(start: str = ""):
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(
-      split="test", num_problems=200, batch_size=50, max_new_tokens=56, num_samples=8)
+      split="test", num_problems=200, batch_size=50, max_new_tokens=56, num_samples=4)
   config.checkpoint = dict(every_steps=10, max_to_keep=2)
   if start:
     config.model.path = start
