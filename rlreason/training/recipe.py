@@ -214,7 +214,7 @@ def from_config(config: Any) -> Recipe:
   The experiment's `stages` names its stages in order; each has a section of that name, and a
   stage's section that is not named is left out. A section's `rewards` maps names to the rest of a
   `RewardSpec`, so that a flag reaches it (`--config.rl.rewards.verifier.weight=0`); a reward whose
-  `function` is "" is left out. `optimizer` at the top is a short name for that of the last stage.
+  `function` is "" is left out. `optimizer` at the top is a short name for that of one section.
 
   Raises:
     ValueError: a field is unknown, missing or out of range; names it.
@@ -228,13 +228,14 @@ def from_config(config: Any) -> Recipe:
     if name not in fields:
       raise ValueError(f"config.{name}: missing, but config.stages names it")
     stages.append(_stage_fields(name, fields[name]))
+  optimizer = fields.pop("optimizer", None)
+  if optimizer is not None and not any(
+      optimizer == section.get("optimizer") for section in fields.values() if _is_stage(section)):
+    raise ValueError(
+        "config.optimizer: differs from every stage's, allowed: the same object, e.g. "
+        "config.rl.optimizer = config.optimizer")
   fields = {name: value for name, value in fields.items()
             if name not in names and not _is_stage(value)}
-  optimizer = fields.pop("optimizer", None)
-  if optimizer is not None and (not stages or optimizer != stages[-1].get("optimizer")):
-    raise ValueError(
-        "config.optimizer: differs from the last stage's, allowed: the same object, e.g. "
-        "config.rl.optimizer = config.optimizer")
   built = []
   for name, stage in zip(names, stages, strict=True):
     if stage.get("kind") not in _STAGES:

@@ -68,16 +68,18 @@ def test_the_kind_of_the_model_chooses_its_class():
   assert from_config(config).model == PretrainedModel(kind="pretrained", path="somewhere")
 
 
-def test_optimizer_at_the_top_is_that_of_the_last_stage():
+def test_optimizer_at_the_top_is_that_of_its_section():
   config = make_config()
   config.optimizer.learning_rate = 3e-5  # what --config.optimizer.learning_rate=3e-5 does
   sft, rl = from_config(config).stages
   assert rl.optimizer.learning_rate == 3e-5
   assert sft.optimizer.learning_rate == 1e-3
+  config.stages = ("sft",)  # the section it belongs to may be left out
+  assert from_config(config).stages == (sft,)
 
 
 def test_another_optimizer_at_the_top_is_refused():
-  with pytest.raises(ValueError, match="config.optimizer: differs from the last stage's"):
+  with pytest.raises(ValueError, match="config.optimizer: differs from every stage's"):
     from_config(changed("optimizer", dict(learning_rate=1.0)))
 
 
