@@ -44,10 +44,10 @@ def get_config(start: str = ""):
   config.stages = ("sft", "rl")
 
   config.sft = dict(
-      kind="sft", steps=1000, batch_size=16, length=128, num_examples=60_000,
+      kind="sft", steps=2000, batch_size=8, length=128, num_examples=60_000,
       # Comparing with the target is one token in ten and the hardest to learn.
       token_weights=dict(lower=4.0, higher=4.0, equal=4.0),
-      optimizer=dict(learning_rate=1e-3, warmup_steps=50, schedule="cosine", weight_decay=0.01))
+      optimizer=dict(learning_rate=2e-3, warmup_steps=100, schedule="cosine", weight_decay=0.01))
 
   config.optimizer = dict(learning_rate=2.5e-4)
   config.rl = dict(
