@@ -45,7 +45,7 @@ def get_config(start: str = ""):
   config.sft = dict(
       kind="sft", steps=30, batch_size=8, length=128, num_examples=1000,
       optimizer=dict(learning_rate=2e-5, warmup_steps=2, schedule="linear"))
-  config.optimizer = dict(learning_rate=1e-5, critic_learning_rate=1e-4, warmup_steps=5)
+  config.optimizer = dict(learning_rate=2e-5, critic_learning_rate=1e-4, warmup_steps=5)
   config.rl = dict(
       kind="rl", steps=48, num_prompts=64, group_size=1,
       min_reasoning=5,  # tokens of one operation
