@@ -8,7 +8,7 @@ import setuptools
 
 INSTALL_REQUIRES = [
   # jax 0.10 is the last line for Python 3.11; Python 3.12 and later get the newer one.
-  "jax>=0.10,<0.13",
+  "jax>=0.10.2,<0.13",
   "flax>=0.12,<0.13",  # linen modules of the transformer, frozen struct dataclasses
   "optax>=0.2.5,<0.3",  # optimisers, schedules and gradient clipping
   "orbax-checkpoint>=0.12,<0.13",  # asynchronous, atomic checkpoints

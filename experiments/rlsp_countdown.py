@@ -67,7 +67,8 @@ def get_config(start: str = ""):
   config.rl.optimizer = config.optimizer
 
   config.evaluation = dict(
-      split="test", num_problems=500, batch_size=250, max_new_tokens=96, num_samples=8)
+      split="test", num_problems=500, batch_size=250, max_new_tokens=96, num_samples=8,
+      which_box="first")
   config.checkpoint = dict(every_steps=50, max_to_keep=2)
   if start:
     config.model = dict(kind="pretrained", path=start)

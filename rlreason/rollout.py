@@ -7,10 +7,12 @@ tokenised again.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 
 from rlreason import tokenizers
 from rlreason.data import prompts as prompts_lib
+from rlreason.data.sources import MAX_LOGGED
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
@@ -41,13 +43,24 @@ class FittingRows:
   """The rows of a source whose prompts have at most `max_length` tokens."""
 
   def __init__(self, rows: RowSource, tokenizer: Tokenizer, max_length: int):
-    """Encodes every prompt once.
+    """Encodes every prompt once; a bad row is logged, counted and left out like one too long.
 
     Raises:
       ValueError: no prompt fits.
     """
-    lists = [encode_prompt(tokenizer, rows[i]) for i in range(len(rows))]
+    lists, num_bad = [], 0
+    for i in range(len(rows)):
+      try:
+        lists.append(encode_prompt(tokenizer, rows[i]))
+      except ValueError as error:
+        lists.append([])
+        num_bad += 1
+        if num_bad <= MAX_LOGGED:
+          logging.warning("row %d left out: %s", i, error)
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
+    if self.num_dropped:
+      logging.warning("%d of %d prompts left out: bad, empty or longer than %d tokens",
+                      self.num_dropped, len(rows), max_length)
     self._rows = rows
     if not self._places:
       raise ValueError(
@@ -138,6 +151,7 @@ def score(
   columns["reasoning_tokens"] = [
       reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
+  columns["truncated"] = rollout.truncated.tolist()
   result = reward(prompts, completions, **columns)
   return Scored(
       completions=completions, rewards=result,

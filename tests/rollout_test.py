@@ -47,6 +47,21 @@ def test_rows_that_fit():
     rollout_lib.FittingRows(rows, TOKENIZER, 0)
 
 
+def test_a_row_that_cannot_be_read_is_left_out(caplog):
+  class Rows(list):
+    def __getitem__(self, index):
+      if index == 1:
+        raise ValueError("answer is empty")
+      return list.__getitem__(self, index)
+
+  rows = Rows([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "nowhere"}, {"prompt": "c"}])
+  with caplog.at_level("WARNING"):
+    fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3)
+  assert [row["prompt"] for row in fitting] == ["a", "c"] and fitting.num_dropped == 2
+  assert "row 1 left out: answer is empty" in caplog.text and "nowhere" in caplog.text
+  assert "2 of 4 prompts left out" in caplog.text
+
+
 @pytest.mark.parametrize("text, expected", [
     ("a b c \\boxed{ 1 } a <eos>", 3), ("\\boxed{ 1 } <eos>", 0), ("a b c <eos>", 4),
     ("a b \\boxed{ 1", 4),  # never closed: no box, as for the verifier

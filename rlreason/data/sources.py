@@ -113,7 +113,7 @@ class TfdsRows:
       data_dir: str | None = None,
       download: bool = False,
   ):
-    """Opens a split and checks its first row.
+    """Opens a split and checks its first rows.
 
     Args:
       name: a registered dataset, or a folder that holds a prepared one.
@@ -143,13 +143,22 @@ class TfdsRows:
     self._required = required
     if not len(self._source):
       raise ValueError(f"tensorflow-datasets: {name!r} split {split!r} is empty.")
-    self[0]  # raises what is wrong with the columns before a run starts
+    self._check_some()
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Row:
     return make_row(_to_python(self._source[int(index)]), self._fields, self._required)
+
+  def _check_some(self):
+    """Raises what is wrong with the columns before a run starts; one bad row is no reason."""
+    for index in range(min(MAX_LOGGED, len(self))):
+      try:
+        return self[index]
+      except ValueError as error:
+        problem = error
+    raise problem
 
 
 class MixedRows:

@@ -14,16 +14,23 @@ from rlreason.data.tasks.base import Row, Task
 from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import RewardSpec, answer, combine_rewards, verifier
+from rlreason.rewards import CombinedReward, RewardSpec, answer, combine_rewards, verifier
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
 
 
-def vote_answer(text: str) -> Hashable | None:
-  """What a completion votes for: its normalised last boxed answer; None where there is none."""
-  found = answer.extract_answer(text)
-  return None if found is None else answer.normalize(found)
+def vote_answer(text: str, which_box: answer.WhichBox = "last") -> Hashable | None:
+  """What a completion votes for: the value of its boxed answer, or its normalised text.
+
+  None, no vote, without an answer and for one too long to be right.
+  """
+  found = answer.extract_answer(text, which_box=which_box)
+  if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
+    return None
+  found = answer.normalize(found)
+  number = answer.exact_number(found)
+  return found if number is None else number  # 0.5 and 1/2 are one answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Reading:
   """How completions of a task are read, beside being verified."""
 
   count_behaviours: Callable[[str], behaviours.Behaviours] = behaviours.text_behaviours
-  vote: Callable[[str], Hashable | None] = vote_answer  # equal values are one answer
+  # (text, which box) -> what it votes for; equal values are one answer.
+  vote: Callable[[str, answer.WhichBox], Hashable | None] = vote_answer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,7 @@ class EvaluationConfig:
   num_samples: int = 8  # k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
+  which_box: answer.WhichBox = "last"  # the answer of a completion: as in the training's verifier
   # Pairs (previous words, next words), one token each: after one of the first, none of the second
   # may follow. For controls, such as a model that is kept from giving up.
   blocked_words: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
@@ -57,6 +66,7 @@ class EvaluationConfig:
       raise ValueError(f"num_samples: got {self.num_samples}, allowed: 0 or more")
     if self.split not in ("validation", "test"):
       raise ValueError(f"split: got {self.split!r}, allowed: validation, test")
+    answer.check_which_box(self.which_box)
     self.options(is_greedy=False)
 
   def options(self, *, is_greedy: bool, blocked_bigrams: tuple = ()) -> SamplingOptions:
@@ -73,11 +83,12 @@ def make_evaluator(
     config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
     layout: Layout, *, prompt_buckets: Sequence[int],
     reading: Reading = Reading(),
-) -> Callable[[Params, Key], tuple[Evaluation, list[dict[str, Any]]]]:
-  """Makes `evaluate(params, key) -> (evaluation, samples)`.
+) -> Callable[..., tuple[Evaluation, list[dict[str, Any]]]]:
+  """Makes `evaluate(params, key, before_batch=...) -> (evaluation, samples)`.
 
   The evaluation has an entry for the task and, where its rows name sub-tasks (`task_name`), one for
-  each of these. The samples are the greedy completions.
+  each of these. The samples are the greedy completions. `before_batch` is called before each batch,
+  and may raise to leave.
 
   Args:
     config: what is measured.
@@ -93,7 +104,7 @@ def make_evaluator(
   """
   rows = rollout_lib.FittingRows(task.rows, tokenizer, max(prompt_buckets))
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
-  reward = combine_rewards([RewardSpec(name="verifier")], verifier=task.verifier)
+  reward = _make_reward(config, task.verifier, rows[0])
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
@@ -112,9 +123,9 @@ def make_evaluator(
     sampled = make_run(
         config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
 
-  def evaluate(params, key):
-    greedy_groups = greedy(params, key)
-    sampled_groups = sampled(params, key) if sampled else [[] for _ in rows]
+  def evaluate(params, key, before_batch=lambda: None):
+    greedy_groups = greedy(params, key, before_batch)
+    sampled_groups = sampled(params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
       found = _greedy_metrics([greedy_groups[i][0] for i in places], tokenizer, reading)
@@ -123,17 +134,32 @@ def make_evaluator(
             [rows[i] for i in places], [greedy_groups[i][0] for i in places])
       if sampled:
         found |= _sampled_metrics(
-            [sampled_groups[i] for i in places], config.num_samples, reading)
+            [sampled_groups[i] for i in places], config.num_samples,
+            functools.partial(reading.vote, which_box=config.which_box))
       evaluation[name] = {metric: _without_nan(estimate) for metric, estimate in found.items()}
     return evaluation, [_sample(row, group[0]) for row, group in zip(rows, greedy_groups)]
 
   return evaluate
 
 
-def _run(generate, score, rows, batch_size: int, group_size: int, params: Params, key: Key):
+def _make_reward(config: EvaluationConfig, name: str, row: Row) -> CombinedReward:
+  reward = combine_rewards(
+      [RewardSpec(name="verifier", options={"which_box": config.which_box})], verifier=name)
+  missing = verifier.columns(name) - row.keys()
+  if missing:
+    raise ValueError(
+        f"verifier {name!r}: needs the columns {sorted(missing)} in each row. Got: {sorted(row)}")
+  return reward
+
+
+def _run(
+    generate, score, rows, batch_size: int, group_size: int, params: Params, key: Key,
+    before_batch: Callable[[], None],
+):
   """(text, verifier's score, length, truncated) of each completion, a list per row."""
   parts = []
   for start in range(0, len(rows), batch_size):
+    before_batch()
     batch = rows[start:start + batch_size]
     missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
     rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
@@ -189,9 +215,9 @@ def _unboxed_accuracy(rows, parts) -> metrics.Estimate:
   return metrics.proportion(verdicts)
 
 
-def _sampled_metrics(groups, k: int, reading) -> dict[str, metrics.Estimate]:
+def _sampled_metrics(groups, k: int, vote) -> dict[str, metrics.Estimate]:
   correct = [[_is_right(score) for _, score, _, _ in group] for group in groups]
-  answers = [[reading.vote(text) for text, _, _, _ in group] for group in groups]
+  answers = [[vote(text) for text, _, _, _ in group] for group in groups]
   return {
       "mean": metrics.mean([
           float(np.mean(known)) for row in correct

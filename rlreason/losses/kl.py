@@ -53,7 +53,7 @@ def adapt_kl_coef(
     num_sequences: sequences seen in this step.
 
   Returns:
-    f32 scalar.
+    f32 scalar; `kl_coef` itself where the KL is not finite, as in a step that is skipped.
   """
   error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
-  return kl_coef * (1.0 + error * num_sequences / horizon)
+  return jnp.where(jnp.isfinite(kl), kl_coef * (1.0 + error * num_sequences / horizon), kl_coef)

@@ -22,8 +22,10 @@ from rlreason.rewards import verifier as verifiers
 # f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
 RewardFunction = Callable[..., Sequence[float | None]]
 
+ROLLOUT_COLUMNS = ("reasoning_tokens", "truncated")  # of every rollout, beside the task's columns
 BUILT_IN = {  # beside "verifier", which the task chooses
     "exploration": exploration.exploration_reward,
+    "finished": formats.finished_reward,
     "format": formats.format_reward,
     "random": control.random_reward,
 }
@@ -35,7 +37,8 @@ class RewardSpec:
   """One part of the reward.
 
   Attributes:
-    name: a built-in reward (verifier, exploration, format, random), or any name with `function`.
+    name: a built-in reward (verifier, exploration, finished, format, random), or any name with
+      `function`.
     weight: factor in the sum; 0 computes and logs the reward without using it.
     function: a reward function, or "package.module:function"; None for a built-in.
     options: keyword arguments beside the columns, such as {"c": 1000} for exploration.
@@ -124,14 +127,15 @@ class CombinedReward:
     self._pool = pool
 
   def __call__(
-      self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]
+      self, prompts: Sequence[Any], completions: Sequence[str], /, **columns: Sequence[Any]
   ) -> RewardResult:
     """Scores B completions.
 
     Args:
       prompts: [B] text or chat messages.
       completions: [B] texts.
-      **columns: [B] lists: those of the task (`answer`, ...), and `reasoning_tokens` if wanted.
+      **columns: [B] lists: those of the task (`answer`, ...), and those of `ROLLOUT_COLUMNS` that a
+        reward wants. Columns called `prompts` or `completions` are left out.
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, or a reward is
@@ -141,6 +145,8 @@ class CombinedReward:
     for name, column in (("prompts", prompts), *columns.items()):
       if len(column) != count:
         raise ValueError(f"column {name!r} has {len(column)} rows for {count} completions")
+    columns = {name: column for name, column in columns.items()
+               if name not in ("prompts", "completions")}
     before = self._pool.counts
     parts, judge_failures = {}, 0
     for spec in self.specs:
@@ -182,7 +188,7 @@ def _make_function(
     return _make_verifier(verifier, options, pool)
   function = BUILT_IN[spec.name]
   _check_options(spec.name, options, function)
-  return functools.partial(_call_with_options, function, options)
+  return functools.partial(_call_built_in, function, options, _option_names(function))
 
 
 def _make_verifier(
@@ -201,14 +207,27 @@ def _make_verifier(
   return make(**options)
 
 
-def _call_with_options(function, options, prompts, completions, **columns):
+def _call_with_options(function, options, prompts, completions, /, **columns):
   return function(prompts, completions, **{**columns, **options})
+
+
+def _call_built_in(function, options, names, prompts, completions, /, **columns):
+  """A column of the data set that is called like an option (`names`) is not that option."""
+  kept = {name: column for name, column in columns.items() if name not in names}
+  return function(prompts, completions, **kept, **options)
+
+
+def _option_names(function: Callable[..., Any]) -> set[str]:
+  """Keyword-only parameters that are no columns."""
+  parameters = inspect.signature(function).parameters.values()
+  return {parameter.name for parameter in parameters
+          if parameter.kind == parameter.KEYWORD_ONLY and parameter.name not in ROLLOUT_COLUMNS}
 
 
 def _check_options(name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
   """Built-in rewards take any column, so that a misspelt option would pass without a word."""
   parameters = inspect.signature(function).parameters.values()
-  allowed = {parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+  allowed = _option_names(function)
   required = {
       parameter.name for parameter in parameters
       if parameter.name in allowed and parameter.default is parameter.empty

@@ -23,20 +23,22 @@ def exploration_reward(
     *,
     c: float,
     unit: Unit = "characters",
+    min_length: float = 1,
     reasoning_tokens: Sequence[int] | None = None,
     **unused_columns: list[Any],
 ) -> list[float]:
   """-c / L: longer reasoning is better, less and less so; always below 0.
 
   L counts what comes before the *first* box (all of the text when there is none), so that padding
-  after it never pays. Differs from the authors' code: L is at least 1, where a box at the very
-  start made theirs fail with a reward of 0, better than a short right answer.
+  after it never pays. Differs from the authors' code: L is at least `min_length`, where a box at
+  the very start made theirs fail with a reward of 0, better than a short right answer.
 
   Args:
     prompts: not looked at.
     completions: texts.
     c: strength in tokens, >= 0; 1000 in the paper's runs. See `check_correctness_beats_length`.
     unit: "characters" takes L = characters / 4; "tokens" takes the column below.
+    min_length: shorter reasoning counts as this long, >= 1; in RLSP 1. `min_reasoning` of a stage.
     reasoning_tokens: generated tokens before the first box of each row.
 
   Raises:
@@ -44,6 +46,8 @@ def exploration_reward(
   """
   if not c >= 0 or math.isinf(c):
     raise ValueError(f"c must be a number >= 0. Got: {c!r}")
+  if not min_length >= 1:
+    raise ValueError(f"min_length must be a number >= 1. Got: {min_length!r}")
   if unit == "characters":
     lengths = [len(answers.text_before_box(text)) / CHARACTERS_PER_TOKEN for text in completions]
   elif unit == "tokens":
@@ -52,7 +56,7 @@ def exploration_reward(
     lengths = list(reasoning_tokens)
   else:
     raise ValueError(f"unit must be 'characters' or 'tokens'. Got: {unit!r}")
-  return [-c / max(1, length) if c else 0.0 for length in lengths]
+  return [-c / max(min_length, length) if c else 0.0 for length in lengths]
 
 
 def correctness_beats_length(

@@ -1,5 +1,9 @@
-r"""Format reward: is the answer where it should be? It does not look at whether it is right."""
+r"""Format rewards: is the answer where it should be, and is the text at its end?
 
+They do not look at whether the answer is right.
+"""
+
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from rlreason.rewards import answer as answers
@@ -24,6 +28,28 @@ def format_reward(
   if style not in checks:
     raise ValueError(f"style must be one of {sorted(checks)}. Got: {style!r}")
   return [float(checks[style](text)) for text in completions]
+
+
+def finished_reward(
+    prompts: list[Any], completions: list[str], *, truncated: Sequence[bool] | None = None,
+    **unused_columns: list[Any],
+) -> list[float]:
+  """1 for a completion that ended by itself, 0 for one that the length limit cut off.
+
+  With a weight, the penalty for a missing end token of RLHF: text after the answer costs nothing
+  else.
+
+  Args:
+    prompts: not looked at.
+    completions: texts; their number is not looked at beyond the column.
+    truncated: whether the length limit ended each row.
+
+  Raises:
+    ValueError: the column is missing.
+  """
+  if truncated is None:
+    raise ValueError("the reward 'finished' needs the column truncated: whether a row was cut off")
+  return [float(not is_cut) for is_cut in truncated]
 
 
 def _has_one_box(text: str) -> bool:

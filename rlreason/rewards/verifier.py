@@ -20,6 +20,7 @@ symbolic question, such as an unfactored polynomial, is equal to the gold answer
 from collections.abc import Sequence
 import dataclasses
 from fractions import Fraction
+import inspect
 import re
 from typing import Any
 
@@ -80,6 +81,13 @@ def verify(
 
 # The names by which a task chooses its verifier.
 VERIFIERS = {"math": MathVerifier, "countdown": countdown.CountdownVerifier}
+
+
+def columns(name: str) -> set[str]:
+  """The columns that the rows of a task with the verifier `name` must have."""
+  parameters = inspect.signature(VERIFIERS[name].__call__).parameters.values()
+  return {parameter.name for parameter in parameters
+          if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty}
 
 
 def compare(

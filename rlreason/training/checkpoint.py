@@ -7,7 +7,7 @@ killed while saving leaves the checkpoint before intact. A checkpoint holds a py
 
     <workdir>/config.json            the configuration the run was started with
     <workdir>/checkpoints/<step>/    one checkpoint
-    <workdir>/checkpoints/kept.json  steps that are never deleted: the last of each stage
+    <workdir>/checkpoints/kept.json  steps that are never deleted, those saved with `keep`
 
 Not here: weights for other programs (weights/), and when to save (training/loop.py).
 """
@@ -210,8 +210,14 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
           f"the run in {workdir!r} was started with another config ({'; '.join(lines)}); go on "
           "with that config, or give a new workdir"
       )
-  elif jax.process_index() == 0:
-    _write_atomically(file, json.dumps(new, indent=2) + "\n")
+  else:
+    write_json(file, new)
+
+
+def write_json(file: pathlib.Path, value: Any) -> None:
+  """Writes a file whole or not at all, on the first host."""
+  if jax.process_index() == 0:
+    _write_atomically(file, json.dumps(value, indent=2) + "\n")
 
 
 def _has_checkpoints(workdir: pathlib.Path) -> bool:

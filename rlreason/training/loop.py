@@ -6,8 +6,9 @@
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
 A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
-host's side: stage, step, data position, cursors of the written files, results so far. Keys are
-folded from the seed and the step, never stored.
+host's side: stage, step, data position, cursors of the written files, results so far. The end of a
+stage is saved before it is evaluated; the host's side after that is `checkpoints/evaluated.json`.
+Keys are folded from the seed and the step, never stored.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from rlreason.training.setup import Setup, evaluation_key, make_setup
 from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage, place_policy
 from rlreason.types import Key, Params
 
+_EVALUATED = "evaluated.json"  # among the checkpoints
 # Fields that may differ when a run is resumed: none changes a result.
 _FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel")
 
@@ -96,7 +98,7 @@ class _Run:
   def go(self, policy: Params) -> dict[str, Any]:
     """All stages; returns the summary."""
     latest = self.checkpoints.latest_step()
-    saved = None if latest is None else self.checkpoints.restore_host(latest)
+    saved = None if latest is None else self._restore_host(latest)
     cursors = (0, 0) if saved is None else saved.pop("cursors")
     self.metrics.truncate_to(cursors[0])
     self.samples.truncate_to(cursors[1])
@@ -131,25 +133,30 @@ class _Run:
         self._write(stage, *pending)  # of the step before, while the device works on this one
       pending = (step, output)
       is_last = step + 1 == stage.steps
-      if self.stop.is_set() or (step + 1) % recipe.checkpoint.every_steps == 0 and not is_last:
+      if self.stop.is_set() or (step + 1) % recipe.checkpoint.every_steps == 0 or is_last:
         self._write(stage, *pending)
         pending = None
         # While updates are being skipped, an earlier and good checkpoint must not make room.
-        if self.stop.is_set() or not self.is_skipping:
+        if self.stop.is_set() or is_last or not self.is_skipping:
           self._save(state, stage)
-        if self.stop.is_set():
-          self.checkpoints.wait()
-          raise Interrupted(
-              f"stopped on request after step {self.host['global_step']}; the same command with "
-              f"--workdir={self.workdir} goes on from there")
-    if pending is not None:
-      self._write(stage, *pending)
+        self._leave_if_asked()
+    if not stage.steps:
+      self._save(state, stage)
     policy = self.setup.layout.get_state(state.params["policy"])
     weights.save_model(
         self._model_folder(stage.name), self.setup.model, policy, self.setup.tokenizer)
     self._finish_stage(stage.name, policy, stage.steps)
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
-    self._save(state, stage)
+    checkpoint_lib.write_json(
+        self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
+
+  def _leave_if_asked(self):
+    """Raises Interrupted after a signal; what is saved is complete then."""
+    if self.stop.is_set():
+      self.checkpoints.wait()
+      raise Interrupted(
+          f"stopped on request after step {self.host['global_step']}; the same command with "
+          f"--workdir={self.workdir} goes on from there")
 
   def _write(self, stage: Stage, step: int, output: StepOutput):
     """Writes one step's metrics and samples; waits for the device to have them."""
@@ -180,7 +187,7 @@ class _Run:
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
     params = self.setup.layout.put_state({"policy": place_policy(self.setup, policy)})
     key = evaluation_key(self.setup.recipe.seed)
-    evaluation, samples = self.setup.evaluate(params, key)
+    evaluation, samples = self.setup.evaluate(params, key, self._leave_if_asked)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
     flat = {f"eval/{task}/{metric}": estimate["value"]
             for task, estimates in evaluation.items() for metric, estimate in estimates.items()}
@@ -197,8 +204,18 @@ class _Run:
     self.started = now
     self.checkpoints.save(
         self.host["global_step"], self.setup.layout.get_state(state),
-        self.host | {"data": stage.data.get_state(),
-                     "cursors": (self.metrics.cursor(), self.samples.cursor())})
+        self.host | {"data": stage.data.get_state(), "cursors": self._cursors()})
+
+  def _cursors(self) -> tuple[int, int]:
+    return self.metrics.cursor(), self.samples.cursor()
+
+  def _restore_host(self, latest: int) -> dict[str, Any]:
+    """The host's side of the latest checkpoint, or of the evaluation that came after it."""
+    file = self.checkpoints.folder / _EVALUATED
+    evaluated = json.loads(file.read_text()) if file.exists() else {}
+    if evaluated.get("global_step") == latest:
+      return evaluated
+    return self.checkpoints.restore_host(latest)
 
   def _restore(self, stage: Stage, latest: int):
     template = self.setup.layout.get_state(stage.state)

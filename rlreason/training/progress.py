@@ -199,7 +199,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 def is_share(name: str) -> bool:
   """Whether an evaluation metric is a share of problems, shown in percent."""
-  return name == "greedy" or name.startswith(("pass@", "maj@")) or name.endswith("_fraction")
+  is_accuracy = name in ("greedy", "greedy_unboxed", "mean") or name.startswith(("pass@", "maj@"))
+  return is_accuracy or name.endswith("_fraction")
 
 
 def format_result(name: str, entry: Mapping[str, Any]) -> str:

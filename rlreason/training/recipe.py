@@ -111,7 +111,8 @@ class RLStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   ppo: PPOConfig
   optimizer: OptimizerConfig
-  # Shortest reasoning, tokens, for which a right answer must still beat the longest wrong one.
+  # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
+  # right answer always beats the longest wrong one.
   min_reasoning: int = 1
   # Runs even where that does not hold: the exploration reward may then pay more than being right.
   allow_length_over_correctness: bool = False
@@ -155,9 +156,11 @@ class RLStage:
     for spec in self.rewards:
       c = spec.weight * spec.options.get("c", 0.0) if spec.name == "exploration" else 0.0
       if c > 0 and verifier > 0:
+        # A token may have any number of characters, so that by characters no length is the longest.
+        is_in_tokens = spec.options.get("unit") == "tokens"
+        longest = self.sampling.max_new_tokens if is_in_tokens else math.inf
         try:
-          check_correctness_beats_length(
-              c, self.min_reasoning, self.sampling.max_new_tokens, verifier)
+          check_correctness_beats_length(c, self.min_reasoning, longest, verifier)
         except ValueError as error:
           raise ValueError(
               f"rewards.exploration: {error}; or raise min_reasoning, or set "

@@ -102,8 +102,8 @@ def make_reading(task: TaskConfig) -> Reading:
       vote=_expression_value)
 
 
-def _expression_value(text: str) -> Hashable | None:
+def _expression_value(text: str, which_box: answer.WhichBox) -> Hashable | None:
   """The value of the boxed expression: two ways to make 24 are one answer."""
-  found = answer.extract_answer(text)
+  found = answer.extract_answer(text, which_box=which_box)
   evaluated = None if found is None else evaluate_expression(found)
   return None if evaluated is None else evaluated.value

@@ -1,17 +1,19 @@
 """A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import os
 import time
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 
 from rlreason import models, rollout as rollout_lib, tokenizers
 from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
 from rlreason.data import packing, pipeline
-from rlreason.data.sources import FileRows
+from rlreason.data.sources import MAX_LOGGED, FileRows
 from rlreason.data.tasks import countdown, workings
 from rlreason.data.tasks.load import ArithmeticTask, CountdownTask
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards
@@ -54,10 +56,19 @@ def check_stages(setup: Setup):
       if isinstance(stage, SFTStage):
         _token_weights(setup.tokenizer, stage)
         _check_examples(setup, stage)
+        _check_shards(setup, "batch_size", stage.batch_size)
       else:
+        _check_shards(setup, "num_prompts", stage.num_prompts)
         _make_reward(setup, stage, None)
     except ValueError as error:
       raise ValueError(f"config.{stage.name}: {error}") from error
+
+
+def _check_shards(setup: Setup, name: str, rows: int):
+  if rows % setup.layout.num_shards:
+    raise ValueError(
+        f"{name}: got {rows}, allowed: a multiple of {setup.layout.num_shards}, the number of "
+        "devices that split the rows")
 
 
 def make_stage(
@@ -126,7 +137,7 @@ def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
   else:
     rows = countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
   weights = _token_weights(tokenizer, stage)
-  return (_tokenize_example(tokenizer, row, weights) for row in rows)
+  return _tokenize_examples(tokenizer, rows, weights)
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
@@ -151,6 +162,22 @@ def _token_weights(tokenizer: Tokenizer, stage: SFTStage) -> dict[int, float]:
           for token in tokenizer.encode(word)}
 
 
+def _tokenize_examples(tokenizer: Tokenizer, rows, weights) -> Iterator[packing.Example]:
+  """The examples of good rows; a bad one, as where a template refuses a chat, is left out."""
+  num_bad = 0
+  for number, row in enumerate(rows, 1):
+    try:
+      example = _tokenize_example(tokenizer, row, weights)
+    except ValueError as error:
+      num_bad += 1
+      if num_bad <= MAX_LOGGED:
+        logging.warning("example %d left out: %s", number, error)
+    else:
+      yield example
+  if num_bad:
+    logging.warning("%d of %d examples left out", num_bad, number)
+
+
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
   if not isinstance(row["prompt"], str):
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
@@ -163,8 +190,11 @@ def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> p
 
 
 def _make_reward(setup: Setup, stage: RLStage, pool: WorkerPool | None) -> CombinedReward:
+  options = {"exploration": {"min_length": stage.min_reasoning}}
+  specs = [dataclasses.replace(spec, options={**options.get(spec.name, {}), **spec.options})
+           if spec.function is None else spec for spec in stage.rewards]
   return combine_rewards(
-      stage.rewards, verifier=setup.tasks["train"].verifier, pool=pool,
+      specs, verifier=setup.tasks["train"].verifier, pool=pool,
       clip_range=stage.reward_clip)
 
 

@@ -135,7 +135,10 @@ def test_blocked_words_become_ids(calls):
 
 def test_votes_are_cast_by_normalised_answer():
   assert evaluator.vote_answer("so \\boxed{ 0.5 }") == evaluator.vote_answer("\\boxed{0.5}")
+  assert evaluator.vote_answer("\\boxed{1/2}") == evaluator.vote_answer("\\boxed{0.5}")
+  assert evaluator.vote_answer("\\boxed{" + "." * 60_000 + "x}") is None  # too long to be right
   assert evaluator.vote_answer("no box") is None
+  assert evaluator.vote_answer("\\boxed{1} then \\boxed{2}", "first") == 1
   assert evaluator.vote_answer("\\boxed{1} then \\boxed{2}") == evaluator.vote_answer("\\boxed{2}")
 
 

@@ -62,4 +62,5 @@ def test_adaptive_coefficient_hand_worked():
   assert adapt(12.0) == pytest.approx(1.01024, abs=2e-6)  # the error of 1 is clipped to 0.2
   assert adapt(0.0) == pytest.approx(1 - 0.01024, abs=2e-6)
   assert adapt(6.0) == pytest.approx(1.0, abs=1e-6)
+  assert adapt(float("nan")) == adapt(float("inf")) == pytest.approx(1.0)  # of a skipped step
   assert adapt(6.6) == pytest.approx(1.00512, abs=2e-6)  # 0.1 * 512 / 10000, not clipped

@@ -63,7 +63,8 @@ def run_ppo(parallel, config=CONFIG):
   layout = make_layout(parallel)
   algorithm = ppo(config, MODEL, OPTIMIZER, temperature=0.8)
   params = init_ppo_params(config, MODEL, make_params(layout))
-  params["value_head"] = tiny.random_value_head()
+  is_shared = config.critic == "shared"
+  (params if is_shared else params["critic"])["value_head"] = tiny.random_value_head()
   state = start = layout.put_state(algorithm.init(params))
   reference = layout.put_state(make_params(layout, seed=1))
   options = sampling.SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0.8)
@@ -71,7 +72,7 @@ def run_ppo(parallel, config=CONFIG):
   def sample(params, prompts, key):
     return sampling.sample(
         MODEL, params["policy"], prompts, key, options=options, stop_ids=(1,), group_size=GROUP,
-        value_head=params["value_head"])
+        value_head=params["value_head"] if is_shared else None)
 
   generate, score = layout.compile_rows(sample), layout.compile_rows(algorithm.score)
   make_batch = layout.compile_whole(algorithm.make_batch)
@@ -131,6 +132,14 @@ def test_updates_are_those_of_one_device(name):
     value = np.sum(numerator) / max(np.sum(denominator), 1.0)
     other = got.metrics[metric][0].sum() / max(got.metrics[metric][1].sum(), 1.0)
     assert other == pytest.approx(value, abs=2e-5), metric
+
+
+@pytest.mark.parametrize("name", ["data4_fsdp2", "pmap8"])
+def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
+  config = dataclasses.replace(
+      CONFIG, critic="separate", kl_placement="loss", kl_estimator="k3", kl_target=None)
+  one, result = run_ppo(ParallelConfig(data=1), config), run_ppo(LAYOUTS[name], config)
+  assert_close(result.layout.get_state(result.state).params, one.state.params)
 
 
 @layouts

@@ -45,6 +45,17 @@ def test_the_paper_s_numbers():
   assert score([RIGHT], rlsp_specs(constant(0.75))).total == pytest.approx([0.55])
 
 
+def test_columns_that_are_called_like_an_option_are_not_it():
+  specs = [RewardSpec(name="format"), RewardSpec(name="random"), RewardSpec(name="finished"),
+           RewardSpec(name="exploration", options=dict(c=1000)),
+           RewardSpec(name="mine", function=constant(2.0))]
+  columns = {name: ["x"] for name in ("style", "seed", "unit", "options", "function", "self",
+                                      "names", "prompts", "completions", "probability")}
+  result = combine_rewards(specs)(["p"], [RIGHT], truncated=[False], **columns)
+  without = combine_rewards(specs)(["p"], [RIGHT], truncated=[False])
+  assert result.parts == without.parts and result.parts["format"] == [1.0]
+
+
 @pytest.mark.parametrize("value", [None, math.nan, 1.5, -1, "high"])
 def test_a_failing_judge_counts_half(value):
   result = score([RIGHT], rlsp_specs(constant(value)))
@@ -186,7 +197,7 @@ def test_impossible_settings(specs, options, message):
     "fields, message",
     [
         (dict(name=""), "needs a name"),
-        (dict(name="formt"), "exploration, format, random"),
+        (dict(name="formt"), "exploration, finished, format, random"),
         (dict(name="format", weight=math.nan), "finite"),
         (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
         (dict(name="mine", function="my_pkg:f()"), "package.module:function"),

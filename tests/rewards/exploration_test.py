@@ -30,6 +30,14 @@ def test_lengths_are_at_least_one_token():
   assert explore("", c=3, unit="tokens", reasoning_tokens=[0]) == [-3.0]
 
 
+def test_a_shortest_length_may_be_set():
+  """With it a right answer in no time beats the longest wrong one: -4/11 + 1 > -4/96."""
+  short, long = explore("", "", c=4, unit="tokens", min_length=11, reasoning_tokens=[0, 96])
+  assert short == pytest.approx(-4 / 11) and short + 1 > long == pytest.approx(-4 / 96)
+  with pytest.raises(ValueError, match="min_length"):
+    explore("", c=4, min_length=0)
+
+
 def test_tokens_come_from_the_column():
   rewards = explore("a", "b", c=1000, unit="tokens", reasoning_tokens=[2000, 400])
   assert rewards == [-0.5, -2.5]

@@ -35,6 +35,12 @@ def test_tags(text, score):
   assert formats.format_reward(["p"], [text], style="tags") == [score]
 
 
+def test_a_completion_that_was_cut_off_is_not_finished():
+  assert formats.finished_reward(["p", "p"], ["a", "b"], truncated=[True, False]) == [0.0, 1.0]
+  with pytest.raises(ValueError, match="needs the column truncated"):
+    formats.finished_reward(["p"], ["a"])
+
+
 def test_unknown_style():
   with pytest.raises(ValueError, match="style must be one of"):
     formats.format_reward([], [], style="xml")

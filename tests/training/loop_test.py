@@ -66,11 +66,13 @@ def uninterrupted_fixture(tmp_path_factory, cache):
 MOMENTS = [
     ("step 1", -9),  # before the first checkpoint
     ("save 4", -9),  # while a checkpoint is being written
-    ("eval sft", -9),  # the end of a stage, before its checkpoint
-    ("save 5", -9),  # between the stages
-    ("stop 6", 3),  # a request to stop, in the second stage
+    ("save 5", -9),  # while the end of a stage is being written
+    ("eval sft", -9),  # after its evaluation, before that is on record
+    ("step 6", -9),  # in the second stage, before its first checkpoint
+    ("stop 6", 3),  # a request to stop
     ("step 8", -9),
     ("save 9", -9),
+    ("term 10", 3),  # a request to stop at the end of the last stage, before its evaluation
     ("eval rl", -9),
     ("end", 0),
 ]
@@ -92,6 +94,11 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
   for stage in ("sft", "rl"):
     assert files_of(workdir / "models" / stage) == files_of(uninterrupted / "models" / stage)
   assert without_seconds(read_summary(workdir)) == without_seconds(read_summary(uninterrupted))
+  # What has ended is shown again and not done again.
+  files = ("metrics.jsonl", "samples.jsonl", "summary.json")
+  before = [(workdir / name).read_bytes() for name in files]
+  assert "evaluating" not in run_process(workdir, "end", cache).stdout
+  assert [(workdir / name).read_bytes() for name in files] == before
 
 
 # What a run writes.

@@ -25,7 +25,7 @@ def make_config():
       kind="rl", steps=5, num_prompts=8, group_size=2, min_reasoning=11,
       sampling=dict(max_new_tokens=96),
       rewards=dict(
-          verifier=dict(weight=0.9), exploration=dict(weight=1.0, options=dict(c=4.0))),
+          verifier=dict(weight=0.9), exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens"))),
       ppo=dict(minibatch_size=8, epochs=3), optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(num_problems=10)
@@ -100,6 +100,11 @@ def test_correctness_must_beat_length():
       ("rl.rewards.verifier.weight", 0.3), ("rl.min_reasoning", 3)):
     with pytest.raises(ValueError, match="config.rl: rewards.exploration: c=.* lets a long wrong"):
       from_config(changed(path, value))
+  # By characters a token may be any number of them: c / Lmin < 0.9.
+  in_characters = changed("rl.rewards.exploration.options.unit", "characters")
+  with pytest.raises(ValueError, match="11 to inf tokens c must be below 9.9"):
+    in_characters.rl.rewards.exploration.options.c = 10.0
+    from_config(in_characters)
   # Without a verifier there is nothing to beat, and a user may insist.
   from_config(changed("rl.rewards.verifier.weight", 0.0))
   insisting = changed("rl.rewards.exploration.options.c", 1000.0)

@@ -104,9 +104,9 @@ def test_prompts_and_completions_must_fit_the_positions(changes):
 
 def test_votes_of_countdown_are_cast_by_value():
   reading = setup_lib.make_reading(make_recipe().task)
-  vote = lambda expression: reading.vote(f"try answer \\boxed{{ {expression} }}")
+  vote = lambda expression: reading.vote(f"try answer \\boxed{{ {expression} }}", "first")
   assert vote("3 * 4 + 2") == vote("2 + 12") == 14
-  assert vote("3 * 4 +") is None and reading.vote("no box") is None
+  assert vote("3 * 4 +") is None and reading.vote("no box", "first") is None
   counted = reading.count_behaviours(
       "try 3 + 4 = 7 lower back 3 * 4 = 12 higher answer \\boxed{ 3 * 4 } back")
   assert (counted.going_back, counted.checking) == (1, 2)
@@ -116,4 +116,4 @@ def test_other_tasks_are_read_as_text(tmp_path):
   config = pretrained(tmp_path)
   config["task"] = dict(kind="file", name="sums", train="a.jsonl", test="b.jsonl")
   reading = setup_lib.make_reading(from_config(config).task)
-  assert reading.vote("so \\boxed{ 0.5 }") == answer.normalize("0.5")
+  assert reading.vote("so \\boxed{ x y }", "last") == answer.normalize("x y")

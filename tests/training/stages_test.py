@@ -129,6 +129,21 @@ def test_mistakes_of_every_stage_come_before_the_first_step(path, value, message
     stages_lib.check_stages(make_toy_setup(from_config(config)))
 
 
+def test_rows_that_the_devices_cannot_split_are_found_before_the_first_step():
+  recipe = make_recipe(answer_template="{answer}")
+  setup = make_toy_setup(recipe)._replace(layout=make_layout(ParallelConfig(data=2)))
+  message = "config.sft: batch_size: got 1, allowed: a multiple of 2, the number of devices"
+  with pytest.raises(ValueError, match=message):
+    stages_lib.check_stages(setup)
+
+
+def test_a_chat_that_the_template_refuses_is_left_out(tmp_path):
+  good = {"prompt": [{"role": "user", "content": "a"}], "completion": "b"}
+  bad = {"prompt": [{"role": "user", "content": "nowhere"}], "completion": "b"}
+  recipe = make_recipe(examples=write_rows(tmp_path, [bad, good]))
+  assert "user a assistant b" in TOKENIZER.decode(np.asarray(first_batch(recipe).tokens)[0].tolist())
+
+
 def test_a_stage_whose_rows_are_all_too_long_is_refused():
   with pytest.raises(ValueError, match="config.sft.length: got 12, allowed: enough for at"):
     first_batch(make_recipe(answer_template="{answer}"), [{"prompt": "a " * 12, "answer": "1"}])

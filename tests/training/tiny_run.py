@@ -58,7 +58,8 @@ def make_config():
 def signal_at(moment):
   """Makes the process send itself a signal at the moment."""
   kind, _, place = moment.partition(" ")
-  send = lambda: os.kill(os.getpid(), signal.SIGTERM if kind == "stop" else signal.SIGKILL)
+  number = signal.SIGTERM if kind in ("stop", "term") else signal.SIGKILL
+  send = lambda: os.kill(os.getpid(), number)
   write, save = metrics.MetricsWriter.write, checkpoint.Checkpointer.save
 
   def write_then_send(self, step, stage, values):
@@ -71,7 +72,7 @@ def signal_at(moment):
 
   def save_then_send(self, step, *args, **kwargs):
     save(self, step, *args, **kwargs)
-    if kind == "save" and step == int(place):
+    if kind in ("save", "term") and step == int(place):
       send()
 
   metrics.MetricsWriter.write = write_then_send

@@ -4,8 +4,9 @@ Only questions and answers are taken. The package's own scoring is never used: f
 evaluates the text of a model, and it pays part of the reward for substrings.
 
 Splits come from far-apart seeds and are disjoint by content: the test split is drawn first, then
-validation, then training, each without the questions of those before it. The held-out splits hold
-no question twice; training may, as it does when a task has few questions.
+validation, then training, each without the questions of those before it, also in another order of
+their words and numbers (5 * 6 and 6 * 5). The held-out splits hold no question twice; training may,
+as it does when a task has few questions.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ DEFAULT_TEMPLATE = "{question}\nReason step by step and put the final number in 
 # reasoning-gym seeds item i with seed + i: neighbouring seeds would share all items but one.
 _SEED_STRIDE = 10_000_000
 _DRAWS_PER_ROW = 20  # how long to look for questions not seen before
+_WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(/\d+)?")
 
 
@@ -123,10 +125,11 @@ def _draw_splits(
       question, answer = items[index]["question"], items[index]["answer"].strip()
       if not _NUMBER.fullmatch(answer):
         raise ValueError(f"task {name!r} has an answer that is not a number: {answer!r}")
-      if question in held_out:
+      content = tuple(sorted(_WORD.findall(question)))
+      if content in held_out:
         continue
       if split != "train":
-        held_out.add(question)
+        held_out.add(content)
       pairs.append((question, answer))
       if len(pairs) == count:
         break

@@ -1,4 +1,5 @@
 import collections
+import re
 
 import pytest
 
@@ -26,6 +27,18 @@ def test_splits_are_disjoint_by_content_and_held_out_questions_differ():
     assert len(set(questions[split])) == len(questions[split])
   assert not set(questions["test"]) & set(questions["validation"])
   assert not set(questions["train"]) & set(questions["test"] + questions["validation"])
+
+
+def test_a_product_and_its_twin_are_in_one_split():
+  """Of the 55 products of two digits that differ by more than order, 20 are held out each time."""
+  config = arithmetic.ArithmeticConfig(
+      tasks={"products": dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1)},
+      num_train=100, num_validation=20, num_test=20)
+  factors = {split: [tuple(sorted(re.findall(r"\d", text))) for text in _questions(task)]
+             for split, task in arithmetic.make_tasks(config).items()}
+  assert len(set(factors["test"])) == len(set(factors["validation"])) == 20
+  assert not set(factors["test"]) & set(factors["validation"])
+  assert not set(factors["train"]) & {*factors["test"], *factors["validation"]}
 
 
 def test_rows_are_chat_messages_with_numeric_answers():
