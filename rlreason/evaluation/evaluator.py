@@ -133,9 +133,7 @@ def make_evaluator(
         found["greedy_unboxed"] = _unboxed_accuracy(
             [rows[i] for i in places], [greedy_groups[i][0] for i in places])
       if sampled:
-        found |= _sampled_metrics(
-            [sampled_groups[i] for i in places], config.num_samples,
-            functools.partial(reading.vote, which_box=config.which_box))
+        found |= _sampled_metrics([sampled_groups[i] for i in places], config, reading)
       evaluation[name] = {metric: _without_nan(estimate) for metric, estimate in found.items()}
     return evaluation, [_sample(row, group[0]) for row, group in zip(rows, greedy_groups)]
 
@@ -215,9 +213,10 @@ def _unboxed_accuracy(rows, parts) -> metrics.Estimate:
   return metrics.proportion(verdicts)
 
 
-def _sampled_metrics(groups, k: int, vote) -> dict[str, metrics.Estimate]:
+def _sampled_metrics(groups, config, reading) -> dict[str, metrics.Estimate]:
+  k = config.num_samples
   correct = [[_is_right(score) for _, score, _, _ in group] for group in groups]
-  answers = [[vote(text) for text, _, _, _ in group] for group in groups]
+  answers = [[reading.vote(text, config.which_box) for text, _, _, _ in group] for group in groups]
   return {
       "mean": metrics.mean([
           float(np.mean(known)) for row in correct
