@@ -6,7 +6,8 @@
 CONFIG ?= experiments/rlsp_countdown.py
 ARGS ?=
 PYTEST_ARGS ?=
-WORKDIR_FLAG = $(if $(findstring --workdir,$(ARGS)),,--workdir=runs/$(basename $(notdir $(CONFIG))))
+FILE = $(firstword $(subst :, ,$(CONFIG)))
+WORKDIR_FLAG = $(if $(findstring --workdir,$(ARGS)),,--workdir=runs/$(basename $(notdir $(FILE))))
 
 VENV := .venv
 SHELL := /bin/bash
@@ -38,7 +39,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c '$(PYTHON_CHECK)' || { echo "PYTHON=$(PYTHON) is older than 3.11 or has no venv module" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-# reasoning-gym needs a C compiler (for pycosat); the default experiment runs without it.
+# reasoning-gym needs a C compiler (for pycosat); the default experiment and the tests run without.
 $(VENV)/train.stamp: setup.py pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) (some minutes, once)"
 	@$(INSTALL) -e '.[real]' 2>$(VENV)/setup.log || { $(INSTALL) -e . && \
@@ -53,7 +54,7 @@ $(VENV)/smollm2.stamp: $(VENV)/train.stamp
 
 $(VENV)/test.stamp: $(VENV)/smollm2.stamp
 	@echo "adding the test extra"
-	@$(INSTALL) -e '.[real,test]'
+	@$(INSTALL) -e '.[test]'
 	@touch $@
 
 # PyTorch first and by itself, in the version of constraints.txt: pip takes a CPU build where an

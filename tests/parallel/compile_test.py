@@ -5,6 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -105,6 +106,17 @@ def assert_close(left, right, tolerance=1e-5):
   jax.tree.map(
       functools.partial(np.testing.assert_allclose, rtol=0, atol=tolerance),
       jax.device_get(left), jax.device_get(right))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA on the CPU")
+def test_a_product_is_not_fused_with_the_softmax_after_it():
+  """Fused, the kernel of large logits is laid out anew on every call: ten times the time."""
+  layout = make_layout(ParallelConfig(data=1))
+  program = layout.compile_rows(lambda kernel, rows, _: jnp.sum(jnp.exp(rows @ kernel), axis=-1))
+  text = program.lower(jnp.ones((64, 1024)), jnp.ones((32, 64)), None).compile().as_text()
+  computations = [part for part in text.split("\n}") if " dot(" in part]
+  assert computations or "onednn" in text or "__ynn" in text
+  assert not any(" exponential(" in part for part in computations)
 
 
 @layouts

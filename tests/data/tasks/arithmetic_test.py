@@ -5,6 +5,8 @@ import pytest
 
 from rlreason.data.tasks import arithmetic
 
+pytest.importorskip("reasoning_gym")  # an extra: one of its own dependencies wants a C compiler
+
 _EASY = {"chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
          "gcd": {"max_value": 60}}
 

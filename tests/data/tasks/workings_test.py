@@ -29,6 +29,7 @@ def test_the_last_line_of_every_working_is_the_answer_of_the_generator():
   options = dict(
       chain_sum=dict(max_terms=4, max_digits=2), products=dict(max_terms=3, max_digits=2),
       gcd=dict(max_numbers=3, max_value=200))
+  pytest.importorskip("reasoning_gym")
   train = arithmetic.make_tasks(
       arithmetic.ArithmeticConfig(tasks=options, num_train=300))["train"].rows
   rows = [train[i] for i in range(300)]
