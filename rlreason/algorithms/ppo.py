@@ -154,6 +154,8 @@ def _values(spec: _Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.
 def _score(spec: _Spec, models, rollout: Rollout, key):
   """Old and reference log-probs and values: of each, only the passes the sampler did not make.
 
+  As many rows at a time as in a gradient pass: activations of a whole rollout may not fit.
+
   Args:
     spec: as given to `ppo`.
     models: {"params": of the state, "reference": policy parameters or None}.
@@ -164,6 +166,22 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
     {"old_log_probs", "ref_log_probs", "values"}: f32[B, T] each.
   """
   del key
+  size = spec.config.micro_batch_size or spec.config.minibatch_size
+  return _in_chunks(functools.partial(_score_rows, spec, models), rollout, size)
+
+
+def _in_chunks(fn, rows, size: int):
+  """`fn(rows)` for rows that do not depend on each other, `size` of them at a time."""
+  count = jax.tree.leaves(rows)[0].shape[0]
+  if count <= size or count % size:
+    return fn(rows)
+  # Every count // size-th row: rows that are split over devices stay where they are.
+  split = lambda x: x.reshape(size, count // size, *x.shape[1:]).swapaxes(0, 1)
+  merge = lambda x: x.swapaxes(0, 1).reshape(count, *x.shape[2:])
+  return jax.tree.map(merge, jax.lax.map(fn, jax.tree.map(split, rows)))
+
+
+def _score_rows(spec: _Spec, models, rollout: Rollout):
   config, policy = spec.config, models["params"]["policy"]
   old_log_probs, values, hidden = rollout.log_probs, rollout.values, None
   needs_values = values is None and config.critic == "shared"

@@ -27,7 +27,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import Recipe
-from rlreason.training.setup import Setup, evaluation_key, make_setup
+from rlreason.training.setup import Setup, evaluation_key, host_device, make_setup
 from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage, place_policy
 from rlreason.types import Key, Params
 
@@ -112,7 +112,8 @@ class _Run:
       if number > 0:
         # Exact: what the stage before ended with, and the reference of this one.
         _, policy, _ = weights.load_model(
-            self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype)
+            self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype,
+            sharding=host_device())
       stage = make_stage(
           self.setup, stages[number], policy, self.setup.recipe.seed + number, self.pool)
       self._run_stage(stage, number, latest)

@@ -74,7 +74,7 @@ def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenize
   if isinstance(choice, PretrainedModel):
     path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
     model, params, tokenizer = weights.load_model(
-        path, dtype=choice.param_dtype, compute_dtype=choice.dtype)
+        path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=host_device())
     return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
     raise ValueError(
@@ -83,6 +83,17 @@ def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenize
   tokenizer = WordTokenizer.from_words(countdown.vocabulary(recipe.task.problems))
   model = new_model_config(choice, tokenizer.vocab_size)
   return model, jax.jit(functools.partial(models.init_params, model))(key), tokenizer
+
+
+def host_device() -> jax.Device | None:
+  """Where parameters wait for their places: one accelerator may not hold them all.
+
+  None, the default device, where JAX was started without the CPU.
+  """
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return None
 
 
 def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:

@@ -107,6 +107,17 @@ def test_ratio_is_one_on_the_first_minibatch(policy, critic, temperature):
   assert int(state.step) == 1
 
 
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("size", [1, ROWS // 2])
+def test_a_few_rows_at_a_time_have_the_scores_of_all(policy, rollout, critic, size):
+  settings = dict(critic=critic, recompute_log_probs=True)
+  whole = tiny.compiled_ppo(tiny.replace(FULL, **settings, minibatch_size=ROWS, micro_batch_size=0))
+  parts = tiny.compiled_ppo(tiny.replace(FULL, **settings, minibatch_size=size, micro_batch_size=0))
+  models = {"params": whole.init(policy).params, "reference": tiny.random_params()}
+  rollout = rollout.replace(values=None)
+  assert_close(parts.score(models, rollout, None), whole.score(models, rollout, None))
+
+
 def test_ratio_is_not_one_at_another_temperature(policy):
   """The check above can fail: the sampler's 1.0 against the trainer's 1.7."""
   compiled = tiny.compiled_ppo(FULL, 1.7)
