@@ -1,0 +1,64 @@
+"""The counting and the turns of benchmarks/, on shapes too small to measure anything."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlreason import models
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(name="ours")
+def _ours(monkeypatch):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import ours
+
+  return ours
+
+
+@pytest.fixture(name="side_by_side")
+def _side_by_side(monkeypatch):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import side_by_side
+
+  return side_by_side
+
+
+def test_operations_of_the_trunk_are_those_that_xla_counts(ours):
+  """XLA counts the whole square of attention and what is not a product: a few percent more."""
+  shape = ours.Shape(sequences=4)
+  params = models.abstract_params(shape.model_config())
+  rows = jax.ShapeDtypeStruct((4, shape.prompt_tokens + shape.new_tokens), jnp.int32)
+  forward = jax.jit(lambda params, rows: models.forward(shape.model_config(), params, rows, rows))
+  counted = forward.lower(params, rows).cost_analysis()["flops"]
+  assert ours.trunk_flops(shape) < counted < 1.15 * ours.trunk_flops(shape)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_a_step_is_timed_by_phase(ours, critic):
+  shape = ours.Shape(
+      layers=1, width=16, mlp_width=16, heads=2, kv_heads=1, head_dim=8, vocabulary=32,
+      sequences=4, group=2, prompt_tokens=3, new_tokens=2, micro_sequences=2)
+  step = ours.PPOStep(shape, critic)
+  seconds = step.run(0)
+  assert set(seconds) == {"total", "generate", "score", "batch", "update"}
+  assert sum(seconds.values()) <= 2.01 * seconds["total"]
+  assert int(step.state.step) == 1
+  step.update()
+  assert int(step.state.step) == 2
+
+
+def test_sides_take_turns_and_the_line_is_json(side_by_side, capsys):
+  called = []
+  sides = {name: lambda i, name=name: called.append(name) or len(called) for name in "ab"}
+  results = side_by_side.take_turns(sides, rounds=2, warm_up=1)
+  assert called == list("abbaab") and results == {"a": [4, 5], "b": [3, 6]}
+  ratio = side_by_side.median_ratio(results["a"], results["b"])
+  assert ratio == {"median": 1.083, "low": 0.833, "high": 1.333, "rounds": 2}
+  side_by_side.print_line("x", ratio=ratio)
+  line = json.loads(capsys.readouterr().out)
+  assert line["benchmark"] == "x" and line["ratio"] == ratio and line["machine"]["cores"] >= 1
