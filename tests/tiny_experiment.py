@@ -12,7 +12,7 @@ def get_config():
   config.prompt_buckets = (8,)
   config.stages = ("sft", "rl")
   config.sft = dict(
-      kind="sft", steps=2, batch_size=4, length=128, num_examples=50,
+      kind="sft", steps=2, batch_size=8, length=128, num_examples=50,
       optimizer=dict(learning_rate=1e-3))
   config.optimizer = dict(learning_rate=1e-3)
   config.rl = dict(
