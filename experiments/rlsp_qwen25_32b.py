@@ -65,8 +65,7 @@ def get_config():
   config.rl.optimizer = config.optimizer  # the same object: an override reaches both
   config.evaluation = dict(
       split="test", num_problems=30, batch_size=32, max_new_tokens=4096, num_samples=8,
-      temperature=0.7,
-      which_box="first")
+      temperature=0.7, which_box="first")
   config.reward_timeout = 60.0  # seconds: a judge asks a service
   config.reward_workers = 16
   config.parallel = dict(mode="jit", fsdp=32)
