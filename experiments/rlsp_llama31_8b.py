@@ -13,9 +13,9 @@ DIR is a Hugging Face folder of Llama-3.1-8B-Instruct; the files hold lines {"pr
 
 Hardware: policy and critic with gradients and optimiser, and the reference, take 290 GB (16 bytes a
 parameter for each of the two, 4 for the reference), and the cache of 512 rollouts of up to 6,144
-tokens 410 GB: 16 devices of 80 GB, or 8 with `--config.rl.num_prompts=128 --config.parallel.fsdp=8`.
-Not run here: time and score are unknown. The authors report +23% on MATH-500; whether that is
-relative is not said.
+tokens 410 GB: 16 devices of 80 GB, or 8 of them with a quarter of the prompts
+(`--config.rl.num_prompts=128 --config.parallel.fsdp=8`). Not run here: time and score are unknown.
+The authors report +23% on MATH-500; whether that is relative is not said.
 """
 
 from ml_collections import config_dict

@@ -43,7 +43,7 @@ class Layout(NamedTuple):
 
 
 def _compiler_options() -> dict[str, str] | None:
-  """XLA's options for the programs of this machine.
+  """XLA's options for the programs of this machine, under `jit`; pmap takes none.
 
   On the CPU the XLA of jaxlib 0.10 computes a product and the sum or softmax after it in one piece,
   and then turns the whole right-hand factor around each time: 75 rows of logits over 49,152 words
@@ -192,7 +192,7 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
     return whole
 
   return Layout(
-      num_shards=count, put_params=lambda params, boxed: params,
+      num_shards=count, put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
       get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
       compile_rows=lambda fn: jax.pmap(

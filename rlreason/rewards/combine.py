@@ -135,7 +135,7 @@ class CombinedReward:
       prompts: [B] text or chat messages.
       completions: [B] texts.
       **columns: [B] lists: those of the task (`answer`, ...), and those of `ROLLOUT_COLUMNS` that a
-        reward wants. Columns called `prompts` or `completions` are left out.
+        reward wants. Columns called `prompts`, `completions` or `self` are left out.
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, or a reward is
@@ -146,7 +146,7 @@ class CombinedReward:
       if len(column) != count:
         raise ValueError(f"column {name!r} has {len(column)} rows for {count} completions")
     columns = {name: column for name, column in columns.items()
-               if name not in ("prompts", "completions")}
+               if name not in ("prompts", "completions", "self")}
     before = self._pool.counts
     parts, judge_failures = {}, 0
     for spec in self.specs:

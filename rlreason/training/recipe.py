@@ -160,7 +160,8 @@ class RLStage:
         is_in_tokens = spec.options.get("unit") == "tokens"
         longest = self.sampling.max_new_tokens if is_in_tokens else math.inf
         try:
-          check_correctness_beats_length(c, self.min_reasoning, longest, verifier)
+          check_correctness_beats_length(
+              c, spec.options.get("min_length", self.min_reasoning), longest, verifier)
         except ValueError as error:
           raise ValueError(
               f"rewards.exploration: {error}; or raise min_reasoning, or set "

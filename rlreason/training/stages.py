@@ -190,12 +190,12 @@ def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> p
 
 
 def _make_reward(setup: Setup, stage: RLStage, pool: WorkerPool | None) -> CombinedReward:
-  options = {"exploration": {"min_length": stage.min_reasoning}}
-  specs = [dataclasses.replace(spec, options={**options.get(spec.name, {}), **spec.options})
-           if spec.function is None else spec for spec in stage.rewards]
+  shortest = {"min_length": stage.min_reasoning}
+  specs = [dataclasses.replace(spec, options={**shortest, **spec.options})
+           if spec.name == "exploration" and spec.function is None else spec
+           for spec in stage.rewards]
   return combine_rewards(
-      specs, verifier=setup.tasks["train"].verifier, pool=pool,
-      clip_range=stage.reward_clip)
+      specs, verifier=setup.tasks["train"].verifier, pool=pool, clip_range=stage.reward_clip)
 
 
 def _make_rl(
