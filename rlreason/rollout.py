@@ -12,7 +12,7 @@ import numpy as np
 
 from rlreason import tokenizers
 from rlreason.data import prompts as prompts_lib
-from rlreason.data.sources import MAX_LOGGED
+from rlreason.data.sources import BadRows
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
@@ -46,17 +46,16 @@ class FittingRows:
     """Encodes every prompt once; a bad row is logged, counted and left out like one too long.
 
     Raises:
-      ValueError: no prompt fits.
+      ValueError: all rows are bad, or no prompt fits.
     """
-    lists, num_bad = [], 0
+    lists, bad_rows = [], BadRows("prompts")
     for i in range(len(rows)):
       try:
         lists.append(encode_prompt(tokenizer, rows[i]))
       except ValueError as error:
-        lists.append([])
-        num_bad += 1
-        if num_bad <= MAX_LOGGED:
-          logging.warning("row %d left out: %s", i, error)
+        lists.append([])  # left out with the empty ones
+        bad_rows.add(i, error)
+    bad_rows.finish(len(rows))
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
     if self.num_dropped:
       logging.warning("%d of %d prompts left out: bad, empty or longer than %d tokens",

@@ -58,8 +58,10 @@ def test_a_row_that_cannot_be_read_is_left_out(caplog):
   with caplog.at_level("WARNING"):
     fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3)
   assert [row["prompt"] for row in fitting] == ["a", "c"] and fitting.num_dropped == 2
-  assert "row 1 left out: answer is empty" in caplog.text and "nowhere" in caplog.text
+  assert "prompts:1: row left out: answer is empty" in caplog.text and "nowhere" in caplog.text
   assert "2 of 4 prompts left out" in caplog.text
+  with pytest.raises(ValueError, match="prompts: no usable row among 1; row 0: text: got the wo"):
+    rollout_lib.FittingRows([{"prompt": "nowhere"}], TOKENIZER, 3)
 
 
 @pytest.mark.parametrize("text, expected", [

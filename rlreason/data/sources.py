@@ -21,6 +21,32 @@ PROMPT_COLUMNS = ("prompt", "messages", "problem", "question")  # where a prompt
 MAX_LOGGED = 20  # bad rows logged one by one
 
 
+class BadRows(list):
+  """(place, reason) of each row left out; the first `MAX_LOGGED` are logged as they come."""
+
+  def __init__(self, source: str):
+    super().__init__()
+    self._source = source
+
+  def add(self, place: int, error: ValueError):
+    """Notes a row that cannot be used."""
+    self.append((place, str(error)))
+    if len(self) <= MAX_LOGGED:
+      logging.warning("%s:%d: row left out: %s", self._source, place, error)
+
+  def finish(self, total: int):
+    """Logs how many of `total` rows are left out.
+
+    Raises:
+      ValueError: all of them are.
+    """
+    if len(self) == total:
+      first = "row {}: {}".format(*self[0]) if self else "there are no rows"
+      raise ValueError(f"{self._source}: no usable row among {total}; {first}")
+    if self:
+      logging.warning("%s: %d of %d rows left out", self._source, len(self), total)
+
+
 class FunctionRows:
   """`size` rows, row i being `function(i)`; the function must depend on i alone."""
 
@@ -70,7 +96,7 @@ class FileRows:
       raise ValueError(f"{path}: the name must end in one of {sorted(_READERS)}.")
     if not path.is_file():
       raise FileNotFoundError(f"{path}: no such file.")
-    self.bad_rows = []
+    self.bad_rows = BadRows(str(path))
     self._rows = []
     for line, raw in _READERS[path.suffix](path):
       try:
@@ -78,15 +104,8 @@ class FileRows:
           raise raw
         self._rows.append(make_row(raw, fields, required))
       except ValueError as error:
-        self.bad_rows.append((line, str(error)))
-        if len(self.bad_rows) <= MAX_LOGGED:
-          logging.warning("%s:%d: row left out: %s", path, line, error)
-    if not self._rows:
-      first = "line {}: {}".format(*self.bad_rows[0]) if self.bad_rows else "the file is empty"
-      raise ValueError(f"{path}: no usable row among {len(self.bad_rows)}; {first}")
-    if self.bad_rows:
-      logging.warning("%s: %d of %d rows left out", path, len(self.bad_rows),
-                      len(self.bad_rows) + len(self._rows))
+        self.bad_rows.add(line, error)
+    self.bad_rows.finish(len(self.bad_rows) + len(self._rows))
     # Reward functions take columns of the whole batch: every row gets every column.
     columns = {name: None for row in self._rows for name in row}
     self._rows = [{**columns, **row} for row in self._rows]

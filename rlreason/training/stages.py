@@ -6,15 +6,15 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 
 from rlreason import models, rollout as rollout_lib, tokenizers
 from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
 from rlreason.data import packing, pipeline
-from rlreason.data.sources import MAX_LOGGED, FileRows
+from rlreason.data.sources import BadRows, FileRows, FunctionRows
 from rlreason.data.tasks import countdown, workings
+from rlreason.data.tasks.base import RowSource
 from rlreason.data.tasks.load import ArithmeticTask, CountdownTask
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards
 from rlreason.tokenizers import Tokenizer
@@ -105,7 +105,8 @@ def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage
   algorithm = sft(stage.sft, setup.model, optimizer)
   state = setup.layout.put_state(algorithm.init({"policy": place_policy(setup, policy)}))
   update = setup.layout.compile_update(algorithm.update_step, state)
-  examples, dropped = packing.fit_examples(_load_examples(setup, stage), stage.length)
+  examples, dropped = packing.fit_examples(
+      _tokenize_examples(setup, stage, _load_examples(setup, stage)), stage.length)
   if not examples:
     raise ValueError(
         f"config.{stage.name}.length: got {stage.length}, allowed: enough for at least one of the "
@@ -121,23 +122,20 @@ def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage
   return Stage(stage.name, stage.steps, state, data, step)
 
 
-def _load_examples(setup: Setup, stage: SFTStage) -> Iterator[packing.Example]:
-  """Tokenised examples: of a file, of answers put into a template, or the task's own."""
-  tokenizer = setup.tokenizer
+def _load_examples(setup: Setup, stage: SFTStage) -> RowSource:
+  """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
-    rows = FileRows(stage.examples, required=("prompt", "completion"))
-  elif stage.answer_template or isinstance(setup.recipe.task, ArithmeticTask):
+    return FileRows(stage.examples, required=("prompt", "completion"))
+  if stage.answer_template or isinstance(setup.recipe.task, ArithmeticTask):
     train = setup.tasks["train"].rows
-    places = range(min(len(train), stage.num_examples))
     complete = workings.demonstration
     if stage.answer_template:
       complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
-    rows = ({**train[i], "completion": complete(train[i])} for i in places)
-  else:
-    rows = countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
-  weights = _token_weights(tokenizer, stage)
-  return _tokenize_examples(tokenizer, rows, weights)
+    return FunctionRows(
+        lambda i: {**train[i], "completion": complete(train[i])},
+        min(len(train), stage.num_examples))
+  return countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
@@ -162,20 +160,19 @@ def _token_weights(tokenizer: Tokenizer, stage: SFTStage) -> dict[int, float]:
           for token in tokenizer.encode(word)}
 
 
-def _tokenize_examples(tokenizer: Tokenizer, rows, weights) -> Iterator[packing.Example]:
+def _tokenize_examples(
+    setup: Setup, stage: SFTStage, rows: RowSource
+) -> Iterator[packing.Example]:
   """The examples of good rows; a bad one, as where a template refuses a chat, is left out."""
-  num_bad = 0
-  for number, row in enumerate(rows, 1):
+  weights, bad_rows = _token_weights(setup.tokenizer, stage), BadRows(f"config.{stage.name}")
+  for i in range(len(rows)):
     try:
-      example = _tokenize_example(tokenizer, row, weights)
+      example = _tokenize_example(setup.tokenizer, rows[i], weights)
     except ValueError as error:
-      num_bad += 1
-      if num_bad <= MAX_LOGGED:
-        logging.warning("example %d left out: %s", number, error)
+      bad_rows.add(i, error)
     else:
       yield example
-  if num_bad:
-    logging.warning("%d of %d examples left out", num_bad, number)
+  bad_rows.finish(len(rows))
 
 
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:

@@ -141,7 +141,25 @@ def test_a_chat_that_the_template_refuses_is_left_out(tmp_path):
   good = {"prompt": [{"role": "user", "content": "a"}], "completion": "b"}
   bad = {"prompt": [{"role": "user", "content": "nowhere"}], "completion": "b"}
   recipe = make_recipe(examples=write_rows(tmp_path, [bad, good]))
-  assert "user a assistant b" in TOKENIZER.decode(np.asarray(first_batch(recipe).tokens)[0].tolist())
+  tokens = np.asarray(first_batch(recipe).tokens)[0].tolist()
+  assert "user a assistant b" in TOKENIZER.decode(tokens)
+
+
+def test_a_row_of_the_task_that_cannot_be_read_is_left_out_of_the_examples():
+  class Rows(list):
+    def __getitem__(self, index):
+      if index == 0:
+        raise ValueError("answer is empty")
+      return list.__getitem__(self, index)
+
+  setup = make_toy_setup(make_recipe(answer_template="{answer}"))
+  rows = Rows([{}, {"prompt": "a", "answer": "1"}])
+  setup.tasks["train"] = dataclasses.replace(setup.tasks["train"], rows=rows)
+  stage = stages_lib.make_stage(setup, setup.recipe.stages[0], tiny.random_params(), 0, None)
+  assert TOKENIZER.decode(np.asarray(next(stage.data).tokens)[0].tolist()).startswith("a 1")
+  setup.tasks["train"] = dataclasses.replace(setup.tasks["train"], rows=Rows([{}]))
+  with pytest.raises(ValueError, match="config.sft: no usable row among 1; row 0: answer is empty"):
+    stages_lib.make_stage(setup, setup.recipe.stages[0], tiny.random_params(), 0, None)
 
 
 def test_a_stage_whose_rows_are_all_too_long_is_refused():
