@@ -160,8 +160,8 @@ def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch):
   json.dumps(summary, allow_nan=False)
   assert rr.evaluate(policy, rr.from_config(config), name="tiny") == summary
   # Nothing could be scored: nulls, for JSON has no NaN.
-  monkeypatch.setattr(
-      rr.rewards.CountdownVerifier, "__call__", lambda self, prompts, *_, **__: [None] * len(prompts))
+  unscored = lambda self, prompts, *_, **__: [None] * len(prompts)
+  monkeypatch.setattr(rr.rewards.CountdownVerifier, "__call__", unscored)
   (stage,) = rr.evaluate(policy, config)["stages"]
   assert stage["evaluation"]["countdown"]["greedy"] == dict(value=None, low=0.0, high=1.0, n=0)
   assert stage["evaluation"]["countdown"]["mean"]["low"] is None

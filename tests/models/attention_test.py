@@ -61,7 +61,8 @@ def test_attention_is_softmax_attention_head_by_head(fields):
   segment_ids = jnp.array([[0, 1, 1, 1, 1], [1, 1, 2, 2, 2]])
   positions = jnp.array([[0, 0, 1, 2, 3], [0, 1, 0, 1, 2]])
   mask = masks.attention_mask(segment_ids)
-  got, (keys, values) = Attention(config).apply({"params": params}, x, layers.rope_rotations(positions, config), mask=mask)
+  rotations = layers.rope_rotations(positions, config)
+  got, (keys, values) = Attention(config).apply({"params": params}, x, rotations, mask=mask)
   np.testing.assert_allclose(
       got, _reference(config, params, np.asarray(x), positions, np.asarray(mask)), atol=2e-5)
   assert keys.shape == values.shape == (2, 5, config.num_kv_heads, config.head_dim)
@@ -72,6 +73,7 @@ def test_one_token_attends_to_itself():
   params = _params(config)
   x = jax.random.normal(jax.random.key(2), (1, 1, config.width))
   got, (_, values) = Attention(config).apply(
-      {"params": params}, x, layers.rope_rotations(jnp.array([[7]]), config), mask=jnp.ones((1, 1, 1, 1), bool))
+      {"params": params}, x, layers.rope_rotations(jnp.array([[7]]), config),
+      mask=jnp.ones((1, 1, 1, 1), bool))
   expected = np.einsum("btnh,nhd->btd", np.repeat(values, 2, axis=2), params["o"]["kernel"])
   np.testing.assert_allclose(got, expected, atol=1e-5)

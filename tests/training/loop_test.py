@@ -120,8 +120,8 @@ def test_metrics_of_every_step(uninterrupted):
 SFT_METRICS = [
     "loss/sft", "loss/total", "policy/entropy", "optim/lr", "optim/grad_norm",
     "optim/skipped_updates", "optim/skipped_in_all", "optim/skipped_in_a_row",
-    "rollout/padding_waste", "rollout/dropped_examples", "time/tokens_per_second", "system/compilations",
-    "system/peak_host_memory"]
+    "rollout/padding_waste", "rollout/dropped_examples", "time/tokens_per_second",
+    "system/compilations", "system/peak_host_memory"]
 RL_METRICS = [
     "reward/total/mean", "reward/total/std", "reward/verifier/mean", "reward/exploration/mean",
     "reward/random/mean", "reward/uniform_group_share", "reward/unscored", "reward/timeouts",
@@ -132,7 +132,8 @@ RL_METRICS = [
     "rollout/length/max", "rollout/length_wrong/mean", "rollout/truncated_fraction",
     "rollout/padding_waste", "rollout/dropped_prompts", "optim/lr",
     "optim/grad_norm", "optim/skipped_updates", "optim/skipped_in_a_row",
-    "time/tokens_per_second", "time/sampling", "time/rewards", "system/compilations", "system/peak_host_memory"]
+    "time/tokens_per_second", "time/sampling", "time/rewards", "system/compilations",
+    "system/peak_host_memory"]
 
 
 def test_names_of_metrics(uninterrupted):

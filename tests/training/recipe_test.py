@@ -25,7 +25,8 @@ def make_config():
       kind="rl", steps=5, num_prompts=8, group_size=2, min_reasoning=11,
       sampling=dict(max_new_tokens=96),
       rewards=dict(
-          verifier=dict(weight=0.9), exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens"))),
+          verifier=dict(weight=0.9),
+          exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens"))),
       ppo=dict(minibatch_size=8, epochs=3), optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(num_problems=10)
