@@ -26,6 +26,7 @@ from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.models import ModelConfig
 from rlreason.parallel import make_layout
+from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import loop
@@ -143,7 +144,9 @@ def evaluate(
       prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
   setup = Setup(recipe, policy.config, policy.tokenizer, tasks, layout, run)
   params = layout.put_state({"policy": place_policy(setup, policy.params)})
-  evaluation, _ = run(params, evaluation_key(recipe.seed) if key is None else key)
+  with WorkerPool(
+      num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout) as pool:
+    evaluation, _ = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
   return {"stages": [
       {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": evaluation}]}
 

@@ -14,7 +14,7 @@ from rlreason.data.tasks.base import Row, Task
 from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import CombinedReward, RewardSpec, answer, combine_rewards, verifier
+from rlreason.rewards import RewardSpec, answer, combine_rewards, verifier
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
@@ -84,11 +84,12 @@ def make_evaluator(
     layout: Layout, *, prompt_buckets: Sequence[int],
     reading: Reading = Reading(),
 ) -> Callable[..., tuple[Evaluation, list[dict[str, Any]]]]:
-  """Makes `evaluate(params, key, before_batch=...) -> (evaluation, samples)`.
+  """Makes `evaluate(params, key, pool=None, before_batch=...) -> (evaluation, samples)`.
 
   The evaluation has an entry for the task and, where its rows name sub-tasks (`task_name`), one for
-  each of these. The samples are the greedy completions. `before_batch` is called before each batch,
-  and may raise to leave.
+  each of these. The samples are the greedy completions. `pool` are the worker processes of the
+  verifier (None: the shared ones); `before_batch` is called before each batch, and may raise to
+  leave.
 
   Args:
     config: what is measured.
@@ -104,16 +105,14 @@ def make_evaluator(
   """
   rows = rollout_lib.FittingRows(task.rows, tokenizer, max(prompt_buckets))
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
-  reward = _make_reward(config, task.verifier, rows[0])
+  _check_columns(task.verifier, rows[0])
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
     generate = rollout_lib.make_generator(
         model, tokenizer, layout, options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)
-    return functools.partial(
-        _run, generate, functools.partial(rollout_lib.score, reward, tokenizer), rows, batch_size,
-        group_size)
+    return functools.partial(_run, generate, rows, batch_size, group_size)
 
   blocked = tuple(tuple(tuple(_token_id(tokenizer, word) for word in words) for words in pair)
                   for pair in config.blocked_words)
@@ -123,9 +122,10 @@ def make_evaluator(
     sampled = make_run(
         config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
 
-  def evaluate(params, key, before_batch=lambda: None):
-    greedy_groups = greedy(params, key, before_batch)
-    sampled_groups = sampled(params, key, before_batch) if sampled else [[] for _ in rows]
+  def evaluate(params, key, pool=None, before_batch=lambda: None):
+    score = _make_score(config, task.verifier, tokenizer, pool)
+    greedy_groups = greedy(score, params, key, before_batch)
+    sampled_groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
       found = _greedy_metrics([greedy_groups[i][0] for i in places], tokenizer, reading)
@@ -140,18 +140,22 @@ def make_evaluator(
   return evaluate
 
 
-def _make_reward(config: EvaluationConfig, name: str, row: Row) -> CombinedReward:
-  reward = combine_rewards(
-      [RewardSpec(name="verifier", options={"which_box": config.which_box})], verifier=name)
+def _check_columns(name: str, row: Row):
   missing = verifier.columns(name) - row.keys()
   if missing:
     raise ValueError(
         f"verifier {name!r}: needs the columns {sorted(missing)} in each row. Got: {sorted(row)}")
-  return reward
+
+
+def _make_score(config: EvaluationConfig, verifier_name: str, tokenizer, pool):
+  reward = combine_rewards(
+      [RewardSpec(name="verifier", options={"which_box": config.which_box})],
+      verifier=verifier_name, pool=pool)
+  return functools.partial(rollout_lib.score, reward, tokenizer)
 
 
 def _run(
-    generate, score, rows, batch_size: int, group_size: int, params: Params, key: Key,
+    generate, rows, batch_size: int, group_size: int, score, params: Params, key: Key,
     before_batch: Callable[[], None],
 ):
   """(text, verifier's score, length, truncated) of each completion, a list per row."""

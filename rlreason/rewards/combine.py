@@ -196,11 +196,7 @@ def _make_verifier(
 ) -> RewardFunction:
   if callable(verifier):
     return functools.partial(_call_with_options, verifier, options)
-  if verifier not in verifiers.VERIFIERS:
-    raise ValueError(
-        f"verifier must be one of {sorted(verifiers.VERIFIERS)} or a function. Got: {verifier!r}"
-    )
-  make = verifiers.VERIFIERS[verifier]
+  make = verifiers.find(verifier)
   _check_options("verifier", options, make)
   if "pool" in inspect.signature(make).parameters:
     options.setdefault("pool", pool)

@@ -83,9 +83,20 @@ def verify(
 VERIFIERS = {"math": MathVerifier, "countdown": countdown.CountdownVerifier}
 
 
+def find(name: str) -> type:
+  """The verifier called `name`.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in VERIFIERS:
+    raise ValueError(f"verifier must be one of {sorted(VERIFIERS)} or a function. Got: {name!r}")
+  return VERIFIERS[name]
+
+
 def columns(name: str) -> set[str]:
   """The columns that the rows of a task with the verifier `name` must have."""
-  parameters = inspect.signature(VERIFIERS[name].__call__).parameters.values()
+  parameters = inspect.signature(find(name).__call__).parameters.values()
   return {parameter.name for parameter in parameters
           if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty}
 

@@ -188,7 +188,7 @@ class _Run:
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
     params = self.setup.layout.put_state({"policy": place_policy(self.setup, policy)})
     key = evaluation_key(self.setup.recipe.seed)
-    evaluation, samples = self.setup.evaluate(params, key, self._leave_if_asked)
+    evaluation, samples = self.setup.evaluate(params, key, self.pool, self._leave_if_asked)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
     flat = {f"eval/{task}/{metric}": estimate["value"]
             for task, estimates in evaluation.items() for metric, estimate in estimates.items()}

@@ -10,6 +10,7 @@ from rlreason.evaluation import evaluator
 from rlreason.evaluation.behaviours import Behaviours
 from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
 from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.rewards import WorkerPool
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 from tests.algorithms import tiny
@@ -57,11 +58,11 @@ def make_rollout(tokenizer, texts):
       truncated=np.array(["<eos>" not in text for text in texts]))
 
 
-def evaluate(config=CONFIG, rows=ROWS, **settings):
+def evaluate(config=CONFIG, rows=ROWS, pool=None, **settings):
   run = make_evaluator(
       config, Task(name="toy", rows=rows, verifier="math"), tiny.MODEL, TOKENIZER,
       make_layout(ParallelConfig(data=2)), prompt_buckets=(4,), **settings)
-  return run(SAMPLED, jax.random.key(0))
+  return run(SAMPLED, jax.random.key(0), pool)
 
 
 def values(estimates):
@@ -111,6 +112,14 @@ def test_without_a_box_the_last_number_may_count(monkeypatch):
   evaluation, _ = evaluate()
   assert evaluation["toy"]["greedy"]["value"] == 3 / 5
   assert evaluation["toy"]["greedy_unboxed"]["value"] == 4 / 5
+
+
+def test_answers_are_compared_within_the_limits_of_the_pool_given():
+  with WorkerPool(num_workers=1, timeout_seconds=20) as pool:
+    evaluation, _ = evaluate(
+        EvaluationConfig(num_problems=2, max_new_tokens=8, num_samples=0),
+        [row | {"answer": "\\sqrt{1}"} for row in ROWS], pool)
+    assert evaluation["toy"]["greedy"]["value"] == 1.0 and pool.counts.requests > 0
 
 
 def test_sub_tasks_have_entries_of_their_own():
