@@ -126,16 +126,21 @@ def _train(values: flags.FlagValues, overrides: Overrides):
 def _evaluate(values: flags.FlagValues, overrides: Overrides):
   config = load_config(values.config, overrides)
   from rlreason import api
+  from rlreason.parallel import make_layout
   from rlreason.training import progress, recipe as recipe_lib
 
   recipe = recipe_lib.from_config(config)
+  make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
+  output = values.output and pathlib.Path(values.output)
+  if output:  # found out now, not after minutes of work
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+      raise UsageError(f"--output: {values.output!r} cannot be written")
   policy = api.load(values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype)
   name = pathlib.Path(values.model).name
   summary = api.evaluate(policy, recipe, split=values.split, name=name)
   places = {"model": values.model}
-  if values.output:
-    output = pathlib.Path(values.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+  if output:
     output.write_text(json.dumps(summary, indent=2) + "\n")
     places["results"] = values.output
   progress.print_summary(summary, places)

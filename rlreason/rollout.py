@@ -30,6 +30,7 @@ class Scored(NamedTuple):
   totals: np.ndarray  # f32[B]; 0 where not scored
   is_scored: np.ndarray  # bool[B]
   lengths: np.ndarray  # i32[B] generated tokens
+  reasoning_lengths: np.ndarray  # i32[B] of them, before the first box
 
 
 def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
@@ -147,16 +148,18 @@ def score(
   repeated = [row for row in rows for _ in range(group_size)]
   columns = {name: [row[name] for row in repeated] for name in rows[0]}
   prompts = columns.pop("prompt")
-  columns["reasoning_tokens"] = [
+  reasoning_lengths = [
       reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
+  columns["reasoning_tokens"] = reasoning_lengths
   columns["truncated"] = rollout.truncated.tolist()
   result = reward(prompts, completions, **columns)
   return Scored(
       completions=completions, rewards=result,
       totals=np.array([total or 0.0 for total in result.total], np.float32),
       is_scored=np.array([total is not None for total in result.total]),
-      lengths=rollout.completion_mask.sum(axis=1).astype(np.int32))
+      lengths=rollout.completion_mask.sum(axis=1).astype(np.int32),
+      reasoning_lengths=np.array(reasoning_lengths, np.int32))
 
 
 def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:

@@ -310,6 +310,12 @@ def test_sample_tells_what_does_not_fit(capsys, model_folder):
   assert code == main.EXIT_USER and "hello" in err
 
 
+def test_evaluate_refuses_an_output_that_cannot_be_written(capsys, model_folder, tmp_path):
+  code, _, err = run_main(
+      capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}", f"--output={tmp_path}")
+  assert code == main.EXIT_USER and "--output" in err and "cannot be written" in err
+
+
 def test_convert_keeps_the_model(capsys, model_folder, tmp_path):
   code, out, _ = run_main(
       capsys, "convert", f"--source={model_folder}", f"--destination={tmp_path / 'copy'}")
@@ -353,7 +359,8 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": ""}
   for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
     environment.pop(name, None)
-  command = ["train", f"--config={CONFIG}", f"--workdir={workdir}"]
+  devices = ["--config.parallel.cpu_devices=2", "--config.parallel.data=2"]
+  command = ["train", f"--config={CONFIG}", f"--workdir={workdir}", *devices]
 
   process = start(environment, *command)
   deadline = time.monotonic() + 500
@@ -393,7 +400,7 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   # The model alone gives what the run measured with it.
   output = tmp_path / "evaluation.json"
   process = start(environment, "evaluate", f"--config={CONFIG}", f"--model={workdir}/models/rl",
-                  f"--output={output}")
+                  f"--output={output}", *devices)
   _, err = process.communicate()
   assert process.returncode == 0, err
   (stage,) = json.loads(output.read_text())["stages"]

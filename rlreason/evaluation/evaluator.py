@@ -3,8 +3,9 @@
 from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import functools
+import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -79,6 +80,20 @@ class EvaluationConfig:
 Evaluation = dict[str, dict[str, metrics.Estimate]]  # task -> metric -> estimate
 
 
+class _Solution(NamedTuple):
+  """One completion of one problem, scored."""
+
+  text: str
+  score: float | None  # the verifier's
+  length: int  # generated tokens
+  reasoning_length: int  # of them, before the first box
+  truncated: bool
+
+  @property
+  def is_right(self) -> bool | None:
+    return None if self.score is None else self.score >= 1.0
+
+
 def make_evaluator(
     config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
     layout: Layout, *, prompt_buckets: Sequence[int],
@@ -114,8 +129,7 @@ def make_evaluator(
         prompt_buckets=prompt_buckets)
     return functools.partial(_run, generate, rows, batch_size, group_size)
 
-  blocked = tuple(tuple(tuple(_token_id(tokenizer, word) for word in words) for words in pair)
-                  for pair in config.blocked_words)
+  blocked = _blocked_bigrams(config, tokenizer)
   greedy = make_run(config.options(is_greedy=True, blocked_bigrams=blocked), 1)
   sampled = None
   if config.num_samples:
@@ -124,18 +138,20 @@ def make_evaluator(
 
   def evaluate(params, key, pool=None, before_batch=lambda: None):
     score = _make_score(config, task.verifier, tokenizer, pool)
-    greedy_groups = greedy(score, params, key, before_batch)
-    sampled_groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
+    firsts = [group[0] for group in greedy(score, params, key, before_batch)]
+    groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
-      found = _greedy_metrics([greedy_groups[i][0] for i in places], tokenizer, reading)
+      take = lambda values, places=places: [values[i] for i in places]
+      found = _greedy_metrics(take(firsts), reading)
+      found["unscored_fraction"] = metrics.proportion(
+          [solution.score is None for solution in itertools.chain(take(firsts), *take(groups))])
       if task.verifier == "math":
-        found["greedy_unboxed"] = _unboxed_accuracy(
-            [rows[i] for i in places], [greedy_groups[i][0] for i in places])
+        found["greedy_unboxed"] = _unboxed_accuracy(take(rows), take(firsts))
       if sampled:
-        found |= _sampled_metrics([sampled_groups[i] for i in places], config, reading)
+        found |= _sampled_metrics(take(groups), config, reading)
       evaluation[name] = {metric: _without_nan(estimate) for metric, estimate in found.items()}
-    return evaluation, [_sample(row, group[0]) for row, group in zip(rows, greedy_groups)]
+    return evaluation, list(map(_sample, rows, firsts))
 
   return evaluate
 
@@ -158,8 +174,8 @@ def _run(
     generate, rows, batch_size: int, group_size: int, score, params: Params, key: Key,
     before_batch: Callable[[], None],
 ):
-  """(text, verifier's score, length, truncated) of each completion, a list per row."""
-  parts = []
+  """A list of `_Solution` per row."""
+  solutions = []
   for start in range(0, len(rows), batch_size):
     before_batch()
     batch = rows[start:start + batch_size]
@@ -167,9 +183,16 @@ def _run(
     rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
     rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
     scored = score(batch, rollout)
-    parts += zip(scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
-                 rollout.truncated.tolist(), strict=True)
-  return [parts[i:i + group_size] for i in range(0, len(parts), group_size)]
+    solutions += map(
+        _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
+        scored.reasoning_lengths.tolist(), rollout.truncated.tolist())
+  return [solutions[i:i + group_size] for i in range(0, len(solutions), group_size)]
+
+
+def _blocked_bigrams(config: EvaluationConfig, tokenizer: Tokenizer) -> tuple:
+  """The pairs of `blocked_words`, as token ids."""
+  return tuple(tuple(tuple(_token_id(tokenizer, word) for word in words) for words in pair)
+               for pair in config.blocked_words)
 
 
 def _token_id(tokenizer: Tokenizer, word: str) -> int:
@@ -189,38 +212,38 @@ def _task_places(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
   return places
 
 
-def _greedy_metrics(parts, tokenizer, reading) -> dict[str, metrics.Estimate]:
-  counted = [reading.count_behaviours(text) for text, _, _, _ in parts]
+def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Estimate]:
+  counted = [reading.count_behaviours(solution.text) for solution in solutions]
   return {
-      "greedy": metrics.proportion([_is_right(score) for _, score, _, _ in parts]),
-      "reasoning_length": metrics.mean([
-          len(tokenizer.encode(answer.text_before_box(text))) for text, _, _, _ in parts]),
-      "length": metrics.mean([length for _, _, length, _ in parts]),
+      "greedy": metrics.proportion([solution.is_right for solution in solutions]),
+      "reasoning_length": metrics.mean([solution.reasoning_length for solution in solutions]),
+      "length": metrics.mean([solution.length for solution in solutions]),
       "backtracks": metrics.mean([count.going_back for count in counted]),
       "checks": metrics.mean([count.checking for count in counted]),
-      "truncated_fraction": metrics.proportion([truncated for _, _, _, truncated in parts]),
+      "truncated_fraction": metrics.proportion([solution.truncated for solution in solutions]),
       "boxed_fraction": metrics.proportion(
-          [answer.extract_answer(text) is not None for text, _, _, _ in parts]),
+          [answer.extract_answer(solution.text) is not None for solution in solutions]),
   }
 
 
-def _unboxed_accuracy(rows, parts) -> metrics.Estimate:
+def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:
   """Greedy accuracy with the last number as the answer of a completion that boxes nothing.
 
   What a model can do before it has learned the format; `greedy` counts such a completion as wrong.
   """
-  verdicts = [_is_right(score) for _, score, _, _ in parts]
-  for place, (text, _, _, _) in enumerate(parts):
-    number = None if answer.find_box(text) else answer.last_number(text)
+  verdicts = [solution.is_right for solution in solutions]
+  for place, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
+    number = None if answer.find_box(solution.text) else answer.last_number(solution.text)
     if number is not None:
-      verdicts[place] = verifier.match_text(str(rows[place]["answer"]), number)
+      verdicts[place] = verifier.match_text(verifier.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 
-def _sampled_metrics(groups, config, reading) -> dict[str, metrics.Estimate]:
+def _sampled_metrics(groups: list[list[_Solution]], config, reading) -> dict[str, metrics.Estimate]:
   k = config.num_samples
-  correct = [[_is_right(score) for _, score, _, _ in group] for group in groups]
-  answers = [[reading.vote(text, config.which_box) for text, _, _, _ in group] for group in groups]
+  correct = [[solution.is_right for solution in group] for group in groups]
+  answers = [[reading.vote(solution.text, config.which_box) for solution in group]
+             for group in groups]
   return {
       "mean": metrics.mean([
           float(np.mean(known)) for row in correct
@@ -235,11 +258,7 @@ def _without_nan(estimate: metrics.Estimate) -> metrics.Estimate:
   return {name: None if math.isnan(number) else number for name, number in estimate.items()}
 
 
-def _is_right(score: float | None) -> bool | None:
-  return None if score is None else score >= 1.0
-
-
-def _sample(row: Row, part: tuple) -> dict[str, Any]:
-  text, score, length, truncated = part
-  return {"prompt": row["prompt"], "completion": text, "answer": row["answer"],
-          "rewards": {"verifier": score}, "length": length, "truncated": truncated}
+def _sample(row: Row, solution: _Solution) -> dict[str, Any]:
+  return {"prompt": row["prompt"], "completion": solution.text, "answer": row["answer"],
+          "rewards": {"verifier": solution.score}, "length": solution.length,
+          "truncated": solution.truncated}

@@ -60,7 +60,7 @@ class MathVerifier:
       1.0, 0.0 or `no_box_score` for each row; None where the comparison hung, crashed, recursed too
       deeply or ran out of memory (counted in the pool's `counts`).
     """
-    golds = [_gold_text(gold) for gold in answer]
+    golds = [gold_text(gold) for gold in answer]
     found = [
         answers.extract_answer(text, which_box=self.which_box, answer_tags=self.answer_tags)
         for text in completions
@@ -146,7 +146,8 @@ def _exact_value(normalized: str) -> Fraction | None:
   return answers.exact_number(normalized)
 
 
-def _gold_text(gold: Any) -> str:
+def gold_text(gold: Any) -> str:
+  """The text of a gold answer, taken out of its box where it is in one."""
   if gold is None:
     raise ValueError("the column 'answer' must hold an answer in every row. Got: None")
   box = answers.find_box(str(gold))

@@ -10,7 +10,7 @@ from rlreason.evaluation import evaluator
 from rlreason.evaluation.behaviours import Behaviours
 from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
 from rlreason.parallel import ParallelConfig, make_layout
-from rlreason.rewards import WorkerPool
+from rlreason.rewards import WorkerPool, verifier
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 from tests.algorithms import tiny
@@ -75,7 +75,8 @@ def test_hand_worked(calls):
   evaluation, samples = evaluate(reading=reading)
   assert list(evaluation) == ["toy"]
   assert values(evaluation["toy"]) == pytest.approx({
-      "greedy": 3 / 5, "greedy_unboxed": 3 / 5, "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5,
+      "greedy": 3 / 5, "greedy_unboxed": 3 / 5, "unscored_fraction": 0.0,
+      "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5,
       "length": (5 + 4 + 4 + 3 + 6) / 5,
       "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
       "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
@@ -97,6 +98,16 @@ def test_hand_worked(calls):
   assert options[1].temperature == 0.0 and options[3].temperature == 1.0
   keys = {tuple(np.asarray(jax.random.key_data(key))) for _, size, _, key in calls if size == 3}
   assert len(keys) == 3  # a key of its own for each batch
+
+
+def test_what_could_not_be_scored_is_counted(monkeypatch):
+  unscored = lambda self, prompts, completions, **_: [
+      None if "2" in text else 1.0 for text in completions]
+  monkeypatch.setattr(verifier.MathVerifier, "__call__", unscored)
+  evaluation, _ = evaluate(rows=ROWS[:2])
+  # Of 2 greedy and 6 sampled completions three hold a 2.
+  assert evaluation["toy"]["unscored_fraction"]["value"] == 3 / 8
+  assert evaluation["toy"]["unscored_fraction"]["n"] == 8
 
 
 def test_greedy_only():

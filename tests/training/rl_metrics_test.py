@@ -17,7 +17,7 @@ def make_scored(totals, lengths, verdicts=None, counts=None):
       rewards=RewardResult(totals, parts, counts or {"unscored": totals.count(None)}),
       totals=np.array([total or 0.0 for total in totals], np.float32),
       is_scored=np.array([total is not None for total in totals]),
-      lengths=np.array(lengths, np.int32))
+      lengths=np.array(lengths, np.int32), reasoning_lengths=np.array(lengths, np.int32))
 
 
 def make_rollout(lengths, truncated=None):
