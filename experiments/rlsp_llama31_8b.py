@@ -54,7 +54,9 @@ def get_config():
           epochs=1, minibatch_size=128, micro_batch_size=16, discount=1.0, gae_lambda=0.95,
           clip_low=0.2, clip_high=0.2, value_clip=0.2, value_coef=1.0, kl_coef=0.05,
           whiten_advantages=True, aggregation="sequence-mean", critic="separate",
-          critic_warmup_steps=4),
+          critic_warmup_steps=4,
+          # In bf16 the sampler's log-probs differ from the trainer's by more than an update does.
+          recompute_log_probs=True),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer  # the same object: an override reaches both
   config.evaluation = dict(

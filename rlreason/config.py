@@ -11,7 +11,9 @@ themselves, which stand beside the code they configure.
 from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
+import functools
 import importlib.util
+import inspect
 import numbers
 import os
 import types
@@ -72,7 +74,8 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: the file is not Python, or has no function `get_config`.
+    ValueError: the file is not Python, has no function `get_config`, or one without a parameter
+      where an argument is given.
   """
   file, _, argument = (path, "", "") if os.path.exists(path) else path.rpartition(":")
   file = file or path
@@ -88,30 +91,39 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
   spec.loader.exec_module(module)
   if not callable(vars(module).get("get_config")):
     raise ValueError(f"config file {file!r} has no function get_config()")
+  if argument and not inspect.signature(module.get_config).parameters:
+    raise ValueError(
+        f"config file {file!r} takes no argument after a colon, got {argument!r}: its get_config() "
+        "has no parameter")
   config = module.get_config(argument) if argument else module.get_config()
   if not _is_mapping(config):
     raise ValueError(f"get_config() of {file!r} must return a ConfigDict, got {_show(config)}")
   return ml_collections.ConfigDict(config)
 
 
-def to_dict(config: Any) -> Any:
+def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
   """Turns a config (dataclass, ConfigDict or dict) into plain JSON values.
 
   Tuples become lists and functions `module:name`, so that two configs are equal when their JSON is.
 
+  Args:
+    config: of those, or a value in one.
+    keep_functions: leaves functions as they are, for `build`.
+
   Raises:
     ValueError: a value has no JSON form.
   """
+  inner = functools.partial(to_dict, keep_functions=keep_functions)
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
-    return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {f.name: inner(getattr(config, f.name)) for f in dataclasses.fields(config)}
   if _is_mapping(config):
-    return {str(name): to_dict(config[name]) for name in config}
+    return {str(name): inner(config[name]) for name in config}
   if isinstance(config, (list, tuple)):
-    return [to_dict(value) for value in config]
+    return [inner(value) for value in config]
   if config is None or isinstance(config, (bool, int, float, str)):
     return config
   if callable(config):
-    return f"{config.__module__}:{config.__qualname__}"
+    return config if keep_functions else f"{config.__module__}:{config.__qualname__}"
   raise ValueError(f"a config holds plain values, functions and dataclasses, got {_show(config)}")
 
 

@@ -212,6 +212,8 @@ def test_load_config_file_errors(tmp_path):
   file.write_text("def get_config():\n  return 3\n")
   with pytest.raises(ValueError, match="must return a ConfigDict, got 3"):
     config_lib.load_config_file(str(file))
+  with pytest.raises(ValueError, match="takes no argument after a colon, got 'large'"):
+    config_lib.load_config_file(f"{file}:large")
   text = tmp_path / "config.yaml"
   text.write_text("a: 1\n")
   with pytest.raises(ValueError, match="must be a Python file"):

@@ -282,9 +282,12 @@ def _loss(spec: _Spec, params: Params, micro_batch, kl_coef: jax.Array, policy_o
   }
   tokens = jnp.sum(mask.astype(jnp.float32))
   metrics = {name: (masks.masked_sum(x, mask), tokens) for name, x in averaged.items()}
+  # This part's share of the minibatch, so that the parts of a loss add up to `loss/total`.
+  share = jnp.sum(weights)
+  if config.aggregation == "constant":
+    share = jnp.sum(jnp.max(weights, axis=-1)) * config.constant_length
   for name in per_token.keys() - {"entropy"}:
-    metrics[f"loss/{name}"] = (
-        masks.masked_sum(per_token[name] * weights, mask), jnp.sum(weights))
+    metrics[f"loss/{name}"] = (masks.masked_sum(per_token[name] * weights, mask), share)
   return loss, (loss, metrics)
 
 

@@ -18,7 +18,7 @@ from rlreason.rewards import answer
 # "Wait, let me try another way" counts once.
 BACK_PATTERNS = (
     # Not in "they wait for an hour": only at the start of a clause.
-    r"(?:^|[.!?,;:\n(]\s*|\b(?:but|no|oh)\s+)wait\b[^.!?\n]{0,60}",
+    r"(?:^|[.!?,;:\n(][ \t]{0,8}|\b(?:but|no|oh)\s+)wait\b[^.!?\n]{0,60}",
     r"\b(?:hmm+|oops|hold on|scratch that)\b[^.!?\n]{0,60}",
     r"\bactually\s*,[^.!?\n]{0,60}",
     r"\b(?:go|going|went|step|stepping)\s+back\b",

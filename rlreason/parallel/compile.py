@@ -32,6 +32,7 @@ class Layout(NamedTuple):
   """How arrays and programs are placed. Row trees have the rows on axis 0, as on one device."""
 
   num_shards: int  # the number of rows must be a multiple of it
+  num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
   put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
   put_state: Callable[[Any], Any]  # train state -> placed
   get_state: Callable[[Any], Any]  # placed train state -> one copy
@@ -119,8 +120,8 @@ def _jit_layout(config: ParallelConfig) -> Layout:
         donate_argnums=0, out_shardings=(shardings, everywhere))
 
   return Layout(
-      num_shards=num_shards, put_params=put_params, put_state=put_state, get_state=lambda s: s,
-      put_rows=put_rows, get_rows=jax.device_get,
+      num_shards=num_shards, num_replicas=1, put_params=put_params, put_state=put_state,
+      get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
       compile_rows=lambda fn: jit(in_mesh(fn), out_shardings=rows),
       compile_whole=lambda fn: jit(in_mesh(fn), out_shardings=(rows, everywhere)),
       compile_update=compile_update)
@@ -192,7 +193,8 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
     return whole
 
   return Layout(
-      num_shards=count, put_params=lambda params, boxed: jax.device_put(params, devices[0]),
+      num_shards=count, num_replicas=count,
+      put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
       get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
       compile_rows=lambda fn: jax.pmap(

@@ -6,6 +6,7 @@ Not here: the decision whether two answers are equal (`verifier.py`).
 """
 
 from fractions import Fraction
+import math
 import re
 import typing
 from typing import Literal, NamedTuple
@@ -54,6 +55,12 @@ def check_which_box(which_box: str) -> None:
   """Raises ValueError unless it is one of `WhichBox`."""
   if which_box not in typing.get_args(WhichBox):
     raise ValueError(f"which_box must be 'first' or 'last'. Got: {which_box!r}")
+
+
+def check_no_box_score(score: float) -> None:
+  """Raises ValueError unless no answer is at best as good as a wrong one, which scores 0."""
+  if not -math.inf < score <= 0:
+    raise ValueError(f"no_box_score must be at most 0, the score of a wrong answer. Got: {score!r}")
 
 
 def find_box(text: str, which_box: WhichBox = "last") -> Box | None:

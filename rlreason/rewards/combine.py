@@ -11,7 +11,11 @@ import functools
 import importlib
 import inspect
 import math
-from typing import Any, NamedTuple
+import numbers
+import typing
+from typing import Any, Literal, NamedTuple
+
+from absl import logging
 
 from rlreason.rewards import control
 from rlreason.rewards import exploration
@@ -30,6 +34,7 @@ BUILT_IN = {  # beside "verifier", which the task chooses
     "random": control.random_reward,
 }
 _NAMES = ("verifier", *BUILT_IN)
+_MAX_LOGGED = 5  # failures of reward functions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,8 @@ class RewardSpec:
             f"reward {self.name!r}: function must be 'package.module:function'."
             f" Got: {self.function!r}"
         )
+    if self.function is None and self.name in BUILT_IN:
+      _check_built_in(self.name, self.options)
 
 
 class RewardResult(NamedTuple):
@@ -101,7 +108,8 @@ def combine_rewards(
     clip_range: of the total; [-10, 10] in RLSP.
 
   Raises:
-    ValueError: no or repeated names, an unknown verifier or option, or an empty clip range.
+    ValueError: no or repeated names, an unknown verifier, an option that is unknown or out of
+      range, or an empty clip range.
   """
   names = [spec.name for spec in specs]
   if not names or len(set(names)) != len(names):
@@ -138,8 +146,9 @@ class CombinedReward:
         reward wants. Columns called `prompts`, `completions` or `self` are left out.
 
     Raises:
-      ValueError: a column or a reward function's result has another length than B, or a reward is
-        neither None nor a finite number; the reward is named.
+      ValueError: a column or a reward function's result has another length than B, a reward is
+        neither None nor a finite number, or a function of the config raised on every row; the
+        reward is named.
     """
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
@@ -187,7 +196,6 @@ def _make_function(
   if spec.name == "verifier":
     return _make_verifier(verifier, options, pool)
   function = BUILT_IN[spec.name]
-  _check_options(spec.name, options, function)
   return functools.partial(_call_built_in, function, options, _option_names(function))
 
 
@@ -220,6 +228,14 @@ def _option_names(function: Callable[..., Any]) -> set[str]:
           if parameter.kind == parameter.KEYWORD_ONLY and parameter.name not in ROLLOUT_COLUMNS}
 
 
+def _check_built_in(name: str, options: Mapping[str, Any]) -> None:
+  _check_options(name, options, BUILT_IN[name])
+  try:  # on nothing: it checks the range of its options itself
+    BUILT_IN[name]([], [], **options, **{column: [] for column in ROLLOUT_COLUMNS})
+  except ValueError as error:
+    raise ValueError(f"reward {name!r}: {error}") from error
+
+
 def _check_options(name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
   """Built-in rewards take any column, so that a misspelt option would pass without a word."""
   parameters = inspect.signature(function).parameters.values()
@@ -234,6 +250,19 @@ def _check_options(name: str, options: Mapping[str, Any], function: Callable[...
         f"reward {name!r}: options must be of {sorted(allowed)}, with {sorted(required)}."
         f" Got: {sorted(options)}"
     )
+  hints = typing.get_type_hints(function)
+  for option, value in options.items():
+    _check_option(f"reward {name!r}: {option}", value, hints[option])
+
+
+def _check_option(where: str, value: Any, hint: Any) -> None:
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  if hint in (int, float) and not is_number:
+    raise ValueError(f"{where} must be a number. Got: {value!r}")
+  if hint is bool and not isinstance(value, bool):
+    raise ValueError(f"{where} must be True or False. Got: {value!r}")
+  if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+    raise ValueError(f"{where} must be one of {typing.get_args(hint)}. Got: {value!r}")
 
 
 def _make_pool_function(
@@ -251,9 +280,22 @@ def _make_pool_function(
         )
         for row in range(len(completions))
     ]
-    return [reply.value for reply in pool.map(target, requests)]
+    replies = pool.map(target, requests)
+    _report_errors(target, [reply.message for reply in replies if reply.failure == "error"],
+                   len(replies))
+    return [reply.value for reply in replies]
 
   return score
+
+
+def _report_errors(target: str, errors: list[str], count: int):
+  """Shows what a function raised, and gives up on one that fails on all completions."""
+  if errors and len(errors) == count:
+    raise ValueError(f"reward function {target!r} failed on all {count} completions: {errors[0]}")
+  if errors:
+    logging.log_first_n(
+        logging.WARNING, "reward function %r failed on %d of %d completions: %s", _MAX_LOGGED,
+        target, len(errors), count, errors[0])
 
 
 def _check_importable(target: str):
@@ -271,7 +313,9 @@ def _call_judge(function, prompts, completions, columns) -> tuple[list[float], i
   """The judge's scores, and how many of them had to be replaced."""
   try:
     scores = list(function(prompts, completions, **columns))
-  except Exception:  # a judge asks a service that can fail in any way; a run must survive that
+  except Exception as error:  # it asks a service that can fail in any way; a run survives that
+    logging.log_first_n(
+        logging.WARNING, "a judge failed, and its scores are replaced: %r", _MAX_LOGGED, error)
     scores = []
   cleaned = exploration.clean_judge_scores(scores, len(completions))
   if len(scores) != len(cleaned):

@@ -117,7 +117,7 @@ class CountdownVerifier:
 
   Attributes:
     which_box: "last" or "first" `\boxed{}` of the completion.
-    no_box_score: score of a completion without a box; RLSP: -0.5 with which_box="first".
+    no_box_score: score, at most 0, of a completion without a box; RLSP: -0.5, and the first box.
   """
 
   which_box: answers.WhichBox = "last"
@@ -125,6 +125,7 @@ class CountdownVerifier:
 
   def __post_init__(self):
     answers.check_which_box(self.which_box)
+    answers.check_no_box_score(self.no_box_score)
 
   def __call__(
       self, prompts: list[Any], completions: list[str], *, numbers: list[list[int]],

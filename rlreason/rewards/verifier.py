@@ -37,7 +37,7 @@ class MathVerifier:
 
   Attributes:
     which_box: "last" or "first" `\boxed{}` of the completion.
-    no_box_score: score of a completion without an answer.
+    no_box_score: score, at most 0, of a completion without an answer.
     answer_tags: look for the answer in the last `<answer>...</answer>`, boxed or not.
     pool: processes for symbolic comparison; None for the shared `pool.default_pool()`.
   """
@@ -49,6 +49,7 @@ class MathVerifier:
 
   def __post_init__(self):
     answers.check_which_box(self.which_box)
+    answers.check_no_box_score(self.no_box_score)
 
   def __call__(
       self, prompts: list[Any], completions: list[str], *, answer: list[Any],

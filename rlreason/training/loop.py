@@ -63,11 +63,12 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
     summary = run.go(policy)
   (run.workdir / "summary.json").write_text(json.dumps(summary, indent=2))
   report = report_lib.make_report(run.workdir)
-  last = recipe.stages[-1].name if recipe.stages else "start"
-  progress_lib.print_summary(summary, {
-      "model": str(run.workdir / "models" / last), "checkpoints": str(run.checkpoints.folder),
-      "metrics": str(run.workdir / "metrics.jsonl"), "samples": str(run.workdir / "samples.jsonl"),
-      "plots": str(run.workdir / "plots"), "report": str(report)})
+  places = {
+      "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
+      "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
+  if recipe.stages:
+    places = {"model": run.workdir / "models" / recipe.stages[-1].name, **places}
+  progress_lib.print_summary(summary, {name: str(place) for name, place in places.items()})
   return summary
 
 
@@ -134,13 +135,15 @@ class _Run:
         self._write(stage, *pending)  # of the step before, while the device works on this one
       pending = (step, output)
       is_last = step + 1 == stage.steps
-      if self.stop.is_set() or (step + 1) % recipe.checkpoint.every_steps == 0 or is_last:
+      is_asked = self.stop.is_set()  # read once: a signal may come between any two lines
+      if is_asked or (step + 1) % recipe.checkpoint.every_steps == 0 or is_last:
         self._write(stage, *pending)
         pending = None
         # While updates are being skipped, an earlier and good checkpoint must not make room.
-        if self.stop.is_set() or is_last or not self.is_skipping:
+        if is_asked or is_last or not self.is_skipping:
           self._save(state, stage)
-        self._leave_if_asked()
+        if is_asked:
+          self._leave_if_asked()
     if not stage.steps:
       self._save(state, stage)
     policy = self.setup.layout.get_state(state.params["policy"])

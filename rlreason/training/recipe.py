@@ -92,6 +92,15 @@ class SFTStage:
       raise ValueError(
           f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
           f"batch_size={self.batch_size}, or 0")
+    if self.answer_template and self.examples:
+      raise ValueError("answer_template: got one beside examples, allowed: one of the two")
+    if self.answer_template and "{answer}" not in self.answer_template:
+      raise ValueError(
+          f"answer_template: got {self.answer_template!r}, allowed: text with {{answer}} in it")
+    if "\\boxed{answer}" in self.answer_template:
+      raise ValueError(
+          "answer_template: got \\boxed{answer}, allowed: \\boxed{{answer}} (the inner braces are "
+          "the placeholder's)")
     for word, weight in self.token_weights.items():
       if not 0 <= weight < math.inf:
         raise ValueError(f"token_weights.{word}: got {weight}, allowed: 0 or more, finite")
@@ -223,7 +232,7 @@ def from_config(config: Any) -> Recipe:
   Raises:
     ValueError: a field is unknown, missing or out of range; names it.
   """
-  fields = dict(config_lib.to_dict(config))
+  fields = dict(config_lib.to_dict(config, keep_functions=True))
   names = fields.get("stages")
   if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
     raise ValueError(f"config.stages: got {names!r}, allowed: names of stages, e.g. ('sft', 'rl')")
@@ -257,11 +266,17 @@ def _stage_fields(name: str, section: Any) -> dict[str, Any]:
   section = dict(section) | {"name": name}
   rewards = section.get("rewards")
   if isinstance(rewards, Mapping):
-    for part, spec in rewards.items():
-      _check_mapping(spec, f"config.{name}.rewards.{part}")
     section["rewards"] = tuple(
-        dict(spec) | {"name": part} for part, spec in rewards.items() if spec.get("function") != "")
+        built for part, spec in rewards.items()
+        if (built := _reward(part, spec, f"config.{name}.rewards.{part}")) is not None)
   return section
+
+
+def _reward(name: str, spec: Any, where: str) -> RewardSpec | None:
+  _check_mapping(spec, where)
+  if spec.get("function") == "":
+    return None
+  return config_lib.build(RewardSpec, dict(spec) | {"name": name}, where)
 
 
 def _check_mapping(value: Any, where: str):

@@ -56,19 +56,22 @@ def check_stages(setup: Setup):
       if isinstance(stage, SFTStage):
         _token_weights(setup.tokenizer, stage)
         _check_examples(setup, stage)
-        _check_shards(setup, "batch_size", stage.batch_size)
+        _check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
+        _check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
       else:
-        _check_shards(setup, "num_prompts", stage.num_prompts)
+        _check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+        _check_rows("ppo.minibatch_size", stage.ppo.minibatch_size, setup.layout.num_replicas)
+        _check_rows("ppo.micro_batch_size", stage.ppo.micro_batch_size, setup.layout.num_replicas)
         _make_reward(setup, stage, None)
     except ValueError as error:
       raise ValueError(f"config.{stage.name}: {error}") from error
 
 
-def _check_shards(setup: Setup, name: str, rows: int):
-  if rows % setup.layout.num_shards:
+def _check_rows(name: str, rows: int, count: int):
+  if rows % count:
     raise ValueError(
-        f"{name}: got {rows}, allowed: a multiple of {setup.layout.num_shards}, the number of "
-        "devices that split the rows")
+        f"{name}: got {rows}, allowed: a multiple of {count}, the number of devices that split the "
+        "rows")
 
 
 def make_stage(

@@ -203,6 +203,14 @@ def test_micro_batches_are_one_batch(policy, batch, config):
     assert value(metrics, name) == pytest.approx(value(split_metrics, name), abs=1e-5), name
 
 
+@pytest.mark.parametrize("config", AGGREGATIONS.values(), ids=AGGREGATIONS)
+def test_the_parts_of_a_loss_add_up(policy, batch, config):
+  config = tiny.replace(config, entropy_coef=0.0)
+  _, metrics = update(tiny.compiled_ppo(config), policy, batch)
+  parts = value(metrics, "loss/policy") + config.value_coef * value(metrics, "loss/value")
+  assert value(metrics, "loss/total") == pytest.approx(parts, rel=1e-4)
+
+
 def test_aggregations_differ(policy, batch):
   states = [update(tiny.compiled_ppo(config), policy, batch)[0]
             for config in AGGREGATIONS.values()]

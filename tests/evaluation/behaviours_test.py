@@ -58,4 +58,6 @@ def test_long_text_is_counted_in_linear_time():
   start = time.perf_counter()
   behaviours.text_behaviours(text)
   behaviours.text_behaviours("wait" * 50_000 + " plug" * 50_000)
+  for degenerate in ("\n", " ", ". ", "\n \t", "but ", "is it ", "no\n"):
+    behaviours.text_behaviours(degenerate * 50_000)
   assert time.perf_counter() - start < 5.0

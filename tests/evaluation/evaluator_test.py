@@ -133,6 +133,14 @@ def test_answers_are_compared_within_the_limits_of_the_pool_given():
     assert evaluation["toy"]["greedy"]["value"] == 1.0 and pool.counts.requests > 0
 
 
+def test_a_gold_answer_may_be_in_a_box(monkeypatch):
+  monkeypatch.setitem(GREEDY, "p3", "1 check 1 <eos>")
+  evaluation, _ = evaluate(rows=[row | {"answer": "\\boxed{1}"} for row in ROWS])
+  assert evaluation["toy"]["greedy"]["value"] == 3 / 5
+  assert evaluation["toy"]["greedy_unboxed"] == evaluation["toy"]["greedy_unboxed"] | {
+      "value": 4 / 5, "n": 5}
+
+
 def test_sub_tasks_have_entries_of_their_own():
   rows = [row | {"task_name": "easy" if i < 2 else "hard"} for i, row in enumerate(ROWS)]
   evaluation, _ = evaluate(rows=rows)

@@ -161,8 +161,22 @@ def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
     assert result.counts == dict(unscored=2, timeouts=1, crashes=0, errors=1, judge_failures=0)
     result = score(["a", "fail"], [judge], pool=pool)
     assert result.parts["judge"] == [1.0, 0.5] and result.counts["judge_failures"] == 1
+    with pytest.raises(ValueError, match="'config_rewards:mine' failed on all 2 completions: KeyE"):
+      score(["fail", "fail"], [mine], pool=pool)
+    assert score(["fail", "fail"], [judge], pool=pool).parts["judge"] == [0.5, 0.5]
     with pytest.raises(ValueError, match="'broken' must return finite numbers"):
       score(["a"], [nan], pool=pool)
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(no_box_score="x"), "no_box_score must be a number. Got: 'x'"),
+    (dict(no_box_score=0.5), "no_box_score must be at most 0"),
+    (dict(answer_tags=1), "answer_tags must be True or False"),
+    (dict(which_box="middle"), "which_box must be one of"),
+])
+def test_options_of_the_verifier_are_checked(options, message):
+  with pytest.raises(ValueError, match=message):
+    combine_rewards([RewardSpec(name="verifier", options=options)])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", [1, 2], object()])
@@ -183,8 +197,6 @@ def test_numbers_of_any_library_are_floats():
         ([RewardSpec(name="format")] * 2, {}, "each name once"),
         ([RewardSpec(name="verifier")], dict(verifier="maths"), "'countdown', 'math'"),
         ([RewardSpec(name="verifier", options=dict(box="first"))], {}, "which_box"),
-        ([RewardSpec(name="exploration")], {}, "with .'c'."),
-        ([RewardSpec(name="random", options=dict(sed=1))], {}, "'seed'"),
         ([RewardSpec(name="format")], dict(clip_range=(1, 1)), "clip_range"),
     ],
 )
@@ -201,6 +213,11 @@ def test_impossible_settings(specs, options, message):
         (dict(name="format", weight=math.nan), "finite"),
         (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
         (dict(name="mine", function="my_pkg:f()"), "package.module:function"),
+        (dict(name="exploration"), "with .'c'."),
+        (dict(name="exploration", options=dict(c=None)), "c must be a number. Got: None"),
+        (dict(name="random", options=dict(sed=1)), "'seed'"),
+        (dict(name="random", options=dict(probability=7)), "probability must be in"),
+        (dict(name="format", options=dict(style="boxes")), "style must be one of"),
     ],
 )
 def test_impossible_specs(fields, message):

@@ -351,5 +351,7 @@ def test_settings_are_checked(options, message):
     pools.WorkerPool(**options)
 
 
-def test_the_default_pool_is_one_and_starts_nothing():
+def test_the_default_pool_is_one_and_starts_nothing(monkeypatch):
+  monkeypatch.setattr(pools.subprocess, "Popen", None)  # would fail when called
+  pools.default_pool.cache_clear()
   assert pools.default_pool() is pools.default_pool()

@@ -5,6 +5,7 @@ import dataclasses
 from ml_collections import config_dict
 import pytest
 
+from rlreason import config as config_lib
 from rlreason.training import recipe as recipe_lib
 from rlreason.training.recipe import NewModel, PretrainedModel, RLStage, SFTStage, from_config
 
@@ -84,6 +85,20 @@ def test_another_optimizer_at_the_top_is_refused():
     from_config(changed("optimizer", dict(learning_rate=1.0)))
 
 
+def test_a_function_may_be_the_function_itself():
+  def brevity(prompts, completions, **columns):
+    return [1.0 / (1 + len(text)) for text in completions]
+
+  config = make_config()
+  with config.unlocked():
+    config.rl.rewards.brevity = dict(function=brevity, weight=0.2)
+  recipe = from_config(config)
+  assert {spec.name: spec.function for spec in recipe.stages[1].rewards}["brevity"] is brevity
+  written = config_lib.to_dict(recipe)["stages"][1]["rewards"]
+  assert [spec["function"] for spec in written if spec["name"] == "brevity"] == [
+      f"{__name__}:{brevity.__qualname__}"]
+
+
 def test_a_reward_with_an_empty_function_is_left_out():
   config = make_config()
   config.rl.rewards.judge = dict(weight=0.2, function="", is_judge=True)
@@ -133,6 +148,13 @@ MISTAKES = [
     ("sft.sft.micro_batch_size", 3, "config.sft: sft.micro_batch_size: got 3, allowed: a divisor"),
     ("sft.token_weights.equal", -1.0, "config.sft: token_weights.equal: got -1.0, allowed: 0 or"),
     ("sft.optimizer.learning_rate", 0.0, "config.sft.optimizer: learning_rate: got 0.0, allowed"),
+    ("sft.answer_template", "7", "config.sft: answer_template: got '7', allowed: text with"),
+    ("sft.answer_template", "\\boxed{answer}", r"config.sft: answer_template: got .boxed{answer},"),
+    ("rl.rewards.exploration.options.c", "abc",
+     "config.rl.rewards.exploration: reward 'exploration': c must be a number. Got: 'abc'"),
+    ("rl.rewards.exploration.options.c", -4.0, "rewards.exploration: .* c must be a number >= 0"),
+    ("rl.rewards.exploration.options.unit", "words", "rewards.exploration: .* unit must be one of"),
+    ("rl.rewards.verifier.weight", "1", "config.rl.rewards.verifier.weight: got '1' .str., all"),
     ("rl.steps", "5", "config.rl.steps: got '5' .str., allowed: int"),
     ("rl.num_prompts", 0, "config.rl: num_prompts: got 0, allowed: above 0"),
     ("rl.num_prompts", 7, "config.rl: ppo.minibatch_size: got 8, allowed: a divisor of.* = 14"),

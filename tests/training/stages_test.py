@@ -109,9 +109,11 @@ def test_a_task_without_demonstrations_needs_examples():
 
 
 @pytest.mark.parametrize("path, value, message", [
-    ("rl.rewards.exploration.options", {"see": 4.0}, "config.rl: reward 'exploration': option"),
-    ("rl.rewards.verifier.options", {"which_box": "third"}, "config.rl: which_box must be 'first'"),
-    ("sft.examples", "nowhere.jsonl", "config.sft.examples: 'nowhere.jsonl' not found, allowed: a"),
+    ("rl.rewards.exploration.options", {"see": 4.0}, "rewards.exploration: .*: options must"),
+    ("rl.rewards.verifier.options", {"which_box": "third"}, "config.rl: .* which_box must be one"),
+    ("sft", {"examples": "nowhere.jsonl", "answer_template": ""},
+     "config.sft.examples: 'nowhere.jsonl' not found, allowed: a"),
+    ("sft.examples", "some.jsonl", "config.sft: answer_template: got one beside examples"),
     ("sft.token_weights", {"qeual": 2.0}, "config.sft: text: got the words .'qeual'., allowed"),
     ("sft.answer_template", "", "config.sft: this task has no demonstrations of its own"),
 ])
@@ -124,7 +126,7 @@ def test_mistakes_of_every_stage_come_before_the_first_step(path, value, message
   section = config
   for folder in folders:
     section = section[folder]
-  section[name] = value
+  section[name] = section[name] | value if path == "sft" else value
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     stages_lib.check_stages(make_toy_setup(from_config(config)))
 
@@ -134,6 +136,18 @@ def test_rows_that_the_devices_cannot_split_are_found_before_the_first_step():
   setup = make_toy_setup(recipe)._replace(layout=make_layout(ParallelConfig(data=2)))
   message = "config.sft: batch_size: got 1, allowed: a multiple of 2, the number of devices"
   with pytest.raises(ValueError, match=message):
+    stages_lib.check_stages(setup)
+
+
+@pytest.mark.parametrize("path", ["ppo.minibatch_size", "ppo.micro_batch_size"])
+def test_gradient_passes_that_replicas_cannot_split_are_found_before_the_first_step(path):
+  config = tiny_run.make_config()
+  config.parallel = dict(mode="pmap", data=2)
+  setup, _ = make_setup(from_config(config))
+  stages_lib.check_stages(setup)
+  config.rl.update_from_flattened_dict({"ppo.minibatch_size": 4} | {path: 1})
+  setup, _ = make_setup(from_config(config))
+  with pytest.raises(ValueError, match=f"config.rl: {path}: got 1, allowed: a multiple of 2"):
     stages_lib.check_stages(setup)
 
 

@@ -16,17 +16,21 @@ import re
 from rlreason.data.tasks import base
 
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-_EXPRESSION = re.compile(r"\d+(?: [+*-] \d+)+")
+_EXPRESSION = re.compile(r"-?\d+(?: [+*-] -?\d+)*")
 
 
 def demonstration(row: base.Row) -> str:
   """The working of a row of the arithmetic task, its answer in a box at the end.
 
   Raises:
-    ValueError: the row is of a task without a working.
+    ValueError: the row is of a task without a working, or the working does not lead to its answer.
   """
   check_tasks([row["task_name"]])
-  return "\n".join([*_WORKINGS[row["task_name"]](row["question"]), f"\\boxed{{{row['answer']}}}"])
+  lines, result = _WORKINGS[row["task_name"]](row["question"])
+  if str(result) != row["answer"]:
+    raise ValueError(
+        f"the working of {row['question']!r} leads to {result}, its answer is {row['answer']}")
+  return "\n".join([*lines, f"\\boxed{{{row['answer']}}}"])
 
 
 def check_tasks(names: Sequence[str]):
@@ -38,19 +42,22 @@ def check_tasks(names: Sequence[str]):
         "others give `examples`, a file of {prompt, completion}, or `answer_template`")
 
 
-def _from_left_to_right(question: str) -> list[str]:
-  """`3 - 5 + 4`: an operation on each line."""
-  first, *rest = _EXPRESSION.search(question).group().split()
+def _from_left_to_right(question: str) -> tuple[list[str], int | None]:
+  """`3 - 5 + 4 =`: an operation on each line; and the result."""
+  found = _EXPRESSION.search(question)
+  if found is None:
+    return [], None
+  first, *rest = found.group().split()
   total, lines = int(first), []
   for sign, term in zip(rest[::2], rest[1::2], strict=True):
     result = _OPERATORS[sign](total, int(term))
     lines.append(f"{total} {sign} {term} = {result}")
     total = result
-  return lines
+  return lines, total
 
 
-def _euclid(question: str) -> list[str]:
-  """`21, 28`: divisions with remainder, until none is left."""
+def _euclid(question: str) -> tuple[list[str], int]:
+  """`21, 28`: divisions with remainder, until none is left; and the divisor."""
   first, *rest = map(int, re.findall(r"\d+", question))
   lines = []
   for second in rest:
@@ -60,7 +67,7 @@ def _euclid(question: str) -> list[str]:
       lines.append(f"{large} = {quotient} * {small} + {remainder}")
       large, small = small, remainder
     first = large
-  return lines
+  return lines, first
 
 
 _WORKINGS = {
