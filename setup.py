@@ -37,7 +37,6 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
   "cuda": ["jax[cuda12]"],  # one NVIDIA GPU or several
   "tpu": ["jax[tpu]"],  # brings libtpu
-  "wandb": ["wandb>=0.18"],  # `wandb sync` uploads the TensorBoard files of a run
   "notebooks": ["ipykernel>=6.29", "notebook>=7"],  # runs colab/ outside Colab
   "test": [
     "pytest>=8",

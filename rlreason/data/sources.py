@@ -154,7 +154,7 @@ class TfdsRows:
         self._source = tfds.data_source(name, split=split, data_dir=data_dir, download=download)
     except Exception as error:  # builders raise anything, network errors among it
       reason = (str(error).splitlines() or [""])[0]
-      hint = "check the network" if download else "prepare it first, or allow the download"
+      hint = "check the network" if download else "prepare it first, or set download"
       raise ValueError(
           f"tensorflow-datasets cannot give {name!r} split {split!r} "
           f"(data_dir {data_dir}); {hint}. {type(error).__name__}: {reason}") from error

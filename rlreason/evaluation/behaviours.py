@@ -1,4 +1,4 @@
-"""How often a solution goes back and checks itself, and how long it reasons.
+"""How often a solution goes back and checks itself.
 
 Two kinds of text are counted: traces of a word vocabulary, by whole words (such as those of
 `data/tasks/countdown.py`), and natural language, by patterns. Patterns count what a text says it
@@ -41,11 +41,10 @@ CHECK_PATTERNS = (
 
 
 class Behaviours(NamedTuple):
-  """Counts of one solution: times it goes back, times it checks, and words of reasoning."""
+  """Counts of one solution: times it goes back, and times it checks."""
 
   going_back: int
   checking: int
-  words: int
 
 
 def count_words(text: str, words: Sequence[str]) -> int:
@@ -63,8 +62,7 @@ def trace_behaviours(
     completion: str, back_words: Sequence[str], check_words: Sequence[str]) -> Behaviours:
   """Behaviours of a trace: whole words that mean going back, and words that mean checking."""
   text = answer.text_before_box(completion)
-  return Behaviours(
-      count_words(text, back_words), count_words(text, check_words), len(text.split()))
+  return Behaviours(count_words(text, back_words), count_words(text, check_words))
 
 
 def text_behaviours(
@@ -74,5 +72,4 @@ def text_behaviours(
 ) -> Behaviours:
   """Behaviours of natural language: regular expressions for going back and for checking."""
   text = answer.text_before_box(completion)
-  return Behaviours(
-      count_patterns(text, back_patterns), count_patterns(text, check_patterns), len(text.split()))
+  return Behaviours(count_patterns(text, back_patterns), count_patterns(text, check_patterns))

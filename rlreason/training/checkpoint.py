@@ -7,7 +7,6 @@ killed while saving leaves the checkpoint before intact. A checkpoint holds a py
 
     <workdir>/config.json            the configuration the run was started with
     <workdir>/checkpoints/<step>/    one checkpoint
-    <workdir>/checkpoints/kept.json  steps that are never deleted, those saved with `keep`
 
 Not here: weights for other programs (weights/), and when to save (training/loop.py).
 """
@@ -25,7 +24,6 @@ from orbax import checkpoint as ocp
 from rlreason import config as config_lib
 
 _FOLDER = "checkpoints"
-_KEPT = "kept.json"
 
 
 class Checkpointer:
@@ -36,7 +34,7 @@ class Checkpointer:
 
     Args:
       workdir: the folder of the run, made if missing.
-      max_to_keep: the latest checkpoints that stay, >= 1, besides those saved with `keep`.
+      max_to_keep: the latest checkpoints that stay, >= 1.
       read_only: only restore; nothing is made or removed, so a running job is not disturbed.
 
     Raises:
@@ -48,9 +46,6 @@ class Checkpointer:
     self.folder = pathlib.Path(workdir).absolute() / _FOLDER
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {_FOLDER!r} there")
-    self._kept = _KeptSteps(self.folder / _KEPT)
-    policies = ocp.checkpoint_managers
-    preservation = policies.AnyPreservationPolicy([policies.LatestN(max_to_keep), self._kept])
     self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=("state", "host", "layout"),
@@ -58,7 +53,8 @@ class Checkpointer:
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            preservation_policy=None if read_only else preservation,
+            preservation_policy=(
+                None if read_only else ocp.checkpoint_managers.LatestN(max_to_keep)),
         ),
     )
 
@@ -68,7 +64,7 @@ class Checkpointer:
   def __exit__(self, *unused_exception) -> None:
     self.close()
 
-  def save(self, step: int, state: Any, host_state: dict, *, keep: bool = False) -> bool:
+  def save(self, step: int, state: Any, host_state: dict) -> bool:
     """Starts saving and returns once `state` may be changed or donated.
 
     Only one save runs at a time: a second waits for the first. An error of the one before is
@@ -78,7 +74,6 @@ class Checkpointer:
       step: the global step, that of the run and not of a stage.
       state: pytree of arrays (jax, numpy or numbers; any sharding; PRNG keys allowed).
       host_state: a dict that JSON can hold.
-      keep: never delete this checkpoint.
 
     Returns:
       False if a checkpoint of this step exists already, which is then left as it is.
@@ -91,8 +86,6 @@ class Checkpointer:
       host_state = json.loads(json.dumps(host_state, allow_nan=False))
     except (TypeError, ValueError) as error:
       raise ValueError(f"host_state must hold what JSON can hold: {error}") from error
-    if keep and jax.process_index() == 0:
-      self._kept.add(step)
     if step in self._manager.all_steps():
       return False
     arrays = jax.tree.map(_to_array, state)
@@ -106,22 +99,13 @@ class Checkpointer:
         ),
     )
 
-  def restore_latest(
-      self, abstract_state: Any, shardings: Any = None
-  ) -> tuple[int, Any, dict] | None:
-    """Restores the latest complete checkpoint; None if there is none. See `restore`."""
-    step = self.latest_step()
-    return None if step is None else (step, *self.restore(step, abstract_state, shardings))
-
-  def restore(self, step: int, abstract_state: Any, shardings: Any = None) -> tuple[Any, dict]:
+  def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
     """Restores one checkpoint, to the bit.
 
     Args:
       step: one of `all_steps()`.
-      abstract_state: the state, or `jax.eval_shape` of what made it.
-      shardings: a sharding for all leaves, or a pytree of them; None = that of each leaf of
-        `abstract_state`: numpy arrays stay on the host, and what has no sharding goes to the
-        default device.
+      abstract_state: the state, or `jax.eval_shape` of what made it. Each leaf goes where this one
+        says: numpy arrays stay on the host, and what has no sharding goes to the default device.
 
     Returns:
       The state and the host's dict.
@@ -136,8 +120,6 @@ class Checkpointer:
       )
     self._check_layout(step, abstract_state)
     target = jax.tree.map(_to_abstract, abstract_state)
-    if shardings is not None:
-      target = _with_shardings(target, shardings)
     restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -224,22 +206,6 @@ def _has_checkpoints(workdir: pathlib.Path) -> bool:
   return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-class _KeptSteps:
-  """A preservation policy of Orbax: the steps listed in a file."""
-
-  def __init__(self, file: pathlib.Path):
-    self._file = file
-    self._steps = set(json.loads(file.read_text())) if file.exists() else set()
-
-  def add(self, step: int) -> None:
-    self._steps.add(step)
-    _write_atomically(self._file, json.dumps(sorted(self._steps)))
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    del context
-    return [checkpoint.step in self._steps for checkpoint in checkpoints]
-
-
 def _write_atomically(file: pathlib.Path, text: str) -> None:
   file.parent.mkdir(parents=True, exist_ok=True)
   temporary = file.with_name(file.name + ".tmp")
@@ -261,16 +227,6 @@ def _to_abstract(leaf: Any) -> Any:
 
 def _default_sharding() -> jax.sharding.Sharding:
   return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _with_shardings(target: Any, shardings: Any) -> Any:
-  if isinstance(shardings, jax.sharding.Sharding):
-    shardings = jax.tree.map(lambda _: shardings, target)
-  return jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      target,
-      shardings,
-  )
 
 
 def _layout(tree: Any) -> dict[str, str]:

@@ -103,7 +103,6 @@ class MetricsWriter:
 
   def __init__(self, workdir: str | os.PathLike):
     """Opens the files in `workdir`. After a restart call `truncate_to` before the first `write`."""
-    self.num_non_finite = 0  # values written as null by this process
     self._workdir = pathlib.Path(workdir)
     self._lines = JsonLines(self._workdir / "metrics.jsonl")
     self._tensorboard = None
@@ -113,7 +112,7 @@ class MetricsWriter:
     """Writes one line.
 
     Numbers keep every digit. A value that is not finite is written as null, with one warning for
-    each metric and a count of them all in `num_non_finite`.
+    each metric.
 
     Args:
       step: the global step.
@@ -147,7 +146,6 @@ class MetricsWriter:
     number = _plain(value)
     if number is not None:
       return number
-    self.num_non_finite += 1
     if name not in self._warned:
       self._warned.add(name)
       logging.warning("metric %s is %s at step %d; written as null", name, value, step)

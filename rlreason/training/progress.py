@@ -45,7 +45,6 @@ class Progress:
       self,
       *,
       interval: float = 10.0,
-      live_metrics: Mapping[str, str] | None = None,
       console: rich.console.Console | None = None,
       clock=time.monotonic,
   ):
@@ -53,12 +52,10 @@ class Progress:
 
     Args:
       interval: seconds between lines where the output is not a terminal.
-      live_metrics: metric name -> short label; LIVE_METRICS if None.
       console: where to show it; standard output if None.
       clock: seconds.
     """
     self._interval = interval
-    self._live_metrics = LIVE_METRICS if live_metrics is None else live_metrics
     self._console = console or rich.console.Console()
     self._clock = clock
     self._bar = None
@@ -100,7 +97,7 @@ class Progress:
     Args:
       step: steps of this stage done so far.
       tokens: tokens worked on since the last call.
-      metrics: of the latest step; those in `live_metrics` are shown.
+      metrics: of the latest step; those in `LIVE_METRICS` are shown.
     """
     now = self._clock()
     self._history.append((now, step, self._history[-1][2] + tokens))
@@ -131,7 +128,7 @@ class Progress:
     parts += [] if left is None else [f"{format_seconds(left)} left"]
     parts += [
         f"{label} {metrics[name]:.3g}"
-        for name, label in self._live_metrics.items()
+        for name, label in LIVE_METRICS.items()
         if metrics.get(name) is not None
     ]
     return "  ".join(parts)

@@ -14,19 +14,17 @@ def test_prompts_are_padded_on_the_left_by_hand():
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 17, 20])
 def test_the_smallest_bucket_that_fits_is_taken(length):
-  for buckets in (prompts.multiple_buckets(8, 20), prompts.doubling_buckets(4, 20)):
+  for buckets in ((8, 16, 20), prompts.doubling_buckets(4, 20)):
     width = prompts.make_prompts([[1] * length, [2]], buckets).tokens.shape[1]
     assert width == min(bucket for bucket in buckets if bucket >= length)
 
 
 def test_buckets():
-  assert prompts.multiple_buckets(8, 20) == (8, 16, 20)
-  assert prompts.multiple_buckets(8, 16) == (8, 16)
-  assert prompts.multiple_buckets(32, 20) == (20,)
   assert prompts.doubling_buckets(4, 20) == (4, 8, 16, 20)
   assert prompts.doubling_buckets(4, 16) == (4, 8, 16)
-  with pytest.raises(ValueError, match="step"):
-    prompts.multiple_buckets(0, 8)
+  assert prompts.doubling_buckets(32, 20) == (20,)
+  with pytest.raises(ValueError, match="smallest"):
+    prompts.doubling_buckets(0, 8)
 
 
 def test_long_and_empty_prompts_are_left_out_and_counted():

@@ -71,7 +71,7 @@ def values(estimates):
 
 def test_hand_worked(calls):
   reading = Reading(count_behaviours=lambda text: Behaviours(
-      text.split().count("back"), text.split().count("check"), len(text.split())))
+      text.split().count("back"), text.split().count("check")))
   evaluation, samples = evaluate(reading=reading)
   assert list(evaluation) == ["toy"]
   assert values(evaluation["toy"]) == pytest.approx({

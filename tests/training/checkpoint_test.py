@@ -49,14 +49,13 @@ abstract = jax.eval_shape(lambda: {"w": jnp.zeros((8, 3)), "b": jnp.zeros((3,))}
 with checkpoint_lib.Checkpointer(sys.argv[1]) as checkpointer:
   checkpointer.save(3, state, {})
   checkpointer.wait()
-  for target, shardings, expected in (
-      (state, None, {"w": split, "b": whole}),
-      (abstract, {"w": whole, "b": whole}, {"w": whole, "b": whole}),
-      (abstract, split.update(spec=PartitionSpec(None)), None),
-      (abstract, None, None),
-  ):
-    step, restored, host = checkpointer.restore_latest(target, shardings)
-    assert step == 3 and host == {}
+  placed = lambda sharding: jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+  for target, expected in (
+      (state, {"w": split, "b": whole}), (placed(whole), {"w": whole, "b": whole}),
+      (abstract, None)):
+    restored, host = checkpointer.restore(3, target)
+    assert host == {}
     np.testing.assert_array_equal(restored["w"], w)
     np.testing.assert_array_equal(restored["b"], w[0])
     if expected:
@@ -102,12 +101,12 @@ def test_restores_to_the_bit(tmp_path):
   state = _state()
   host_state = {"cursor": {"metrics": 17}, "position": [1, 2], "kl_coef": 0.1 + 0.2, "none": None}
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
-    assert checkpointer.restore_latest(state) is None
+    assert checkpointer.latest_step() is None
     assert checkpointer.save(4, state, host_state)
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
     for target in (state, jax.eval_shape(_state)):
-      step, restored, host = checkpointer.restore_latest(target)
-      assert step == 4
+      assert checkpointer.latest_step() == 4
+      restored, host = checkpointer.restore(4, target)
       assert host == host_state
       assert jax.tree.structure(restored) == jax.tree.structure(state)
       assert _bits(restored) == _bits(state)
@@ -121,7 +120,7 @@ def test_typed_keys_are_restored(tmp_path):
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
     checkpointer.save(1, state, {})
     checkpointer.wait()
-    _, restored, _ = checkpointer.restore_latest(jax.eval_shape(lambda: state))
+    restored, _ = checkpointer.restore(1, jax.eval_shape(lambda: state))
   assert jax.random.key_data(restored["key"]).tolist() == [0, 7]
 
 
@@ -130,7 +129,7 @@ def test_numpy_trees_stay_on_the_host(tmp_path):
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
     checkpointer.save(1, state, {})
     checkpointer.wait()
-    _, restored, _ = checkpointer.restore_latest(state)
+    restored, _ = checkpointer.restore(1, state)
   assert isinstance(restored["a"], np.ndarray)
   np.testing.assert_array_equal(restored["a"], state["a"])
   assert restored["a"].dtype == np.float64
@@ -150,29 +149,23 @@ def test_what_is_saved_may_be_donated_and_changed_at_once(tmp_path):
     host["list"].append(2)
     checkpointer.wait()
     abstract = {"w": jax.ShapeDtypeStruct((2_000_000,), jnp.float32), "numbers": numbers}
-    _, restored, restored_host = checkpointer.restore_latest(abstract)
+    restored, restored_host = checkpointer.restore(1, abstract)
   np.testing.assert_array_equal(restored["w"], np.arange(2_000_000, dtype=np.float32))
   np.testing.assert_array_equal(restored["numbers"], np.ones(1_000_000))
   assert restored_host == {"list": [1]}
 
 
-def test_keeps_the_latest_and_the_marked(tmp_path):
+def test_keeps_the_latest(tmp_path):
   with checkpoint_lib.Checkpointer(tmp_path, max_to_keep=2) as checkpointer:
     for step in range(4):
-      checkpointer.save(step, {"w": np.asarray(step)}, {}, keep=step == 1)
+      assert checkpointer.save(step, {"w": np.asarray(step)}, {})
+    assert not checkpointer.save(3, {"w": np.asarray(9)}, {})  # there already
     checkpointer.wait()
-    assert checkpointer.all_steps() == [1, 2, 3]
-  with checkpoint_lib.Checkpointer(tmp_path, max_to_keep=1) as checkpointer:
-    # Marked when it exists already, and after a restart.
-    assert not checkpointer.save(3, {"w": np.asarray(9)}, {}, keep=True)
-    for step in (4, 5):
-      checkpointer.save(step, {"w": np.asarray(step)}, {})
-    checkpointer.wait()
-    assert checkpointer.all_steps() == [1, 3, 5]
+    assert checkpointer.all_steps() == [2, 3]
     state, _ = checkpointer.restore(3, {"w": np.asarray(0)})
     assert state["w"] == 3
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 2 .* there are: \[1, 3, 5"):
-      checkpointer.restore(2, {"w": np.asarray(0)})
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 1 .* there are: \[2, 3"):
+      checkpointer.restore(1, {"w": np.asarray(0)})
 
 
 def test_another_layout_is_named(tmp_path):
@@ -180,7 +173,7 @@ def test_another_layout_is_named(tmp_path):
     checkpointer.save(1, {"a": {"w": np.zeros((2, 3), np.float32)}, "b": np.zeros(1)}, {})
     checkpointer.wait()
     with pytest.raises(ValueError) as error:
-      checkpointer.restore_latest({"a": {"w": np.zeros((2, 4), np.float32)}, "c": np.zeros(1)})
+      checkpointer.restore(1, {"a": {"w": np.zeros((2, 4), np.float32)}, "c": np.zeros(1)})
   message = str(error.value)
   assert "another config" in message and str(tmp_path) in message and "\n" not in message
   assert "a/w: checkpoint float32[2, 3], this run float32[2, 4]" in message
@@ -217,8 +210,8 @@ def test_sigkill_while_saving_leaves_the_one_before(tmp_path, delay):
     assert reader.latest_step() == 1  # and it left the other's files alone
     assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == names
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
-    step, state, host = checkpointer.restore_latest(target)
-    assert (step, int(state["step"]), host) == (1, 1, {"step": 1})
+    state, host = checkpointer.restore(checkpointer.latest_step(), target)
+    assert (int(state["step"]), host) == (1, {"step": 1})
     expected = np.random.default_rng(0).normal(size=(10,))
     np.testing.assert_array_equal(state["w"], expected)
     checkpointer.save(2, {"w": np.zeros(10), "step": np.asarray(2)}, {"step": 2})

@@ -79,16 +79,15 @@ def test_rates_forget_the_first_step():
 def test_terminal_shows_a_bar_and_messages():
   console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=120)
   clock = _Clock()
-  with progress_lib.Progress(
-      console=console, clock=clock, live_metrics={"a/b": "short"}
-  ) as progress:
+  with progress_lib.Progress(console=console, clock=clock) as progress:
     progress.start_stage("rl", 4)
     clock.seconds += 2.0
-    progress.update(2, tokens=100, metrics={"a/b": 0.5})
+    progress.update(2, tokens=100, metrics={"policy/kl": 0.5, "a/b": 0.7})
     progress.message("saved [bold]checkpoint")
   output = console.file.getvalue()
-  for part in ("rl", "2/4", "50 tokens/s", "0:00:02 left", "short 0.5", "saved [bold]checkpoint"):
+  for part in ("rl", "2/4", "50 tokens/s", "0:00:02 left", "kl 0.5", "saved [bold]checkpoint"):
     assert part in output
+  assert "0.7" not in output
 
 
 def test_format_result():

@@ -50,7 +50,8 @@ class TfdsTask:
   train: str = "train"  # split
   test: str = "test"  # split
   validation: str = ""  # split; empty = the test split
-  data_dir: str | None = None
+  data_dir: str | None = None  # where prepared data sets lie; None = where tfds keeps them
+  download: bool = False  # download and prepare a builder's data where they are absent
   template: str = "{question}"
   is_chat: bool = True
   verifier: str = "math"
@@ -74,7 +75,8 @@ def load_tasks(config: TaskConfig) -> dict[str, Task]:
           config, lambda path: sources.FileRows(path, fields=dict(config.fields))),
       TfdsTask: lambda: _rows_tasks(
           config, lambda split: sources.TfdsRows(
-              config.name, split, fields=dict(config.fields), data_dir=config.data_dir)),
+              config.name, split, fields=dict(config.fields), data_dir=config.data_dir,
+              download=config.download)),
   }
   return loaders[type(config)]()
 
