@@ -4,7 +4,7 @@ Generated ids are what is trained on; their text is decoded for the reward funct
 tokenised again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from absl import logging
@@ -43,8 +43,16 @@ def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
 class FittingRows:
   """The rows of a source whose prompts have at most `max_length` tokens."""
 
-  def __init__(self, rows: RowSource, tokenizer: Tokenizer, max_length: int):
+  def __init__(
+      self, rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
+  ):
     """Encodes every prompt once; a bad row is logged, counted and left out like one too long.
+
+    Args:
+      rows: of a task.
+      tokenizer: of the policy.
+      max_length: tokens.
+      columns: that each row must have and fill: those of its verifier.
 
     Raises:
       ValueError: all rows are bad, or no prompt fits.
@@ -52,7 +60,11 @@ class FittingRows:
     lists, bad_rows = [], BadRows("prompts")
     for i in range(len(rows)):
       try:
-        lists.append(encode_prompt(tokenizer, rows[i]))
+        row = rows[i]
+        missing = sorted(name for name in columns if row.get(name) is None)
+        if missing:
+          raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
+        lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
         bad_rows.add(i, error)

@@ -3,6 +3,8 @@
 import ast
 import dataclasses
 import functools
+import importlib.util
+import json
 import math
 import pathlib
 
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlreason import config as config_lib, models, sampling
+from rlreason import config as config_lib, main, models, sampling
 from rlreason.algorithms import init_ppo_params, ppo
 from rlreason.models import families
 from rlreason.parallel import ALONE
@@ -55,6 +57,55 @@ def test_recipe_builds_and_its_command_is_documented(path):
   assert f"experiments/{path.name}" in docstring or "make train" in docstring
 
 
+@pytest.mark.parametrize("name", ["rlsp_countdown.py", "rlsp_smollm2.py"])
+def test_controls_start_from_a_model(name):
+  recipe = load(f"{name}:some/folder")
+  assert [stage.name for stage in recipe.stages] == ["rl"]
+  assert recipe.model.path == "some/folder"
+  assert recipe.stages == load(name).stages[1:]
+
+
+def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
+  spec = importlib.util.spec_from_file_location("controls", FOLDER / "controls" / "countdown.py")
+  controls = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(controls)
+  recipes = {}
+
+  def run(command, *flags):
+    """Builds the recipe that the flags ask for, and writes results of which the value is 0.5."""
+    overrides, rest = main._split_overrides(flags)
+    values = dict(flag.removeprefix("--").split("=", 1) for flag in rest)
+    output = pathlib.Path(values["workdir"] if command == "train" else values["output"])
+    recipe = from_config(main.load_config(values["config"], overrides))
+    recipes[output.name] = recipe
+    estimate = dict(value=0.5, low=0.4, high=0.6, n=9)
+    text = json.dumps({"stages": [
+        {"name": name, "evaluation": {"countdown": dict.fromkeys(controls.COLUMNS, estimate)}}
+        for name in ("start", "sft", "rl")]})
+    if command == "train":
+      output.mkdir(parents=True)
+      (output / "summary.json").write_text(text)
+      (output / "report.html").touch()
+    else:
+      output.write_text(text)
+
+  monkeypatch.setattr(controls, "rlreason", run)
+  monkeypatch.chdir(FOLDER.parent)
+  results = controls.run_seed(tmp_path, "3", [])
+  assert list(results) == ["after SFT", "RLSP", *controls.CONTROLS, "SFT kept from giving up"]
+  assert controls.cell([results["RLSP"]] * 2, "greedy") == "0.5 [0.5, 0.5]"
+  assert {recipe.seed for recipe in recipes.values()} == {3}
+  weights = {name: {spec.name for spec in recipe.stages[-1].rewards if spec.weight}
+             for name, recipe in recipes.items()}
+  assert weights["rlsp"] == {"verifier", "exploration"}
+  assert weights["verifier_only"] == {"verifier"}
+  assert weights["exploration_only"] == {"exploration"}
+  assert weights["random_reward"] == {"random"}
+  assert recipes["kept_from_giving_up.json"].evaluation.blocked_words
+  before = dict(recipes)
+  assert controls.run_seed(tmp_path, "3", []) == results and recipes == before
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_settings_of_the_paper(name):
   stage, = load(name).stages
@@ -66,6 +117,7 @@ def test_settings_of_the_paper(name):
       0.05, "reward", None)
   assert (ppo_config.epochs, ppo_config.entropy_coef) == (1, 0.0)
   assert ppo_config.critic == "separate" and ppo_config.critic_warmup_steps == 4
+  assert ppo_config.recompute_log_probs  # the forward pass of bf16 is not its decode
   assert ppo_config.aggregation == "sequence-mean" and ppo_config.whiten_advantages
   assert (optimizer.learning_rate, optimizer.critic_learning_rate) == (2e-7, 2e-6)
   assert (optimizer.b1, optimizer.b2, optimizer.max_grad_norm) == (0.9, 0.95, 1.0)

@@ -64,6 +64,13 @@ def test_a_row_that_cannot_be_read_is_left_out(caplog):
     rollout_lib.FittingRows([{"prompt": "nowhere"}], TOKENIZER, 3)
 
 
+def test_a_row_without_what_its_verifier_needs_is_left_out(caplog):
+  rows = [{"prompt": "a", "target": 3}, {"prompt": "b", "target": None}, {"prompt": "c"}]
+  fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3, columns={"target"})
+  assert [row["prompt"] for row in fitting] == ["a"] and fitting.num_dropped == 2
+  assert "prompts:1: row left out: the verifier needs the columns ['target']" in caplog.text
+
+
 @pytest.mark.parametrize("text, expected", [
     ("a b c \\boxed{ 1 } a <eos>", 3), ("\\boxed{ 1 } <eos>", 0), ("a b c <eos>", 4),
     ("a b \\boxed{ 1", 4),  # never closed: no box, as for the verifier

@@ -116,11 +116,11 @@ def make_evaluator(
     reading: how completions are read.
 
   Raises:
-    ValueError: no problem fits the prompt buckets.
+    ValueError: no problem fits the prompt buckets, or none has the columns of its verifier.
   """
-  rows = rollout_lib.FittingRows(task.rows, tokenizer, max(prompt_buckets))
+  rows = rollout_lib.FittingRows(
+      task.rows, tokenizer, max(prompt_buckets), verifier.columns(task.verifier))
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
-  _check_columns(task.verifier, rows[0])
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
@@ -154,13 +154,6 @@ def make_evaluator(
     return evaluation, list(map(_sample, rows, firsts))
 
   return evaluate
-
-
-def _check_columns(name: str, row: Row):
-  missing = verifier.columns(name) - row.keys()
-  if missing:
-    raise ValueError(
-        f"verifier {name!r}: needs the columns {sorted(missing)} in each row. Got: {sorted(row)}")
 
 
 def _make_score(config: EvaluationConfig, verifier_name: str, tokenizer, pool):

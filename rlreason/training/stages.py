@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +17,7 @@ from rlreason.data.sources import BadRows, FileRows, FunctionRows
 from rlreason.data.tasks import countdown, workings
 from rlreason.data.tasks.base import RowSource
 from rlreason.data.tasks.load import ArithmeticTask, CountdownTask
-from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards
+from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
 from rlreason.training.optimizer import make_optimizer, make_schedule
@@ -129,7 +130,12 @@ def _load_examples(setup: Setup, stage: SFTStage) -> RowSource:
   """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
-    return FileRows(stage.examples, required=("prompt", "completion"))
+    rows = FileRows(stage.examples, required=("prompt", "completion"))
+    if isinstance(rows[0]["prompt"], str) and setup.tokenizer.chat_template is not None:
+      logging.warning(
+          "config.%s.examples: its prompts are plain text, and train as they are, without the chat "
+          "template of the model; messages go through it", stage.name)
+    return rows
   if stage.answer_template or isinstance(setup.recipe.task, ArithmeticTask):
     train = setup.tasks["train"].rows
     complete = workings.demonstration
@@ -216,8 +222,10 @@ def _make_rl(
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
 
+  train = setup.tasks["train"]
   rows = rollout_lib.FittingRows(
-      setup.tasks["train"].rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
+      train.rows, setup.tokenizer, max(setup.recipe.prompt_buckets),
+      verifier.columns(train.verifier))
   data = pipeline.prompt_batches(rows, stage.num_prompts, seed)
   reward = _make_reward(setup, stage, pool)
   buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
