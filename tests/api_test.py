@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
   config = models.ModelConfig(
       vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
       head_dim=8, mlp_width=32, max_positions=128)
-  path = tmp_path_factory.mktemp("api") / "runs" / "a" / "models" / "sft"
+  path = tmp_path_factory.mktemp("api") / "runs" / "rlsp_countdown" / "models" / "sft"
   weights.save_model(path, config, models.init_params(config, jax.random.key(0)), tokenizer)
   return path
 
