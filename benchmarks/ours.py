@@ -94,7 +94,8 @@ class PPOStep:
     self.state = layout.put_state(algorithm.init(
         layout.put_params(algorithms.init_ppo_params(settings, config, policy), None)))
     options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
-    self._sample = layout.compile_rows(functools.partial(_sample, config, options, shape.group))
+    self._sample = layout.compile_sampler(
+        functools.partial(_sample, config, options, shape.group))
     self._score = layout.compile_rows(algorithm.score)
     self._make_batch = layout.compile_whole(algorithm.make_batch)
     self._update = layout.compile_update(algorithm.update_step, self.state)

@@ -110,7 +110,7 @@ def make_generator(
         model, params["policy"], prompts, key, options=options, stop_ids=tokenizer.eos_ids,
         group_size=group_size, value_head=params["value_head"] if has_values else None)
 
-  compiled = layout.compile_rows(sample_rows)
+  compiled = layout.compile_sampler(sample_rows)
 
   def generate(params, rows, key):
     prompts = prompts_lib.make_prompts(

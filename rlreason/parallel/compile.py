@@ -38,17 +38,19 @@ class Layout(NamedTuple):
   get_state: Callable[[Any], Any]  # placed train state -> one copy
   put_rows: Callable[[Any], Any]  # host rows -> device rows
   get_rows: Callable[[Any], Any]  # device rows -> host rows
-  compile_rows: Callable[[Callable], Callable]  # fn(placed, rows, key) -> rows
+  compile_sampler: Callable[[Callable], Callable]  # fn(placed, rows, key) -> rows
+  compile_rows: Callable[[Callable], Callable]  # the same, with log-probs of whole rows
   compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
   compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
 
 
 def _compiler_options() -> dict[str, str] | None:
-  """XLA's options for the programs of this machine, under `jit`; pmap takes none.
+  """XLA's options for programs with log-probs on this machine, under `jit`; pmap takes none.
 
   On the CPU the XLA of jaxlib 0.10 computes a product and the sum or softmax after it in one piece,
   and then turns the whole right-hand factor around each time: 75 rows of logits over 49,152 words
-  took 0.6 s instead of 0.06. Later versions no longer do that of themselves.
+  took 0.6 s instead of 0.06. Later versions no longer do that of themselves. The sampler does
+  without the option, which makes its short products 8% slower.
   """
   if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
     return None
@@ -122,6 +124,7 @@ def _jit_layout(config: ParallelConfig) -> Layout:
   return Layout(
       num_shards=num_shards, num_replicas=1, put_params=put_params, put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
+      compile_sampler=lambda fn: jax.jit(in_mesh(fn), out_shardings=rows),
       compile_rows=lambda fn: jit(in_mesh(fn), out_shardings=rows),
       compile_whole=lambda fn: jit(in_mesh(fn), out_shardings=(rows, everywhere)),
       compile_update=compile_update)
@@ -192,11 +195,13 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
 
     return whole
 
+  compile_rows = lambda fn: jax.pmap(
+      fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices)
+
   return Layout(
       num_shards=count, num_replicas=count,
       put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
       get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
-      compile_rows=lambda fn: jax.pmap(
-          fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices),
-      compile_whole=compile_whole, compile_update=compile_update)
+      compile_sampler=compile_rows, compile_rows=compile_rows, compile_whole=compile_whole,
+      compile_update=compile_update)

@@ -75,7 +75,7 @@ def run_ppo(parallel, config=CONFIG):
         MODEL, params["policy"], prompts, key, options=options, stop_ids=(1,), group_size=GROUP,
         value_head=params["value_head"] if is_shared else None)
 
-  generate, score = layout.compile_rows(sample), layout.compile_rows(algorithm.score)
+  generate, score = layout.compile_sampler(sample), layout.compile_rows(algorithm.score)
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
 
