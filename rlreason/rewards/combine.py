@@ -147,8 +147,8 @@ class CombinedReward:
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, a reward is
-        neither None nor a finite number, or a function of the config raised on every row; the
-        reward is named.
+        neither None nor a finite number, or a function of the config raised on every one of
+        several rows; the reward is named.
     """
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
@@ -289,8 +289,8 @@ def _make_pool_function(
 
 
 def _report_errors(target: str, errors: list[str], count: int):
-  """Shows what a function raised, and gives up on one that fails on all completions."""
-  if errors and len(errors) == count:
+  """Shows what a function raised, and gives up on one that fails on all of several completions."""
+  if len(errors) == count > 1:
     raise ValueError(f"reward function {target!r} failed on all {count} completions: {errors[0]}")
   if errors:
     logging.log_first_n(

@@ -163,6 +163,7 @@ def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
     assert result.parts["judge"] == [1.0, 0.5] and result.counts["judge_failures"] == 1
     with pytest.raises(ValueError, match="'config_rewards:mine' failed on all 2 completions: KeyE"):
       score(["fail", "fail"], [mine], pool=pool)
+    assert score(["fail"], [mine], pool=pool).total == [None]  # that may be the text's fault
     assert score(["fail", "fail"], [judge], pool=pool).parts["judge"] == [0.5, 0.5]
     with pytest.raises(ValueError, match="'broken' must return finite numbers"):
       score(["a"], [nan], pool=pool)
