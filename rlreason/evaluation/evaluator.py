@@ -3,7 +3,6 @@
 from collections.abc import Callable, Hashable, Sequence
 import dataclasses
 import functools
-import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -144,8 +143,7 @@ def make_evaluator(
     for name, places in _task_places(task.name, rows).items():
       take = lambda values, places=places: [values[i] for i in places]
       found = _greedy_metrics(take(firsts), reading)
-      found["unscored_fraction"] = metrics.proportion(
-          [solution.score is None for solution in itertools.chain(take(firsts), *take(groups))])
+      found["unscored_fraction"] = _unscored(take(firsts), take(groups))
       if task.verifier == "math":
         found["greedy_unboxed"] = _unboxed_accuracy(take(rows), take(firsts))
       if sampled:
@@ -217,6 +215,12 @@ def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Es
       "boxed_fraction": metrics.proportion(
           [answer.extract_answer(solution.text) is not None for solution in solutions]),
   }
+
+
+def _unscored(firsts: list[_Solution], groups: list[list[_Solution]]) -> metrics.Estimate:
+  return metrics.mean_share([
+      [solution.score is None for solution in (first, *group)]
+      for first, group in zip(firsts, groups, strict=True)])
 
 
 def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:

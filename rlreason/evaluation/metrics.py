@@ -108,6 +108,14 @@ def mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = 2000) -
   return dict(value=float(values.mean()), low=float(low), high=float(high), n=len(values))
 
 
+def mean_share(is_so: Sequence[Sequence[bool]], *, seed: int = 0) -> Estimate:
+  """Mean over problems of the share of each one's samples of which something holds.
+
+  The interval is as in `mean_pass_at_k`: the samples of one problem are not independent.
+  """
+  return _mean_or_proportion([float(np.mean(row)) for row in is_so], seed)
+
+
 def mean_pass_at_k(
     is_correct: Sequence[Sequence[bool | None]], k: int, *, seed: int = 0) -> Estimate:
   """pass@k over problems, each with samples of its own.

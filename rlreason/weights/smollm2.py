@@ -20,10 +20,10 @@ def find_smollm2() -> pathlib.Path:
   """
   try:
     distribution = importlib.metadata.distribution(_PACKAGE)
-  except importlib.metadata.PackageNotFoundError as error:
+  except importlib.metadata.PackageNotFoundError:
     raise FileNotFoundError(
         f"SmolLM2-135M-Instruct comes with a Python package that is not installed: {_INSTALL}"
-    ) from error
+    ) from None
   path = pathlib.Path(str(distribution.locate_file(_FILE)))
   if not path.is_file():
     raise FileNotFoundError(f"{path} not found; install its package again: {_INSTALL}")

@@ -104,6 +104,13 @@ def test_pass_at_k_over_problems():
   assert metrics.mean_pass_at_k([*rows, [True, None, None, None]], 2)["n"] == 3
 
 
+def test_shares_are_of_problems():
+  estimate = metrics.mean_share([[True, False, False, False], [False] * 4, [True] * 4])
+  assert estimate["value"] == pytest.approx(5 / 12) and estimate["n"] == 3
+  # Where each problem is all or nothing, Wilson's interval: nothing in 3 is not nothing for sure.
+  assert metrics.mean_share([[False] * 4] * 3) == metrics.proportion([False] * 3)
+
+
 def test_maj_at_k_over_problems():
   answers = [["1", "1", "2"], ["3", None, "4"], ["5", "5", "5"]]
   correct = [[True, True, False], [False, False, True], [False, False, False]]
