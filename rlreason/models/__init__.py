@@ -1,8 +1,9 @@
 """The Flax (linen) transformer, its cache and its heads. Parameters are plain nested dicts."""
 
 from rlreason.models.cache import LayerCache, grow as grow_cache, init as init_caches
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models.config import (
+    DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, ModelConfig, YarnRopeScaling)
 from rlreason.models.heads import apply_value_head, init_value_head
 from rlreason.models.transformer import (
-    abstract_params, boxed_params, decode_step, forward, init_params, logits, prefill, split_layers,
-    unembedding)
+    abstract_params, boxed_params, cap_logits, decode_step, forward, forward_and_balance,
+    init_params, logits, prefill, split_layers, unembedding)

@@ -10,6 +10,8 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from rlreason.models.layers import cap
+
 
 @struct.dataclass
 class LayerCache:
@@ -19,6 +21,16 @@ class LayerCache:
   prompt_values: jax.Array  # [P, K, S, h]
   keys: jax.Array  # [B, K, h, L], slots of generated tokens
   values: jax.Array  # [B, K, L, h]
+
+
+@struct.dataclass
+class DecodeStep:
+  """Where the new token of every row stands, for one layer."""
+
+  cache: LayerCache
+  prompt_mask: jax.Array  # bool[P, S] prompt tokens that this layer may look at
+  slot: jax.Array  # i32 scalar, the step of the new token; later slots are not looked at
+  window: int | None = struct.field(pytree_node=False, default=None)  # tokens; None = all
 
 
 def init(keys: jax.Array, values: jax.Array, group_size: int, length: int) -> list[LayerCache]:
@@ -49,20 +61,18 @@ def grow(cache: LayerCache, length: int) -> LayerCache:
       values=jnp.pad(cache.values, ((0, 0), (0, 0), room, (0, 0))))
 
 
-def attend(
-    query: jax.Array, cache: LayerCache, prompt_mask: jax.Array, slot: jax.Array
-) -> jax.Array:
+def attend(query: jax.Array, step: DecodeStep, *, softcap: float | None = None) -> jax.Array:
   """Attention of one new token per row over its prompt and its generated tokens so far.
 
   Args:
-    query: [B, H, h].
-    cache: already holds this token's key and value at `slot`.
-    prompt_mask: bool[P, S].
-    slot: i32 scalar, the step of the newest token; later slots are not looked at.
+    query: [B, H, h], scaled.
+    step: its cache already holds this token's key and value at `slot`.
+    softcap: as in `attention.attend`.
 
   Returns:
     [B, H, h] in the type of `query`.
   """
+  cache, slot = step.cache, step.slot
   batch, heads, size = query.shape
   prompts, kv_heads, _, _ = cache.prompt_keys.shape
   group, repeats, length = batch // prompts, heads // kv_heads, cache.keys.shape[3]
@@ -73,12 +83,16 @@ def attend(
       batch, kv_heads, repeats, -1)
   # f32 scores: softmax differences of bf16 logits would not match the trainer's log-probs.
   product = lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32)
-  query = (query * (size ** -0.5)).reshape(batch, kv_heads, repeats, size)
+  query = query.reshape(batch, kv_heads, repeats, size)
   lowest = jnp.finfo(jnp.float32).min
   shared = jnp.where(
-      prompt_mask[:, None, None], product(together(query), cache.prompt_keys), lowest)
-  own = jnp.where(
-      (jnp.arange(length) <= slot)[None, None, None], product(query, cache.keys), lowest)
+      step.prompt_mask[:, None, None], cap(product(together(query), cache.prompt_keys), softcap),
+      lowest)
+  slots = jnp.arange(length)
+  is_seen = slots <= slot
+  if step.window is not None:
+    is_seen &= slots > slot - step.window
+  own = jnp.where(is_seen[None, None, None], cap(product(query, cache.keys), softcap), lowest)
   # One softmax over both parts, with the division last.
   largest = jnp.maximum(
       alone(jnp.max(shared, axis=-1, keepdims=True)), jnp.max(own, axis=-1, keepdims=True))

@@ -1,11 +1,30 @@
 """What a decoder-only transformer is, as data. Reading a `config.json` is in `families.py`."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
 Remat = Literal["none", "full", "dots"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearRopeScaling:
+  """Every frequency divided by `factor` (position interpolation, Chen et al. 2023)."""
+
+  factor: float
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicRopeScaling:
+  """The base grows with the position once that is beyond the original length (NTK-aware).
+
+  A token at position p is rotated as the last token of a row of p + 1 tokens. That is what a model
+  which generates with a cache does, so sampling and training agree.
+  """
+
+  factor: float
+  original_max_positions: int  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +38,32 @@ class Llama3RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """A Llama-like decoder: grouped-query attention, RoPE, RMSNorm, SwiGLU.
+class YarnRopeScaling:
+  """YaRN (Peng et al. 2023, https://arxiv.org/abs/2309.00071)."""
 
-  Hashable, so that it can be a static argument of `jax.jit`.
+  factor: float
+  original_max_positions: int  # tokens
+  attention_factor: float  # cosines and sines are multiplied by it
+  beta_fast: float = 32.0  # turns over the original length above which a pair is left alone
+  beta_slow: float = 1.0  # turns below which it is interpolated
+  truncate: bool = True  # whether the two bounds are rounded to whole pairs
+
+
+RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnRopeScaling
+
+
+class LayerKind(NamedTuple):
+  """In what the attention of one layer may differ from that of another."""
+
+  window: int | None  # tokens it looks back over, itself included; None = all
+  rope: Literal["global", "local", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A decoder-only transformer: grouped-query attention, RoPE, RMSNorm, gated feed-forward layer.
+
+  Hashable, so that it can be a static argument of `jax.jit`. The defaults are Llama's.
   """
 
   vocab_size: int
@@ -32,12 +73,28 @@ class ModelConfig:
   num_kv_heads: int  # K, divides num_heads
   head_dim: int  # h, even
   mlp_width: int  # F
+  family: str = "llama"  # of models/families.py: how its files are written; decides nothing else
+  activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gate
   rope_theta: float = 10000.0
-  rope_scaling: Llama3RopeScaling | None = None
+  rope_scaling: RopeScaling | None = None
+  local_rope_theta: float | None = None  # base of sliding layers, unscaled; None = as the others
+  rope_layers: tuple[bool, ...] = ()  # which layers rotate; empty = all
+  sliding_window: int | None = None  # tokens, >= 1; None = no layer slides
+  sliding_layers: tuple[bool, ...] = ()  # which layers slide; empty = all, if there is a window
+  score_width: int | None = None  # attention scores are divided by its root; None = head_dim
+  attention_softcap: float | None = None  # c of c * tanh(score / c)
+  logit_softcap: float | None = None  # the same for the logits
   norm_eps: float = 1e-5
+  unit_offset_norms: bool = False  # the stored scale of a norm is its distance from 1
+  post_norms: bool = False  # a norm after attention and feed-forward layer too, before the addition
+  scale_embeddings: bool = False  # by the root of the width
   tie_embeddings: bool = True
   qkv_bias: bool = False  # Qwen2
-  qk_norm: bool = False  # Qwen3: RMSNorm on each head's query and key
+  qk_norm: bool = False  # RMSNorm on each head's query and key
+  num_experts: int = 0  # E; 0 = one feed-forward layer, as wide as `mlp_width` says
+  experts_per_token: int = 0  # of them; 0 without experts
+  normalize_experts: bool = True  # the weights of a token's experts add up to 1
+  balance_coef: float = 0.0  # weight of the load-balancing loss in training
   max_positions: int = 8192  # tokens the model was made for; longer rows are refused
   dtype: str = "float32"  # of the computation: float32 or bfloat16
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
@@ -62,7 +119,38 @@ class ModelConfig:
       raise ValueError(f"remat: got {self.remat!r}, allowed: none, full, dots")
     if not 1 <= self.unroll <= self.num_layers:
       raise ValueError(f"unroll: got {self.unroll}, allowed: 1 to num_layers={self.num_layers}")
+    if self.activation not in ("silu", "gelu_tanh"):
+      raise ValueError(f"activation: got {self.activation!r}, allowed: silu, gelu_tanh")
+    for name in ("sliding_layers", "rope_layers"):
+      if len(getattr(self, name)) not in (0, self.num_layers):
+        raise ValueError(f"{name}: got {len(getattr(self, name))} entries, allowed: "
+                         f"{self.num_layers}, one per layer, or none")
+    if self.sliding_window is not None and self.sliding_window < 1:
+      raise ValueError(f"sliding_window: got {self.sliding_window}, allowed: 1 or more, or None")
+    if any(self.sliding_layers) and self.sliding_window is None:
+      raise ValueError("sliding_window: got None with sliding_layers, allowed: 1 or more")
+    if not (0 <= self.experts_per_token <= self.num_experts
+            and bool(self.num_experts) == bool(self.experts_per_token)):
+      raise ValueError(
+          f"experts_per_token: got {self.experts_per_token}, allowed: 1 to num_experts="
+          f"{self.num_experts}, or 0 without experts")
 
   @property
   def compute_dtype(self) -> jnp.dtype:
     return jnp.dtype(self.dtype)
+
+  @property
+  def layer_kinds(self) -> tuple[LayerKind, ...]:
+    """The kind of each layer."""
+    slides = self.sliding_layers or (self.sliding_window is not None,) * self.num_layers
+    rotates = self.rope_layers or (True,) * self.num_layers
+    local = "local" if self.local_rope_theta is not None else "global"
+    return tuple(
+        LayerKind(self.sliding_window if is_sliding else None,
+                  "none" if not has_rope else local if is_sliding else "global")
+        for is_sliding, has_rope in zip(slides, rotates, strict=True))
+
+  @property
+  def kinds(self) -> tuple[LayerKind, ...]:
+    """The different kinds of layers, each once."""
+    return tuple(dict.fromkeys(self.layer_kinds))

@@ -1,55 +1,95 @@
-"""Which published models `ModelConfig` covers, and how their config files say so.
+"""Which published models `ModelConfig` covers, and how their `config.json` says so.
 
-Read: a Hugging Face `config.json` and the metadata of a GGUF file. Written: `config.json`. A
-feature the transformer here does not have is refused by name, never dropped. Not here: the names
-of the tensors (`weights/names.py`).
+What makes a family is data: the fields that all its models share, what `config.json` leaves out,
+and what it may hold. A feature the transformer here does not have is refused by name, never
+dropped. Not here: GGUF metadata (`gguf_config.py`) and the names of tensors (`weights/names.py`).
 """
 
 from collections.abc import Collection, Mapping
-import math
-from typing import Any, Literal
+import dataclasses
+from typing import Any
 
-import numpy as np
+from rlreason.models import rope_fields
+from rlreason.models.config import ModelConfig
+from rlreason.models.fields import choose, required, show
 
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What the models of one architecture have in common."""
 
-Family = Literal["llama", "qwen2", "qwen3"]
+  architecture: str  # the class that config.json names
+  features: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the same for all models
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of fields left out
+  fixed: Mapping[str, tuple] = dataclasses.field(default_factory=dict)  # what fields may hold
+  own_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # theirs -> ModelConfig's
+  window_fields: tuple[str, ...] = ()  # those that say which layers slide
 
-_ARCHITECTURES: dict[Family, str] = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+
+_LLAMA_LIKE = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
+_GEMMA = dict(
+    activation="gelu_tanh", unit_offset_norms=True, post_norms=True, scale_embeddings=True)
+_GEMMA_DEFAULTS = dict(
+    head_dim=256, tie_word_embeddings=True, query_pre_attn_scalar=256, sliding_window=4096,
+    rms_norm_eps=1e-6)
+_GEMMA_FIXED = {
+    "hidden_activation": ("gelu_pytorch_tanh",), "attention_bias": (False,),
+    "use_bidirectional_attention": (False,)}
+
+_GEMMA_CAPS = {
+    "attn_logit_softcapping": "attention_softcap", "final_logit_softcapping": "logit_softcap"}
+_QWEN_WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaForCausalLM", fixed=_LLAMA_LIKE | {"use_sliding_window": (False,)}),
+    "mistral": Family(
+        "MistralForCausalLM", fixed={"hidden_act": ("silu",)}, window_fields=("sliding_window",)),
+    "qwen2": Family(
+        "Qwen2ForCausalLM", features={"qkv_bias": True}, fixed={"hidden_act": ("silu",)},
+        window_fields=_QWEN_WINDOWS),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", features={"qk_norm": True}, fixed=_LLAMA_LIKE,
+        window_fields=_QWEN_WINDOWS),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM", features={"qk_norm": True},
+        defaults={"norm_topk_prob": False, "router_aux_loss_coef": 0.001},
+        fixed=_LLAMA_LIKE | {"decoder_sparse_step": (1,), "mlp_only_layers": ([],)},
+        own_fields={
+            "num_experts": "num_experts", "num_experts_per_tok": "experts_per_token",
+            "norm_topk_prob": "normalize_experts", "router_aux_loss_coef": "balance_coef"},
+        window_fields=("sliding_window", "use_sliding_window")),
+    "gemma2": Family(
+        "Gemma2ForCausalLM", features=_GEMMA,
+        defaults=_GEMMA_DEFAULTS | {
+            "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        fixed=_GEMMA_FIXED, own_fields=_GEMMA_CAPS,
+        window_fields=("sliding_window", "layer_types")),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM", features=_GEMMA | {"qk_norm": True},
+        defaults=_GEMMA_DEFAULTS | {
+            "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6,
+            "attn_logit_softcapping": None, "final_logit_softcapping": None},
+        fixed=_GEMMA_FIXED, own_fields=_GEMMA_CAPS,
+        window_fields=("sliding_window", "layer_types")),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        defaults={"tie_word_embeddings": True, "rope_theta": 2e6, "no_rope_layer_interval": 4,
+                  "rms_norm_eps": 1e-6},
+        fixed=_LLAMA_LIKE,
+        window_fields=("sliding_window", "use_sliding_window", "layer_types")),
 }
 
-# Fields that must hold one of these values, or be absent: the transformer here has nothing else.
-_FIXED_FIELDS = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "partial_rotary_factor": (1.0,),
-    "use_sliding_window": (False,),
-    "quantization_config": (None,),
-}
+_OTHER_NAMES = {"num_local_experts": "num_experts"}  # of transformers 5
+# Here an explicit null is not an absent field.
+_MAY_BE_NONE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
+# Fields of a ModelConfig that are the user's, not the model's.
+_NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll")
 
-_ROPE_TYPES = ("default", "llama3")
+# Fields no family has any other value of.
+_ALWAYS_FIXED = {"partial_rotary_factor": (1.0,), "quantization_config": (None,)}
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
-def family_of(config: ModelConfig) -> Family:
-  """The family that has exactly these features.
-
-  Raises:
-    ValueError: no family has both a bias on q, k, v and a norm on q, k.
-  """
-  if config.qkv_bias and config.qk_norm:
-    raise ValueError(
-        "qkv_bias and qk_norm: got True and True, allowed: at most one of them (qwen2 has the "
-        "bias, qwen3 the norm, llama neither)")
-  if config.qkv_bias:
-    return "qwen2"
-  return "qwen3" if config.qk_norm else "llama"
-
-
-def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   """Reads the content of a `config.json`.
 
   Both spellings of RoPE are read: `rope_theta` with `rope_scaling`, and `rope_parameters` of
@@ -59,35 +99,40 @@ def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
     ValueError: a family or feature that is not supported, or a missing field; names it and what is
       allowed.
   """
-  family = _choose_family("model_type", config.get("model_type"))
-  for name, allowed in _FIXED_FIELDS.items():
-    if config.get(name, allowed[0]) not in allowed:
-      raise ValueError(f"config.json {name}: got {config[name]!r}, allowed: {_show(allowed)}")
-  if set(config.get("layer_types") or ()) - {"full_attention"}:
-    raise ValueError(
-        f"config.json layer_types: got {sorted(set(config['layer_types']))}, "
-        "allowed: full_attention")
-  heads, width = _required(config, "num_attention_heads"), _required(config, "hidden_size")
-  # Only qwen3 has head sizes that do not follow from the width, so there it must be written.
-  head_dim = config.get("head_dim")
-  if head_dim is None:
-    head_dim = _required(config, "head_dim") if family == "qwen3" else width // heads
-  theta, scaling = _rope(config)
+  name = choose("model_type", fields.get("model_type"), FAMILIES)
+  family = FAMILIES[name]
+  fields = {**family.defaults, **{_OTHER_NAMES.get(key, key): value for key, value in fields.items()
+                                  if value is not None or key in _MAY_BE_NONE}}
+  for key, allowed in (_ALWAYS_FIXED | dict(family.fixed)).items():
+    if fields.get(key, allowed[0]) not in allowed:
+      raise ValueError(f"config.json {key}: got {fields[key]!r}, allowed: {show(allowed)}")
+  heads, width = required(fields, "num_attention_heads"), required(fields, "hidden_size")
+  # A norm over each head goes with head sizes that do not follow from the width.
+  head_dim = required(fields, "head_dim") if "qk_norm" in family.features else (
+      fields.get("head_dim") or width // heads)
+  rope = rope_fields.from_hf(fields)
+  score_width = fields.get("query_pre_attn_scalar", head_dim)
   return ModelConfig(
-      vocab_size=_required(config, "vocab_size"),
+      family=name,
+      vocab_size=required(fields, "vocab_size"),
       width=width,
-      num_layers=_required(config, "num_hidden_layers"),
+      num_layers=required(fields, "num_hidden_layers"),
       num_heads=heads,
-      num_kv_heads=config.get("num_key_value_heads") or heads,
+      num_kv_heads=fields.get("num_key_value_heads") or heads,
       head_dim=head_dim,
-      mlp_width=_required(config, "intermediate_size"),
-      rope_theta=theta,
-      rope_scaling=scaling,
-      norm_eps=_required(config, "rms_norm_eps"),
-      tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-      qkv_bias=family == "qwen2",
-      qk_norm=family == "qwen3",
-      max_positions=_required(config, "max_position_embeddings"),
+      mlp_width=required(fields, _mlp_field(family)),
+      rope_theta=rope.theta,
+      rope_scaling=rope.scaling,
+      local_rope_theta=rope.local_theta,
+      rope_layers=_rope_layers(name, fields),
+      score_width=None if score_width == head_dim else score_width,
+      norm_eps=required(fields, "rms_norm_eps"),
+      tie_embeddings=bool(fields.get("tie_word_embeddings", False)),
+      max_positions=rope.max_positions,
+      **_sliding(name, fields),
+      **family.features,
+      **{ours: fields[theirs] if theirs in _MAY_BE_NONE else required(fields, theirs)
+         for theirs, ours in family.own_fields.items()},
   )
 
 
@@ -102,23 +147,26 @@ def config_to_hf(
     eos_ids: ids that end a completion; one is written as a number, several as a list.
     bos_id: id of the begin token, if there is one.
     pad_id: id of the padding token, if there is one.
+
+  Raises:
+    ValueError: the model has a feature its family has not, or lacks one.
   """
-  family = family_of(config)
+  family = FAMILIES[config.family]
+  activation = "gelu_pytorch_tanh" if config.activation == "gelu_tanh" else "silu"
   fields = {
-      "architectures": [_ARCHITECTURES[family]],
-      "model_type": family,
+      "architectures": [family.architecture],
+      "model_type": config.family,
       "vocab_size": config.vocab_size,
       "hidden_size": config.width,
       "intermediate_size": config.mlp_width,
+      _mlp_field(family): config.mlp_width,
       "num_hidden_layers": config.num_layers,
       "num_attention_heads": config.num_heads,
       "num_key_value_heads": config.num_kv_heads,
       "head_dim": config.head_dim,
-      "hidden_act": "silu",
-      "max_position_embeddings": config.max_positions,
+      "hidden_activation" if "hidden_activation" in family.fixed else "hidden_act": activation,
       "rms_norm_eps": config.norm_eps,
-      "rope_theta": config.rope_theta,
-      "rope_scaling": None,
+      **rope_fields.to_hf(config),
       "tie_word_embeddings": config.tie_embeddings,
       "attention_dropout": 0.0,
       "torch_dtype": config.param_dtype,
@@ -126,22 +174,15 @@ def config_to_hf(
       "bos_token_id": bos_id,
       "pad_token_id": pad_id,
       "use_cache": True,
+      **{name: False for name in ("attention_bias", "mlp_bias") if name in family.fixed},
+      **{theirs: getattr(config, ours) for theirs, ours in family.own_fields.items()},
+      **_sliding_fields(config),
   }
-  if family != "qwen2":
-    fields["attention_bias"] = False
-  if family == "llama":
-    fields["mlp_bias"] = False
-  else:
-    fields["use_sliding_window"] = False
-  if config.rope_scaling is not None:
-    scaling = config.rope_scaling
-    fields["rope_scaling"] = {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_max_positions,
-    }
+  if "query_pre_attn_scalar" in family.defaults:
+    fields["query_pre_attn_scalar"] = config.score_width or config.head_dim
+  if config.rope_layers:
+    fields["no_rope_layers"] = [int(has_rope) for has_rope in config.rope_layers]
+  _check_written(fields, config)
   return fields
 
 
@@ -151,112 +192,61 @@ def one_or_list(ids: Collection[int]) -> int | list[int] | None:
   return None if not ids else ids[0] if len(ids) == 1 else ids
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str]) -> ModelConfig:
-  """Reads the metadata of a GGUF file.
-
-  Llama 3 RoPE scaling is not in the metadata but in the tensor `rope_freqs.weight`:
-  `rope_scaling_from_factors`.
-
-  Args:
-    metadata: field name to value.
-    tensor_names: the names of the file's tensors: without `output.weight` the embeddings are tied.
-
-  Raises:
-    ValueError: as `config_from_hf`.
-  """
-  family = _choose_family("general.architecture", metadata.get("general.architecture"))
-  required = lambda name: _required(metadata, f"{family}.{name}", "GGUF")
-  scaling = metadata.get(f"{family}.rope.scaling.type", "none")
-  if scaling != "none":
-    raise ValueError(f"GGUF {family}.rope.scaling.type: got {scaling!r}, allowed: none")
-  if metadata.get(f"{family}.expert_count", 0):
-    raise ValueError(f"GGUF {family}.expert_count: got {metadata[f'{family}.expert_count']}, "
-                     "allowed: 0 (no mixture of experts)")
-  heads, width = required("attention.head_count"), required("embedding_length")
-  head_dim = metadata.get(f"{family}.attention.key_length", width // heads)
-  rotary = metadata.get(f"{family}.rope.dimension_count", head_dim)
-  if rotary != head_dim:
+def _check_written(fields: Mapping[str, Any], config: ModelConfig):
+  """A file that does not say all that the model is must not be written."""
+  again = dataclasses.asdict(config_from_hf(fields))
+  wanted = dataclasses.asdict(config)
+  lost = [name for name in wanted if wanted[name] != again[name] and name not in _NOT_WRITTEN]
+  if lost:
     raise ValueError(
-        f"GGUF {family}.rope.dimension_count: got {rotary}, allowed: the head size {head_dim}")
-  tokens = metadata.get("tokenizer.ggml.tokens", ())
-  return ModelConfig(
-      vocab_size=metadata.get(f"{family}.vocab_size") or len(tokens),
-      width=width,
-      num_layers=required("block_count"),
-      num_heads=heads,
-      num_kv_heads=metadata.get(f"{family}.attention.head_count_kv", heads),
-      head_dim=head_dim,
-      mlp_width=required("feed_forward_length"),
-      rope_theta=_shortest_float(metadata.get(f"{family}.rope.freq_base", 10000.0)),
-      norm_eps=_shortest_float(required("attention.layer_norm_rms_epsilon")),
-      tie_embeddings="output.weight" not in tensor_names,
-      qkv_bias=family == "qwen2",
-      qk_norm=family == "qwen3",
-      max_positions=required("context_length"),
-  )
+        f"family: got {config.family!r} with " + ", ".join(
+            f"{name}={wanted[name]!r}" for name in lost) +
+        ", allowed: " + ", ".join(f"{again[name]!r}" for name in lost))
 
 
-def rope_scaling_from_factors(factors: np.ndarray, config: ModelConfig) -> Llama3RopeScaling:
-  """The Llama 3 scaling whose divisors of the rotary frequencies are `factors`, f32[h / 2].
-
-  GGUF files keep only these divisors. The slowest pair is divided by the whole `factor`; all
-  published Llama 3 models share the other constants, and the result is checked against the tensor.
-
-  Raises:
-    ValueError: the divisors are not those of a published Llama 3 model.
-  """
-  scaling = Llama3RopeScaling(
-      factor=_shortest_float(float(np.max(factors))), low_freq_factor=1.0, high_freq_factor=4.0,
-      original_max_positions=8192)
-  exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-  turns = scaling.original_max_positions / (2 * math.pi) * config.rope_theta ** -exponents
-  span = scaling.high_freq_factor - scaling.low_freq_factor
-  kept = np.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
-  expected = 1.0 / ((1 - kept) / scaling.factor + kept)
-  if np.shape(factors) != expected.shape or not np.allclose(factors, expected, rtol=1e-4):
-    raise ValueError(
-        f"GGUF rope_freqs.weight: got {np.asarray(factors).tolist()}, allowed: the divisors of "
-        f"Llama 3 scaling, {expected.tolist()}")
-  return scaling
+def _mlp_field(family: Family) -> str:
+  return "moe_intermediate_size" if "num_experts" in family.own_fields else "intermediate_size"
 
 
-def _choose_family(field: str, name: Any) -> Family:
-  if name not in _ARCHITECTURES:
-    raise ValueError(f"{field}: got {name!r}, allowed: {_show(_ARCHITECTURES)}")
-  return name
+def _sliding(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """`sliding_window` and `sliding_layers` of a ModelConfig."""
+  window, layers = fields.get("sliding_window"), required(fields, "num_hidden_layers")
+  known, types = FAMILIES[name].window_fields, fields.get("layer_types")
+  for kind in types or ():
+    choose("config.json layer_types", kind, (_FULL, _SLIDING) if known else (_FULL,))
+  is_off = "use_sliding_window" in known and not fields.get("use_sliding_window")
+  if not known or is_off or window is None:
+    return {}
+  if types is not None:
+    slides = tuple(kind == _SLIDING for kind in types)
+  elif name in ("gemma2", "gemma3_text"):
+    pattern = fields.get("sliding_window_pattern", 2)
+    slides = tuple((i + 1) % pattern != 0 for i in range(layers))
+  elif name in ("qwen2", "qwen3"):
+    slides = tuple(i >= required(fields, "max_window_layers") for i in range(layers))
+  elif name == "smollm3":
+    slides = tuple(not has_rope for has_rope in _rope_layers(name, fields))
+  else:
+    slides = (True,) * layers
+  if not any(slides):
+    return {}
+  return {"sliding_window": window, "sliding_layers": () if all(slides) else slides}
 
 
-def _rope(config: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
-  """Base and scaling of RoPE from either spelling."""
-  parameters = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
-  theta = float(parameters.get("rope_theta") or config.get("rope_theta") or 10000.0)
-  kind = parameters.get("rope_type", parameters.get("type", "default"))
-  if kind not in _ROPE_TYPES:
-    raise ValueError(f"config.json rope_scaling: got {kind!r}, allowed: {_show(_ROPE_TYPES)}")
-  if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-    raise ValueError("config.json partial_rotary_factor: got "
-                     f"{parameters['partial_rotary_factor']}, allowed: 1.0")
-  if kind == "default":
-    return theta, None
-  required = lambda name: _required(parameters, name, "config.json rope_scaling")
-  return theta, Llama3RopeScaling(
-      factor=float(required("factor")),
-      low_freq_factor=float(required("low_freq_factor")),
-      high_freq_factor=float(required("high_freq_factor")),
-      original_max_positions=int(required("original_max_position_embeddings")),
-  )
+def _rope_layers(name: str, fields: Mapping[str, Any]) -> tuple[bool, ...]:
+  if name != "smollm3":
+    return ()
+  layers = required(fields, "num_hidden_layers")
+  rotates = fields.get("no_rope_layers")  # 1 where there is RoPE
+  if rotates is None:
+    interval = fields["no_rope_layer_interval"]
+    rotates = [(i + 1) % interval for i in range(layers)]
+  return () if all(rotates) else tuple(map(bool, rotates))
 
 
-def _required(fields: Mapping[str, Any], name: str, where: str = "config.json") -> Any:
-  if fields.get(name) is None:
-    raise ValueError(f"{where} {name}: missing; it holds {_show(sorted(fields))}")
-  return fields[name]
-
-
-def _shortest_float(value: float) -> float:
-  """The decimal number an f32 was written for: 1e-05 and not 9.999999747378752e-06."""
-  return float(str(np.float32(value)))
-
-
-def _show(values: Collection[Any]) -> str:
-  return ", ".join(map(str, values))
+def _sliding_fields(config: ModelConfig) -> dict[str, Any]:
+  """The fields of a `config.json` that say which layers slide."""
+  types = [_FULL if kind.window is None else _SLIDING for kind in config.layer_kinds]
+  fields = {"sliding_window": config.sliding_window, "layer_types": types,
+            "use_sliding_window": config.sliding_window is not None, "max_window_layers": 0}
+  return {name: fields[name] for name in FAMILIES[config.family].window_fields}

@@ -1,4 +1,4 @@
-"""Norms, rotary positions, projections and the gated feed-forward layer."""
+"""Norms, projections and the gated feed-forward layer."""
 
 import math
 
@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models.config import ModelConfig
 
 INIT_STDDEV = 0.02
 
@@ -19,20 +19,20 @@ def partitioned(init, axes: tuple[str, ...]):
 class RMSNorm(nn.Module):
   """x / rms(x) * scale over the last axis (Zhang & Sennrich 2019)."""
 
-  epsilon: float
-  param_dtype: str
+  config: ModelConfig
   axis: str = "embed"
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    c = self.config
+    first = nn.initializers.zeros if c.unit_offset_norms else nn.initializers.ones
     scale = self.param(
-        "scale", partitioned(nn.initializers.ones, (self.axis,)), (x.shape[-1],),
-        jnp.dtype(self.param_dtype))
+        "scale", partitioned(first, (self.axis,)), (x.shape[-1],), jnp.dtype(c.param_dtype))
     # f32: the mean of squares of bf16 activations loses the small ones.
     x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + self.epsilon)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + c.norm_eps)
     scale = jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
-    return (x32 * scale).astype(x.dtype)
+    return (x32 * (1.0 + scale if c.unit_offset_norms else scale)).astype(x.dtype)
 
 
 class Matrix(nn.Module):
@@ -91,8 +91,18 @@ class Projection(nn.Module):
     return out
 
 
+def cap(x: jax.Array, limit: float | None) -> jax.Array:
+  """Values softly kept within +-limit; unchanged where that is None."""
+  return x if limit is None else limit * jnp.tanh(x / limit)
+
+
+def activate(gate: jax.Array, config: ModelConfig) -> jax.Array:
+  """The activation of a feed-forward layer's gate."""
+  return nn.silu(gate) if config.activation == "silu" else nn.gelu(gate, approximate=True)
+
+
 class MLP(nn.Module):
-  """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+  """down(activation(gate(x)) * up(x)) (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
 
   config: ModelConfig
   is_transposed: bool = False
@@ -104,40 +114,4 @@ class MLP(nn.Module):
         c, (width,), axes, is_transposed=self.is_transposed, name=name)(x)
     gate = project(x, c.mlp_width, ("embed", "mlp"), "gate")
     up = project(x, c.mlp_width, ("embed", "mlp"), "up")
-    return project(nn.silu(gate) * up, c.width, ("mlp", "embed"), "down")
-
-
-def rope_frequencies(config: ModelConfig) -> jax.Array:
-  """Angular frequencies of the rotary pairs, radians per token; f32[h / 2]."""
-  exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-  frequencies = 1.0 / (config.rope_theta ** exponents)
-  if config.rope_scaling is not None:
-    frequencies = _llama3_scaling(frequencies, config.rope_scaling)
-  return frequencies
-
-
-def _llama3_scaling(frequencies: jax.Array, scaling: Llama3RopeScaling) -> jax.Array:
-  """Slow pairs are divided by `factor`, fast pairs kept, those between are blended."""
-  wavelengths = 2 * math.pi / frequencies
-  low = scaling.original_max_positions / scaling.low_freq_factor
-  high = scaling.original_max_positions / scaling.high_freq_factor
-  blend = (scaling.original_max_positions / wavelengths - scaling.low_freq_factor) / (
-      scaling.high_freq_factor - scaling.low_freq_factor)
-  blended = (1 - blend) * frequencies / scaling.factor + blend * frequencies
-  slow = jnp.where(wavelengths > low, frequencies / scaling.factor, blended)
-  return jnp.where(wavelengths < high, frequencies, slow)
-
-
-def rope_rotations(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines of position * frequency, each f32[B, T, h / 2], of positions i32[B, T]."""
-  # f32: angles reach thousands of radians, where bf16 has steps of whole turns.
-  angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)[None, None]
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rope(x: jax.Array, rotations: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates pairs (i, i + h/2) of each head of x [B, T, heads, h] (Su et al. 2021)."""
-  cos, sin = (rotation[:, :, None] for rotation in rotations)
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return rotated.astype(x.dtype)
+    return project(activate(gate, c) * up, c.width, ("mlp", "embed"), "down")

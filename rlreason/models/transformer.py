@@ -10,33 +10,43 @@ import jax.numpy as jnp
 
 from rlreason import masks
 from rlreason.models.attention import Attention
-from rlreason.models.cache import LayerCache
+from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import MLP, Matrix, RMSNorm, rope_rotations
+from rlreason.models.layers import MLP, Matrix, RMSNorm, cap
+from rlreason.models.moe import Experts, balance_loss
+from rlreason.models.rope import rope_rotations
 from rlreason.types import Params
 
 
 class Block(nn.Module):
-  """Pre-norm residual block: attention, then the feed-forward layer.
+  """Residual block: attention, then the feed-forward layer or the experts.
 
   In the form `nn.scan` wants: (carry, inputs) -> (carry, output). The output is the layer's keys
-  and values, or its cache after a decode step, or None when nobody needs it.
+  and values, or its cache after a decode step, or None when nobody needs it; and the experts' load.
   """
 
   config: ModelConfig
   keep_cache: bool
 
   @nn.compact
-  def __call__(self, x, rotations, mask=None, cache=None, prompt_mask=None, slot=None):
+  def __call__(
+      self, x, kind, rotations, mask=None, is_counted=None, step: DecodeStep | None = None):
+    """`kind` is a place in `config.kinds`, and on the first axis of `rotations` and `mask`."""
     c = self.config
+    choose = lambda stacked: jax.tree.map(lambda x: x[0 if len(c.kinds) == 1 else kind], stacked)
+    norm = lambda name, x: RMSNorm(c, name=name)(x)
     attended, kept = Attention(c, name="attention")(
-        RMSNorm(c.norm_eps, c.param_dtype, name="attention_norm")(x), rotations,
-        mask=mask, cache=cache, prompt_mask=prompt_mask, slot=slot)
-    x = x + attended
-    mlp = MLP(c, is_transposed=cache is not None, name="mlp")
-    x = x + mlp(RMSNorm(c.norm_eps, c.param_dtype, name="mlp_norm")(x))
+        norm("attention_norm", x), choose(rotations), mask=choose(mask), step=step)
+    x = x + (norm("attention_post_norm", attended) if c.post_norms else attended)
+    out, load = self._feed_forward(norm("mlp_norm", x), is_counted, step is not None)
+    x = x + (norm("mlp_post_norm", out) if c.post_norms else out)
     x = nn.with_logical_constraint(x, ("batch", "length", "embed_act"))
-    return x, kept if self.keep_cache else None
+    return x, (kept if self.keep_cache else None, load)
+
+  def _feed_forward(self, x, is_counted, is_decoding):
+    if self.config.num_experts:
+      return Experts(self.config, name="experts")(x, is_counted)
+    return MLP(self.config, is_transposed=is_decoding, name="mlp")(x), None
 
 
 _REMAT_POLICIES = {
@@ -52,7 +62,8 @@ class Transformer(nn.Module):
   keep_cache: bool = False
 
   @nn.compact
-  def __call__(self, tokens, segment_ids, positions):
+  def __call__(self, tokens, segment_ids, positions, is_counted=None):
+    """i32[B, T] each -> [B, T, D]; keys and values [N, B, T, K, h] or None; load of experts."""
     c = self.config
     table = Matrix((c.vocab_size, c.width), ("vocab", "embed"), "embedding", c.param_dtype,
                    name="embed")()
@@ -66,11 +77,22 @@ class Transformer(nn.Module):
           block, prevent_cse=c.unroll == c.num_layers, policy=_REMAT_POLICIES[c.remat])
     stack = nn.scan(
         block, variable_axes={"params": 0}, split_rngs={"params": True}, length=c.num_layers,
-        unroll=c.unroll, in_axes=nn.broadcast, metadata_params={nn.PARTITION_NAME: "layers"})
-    x, kept = stack(c, self.keep_cache, name="layers")(
-        table.astype(c.compute_dtype)[tokens], rope_rotations(positions, c),
-        masks.attention_mask(segment_ids))
-    return RMSNorm(c.norm_eps, c.param_dtype, name="final_norm")(x), kept
+        unroll=c.unroll, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        metadata_params={nn.PARTITION_NAME: "layers"})
+    kinds = jnp.array([c.kinds.index(kind) for kind in c.layer_kinds])
+    mask = jnp.stack([
+        masks.attention_mask(segment_ids, positions, kind.window) for kind in c.kinds])
+    x, (kept, loads) = stack(c, self.keep_cache, name="layers")(
+        _embed(c, table, tokens), kinds, rope_rotations(positions, c), mask, is_counted)
+    return RMSNorm(c, name="final_norm")(x), kept, loads
+
+
+def _embed(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
+  x = table.astype(config.compute_dtype)[tokens]
+  if config.scale_embeddings:
+    # The root is rounded to the type of the computation first, as the published models have it.
+    x = x * jnp.asarray(config.width ** 0.5, config.compute_dtype)
+  return x
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -105,19 +127,35 @@ def forward(
   Returns:
     [B, T, D] in `config.dtype`; arbitrary where `segment_ids` is 0.
   """
+  return forward_and_balance(config, params, tokens, segment_ids, positions)[0]
+
+
+def forward_and_balance(
+    config: ModelConfig, params: Params, tokens: jax.Array, segment_ids: jax.Array,
+    positions: jax.Array | None = None, is_counted: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """As `forward`, and the load-balancing loss of the experts, f32 scalar; 0 without experts.
+
+  The load is that of the tokens `is_counted` (bool[B, T]); None: those that are not padding.
+  """
   segment_ids = segment_ids.astype(jnp.int32)
+  is_counted = segment_ids > 0 if is_counted is None else is_counted
   if positions is None:
     positions = masks.positions_from_mask(segment_ids > 0)
-  hidden, _ = Transformer(config).apply({"params": params}, tokens, segment_ids, positions)
-  return hidden
+  hidden, _, loads = Transformer(config).apply(
+      {"params": params}, tokens, segment_ids, positions, is_counted)
+  if loads is None:
+    return hidden, jnp.float32(0)
+  return hidden, balance_loss(loads, jnp.sum(is_counted).astype(jnp.float32))
 
 
 def prefill(
     config: ModelConfig, params: Params, tokens: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Hidden states [P, S, D] of prompts, and their keys and values, each [N, P, S, K, h]."""
-  return Transformer(config, keep_cache=True).apply(
+  hidden, kept, _ = Transformer(config, keep_cache=True).apply(
       {"params": params}, tokens, mask.astype(jnp.int32), masks.positions_from_mask(mask))
+  return hidden, kept
 
 
 def split_layers(config: ModelConfig, params: Params) -> list[Params]:
@@ -125,9 +163,12 @@ def split_layers(config: ModelConfig, params: Params) -> list[Params]:
 
   For the 8 to 64 rows of a decode step, a product with such a kernel takes 0.7 to 0.9 of the time
   on the CPU, and the copy that unrolled layers need anyway turns it. Do this outside the loop.
+  Kernels of experts keep their inputs first.
   """
   def outputs_first(path, x):
     names = [part.key for part in path]
+    if names[-1].endswith("_kernel"):
+      return x.astype(config.compute_dtype)
     if names[-1] != "kernel":
       return x
     inputs = 2 if names[-2] == "o" else 1
@@ -157,16 +198,26 @@ def decode_step(
   Returns:
     Hidden states [B, D] after the final norm, and the caches with these tokens in them.
   """
-  x = params["embed"]["embedding"][tokens].astype(config.compute_dtype)[:, None]
+  x = _embed(config, params["embed"]["embedding"], tokens)[:, None]
   # Behind a barrier, or XLA computes cosines and sines again in every layer.
   rotations = jax.lax.optimization_barrier(rope_rotations(positions[:, None], config))
+  prompt_masks = [_prompt_mask(prompt_mask, slot, kind.window) for kind in config.kinds]
   block, new_caches = Block(config, keep_cache=True), []
-  for layer, cache in zip(layers, caches, strict=True):
-    x, cache = block.apply(
-        {"params": layer}, x, rotations, None, cache, prompt_mask, slot)
+  for kind, layer, cache in zip(config.layer_kinds, layers, caches, strict=True):
+    place = config.kinds.index(kind)
+    step = DecodeStep(cache, prompt_masks[place], slot, kind.window)
+    x, (cache, _) = block.apply({"params": layer}, x, place, rotations, step=step)
     new_caches.append(cache)
-  norm = RMSNorm(config.norm_eps, config.param_dtype)
-  return norm.apply({"params": params["final_norm"]}, x)[:, 0], new_caches
+  return RMSNorm(config).apply({"params": params["final_norm"]}, x)[:, 0], new_caches
+
+
+def _prompt_mask(prompt_mask: jax.Array, slot: jax.Array, window: int | None) -> jax.Array:
+  """bool[P, S] prompt tokens that the token of step `slot` may look at."""
+  if window is None:
+    return prompt_mask
+  # Prompts end in the last column, so that this is slot + 1 tokens behind the new one.
+  distance = prompt_mask.shape[1] - jnp.arange(prompt_mask.shape[1]) + slot
+  return prompt_mask & (distance < window)[None]
 
 
 def unembedding(config: ModelConfig, params: Params) -> jax.Array:
@@ -180,4 +231,9 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
   """f32[..., V] logits of a few hidden states [..., D]; not for whole training rows."""
   kernel = unembedding(config, params).astype(config.compute_dtype)
   # f32 result: bf16 logits have steps of 0.1 nats at magnitude 20.
-  return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+  return cap_logits(config, jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32))
+
+
+def cap_logits(config: ModelConfig, logits: jax.Array) -> jax.Array:
+  """Logits with the cap of Gemma 2; unchanged for other families."""
+  return cap(logits, config.logit_softcap)

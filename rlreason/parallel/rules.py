@@ -17,6 +17,8 @@ RULES = (
     ("kv_heads", "tensor"),
     ("head_dim", None),
     ("mlp", "tensor"),
+    ("experts", "tensor"),
+    ("expert_mlp", None),  # an expert is not split further
 )
 
 

@@ -71,7 +71,8 @@ def sample(
 
   def emit(state, hidden):
     # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
-    logits = jnp.matmul(vocabulary, hidden.T, preferred_element_type=jnp.float32).T
+    logits = models.cap_logits(config, jnp.matmul(
+        vocabulary, hidden.T, preferred_element_type=jnp.float32).T)
     value = None if value_head is None else models.apply_value_head(value_head, hidden)
     token, log_prob = _draw(logits, state, row_keys, options)
     return _record(state, token, log_prob, value, stop_ids)

@@ -10,18 +10,12 @@ from typing import Any
 import gguf
 import numpy as np
 
-from rlreason.models import families
+from rlreason.models import gguf_fields, rope_fields
 from rlreason.models.config import ModelConfig
 from rlreason.types import Params
 from rlreason.weights import names
 
 _ROPE_FACTORS = "rope_freqs.weight"  # not a weight: the divisors of Llama 3 RoPE scaling
-_TYPES = gguf.GGMLQuantizationType
-QUANTIZATIONS = (
-    _TYPES.F32, _TYPES.F16, _TYPES.BF16, _TYPES.Q8_0, _TYPES.Q4_0, _TYPES.Q4_1, _TYPES.Q5_0,
-    _TYPES.Q5_1, _TYPES.Q2_K, _TYPES.Q3_K, _TYPES.Q4_K, _TYPES.Q5_K, _TYPES.Q6_K)
-
-
 def read_model(
     reader: gguf.GGUFReader, metadata: Mapping[str, Any], dtype: np.dtype, where: str
 ) -> tuple[ModelConfig, Params]:
@@ -42,24 +36,34 @@ def read_model(
   """
   tensors = {tensor.name: tensor for tensor in reader.tensors}
   try:
-    config = families.config_from_gguf(metadata, tensors)
+    config = gguf_fields.config_from_gguf(metadata, tensors)
     if _ROPE_FACTORS in tensors:
       factors = dequantise(tensors.pop(_ROPE_FACTORS))
       config = dataclasses.replace(
-          config, rope_scaling=families.rope_scaling_from_factors(factors, config))
+          config, rope_scaling=rope_fields.llama3_scaling_of(factors, config))
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from error
   entries = names.gguf_entries(
-      config, interleaved_rope=metadata["general.architecture"] == "llama")
+      config, interleaved_rope=metadata["general.architecture"] in ("llama", "smollm3"))
   names.check_names(tensors, entries, where)
   for name, entry in entries.items():
     # GGUF lists the fastest axis first.
     names.check_shape(reversed(tensors[name].shape.tolist()), name, entry, where)
-    if tensors[name].tensor_type not in QUANTIZATIONS:
-      raise ValueError(f"{where}: {name} is stored as {tensors[name].tensor_type.name}, allowed: "
-                       f"{', '.join(kind.name for kind in QUANTIZATIONS)}")
+    if not can_dequantise(tensors[name].tensor_type):
+      raise ValueError(f"{where}: {name} is stored as {tensors[name].tensor_type.name}, which the "
+                       "gguf package cannot turn into numbers; convert it to Q8_0, Q4_K or F16")
   return config, names.build_tree(
       config, entries, lambda name: dequantise(tensors[name]), dtype)
+
+
+def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
+  """Whether the gguf package knows how to turn a type into numbers: tried on one block of zeros."""
+  _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+  try:
+    gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+  except NotImplementedError:
+    return False
+  return True
 
 
 def dequantise(tensor: gguf.ReaderTensor) -> np.ndarray:

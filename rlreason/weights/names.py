@@ -7,11 +7,11 @@ inputs before outputs and heads on an axis of their own. Not here: files.
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import math
-from typing import Any
 
+import jax
 import numpy as np
 
-from rlreason.models.config import ModelConfig
+from rlreason.models import ModelConfig, abstract_params
 from rlreason.types import Params
 
 
@@ -20,64 +20,97 @@ class Entry:
   """One tensor of a file and its place in the parameter tree."""
 
   path: tuple[str, ...]  # in the tree
-  layer: int | None  # index on axis 0 of the stacked array, None outside the stack
-  shape: tuple[int, ...]  # of the parameter of one layer
+  shape: tuple[int, ...]  # of the part of the parameter that the tensor holds
+  index: tuple[int, ...] = ()  # where in the parameter: layer; layer and expert
   in_axes: int = 0  # leading axes that are a matrix's inputs; 0 where the file has the same layout
+  batch_axes: int = 0  # axes before those, which the file has too (experts of a GGUF file)
   rope_heads: int = 0  # heads whose rows are stored for interleaved RoPE, 0 if they are not
+  offset: float = 0.0  # the file holds the parameter plus this
 
   @property
   def file_shape(self) -> tuple[int, ...]:
     if not self.in_axes:
       return self.shape if self.path[0] == "embed" else (math.prod(self.shape),)
-    return (math.prod(self.shape[self.in_axes:]), math.prod(self.shape[:self.in_axes]))
+    batch, matrix = self.shape[:self.batch_axes], self.shape[self.batch_axes:]
+    return (*batch, math.prod(matrix[self.in_axes:]), math.prod(matrix[:self.in_axes]))
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
-    """The parameter of one layer from the file's array, as a view where that is possible."""
+    """The part of the parameter from the file's array, as a view where that is possible."""
     if self.rope_heads:
       array = _unpermute_rope(array, self.rope_heads)
-    return (array.T if self.in_axes else array).reshape(self.shape)
+    if self.offset:
+      array = array - np.asarray(self.offset, array.dtype)
+    return (array.swapaxes(-1, -2) if self.in_axes else array).reshape(self.shape)
 
   def to_file(self, array: np.ndarray) -> np.ndarray:
-    """The file's array from the parameter of one layer; inverse of `from_file`."""
+    """The file's array from the part of the parameter; inverse of `from_file`."""
     if self.rope_heads:
       raise ValueError(f"{'/'.join(self.path)}: arrays for interleaved RoPE are read, not written")
+    if self.offset:
+      array = array + np.asarray(self.offset, array.dtype)
     if not self.in_axes:
       return array.reshape(self.file_shape)
-    return np.ascontiguousarray(array.reshape(self.file_shape[::-1]).T)
+    *batch, outputs, inputs = self.file_shape
+    return np.ascontiguousarray(array.reshape(*batch, inputs, outputs).swapaxes(-1, -2))
+
+
+_HF_NAMES = {
+    "embed": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head",
+    "layer": "model.layers.{}.",
+    "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+    "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj", "q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm",
+    "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj",
+    "router_kernel": "mlp.gate", "gate_kernel": "mlp.experts.{}.gate_proj",
+    "up_kernel": "mlp.experts.{}.up_proj", "down_kernel": "mlp.experts.{}.down_proj"}
+# With norms after attention and feed-forward layer, one name means another norm.
+_HF_POST_NORMS = {
+    "attention_post_norm": "post_attention_layernorm", "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm"}
+_GGUF_NAMES = {
+    "embed": "token_embd", "final_norm": "output_norm", "lm_head": "output",
+    "layer": "blk.{}.",
+    "attention_norm": "attn_norm", "attention_post_norm": "post_attention_norm",
+    "mlp_norm": "ffn_norm", "mlp_post_norm": "post_ffw_norm",
+    "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
+    "q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
+    "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
+    "router_kernel": "ffn_gate_inp", "gate_kernel": "ffn_gate_exps", "up_kernel": "ffn_up_exps",
+    "down_kernel": "ffn_down_exps"}
 
 
 def hf_entries(config: ModelConfig) -> dict[str, Entry]:
-  """Tensor names of a Hugging Face checkpoint (Llama, Qwen2, Qwen3)."""
-  return _entries(config, {
-      "embed": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head",
-      "layer": "model.layers.{}.",
-      "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
-      "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj",
-      "o": "self_attn.o_proj", "q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm",
-      "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"})
+  """Tensor names of a Hugging Face checkpoint."""
+  names = _HF_NAMES | (_HF_POST_NORMS if config.post_norms else {})
+  entries = {}
+  for name, entry in _entries(config, names).items():
+    if not entry.batch_axes:
+      entries[name] = entry
+      continue
+    for expert in range(config.num_experts):  # a tensor of its own for each
+      entries[name.replace("{}", str(expert))] = dataclasses.replace(
+          entry, shape=entry.shape[1:], index=(*entry.index, expert), batch_axes=0)
+  return entries
 
 
 def gguf_entries(config: ModelConfig, *, interleaved_rope: bool) -> dict[str, Entry]:
-  """Tensor names of a GGUF file (architectures llama, qwen2, qwen3).
+  """Tensor names of a GGUF file.
 
   Args:
     config: the model.
     interleaved_rope: whether the rows of q and k are stored for RoPE on neighbouring pairs, as
-      files of architecture `llama` have them and no others.
+      files of architecture `llama` have them.
   """
-  entries = _entries(config, {
-      "embed": "token_embd", "final_norm": "output_norm", "lm_head": "output",
-      "layer": "blk.{}.",
-      "attention_norm": "attn_norm", "mlp_norm": "ffn_norm",
-      "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
-      "q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
-      "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down"})
-  if not interleaved_rope:
-    return entries
   heads = {("q", "kernel"): config.num_heads, ("k", "kernel"): config.num_kv_heads}
-  return {
-      name: dataclasses.replace(entry, rope_heads=heads.get(entry.path[-2:], 0))
-      for name, entry in entries.items()}
+
+  def as_stored(entry: Entry) -> Entry:
+    if interleaved_rope and entry.path[-2:] in heads:
+      return dataclasses.replace(entry, rope_heads=heads[entry.path[-2:]])
+    if config.unit_offset_norms and entry.path[-1] == "scale":
+      return dataclasses.replace(entry, offset=1.0)
+    return entry
+
+  return {name: as_stored(entry) for name, entry in _entries(config, _GGUF_NAMES).items()}
 
 
 def check_names(found: Iterable[str], entries: Mapping[str, Entry], where: str) -> None:
@@ -116,17 +149,12 @@ def build_tree(
   Returns:
     A nested dict of host arrays.
   """
-  tree: dict[str, Any] = {}
+  tree = jax.tree.map(lambda leaf: np.empty(leaf.shape, dtype), abstract_params(config))
   for name, entry in entries.items():
-    node = tree
-    for part in entry.path[:-1]:
-      node = node.setdefault(part, {})
-    if entry.layer is None:
-      node[entry.path[-1]] = np.ascontiguousarray(entry.from_file(read(name)).astype(dtype))
-      continue
-    if entry.path[-1] not in node:
-      node[entry.path[-1]] = np.empty((config.num_layers, *entry.shape), dtype)
-    node[entry.path[-1]][entry.layer] = entry.from_file(read(name))
+    array = tree
+    for part in entry.path:
+      array = array[part]
+    array[entry.index] = entry.from_file(read(name))
   return tree
 
 
@@ -141,8 +169,8 @@ def read_tree(params: Params, name: str, entry: Entry) -> np.ndarray:
     if part not in node:
       raise ValueError(f"params: missing {where}, which is written as {name}")
     node = node[part]
-  # One layer at a time leaves the device, so that a large model is never on the host twice.
-  array = np.asarray(node if entry.layer is None else node[entry.layer])
+  # One tensor at a time leaves the device, so that a large model is never on the host twice.
+  array = np.asarray(node[entry.index] if entry.index else node)
   if array.shape != entry.shape:
     raise ValueError(f"params: {where} has shape {array.shape} per layer, expected {entry.shape}")
   return entry.to_file(array)
@@ -152,34 +180,42 @@ def _entries(config: ModelConfig, names: Mapping[str, str]) -> dict[str, Entry]:
   """Every tensor of the model, under the given names of its parts."""
   c, entries = config, {}
   query, kv = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
-  kernels = {
-      ("attention", "q"): (1, (c.width, *query)),
-      ("attention", "k"): (1, (c.width, *kv)),
-      ("attention", "v"): (1, (c.width, *kv)),
-      ("attention", "o"): (2, (*query, c.width)),
-      ("mlp", "gate"): (1, (c.width, c.mlp_width)),
-      ("mlp", "up"): (1, (c.width, c.mlp_width)),
-      ("mlp", "down"): (1, (c.mlp_width, c.width)),
-  }
+  attention = {
+      "q": (1, (c.width, *query)), "k": (1, (c.width, *kv)), "v": (1, (c.width, *kv)),
+      "o": (2, (*query, c.width))}
+  mlp = {"gate": (c.width, c.mlp_width), "up": (c.width, c.mlp_width),
+         "down": (c.mlp_width, c.width)}
   scales = {("attention_norm",): c.width, ("mlp_norm",): c.width}
+  if c.post_norms:
+    scales |= {("attention_post_norm",): c.width, ("mlp_post_norm",): c.width}
   if c.qk_norm:
     scales |= {("attention", "q_norm"): c.head_dim, ("attention", "k_norm"): c.head_dim}
   biases = {"q": query, "k": kv, "v": kv} if c.qkv_bias else {}
 
-  entries[f"{names['embed']}.weight"] = Entry(("embed", "embedding"), None, (c.vocab_size, c.width))
+  entries[f"{names['embed']}.weight"] = Entry(("embed", "embedding"), (c.vocab_size, c.width))
   for layer in range(c.num_layers):
-    add = lambda part, suffix, entry: entries.update(
-        {f"{names['layer'].format(layer)}{names[part]}.{suffix}": entry})
-    for path, (in_axes, shape) in kernels.items():
-      add(path[-1], "weight", Entry(("layers", *path, "kernel"), layer, shape, in_axes))
-    for path, size in scales.items():
-      add(path[-1], "weight", Entry(("layers", *path, "scale"), layer, (size,)))
+    def add(part, path, shape, suffix="weight", layer=layer, **layout):
+      name = names["layer"].format(layer) + f"{names[part]}.{suffix}"
+      entries[name] = Entry(("layers", *path), shape, (layer,), **layout)
+
+    for part, (in_axes, shape) in attention.items():
+      add(part, ("attention", part, "kernel"), shape, in_axes=in_axes)
     for part, shape in biases.items():
-      add(part, "bias", Entry(("layers", "attention", part, "bias"), layer, shape))
-  entries[f"{names['final_norm']}.weight"] = Entry(("final_norm", "scale"), None, (c.width,))
+      add(part, ("attention", part, "bias"), shape, "bias")
+    for path, size in scales.items():
+      add(path[-1], (*path, "scale"), (size,))
+    if not c.num_experts:
+      for part, shape in mlp.items():
+        add(part, ("mlp", part, "kernel"), shape, in_axes=1)
+      continue
+    add("router_kernel", ("experts", "router_kernel"), (c.width, c.num_experts), in_axes=1)
+    for part, shape in mlp.items():
+      add(f"{part}_kernel", ("experts", f"{part}_kernel"), (c.num_experts, *shape),
+          in_axes=1, batch_axes=1)
+  entries[f"{names['final_norm']}.weight"] = Entry(("final_norm", "scale"), (c.width,))
   if not c.tie_embeddings:
     entries[f"{names['lm_head']}.weight"] = Entry(
-        ("lm_head", "kernel"), None, (c.width, c.vocab_size), 1)
+        ("lm_head", "kernel"), (c.width, c.vocab_size), in_axes=1)
   return entries
 
 

@@ -12,9 +12,18 @@ def _cache(prompts, group, kv_heads, prompt_length, length, size, dtype=jnp.floa
   shapes = [
       (prompts, kv_heads, size, prompt_length), (prompts, kv_heads, prompt_length, size),
       (prompts * group, kv_heads, size, length), (prompts * group, kv_heads, length, size)]
-  keys = jax.random.split(jax.random.key(0), 4)
+  random = np.random.default_rng(0)
   return kv_cache.LayerCache(*[
-      jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)])
+      jnp.asarray(random.standard_normal(shape), dtype) for shape in shapes])
+
+
+_attend_step = jax.jit(kv_cache.attend)
+
+
+def _attend(query, cache, prompt_mask, slot, **options):
+  size = query.shape[-1]
+  step = kv_cache.DecodeStep(cache, prompt_mask, jnp.int32(slot), **options)
+  return _attend_step(query * size ** -0.5, step)
 
 
 def _reference(query, cache, prompt_mask, slot):
@@ -46,7 +55,7 @@ def test_attend_is_a_softmax_over_prompt_and_own_tokens(prompts, group, kv_heads
   cache = _cache(prompts, group, kv_heads, prompt_length=5, length=7, size=6)
   query = jax.random.normal(jax.random.key(1), (prompts * group, kv_heads * repeats, 6))
   prompt_mask = jnp.arange(5)[None] >= jnp.arange(prompts)[:, None]
-  got = kv_cache.attend(query, cache, prompt_mask, jnp.int32(slot))
+  got = _attend(query, cache, prompt_mask, slot)
   np.testing.assert_allclose(got, _reference(query, cache, prompt_mask, slot), atol=1e-5)
 
 
@@ -61,8 +70,8 @@ def test_attend_does_not_look_at_masked_or_later_slots():
       keys=jnp.where(is_earlier[:, :, None], cache.keys, 1e6),
       values=jnp.where(is_earlier[..., None], cache.values, 1e6))
   np.testing.assert_array_equal(
-      kv_cache.attend(query, garbage, prompt_mask, jnp.int32(2)),
-      kv_cache.attend(query, cache, prompt_mask, jnp.int32(2)))
+      _attend(query, garbage, prompt_mask, 2),
+      _attend(query, cache, prompt_mask, 2))
 
 
 def test_attend_with_a_prompt_of_one_token():
@@ -70,7 +79,7 @@ def test_attend_with_a_prompt_of_one_token():
   keys, values = jnp.ones((1, 1, 2, 1)), jnp.ones((1, 1, 1, 2))
   cache = kv_cache.LayerCache(
       prompt_keys=keys, prompt_values=3 * values, keys=keys, values=5 * values)
-  got = kv_cache.attend(jnp.ones((1, 1, 2)), cache, jnp.ones((1, 1), bool), jnp.int32(0))
+  got = _attend(jnp.ones((1, 1, 2)), cache, jnp.ones((1, 1), bool), 0)
   np.testing.assert_allclose(got, [[[4.0, 4.0]]], rtol=1e-6)
 
 
@@ -90,7 +99,17 @@ def test_attend_in_bf16_has_f32_scores():
   cache = _cache(2, 2, 1, prompt_length=9, length=5, size=16, dtype=jnp.bfloat16)
   query = jax.random.normal(jax.random.key(1), (4, 2, 16), jnp.bfloat16)
   prompt_mask = jnp.ones((2, 9), bool)
-  got = kv_cache.attend(query, cache, prompt_mask, jnp.int32(4))
+  got = _attend(query, cache, prompt_mask, 4)
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(
       got.astype(np.float32), _reference(query, cache, prompt_mask, 4), atol=0.03)
+
+
+def test_attend_within_a_window():
+  """Slots 2, 3 and 4 of a window of 3 at slot 4, and none of the prompt."""
+  cache = _cache(1, 2, 1, prompt_length=3, length=6, size=4)
+  query = jax.random.normal(jax.random.key(1), (2, 2, 4))
+  got = _attend(query, cache, jnp.zeros((1, 3), bool), 4, window=3)
+  late = cache.replace(keys=cache.keys[..., 2:], values=cache.values[:, :, 2:])
+  np.testing.assert_allclose(
+      got, _attend(query, late, jnp.zeros((1, 3), bool), 2), rtol=1e-5)

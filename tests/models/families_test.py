@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from rlreason.models import families
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models.config import (
+    DynamicRopeScaling, LayerKind, LinearRopeScaling, Llama3RopeScaling, ModelConfig,
+    YarnRopeScaling)
+from tests.tiny_families import CONFIGS
 
 # The fields that matter of meta-llama/Llama-3.1-8B's config.json.
 LLAMA_31_8B = {
@@ -28,11 +31,7 @@ QWEN_25_32B = {
     "use_sliding_window": False, "vocab_size": 152064,
 }
 SCALING = Llama3RopeScaling(8.0, 1.0, 4.0, 8192)
-TINY = ModelConfig(
-    vocab_size=17, width=12, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20,
-    rope_theta=5e5, norm_eps=1e-6, max_positions=77)
-
-
+TINY = CONFIGS["llama"]
 def test_reads_llama_31():
   config = families.config_from_hf(LLAMA_31_8B)
   assert config == ModelConfig(
@@ -43,7 +42,8 @@ def test_reads_llama_31():
 
 def test_reads_qwen_25():
   config = families.config_from_hf(QWEN_25_32B)
-  assert config.qkv_bias and not config.qk_norm and config.rope_scaling is None
+  assert config.family == "qwen2" and config.qkv_bias and not config.qk_norm
+  assert config.rope_scaling is None and config.sliding_window is None
   assert (config.head_dim, config.num_kv_heads, config.rope_theta) == (128, 8, 1e6)
 
 
@@ -53,31 +53,79 @@ def test_reads_the_rope_parameters_of_transformers_5():
   assert families.config_from_hf(config) == families.config_from_hf(LLAMA_31_8B)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"rope_scaling": SCALING}, {"qkv_bias": True, "tie_embeddings": False}, {"qk_norm": True}])
-def test_written_config_reads_back(changes):
-  config = dataclasses.replace(TINY, **changes)
+def test_reads_gemma_3_with_the_fields_of_its_first_release():
+  config = families.config_from_hf({
+      "model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 1152, "head_dim": 256,
+      "num_hidden_layers": 7, "num_attention_heads": 4, "num_key_value_heads": 1,
+      "intermediate_size": 6912, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+      "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256,
+      "rope_theta": 1000000, "rope_local_base_freq": 10000, "sliding_window": 512,
+      "sliding_window_pattern": 6, "attn_logit_softcapping": None,
+      "final_logit_softcapping": None})
+  assert config.tie_embeddings and config.score_width is None and config.logit_softcap is None
+  assert config.sliding_layers == (True, True, True, True, True, False, True)
+  assert config.kinds == (LayerKind(512, "local"), LayerKind(None, "global"))
+  assert (config.rope_theta, config.local_rope_theta) == (1e6, 1e4)
+
+
+def test_reads_the_two_bases_of_transformers_5():
+  fields = families.config_to_hf(CONFIGS["gemma3"])
+  del fields["rope_theta"], fields["rope_local_base_freq"], fields["rope_scaling"]
+  fields["rope_parameters"] = {
+      "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+      "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+  assert families.config_from_hf(fields) == CONFIGS["gemma3"]
+
+
+def test_reads_yarn_as_qwen_says_to_add_it():
+  config = families.config_from_hf(QWEN_25_32B | {
+      "max_position_embeddings": 32768, "rope_scaling": {
+          "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}})
+  assert config.max_positions == 131072
+  assert config.rope_scaling == YarnRopeScaling(
+      4.0, 32768, attention_factor=pytest.approx(0.1 * np.log(4) + 1))
+
+
+def test_reads_which_layers_of_qwen_2_slide():
+  config = families.config_from_hf(QWEN_25_32B | {
+      "use_sliding_window": True, "sliding_window": 100, "max_window_layers": 60})
+  assert config.sliding_layers == (False,) * 60 + (True,) * 4
+
+
+SCALINGS = [None, LinearRopeScaling(2.0), DynamicRopeScaling(2.0, 77), SCALING,
+            YarnRopeScaling(2.0, 40, 1.3, beta_fast=16.0, truncate=False)]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_written_config_reads_back(config, scaling):
+  config = dataclasses.replace(
+      config, rope_scaling=scaling, max_positions=154 if scaling is SCALINGS[2] else 90)
   fields = families.config_to_hf(config, eos_ids=(3, 5), bos_id=1, pad_id=0)
   assert families.config_from_hf(fields) == config
   assert fields["eos_token_id"] == [3, 5]
-  family = {"qkv_bias": "Qwen2", "qk_norm": "Qwen3"}.get(next(iter(changes), ""), "Llama")
-  assert fields["architectures"] == [f"{family}ForCausalLM"]
+  assert fields["architectures"] == [families.FAMILIES[config.family].architecture]
+  assert fields["model_type"] == config.family
 
 
-def test_bias_and_norm_together_belong_to_no_family():
-  with pytest.raises(ValueError, match="qkv_bias and qk_norm"):
-    families.config_to_hf(dataclasses.replace(TINY, qkv_bias=True, qk_norm=True))
+@pytest.mark.parametrize("changes", [
+    {"qkv_bias": True}, {"post_norms": True}, {"sliding_window": 5}, {"logit_softcap": 30.0},
+    {"score_width": 5}, {"rope_layers": (True, False, True)}, {"scale_embeddings": True}])
+def test_a_feature_the_family_has_not_is_not_dropped(changes):
+  field = next(iter(changes))
+  with pytest.raises(ValueError, match=rf"family: got 'llama' with {field}=.*, allowed: "):
+    families.config_to_hf(dataclasses.replace(TINY, **changes))
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"model_type": "gemma3"}, r"model_type: got 'gemma3', allowed: llama, qwen2, qwen3"),
+    ({"model_type": "gemma3"}, r"model_type: got 'gemma3', allowed: llama, mistral, qwen2"),
     ({"hidden_act": "gelu"}, r"hidden_act: got 'gelu', allowed: silu"),
     ({"attention_bias": True}, r"attention_bias: got True, allowed: False"),
     ({"mlp_bias": True}, r"mlp_bias"),
     ({"use_sliding_window": True}, r"use_sliding_window"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, r"layer_types.*full_attention"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, r"'yarn', allowed: default, llama3"),
-    ({"rope_scaling": {"type": "linear", "factor": 4.0}}, r"'linear', allowed"),
+    ({"rope_scaling": {"rope_type": "longrope"}}, r"'longrope', allowed: default, linear, dynamic"),
+    ({"rope_scaling": {"type": "linear"}}, r"factor: missing"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, r"low_freq_factor: missing"),
     ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor"),
     ({"hidden_size": None}, r"hidden_size: missing"),
@@ -87,45 +135,3 @@ def test_bias_and_norm_together_belong_to_no_family():
 def test_refuses_by_name(changes, message):
   with pytest.raises(ValueError, match=message):
     families.config_from_hf(LLAMA_31_8B | changes)
-
-
-def _gguf_metadata(**changes):
-  fields = {
-      "block_count": 3, "context_length": 77, "embedding_length": 12, "feed_forward_length": 20,
-      "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 6,
-      "attention.layer_norm_rms_epsilon": float(np.float32(1e-6)), "rope.freq_base": 5e5,
-      "vocab_size": 17} | changes
-  return {"general.architecture": "llama"} | {f"llama.{k}": v for k, v in fields.items()}
-
-
-def test_reads_gguf_metadata():
-  assert families.config_from_gguf(_gguf_metadata(), ()) == TINY
-  assert not families.config_from_gguf(_gguf_metadata(), ("output.weight",)).tie_embeddings
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"rope.scaling.type": "yarn"}, "rope.scaling.type: got 'yarn', allowed: none"),
-    ({"expert_count": 8}, "expert_count"),
-    ({"rope.dimension_count": 4}, "rope.dimension_count: got 4, allowed: the head size 6"),
-    ({"block_count": None}, "llama.block_count: missing"),
-])
-def test_refuses_gguf_metadata_by_name(changes, message):
-  with pytest.raises(ValueError, match=message):
-    families.config_from_gguf(_gguf_metadata(**changes), ())
-
-
-def test_refuses_gguf_architectures():
-  with pytest.raises(ValueError, match="got 'gemma3', allowed: llama, qwen2, qwen3"):
-    families.config_from_gguf({"general.architecture": "gemma3"}, ())
-
-
-def test_rope_factors_name_their_scaling():
-  # Head size 4, base 5e5: pair 0 turns 8192 / 2 pi = 1304 times (kept), pair 1 8192 / (2 pi 707) =
-  # 1.84 times, between 1 and 4: kept share 0.281, divisor 1 / (0.719 / 8 + 0.281) = 2.694.
-  config = dataclasses.replace(TINY, head_dim=4)
-  with pytest.raises(ValueError, match="rope_freqs.weight"):
-    families.rope_scaling_from_factors(np.array([1.0, 2.694]), config)  # nothing is divided by 8
-  # Head size 6: pair 2 turns 8192 / (2 pi 5e5 ** (4 / 6)) = 0.207 times: divided by all of 8.
-  turns = 8192 / (2 * np.pi * 5e5 ** (2 / 6))
-  assert turns > 4  # so pair 1 is kept
-  assert families.rope_scaling_from_factors(np.array([1.0, 1.0, 8.0]), TINY) == SCALING

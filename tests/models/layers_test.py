@@ -1,14 +1,13 @@
-"""Norms, projections and rotary positions, on hand-worked numbers."""
+"""Norms, projections and the feed-forward layer, on hand-worked numbers."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from rlreason.models import layers
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models.config import ModelConfig
 
 
 def _config(**fields):
@@ -17,20 +16,22 @@ def _config(**fields):
                         **fields})
 
 
-def _rotate(x, positions):
-  return layers.apply_rope(x, layers.rope_rotations(jnp.array(positions), _config()))
-
-
 def test_rms_norm_hand_worked():
-  norm = layers.RMSNorm(epsilon=0.5, param_dtype="float32")
+  norm = layers.RMSNorm(_config(norm_eps=0.5))
   # mean of squares 12.5, + 0.5 = 13
   got = norm.apply({"params": {"scale": jnp.array([1.0, 2.0])}}, jnp.array([[3.0, -4.0]]))
   np.testing.assert_allclose(got, [[3 / math.sqrt(13), -8 / math.sqrt(13)]], rtol=1e-6)
 
 
+def test_rms_norm_with_a_scale_that_is_its_distance_from_1():
+  norm = layers.RMSNorm(_config(norm_eps=0.5, unit_offset_norms=True))
+  got = norm.apply({"params": {"scale": jnp.array([0.0, 1.0])}}, jnp.array([[3.0, -4.0]]))
+  np.testing.assert_allclose(got, [[3 / math.sqrt(13), -8 / math.sqrt(13)]], rtol=1e-6)
+
+
 def test_rms_norm_of_bf16_is_computed_in_f32():
   x = jnp.array([[300.0] + [1.0] * 255], jnp.bfloat16)
-  norm = layers.RMSNorm(epsilon=0.0, param_dtype="float32")
+  norm = layers.RMSNorm(_config(norm_eps=0.0))
   got = norm.apply({"params": {"scale": jnp.ones(256)}}, x)
   assert got.dtype == jnp.bfloat16
   # In bf16, 90000 + 255 ones would lose every one of them.
@@ -63,46 +64,16 @@ def test_mlp_hand_worked():
   np.testing.assert_allclose(got, [[10 * (1 / (1 + math.exp(-1))) * 6]], rtol=1e-6)
 
 
-def test_rope_rotates_pairs_half_a_head_apart():
-  # Frequencies 1 and 0.01: pairs (0, 2) and (1, 3).
-  x = jnp.array([1.0, 0.0, 0.0, 2.0])[None, None, None]
-  got = _rotate(x, [[3]])[0, 0, 0]
-  expected = [math.cos(3), -2 * math.sin(0.03), math.sin(3), 2 * math.cos(0.03)]
-  np.testing.assert_allclose(got, expected, rtol=1e-5)
+def test_mlp_with_the_gate_of_gemma():
+  kernel = lambda value: {"kernel": jnp.array([[value]])}
+  params = {"gate": kernel(0.5), "up": kernel(3.0), "down": kernel(10.0)}
+  config = _config(width=1, mlp_width=1, activation="gelu_tanh")
+  got = layers.MLP(config).apply({"params": params}, jnp.array([[2.0]]))
+  # gate 1: 0.5 (1 + tanh(sqrt(2 / pi) 1.044715)) = 0.841192
+  np.testing.assert_allclose(got, [[10 * 0.841192 * 6]], rtol=1e-5)
 
 
-def test_rope_at_position_zero_changes_nothing():
-  x = jax.random.normal(jax.random.key(0), (2, 3, 2, 4))
-  np.testing.assert_array_equal(_rotate(x, [[0] * 3] * 2), x)
-
-
-def test_rope_products_depend_on_the_distance_only():
-  query, key = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 4))
-  product = lambda i, j: float(jnp.sum(_rotate(query, [[i]]) * _rotate(key, [[j]])))
-  assert product(17, 12) == pytest.approx(product(5, 0), abs=1e-5)
-  assert product(12, 17) != pytest.approx(product(17, 12), abs=1e-3)
-
-
-def test_rope_of_bf16_keeps_far_positions_apart():
-  # 4097 is not a bf16 number; angles in bf16 would be those of 4096.
-  x = jnp.array([1.0, 0.0, 0.0, 0.0], jnp.bfloat16)[None, None, None]
-  got = _rotate(x, [[4097]])[0, 0, 0]
-  np.testing.assert_allclose(got.astype(np.float32)[0], math.cos(4097), atol=0.01)
-
-
-def test_llama3_scaling_of_slow_fast_and_middle_pairs():
-  scaling = Llama3RopeScaling(
-      factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192)
-  plain = np.asarray(layers.rope_frequencies(_config(head_dim=128, rope_theta=500000.0)))
-  scaled = np.asarray(layers.rope_frequencies(
-      _config(head_dim=128, rope_theta=500000.0, rope_scaling=scaling)))
-  wavelengths = 2 * np.pi / plain
-  fast, slow = wavelengths < 8192 / 4, wavelengths > 8192
-  np.testing.assert_array_equal(scaled[fast], plain[fast])
-  np.testing.assert_allclose(scaled[slow], plain[slow] / 8, rtol=1e-6)
-  # (8192 / wavelength - 1) / 3 of the plain frequency, the rest of the divided one.
-  middle = ~fast & ~slow
-  share = (8192 / wavelengths[middle] - 1) / 3
+def test_cap():
   np.testing.assert_allclose(
-      scaled[middle], plain[middle] * (share + (1 - share) / 8), rtol=1e-5)
-  assert fast.sum() and slow.sum() and middle.sum() and np.all(np.diff(scaled) < 0)
+      layers.cap(jnp.array([0.0, 50.0, 1e4]), 50.0), [0.0, 50 * math.tanh(1), 50.0], rtol=1e-6)
+  assert layers.cap(3.0, None) == 3.0

@@ -11,13 +11,10 @@ import pytest
 
 from rlreason import models
 from rlreason.models.config import ModelConfig
+from tests.tiny_families import CONFIGS
 
-TINY = ModelConfig(
-    vocab_size=17, width=12, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20)
-VARIANTS = {
-    "llama": TINY,
-    "qwen2": dataclasses.replace(TINY, qkv_bias=True, tie_embeddings=False),
-    "qwen3": dataclasses.replace(TINY, qk_norm=True, num_kv_heads=1),
+TINY = CONFIGS["llama"]
+VARIANTS = CONFIGS | {
     "one_layer": dataclasses.replace(TINY, num_layers=1, num_kv_heads=4),
 }
 variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
@@ -55,16 +52,23 @@ def test_parameter_tree(config):
   if c.qk_norm:
     attention["q_norm"] = {"scale": (c.num_layers, c.head_dim)}
     attention["k_norm"] = {"scale": (c.num_layers, c.head_dim)}
+  norms = {name: {"scale": (c.num_layers, c.width)} for name in (
+      "attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm")
+           if c.post_norms or not name.endswith("post_norm")}
+  feed_forward = {"mlp": {
+      "gate": {"kernel": (c.num_layers, c.width, c.mlp_width)},
+      "up": {"kernel": (c.num_layers, c.width, c.mlp_width)},
+      "down": {"kernel": (c.num_layers, c.mlp_width, c.width)}}}
+  if c.num_experts:
+    feed_forward = {"experts": {
+        "router_kernel": (c.num_layers, c.width, c.num_experts),
+        "gate_kernel": (c.num_layers, c.num_experts, c.width, c.mlp_width),
+        "up_kernel": (c.num_layers, c.num_experts, c.width, c.mlp_width),
+        "down_kernel": (c.num_layers, c.num_experts, c.mlp_width, c.width)}}
   expected = {
       "embed": {"embedding": (c.vocab_size, c.width)},
       "final_norm": {"scale": (c.width,)},
-      "layers": {
-          "attention_norm": {"scale": (c.num_layers, c.width)}, "attention": attention,
-          "mlp_norm": {"scale": (c.num_layers, c.width)},
-          "mlp": {
-              "gate": {"kernel": (c.num_layers, c.width, c.mlp_width)},
-              "up": {"kernel": (c.num_layers, c.width, c.mlp_width)},
-              "down": {"kernel": (c.num_layers, c.mlp_width, c.width)}}}}
+      "layers": {"attention": attention} | norms | feed_forward}
   if not c.tie_embeddings:
     expected["lm_head"] = {"kernel": (c.width, c.vocab_size)}
   assert jax.tree.map(lambda leaf: leaf.shape, models.abstract_params(config)) == expected
@@ -79,10 +83,17 @@ QWEN_32B = ModelConfig(
 SMOLLM2_135M = ModelConfig(
     vocab_size=49152, width=576, num_layers=30, num_heads=9, num_kv_heads=3, head_dim=64,
     mlp_width=1536)
+QWEN3_30B = ModelConfig(
+    vocab_size=151936, width=2048, num_layers=48, num_heads=32, num_kv_heads=4, head_dim=128,
+    mlp_width=768, tie_embeddings=False, qk_norm=True, num_experts=128, experts_per_token=8)
+GEMMA3_270M = ModelConfig(
+    vocab_size=262144, width=640, num_layers=18, num_heads=4, num_kv_heads=1, head_dim=256,
+    mlp_width=2048, qk_norm=True, post_norms=True)
 
 
 @pytest.mark.parametrize("config, count", [  # as on the models' cards
-    (LLAMA_8B, 8_030_261_248), (QWEN_32B, 32_763_876_352), (SMOLLM2_135M, 134_515_008)])
+    (LLAMA_8B, 8_030_261_248), (QWEN_32B, 32_763_876_352), (SMOLLM2_135M, 134_515_008),
+    (QWEN3_30B, 30_532_122_624), (GEMMA3_270M, 268_098_176)])
 def test_number_of_parameters_of_published_models(config, count):
   shapes = models.abstract_params(config)
   assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count
@@ -105,10 +116,27 @@ def test_causality_by_gradients_that_are_exactly_zero(config):
     shifted = {**params, "embed": {"embedding": embedding}}
     return jnp.sum(models.forward(config, shifted, jnp.arange(6)[None], jnp.ones((1, 6)))[0], -1)
 
-  jacobian = np.asarray(jax.jit(jax.jacrev(hidden_sums))(params["embed"]["embedding"]))
+  @jax.jit
+  def rows_of_jacobian(embedding):
+    _, pull = jax.vjp(hidden_sums, embedding)
+    return jax.lax.map(lambda row: pull(row)[0], jnp.eye(6))  # products of experts have no vmap
+
+  jacobian = np.asarray(rows_of_jacobian(params["embed"]["embedding"]))
   for position in range(6):
     assert not np.any(jacobian[position, position + 1:])
-    assert np.all(np.any(jacobian[position, :position + 1] != 0, axis=1))
+    reach = position + 1 if config.kinds[-1].window is None else min(
+        position + 1, 1 + config.num_layers * (config.sliding_window - 1))
+    assert np.all(np.any(jacobian[position, position + 1 - reach:position + 1] != 0, axis=1))
+
+
+def test_a_window_hides_what_is_further_back():
+  config = dataclasses.replace(CONFIGS["mistral"], num_layers=1)
+  params, tokens = _params(config), _tokens(1, 6)
+  other = tokens.at[0, 2].set((tokens[0, 2] + 1) % 17)
+  mask = jnp.ones((1, 6), bool)
+  differs = np.any(np.asarray(forward(config, params, tokens, mask)) != np.asarray(
+      forward(config, params, other, mask)), axis=-1)[0]
+  assert differs.tolist() == [False, False, True, True, True, False]  # a window of 3
 
 
 @variants
@@ -205,4 +233,7 @@ def test_logits_are_products_with_the_output_layer(config):
   params, hidden = _params(config), jax.random.normal(jax.random.key(6), (2, config.width))
   table = (params["embed"]["embedding"].T if config.tie_embeddings
            else params["lm_head"]["kernel"])
-  np.testing.assert_allclose(models.logits(config, params, hidden), hidden @ table, atol=1e-5)
+  expected = hidden @ table
+  if config.logit_softcap:
+    expected = config.logit_softcap * np.tanh(expected / config.logit_softcap)
+  np.testing.assert_allclose(models.logits(config, params, hidden), expected, atol=1e-5)

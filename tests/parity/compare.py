@@ -1,11 +1,14 @@
-"""Logits of one batch, by transformers and here."""
+"""Logits and greedy completions of one batch, by transformers and here."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 
-from rlreason import models
+from rlreason import models, sampling
+from rlreason.types import Prompts
 
 
 def reference_logits(reference, tokens, mask):
@@ -22,3 +25,21 @@ def our_logits(config, params, tokens, mask):
   hidden = jax.jit(models.forward, static_argnums=0)(
       config, params, jnp.asarray(tokens), jnp.asarray(mask))
   return np.asarray(models.logits(config, params, hidden))
+
+
+def greedy_completions(reference, config, params, tokens, mask, *, new_tokens, stop_ids=()):
+  """Asserts that both continue left-padded prompts with the same tokens, up to a stop id."""
+  options = sampling.SamplingOptions(max_new_tokens=new_tokens, temperature=0.0)
+  sample = jax.jit(functools.partial(
+      sampling.sample, config, options=options, stop_ids=tuple(stop_ids)))
+  prompts = Prompts(tokens=tokens.astype(np.int32), mask=mask, index=np.arange(len(tokens)))
+  rollout = sample(params, prompts, jax.random.key(0))
+  with torch.no_grad():
+    wanted = reference.generate(
+        input_ids=torch.tensor(tokens.astype(int)), attention_mask=torch.tensor(mask.astype(int)),
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(stop_ids) or None,
+        pad_token_id=0)
+  for row, got in enumerate(np.asarray(rollout.completion_tokens)):
+    kept = int(rollout.completion_mask[row].sum())
+    np.testing.assert_array_equal(got[:kept], wanted[row, tokens.shape[1]:][:kept].numpy())
+    assert kept == new_tokens or got[kept - 1] in stop_ids

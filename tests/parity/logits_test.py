@@ -1,5 +1,7 @@
 """Randomly initialised models of transformers and the transformer here give the same logits."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -7,41 +9,66 @@ import transformers
 
 from rlreason import weights
 from rlreason.tokenizers import WordTokenizer
-from tests.parity.compare import our_logits, reference_logits
+from tests.parity.compare import greedy_completions, our_logits, reference_logits
 
 SMALL = dict(vocab_size=53, num_hidden_layers=3, intermediate_size=70, max_position_embeddings=128,
              initializer_range=0.3)
-LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=1000.0, factor=8.0, low_freq_factor=1.0,
-                   high_freq_factor=4.0, original_max_position_embeddings=32)
 
 
-def _llama(**fields):
-  return transformers.LlamaConfig(**SMALL | dict(bos_token_id=None, eos_token_id=1) | fields)
+def _model(family, queries, kv_heads, width, **fields):
+  kind = transformers.CONFIG_MAPPING[family]
+  heads = dict(
+      num_attention_heads=queries, num_key_value_heads=kv_heads, hidden_size=width)
+  ends = dict(bos_token_id=None, eos_token_id=1, pad_token_id=None)
+  return kind(**SMALL | ends | heads | fields)
 
 
-def _qwen2(**fields):
-  return transformers.Qwen2Config(**SMALL | dict(eos_token_id=1) | fields)
+def _rope(**fields):
+  return dict(rope_parameters=dict(rope_theta=1000.0) | fields)
 
 
-def _qwen3(**fields):
-  return transformers.Qwen3Config(**SMALL | dict(eos_token_id=1) | fields)
-
-
-heads = lambda queries, kv, width, **more: dict(
-    num_attention_heads=queries, num_key_value_heads=kv, hidden_size=width, **more)
+_YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)
+_GEMMA2 = dict(head_dim=12, query_pre_attn_scalar=20, sliding_window=7, attn_logit_softcapping=3.0,
+               final_logit_softcapping=5.0, num_hidden_layers=4)
+_GEMMA3 = dict(head_dim=12, query_pre_attn_scalar=12, sliding_window=7, num_hidden_layers=7,
+               rope_parameters={
+                   "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e4),
+                   "sliding_attention": dict(rope_type="default", rope_theta=100.0)})
+_MOE = dict(head_dim=8, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24)
 CONFIGS = {
-    "llama_untied": _llama(**heads(4, 2, 48), tie_word_embeddings=False),
-    "llama_one_kv_head": _llama(**heads(5, 1, 50), tie_word_embeddings=True, rms_norm_eps=1e-3),
-    "llama_all_kv_heads": _llama(**heads(3, 3, 30)),
-    "llama_head_dim": _llama(**heads(4, 2, 40, head_dim=6)),
-    "llama_rope_scaling": _llama(**heads(2, 1, 32), rope_parameters=LLAMA3_ROPE),
-    "smollm2_like": _llama(**heads(9, 3, 36), tie_word_embeddings=True,
-                           rope_parameters=dict(rope_type="default", rope_theta=1e5)),
-    "qwen2_tied": _qwen2(**heads(6, 2, 48), tie_word_embeddings=True),
-    "qwen2_untied": _qwen2(**heads(7, 1, 42), tie_word_embeddings=False,
-                           rope_parameters=dict(rope_type="default", rope_theta=1e6)),
-    "qwen3": _qwen3(**heads(4, 2, 40, head_dim=16), tie_word_embeddings=True),
-    "qwen3_untied": _qwen3(**heads(3, 1, 40, head_dim=8), tie_word_embeddings=False),
+    "llama_untied": _model("llama", 4, 2, 48, tie_word_embeddings=False),
+    "llama_one_kv_head": _model("llama", 5, 1, 50, tie_word_embeddings=True, rms_norm_eps=1e-3),
+    "llama_all_kv_heads": _model("llama", 3, 3, 30),
+    "llama_head_dim": _model("llama", 4, 2, 40, head_dim=6),
+    "llama_3": _model("llama", 2, 1, 32, **_rope(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=32)),
+    "llama_linear_rope": _model("llama", 2, 1, 32, **_rope(rope_type="linear", factor=3.0)),
+    "llama_dynamic_rope": _model("llama", 2, 1, 32, **_rope(rope_type="dynamic", factor=3.0)),
+    "llama_yarn": _model("llama", 2, 1, 32, **_rope(**_YARN)),
+    "smollm2_like": _model("llama", 9, 3, 36, tie_word_embeddings=True,
+                           **_rope(rope_type="default", rope_theta=1e5)),
+    "mistral": _model("mistral", 4, 2, 40, sliding_window=11),
+    "mistral_without_window": _model("mistral", 3, 1, 36, head_dim=8, sliding_window=None),
+    "qwen2_tied": _model("qwen2", 6, 2, 48, tie_word_embeddings=True),
+    "qwen2_untied": _model("qwen2", 7, 1, 42, **_rope(rope_type="default", rope_theta=1e6)),
+    "qwen2_windows": _model("qwen2", 4, 2, 40, use_sliding_window=True, sliding_window=9,
+                            max_window_layers=1, initializer_range=0.2,
+                            **_rope(**_YARN, beta_fast=4.0)),
+    "qwen3": _model("qwen3", 4, 2, 40, head_dim=16, tie_word_embeddings=True),
+    "qwen3_untied": _model("qwen3", 3, 1, 40, head_dim=8, **_rope(
+        **_YARN, attention_factor=0.7, truncate=False)),
+    "qwen3_moe": _model("qwen3_moe", 4, 2, 40, **_MOE, norm_topk_prob=True),
+    "qwen3_moe_unnormalised": _model("qwen3_moe", 2, 1, 40, **_MOE, tie_word_embeddings=True),
+    "gemma2": _model("gemma2", 4, 2, 40, **_GEMMA2),
+    "gemma2_one_kv_head": _model("gemma2", 3, 1, 36, **_GEMMA2 | dict(
+        attn_logit_softcapping=None, sliding_window=50)),
+    "gemma3": _model("gemma3_text", 4, 1, 40, **_GEMMA3),
+    "gemma3_two_kv_heads": _model("gemma3_text", 4, 2, 40, **_GEMMA3 | dict(
+        query_pre_attn_scalar=30, num_hidden_layers=3, sliding_window_pattern=2)),
+    "smollm3": _model("smollm3", 4, 2, 40, num_hidden_layers=5),
+    "smollm3_windows": _model("smollm3", 4, 1, 40, use_sliding_window=True, sliding_window=6,
+                              no_rope_layer_interval=2, tie_word_embeddings=False),
 }
 
 
@@ -82,6 +109,12 @@ def test_logits_agree(pair, side):
   np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=0)
 
 
+def test_greedy_completions_are_equal(pair):
+  reference, (config, params, _) = pair
+  tokens, mask = padded("left", length=32)
+  greedy_completions(reference, config, params, tokens, mask, new_tokens=20)
+
+
 def test_exported_folder_gives_the_same_logits(pair, tmp_path):
   reference, (config, params, tokenizer) = pair
   weights.save_model(tmp_path, config, params, tokenizer, max_shard_bytes=30_000)
@@ -93,3 +126,28 @@ def test_exported_folder_gives_the_same_logits(pair, tmp_path):
   np.testing.assert_array_equal(
       reference_logits(again.eval(), tokens, mask)[mask],
       reference_logits(reference, tokens, mask)[mask])
+
+
+def test_dynamic_rope_is_that_of_generation_token_by_token():
+  """Beyond the original length every token has a base of its own, fixed when it was generated."""
+  torch.manual_seed(0)
+  reference = transformers.AutoModelForCausalLM.from_config(_model(
+      "llama", 2, 1, 32, max_position_embeddings=16,
+      **_rope(rope_type="dynamic", factor=3.0))).eval()
+  ids = torch.tensor(np.random.default_rng(0).integers(0, 53, (2, 40)))
+  steps, cache = [], None
+  with torch.no_grad():
+    for position in range(ids.shape[1]):
+      out = reference(ids[:, position:position + 1], past_key_values=cache, use_cache=True)
+      cache = out.past_key_values
+      steps.append(out.logits)
+    whole = reference(ids).logits.numpy()
+  wanted = torch.cat(steps, dim=1).numpy()
+  assert np.abs(wanted - whole).max() > 0.1  # the model itself disagrees with its own cache
+  with tempfile.TemporaryDirectory() as folder:
+    reference.save_pretrained(folder)
+    WordTokenizer.from_words([f"w{i}" for i in range(51)]).save(folder)
+    config, params, _ = weights.load_model(folder)
+  assert config.max_positions == 48
+  got = our_logits(config, params, ids.numpy(), np.ones(ids.shape, bool))
+  np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=0)

@@ -1,17 +1,14 @@
 """The real model, exported from its GGUF file: transformers reads it and says the same."""
 
-import functools
-
-import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 from transformers import modeling_gguf_pytorch_utils
 
-from rlreason import sampling, tokenizers, weights
-from rlreason.types import Prompts
-from tests.parity.compare import our_logits, reference_logits
+from rlreason import tokenizers, weights
+from tests.parity.compare import greedy_completions, our_logits, reference_logits
+from tests.parity.prompts import PROMPTS
 
 MESSAGES = [
     [{"role": "user", "content": "What is 7 + 8?"}],
@@ -44,6 +41,8 @@ def _prompts(model):
   """Chat prompts, padded on the left: tokens and mask."""
   _, _, tokenizer = model
   rows = [tokenizers.encode_prompt(tokenizer, messages) for messages in MESSAGES]
+  rows += [tokenizers.encode_prompt(tokenizer, [{"role": "user", "content": text}])
+           for text in PROMPTS]
   length = max(map(len, rows)) + 3
   tokens = np.full((len(rows), length), tokenizer.pad_id, np.int32)
   mask = np.zeros((len(rows), length), bool)
@@ -64,19 +63,8 @@ def test_logits_agree(model, reference, prompts):
 def test_greedy_completions_are_equal(model, reference, prompts):
   config, params, tokenizer = model
   tokens, mask = prompts
-  options = sampling.SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0.0)
-  sample = jax.jit(functools.partial(
-      sampling.sample, config, options=options, stop_ids=tokenizer.eos_ids))
-  rollout = sample(
-      params, Prompts(tokens=tokens, mask=mask, index=np.arange(len(tokens))), jax.random.key(0))
-  with torch.no_grad():
-    wanted = reference.generate(
-        input_ids=torch.tensor(tokens.astype(int)), attention_mask=torch.tensor(mask.astype(int)),
-        max_new_tokens=NEW_TOKENS, do_sample=False)
-  for row, got in enumerate(np.asarray(rollout.completion_tokens)):
-    kept = int(rollout.completion_mask[row].sum())
-    np.testing.assert_array_equal(got[:kept], wanted[row, tokens.shape[1]:][:kept].numpy())
-    assert kept == NEW_TOKENS or got[kept - 1] in tokenizer.eos_ids
+  greedy_completions(
+      reference, config, params, tokens, mask, new_tokens=NEW_TOKENS, stop_ids=tokenizer.eos_ids)
 
 
 def test_gguf_reader_of_transformers_gives_the_same_tensors(reference):

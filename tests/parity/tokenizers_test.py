@@ -5,9 +5,8 @@ import sentencepiece as spm
 import transformers
 
 from rlreason import tokenizers, weights
+from tests.tokenizers.nasty import TEXTS
 
-TEXTS = ["", " ", "What is 12345+678?", "naïve café 日本語 🙂", "tabs\t\tand  spaces  ", "a\r\nb\n\n",
-         "<|im_start|>user\nhi<|im_end|>", "x²+½=Ⅷ ٣", "<s> </s><unk>", "\\boxed{\\frac{1}{2}}"]
 CONVERSATIONS = [
     [{"role": "user", "content": " What is 7 + 8? "}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\n"},

@@ -1,10 +1,14 @@
 """Tokenizers rebuilt from GGUF metadata: the real SmolLM2, and small hand-made vocabularies."""
 
+import json
+import pathlib
+
 import pytest
 
 from rlreason import tokenizers
 from rlreason.tokenizers import gguf as ours
 from rlreason.weights import find_smollm2
+from tests.tokenizers import nasty
 
 # Ids that llama.cpp gives for the same file.
 LLAMA_CPP = {
@@ -39,6 +43,14 @@ def test_smollm2_gives_the_ids_of_llama_cpp(smollm2):
   for text, ids in LLAMA_CPP.items():
     assert smollm2.encode(text) == ids, text
     assert smollm2.decode(ids, skip_special=False) == text
+
+
+def test_smollm2_gives_the_ids_of_llama_cpp_on_nasty_texts(smollm2):
+  ids = json.loads(pathlib.Path(__file__).with_name("nasty_ids.json").read_text())["smollm2"]
+  assert len(nasty.TEXTS) >= 200
+  for text, wanted in zip(nasty.TEXTS, ids, strict=True):
+    assert smollm2.encode(text) == wanted, text
+    assert smollm2.decode(wanted, skip_special=False) == text
 
 
 def test_smollm2_special_ids(smollm2):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from rlreason import models
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models import families, gguf_fields
+from rlreason.models.config import (
+    LinearRopeScaling, Llama3RopeScaling, ModelConfig, YarnRopeScaling)
 from rlreason.weights import load_model, names
 from rlreason.weights import gguf as ours
 
@@ -24,7 +26,7 @@ def _tensors(config, params):
   """The arrays of a GGUF file, as a converter writes them: interleaved rows for llama."""
   entries = names.gguf_entries(config, interleaved_rope=False)
   arrays = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
-  if not (config.qkv_bias or config.qk_norm):
+  if config.family in ("llama", "smollm3"):
     for name, array in arrays.items():
       heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(
           name.split(".")[-2])
@@ -32,6 +34,25 @@ def _tensors(config, params):
         array = array.reshape(heads, 2, array.shape[0] // heads // 2, -1)
         arrays[name] = array.swapaxes(1, 2).reshape(heads * config.head_dim, -1)
   return arrays
+
+
+def _add_own_fields(writer, config):
+  if config.num_experts:
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.experts_per_token)
+    writer.add_expert_feed_forward_length(config.mlp_width)
+  if config.sliding_window:
+    writer.add_sliding_window(config.sliding_window)
+  if config.logit_softcap:
+    writer.add_attn_logit_softcapping(config.attention_softcap)
+    writer.add_final_logit_softcapping(config.logit_softcap)
+  if isinstance(config.rope_scaling, YarnRopeScaling):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(config.rope_scaling.factor)
+    writer.add_rope_scaling_orig_ctx_len(config.rope_scaling.original_max_positions)
+  if isinstance(config.rope_scaling, LinearRopeScaling):
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(config.rope_scaling.factor)
 
 
 def _write(path, config, arrays, kinds, architecture="llama"):
@@ -46,6 +67,7 @@ def _write(path, config, arrays, kinds, architecture="llama"):
   writer.add_key_length(config.head_dim)
   writer.add_rope_freq_base(config.rope_theta)
   writer.add_layer_norm_rms_eps(config.norm_eps)
+  _add_own_fields(writer, config)
   writer.add_tokenizer_model("gpt2")
   writer.add_tokenizer_pre("smollm")
   writer.add_token_list(["<end>", *"abcdefg", "ab"])
@@ -54,7 +76,10 @@ def _write(path, config, arrays, kinds, architecture="llama"):
   writer.add_eos_token_id(0)
   for name, array in arrays.items():
     kind = kinds.get(name, KINDS.F32)
-    writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+    if kind == KINDS.I32:
+      writer.add_tensor(name, array.astype(np.int32))
+    else:
+      writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -70,16 +95,36 @@ def _params(config):
       lambda x: random.normal(size=x.shape).astype(x.dtype), models.abstract_params(config))
 
 
-@pytest.mark.parametrize("architecture, changes", [
-    ("llama", {}), ("llama", {"tie_embeddings": False, "num_kv_heads": 4}),
-    ("qwen2", {"qkv_bias": True}), ("qwen3", {"qk_norm": True, "head_dim": 32})])
-def test_f32_file_is_read_to_the_bit(tmp_path, architecture, changes):
-  config = dataclasses.replace(TINY, **changes)
+_GEMMA = dict(families.FAMILIES["gemma2"].features)
+FILES = {
+    "llama": {},
+    "llama_untied": {"tie_embeddings": False, "num_kv_heads": 4},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True, "head_dim": 32, "rope_scaling": YarnRopeScaling(
+        2.0, 40, attention_factor=0.1 * np.log(2) + 1)},
+    "qwen3moe": {"qk_norm": True, "num_experts": 3, "experts_per_token": 2},
+    "gemma2": _GEMMA | {
+        "sliding_window": 9, "sliding_layers": (True, False), "attention_softcap": 20.0,
+        "logit_softcap": 30.0},
+    "gemma3": _GEMMA | {
+        "qk_norm": True, "num_layers": 6, "sliding_window": 9, "local_rope_theta": 1e4,
+        "sliding_layers": (True,) * 5 + (False,), "rope_scaling": LinearRopeScaling(8.0)},
+    "smollm3": {"num_layers": 4, "rope_layers": (True, True, True, False)},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_f32_file_is_read_to_the_bit(tmp_path, name):
+  architecture = name.split("_")[0]
+  config = dataclasses.replace(
+      TINY, family=gguf_fields.ARCHITECTURES[architecture].family, **FILES[name])
   params = _params(config)
   path = _write(tmp_path / "x.gguf", config, _tensors(config, params), {}, architecture)
   got_config, got, tokenizer = load_model(path)
   assert got_config == config
-  jax.tree.map(np.testing.assert_array_equal, got, params)
+  # What a file holds plus 1 is not to the bit.
+  tolerance = 1e-6 if config.unit_offset_norms else 0
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=0), got, params)
   assert tokenizer.encode("abc<end>") == [8, 3, 0]
 
 
@@ -143,23 +188,32 @@ def test_q6_k_block_by_hand():
   np.testing.assert_array_equal(got[16:32], 0.5 * -2 * -32)
 
 
-def test_k_quantised_file_is_accepted(tmp_path):
-  """Random blocks of whole rows: what matters is that rows and columns arrive where they belong."""
+BLOCKS = [kind for kind in KINDS if ours.can_dequantise(kind)]
+
+
+@pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
+def test_every_kind_of_block_arrives_where_it_belongs(tmp_path, kind):
+  """Random blocks of whole rows, put in place of one matrix."""
   config = dataclasses.replace(TINY, width=256, mlp_width=256, head_dim=64)
-  arrays = _tensors(config, _params(config))
-  block_bytes = {KINDS.Q4_K: 144, KINDS.Q6_K: 210}
-  for kind, size in block_bytes.items():
-    raw = np.random.default_rng(0).integers(0, 60, (256, size), np.uint8)
-    name = "blk.1.ffn_gate.weight"
-    path = _write(tmp_path / "x.gguf", config, arrays, {name: KINDS.BF16})
-    reader = gguf.GGUFReader(path)
-    tensors = {t.name: t for t in reader.tensors}
-    swapped = tensors[name]._replace(tensor_type=kind, data=raw)
-    reader.tensors[[t.name for t in reader.tensors].index(name)] = swapped
-    metadata = {k: f.contents() for k, f in reader.fields.items()}
-    _, params = ours.read_model(reader, metadata, np.dtype("float32"), "x.gguf")
-    gate = params["layers"]["mlp"]["gate"]["kernel"][1]
-    np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)
+  block, size = gguf.GGML_QUANT_SIZES[kind]
+  raw = np.random.default_rng(0).integers(0, 60, (256, 256 // block * size), np.uint8)
+  name = "blk.1.ffn_gate.weight"
+  path = _write(tmp_path / "x.gguf", config, _tensors(config, _params(config)), {})
+  reader = gguf.GGUFReader(path)
+  place = [tensor.name for tensor in reader.tensors].index(name)
+  reader.tensors[place] = reader.tensors[place]._replace(tensor_type=kind, data=raw)
+  metadata = {k: f.contents() for k, f in reader.fields.items()}
+  _, params = ours.read_model(reader, metadata, np.dtype("float32"), "x.gguf")
+  gate = params["layers"]["mlp"]["gate"]["kernel"][1]
+  np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)
+
+
+def test_nothing_that_users_have_is_missing():
+  """Every type with a name in llama.cpp's list of quantisations."""
+  assert {kind.name for kind in BLOCKS} >= {
+      "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+      "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL",
+      "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"}
 
 
 def test_llama_3_rope_scaling_is_recognised(tmp_path):
@@ -185,11 +239,9 @@ def test_wrong_tensors_are_named(tmp_path):
   arrays = _tensors(TINY, _params(TINY)) | {"output_norm.weight": np.zeros(3, np.float32)}
   with pytest.raises(ValueError, match=r"output_norm.weight has shape \(3,\), expected \(64,\)"):
     load_model(_write(tmp_path / "y.gguf", TINY, arrays, {}))
-  arrays = _tensors(dataclasses.replace(TINY, width=256), _params(
-      dataclasses.replace(TINY, width=256)))
-  kinds = {"token_embd.weight": KINDS.TQ1_0}
-  with pytest.raises(ValueError, match="token_embd.weight is stored as TQ1_0, allowed: F32, F16"):
-    load_model(_write(tmp_path / "z.gguf", dataclasses.replace(TINY, width=256), arrays, kinds))
+  kinds = {"token_embd.weight": KINDS.I32}
+  with pytest.raises(ValueError, match="token_embd.weight is stored as I32, which the gguf"):
+    load_model(_write(tmp_path / "z.gguf", TINY, _tensors(TINY, _params(TINY)), kinds))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 1000, -1])

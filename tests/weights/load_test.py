@@ -12,17 +12,14 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from rlreason import models, weights
-from rlreason.models.config import Llama3RopeScaling, ModelConfig
+from rlreason.models.config import ModelConfig
 from rlreason.tokenizers import WordTokenizer
+from tests.tiny_families import CONFIGS
 
 TINY = ModelConfig(
     vocab_size=9, width=10, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20,
     max_positions=77)
-VARIANTS = {
-    "llama": dataclasses.replace(TINY, rope_scaling=Llama3RopeScaling(8.0, 1.0, 4.0, 64)),
-    "qwen2": dataclasses.replace(TINY, qkv_bias=True, tie_embeddings=False),
-    "qwen3": dataclasses.replace(TINY, qk_norm=True),
-}
+VARIANTS = {name: dataclasses.replace(config, vocab_size=9) for name, config in CONFIGS.items()}
 TOKENIZER = WordTokenizer.from_words("abcdef")
 
 
@@ -174,7 +171,7 @@ def test_missing_and_unsupported_files_are_named(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match="no model at .*nowhere; expected a folder"):
     weights.load_model(tmp_path / "nowhere")
   _configure(folder, model_type="mamba")
-  with pytest.raises(ValueError, match="model_type: got 'mamba', allowed: llama, qwen2, qwen3"):
+  with pytest.raises(ValueError, match="model_type: got 'mamba', allowed: llama, mistral, qwen2"):
     weights.load_model(folder)
   (folder / "config.json").unlink()
   with pytest.raises(FileNotFoundError, match="config.json not found"):

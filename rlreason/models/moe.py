@@ -1,0 +1,81 @@
+"""The mixture of experts: a router sends each token through a few of many feed-forward layers."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlreason.models.config import ModelConfig
+from rlreason.models.layers import INIT_STDDEV, activate, partitioned
+
+
+class Experts(nn.Module):
+  """Top-k routed SwiGLU experts, as in Qwen3-MoE.
+
+  Tokens are sorted by expert, so that each expert makes one product with just its own tokens: no
+  capacity limit, and no token is dropped.
+  """
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array, is_counted: jax.Array | None = None):
+    """x [B, T, D], bool[B, T] -> [B, T, D] and the load, f32[2, E], of tokens that are counted.
+
+    The load is, for each expert, how many of these tokens chose it, and the sum of the
+    probabilities they gave it; None when none are counted.
+    """
+    c = self.config
+    rows = x.reshape(-1, c.width)
+    router = self._kernel("router", (c.width, c.num_experts), ("embed", None))
+    # f32 probabilities: neighbours in bf16 are equal too often, and ties choose by index.
+    probabilities = jax.nn.softmax((rows @ router).astype(jnp.float32), axis=-1)
+    weights, chosen = jax.lax.top_k(probabilities, c.experts_per_token)
+    if c.normalize_experts:
+      weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    order = jnp.argsort(chosen.reshape(-1), stable=True)
+    sizes = jnp.bincount(chosen.reshape(-1), length=c.num_experts)
+    out = self._through_experts(rows[order // c.experts_per_token], sizes)
+    # Back in the order of tokens: a gather, whose sum over k is deterministic.
+    out = out[jnp.argsort(order)].reshape(*chosen.shape, c.width)
+    out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=1).reshape(x.shape)
+    if is_counted is None:
+      return out, None
+    kept = is_counted.reshape(-1, 1).astype(jnp.float32)
+    choices = jnp.bincount(
+        chosen.reshape(-1), jnp.broadcast_to(kept, chosen.shape).reshape(-1),
+        length=c.num_experts)
+    return out, jnp.stack([choices, jnp.sum(jnp.where(kept > 0, probabilities, 0.0), axis=0)])
+
+  def _through_experts(self, rows: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Rows [M, D] sorted by expert, i32[E] rows of each -> [M, D]."""
+    c = self.config
+    inner, outer = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp", "embed")
+    gate = self._kernel("gate", (c.num_experts, c.width, c.mlp_width), inner)
+    up = self._kernel("up", (c.num_experts, c.width, c.mlp_width), inner)
+    down = self._kernel("down", (c.num_experts, c.mlp_width, c.width), outer)
+    product = lambda rows, kernel: jax.lax.ragged_dot(rows, kernel, sizes)
+    return product(activate(product(rows, gate), c) * product(rows, up), down)
+
+  def _kernel(self, name: str, shape: tuple[int, ...], axes: tuple) -> jax.Array:
+    c = self.config
+    kernel = self.param(f"{name}_kernel", partitioned(nn.initializers.normal(INIT_STDDEV), axes),
+                        shape, jnp.dtype(c.param_dtype))
+    return kernel.astype(c.compute_dtype)
+
+
+def balance_loss(loads: jax.Array, num_tokens: jax.Array) -> jax.Array:
+  """The load-balancing loss of Switch Transformers (https://arxiv.org/abs/2101.03961), eq. 4 to 6.
+
+  E * sum over experts of (share of the choices) * (mean probability), over all layers together. It
+  is `experts_per_token` when the load is even, and more when it is not. Shares have no gradient.
+
+  Args:
+    loads: f32[N, 2, E], of `Experts`.
+    num_tokens: f32 scalar, those counted.
+
+  Returns:
+    f32 scalar; 0 without tokens.
+  """
+  layers, _, experts = loads.shape
+  choices, probabilities = jnp.sum(loads, axis=0) / jnp.maximum(num_tokens * layers, 1.0)
+  return experts * jnp.sum(jax.lax.stop_gradient(choices) * probabilities)
