@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason import sampling, weights
+from rlreason import models, sampling, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
@@ -31,8 +31,7 @@ from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import loop
 from rlreason.training.recipe import SMOLLM2, Recipe, from_config
-from rlreason.training.setup import Setup, evaluation_key, make_reading
-from rlreason.training.stages import place_policy
+from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
 
 _SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four times, ... as much
@@ -142,8 +141,8 @@ def evaluate(
   run = make_evaluator(
       config, tasks[config.split], policy.config, policy.tokenizer, layout,
       prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
-  setup = Setup(recipe, policy.config, policy.tokenizer, tasks, layout, run)
-  params = layout.put_state({"policy": place_policy(setup, policy.params)})
+  params = layout.put_state({"policy": layout.put_params(
+      policy.params, models.abstract_boxed_params(policy.config))})
   with WorkerPool(
       num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout) as pool:
     evaluation, _ = run(params, evaluation_key(recipe.seed) if key is None else key, pool)

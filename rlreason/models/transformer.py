@@ -111,6 +111,11 @@ def abstract_params(config: ModelConfig) -> Params:
   return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
+def abstract_boxed_params(config: ModelConfig):
+  """The same with their logical axis names."""
+  return jax.eval_shape(lambda: boxed_params(config, jax.random.key(0)))
+
+
 def forward(
     config: ModelConfig, params: Params, tokens: jax.Array, segment_ids: jax.Array,
     positions: jax.Array | None = None,

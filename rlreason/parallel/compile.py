@@ -33,6 +33,7 @@ class Layout(NamedTuple):
 
   num_shards: int  # the number of rows must be a multiple of it
   num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
+  param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> places of parameters
   put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
   put_state: Callable[[Any], Any]  # train state -> placed
   get_state: Callable[[Any], Any]  # placed train state -> one copy
@@ -88,9 +89,8 @@ def _jit_layout(config: ParallelConfig) -> Layout:
   minibatches = rules.minibatches_sharding(mesh)
   jit = functools.partial(jax.jit, compiler_options=_compiler_options())
 
-  def put_params(params, boxed):
-    shardings = everywhere if boxed is None else rules.param_shardings(boxed, mesh)
-    return jax.device_put(params, shardings)
+  def param_shardings(boxed):
+    return everywhere if boxed is None else rules.param_shardings(boxed, mesh)
 
   def put_state(state):
     # The optimiser's moments were made like the parameters and are where they belong; counters and
@@ -122,7 +122,9 @@ def _jit_layout(config: ParallelConfig) -> Layout:
         donate_argnums=0, out_shardings=(shardings, everywhere))
 
   return Layout(
-      num_shards=num_shards, num_replicas=1, put_params=put_params, put_state=put_state,
+      num_shards=num_shards, num_replicas=1, param_shardings=param_shardings,
+      put_params=lambda params, boxed: jax.device_put(params, param_shardings(boxed)),
+      put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
       compile_sampler=lambda fn: jax.jit(in_mesh(fn), out_shardings=rows),
       compile_rows=lambda fn: jit(in_mesh(fn), out_shardings=rows),
@@ -200,6 +202,7 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
 
   return Layout(
       num_shards=count, num_replicas=count,
+      param_shardings=lambda boxed: jax.sharding.SingleDeviceSharding(devices[0]),
       put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
       get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),

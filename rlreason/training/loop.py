@@ -27,8 +27,8 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import Recipe
-from rlreason.training.setup import Setup, evaluation_key, host_device, make_setup
-from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage, place_policy
+from rlreason.training.setup import Setup, evaluation_key, make_setup, places
+from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage
 from rlreason.types import Key, Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
@@ -114,9 +114,10 @@ class _Run:
         # Exact: what the stage before ended with, and the reference of this one.
         _, policy, _ = weights.load_model(
             self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype,
-            sharding=host_device())
+            sharding=places(self.setup.layout))
       stage = make_stage(
           self.setup, stages[number], policy, self.setup.recipe.seed + number, self.pool)
+      policy = None  # the stage keeps it only if it is its reference
       self._run_stage(stage, number, latest)
     return self.host["summary"]
 
@@ -189,7 +190,7 @@ class _Run:
     """Evaluates the policy and adds the stage to the summary."""
     seconds = self.host["seconds"] + time.monotonic() - self.started
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
-    params = self.setup.layout.put_state({"policy": place_policy(self.setup, policy)})
+    params = self.setup.layout.put_state({"policy": policy})
     key = evaluation_key(self.setup.recipe.seed)
     evaluation, samples = self.setup.evaluate(params, key, self.pool, self._leave_if_asked)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -37,14 +37,14 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
   """Loads or makes everything a run needs before its first step.
 
   Returns:
-    The set-up, and the initial parameters of the policy, on the host or the default device.
+    The set-up, and the initial parameters of the policy, where the layout wants them.
 
   Raises:
     FileNotFoundError, ValueError: as the loaders do; nothing has been computed yet.
   """
   layout = make_layout(recipe.parallel)
   tasks = load_tasks(recipe.task)
-  model, params, tokenizer = load_policy(recipe, init_key(recipe.seed))
+  model, params, tokenizer = load_policy(recipe, layout, init_key(recipe.seed))
   longest = max(
       [recipe.evaluation.max_new_tokens] +
       [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind == "rl"])
@@ -68,13 +68,15 @@ def evaluation_key(seed: int) -> Key:
   return jax.random.fold_in(jax.random.key(seed), 2**30)
 
 
-def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenizer]:
-  """The model a recipe starts from."""
+def load_policy(
+    recipe: Recipe, layout: Layout, key: Key
+) -> tuple[ModelConfig, Params, Tokenizer]:
+  """The model a recipe starts from, its parameters where the layout wants them."""
   choice = recipe.model
   if isinstance(choice, PretrainedModel):
     path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
     model, params, tokenizer = weights.load_model(
-        path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=host_device())
+        path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout))
     return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
     raise ValueError(
@@ -82,18 +84,14 @@ def load_policy(recipe: Recipe, key: Key) -> tuple[ModelConfig, Params, Tokenize
         "'pretrained', or the task 'countdown'")
   tokenizer = WordTokenizer.from_words(countdown.vocabulary(recipe.task.problems))
   model = new_model_config(choice, tokenizer.vocab_size)
-  return model, jax.jit(functools.partial(models.init_params, model))(key), tokenizer
+  params = jax.jit(
+      functools.partial(models.init_params, model), out_shardings=places(layout)(model))(key)
+  return model, params, tokenizer
 
 
-def host_device() -> jax.Device | None:
-  """Where parameters wait for their places: one accelerator may not hold them all.
-
-  None, the default device, where JAX was started without the CPU.
-  """
-  try:
-    return jax.local_devices(backend="cpu")[0]
-  except RuntimeError:
-    return None
+def places(layout: Layout) -> Callable[[ModelConfig], Any]:
+  """Where the parameters of a model go."""
+  return lambda model: layout.param_shardings(models.abstract_boxed_params(model))
 
 
 def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:

@@ -10,7 +10,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from rlreason import models, rollout as rollout_lib, tokenizers
+from rlreason import rollout as rollout_lib, tokenizers
 from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FileRows, FunctionRows
@@ -83,19 +83,13 @@ def make_stage(
   Args:
     setup: of the run.
     stage: its settings.
-    policy: parameters; copied, so that the stage may donate its own.
+    policy: parameters where the layout wants them; the stage has its own copy to donate.
     seed: of the order of its data.
     pool: for verifiers.
   """
   if isinstance(stage, SFTStage):
     return _make_sft(setup, stage, policy, seed)
   return _make_rl(setup, stage, policy, seed, pool)
-
-
-def place_policy(setup: Setup, policy: Params) -> Params:
-  """The policy's parameters where the layout wants them, in memory of their own."""
-  boxed = jax.eval_shape(lambda: models.boxed_params(setup.model, jax.random.key(0)))
-  return setup.layout.put_params(jax.tree.map(jnp.copy, policy), boxed)
 
 
 def _make_optimizer(stage: SFTStage | RLStage, updates: int):
@@ -107,7 +101,7 @@ def _make_optimizer(stage: SFTStage | RLStage, updates: int):
 def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage:
   optimizer, schedule = _make_optimizer(stage, stage.steps)
   algorithm = sft(stage.sft, setup.model, optimizer)
-  state = setup.layout.put_state(algorithm.init({"policy": place_policy(setup, policy)}))
+  state = setup.layout.put_state(algorithm.init({"policy": jax.tree.map(jnp.copy, policy)}))
   update = setup.layout.compile_update(algorithm.update_step, state)
   examples, dropped = packing.fit_examples(
       _tokenize_examples(setup, stage, _load_examples(setup, stage)), stage.length)
@@ -211,9 +205,9 @@ def _make_rl(
   updates = stage.updates_per_step
   optimizer, schedule = _make_optimizer(stage, stage.steps * updates)
   algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature)
-  placed = place_policy(setup, policy)
-  state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, placed)))
-  reference = layout.put_state(place_policy(setup, policy)) if config.kl_coef > 0 else None
+  own = jax.tree.map(jnp.copy, policy)
+  state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, own)))
+  reference = layout.put_state(policy) if config.kl_coef > 0 else None
 
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,

@@ -3,7 +3,7 @@
 The tokenizer of a file is rebuilt by `tokenizers/gguf.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
@@ -12,23 +12,21 @@ import numpy as np
 
 from rlreason.models import gguf_fields, rope_fields
 from rlreason.models.config import ModelConfig
-from rlreason.types import Params
 from rlreason.weights import names
 
 _ROPE_FACTORS = "rope_freqs.weight"  # not a weight: the divisors of Llama 3 RoPE scaling
-def read_model(
-    reader: gguf.GGUFReader, metadata: Mapping[str, Any], dtype: np.dtype, where: str
-) -> tuple[ModelConfig, Params]:
-  """The model of an open GGUF file.
+def open_model(
+    reader: gguf.GGUFReader, metadata: Mapping[str, Any], where: str
+) -> tuple[ModelConfig, dict[str, names.Entry], Callable[[str, slice], np.ndarray]]:
+  """The model of an open GGUF file, checked as a whole before any of it is read.
 
   Args:
     reader: the file.
     metadata: its fields as plain values.
-    dtype: of the parameters.
     where: the file's name, for messages.
 
   Returns:
-    The configuration and a nested dict of host arrays.
+    The configuration, the place of each tensor, and a function that reads rows of one.
 
   Raises:
     ValueError: an architecture, feature or quantisation that is not supported; missing or unknown
@@ -52,8 +50,7 @@ def read_model(
     if not can_dequantise(tensors[name].tensor_type):
       raise ValueError(f"{where}: {name} is stored as {tensors[name].tensor_type.name}, which the "
                        "gguf package cannot turn into numbers; convert it to Q8_0, Q4_K or F16")
-  return config, names.build_tree(
-      config, entries, lambda name: dequantise(tensors[name]), dtype)
+  return config, entries, lambda name, rows: dequantise(tensors[name], rows)
 
 
 def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
@@ -66,6 +63,6 @@ def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
   return True
 
 
-def dequantise(tensor: gguf.ReaderTensor) -> np.ndarray:
-  """The values of a tensor, f32 `[out, in]`."""
-  return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+def dequantise(tensor: gguf.ReaderTensor, rows: slice = slice(None)) -> np.ndarray:
+  """Values of a tensor, f32 `[out, in]`, or of some of its rows."""
+  return gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)

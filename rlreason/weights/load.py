@@ -1,6 +1,7 @@
 """Whole models: configuration, parameters and tokenizer, from and to a folder."""
 
 from collections.abc import Iterable
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,7 +19,7 @@ from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gg
 from rlreason.tokenizers.hf import read_json
 from rlreason.tokenizers.load import load_tokenizer
 from rlreason.types import Params
-from rlreason.weights import gguf, names, safetensors
+from rlreason.weights import gguf, names, safetensors, stream
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -36,8 +37,9 @@ def load_model(
     dtype: of the parameters, float32 or bfloat16. None: bfloat16 if the file has its embedding in
       bfloat16, else float32.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
-    sharding: where the parameters go: a device, a sharding, or a tree of them, as
-      `jax.device_put` takes it; None: the default device.
+    sharding: where the parameters go: a device, a sharding, a tree of shardings, or a function
+      from the configuration to one of these; None: the default device. Tensors go there one after
+      the other, so that the host never holds more than one beside what stays on it.
     end_tokens: further tokens that end a completion, put first (a base model whose chat template
       ends a turn with another token than its texts).
 
@@ -57,17 +59,21 @@ def load_model(
   if path.suffix == ".gguf":
     reader = open_gguf(path)
     metadata = read_metadata(reader)
-    dtype = dtype or "float32"
-    config, params = gguf.read_model(reader, metadata, jnp.dtype(dtype), str(path))
+    config, entries, read = gguf.open_model(reader, metadata, str(path))
     tokenizer = tokenizer_from_gguf(metadata, end_tokens=end_tokens)
+    dtype, source = dtype or "float32", contextlib.nullcontext()
   else:
-    config, params, dtype = _load_folder(path, dtype)
+    config, entries, source = _open_folder(path)
+    read, dtype = source.read, dtype or _stored_dtype(source)
     tokenizer = load_tokenizer(path, end_tokens=end_tokens)
-  if tokenizer.vocab_size > config.vocab_size:
-    raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                     f"{config.vocab_size} embeddings")
-  config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
-  return config, jax.device_put(params, sharding), tokenizer
+  with source:
+    if tokenizer.vocab_size > config.vocab_size:
+      raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+                       f"{config.vocab_size} embeddings")
+    config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
+    places = sharding(config) if callable(sharding) else sharding
+    params = stream.load_params(config, entries, read, jnp.dtype(dtype), places)
+  return config, params, tokenizer
 
 
 def save_model(
@@ -124,10 +130,10 @@ def convert(
   save_model(destination, config, params, tokenizer)
 
 
-def _load_folder(
-    folder: pathlib.Path, dtype: str | None
-) -> tuple[ModelConfig, Params, str]:
-  """Configuration, host parameters and their type, of a Hugging Face folder."""
+def _open_folder(
+    folder: pathlib.Path
+) -> tuple[ModelConfig, dict[str, names.Entry], safetensors.Checkpoint]:
+  """Configuration, places and tensors of a Hugging Face folder, all checked, none read yet."""
   if not folder.is_dir():
     raise FileNotFoundError(
         f"no model at {folder}; expected a folder with config.json, model.safetensors and "
@@ -141,7 +147,8 @@ def _load_folder(
     config = families.config_from_hf(read_json(folder / "config.json"))
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  with safetensors.Checkpoint(folder) as checkpoint:
+  checkpoint = safetensors.Checkpoint(folder)
+  try:
     entries = names.hf_entries(config)
     found = {name for name in checkpoint.names if not name.endswith(_COMPUTED)}
     if config.tie_embeddings and _HEAD in found:
@@ -153,9 +160,14 @@ def _load_folder(
       kind = checkpoint.stored_type(name)
       if kind not in ("F32", "F16", "BF16"):
         raise ValueError(f"{folder}: {name} is stored as {kind}, allowed: F32, F16, BF16")
-    if dtype is None:
-      dtype = "bfloat16" if checkpoint.stored_type(_EMBEDDING) == "BF16" else "float32"
-    return config, names.build_tree(config, entries, checkpoint.read, jnp.dtype(dtype)), dtype
+  except BaseException:
+    checkpoint.close()
+    raise
+  return config, entries, checkpoint
+
+
+def _stored_dtype(checkpoint: safetensors.Checkpoint) -> str:
+  return "bfloat16" if checkpoint.stored_type(_EMBEDDING) == "BF16" else "float32"
 
 
 def _check_tied(checkpoint: safetensors.Checkpoint, folder: pathlib.Path) -> None:

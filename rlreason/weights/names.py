@@ -1,17 +1,17 @@
 """What each parameter is called in a file, and how its array is laid out there.
 
 Files hold one matrix per layer, `[out, in]`; the parameter tree holds all layers in one array,
-inputs before outputs and heads on an axis of their own. Not here: files.
+inputs before outputs and heads on an axis of their own. Not here: files, and where parameters go
+(`stream.py`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
 
-import jax
 import numpy as np
 
-from rlreason.models import ModelConfig, abstract_params
+from rlreason.models import ModelConfig
 from rlreason.types import Params
 
 
@@ -33,6 +33,27 @@ class Entry:
       return self.shape if self.path[0] == "embed" else (math.prod(self.shape),)
     batch, matrix = self.shape[:self.batch_axes], self.shape[self.batch_axes:]
     return (*batch, math.prod(matrix[self.in_axes:]), math.prod(matrix[:self.in_axes]))
+
+  def pieces(self, max_elements: int) -> Iterator[tuple[slice, "Entry", tuple[int, ...]]]:
+    """Cuts a large tensor along the first axis of its file.
+
+    Yields:
+      Rows of the file; the entry of these rows alone; where in the whole parameter they start.
+    """
+    start = (*self.index, *(0 for _ in self.shape))
+    if math.prod(self.shape) <= max_elements or len(self.file_shape) == 1:
+      yield slice(0, self.file_shape[0]), self, start
+      return
+    axis = 0 if self.batch_axes else self.in_axes  # of the parameter: that of the file's rows
+    length = self.shape[axis]
+    rows = self.file_shape[0] // length  # of the file, for one place on that axis
+    step = max(1, max_elements * length // math.prod(self.shape))
+    for low in range(0, length, step):
+      high = min(low + step, length)
+      shape = (*self.shape[:axis], high - low, *self.shape[axis + 1:])
+      part = dataclasses.replace(self, shape=shape, rope_heads=self.rope_heads and high - low)
+      place = len(self.index) + axis
+      yield slice(low * rows, high * rows), part, (*start[:place], low, *start[place + 1:])
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
     """The part of the parameter from the file's array, as a view where that is possible."""
@@ -132,30 +153,6 @@ def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> No
     raise ValueError(
         f"{where}: {name} has shape {shape}, expected {entry.file_shape} for "
         f"{'/'.join(entry.path)}")
-
-
-def build_tree(
-    config: ModelConfig, entries: Mapping[str, Entry], read: Callable[[str], np.ndarray],
-    dtype: np.dtype,
-) -> Params:
-  """Assembles the parameters, reading one tensor at a time.
-
-  Args:
-    config: the model; says how many layers are stacked.
-    entries: tensor name to place.
-    read: the array of a tensor name, in the file's layout.
-    dtype: of the result.
-
-  Returns:
-    A nested dict of host arrays.
-  """
-  tree = jax.tree.map(lambda leaf: np.empty(leaf.shape, dtype), abstract_params(config))
-  for name, entry in entries.items():
-    array = tree
-    for part in entry.path:
-      array = array[part]
-    array[entry.index] = entry.from_file(read(name))
-  return tree
 
 
 def read_tree(params: Params, name: str, entry: Entry) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Safetensors checkpoints of a Hugging Face folder: one file, or shards with an index."""
 
 from collections.abc import Callable, Mapping
-import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 # transformers refuses files that do not say for which framework they were written.
 _METADATA = {"format": "pt"}
+_MAX_MAPPED_BYTES = 2**25
 
 
 class Checkpoint:
@@ -34,13 +34,12 @@ class Checkpoint:
       ValueError: a damaged file, or an index that does not agree with its shards; names the file.
     """
     self.folder = pathlib.Path(folder)
-    self._stack = contextlib.ExitStack()
-    self._files: dict[str, Any] = {}  # tensor name to open file
+    self._files: dict[str, _File] = {}  # by tensor name
     try:
       for name, tensors in _files_of(self.folder).items():
         self._open(self.folder / name, tensors)
     except BaseException:
-      self._stack.close()
+      self.close()
       raise
     self.names = tuple(self._files)
 
@@ -48,33 +47,61 @@ class Checkpoint:
     return self
 
   def __exit__(self, *_) -> None:
-    self._stack.close()
+    self.close()
+
+  def close(self) -> None:
+    for file in set(self._files.values()):
+      file.close()
 
   def shape(self, name: str) -> tuple[int, ...]:
-    return tuple(self._files[name].get_slice(name).get_shape())
+    return tuple(self._files[name].tensors.get_slice(name).get_shape())
 
   def stored_type(self, name: str) -> str:
     """The type in the file, as safetensors writes it: F32, BF16, ..."""
-    return self._files[name].get_slice(name).get_dtype()
+    return self._files[name].tensors.get_slice(name).get_dtype()
 
-  def read(self, name: str) -> np.ndarray:
-    """The array of a tensor; bfloat16 comes as the type of ml_dtypes."""
-    return self._files[name].get_tensor(name)
+  def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
+    """The array of a tensor, or rows of it; bfloat16 comes as the type of ml_dtypes."""
+    return self._files[name].read(name, rows)
 
   def _open(self, path: pathlib.Path, expected: frozenset[str] | None) -> None:
     if not path.is_file():
       raise FileNotFoundError(f"{path} not found; {self.folder / INDEX} names it")
     try:
-      file = self._stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+      file = _File(path)
     except safetensors.SafetensorError as error:
       raise ValueError(f"{path}: not a whole safetensors file (damaged or cut short?): {error}"
                        ) from error
-    found = frozenset(file.keys())
+    found = frozenset(file.tensors.keys())
+    self._files.update({name: file for name in found})
     if expected is not None and found != expected:
       raise ValueError(
           f"{path}: {self.folder / INDEX} says other tensors; only in the index: "
           f"{sorted(expected - found)}; only in the file: {sorted(found - expected)}")
-    self._files.update({name: file for name in found})
+
+
+class _File:
+  """One open file, whose pages do not pile up in memory."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._open()
+
+  def _open(self) -> None:
+    self.tensors, self._bytes_read = safetensors.safe_open(self._path, framework="numpy"), 0
+    self.tensors.__enter__()
+
+  def close(self) -> None:
+    self.tensors.__exit__(None, None, None)
+
+  def read(self, name: str, rows: slice) -> np.ndarray:
+    # What was read of a mapped file counts as memory of this process until it is closed.
+    if self._bytes_read > _MAX_MAPPED_BYTES:
+      self.close()
+      self._open()
+    array = self.tensors.get_slice(name)[rows]
+    self._bytes_read += array.nbytes
+    return array
 
 
 def has_checkpoint(folder: pathlib.Path) -> bool:

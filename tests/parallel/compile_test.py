@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 def make_params(layout, seed=0):
-  boxed = jax.eval_shape(lambda: models.boxed_params(MODEL, jax.random.key(0)))
+  boxed = models.abstract_boxed_params(MODEL)
   return layout.put_params(tiny.random_params(MODEL, seed), boxed)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from rlreason import models, weights
 from rlreason.models import ModelConfig
+from rlreason.parallel import make_layout
 from rlreason.rewards import answer
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import setup as setup_lib
@@ -32,7 +33,9 @@ def test_a_new_model_is_made_for_the_words_of_its_task():
 
 
 def test_random_parameters_depend_on_the_seed_alone():
-  load = lambda seed: setup_lib.load_policy(make_recipe(seed=seed), setup_lib.init_key(seed))[1]
+  layout = make_layout(make_recipe().parallel)
+  load = lambda seed: setup_lib.load_policy(
+      make_recipe(seed=seed), layout, setup_lib.init_key(seed))[1]
   embedding = lambda seed: np.asarray(load(seed)["embed"]["embedding"])
   first = embedding(3)
   np.testing.assert_array_equal(first, embedding(3))
@@ -70,7 +73,8 @@ def pretrained(path, **fields):
 
 def test_a_pretrained_model_has_the_types_of_the_recipe(folder):
   config = pretrained(folder, dtype="bfloat16", param_dtype="float32", remat="full", unroll=2)
-  model, params, tokenizer = setup_lib.load_policy(from_config(config), jax.random.key(0))
+  model, params, tokenizer = setup_lib.load_policy(
+      from_config(config), make_layout(from_config(config).parallel), jax.random.key(0))
   assert (model.dtype, model.param_dtype, model.remat, model.unroll) == (
       "bfloat16", "float32", "full", 2)
   assert params["embed"]["embedding"].dtype == np.float32 and model.width == 8

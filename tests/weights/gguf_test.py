@@ -12,7 +12,7 @@ from rlreason import models
 from rlreason.models import families, gguf_fields
 from rlreason.models.config import (
     LinearRopeScaling, Llama3RopeScaling, ModelConfig, YarnRopeScaling)
-from rlreason.weights import load_model, names
+from rlreason.weights import load_model, names, stream
 from rlreason.weights import gguf as ours
 
 # Rows of 64 hold two blocks of 32.
@@ -203,7 +203,8 @@ def test_every_kind_of_block_arrives_where_it_belongs(tmp_path, kind):
   place = [tensor.name for tensor in reader.tensors].index(name)
   reader.tensors[place] = reader.tensors[place]._replace(tensor_type=kind, data=raw)
   metadata = {k: f.contents() for k, f in reader.fields.items()}
-  _, params = ours.read_model(reader, metadata, np.dtype("float32"), "x.gguf")
+  config, entries, read = ours.open_model(reader, metadata, "x.gguf")
+  params = stream.load_params(config, entries, read, np.dtype("float32"), piece_elements=5000)
   gate = params["layers"]["mlp"]["gate"]["kernel"][1]
   np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)
 

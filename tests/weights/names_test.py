@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlreason import models
-from rlreason.weights import names
+from rlreason.weights import names, stream
 from tests.tiny_families import CONFIGS
 
 TINY = CONFIGS["llama"]
@@ -45,15 +45,18 @@ def test_interleaved_rope_by_hand():
   assert got[:, 0].tolist() == wanted
 
 
+@pytest.mark.parametrize("piece_elements", [10**9, 30])
 @variants
-def test_every_parameter_has_one_place(config):
+def test_every_parameter_has_one_place(config, piece_elements):
   """Writing all tensors and reading them back gives the same tree, for both sets of names."""
   params = _params(config)
   for entries in (names.hf_entries(config), names.gguf_entries(config, interleaved_rope=False)):
     files = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
     for name, array in files.items():
       names.check_shape(array.shape, name, entries[name], "here")
-    again = names.build_tree(config, entries, files.__getitem__, jnp.dtype("float32"))
+    again = stream.load_params(
+        config, entries, lambda name, rows: files[name][rows], jnp.dtype("float32"),
+        piece_elements=piece_elements)
     assert jax.tree.structure(again) == jax.tree.structure(params)
     # A GGUF file that holds norms plus 1 is not to the bit.
     tolerance = 1e-6 if config.unit_offset_norms else 0
@@ -66,6 +69,17 @@ def test_layers_are_not_mixed_up():
   name = "model.layers.2.mlp.up_proj.weight"
   array = names.read_tree(params, name, names.hf_entries(TINY)[name])
   np.testing.assert_array_equal(array, params["layers"]["mlp"]["up"]["kernel"][2].T)
+
+
+def test_pieces_of_a_tensor_by_hand():
+  # 6 outputs as 3 heads of 2, 4 inputs: a head is 8 elements.
+  entry = names.Entry(("q", "kernel"), (4, 3, 2), (5,), in_axes=1, rope_heads=3)
+  pieces = list(entry.pieces(17))
+  assert [(rows, part.shape, part.rope_heads, start) for rows, part, start in pieces] == [
+      (slice(0, 4), (4, 2, 2), 2, (5, 0, 0, 0)), (slice(4, 6), (4, 1, 2), 1, (5, 0, 2, 0))]
+  experts = names.Entry(("up_kernel",), (3, 4, 6), (5,), in_axes=1, batch_axes=1)
+  assert [(rows, start) for rows, _, start in experts.pieces(50)] == [
+      (slice(0, 2), (5, 0, 0, 0)), (slice(2, 3), (5, 2, 0, 0))]
 
 
 def test_only_q_and_k_are_permuted():

@@ -1,0 +1,109 @@
+"""Fills parameters from a file piece by piece, each straight to its place and type on the devices.
+
+No more than a piece is on the host beside the parameters themselves: the buffers are made where
+they stay, and every piece is written into them in place.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason.models import ModelConfig, abstract_params
+from rlreason.types import Params
+from rlreason.weights.names import Entry
+
+PIECE_ELEMENTS = 2**19  # 2 MiB in f32: larger ones leave holes in the heap that do not close
+
+
+def load_params(
+    config: ModelConfig, entries: Mapping[str, Entry], read: Callable[[str, slice], np.ndarray],
+    dtype: np.dtype, shardings: Any = None, *, piece_elements: int = PIECE_ELEMENTS,
+) -> Params:
+  """Reads all parameters.
+
+  Args:
+    config: the model.
+    entries: tensor name to place.
+    read: rows of a tensor, by its name, in the file's layout.
+    dtype: of the result, whatever that of the file.
+    shardings: a tree of shardings like the parameters, or one for all; None: the default device.
+    piece_elements: most elements read at once; one place on an axis is never cut.
+
+  Returns:
+    A nested dict of arrays on the devices.
+  """
+  shapes = abstract_params(dataclasses.replace(config, param_dtype=str(dtype)))
+  if shardings is None or isinstance(shardings, (jax.Device, jax.sharding.Sharding)):
+    shardings = jax.tree.map(lambda _: _as_sharding(shardings), shapes)
+  buffers = jax.tree.map(_Buffer, shapes, shardings)
+  for name, entry in entries.items():
+    buffer = functools.reduce(lambda node, part: node[part], entry.path, buffers)
+    for rows, part, start in entry.pieces(piece_elements):
+      buffer.write(part.from_file(read(name, rows)), start)
+  return jax.tree.map(lambda buffer: buffer.array(), buffers)
+
+
+def _as_sharding(place: jax.Device | jax.sharding.Sharding | None) -> jax.sharding.Sharding:
+  if isinstance(place, jax.sharding.Sharding):
+    return place
+  return jax.sharding.SingleDeviceSharding(place or jax.local_devices()[0])
+
+
+class _Buffer:
+  """A parameter in the making: one array on each device of this host, for its share."""
+
+  def __init__(self, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding):
+    self._shape, self._dtype, self._sharding = leaf.shape, leaf.dtype, sharding
+    self._shares = {}  # device -> (where its share starts, array)
+    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
+      bounds = [axis.indices(size)[:2] for axis, size in zip(index, leaf.shape, strict=True)]
+      shape = tuple(stop - start for start, stop in bounds)
+      # bf16 as bits: to write into it the CPU would turn the whole array into f32 and back.
+      as_bits = leaf.dtype == jnp.bfloat16 and device.platform == "cpu"
+      array = _zeros(shape, jnp.dtype("uint16") if as_bits else leaf.dtype, device)
+      self._shares[device] = ([start for start, _ in bounds], array)
+
+  def write(self, part: np.ndarray, start: tuple[int, ...]) -> None:
+    """Puts `part` where it belongs on every device; waits, so that pieces do not pile up."""
+    part = part.reshape((1,) * (len(start) - part.ndim) + part.shape)
+    for device, (offset, array) in self._shares.items():
+      low = np.maximum(start, offset)
+      high = np.minimum(np.add(start, part.shape), np.add(offset, array.shape))
+      if np.any(low >= high):
+        continue
+      mine = part[tuple(map(slice, low - start, high - start))]
+      place = (low - offset).astype(np.int32)
+      written = _write(array, jax.device_put(mine, device), place, self._dtype)
+      self._shares[device] = (offset, written.block_until_ready())
+
+  def array(self) -> jax.Array:
+    """The parameter, when all of it is written."""
+    arrays = [_as_type(array, self._dtype) for _, array in self._shares.values()]
+    self._shares.clear()
+    return jax.make_array_from_single_device_arrays(self._shape, self._sharding, arrays)
+
+
+def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device) -> jax.Array:
+  # Compiled for the device: otherwise another device makes them and then hands over a copy.
+  place = jax.sharding.SingleDeviceSharding(device)
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)()
+
+
+@functools.partial(jax.jit, donate_argnums=0, static_argnames="dtype")
+def _write(array: jax.Array, part: jax.Array, start: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """`part` as `dtype` at `start` of `array`, in place."""
+  part = jax.lax.bitcast_convert_type(part.astype(dtype), array.dtype)
+  return jax.lax.dynamic_update_slice(array, part, tuple(start))
+
+
+def _as_type(array: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """The same bits read as `dtype`, without a copy."""
+  if array.dtype == dtype:
+    return array
+  (device,) = array.devices()
+  return jax.device_put(np.asarray(array).view(dtype), device, may_alias=True)

@@ -1,0 +1,66 @@
+"""Parameters arrive in their places, on one device and on a mesh, piece by piece."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import models
+from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.weights import names, stream
+from tests.tiny_families import CONFIGS
+
+# Axes that a mesh of 2 x 2 x 2 divides, and some that it does not.
+CONFIG = dataclasses.replace(CONFIGS["qwen3_moe"], num_experts=4, vocab_size=18)
+
+
+def _files(config, dtype):
+  """What a checkpoint in `dtype` holds, and the parameters it was made of."""
+  random = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda leaf: random.standard_normal(leaf.shape).astype(dtype),
+      models.abstract_params(config))
+  entries = names.hf_entries(config)
+  return {name: names.read_tree(params, name, entry) for name, entry in entries.items()}, params
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("parallel", [
+    ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2), ParallelConfig(mode="pmap")],
+                         ids=["one", "mesh", "pmap"])
+def test_parameters_are_where_the_layout_wants_them(stored, dtype, parallel):
+  files, params = _files(CONFIG, jnp.dtype(stored))
+  layout = make_layout(parallel)
+  boxed = models.abstract_boxed_params(CONFIG)
+  got = stream.load_params(
+      CONFIG, names.hf_entries(CONFIG), lambda name, rows: files[name][rows], jnp.dtype(dtype),
+      layout.param_shardings(boxed), piece_elements=40)
+  placed = layout.put_params(jax.tree.map(lambda x: jnp.asarray(x, dtype), params), boxed)
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(placed), strict=True):
+    assert one.dtype == other.dtype and one.sharding.is_equivalent_to(other.sharding, one.ndim)
+    assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def test_a_loaded_parameter_can_be_donated():
+  files, params = _files(CONFIG, jnp.dtype("bfloat16"))
+  got = stream.load_params(
+      CONFIG, names.hf_entries(CONFIG), lambda name, rows: files[name][rows],
+      jnp.dtype("bfloat16"))
+  double = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)(got)
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), double, params)
+
+
+def test_no_more_than_a_piece_is_read_at_once():
+  files, _ = _files(CONFIG, jnp.dtype("float32"))
+  sizes = []
+
+  def read(name, rows):
+    sizes.append(files[name][rows].size)
+    return files[name][rows]
+
+  stream.load_params(
+      CONFIG, names.hf_entries(CONFIG), read, jnp.dtype("float32"), piece_elements=72)
+  assert max(sizes) == 72 and sum(sizes) == sum(array.size for array in files.values())
