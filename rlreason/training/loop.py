@@ -59,8 +59,9 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
   check_stages(setup)
   checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
   with contextlib.ExitStack() as stack:
-    run = _Run(setup, pathlib.Path(workdir), stack)
-    summary = run.go(policy)
+    run = _Run(setup, policy, pathlib.Path(workdir), stack)
+    del policy  # the run lets go of it where no stage has it as its reference
+    summary = run.go()
   (run.workdir / "summary.json").write_text(json.dumps(summary, indent=2))
   report = report_lib.make_report(run.workdir)
   places = {
@@ -75,9 +76,10 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
 class _Run:
   """The files and counters of a run in progress."""
 
-  def __init__(self, setup: Setup, workdir: pathlib.Path, stack: contextlib.ExitStack):
+  def __init__(
+      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
     recipe = setup.recipe
-    self.setup, self.workdir = setup, workdir
+    self.setup, self.policy, self.workdir = setup, policy, workdir
     self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
         str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
     self.metrics = metrics_lib.MetricsWriter(workdir)
@@ -96,7 +98,7 @@ class _Run:
     self.host = {"stage": 0, "step": 0, "global_step": 0, "tokens": 0, "seconds": 0.0,
                  "summary": {"stages": []}}
 
-  def go(self, policy: Params) -> dict[str, Any]:
+  def go(self) -> dict[str, Any]:
     """All stages; returns the summary."""
     latest = self.checkpoints.latest_step()
     saved = None if latest is None else self._restore_host(latest)
@@ -104,7 +106,7 @@ class _Run:
     self.metrics.truncate_to(cursors[0])
     self.samples.truncate_to(cursors[1])
     if saved is None:
-      self._finish_stage("start", policy, 0)
+      self._finish_stage("start", self.policy, 0)
     else:
       self.host = saved
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
@@ -112,13 +114,14 @@ class _Run:
     for number in range(self.host["stage"], len(stages)):
       if number > 0:
         # Exact: what the stage before ended with, and the reference of this one.
-        _, policy, _ = weights.load_model(
+        _, self.policy, _ = weights.load_model(
             self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype,
             sharding=places(self.setup.layout))
       stage = make_stage(
-          self.setup, stages[number], policy, self.setup.recipe.seed + number, self.pool)
-      policy = None  # the stage keeps it only if it is its reference
+          self.setup, stages[number], self.policy, self.setup.recipe.seed + number, self.pool)
+      self.policy = None  # the stage keeps it only if it is its reference
       self._run_stage(stage, number, latest)
+      del stage  # and with it that reference, before the next policy is loaded
     return self.host["summary"]
 
   def _run_stage(self, stage: Stage, number: int, latest: int | None):
