@@ -24,7 +24,7 @@ from rlreason import models, sampling, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
-from rlreason.models import ModelConfig
+from rlreason.models import ModelConfig, lora
 from rlreason.parallel import make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
@@ -39,6 +39,7 @@ _SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four time
 # At module level, so that a second call with the same shapes finds its program compiled.
 _sample = jax.jit(
     sampling.sample, static_argnames=("config", "options", "stop_ids", "group_size"))
+_merge = jax.jit(lora.merge, static_argnums=0, donate_argnums=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Samples:
 
 
 def load(
-    path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None
+    path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None,
+    adapters: str | os.PathLike | None = None,
 ) -> Policy:
   """Loads a model: its configuration, parameters (a plain nested dict) and tokenizer.
 
@@ -73,11 +75,17 @@ def load(
       SmolLM2-135M-Instruct of the installed package.
     dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
+    adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
 
   Raises:
-    FileNotFoundError, ValueError: as `weights.load_model`.
+    FileNotFoundError, ValueError: as `weights.load_model` and `weights.load_adapters`.
   """
-  return Policy(*weights.load_model(_find(path), dtype=dtype, compute_dtype=compute_dtype))
+  config, params, tokenizer = weights.load_model(
+      _find(path), dtype=dtype, compute_dtype=compute_dtype)
+  if adapters is not None:
+    adapted, low_rank = weights.load_adapters(adapters, config)
+    params = _merge(adapted, lora.join(params, low_rank))
+  return Policy(config, params, tokenizer)
 
 
 def sample(
@@ -167,7 +175,8 @@ def train(recipe: Any, workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def convert(
-    source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None
+    source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None,
+    adapters: str | os.PathLike | None = None,
 ) -> None:
   """Reads any model that `load` reads and writes it as a Hugging Face folder.
 
@@ -175,11 +184,16 @@ def convert(
     source: as `path` of `load`.
     destination: the folder to write; not the source.
     dtype: float32 or bfloat16; None keeps bfloat16 and makes everything else float32.
+    adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
 
   Raises:
-    FileNotFoundError, ValueError: as `weights.convert`.
+    FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
-  weights.convert(_find(source), destination, dtype=dtype)
+  if adapters is None:
+    weights.convert(_find(source), destination, dtype=dtype)
+  else:
+    policy = load(source, dtype=dtype, adapters=adapters)
+    weights.save_model(destination, policy.config, policy.params, policy.tokenizer)
 
 
 def _find(path: str | os.PathLike) -> str | os.PathLike:

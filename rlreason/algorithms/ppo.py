@@ -17,7 +17,7 @@ import optax
 from rlreason import losses, masks
 from rlreason.algorithms import base
 from rlreason.models import (
-    ModelConfig, apply_value_head, forward_and_balance, init_value_head, unembedding)
+    ModelConfig, apply_value_head, forward_and_balance, init_value_head, lora, unembedding)
 from rlreason.parallel import ALONE
 from rlreason.types import Metrics, Params, Rollout, RolloutBatch
 
@@ -118,9 +118,10 @@ def init_ppo_params(config: PPOConfig, model: ModelConfig, policy: Params) -> Pa
   head = init_value_head(model.width)
   if config.critic == "shared":
     return {"policy": policy, "value_head": head}
-  # A copy, not an alias: a donated state must not hold one buffer twice.
-  return {"policy": policy,
-          "critic": {"trunk": jax.tree.map(jnp.copy, policy), "value_head": head}}
+  # A copy, not an alias: a donated state must not hold one buffer twice. Where the policy has
+  # adapters the critic has its own, on the same base.
+  trunk = jax.tree.map(jnp.copy, lora.split(policy)[0])
+  return {"policy": policy, "critic": {"trunk": trunk, "value_head": head}}
 
 
 def response_features(model: ModelConfig, params: Params, rows) -> jax.Array:
@@ -154,8 +155,10 @@ def _values(spec: _Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.
   if spec.config.critic == "shared":
     return apply_value_head(params["value_head"], policy_hidden)
   critic = params["critic"]
-  return apply_value_head(
-      critic["value_head"], response_features(spec.model, critic["trunk"], rows))
+  trunk = critic["trunk"]
+  if "embed" not in trunk:  # adapters on the policy's base
+    trunk = lora.join(lora.base(params["policy"]), trunk)
+  return apply_value_head(critic["value_head"], response_features(spec.model, trunk, rows))
 
 
 def _score(spec: _Spec, models, rollout: Rollout, key):
@@ -165,7 +168,8 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
 
   Args:
     spec: as given to `ppo`.
-    models: {"params": of the state, "reference": policy parameters or None}.
+    models: {"params": of the state, "reference": policy parameters, or None where the frozen base
+      of the policy is the reference, or where there is none}.
     rollout: rows.
     key: not used; scoring is not random.
 
@@ -200,7 +204,7 @@ def _score_rows(spec: _Spec, models, rollout: Rollout):
     values = _values(spec, models["params"], hidden, rollout)
   ref_log_probs = old_log_probs
   if config.kl_coef > 0:
-    reference = models["reference"]
+    reference = lora.base(policy) if models["reference"] is None else models["reference"]
     ref_log_probs = _log_probs(
         spec, reference, response_features(spec.model, reference, rollout), rollout)[0]
   return {"old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs, "values": values}
@@ -312,12 +316,13 @@ def _minibatch_step(spec: _Spec, optimizer, batch: RolloutBatch, replicas, state
   gradients, (loss, metrics) = base.accumulate_gradients(
       lambda params, micro_batch: _loss(spec, params, micro_batch, state.kl_coef, policy_on),
       state.params, (rows, weights), replicas)
-  before = state.params["policy"]
+  before, frozen = lora.split(state.params)
   state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
-  # Weight decay and momentum must not move a frozen policy either.
-  policy = jax.tree.map(
-      lambda new, old: jnp.where(policy_on > 0, new, old), state.params["policy"], before)
-  return state.replace(params=state.params | {"policy": policy}), metrics | optim_metrics
+  # Weight decay and momentum must not move a policy that does not learn yet.
+  trained = lora.split(state.params)[0]
+  trained |= {"policy": jax.tree.map(
+      lambda new, old: jnp.where(policy_on > 0, new, old), trained["policy"], before["policy"])}
+  return state.replace(params=lora.join(trained, frozen)), metrics | optim_metrics
 
 
 def _update_step(spec: _Spec, optimizer, state, batch: RolloutBatch, key, *, replicas=ALONE):

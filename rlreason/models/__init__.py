@@ -2,7 +2,8 @@
 
 from rlreason.models.cache import LayerCache, grow as grow_cache, init as init_caches
 from rlreason.models.config import (
-    DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, ModelConfig, YarnRopeScaling)
+    DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, LoRAConfig, ModelConfig,
+    YarnRopeScaling)
 from rlreason.models.heads import apply_value_head, init_value_head
 from rlreason.models.transformer import (
     abstract_boxed_params, abstract_params, boxed_params, cap_logits, decode_step, forward,

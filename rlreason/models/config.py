@@ -52,6 +52,37 @@ class YarnRopeScaling:
 RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnRopeScaling
 
 
+_ATTENTION = ("q", "k", "v", "o")
+LORA_TARGETS = (*_ATTENTION, "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+  """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685): x W + (α / r) x A B.
+
+  A and B train and are f32 whatever the model is; W is frozen. B starts at zero.
+  """
+
+  rank: int = 16  # r
+  alpha: float = 32.0  # α
+  targets: tuple[str, ...] = LORA_TARGETS  # projections that have adapters
+  base: Literal["full", "int8", "nf4"] = "full"  # how the frozen kernels of the layers are kept
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise ValueError(f"rank: got {self.rank}, allowed: 1 or more")
+    if not self.alpha > 0:
+      raise ValueError(f"alpha: got {self.alpha}, allowed: above 0")
+    if not self.targets or not set(self.targets) <= set(LORA_TARGETS):
+      raise ValueError(f"targets: got {self.targets}, allowed: one or more of {LORA_TARGETS}")
+    if self.base not in ("full", "int8", "nf4"):
+      raise ValueError(f"base: got {self.base!r}, allowed: full, int8, nf4")
+
+  @property
+  def scale(self) -> float:
+    return self.alpha / self.rank
+
+
 class LayerKind(NamedTuple):
   """In what the attention of one layer may differ from that of another."""
 
@@ -100,6 +131,7 @@ class ModelConfig:
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
   remat: Remat = "none"  # what the backward pass computes again: nothing, all, or all but products
   unroll: int = 1  # layers per turn of the loop over them; num_layers leaves no loop
+  lora: LoRAConfig | None = None  # of the adapters in the parameters, if there are any
 
   def __post_init__(self):
     for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "mlp_width",
@@ -134,6 +166,10 @@ class ModelConfig:
       raise ValueError(
           f"experts_per_token: got {self.experts_per_token}, allowed: 1 to num_experts="
           f"{self.num_experts}, or 0 without experts")
+    if self.lora is not None and self.num_experts and set(self.lora.targets) - set(_ATTENTION):
+      raise ValueError(
+          f"lora.targets: got {self.lora.targets} with experts, allowed: of {_ATTENTION} (experts "
+          "have no adapters)")
 
   @property
   def compute_dtype(self) -> jnp.dtype:

@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 
 INIT_STDDEV = 0.02
@@ -67,21 +68,13 @@ class Projection(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype, param_dtype = self.config.compute_dtype, jnp.dtype(self.config.param_dtype)
-    inputs = x.shape[x.ndim - self.in_axes:]
-    kernel = self.param(
-        "kernel", partitioned(nn.initializers.normal(INIT_STDDEV), self.axes),
-        self.shape + inputs if self.is_transposed else inputs + self.shape, param_dtype)
+    lead, inputs = x.shape[:x.ndim - self.in_axes], x.shape[x.ndim - self.in_axes:]
     # One product of two matrices, rows flattened too: on the CPU the gradient of a product with
     # more than one row axis is 2.5 times slower.
-    fan_in, fan_out = math.prod(inputs), math.prod(self.shape)
-    lead = x.shape[:x.ndim - self.in_axes]
-    rows = x.reshape(-1, fan_in).astype(dtype)
-    if self.is_transposed:
-      out = kernel.reshape(fan_out, fan_in).astype(dtype) @ rows.T
-      # XLA would swap the factors back, which takes 1.2 times as long for 8 rows on the CPU.
-      out = jax.lax.optimization_barrier(out).T
-    else:
-      out = rows @ kernel.reshape(fan_in, fan_out).astype(dtype)
+    rows = x.reshape(-1, math.prod(inputs)).astype(dtype)
+    out = self._product(rows, inputs)
+    if self._has_adapters():
+      out = out + self._adapters(rows, inputs)
     out = out.reshape(*lead, *self.shape)
     if self.use_bias:
       bias = self.param(
@@ -89,6 +82,45 @@ class Projection(nn.Module):
           param_dtype)
       out = out + jnp.broadcast_to(bias.astype(dtype), out.shape)
     return out
+
+  def _product(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
+    """[M, inputs] times the kernel -> [M, outputs]."""
+    fan_in, fan_out, dtype = rows.shape[1], math.prod(self.shape), rows.dtype
+    kernel = self.variables.get("params", {}).get("kernel")
+    if quantize.is_quantized(kernel):
+      axis = self.in_axes - 1 - len(self.axes)
+      # Computed again in the backward pass: floats kept for it would be the whole kernel.
+      return jax.checkpoint(
+          lambda rows, kernel: rows @ quantize.dequantize(kernel, axis, dtype).reshape(
+              fan_in, fan_out), prevent_cse=False)(rows, kernel)
+    kernel = self.param(
+        "kernel", partitioned(nn.initializers.normal(INIT_STDDEV), self.axes),
+        self.shape + inputs if self.is_transposed else inputs + self.shape,
+        jnp.dtype(self.config.param_dtype))
+    if not self.is_transposed:
+      return rows @ kernel.reshape(fan_in, fan_out).astype(dtype)
+    out = kernel.reshape(fan_out, fan_in).astype(dtype) @ rows.T
+    # XLA would swap the factors back, which takes 1.2 times as long for 8 rows on the CPU.
+    return jax.lax.optimization_barrier(out).T
+
+  def _has_adapters(self) -> bool:
+    lora = self.config.lora
+    return self.has_variable("params", "lora_a") or (
+        self.is_initializing() and lora is not None and self.name in lora.targets)
+
+  def _adapters(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
+    """What the adapters add to the product: (alpha / rank) x A B."""
+    lora, dtype = self.config.lora, rows.dtype
+    fan_in, fan_out = rows.shape[1], math.prod(self.shape)
+    # As PEFT starts them: uniform within 1 / sqrt(inputs), and zeros.
+    first = lambda key, shape, dtype: jax.random.uniform(
+        key, shape, dtype, -fan_in ** -0.5, fan_in ** -0.5)
+    a = self.param("lora_a", partitioned(first, (*self.axes[:self.in_axes], None)),
+                   (*inputs, lora.rank), jnp.float32)
+    b = self.param("lora_b", partitioned(nn.initializers.zeros, (None, *self.axes[self.in_axes:])),
+                   (lora.rank, *self.shape), jnp.float32)
+    low = rows @ a.reshape(fan_in, lora.rank).astype(dtype)
+    return lora.scale * (low @ b.reshape(lora.rank, fan_out).astype(dtype))
 
 
 def cap(x: jax.Array, limit: float | None) -> jax.Array:

@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import INIT_STDDEV, activate, partitioned
 
@@ -58,6 +59,9 @@ class Experts(nn.Module):
 
   def _kernel(self, name: str, shape: tuple[int, ...], axes: tuple) -> jax.Array:
     c = self.config
+    stored = self.variables.get("params", {}).get(f"{name}_kernel")
+    if quantize.is_quantized(stored):
+      return quantize.dequantize(stored, -2, c.compute_dtype)
     kernel = self.param(f"{name}_kernel", partitioned(nn.initializers.normal(INIT_STDDEV), axes),
                         shape, jnp.dtype(c.param_dtype))
     return kernel.astype(c.compute_dtype)

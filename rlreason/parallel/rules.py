@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
 
@@ -42,12 +42,17 @@ def param_shardings(abstract_boxed, mesh: Mesh):
   An axis that its mesh axis does not divide is kept whole: 3 key/value heads on 8 devices, say.
   """
   specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), RULES)
-
-  def fit(spec: PartitionSpec, shape: tuple[int, ...]) -> NamedSharding:
-    names = tuple(spec) + (None,) * (len(shape) - len(spec))
-    fitting = [name if name is None or size % mesh.shape[name] == 0 else None
-               for name, size in zip(names, shape, strict=True)]
-    return NamedSharding(mesh, PartitionSpec(*fitting))
-
   return jax.tree.map(
-      lambda leaf, spec: fit(spec, leaf.shape), nn.unbox(abstract_boxed), specs)
+      lambda leaf, spec: fit_sharding(NamedSharding(mesh, spec), leaf.shape),
+      nn.unbox(abstract_boxed), specs)
+
+
+def fit_sharding(sharding: Sharding, shape: tuple[int, ...]) -> Sharding:
+  """The sharding without the axes of `shape` that it does not divide; others than named as is."""
+  if not isinstance(sharding, NamedSharding):
+    return sharding
+  mesh, spec = sharding.mesh, sharding.spec
+  names = tuple(spec) + (None,) * (len(shape) - len(spec))
+  return NamedSharding(mesh, PartitionSpec(*(
+      name if name is None or size % mesh.shape[name] == 0 else None
+      for name, size in zip(names, shape, strict=True))))

@@ -3,6 +3,7 @@
     workdir/config.json      what was asked for
     workdir/checkpoints/     everything a resume needs
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
+    workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
 A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
@@ -12,6 +13,7 @@ Keys are folded from the seed and the step, never stored.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -23,11 +25,14 @@ from typing import Any
 import jax
 
 from rlreason import weights
+from rlreason.algorithms import TrainState
+from rlreason.algorithms.base import trained_part, with_frozen
+from rlreason.models import lora
 from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
-from rlreason.training.recipe import Recipe
-from rlreason.training.setup import Setup, evaluation_key, make_setup, places
+from rlreason.training.recipe import PretrainedModel, Recipe
+from rlreason.training.setup import Setup, base_kind, evaluation_key, make_setup, places
 from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage
 from rlreason.types import Key, Params
 
@@ -116,7 +121,7 @@ class _Run:
         # Exact: what the stage before ended with, and the reference of this one.
         _, self.policy, _ = weights.load_model(
             self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype,
-            sharding=places(self.setup.layout))
+            sharding=places(self.setup.layout), quantize=base_kind(self.setup.recipe))
       stage = make_stage(
           self.setup, stages[number], self.policy, self.setup.recipe.seed + number, self.pool)
       self.policy = None  # the stage keeps it only if it is its reference
@@ -150,13 +155,34 @@ class _Run:
           self._leave_if_asked()
     if not stage.steps:
       self._save(state, stage)
-    policy = self.setup.layout.get_state(state.params["policy"])
+    policy = self._finished_policy(stage, state)
     weights.save_model(
         self._model_folder(stage.name), self.setup.model, policy, self.setup.tokenizer)
     self._finish_stage(stage.name, policy, stage.steps)
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
     checkpoint_lib.write_json(
         self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
+
+  def _finished_policy(self, stage: Stage, state: TrainState) -> Params:
+    """What a stage ends with, as one model; its adapters are written first, if it has any."""
+    setup = self.setup
+    policy = setup.layout.get_state(state.params["policy"])
+    if stage.model.lora is None:
+      return policy
+    weights.save_adapters(
+        self.workdir / "adapters" / stage.name, stage.model, lora.split(policy)[0],
+        base=self._base_name(stage.name))
+    merge = jax.jit(
+        functools.partial(lora.merge, stage.model), out_shardings=places(setup.layout)(setup.model))
+    return merge(policy)
+
+  def _base_name(self, stage: str) -> str:
+    """Where the model lies that a stage started from."""
+    names = [stage.name for stage in self.setup.recipe.stages]
+    if names.index(stage):
+      return str(self._model_folder(names[names.index(stage) - 1]))
+    model = self.setup.recipe.model
+    return model.path if isinstance(model, PretrainedModel) else ""
 
   def _leave_if_asked(self):
     """Raises Interrupted after a signal; what is saved is complete then."""
@@ -206,12 +232,12 @@ class _Run:
     summary = json.dumps(self.host["summary"], indent=2)
     (self.workdir / "summary.json").write_text(summary)
 
-  def _save(self, state: Any, stage: Stage):
+  def _save(self, state: TrainState, stage: Stage):
     now = time.monotonic()
     self.host["seconds"] += now - self.started
     self.started = now
     self.checkpoints.save(
-        self.host["global_step"], self.setup.layout.get_state(state),
+        self.host["global_step"], self.setup.layout.get_state(trained_part(state)),
         self.host | {"data": stage.data.get_state(), "cursors": self._cursors()})
 
   def _cursors(self) -> tuple[int, int]:
@@ -226,10 +252,10 @@ class _Run:
     return self.checkpoints.restore_host(latest)
 
   def _restore(self, stage: Stage, latest: int):
-    template = self.setup.layout.get_state(stage.state)
+    template = self.setup.layout.get_state(trained_part(stage.state))
     restored, host = self.checkpoints.restore(latest, template)
     stage.data.set_state(host["data"])
-    return self.setup.layout.put_state(restored)
+    return with_frozen(self.setup.layout.put_state(restored), stage.state)
 
   def _model_folder(self, name: str) -> pathlib.Path:
     return self.workdir / "models" / name

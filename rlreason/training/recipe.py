@@ -13,6 +13,7 @@ from rlreason import config as config_lib
 from rlreason.algorithms import PPOConfig, SFTConfig
 from rlreason.data.tasks.load import TaskConfig
 from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
@@ -201,6 +202,7 @@ class Recipe:
   prompt_buckets: tuple[int, ...]  # tokens: widths that prompts are padded to; longer are left out
   stages: tuple[SFTStage | RLStage, ...]
   evaluation: EvaluationConfig
+  lora: LoRAConfig | None = None  # train adapters only, new ones in each stage; None: everything
   parallel: ParallelConfig = ParallelConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   samples_per_step: int = 2  # completions written to samples.jsonl

@@ -13,7 +13,7 @@ from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import CountdownTask, TaskConfig, load_tasks
 from rlreason.evaluation import behaviours
 from rlreason.evaluation.evaluator import Reading, make_evaluator
-from rlreason.models import ModelConfig
+from rlreason.models import ModelConfig, quantize
 from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
 from rlreason.rewards.countdown import evaluate_expression
@@ -76,7 +76,8 @@ def load_policy(
   if isinstance(choice, PretrainedModel):
     path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
     model, params, tokenizer = weights.load_model(
-        path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout))
+        path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout),
+        quantize=base_kind(recipe))
     return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
     raise ValueError(
@@ -86,7 +87,15 @@ def load_policy(
   model = new_model_config(choice, tokenizer.vocab_size)
   params = jax.jit(
       functools.partial(models.init_params, model), out_shardings=places(layout)(model))(key)
+  if base_kind(recipe) is not None:
+    params = jax.jit(
+        functools.partial(quantize.quantize_params, kind=base_kind(recipe)))(params)
   return model, params, tokenizer
+
+
+def base_kind(recipe: Recipe) -> str | None:
+  """How the policy is quantised that a stage starts from; None: not at all."""
+  return None if recipe.lora is None or recipe.lora.base == "full" else recipe.lora.base
 
 
 def places(layout: Layout) -> Callable[[ModelConfig], Any]:

@@ -10,19 +10,20 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from rlreason import rollout as rollout_lib, tokenizers
+from rlreason import models, rollout as rollout_lib, tokenizers
 from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FileRows, FunctionRows
 from rlreason.data.tasks import countdown, workings
 from rlreason.data.tasks.base import RowSource
 from rlreason.data.tasks.load import ArithmeticTask, CountdownTask
+from rlreason.models import ModelConfig, lora
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
 from rlreason.training.optimizer import make_optimizer, make_schedule
 from rlreason.training.recipe import RLStage, SFTStage
-from rlreason.training.setup import Setup
+from rlreason.training.setup import Setup, init_key
 from rlreason.types import Key, Metrics, Params
 
 
@@ -41,6 +42,7 @@ class Stage(NamedTuple):
 
   name: str
   steps: int
+  model: ModelConfig  # of the policy in the state, with its adapters if it has any
   state: TrainState  # placed
   data: pipeline.BatchIterator
   step: Callable[[TrainState, int, Any, Key], StepOutput]  # (state, step, batch of data, key)
@@ -83,13 +85,26 @@ def make_stage(
   Args:
     setup: of the run.
     stage: its settings.
-    policy: parameters where the layout wants them; the stage has its own copy to donate.
+    policy: parameters where the layout wants them; the stage has its own copy to donate, or where
+      the recipe has adapters takes these over.
     seed: of the order of its data.
     pool: for verifiers.
   """
   if isinstance(stage, SFTStage):
     return _make_sft(setup, stage, policy, seed)
   return _make_rl(setup, stage, policy, seed, pool)
+
+
+def _trainable(setup: Setup, policy: Params, seed: int) -> tuple[ModelConfig, Params]:
+  """The policy as a stage trains it: a copy of its own, or the frozen policy with new adapters."""
+  config = setup.recipe.lora
+  if config is None:
+    return setup.model, jax.tree.map(jnp.copy, policy)
+  model, layout = dataclasses.replace(setup.model, lora=config), setup.layout
+  places = layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
+  start = lambda key: lora.split(models.init_params(model, key))[0]
+  adapters = jax.jit(start, out_shardings=places)(init_key(seed))
+  return model, lora.join(policy, adapters)
 
 
 def _make_optimizer(stage: SFTStage | RLStage, updates: int):
@@ -100,8 +115,9 @@ def _make_optimizer(stage: SFTStage | RLStage, updates: int):
 
 def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage:
   optimizer, schedule = _make_optimizer(stage, stage.steps)
-  algorithm = sft(stage.sft, setup.model, optimizer)
-  state = setup.layout.put_state(algorithm.init({"policy": jax.tree.map(jnp.copy, policy)}))
+  model, policy = _trainable(setup, policy, seed)
+  algorithm = sft(stage.sft, model, optimizer)
+  state = setup.layout.put_state(algorithm.init({"policy": policy}))
   update = setup.layout.compile_update(algorithm.update_step, state)
   examples, dropped = packing.fit_examples(
       _tokenize_examples(setup, stage, _load_examples(setup, stage)), stage.length)
@@ -117,7 +133,7 @@ def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage
                     "rollout/dropped_examples": dropped}
     return StepOutput(state, metrics, host_metrics, batch.tokens.size, [])
 
-  return Stage(stage.name, stage.steps, state, data, step)
+  return Stage(stage.name, stage.steps, model, state, data, step)
 
 
 def _load_examples(setup: Setup, stage: SFTStage) -> RowSource:
@@ -204,13 +220,14 @@ def _make_rl(
   layout, config = setup.layout, stage.ppo
   updates = stage.updates_per_step
   optimizer, schedule = _make_optimizer(stage, stage.steps * updates)
-  algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature)
-  own = jax.tree.map(jnp.copy, policy)
-  state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, own)))
-  reference = layout.put_state(policy) if config.kl_coef > 0 else None
+  model, own = _trainable(setup, policy, seed)
+  algorithm = ppo(config, model, optimizer, temperature=stage.sampling.temperature)
+  state = layout.put_state(algorithm.init(init_ppo_params(config, model, own)))
+  needs_reference = config.kl_coef > 0 and model.lora is None  # else it is the base of the policy
+  reference = layout.put_state(policy) if needs_reference else None
 
   generate = rollout_lib.make_generator(
-      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets, has_values=config.critic == "shared")
   score = layout.compile_rows(algorithm.score)
   make_batch = layout.compile_whole(algorithm.make_batch)
@@ -247,4 +264,4 @@ def _make_rl(
     tokens = int(rollout.prompt_mask.sum() + scored.lengths.sum())
     return StepOutput(state, batch_metrics | update_metrics, host_metrics, tokens, samples)
 
-  return Stage(stage.name, stage.steps, state, data, step)
+  return Stage(stage.name, stage.steps, model, state, data, step)

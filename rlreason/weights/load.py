@@ -28,7 +28,7 @@ _COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nob
 
 def load_model(
     path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None,
-    sharding: Any = None, end_tokens: Iterable[str] = (),
+    sharding: Any = None, end_tokens: Iterable[str] = (), quantize: str | None = None,
 ) -> tuple[ModelConfig, Params, Tokenizer]:
   """Loads a Hugging Face folder (safetensors) or a `.gguf` file.
 
@@ -42,6 +42,8 @@ def load_model(
       the other, so that the host never holds more than one beside what stays on it.
     end_tokens: further tokens that end a completion, put first (a base model whose chat template
       ends a turn with another token than its texts).
+    quantize: int8 or nf4 to keep the kernels of the layers so (`models.quantize`); they are
+      quantised piece by piece, and never whole in floats.
 
   Returns:
     The configuration, the parameters (a plain nested dict of arrays), the tokenizer.
@@ -72,7 +74,8 @@ def load_model(
                        f"{config.vocab_size} embeddings")
     config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
     places = sharding(config) if callable(sharding) else sharding
-    params = stream.load_params(config, entries, read, jnp.dtype(dtype), places)
+    params = stream.load_params(
+        config, entries, read, jnp.dtype(dtype), places, quantize=quantize)
   return config, params, tokenizer
 
 

@@ -114,6 +114,21 @@ def hf_entries(config: ModelConfig) -> dict[str, Entry]:
   return entries
 
 
+def adapter_entries(config: ModelConfig) -> dict[str, Entry]:
+  """Tensor names of the adapters of `config.lora`, as PEFT writes them."""
+  entries, rank = {}, config.lora.rank
+  for name, entry in hf_entries(config).items():
+    if entry.path[-1] != "kernel" or entry.path[-2] not in config.lora.targets:
+      continue
+    inputs, outputs = entry.shape[:entry.in_axes], entry.shape[entry.in_axes:]
+    stem, owner = "base_model.model." + name.removesuffix("weight"), entry.path[:-1]
+    entries[f"{stem}lora_A.weight"] = dataclasses.replace(
+        entry, path=(*owner, "lora_a"), shape=(*inputs, rank))
+    entries[f"{stem}lora_B.weight"] = dataclasses.replace(
+        entry, path=(*owner, "lora_b"), shape=(rank, *outputs), in_axes=1)
+  return entries
+
+
 def gguf_entries(config: ModelConfig, *, interleaved_rope: bool) -> dict[str, Entry]:
   """Tensor names of a GGUF file.
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason.models import ModelConfig, abstract_params
+from rlreason.models import ModelConfig, abstract_params, quantize as quantization
+from rlreason.parallel import rules
 from rlreason.types import Params
 from rlreason.weights.names import Entry
 
@@ -22,7 +23,8 @@ PIECE_ELEMENTS = 2**19  # 2 MiB in f32: larger ones leave holes in the heap that
 
 def load_params(
     config: ModelConfig, entries: Mapping[str, Entry], read: Callable[[str, slice], np.ndarray],
-    dtype: np.dtype, shardings: Any = None, *, piece_elements: int = PIECE_ELEMENTS,
+    dtype: np.dtype, shardings: Any = None, *, quantize: str | None = None,
+    piece_elements: int = PIECE_ELEMENTS,
 ) -> Params:
   """Reads all parameters.
 
@@ -32,6 +34,7 @@ def load_params(
     read: rows of a tensor, by its name, in the file's layout.
     dtype: of the result, whatever that of the file.
     shardings: a tree of shardings like the parameters, or one for all; None: the default device.
+    quantize: int8 or nf4 for the kernels of layers (`models.quantize`); None: they stay floats.
     piece_elements: most elements read at once; one place on an axis is never cut.
 
   Returns:
@@ -41,6 +44,10 @@ def load_params(
   if shardings is None or isinstance(shardings, (jax.Device, jax.sharding.Sharding)):
     shardings = jax.tree.map(lambda _: _as_sharding(shardings), shapes)
   buffers = jax.tree.map(_Buffer, shapes, shardings)
+  if quantize is not None:
+    buffers["layers"] = quantization.map_kernels(
+        lambda path, buffer: _QuantizedBuffer(buffer, quantize, quantization.input_axis(path)),
+        buffers["layers"])
   for name, entry in entries.items():
     buffer = functools.reduce(lambda node, part: node[part], entry.path, buffers)
     for rows, part, start in entry.pieces(piece_elements):
@@ -58,18 +65,22 @@ class _Buffer:
   """A parameter in the making: one array on each device of this host, for its share."""
 
   def __init__(self, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding):
-    self._shape, self._dtype, self._sharding = leaf.shape, leaf.dtype, sharding
-    self._shares = {}  # device -> (where its share starts, array)
-    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
-      bounds = [axis.indices(size)[:2] for axis, size in zip(index, leaf.shape, strict=True)]
+    self.shape, self.dtype, self.sharding = leaf.shape, leaf.dtype, sharding
+    self._shares = {}  # device -> (where its share starts, array); made for the first piece
+
+  def _make_shares(self) -> None:
+    for device, index in self.sharding.addressable_devices_indices_map(self.shape).items():
+      bounds = [axis.indices(size)[:2] for axis, size in zip(index, self.shape, strict=True)]
       shape = tuple(stop - start for start, stop in bounds)
       # bf16 as bits: to write into it the CPU would turn the whole array into f32 and back.
-      as_bits = leaf.dtype == jnp.bfloat16 and device.platform == "cpu"
-      array = _zeros(shape, jnp.dtype("uint16") if as_bits else leaf.dtype, device)
+      as_bits = self.dtype == jnp.bfloat16 and device.platform == "cpu"
+      array = _zeros(shape, jnp.dtype("uint16") if as_bits else self.dtype, device)
       self._shares[device] = ([start for start, _ in bounds], array)
 
   def write(self, part: np.ndarray, start: tuple[int, ...]) -> None:
     """Puts `part` where it belongs on every device; waits, so that pieces do not pile up."""
+    if not self._shares:
+      self._make_shares()
     part = part.reshape((1,) * (len(start) - part.ndim) + part.shape)
     for device, (offset, array) in self._shares.items():
       low = np.maximum(start, offset)
@@ -78,14 +89,38 @@ class _Buffer:
         continue
       mine = part[tuple(map(slice, low - start, high - start))]
       place = (low - offset).astype(np.int32)
-      written = _write(array, jax.device_put(mine, device), place, self._dtype)
+      written = _write(array, jax.device_put(mine, device), place, self.dtype)
       self._shares[device] = (offset, written.block_until_ready())
 
   def array(self) -> jax.Array:
     """The parameter, when all of it is written."""
-    arrays = [_as_type(array, self._dtype) for _, array in self._shares.values()]
+    arrays = [_as_type(array, self.dtype) for _, array in self._shares.values()]
     self._shares.clear()
-    return jax.make_array_from_single_device_arrays(self._shape, self._sharding, arrays)
+    return jax.make_array_from_single_device_arrays(self.shape, self.sharding, arrays)
+
+
+class _QuantizedBuffer:
+  """A kernel in the making whose pieces are quantised as they come: none cuts its inputs."""
+
+  def __init__(self, kernel: _Buffer, kind: str, axis: int):
+    self._quantize = functools.partial(_quantize, kind=kind, axis=axis)
+    self._axis = axis
+    shapes = jax.eval_shape(self._quantize, jax.ShapeDtypeStruct(kernel.shape, kernel.dtype))
+    self._parts = {
+        name: _Buffer(shape, rules.fit_sharding(kernel.sharding, shape.shape))
+        for name, shape in shapes.items()}
+
+  def write(self, part: np.ndarray, start: tuple[int, ...]) -> None:
+    if start[self._axis]:
+      raise AssertionError(f"start: got {start}, a piece of the inputs, which share their scales")
+    for name, piece in self._quantize(part).items():
+      self._parts[name].write(np.asarray(piece), start)
+
+  def array(self) -> Params:
+    return {name: part.array() for name, part in self._parts.items()}
+
+
+_quantize = jax.jit(quantization.quantize, static_argnames=("kind", "axis"))
 
 
 def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device) -> jax.Array:

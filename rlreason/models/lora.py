@@ -1,0 +1,99 @@
+"""Low-rank adapters: which parameters train, which are frozen, and how the two become one again.
+
+The adapters of a projection, `lora_a` and `lora_b`, stand beside its kernel in the parameter tree.
+A tree that holds any trains these and the heads, and nothing else; one without trains everything.
+Gradients, optimiser states and checkpoints are of the trained part alone (`split`), and the frozen
+part, which is the policy before its first update, is the reference at no extra memory.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rlreason.models import quantize
+from rlreason.models.config import ModelConfig
+from rlreason.types import Params
+
+_ADAPTERS = ("lora_a", "lora_b")
+
+
+def has_adapters(params: Params) -> bool:
+  return isinstance(params, dict) and any(
+      name in _ADAPTERS or has_adapters(node) for name, node in params.items())
+
+
+def split(params: Params) -> tuple[Params, Params]:
+  """(trained, frozen): two trees that `join` puts together again.
+
+  Args:
+    params: of a model, or of a train state: models and heads by name.
+  """
+  if not has_adapters(params):
+    return params, {}
+  return _divide(params, False)
+
+
+def join(one: Params, other: Params) -> Params:
+  """Both trees in one; they share no leaf."""
+  if not (isinstance(one, dict) and isinstance(other, dict)):
+    raise ValueError("join: got trees that share a leaf, allowed: the two parts of one tree")
+  return one | other | {name: join(one[name], other[name]) for name in one.keys() & other.keys()}
+
+
+def base(params: Params) -> Params:
+  """A policy without its adapters."""
+  return split(params)[1]
+
+
+def merge(config: ModelConfig, params: Params) -> Params:
+  """A policy as one model without adapters, its kernels in `config.param_dtype`."""
+  one = lambda layer: merge_layer(config, layer, jnp.dtype(config.param_dtype))
+  return params | {"layers": jax.lax.map(one, params["layers"])}
+
+
+def merge_layer(
+    config: ModelConfig, layer: Params, dtype: jnp.dtype, *, keeps_adapters: bool = False
+) -> Params:
+  """One layer with its adapters added to its kernels.
+
+  Args:
+    config: the model, with the `lora` of the adapters, if there are any.
+    layer: parameters of one layer.
+    dtype: of the kernels.
+    keeps_adapters: leave the adapters apart and only make quantised kernels floats again.
+  """
+  def visit(node: Params, path: tuple[str, ...]) -> Params:
+    has_both = "lora_a" in node and not keeps_adapters
+    merged = {}
+    for name, child in node.items():
+      if quantize.is_kernel((*path, name)):
+        merged[name] = kernel_of(node, (*path, name), has_both)
+      elif isinstance(child, dict):
+        merged[name] = visit(child, (*path, name))
+      elif name not in _ADAPTERS or keeps_adapters:
+        merged[name] = child
+    return merged
+
+  def kernel_of(projection: Params, path: tuple[str, ...], has_both: bool) -> jax.Array:
+    kernel = projection[path[-1]]
+    if quantize.is_quantized(kernel):
+      kernel = quantize.dequantize(
+          kernel, quantize.input_axis(path), jnp.dtype(jnp.float32) if has_both else dtype)
+    if has_both:
+      delta = jnp.tensordot(projection["lora_a"], projection["lora_b"], axes=1)
+      kernel = kernel.astype(jnp.float32) + config.lora.scale * delta
+    return kernel.astype(dtype)
+
+  return visit(layer, ())
+
+
+def _divide(node: Params, is_head: bool) -> tuple[Params, Params]:
+  trained, frozen = {}, {}
+  for name, child in node.items():
+    is_trained = is_head or name in _ADAPTERS or name == "value_head"
+    if not isinstance(child, dict):
+      (trained if is_trained else frozen)[name] = child
+      continue
+    for tree, part in zip((trained, frozen), _divide(child, is_trained), strict=True):
+      if part:
+        tree[name] = part
+  return trained, frozen

@@ -1,0 +1,87 @@
+"""Kernels in 8 and 4 bits: hand-worked, bounds of the error, odd sizes, and memory of gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import models
+from rlreason.models import quantize
+from tests import tiny_families
+
+
+def test_int8_hand_worked():
+  kernel = jnp.array([[1.0, -254.0], [-0.5, 127.0], [0.25, 1.0]])
+  got = quantize.quantize(kernel, "int8", -2)
+  # 127 is the largest of a column; halves go to the even neighbour.
+  np.testing.assert_array_equal(got["int8"], [[127, -127], [-64, 64], [32, 0]])
+  np.testing.assert_allclose(got["scale"], [[1 / 127, 2]])
+  np.testing.assert_allclose(
+      quantize.dequantize(got, -2, jnp.float32), [[1, -254], [-64 / 127, 128], [32 / 127, 0]])
+
+
+def test_nf4_hand_worked():
+  kernel = jnp.array([[2.0], [-2.0], [0.0], [0.2]])
+  got = quantize.quantize(kernel, "nf4", -2)
+  assert got["nf4"].dtype == jnp.uint8
+  # Codes 15, 0, 7 and, for 0.1, 8 (0.0796); the first of a pair lies in the low bits.
+  np.testing.assert_array_equal(got["nf4"], [[15 + 16 * 0], [7 + 16 * 8]])
+  np.testing.assert_allclose(
+      quantize.dequantize(got, -2, jnp.float32), [[2], [-2], [0], [2 * 0.07958029955625534]])
+
+
+def test_values_of_the_code_stay_as_they_are():
+  kernel = 3.0 * jnp.asarray(quantize.NF4)[:, None]
+  again = quantize.dequantize(quantize.quantize(kernel, "nf4", -2), -2, jnp.float32)
+  np.testing.assert_array_equal(again, kernel)
+
+
+@pytest.mark.parametrize("axis", [-2, -3])
+@pytest.mark.parametrize("kind, bound", [("int8", 0.5 / 127), ("nf4", 0.16)])
+def test_the_error_is_within_half_a_step_of_the_largest_of_a_block(kind, bound, axis):
+  kernel = jax.random.normal(jax.random.key(0), (3, 128, 4, 5)).swapaxes(1, axis % 4)
+  stored = quantize.quantize(kernel, kind, axis)
+  again = quantize.dequantize(stored, axis, jnp.float32)
+  blocks = stored["scale"].shape[axis]
+  assert blocks == {"int8": 1, "nf4": 2}[kind]
+  shape = list(kernel.shape)
+  shape[axis % 4:axis % 4 + 1] = [blocks, 128 // blocks]
+  error, limit = (np.abs(np.asarray(x)).reshape(shape).max(axis % 4 + 1)
+                  for x in (again - kernel, kernel))
+  assert np.all(error <= bound * limit + 1e-6)
+
+
+@pytest.mark.parametrize("kind", quantize.KINDS)
+def test_odd_blocks_zeros_and_single_places(kind):
+  for shape in ((6, 1), (2, 3), (130, 2)):
+    zeros = jnp.zeros(shape)
+    np.testing.assert_array_equal(
+        quantize.dequantize(quantize.quantize(zeros, kind, -2), -2, jnp.float32), zeros)
+
+
+def test_only_kernels_of_layers_are_quantised():
+  config = tiny_families.CONFIGS["qwen3_moe"]
+  params = quantize.quantize_params(models.init_params(config, jax.random.key(0)), "int8")
+  quantised = {path[0].key if len(path) < 3 else "/".join(part.key for part in path[1:-1])
+               for path, leaf in jax.tree.leaves_with_path(params) if leaf.dtype == jnp.int8}
+  assert quantised == {f"attention/{name}/kernel" for name in "qkvo"} | {
+      f"experts/{name}_kernel" for name in ("gate", "up", "down")}
+
+
+def test_gradients_keep_no_kernel_in_floats():
+  """What the backward pass needs of a quantised kernel is the quantised kernel."""
+  config = dataclasses.replace(
+      tiny_families.CONFIGS["llama"], num_layers=8, mlp_width=512, width=128)
+  params = models.init_params(config, jax.random.key(0))
+  tokens = jnp.ones((1, 2), jnp.int32)
+
+  def temporary_bytes(params):
+    loss = lambda embed, params: jnp.sum(models.forward(
+        config, params | {"embed": embed}, tokens, tokens))
+    compiled = jax.jit(jax.grad(loss)).lower(params["embed"], params).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  layer = sum(x.nbytes for x in jax.tree.leaves(params["layers"])) / config.num_layers
+  assert temporary_bytes(quantize.quantize_params(params, "nf4")) < 3 * layer
