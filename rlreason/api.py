@@ -39,7 +39,9 @@ _SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four time
 # At module level, so that a second call with the same shapes finds its program compiled.
 _sample = jax.jit(
     sampling.sample, static_argnames=("config", "options", "stop_ids", "group_size"))
-_merge = jax.jit(lora.merge, static_argnums=0, donate_argnums=1)
+_merge = jax.jit(
+    lambda config, params, adapters: lora.merge(config, lora.join(params, adapters)),
+    static_argnums=0, donate_argnums=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ def load(
       _find(path), dtype=dtype, compute_dtype=compute_dtype)
   if adapters is not None:
     adapted, low_rank = weights.load_adapters(adapters, config)
-    params = _merge(adapted, lora.join(params, low_rank))
+    params = _merge(adapted, params, low_rank)
   return Policy(config, params, tokenizer)
 
 

@@ -132,6 +132,11 @@ class Checkpointer:
     """The host's dict of a checkpoint alone: what must be known before its state has a shape."""
     return self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
 
+  def layout(self, step: int) -> dict[str, str]:
+    """What a checkpoint's state is made of: path -> type and shape, such as `float32[2, 3]`."""
+    args = ocp.args.Composite(layout=ocp.args.JsonRestore())
+    return self._manager.restore(step, args=args).layout
+
   def all_steps(self) -> list[int]:
     """Steps with a complete checkpoint, in order."""
     return sorted(self._manager.all_steps())
@@ -150,8 +155,7 @@ class Checkpointer:
     self._manager.close()
 
   def _check_layout(self, step: int, abstract_state: Any) -> None:
-    args = ocp.args.Composite(layout=ocp.args.JsonRestore())
-    saved = self._manager.restore(step, args=args).layout
+    saved = self.layout(step)
     wanted = _layout(abstract_state)
     lines = [
         f"{path}: checkpoint {saved.get(path, 'nothing')}, this run {wanted.get(path, 'nothing')}"

@@ -12,6 +12,7 @@ import pytest
 
 from rlreason import models, sampling, types
 from rlreason.algorithms import PPOConfig, SFTConfig, init_ppo_params, ppo, sft
+from rlreason.models import lora, quantize
 from rlreason.parallel import ALONE, Layout, ParallelConfig, make_layout
 from rlreason.training.metrics import CompilationCounter
 from tests.algorithms import tiny
@@ -51,6 +52,18 @@ def make_params(layout, seed=0):
   return layout.put_params(tiny.random_params(MODEL, seed), boxed)
 
 
+def make_policy(layout, model):
+  """The policy of a run; with adapters, on a base of 4 bits."""
+  params = make_params(layout)
+  if model.lora is None:
+    return params
+  boxed = lora.split(models.abstract_boxed_params(model))[0]
+  adapters = lora.split(tiny.random_params(model))[0]
+  return lora.join(
+      jax.jit(functools.partial(quantize.quantize_params, kind="nf4"))(params),
+      layout.put_params(adapters, boxed))
+
+
 def make_prompts(seed):
   random = np.random.default_rng(seed)
   mask = np.arange(3) >= random.integers(0, 3, (PROMPTS, 1))
@@ -60,19 +73,19 @@ def make_prompts(seed):
 
 
 @functools.cache
-def run_ppo(parallel, config=CONFIG):
+def run_ppo(parallel, config=CONFIG, model=MODEL):
   layout = make_layout(parallel)
-  algorithm = ppo(config, MODEL, OPTIMIZER, temperature=0.8)
-  params = init_ppo_params(config, MODEL, make_params(layout))
+  algorithm = ppo(config, model, OPTIMIZER, temperature=0.8)
+  params = init_ppo_params(config, model, make_policy(layout, model))
   is_shared = config.critic == "shared"
   (params if is_shared else params["critic"])["value_head"] = tiny.random_value_head()
   state = start = layout.put_state(algorithm.init(params))
-  reference = layout.put_state(make_params(layout, seed=1))
+  reference = layout.put_state(make_params(layout, seed=1)) if model.lora is None else None
   options = sampling.SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0.8)
 
   def sample(params, prompts, key):
     return sampling.sample(
-        MODEL, params["policy"], prompts, key, options=options, stop_ids=(1,), group_size=GROUP,
+        model, params["policy"], prompts, key, options=options, stop_ids=(1,), group_size=GROUP,
         value_head=params["value_head"] if is_shared else None)
 
   generate, score = layout.compile_sampler(sample), layout.compile_rows(algorithm.score)
@@ -154,6 +167,19 @@ def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
       CONFIG, critic="separate", kl_placement="loss", kl_estimator="k3", kl_target=None)
   one, result = run_ppo(ParallelConfig(data=1), config), run_ppo(LAYOUTS[name], config)
   assert_close(result.layout.get_state(result.state).params, one.state.params)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
+def test_adapters_on_a_quantised_base_too(name, critic):
+  config = dataclasses.replace(CONFIG, critic=critic)
+  model = dataclasses.replace(MODEL, lora=models.LoRAConfig(rank=2, alpha=4.0))
+  one, result = (run_ppo(layout, config, model) for layout in (
+      ParallelConfig(data=1), LAYOUTS[name]))
+  np.testing.assert_array_equal(result.rollout.completion_tokens, one.rollout.completion_tokens)
+  assert_close(result.scores, one.scores)
+  assert_close(result.layout.get_state(result.state), one.state)
+  assert result.compilations == 0
 
 
 @layouts

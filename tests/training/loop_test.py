@@ -20,14 +20,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 STEPS = tiny_run.STEPS
 
 
-def run_process(workdir, moment, cache):
+def run_process(workdir, moment, cache, *options):
   """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
   environment = os.environ | {
       "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
   return subprocess.run(
-      [sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), moment],
+      [sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), moment, *options],
       env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
@@ -99,6 +99,26 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
   before = [(workdir / name).read_bytes() for name in files]
   assert "evaluating" not in run_process(workdir, "end", cache).stdout
   assert [(workdir / name).read_bytes() for name in files] == before
+
+
+def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
+  for workdir, moments in (("one", ["end"]), ("killed", ["save 4", "step 8", "end"])):
+    for moment in moments:
+      process = run_process(tmp_path / workdir, moment, cache, "adapters")
+      assert process.returncode == (0 if moment == "end" else -9), process.stderr[-2000:]
+  one, killed = tmp_path / "one", tmp_path / "killed"
+  assert reproducible_lines(killed) == reproducible_lines(one)
+  for folder in ("models", "adapters"):
+    assert files_of(killed / folder) == files_of(one / folder)
+  assert sorted(path.name for path in (one / "adapters").iterdir()) == ["rl", "sft"]
+  # The first checkpoint of each stage finds the policy where it started.
+  kl = [line["policy/kl"] for line in reproducible_lines(one) if line["stage"] == "rl"]
+  assert abs(kl[0]) < 1e-6 and abs(kl[-1]) > 1e-6
+  with checkpoint.Checkpointer(str(one), read_only=True) as saved:
+    names = saved.layout(saved.latest_step())
+  parameters = {name.split("/")[-1] for name in names if name.startswith("params/policy")}
+  assert parameters == {"lora_a", "lora_b"}
+  assert not any("embed" in name for name in names)
 
 
 # What a run writes.

@@ -1,11 +1,12 @@
 """A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
 
-    python tests/training/tiny_run.py WORKDIR MOMENT
+    python tests/training/tiny_run.py WORKDIR MOMENT [adapters]
 
-runs the recipe and, at the moment named, sends itself a signal: SIGKILL for `step 3` (the metrics
-of step 3 have just been written), `save 4` (the checkpoint of step 4 has just been handed to the
-background) and `eval sft` (the stage is evaluated and its model written, but no checkpoint says
-so); SIGTERM for `stop 3`. `end` is no moment: the run comes to its end.
+runs the recipe, with `adapters` by training these on a base of 4 bits, and at the moment named
+sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
+(the checkpoint of step 4 has just been handed to the background) and `eval sft` (the stage is
+evaluated and its model written, but no checkpoint says so); SIGTERM for `stop 3`. `end` is no
+moment: the run comes to its end.
 """
 
 import os
@@ -21,8 +22,10 @@ from rlreason.training.recipe import from_config
 STEPS = 5  # of each stage
 
 
-def make_config():
+def make_config(has_adapters=False):
   config = config_dict.ConfigDict()
+  if has_adapters:
+    config.lora = dict(rank=2, alpha=4.0, base="nf4")
   config.seed = 3
   config.model = dict(
       kind="new", width=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=16,
@@ -80,10 +83,10 @@ def signal_at(moment):
 
 
 def main():
-  workdir, moment = sys.argv[1:]
+  workdir, moment, *options = sys.argv[1:]
   signal_at(moment)
   try:
-    loop.train(from_config(make_config()), pathlib.Path(workdir))
+    loop.train(from_config(make_config("adapters" in options)), pathlib.Path(workdir))
   except loop.Interrupted as stopped:
     print(stopped)
     sys.exit(3)

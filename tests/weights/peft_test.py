@@ -1,0 +1,105 @@
+"""Adapter folders: round trip, other spellings, and what is refused. Against `peft`: parity/."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from rlreason import weights
+from rlreason.models import LoRAConfig, abstract_params, lora
+from tests import tiny_families
+
+CONFIG = dataclasses.replace(
+    tiny_families.CONFIGS["qwen2"], lora=LoRAConfig(rank=3, alpha=6.0, targets=("q", "o", "down")))
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(tmp_path):
+  weights.save_adapters(tmp_path / "adapters", CONFIG, make_adapters(), base="models/base")
+  return tmp_path / "adapters"
+
+
+def make_adapters():
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda x: random.standard_normal(x.shape).astype(np.float32),
+      lora.split(abstract_params(CONFIG))[0])
+
+
+def load(folder):
+  return weights.load_adapters(folder, dataclasses.replace(CONFIG, lora=None))
+
+
+def change(folder, **fields):
+  file = folder / "adapter_config.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_what_is_saved_is_loaded_to_the_bit(folder):
+  config, adapters = load(folder)
+  assert config == CONFIG
+  jax.tree.map(np.testing.assert_array_equal, adapters, make_adapters())
+
+
+def test_the_layout_is_that_of_peft(folder):
+  tensors = safetensors_numpy.load_file(folder / "adapter_model.safetensors")
+  stem = "base_model.model.model.layers.1.self_attn.{}.weight"
+  assert len(tensors) == 3 * 2 * CONFIG.num_layers
+  heads = CONFIG.num_heads * CONFIG.head_dim
+  q_b = tensors[stem.format("q_proj.lora_B")]
+  assert q_b.shape == (heads, 3)
+  assert tensors[stem.format("q_proj.lora_A")].shape == (3, CONFIG.width)
+  o_a = tensors[stem.format("o_proj.lora_A")]
+  assert o_a.shape == (3, heads)
+  ours = make_adapters()["layers"]["attention"]
+  np.testing.assert_array_equal(q_b.T.reshape(3, CONFIG.num_heads, -1), ours["q"]["lora_b"][1])
+  np.testing.assert_array_equal(
+      o_a.T.reshape(CONFIG.num_heads, CONFIG.head_dim, 3), ours["o"]["lora_a"][1])
+  fields = json.loads((folder / "adapter_config.json").read_text())
+  assert fields["target_modules"] == ["q_proj", "o_proj", "down_proj"]
+  assert (fields["r"], fields["lora_alpha"], fields["base_model_name_or_path"]) == (
+      3, 6.0, "models/base")
+
+
+def test_rank_stabilised_adapters_have_their_scale(folder):
+  change(folder, use_rslora=True)
+  assert load(folder)[0].lora.scale == pytest.approx(6.0 / 3 ** 0.5)
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(peft_type="IA3"), "peft_type: got 'IA3', allowed: 'LORA'"),
+    (dict(use_dora=True), "use_dora: got True, allowed: False"),
+    (dict(bias="all"), "bias: got 'all', allowed: 'none'"),
+    (dict(rank_pattern={"q_proj": 8}), "rank_pattern: got"),
+    (dict(modules_to_save=["lm_head"]), "modules_to_save: got"),
+    (dict(target_modules=["q_proj", "embed_tokens"]), "target_modules: got .*embed_tokens"),
+    (dict(target_modules="all-linear"), "target_modules: got 'all-linear'"),
+    (dict(r="3"), "r, lora_alpha: got '3'"),
+    (dict(r=0), "rank: got 0"),
+    (dict(r=4), r"lora_A.weight has shape \(3, .*expected \(4"),
+    (dict(target_modules=["q_proj"]), "unknown tensors"),
+    (dict(target_modules=["q_proj", "o_proj", "down_proj", "up_proj"]), "missing tensors")])
+def test_adapters_that_are_not_ours_are_refused(folder, fields, message):
+  change(folder, **fields)
+  with pytest.raises(ValueError, match=message) as error:
+    load(folder)
+  assert str(folder) in str(error.value)
+
+
+def test_damaged_and_missing_files_are_named(folder):
+  file = folder / "adapter_model.safetensors"
+  file.write_bytes(file.read_bytes()[:-100])
+  with pytest.raises(ValueError, match="adapter_model.safetensors: .*cut short"):
+    load(folder)
+  file.unlink()
+  with pytest.raises(FileNotFoundError, match="adapter_model.safetensors not found"):
+    load(folder)
+
+
+def test_adapters_of_another_model_are_refused(folder):
+  other = dataclasses.replace(CONFIG, num_layers=CONFIG.num_layers + 1)
+  with pytest.raises(ValueError, match="adapter_model.safetensors: missing tensors"):
+    weights.load_adapters(folder, other)
