@@ -47,7 +47,8 @@ class PieceVocabulary:
 
 
 def load_sentencepiece(
-    path: str | os.PathLike, *, chat_template: str | None = None, end_tokens: Iterable[str] = ()
+    path: str | os.PathLike, *, chat_template: str | None = None, end_tokens: Iterable[str] = (),
+    add_begin: bool = True,
 ) -> HFTokenizer:
   """Reads a sentencepiece model file.
 
@@ -55,6 +56,7 @@ def load_sentencepiece(
     path: the `.model` file.
     chat_template: Jinja source; the file has none.
     end_tokens: tokens that end a completion, put before the model's own end token.
+    add_begin: whether `encode(text, add_special=True)` starts with the begin token.
 
   Raises:
     FileNotFoundError: no such file.
@@ -90,7 +92,8 @@ def load_sentencepiece(
         f"escape_whitespaces={proto.normalizer_spec.escape_whitespaces}, allowed: False and True")
   bos_id = spec.bos_id if spec.bos_id >= 0 else None
   backend = model_types[spec.model_type](vocabulary)
-  add_begin_token(backend, bos_id)
+  if add_begin:
+    add_begin_token(backend, bos_id)
   eos_ids = end_token_ids(backend, end_tokens, str(path))
   eos_ids += [spec.eos_id] if spec.eos_id >= 0 else []
   if not eos_ids:

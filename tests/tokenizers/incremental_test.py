@@ -3,26 +3,15 @@
 import hypothesis
 from hypothesis import strategies as st
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rlreason.tokenizers import (
-    HFTokenizer, IncrementalDecoder, WordTokenizer, load_sentencepiece)
+from rlreason.tokenizers import IncrementalDecoder, WordTokenizer, load_sentencepiece
 from tests.tokenizers import tiny_models
 from tests.tokenizers.nasty import TEXTS
 
 
 def _byte_level(folder):
-  """A token per byte, and three of two bytes, of which one ends within a character."""
   del folder
-  pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-  merges = [("h", "e"), ("Ġ", "a"), ("ð", "Ł")]
-  backend = Tokenizer(models.BPE(
-      vocab={piece: i for i, piece in enumerate([*pieces, *map("".join, merges)])}, merges=merges))
-  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  backend.decoder = decoders.ByteLevel()
-  backend.add_special_tokens(["<end>"])
-  end = backend.token_to_id("<end>")
-  return HFTokenizer(backend=backend, eos_ids=(end,), pad_id=end)
+  return tiny_models.byte_level()
 
 
 def _words(folder):
@@ -76,7 +65,7 @@ def test_pieces_of_any_ids(tokenizer, data, skip_special, size):
 @hypothesis.given(text=st.text(max_size=20))
 @hypothesis.settings(max_examples=100, deadline=None)
 def test_characters_stay_whole_and_come_at_once(text):
-  tokenizer = _byte_level(None)
+  tokenizer = tiny_models.byte_level()
   ids = tokenizer.encode(text)
   decoder, given = IncrementalDecoder(tokenizer), ""
   for count, i in enumerate(ids, 1):
@@ -87,7 +76,7 @@ def test_characters_stay_whole_and_come_at_once(text):
 
 
 def test_text_comes_as_soon_as_it_is_settled():
-  tokenizer = _byte_level(None)
+  tokenizer = tiny_models.byte_level()
   decoder = IncrementalDecoder(tokenizer)
   feed = lambda text: [decoder.feed([i]) for i in tokenizer.encode(text)]
   assert feed("he a") == ["he", " a"]

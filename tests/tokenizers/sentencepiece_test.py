@@ -69,7 +69,14 @@ def test_saved_folder_gives_the_same_ids(model_file, tmp_path):
 def test_folder_with_only_a_model_file(model_file, tmp_path):
   (tmp_path / "tokenizer.model").write_bytes(model_file.read_bytes())
   (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "T"}')
-  assert load_tokenizer(tmp_path).chat_template == "T"
+  tokenizer = load_tokenizer(tmp_path)
+  assert tokenizer.chat_template == "T"
+  assert tokenizer.encode("a", add_special=True) == [tokenizer.bos_id, *tokenizer.encode("a")]
+  (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+  (tmp_path / "chat_template.jinja").write_text("U")
+  tokenizer = load_tokenizer(tmp_path)
+  assert tokenizer.chat_template == "U"
+  assert tokenizer.encode("a", add_special=True) == tokenizer.encode("a")
 
 
 def test_merges_best_score_first():

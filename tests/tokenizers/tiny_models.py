@@ -1,6 +1,9 @@
-"""Sentencepiece models of a few hundred pieces, trained in milliseconds."""
+"""Tokenizers of a few hundred pieces, made in milliseconds."""
 
 import sentencepiece as spm
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from rlreason.tokenizers import HFTokenizer
 
 _CORPUS = ["the cat sat on the mat", "12 + 34 = 46", "a b c d e f g", "once upon a time there was",
            "numbers 1 2 3 4 5 6 7 8 9 0", "The Cat. The Mat, the end!", "naïve café, 日本 🙂",
@@ -34,3 +37,18 @@ def train(kind, folder, **changes):
       vocab_size=420 if options.get("byte_fallback") else 90, hard_vocab_limit=False, minloglevel=2,
       **options)
   return folder / f"{kind}.model"
+
+
+def byte_level(special=("<end>",), *, begin=None, end="<end>", chat_template=None):
+  """A token per byte, three of two bytes, of which one ends within a character, and `special`."""
+  pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+  merges = [("h", "e"), ("Ġ", "a"), ("ð", "Ł")]
+  backend = Tokenizer(models.BPE(
+      vocab={piece: i for i, piece in enumerate([*pieces, *map("".join, merges)])}, merges=merges))
+  backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  backend.decoder = decoders.ByteLevel()
+  backend.add_special_tokens(list(special))
+  eos_id = backend.token_to_id(end)
+  return HFTokenizer(
+      backend=backend, eos_ids=(eos_id,), pad_id=eos_id,
+      bos_id=None if begin is None else backend.token_to_id(begin), chat_template=chat_template)
