@@ -4,6 +4,7 @@ from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.chat import ChatTokens, encode_chat, encode_prompt, render
 from rlreason.tokenizers.gguf import tokenizer_from_gguf
 from rlreason.tokenizers.hf import HFTokenizer, load_hf
+from rlreason.tokenizers.incremental import IncrementalDecoder
 from rlreason.tokenizers.load import load_tokenizer
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 from rlreason.tokenizers.word import WordTokenizer

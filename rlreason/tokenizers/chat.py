@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
 
 from rlreason.tokenizers.base import Tokenizer
@@ -52,7 +53,9 @@ def render(
   if tokenizer.bos_id is not None:
     variables = {"bos_token": _spelled(tokenizer, tokenizer.bos_id), **variables}
   variables = {"eos_token": _spelled(tokenizer, tokenizer.eos_ids[0]),
-               "pad_token": _spelled(tokenizer, tokenizer.pad_id), **variables}
+               "pad_token": _spelled(tokenizer, tokenizer.pad_id),
+               "tools": None, "documents": None,  # templates may ask whether they are none
+               **variables}
   try:
     return _compile(tokenizer.chat_template).render(
         messages=list(messages), add_generation_prompt=add_generation_prompt, **variables)
@@ -143,8 +146,9 @@ class _GenerationTag(jinja2.ext.Extension):
   tags = {"generation"}
 
   def parse(self, parser):
-    next(parser.stream)
-    return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    line = next(parser.stream).lineno
+    body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    return jinja2.nodes.Scope(body, lineno=line)  # what is set within stays within
 
 
 @functools.lru_cache(maxsize=16)

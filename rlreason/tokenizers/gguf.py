@@ -133,7 +133,8 @@ def _build_sentencepiece(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
       pieces=pieces, scores=_required(metadata, "scores"), kinds=kinds,
       unk_id=_required(metadata, "unknown_token_id"),
       add_dummy_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
-      remove_extra_whitespaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)))
+      remove_extra_whitespaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces", False),
+      symbols_split_texts=True))
 
 
 def _required(metadata: Mapping[str, Any], name: str) -> Any:

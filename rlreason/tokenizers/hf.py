@@ -116,7 +116,7 @@ def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFT
   bos_ids = _special_ids(backend, config, "bos_token")
   return HFTokenizer(
       backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)), pad_id=(pad_ids + eos_ids)[0],
-      bos_id=bos_ids[0] if bos_ids else None, chat_template=_chat_template(folder, config))
+      bos_id=bos_ids[0] if bos_ids else None, chat_template=read_chat_template(folder, config))
 
 
 def end_token_ids(
@@ -162,8 +162,12 @@ def _special_ids(
   return end_token_ids(backend, [token], f"tokenizer.json (as {name})")
 
 
-def _chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
-  """The template from its own file, as newer folders have it, or from tokenizer_config.json."""
+def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
+  """The template from its own file, as newer folders have it, or from tokenizer_config.json.
+
+  Raises:
+    ValueError: there are several, and none is the default.
+  """
   path = folder / "chat_template.jinja"
   if path.is_file():
     return path.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
-from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_json
+from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_chat_template, read_json
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 
 _SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -33,7 +33,9 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     return load_hf(path, end_tokens=end_tokens)
   for name in _SENTENCEPIECE_NAMES:
     if (path / name).is_file():
-      template = read_json(path / "tokenizer_config.json").get("chat_template")
-      return load_sentencepiece(path / name, chat_template=template, end_tokens=end_tokens)
+      config = read_json(path / "tokenizer_config.json")
+      return load_sentencepiece(
+          path / name, chat_template=read_chat_template(path, config), end_tokens=end_tokens,
+          add_begin=config.get("add_bos_token", True))
   raise FileNotFoundError(
       f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(_SENTENCEPIECE_NAMES)}")

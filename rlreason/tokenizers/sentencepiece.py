@@ -2,16 +2,23 @@
 
 The model's pieces are rebuilt with the `tokenizers` package, so that special tokens inside a chat
 template become ids and the result is saved as a tokenizer.json. BPE and unigram models are covered.
+
+The ids are those of the sentencepiece library, but for three things. Control tokens written in a
+text become their ids, which the library never does, and what follows one begins a text of its own.
+Where a model has compiled normalisation rules (NFKC; neither Llama nor Gemma), some combining marks
+are lost: the `tokenizers` package applies the rules to a letter with all its marks. And of two ways
+to split a text that are equally likely in a unigram model, the library may take the other.
 """
 
 from collections.abc import Iterable, Sequence
 import dataclasses
 import os
 import pathlib
+import re
 
 from sentencepiece import sentencepiece_model_pb2
 import tokenizers
-from tokenizers import decoders, models, normalizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from rlreason.tokenizers.hf import HFTokenizer, end_token_ids
 
@@ -30,6 +37,9 @@ class PieceVocabulary:
   unk_id: int
   add_dummy_prefix: bool = True  # a space before the text
   remove_extra_whitespaces: bool = False
+  # Whether USER_DEFINED pieces are found before the text is normalised, and what follows one begins
+  # a text of its own, as in llama.cpp; the sentencepiece library looks for them in the whole text.
+  symbols_split_texts: bool = False
   charsmap: bytes = b""  # compiled normalisation rules, such as NFKC
 
   def ids_of(self, kind: int) -> list[int]:
@@ -37,7 +47,8 @@ class PieceVocabulary:
 
 
 def load_sentencepiece(
-    path: str | os.PathLike, *, chat_template: str | None = None, end_tokens: Iterable[str] = ()
+    path: str | os.PathLike, *, chat_template: str | None = None, end_tokens: Iterable[str] = (),
+    add_begin: bool = True,
 ) -> HFTokenizer:
   """Reads a sentencepiece model file.
 
@@ -45,6 +56,7 @@ def load_sentencepiece(
     path: the `.model` file.
     chat_template: Jinja source; the file has none.
     end_tokens: tokens that end a completion, put before the model's own end token.
+    add_begin: whether `encode(text, add_special=True)` starts with the begin token.
 
   Raises:
     FileNotFoundError: no such file.
@@ -74,9 +86,14 @@ def load_sentencepiece(
   if spec.model_type not in model_types:
     name = spec.ModelType.Name(spec.model_type)
     raise ValueError(f"{path} model_type: got {name}, allowed: BPE, UNIGRAM")
+  if spec.treat_whitespace_as_suffix or not proto.normalizer_spec.escape_whitespaces:
+    raise ValueError(
+        f"{path}: got treat_whitespace_as_suffix={spec.treat_whitespace_as_suffix} and "
+        f"escape_whitespaces={proto.normalizer_spec.escape_whitespaces}, allowed: False and True")
   bos_id = spec.bos_id if spec.bos_id >= 0 else None
   backend = model_types[spec.model_type](vocabulary)
-  add_begin_token(backend, bos_id)
+  if add_begin:
+    add_begin_token(backend, bos_id)
   eos_ids = end_token_ids(backend, end_tokens, str(path))
   eos_ids += [spec.eos_id] if spec.eos_id >= 0 else []
   if not eos_ids:
@@ -90,17 +107,40 @@ def load_sentencepiece(
 def build_bpe(vocabulary: PieceVocabulary) -> tokenizers.Tokenizer:
   """The `tokenizers` form of a sentencepiece BPE vocabulary."""
   ids = {piece: i for i, piece in enumerate(vocabulary.pieces)}
+  symbols = [] if vocabulary.symbols_split_texts else [
+      vocabulary.pieces[i] for i in vocabulary.ids_of(USER_DEFINED)]
+  # No merges lead to a symbol. To trained pieces they do: `ignore_merges` does not change those.
   model = models.BPE(
       vocab=ids, merges=_merges(vocabulary), unk_token=vocabulary.pieces[vocabulary.unk_id],
-      fuse_unk=True, byte_fallback=bool(vocabulary.ids_of(BYTE)))
-  return _assemble(model, vocabulary)
+      fuse_unk=True, byte_fallback=bool(vocabulary.ids_of(BYTE)), ignore_merges=bool(symbols))
+  backend = _assemble(model, vocabulary)
+  if symbols:
+    pattern = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True)))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"),
+        *_split_byte_names(vocabulary)])
+  return backend
 
 
 def build_unigram(vocabulary: PieceVocabulary) -> tokenizers.Tokenizer:
   """The `tokenizers` form of a sentencepiece unigram vocabulary."""
-  pairs = list(zip(vocabulary.pieces, map(float, vocabulary.scores), strict=True))
+  # The library scores a symbol -0.1, whatever its length: few of them beat many. Sums of -0.125 are
+  # exact, so that rounding does not choose among equals.
+  scores = [-0.125 if kind == USER_DEFINED else float(score)
+            for score, kind in zip(vocabulary.scores, vocabulary.kinds, strict=True)]
+  pairs = list(zip(vocabulary.pieces, scores, strict=True))
   model = models.Unigram(pairs, vocabulary.unk_id, bool(vocabulary.ids_of(BYTE)))
-  return _assemble(model, vocabulary)
+  backend = _assemble(model, vocabulary)
+  backend.pre_tokenizer = pre_tokenizers.Sequence(_split_byte_names(vocabulary))
+  return backend
+
+
+def _split_byte_names(vocabulary: PieceVocabulary) -> list[pre_tokenizers.PreTokenizer]:
+  """Keeps `<0x0A>` written in a text from becoming that byte, where whole pieces are looked for."""
+  if not vocabulary.ids_of(BYTE):
+    return []
+  pattern = tokenizers.Regex("<(?=0x[0-9A-F]{2}>)")
+  return [pre_tokenizers.Split(pattern, behavior="merged_with_previous")]
 
 
 def add_begin_token(backend: tokenizers.Tokenizer, bos_id: int | None) -> None:
@@ -132,7 +172,9 @@ def _assemble(model: models.Model, vocabulary: PieceVocabulary) -> tokenizers.To
   backend = tokenizers.Tokenizer(model)
   steps = [normalizers.Precompiled(vocabulary.charsmap)] if vocabulary.charsmap else []
   if vocabulary.remove_extra_whitespaces:
-    steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    # Not `normalizers.Strip`: tabs and line breaks stay.
+    steps += [normalizers.Replace(tokenizers.Regex(rf"\A +|[ {SPACE}]+\z"), ""),
+              normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
   if vocabulary.add_dummy_prefix:
     steps.append(normalizers.Prepend(SPACE))
   backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
@@ -145,5 +187,6 @@ def _assemble(model: models.Model, vocabulary: PieceVocabulary) -> tokenizers.To
       tokenizers.AddedToken(vocabulary.pieces[i], normalized=False, **options)
       for i in sorted(ids)]
   backend.add_special_tokens(add(special, special=True))
-  backend.add_tokens(add(vocabulary.ids_of(USER_DEFINED), special=False))
+  if vocabulary.symbols_split_texts:
+    backend.add_tokens(add(vocabulary.ids_of(USER_DEFINED), special=False))
   return backend

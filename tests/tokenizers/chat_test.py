@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime
+import itertools
 
 import pytest
 
 from rlreason import tokenizers
 from rlreason.tokenizers import chat
 from rlreason.weights import find_smollm2
+from tests.tokenizers import templates, tiny_models
 
 # One word per token: `user: hi <end> / assistant: hello <end> /`
 TEMPLATE = (
@@ -90,6 +92,7 @@ def test_refusals():
     ("  {% if true %}\n  x\n  {% endif %}\ny", "  x\ny"),  # blocks leave no blank lines
     ("{{ bos_token is defined }} {{ eos_token }}{{ pad_token }}", "False <end><pad>"),
     ("{{ style }}", "brief"),
+    ("{{ tools is none }} {{ documents is defined }}", "True True"),
     ("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "1"),
     ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "<é>"),
     ("{{ strftime_now('%Y') }}", str(datetime.date.today().year)),
@@ -115,3 +118,57 @@ def test_sandbox(template):
 
 def test_templates_are_compiled_once():
   assert chat._compile(TEMPLATE) is chat._compile(TEMPLATE)
+
+
+def _family(name):
+  template, begin, end = templates.FAMILIES[name]
+  return tiny_models.byte_level(
+      templates.SPECIAL, begin=begin, end=end, chat_template=template)
+
+
+# With what the mask marks in brackets.
+MARKED = {
+    "llama3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nDate: 1 Jan\n\n"
+        "Be brief. /no_think<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[Hello, é🙂!<|eot_id|>]"
+        "<|start_header_id|>user<|end_header_id|>\n\n7 + 8?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[15<|eot_id|>]"),
+    "qwen25": (
+        "<|im_start|>system\nBe brief. /no_think<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n[Hello, é🙂!<|im_end|>]\n<|im_start|>user\n 7 + 8? <|im_end|>\n"
+        "<|im_start|>assistant\n[15<|im_end|>]\n"),
+    "gemma": (
+        "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
+        "[Hello, é🙂!<end_of_turn>]\n<start_of_turn>user\n7 + 8?<end_of_turn>\n"
+        "<start_of_turn>model\n[15<end_of_turn>]\n"),
+    "mistral": (
+        "<s>(INST) Be brief. /no_think\n\nHi (/INST)[ Hello, é🙂!</s>]"
+        "(INST)  7 + 8?  (/INST)[ 15</s>]"),
+    "smollm3": (
+        "<|im_start|>system\nYear: {year}\nMode: /no_think\n\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n[Hello, é🙂!<|im_end|>]\n"
+        "<|im_start|>user\n 7 + 8? <|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n[15<|im_end|>]\n"),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_families(name):
+  tokenizer = _family(name)
+  system = [] if name == "gemma" else [templates.SYSTEM]
+  tokens = tokenizers.encode_chat(tokenizer, [*system, *templates.TALK], date_string="1 Jan")
+  marked = ""
+  for keep, run in itertools.groupby(
+      zip(tokens.ids, tokens.completion_mask, strict=True), key=lambda pair: pair[1]):
+    text = tokenizer.decode([i for i, _ in run], skip_special=False)
+    marked += f"[{text}]" if keep else text.replace("[", "(").replace("]", ")")
+  assert marked == MARKED[name].replace("{year}", str(datetime.date.today().year))
+
+
+def test_gemma_refuses_what_it_does_not_know():
+  with pytest.raises(ValueError, match="System role not supported"):
+    tokenizers.encode_prompt(_family("gemma"), [templates.SYSTEM, templates.TALK[0]])
+  with pytest.raises(ValueError, match="Roles must alternate"):
+    tokenizers.encode_prompt(_family("gemma"), [templates.TALK[0]] * 2)

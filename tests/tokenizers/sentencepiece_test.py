@@ -5,30 +5,19 @@ import sentencepiece as spm
 
 from rlreason.tokenizers import load_sentencepiece, load_tokenizer
 from rlreason.tokenizers import sentencepiece as ours
+from tests.tokenizers.nasty import TEXTS as NASTY
+from tests.tokenizers.tiny_models import KINDS, train
 
-CORPUS = ["the cat sat on the mat", "12 + 34 = 46", "a b c d e f g", "once upon a time there was",
-          "numbers 1 2 3 4 5 6 7 8 9 0", "The Cat. The Mat, the end!",
-          "x = (1 + 2) * 3 - 4 / 5"] * 20
-TEXTS = ["the cat", " the cat", "  two  spaces  ", "", " ", "1234 + 56", "naïve café 日本 🙂",
-         "a\nb\tc", "<s>", "the\u00a0end", "ﬁne ½", "The The The", "\u2581odd"]
+TEXTS = ["the cat", " the cat", "  two  spaces  ", "the\u00a0end", "ﬁne ½", "The The The",
+         "\u2581odd", "a<think>b <think> c", "<b>x</b>  <b>", "a\n\n\nb", "1<0x0A>2\n<0x0A>\n",
+         *NASTY]
+# `tokenizers` applies compiled rules to a letter with all its marks, and loses marks by that.
+LOST_MARKS = "e\u0301 a\u0301\u0323"
 
 
-@pytest.fixture(scope="module", params=["llama", "no_prefix", "unigram", "unigram_nfkc"])
+@pytest.fixture(scope="module", params=KINDS)
 def model_file(request, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("spm")
-  llama = dict(model_type="bpe", byte_fallback=True, split_digits=True,
-               normalization_rule_name="identity", remove_extra_whitespaces=False)
-  options = {
-      "llama": llama,
-      "no_prefix": llama | dict(add_dummy_prefix=False),
-      "unigram": dict(model_type="unigram", normalization_rule_name="identity"),
-      "unigram_nfkc": dict(model_type="unigram", byte_fallback=True),
-  }[request.param]
-  size = 330 if options.get("byte_fallback") else 70
-  spm.SentencePieceTrainer.train(
-      sentence_iterator=iter(CORPUS), model_prefix=str(folder / "tokenizer"), vocab_size=size,
-      user_defined_symbols=["<think>"], hard_vocab_limit=False, minloglevel=2, **options)
-  return folder / "tokenizer.model"
+  return train(request.param, tmp_path_factory.mktemp("spm"))
 
 
 def test_ids_are_those_of_the_library(model_file):
@@ -36,8 +25,12 @@ def test_ids_are_those_of_the_library(model_file):
   tokenizer = load_sentencepiece(model_file)
   assert tokenizer.vocab_size == reference.vocab_size()
   assert tokenizer.eos_ids == (reference.eos_id(),) and tokenizer.bos_id == reference.bos_id()
+  control = [reference.id_to_piece(i) for i in range(reference.vocab_size())
+             if reference.is_control(i) or reference.is_unknown(i)]
   for text in TEXTS:
-    if text == "<s>":  # the library never makes control tokens from a text
+    # The library never makes control tokens from a text.
+    if any(token in text for token in control) or (
+        text == LOST_MARKS and "nfkc" in model_file.stem):
       continue
     ids = reference.encode(text)
     assert tokenizer.encode(text) == ids, text
@@ -46,13 +39,21 @@ def test_ids_are_those_of_the_library(model_file):
       assert tokenizer.decode(ids) == reference.decode(ids)
 
 
+def test_control_token_begins_a_text_of_its_own(tmp_path):
+  tokenizer = load_sentencepiece(train("llama_symbols", tmp_path))
+  tokens = lambda text: tokenizer.backend.encode(text, add_special_tokens=False).tokens
+  assert tokens("a<s>a") == ["\u2581a", "<s>", "\u2581a"]
+  assert tokens("a<think>a") == ["\u2581a", "<think>", "a"]  # not so a symbol
+
+
 def test_special_tokens(model_file):
   tokenizer = load_sentencepiece(model_file)
-  assert tokenizer.encode("<s>") == [tokenizer.bos_id]
+  begin = tokenizer.backend.id_to_token(tokenizer.bos_id)
+  assert begin in ("<s>", "<bos>") and tokenizer.encode(begin) == [tokenizer.bos_id]
   assert tokenizer.encode("a", add_special=True) == [tokenizer.bos_id, *tokenizer.encode("a")]
   think = tokenizer.backend.token_to_id("<think>")
-  assert think in tokenizer.encode("a<think>b")
-  assert "<think>" in tokenizer.decode(tokenizer.encode("a<think>b"))  # not a control token
+  assert think is None or think in tokenizer.encode("a<think>b")
+  assert think is None or "<think>" in tokenizer.decode([think])  # not a control token
 
 
 def test_saved_folder_gives_the_same_ids(model_file, tmp_path):
@@ -68,7 +69,14 @@ def test_saved_folder_gives_the_same_ids(model_file, tmp_path):
 def test_folder_with_only_a_model_file(model_file, tmp_path):
   (tmp_path / "tokenizer.model").write_bytes(model_file.read_bytes())
   (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "T"}')
-  assert load_tokenizer(tmp_path).chat_template == "T"
+  tokenizer = load_tokenizer(tmp_path)
+  assert tokenizer.chat_template == "T"
+  assert tokenizer.encode("a", add_special=True) == [tokenizer.bos_id, *tokenizer.encode("a")]
+  (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+  (tmp_path / "chat_template.jinja").write_text("U")
+  tokenizer = load_tokenizer(tmp_path)
+  assert tokenizer.chat_template == "U"
+  assert tokenizer.encode("a", add_special=True) == tokenizer.encode("a")
 
 
 def test_merges_best_score_first():
@@ -85,8 +93,7 @@ def test_refusals(tmp_path):
   (tmp_path / "bad.model").write_bytes(b"\xffgarbage")
   with pytest.raises(ValueError, match="bad.model: not a sentencepiece model"):
     load_sentencepiece(tmp_path / "bad.model")
-  spm.SentencePieceTrainer.train(
-      sentence_iterator=iter(CORPUS), model_prefix=str(tmp_path / "char"), vocab_size=40,
-      model_type="char", hard_vocab_limit=False, minloglevel=2)
   with pytest.raises(ValueError, match="got CHAR, allowed: BPE, UNIGRAM"):
-    load_sentencepiece(tmp_path / "char.model")
+    load_sentencepiece(train("llama", tmp_path, model_type="char", byte_fallback=False))
+  with pytest.raises(ValueError, match="got treat_whitespace_as_suffix=True"):
+    load_sentencepiece(train("llama", tmp_path, treat_whitespace_as_suffix=True))
