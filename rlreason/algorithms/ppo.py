@@ -237,6 +237,10 @@ def _make_batch(config: PPOConfig, rows, kl_coef: jax.Array) -> tuple[RolloutBat
       "value/mean": (masks.masked_sum(values, mask), tokens),
       "value/returns/mean": (masks.masked_sum(returns, mask), tokens),
   }
+  if config.recompute_log_probs:
+    gap = masks.zero_masked(rollout.log_probs, mask) - old_log_probs
+    metrics |= {"policy/sampler_kl": (jnp.sum(gap), tokens),
+                "policy/sampler_error": (jnp.sum(jnp.abs(gap)), tokens)}
   if config.kl_coef > 0:
     k3 = losses.kl_estimate(old_log_probs, scores["ref_log_probs"], "k3")
     num_rows = jnp.sum(jnp.any(mask, axis=1).astype(jnp.float32))

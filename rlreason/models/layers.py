@@ -87,6 +87,8 @@ class Projection(nn.Module):
     """[M, inputs] times the kernel -> [M, outputs]."""
     fan_in, fan_out, dtype = rows.shape[1], math.prod(self.shape), rows.dtype
     kernel = self.variables.get("params", {}).get("kernel")
+    if quantize.is_quantized(kernel) and self.is_transposed:
+      return jax.lax.optimization_barrier(quantize.multiply_rows(kernel, rows).astype(dtype)).T
     if quantize.is_quantized(kernel):
       axis = self.in_axes - 1 - len(self.axes)
       # Computed again in the backward pass: floats kept for it would be the whole kernel.

@@ -83,6 +83,20 @@ def dequantize(kernel: Params, axis: int, dtype: jnp.dtype) -> jax.Array:
   return _merge(blocks * scale, axis).astype(dtype)
 
 
+def quantize_rows(kernel: jax.Array) -> Params:
+  """A matrix [outputs, inputs] as int8 with a scale for each output, for `multiply_rows`."""
+  return quantize(kernel, "int8", -1)
+
+
+def multiply_rows(kernel: jax.Array | Params, rows: jax.Array) -> jax.Array:
+  """f32 [outputs, M] of a matrix [outputs, inputs], quantised or not, and rows [M, inputs]."""
+  scale = None
+  if is_quantized(kernel):
+    kernel, scale = kernel["int8"], kernel["scale"]  # [outputs, 1]
+  out = jnp.matmul(kernel.astype(rows.dtype), rows.T, preferred_element_type=jnp.float32)
+  return out if scale is None else out * scale
+
+
 def map_kernels(fn, layers: Params, path: tuple[str, ...] = ()) -> Params:
   """`fn(path, kernel)` of the kernels in the parameters of layers; the rest as it is."""
   if path and is_kernel(path):

@@ -4,12 +4,14 @@ The trunk returns hidden states; logits are made from them where and for as many
 are needed (`losses/logprobs.py`, `sampling/`), never for `[B, T, V]` at once.
 """
 
+import math
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.models import lora
+from rlreason.models import lora, quantize
 from rlreason.models.attention import Attention
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
@@ -164,14 +166,16 @@ def prefill(
   return hidden, kept
 
 
-def split_layers(config: ModelConfig, params: Params) -> list[Params]:
+def split_layers(
+    config: ModelConfig, params: Params, *, is_int8: bool = False
+) -> list[Params]:
   """Per-layer parameters for `decode_step`: kernels in `config.dtype`, with their outputs first.
 
   Quantised kernels are floats again, and in f32 adapters are added to the kernels.
 
   For the 8 to 64 rows of a decode step, a product with such a kernel takes 0.7 to 0.9 of the time
   on the CPU, and the copy that unrolled layers need anyway turns it. Do this outside the loop.
-  Kernels of experts keep their inputs first.
+  Kernels of experts keep their inputs first, and stay floats when the others become `is_int8`.
   """
   def outputs_first(path, x):
     names = [part.key for part in path]
@@ -181,6 +185,8 @@ def split_layers(config: ModelConfig, params: Params) -> list[Params]:
       return x
     inputs = 2 if names[-2] == "o" else 1
     turned = jnp.transpose(x, (*range(inputs, x.ndim), *range(inputs)))
+    if is_int8:
+      return quantize.quantize_rows(turned.reshape(-1, math.prod(turned.shape[-inputs:])))
     return turned.astype(config.compute_dtype)
 
   def layer(i):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason import models
+from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 from rlreason.sampling import logits as logits_lib
 from rlreason.sampling.options import SamplingOptions
@@ -64,15 +65,15 @@ def sample(
   _check_limits(config, prompts.tokens.shape[1], options.max_new_tokens, stop_ids)
   repeat = lambda x: jnp.repeat(x, group_size, axis=0)
   hidden, (keys, values) = models.prefill(config, params, prompts.tokens, prompts.mask)
-  layers = models.split_layers(config, params)
+  layers = models.split_layers(config, params, is_int8=options.is_int8)
   # Turned and cast here, once: the loop then reads the rows of the vocabulary as they lie.
   vocabulary = models.unembedding(config, params).T.astype(config.compute_dtype)
+  vocabulary = quantize.quantize_rows(vocabulary) if options.is_int8 else vocabulary
   row_keys = _row_keys(key, prompts.index, group_size)
 
   def emit(state, hidden):
     # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
-    logits = models.cap_logits(config, jnp.matmul(
-        vocabulary, hidden.T, preferred_element_type=jnp.float32).T)
+    logits = models.cap_logits(config, quantize.multiply_rows(vocabulary, hidden).T)
     value = None if value_head is None else models.apply_value_head(value_head, hidden)
     token, log_prob = _draw(logits, state, row_keys, options)
     return _record(state, token, log_prob, value, stop_ids)

@@ -1,6 +1,7 @@
 """What a caller may choose about sampling, as data."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,13 @@ class SamplingOptions:
   min_p: float = 0.0  # in [0, 1], share of the largest probability a token must have; 0 = all
   # Pairs (previous ids, next ids): after one of `previous`, none of `next` may follow.
   blocked_bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+  # How the decode steps read the model: int8 halves the bytes of bf16, and its log-probs are not
+  # quite those of the model. Prompts, norms, biases and experts are computed in full.
+  weights: Literal["full", "int8"] = "full"
+
+  @property
+  def is_int8(self) -> bool:
+    return self.weights == "int8"
 
   def __post_init__(self):
     if self.max_new_tokens < 1:
@@ -30,6 +38,8 @@ class SamplingOptions:
       raise ValueError(f"top_p: got {self.top_p}, allowed: above 0, at most 1 (off)")
     if not 0 <= self.min_p <= 1:
       raise ValueError(f"min_p: got {self.min_p}, allowed: 0 (off) to 1")
+    if self.weights not in ("full", "int8"):
+      raise ValueError(f"weights: got {self.weights!r}, allowed: full, int8")
     # Lists (from a JSON or a ConfigDict) are not hashable.
     object.__setattr__(self, "blocked_bigrams", tuple(
         (tuple(previous), tuple(following)) for previous, following in self.blocked_bigrams))

@@ -145,10 +145,11 @@ class RLStage:
           f"sampling.temperature: got {self.sampling.temperature}, allowed: above 0 for training")
     off = SamplingOptions(max_new_tokens=1)
     is_filtered = any(getattr(self.sampling, name) != getattr(off, name)
-                      for name in ("top_k", "top_p", "min_p", "blocked_bigrams"))
+                      for name in ("top_k", "top_p", "min_p", "blocked_bigrams", "weights"))
     if is_filtered and not self.ppo.recompute_log_probs:
       raise ValueError(
-          "ppo.recompute_log_probs: got False with top_k, top_p, min_p or blocked_bigrams, "
+          "ppo.recompute_log_probs: got False with top_k, top_p, min_p, blocked_bigrams or int8 "
+          "weights, "
           "allowed: True (the sampler's log-probs are then of another distribution)")
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")

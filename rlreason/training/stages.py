@@ -228,7 +228,8 @@ def _make_rl(
 
   generate = rollout_lib.make_generator(
       model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
-      prompt_buckets=setup.recipe.prompt_buckets, has_values=config.critic == "shared")
+      prompt_buckets=setup.recipe.prompt_buckets,
+      has_values=config.critic == "shared" and not config.recompute_log_probs)
   score = layout.compile_rows(algorithm.score)
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)

@@ -107,6 +107,22 @@ def test_ratio_is_one_on_the_first_minibatch(policy, critic, temperature):
   assert int(state.step) == 1
 
 
+def test_how_far_the_sampler_is_from_the_trainer(policy, rollout):
+  """As with int8 weights: twice as likely to the sampler in even columns, half in odd ones."""
+  compiled = tiny.compiled_ppo(tiny.replace(BASE, recompute_log_probs=True))
+  state, mask = compiled.init(policy), rollout.completion_mask
+  columns = np.where(np.arange(mask.shape[1]) % 2, -1.0, 1.0)[None]
+  moved = rollout.replace(
+      log_probs=np.float32(rollout.log_probs + np.log(2) * np.where(mask, columns, 0)))
+  scores = compiled.score({"params": state.params, "reference": None}, moved, None)
+  _, metrics = compiled.make_batch((moved, scores, REWARDS, SCORED), state.kl_coef)
+  assert value(metrics, "policy/sampler_error") == pytest.approx(np.log(2), rel=1e-4)
+  mean = np.where(mask, columns, 0).sum() / mask.sum()
+  assert value(metrics, "policy/sampler_kl") == pytest.approx(np.log(2) * mean, abs=1e-4)
+  _, metrics = tiny.compiled_ppo(BASE).make_batch((moved, scores, REWARDS, SCORED), state.kl_coef)
+  assert "policy/sampler_kl" not in metrics  # nothing to compare with
+
+
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 @pytest.mark.parametrize("size", [1, ROWS // 2])
 def test_a_few_rows_at_a_time_have_the_scores_of_all(policy, rollout, critic, size):

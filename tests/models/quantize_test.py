@@ -61,6 +61,41 @@ def test_odd_blocks_zeros_and_single_places(kind):
         quantize.dequantize(quantize.quantize(zeros, kind, -2), -2, jnp.float32), zeros)
 
 
+def test_rows_of_int8_hand_worked():
+  kernel = quantize.quantize_rows(jnp.array([[127.0, -127.0], [0.5, 0.0]]))
+  np.testing.assert_array_equal(kernel["int8"], [[127, -127], [127, 0]])
+  np.testing.assert_allclose(kernel["scale"], [[1], [0.5 / 127]])
+  rows = jnp.array([[1.0, 2.0], [3.0, -1.0], [0.0, 0.0]])
+  np.testing.assert_allclose(
+      quantize.multiply_rows(kernel, rows), [[-127, 508, 0], [0.5, 1.5, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3", "qwen3_moe"])
+def test_a_decode_step_with_int8_is_one_with_the_rounded_kernels(family):
+  config = tiny_families.CONFIGS[family]
+  params = models.init_params(config, jax.random.key(0))
+  tokens = jnp.array([[3, 4, 5]], jnp.int32)
+  _, (keys, values) = models.prefill(config, params, tokens, tokens > 0)
+  in_full, in_int8 = (models.split_layers(config, params, is_int8=is_int8)
+                      for is_int8 in (False, True))
+
+  def rounded(kernel, plain):
+    if not quantize.is_quantized(kernel):
+      return plain
+    assert kernel["int8"].dtype == jnp.int8
+    return (kernel["int8"] * kernel["scale"]).reshape(plain.shape)
+
+  as_floats = jax.tree.map(rounded, in_int8, in_full, is_leaf=lambda x: isinstance(x, dict) and "int8" in x)
+
+  def step(layers):
+    return models.decode_step(
+        config, params, layers, models.init_caches(keys, values, 1, 2), jnp.array([6]),
+        jnp.array([3]), tokens > 0, jnp.int32(0))[0]
+
+  np.testing.assert_allclose(step(in_int8), step(as_floats), atol=1e-5)
+  assert np.abs(step(in_full) - step(as_floats)).max() > 1e-4
+
+
 def test_only_kernels_of_layers_are_quantised():
   config = tiny_families.CONFIGS["qwen3_moe"]
   params = quantize.quantize_params(models.init_params(config, jax.random.key(0)), "int8")

@@ -15,6 +15,7 @@ from rlreason.sampling import SamplingOptions
     (dict(top_p=1.5), "top_p: got 1.5"),
     (dict(min_p=-0.1), "min_p: got -0.1, allowed: 0"),
     (dict(min_p=1.1), "min_p: got 1.1"),
+    (dict(weights="int4"), "weights: got 'int4', allowed: full, int8"),
 ])
 def test_values_out_of_range_are_named(fields, message):
   with pytest.raises(ValueError, match=message):
