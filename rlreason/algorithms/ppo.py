@@ -81,20 +81,22 @@ class _Spec(NamedTuple):
 
   config: PPOConfig
   model: ModelConfig
+  critic: ModelConfig  # that of the policy, but for a separate critic from another checkpoint
   temperature: float
 
 
 def ppo(
     config: PPOConfig, model: ModelConfig, optimizer: optax.GradientTransformation, *,
-    temperature: float,
+    temperature: float, critic: ModelConfig | None = None,
 ) -> base.Algorithm:
   """The PPO algorithm.
 
   Args:
     config: settings.
-    model: of the policy and, if separate, of the critic.
+    model: of the policy.
     optimizer: of all parameters.
     temperature: the rollouts were sampled at, > 0. Log-probs here use the same.
+    critic: the model of a separate critic; None: as the policy.
 
   Returns:
     The algorithm; its parameters are {"policy", "value_head"} with a shared critic, and
@@ -105,7 +107,7 @@ def ppo(
   """
   if temperature <= 0:
     raise ValueError(f"temperature: got {temperature}, allowed: above 0 (PPO needs a distribution)")
-  spec = _Spec(config, model, temperature)
+  spec = _Spec(config, model, critic or model, temperature)
   return base.Algorithm(
       init=lambda params: base.init_state(params, optimizer, config.kl_coef),
       score=functools.partial(_score, spec),
@@ -113,11 +115,23 @@ def ppo(
       update_step=functools.partial(_update_step, spec, optimizer))
 
 
-def init_ppo_params(config: PPOConfig, model: ModelConfig, policy: Params) -> Params:
-  """Parameters of a PPO state from those of a policy; a separate critic starts as its copy."""
+def init_ppo_params(
+    config: PPOConfig, model: ModelConfig, policy: Params, critic: Params | None = None
+) -> Params:
+  """Parameters of a PPO state.
+
+  Args:
+    config: settings.
+    model: of the policy.
+    policy: its parameters, taken over.
+    critic: {"trunk", "value_head"} of a separate critic, taken over; None: a copy of the policy,
+      with a head of zeros.
+  """
   head = init_value_head(model.width)
   if config.critic == "shared":
     return {"policy": policy, "value_head": head}
+  if critic is not None:
+    return {"policy": policy, "critic": critic}
   # A copy, not an alias: a donated state must not hold one buffer twice. Where the policy has
   # adapters the critic has its own, on the same base.
   trunk = jax.tree.map(jnp.copy, lora.split(policy)[0])
@@ -158,7 +172,7 @@ def _values(spec: _Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.
   trunk = critic["trunk"]
   if "embed" not in trunk:  # adapters on the policy's base
     trunk = lora.join(lora.base(params["policy"]), trunk)
-  return apply_value_head(critic["value_head"], response_features(spec.model, trunk, rows))
+  return apply_value_head(critic["value_head"], response_features(spec.critic, trunk, rows))
 
 
 def _score(spec: _Spec, models, rollout: Rollout, key):

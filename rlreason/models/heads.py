@@ -1,4 +1,4 @@
-"""The scalar value head, on the policy's trunk or on a critic's own."""
+"""The scalar head: a value at every token, or the reward of a whole text at its last one."""
 
 import jax
 import jax.numpy as jnp
@@ -14,3 +14,20 @@ def init_value_head(width: int) -> Params:
 def apply_value_head(head: Params, hidden: jax.Array) -> jax.Array:
   """f32[...] values of hidden states [..., D], in f32: targets differ in the third digit."""
   return hidden.astype(jnp.float32) @ head["kernel"] + head["bias"]
+
+
+def reward_of_rows(head: Params, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+  """The reward of whole texts: the head at the last token of each.
+
+  Args:
+    head: as of `init_value_head`.
+    hidden: [B, T, D].
+    mask: bool[B, T], padding on either side; a row without tokens gets 0.
+
+  Returns:
+    f32[B].
+  """
+  from_end = jnp.argmax(mask[:, ::-1], axis=1)
+  last = mask.shape[1] - 1 - from_end
+  chosen = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+  return jnp.where(jnp.any(mask, axis=1), apply_value_head(head, chosen), 0.0)

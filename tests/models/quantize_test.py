@@ -85,7 +85,8 @@ def test_a_decode_step_with_int8_is_one_with_the_rounded_kernels(family):
     assert kernel["int8"].dtype == jnp.int8
     return (kernel["int8"] * kernel["scale"]).reshape(plain.shape)
 
-  as_floats = jax.tree.map(rounded, in_int8, in_full, is_leaf=lambda x: isinstance(x, dict) and "int8" in x)
+  as_floats = jax.tree.map(
+      rounded, in_int8, in_full, is_leaf=lambda x: isinstance(x, dict) and "int8" in x)
 
   def step(layers):
     return models.decode_step(
