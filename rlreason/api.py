@@ -174,7 +174,8 @@ def convert(
   Args:
     source: as `path` of `load`.
     destination: the folder to write; not the source.
-    dtype: float32 or bfloat16; None keeps bfloat16 and makes everything else float32.
+    dtype: float32, bfloat16 or float16; None keeps the type of each tensor of a folder, and makes
+      those of a GGUF file float32.
 
   Raises:
     FileNotFoundError, ValueError: as `weights.convert`.

@@ -144,7 +144,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return {}
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON: {error}") from error
   if not isinstance(value, dict):
     raise ValueError(f"{path}: got a {type(value).__name__}, expected an object")

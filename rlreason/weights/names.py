@@ -8,7 +8,9 @@ inputs before outputs and heads on an axis of their own. Not here: files, and wh
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
+from typing import Any
 
+import jax
 import numpy as np
 
 from rlreason.models import ModelConfig
@@ -34,7 +36,7 @@ class Entry:
     batch, matrix = self.shape[:self.batch_axes], self.shape[self.batch_axes:]
     return (*batch, math.prod(matrix[self.in_axes:]), math.prod(matrix[:self.in_axes]))
 
-  def pieces(self, max_elements: int) -> Iterator[tuple[slice, "Entry", tuple[int, ...]]]:
+  def pieces(self, max_elements: float) -> Iterator[tuple[slice, "Entry", tuple[int, ...]]]:
     """Cuts a large tensor along the first axis of its file.
 
     Yields:
@@ -155,22 +157,46 @@ def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> No
         f"{'/'.join(entry.path)}")
 
 
-def read_tree(params: Params, name: str, entry: Entry) -> np.ndarray:
-  """The array of tensor `name`, in the file's layout, out of the parameters.
+def read_pieces(
+    params: Params, name: str, entry: Entry, *, max_elements: float = math.inf
+) -> Iterator[np.ndarray]:
+  """The array of tensor `name`, in the file's layout, out of the parameters, in pieces of rows.
 
   Raises:
     ValueError: the parameters have no such entry, or one of another shape; names it.
   """
-  node, where = params, "/".join(entry.path)
-  for part in entry.path:
-    if part not in node:
-      raise ValueError(f"params: missing {where}, which is written as {name}")
-    node = node[part]
+  leaf = check_leaf(params, name, entry)
   # One tensor at a time leaves the device, so that a large model is never on the host twice.
-  array = np.asarray(node[entry.index] if entry.index else node)
-  if array.shape != entry.shape:
-    raise ValueError(f"params: {where} has shape {array.shape} per layer, expected {entry.shape}")
-  return entry.to_file(array)
+  array = np.asarray(leaf[entry.index] if entry.index else _without_cache(leaf))
+  for _, part, start in entry.pieces(max_elements):
+    start = start[len(entry.index):]
+    yield part.to_file(array[tuple(
+        slice(low, low + size) for low, size in zip(start, part.shape, strict=True))])
+
+
+def check_leaf(params: Params, name: str, entry: Entry) -> Any:
+  """The parameter that holds tensor `name`.
+
+  Raises:
+    ValueError: there is none, or one of another shape; names it.
+  """
+  leaf, where = params, "/".join(entry.path)
+  for part in entry.path:
+    if part not in leaf:
+      raise ValueError(f"params: missing {where}, which is written as {name}")
+    leaf = leaf[part]
+  shape = leaf.shape[len(entry.index):]
+  if shape != entry.shape or any(np.array(entry.index) >= leaf.shape[:len(entry.index)]):
+    raise ValueError(f"params: {where} has shape {shape} per layer, expected {entry.shape}")
+  return leaf
+
+
+def _without_cache(leaf: Any) -> Any:
+  """The same buffers as another array object: `leaf` itself would keep its copy on the host."""
+  if not isinstance(leaf, jax.Array):
+    return leaf
+  shards = [shard.data for shard in leaf.addressable_shards]
+  return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
 def _entries(config: ModelConfig, names: Mapping[str, str]) -> dict[str, Entry]:

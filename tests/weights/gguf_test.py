@@ -25,7 +25,8 @@ KINDS = gguf.GGMLQuantizationType
 def _tensors(config, params):
   """The arrays of a GGUF file, as a converter writes them: interleaved rows for llama."""
   entries = names.gguf_entries(config, interleaved_rope=False)
-  arrays = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
+  arrays = {
+      name: next(names.read_pieces(params, name, entry)) for name, entry in entries.items()}
   if config.family in ("llama", "smollm3"):
     for name, array in arrays.items():
       heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(
@@ -76,7 +77,9 @@ def _write(path, config, arrays, kinds, architecture="llama"):
   writer.add_eos_token_id(0)
   for name, array in arrays.items():
     kind = kinds.get(name, KINDS.F32)
-    if kind == KINDS.I32:
+    if array.dtype == np.uint8:  # blocks
+      writer.add_tensor(name, array, raw_dtype=kind)
+    elif kind == KINDS.I32:
       writer.add_tensor(name, array.astype(np.int32))
     else:
       writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
@@ -152,12 +155,6 @@ def test_quantised_matrices_come_back_within_a_step(tmp_path, kind):
                             params["layers"]["mlp"]["up"]["kernel"])
 
 
-def _tensor(kind, raw, shape):
-  return gguf.ReaderTensor(
-      name="x", tensor_type=kind, shape=np.array(shape[::-1]), n_elements=int(np.prod(shape)),
-      n_bytes=raw.nbytes, data_offset=0, data=raw, field=None)
-
-
 def test_q4_k_block_by_hand():
   # 256 values in 8 groups of 32: value = d * scale * nibble - dmin * minimum. Scales and minima
   # are 6 bits; of the first four groups they are the low bits of bytes 0-3 and 4-7.
@@ -167,7 +164,7 @@ def test_q4_k_block_by_hand():
   nibbles[:32] = 0x3A  # group 0: ten everywhere, group 1: three
   raw = np.concatenate([
       np.array([0.5, 0.25], np.float16).view(np.uint8), np.array(packed, np.uint8), nibbles])
-  got = ours.dequantise(_tensor(KINDS.Q4_K, raw[None], (1, 256)))[0]
+  got = gguf.quants.dequantize(raw[None], KINDS.Q4_K)[0]
   np.testing.assert_array_equal(got[:32], 0.5 * 1 * 10 - 0.25 * 5)
   np.testing.assert_array_equal(got[32:64], 0.5 * 2 * 3 - 0.25 * 6)
   np.testing.assert_array_equal(got[64:96], -0.25 * 7)
@@ -182,7 +179,7 @@ def test_q6_k_block_by_hand():
   scales[1] = -2
   raw = np.concatenate([
       low, high, scales.view(np.uint8), np.array([0.5], np.float16).view(np.uint8)])
-  got = ours.dequantise(_tensor(KINDS.Q6_K, raw[None], (1, 256)))[0]
+  got = gguf.quants.dequantize(raw[None], KINDS.Q6_K)[0]
   assert got[0] == 0.5 * 3 * (37 - 32)
   np.testing.assert_array_equal(got[1:16], 0.5 * 3 * -32)
   np.testing.assert_array_equal(got[16:32], 0.5 * -2 * -32)
@@ -193,17 +190,15 @@ BLOCKS = [kind for kind in KINDS if ours.can_dequantise(kind)]
 
 @pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
 def test_every_kind_of_block_arrives_where_it_belongs(tmp_path, kind):
-  """Random blocks of whole rows, put in place of one matrix."""
+  """Random blocks of whole rows in place of one matrix, read in pieces."""
   config = dataclasses.replace(TINY, width=256, mlp_width=256, head_dim=64)
   block, size = gguf.GGML_QUANT_SIZES[kind]
   raw = np.random.default_rng(0).integers(0, 60, (256, 256 // block * size), np.uint8)
   name = "blk.1.ffn_gate.weight"
-  path = _write(tmp_path / "x.gguf", config, _tensors(config, _params(config)), {})
-  reader = gguf.GGUFReader(path)
-  place = [tensor.name for tensor in reader.tensors].index(name)
-  reader.tensors[place] = reader.tensors[place]._replace(tensor_type=kind, data=raw)
+  arrays = _tensors(config, _params(config)) | {name: raw}
+  reader = gguf.GGUFReader(_write(tmp_path / "x.gguf", config, arrays, {name: kind}))
   metadata = {k: f.contents() for k, f in reader.fields.items()}
-  config, entries, read = ours.open_model(reader, metadata, "x.gguf")
+  config, entries, read = ours.open_model(reader, metadata, tmp_path / "x.gguf")
   params = stream.load_params(config, entries, read, np.dtype("float32"), piece_elements=5000)
   gate = params["layers"]["mlp"]["gate"]["kernel"][1]
   np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)

@@ -13,11 +13,12 @@ ARRAYS = {
     "b": np.arange(4, dtype=ml_dtypes.bfloat16),
     "c": np.array([[1.5]], np.float16),
 }
-SIZES = {name: array.nbytes for name, array in ARRAYS.items()}  # 24, 8, 2 bytes
+TENSORS = {name: safetensors.Stored(safetensors.KINDS[str(array.dtype)], array.shape)
+           for name, array in ARRAYS.items()}  # 24, 8, 2 bytes
 
 
 def _write(folder, limit=10**9):
-  safetensors.write(folder, SIZES, ARRAYS.__getitem__, max_shard_bytes=limit)
+  safetensors.write(folder, TENSORS, lambda name: [ARRAYS[name]], max_shard_bytes=limit)
 
 
 def _files(folder):
