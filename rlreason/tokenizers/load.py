@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
-from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_json
+from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_chat_template, read_json
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 
 SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -37,7 +37,7 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     return load_hf(path, end_tokens=end_tokens)
   for name in SENTENCEPIECE_NAMES:
     if (path / name).is_file():
-      template = read_json(path / "tokenizer_config.json").get("chat_template")
+      template = read_chat_template(path, read_json(path / "tokenizer_config.json"))
       return load_sentencepiece(path / name, chat_template=template, end_tokens=end_tokens)
   raise FileNotFoundError(
       f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(SENTENCEPIECE_NAMES)}")

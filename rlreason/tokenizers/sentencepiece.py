@@ -58,9 +58,20 @@ def load_sentencepiece(
     proto.ParseFromString(path.read_bytes())
   except Exception as error:  # protobuf's DecodeError has no public home in all its versions
     raise ValueError(f"{path}: not a sentencepiece model: {error}") from error
+  try:
+    return _from_proto(proto, chat_template, end_tokens)
+  except Exception as error:  # tokenizers raises bare Exceptions
+    raise ValueError(f"{path}: not a sentencepiece model that can be used: {error}") from error
+
+
+def _from_proto(
+    proto: sentencepiece_model_pb2.ModelProto, chat_template: str | None, end_tokens: Iterable[str]
+) -> HFTokenizer:
   if not proto.pieces:
-    raise ValueError(f"{path}: not a sentencepiece model: it has no pieces")
+    raise ValueError("it has no pieces")
   spec = proto.trainer_spec
+  if not 0 <= spec.unk_id < len(proto.pieces):
+    raise ValueError(f"unk_id: got {spec.unk_id}, allowed: ids below {len(proto.pieces)}")
   vocabulary = PieceVocabulary(
       pieces=[piece.piece for piece in proto.pieces],
       scores=[piece.score for piece in proto.pieces],
@@ -73,14 +84,14 @@ def load_sentencepiece(
   model_types = {spec.BPE: build_bpe, spec.UNIGRAM: build_unigram}
   if spec.model_type not in model_types:
     name = spec.ModelType.Name(spec.model_type)
-    raise ValueError(f"{path} model_type: got {name}, allowed: BPE, UNIGRAM")
+    raise ValueError(f"model_type: got {name}, allowed: BPE, UNIGRAM")
   bos_id = spec.bos_id if spec.bos_id >= 0 else None
   backend = model_types[spec.model_type](vocabulary)
   add_begin_token(backend, bos_id)
-  eos_ids = end_token_ids(backend, end_tokens, str(path))
+  eos_ids = end_token_ids(backend, end_tokens, "the model")
   eos_ids += [spec.eos_id] if spec.eos_id >= 0 else []
   if not eos_ids:
-    raise ValueError(f"{path}: the model has no end token; pass end_tokens")
+    raise ValueError("it has no end token; pass end_tokens")
   return HFTokenizer(
       backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)),
       pad_id=spec.pad_id if spec.pad_id >= 0 else eos_ids[0], bos_id=bos_id,
