@@ -136,11 +136,11 @@ def write(
   Args:
     folder: exists.
     tensors: what the files are to hold, by name, in the order of writing.
-    read: the array of a tensor name, in pieces along its first axis; no two are held at a time.
+    read: the array of a tensor name, in pieces along its first axis, each written when it comes.
     max_shard_bytes: most bytes of tensors in one file; a larger tensor has a file of its own.
 
   Raises:
-    ValueError: a value does not fit float16.
+    ValueError: a value does not fit float16, or pieces do not make up a tensor.
   """
   folder = pathlib.Path(folder)
   for old in (folder / SINGLE, folder / INDEX, *folder.glob(_SHARDS)):
