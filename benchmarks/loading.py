@@ -1,8 +1,9 @@
-"""Memory and time of loading a large checkpoint: the peak on the host beside the parameters.
+"""Memory and time of loading and saving: the peak on the host beside the parameters.
 
-Writes a random Llama of several gigabytes in bf16 shards, then loads it in processes of their own,
-as bf16 and as f32, to one device and to a mesh of four. The goal: never more than the largest
-tensor beside the parameters' own bytes. Prints one JSON line; `--gigabytes` sets the size on disk.
+Writes a random Llama of several gigabytes in bf16 shards and in GGUF files, then, in processes of
+their own, loads it as bf16 and as f32, to one device and to a mesh of four; saves it; converts the
+folder. The goal: never more than the largest tensor beside the parameters' own bytes. Prints one
+JSON line; `--gigabytes` sets the size on disk.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 
+import gguf
 import jax
 import numpy as np
 
@@ -22,6 +24,7 @@ from rlreason import models, weights
 from rlreason.models import ModelConfig
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.tokenizers import WordTokenizer
+from rlreason.weights import names
 import side_by_side
 
 LAYER = dict(width=2048, num_heads=16, num_kv_heads=8, head_dim=128, mlp_width=8192)
@@ -53,6 +56,35 @@ def write(folder, config):
       folder, config, params, WordTokenizer.from_words(["a"]), max_shard_bytes=1_000_000_000)
 
 
+def write_gguf(path, config, kind):
+  """The same sizes in one GGUF file of one type of matrix; a vocabulary of as many tokens."""
+  writer = gguf.GGUFWriter(path, "llama")
+  for name, value in (
+      ("block_count", config.num_layers), ("context_length", config.max_positions),
+      ("embedding_length", config.width), ("feed_forward_length", config.mlp_width),
+      ("head_count", config.num_heads), ("head_count_kv", config.num_kv_heads),
+      ("key_length", config.head_dim), ("layer_norm_rms_eps", config.norm_eps),
+      ("tokenizer_model", "gpt2"), ("tokenizer_pre", "smollm"), ("eos_token_id", 0),
+      ("token_list", ["a", "b", "ab", *(f"t{i}" for i in range(3, config.vocab_size))]),
+      ("token_types", [1] * config.vocab_size), ("token_merges", ["a b"])):
+    getattr(writer, f"add_{name}")(value)
+  noise = 0.02 * np.random.default_rng(0).standard_normal(2**20, np.float32)
+  blocks = gguf.quants.quantize(noise.reshape(1, -1), kind).reshape(-1)
+  entries = names.gguf_entries(config, interleaved_rope=True)
+  sizes = {}
+  for name, entry in entries.items():
+    stored = kind if len(entry.file_shape) > 1 else gguf.GGMLQuantizationType.F32
+    block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
+    sizes[name] = math.prod(entry.file_shape) // block * block_bytes
+    writer.add_tensor_info(name, entry.file_shape, np.dtype("float32"), sizes[name], stored)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_ti_data_to_file()
+  for size in sizes.values():
+    writer.write_tensor_data(np.resize(blocks.view(np.uint8), size))
+  writer.close()
+
+
 def memory(field):
   """A field of this process's status, bytes: VmRSS now, VmHWM at the peak."""
   for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
@@ -61,46 +93,87 @@ def memory(field):
   raise RuntimeError(f"{field} is not in /proc/self/status")
 
 
-def load(folder, dtype, tensor):
-  """Loads in this process and prints what it took."""
+class Meter:
+  """Time and peak of memory in a block."""
+
+  def __enter__(self):
+    jax.block_until_ready(jax.numpy.zeros(8) + 1)
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
+    self.before, self.started = memory("VmRSS"), time.perf_counter()
+    return self
+
+  def __exit__(self, *_):
+    self.seconds = time.perf_counter() - self.started
+    self.peak = memory("VmHWM") - self.before
+
+  def print(self, own, largest):
+    print(json.dumps({
+        "parameters_gb": round(own / 1e9, 2), "largest_tensor_mb": round(largest / 1e6),
+        "beside_mb": round((self.peak - own) / 1e6), "seconds": round(self.seconds, 1)}))
+
+
+def measure(work, path, dtype, tensor):
+  """Does one piece of work in this process and prints what it took.
+
+  Args:
+    work: "load", "save" (what was loaded before) or "convert".
+    path: of the model.
+    dtype: of the parameters; for "convert", of the files.
+    tensor: number of devices.
+  """
   layout = make_layout(ParallelConfig(tensor=tensor))
   place = lambda config: layout.param_shardings(models.abstract_boxed_params(config))
-  jax.block_until_ready(jax.numpy.zeros(8) + 1)
-  before, started = memory("VmRSS"), time.perf_counter()
-  config, params, _ = weights.load_model(folder, dtype=dtype, sharding=place)
-  jax.block_until_ready(params)
-  seconds = time.perf_counter() - started
-  own = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-  largest = config.vocab_size * config.width * np.dtype(dtype).itemsize
-  print(json.dumps({
-      "parameters_gb": round(own / 1e9, 2), "largest_tensor_mb": round(largest / 1e6),
-      "beside_mb": round((memory("VmHWM") - before - own) / 1e6), "seconds": round(seconds, 1)}))
+  with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as copy:
+    own, largest = 0, VOCABULARY * LAYER["width"] * np.dtype(dtype).itemsize
+    if work == "convert":
+      with Meter() as meter:
+        weights.convert(path, copy)
+    else:
+      with Meter() as meter:
+        loaded = weights.load_model(path, dtype=dtype, sharding=place)
+        jax.block_until_ready(loaded[1])
+      if work == "load":
+        own = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded[1]))
+      else:
+        with Meter() as meter:
+          weights.save_model(copy, *loaded)
+    meter.print(own, largest)
+
+
+def run(work, path, dtype, tensor=1):
+  """`measure` in a process of its own."""
+  flag = f"--xla_force_host_platform_device_count={tensor}"
+  done = subprocess.run(
+      [sys.executable, __file__, "--measure", work, path, dtype, str(tensor)], check=True,
+      capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flag})
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def main():
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--gigabytes", type=float, default=3.2, help="on disk")
-  parser.add_argument("--load", nargs=3, metavar=("FOLDER", "DTYPE", "TENSOR"),
-                      help="only load: what the processes of their own are started with")
+  parser.add_argument("--measure", nargs=4, metavar=("WORK", "PATH", "DTYPE", "DEVICES"),
+                      help="what the processes of their own are started with")
   arguments = parser.parse_args()
-  if arguments.load:
-    folder, dtype, tensor = arguments.load
-    load(folder, dtype, int(tensor))
+  if arguments.measure:
+    *what, tensor = arguments.measure
+    measure(*what, int(tensor))
     return
   config = model_config(arguments.gigabytes)
   results = {}
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as parent:
+    folder = f"{parent}/model"
     write(folder, config)
     shards = len(list(pathlib.Path(folder).glob("*.safetensors")))
-    for dtype in ("bfloat16", "float32"):
-      for tensor in (1, 4):
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={tensor}"}
-        done = subprocess.run(
-            [sys.executable, __file__, "--load", folder, dtype, str(tensor)], check=True,
-            capture_output=True, text=True, env=environment)
-        results[f"{dtype}, {tensor} devices"] = json.loads(done.stdout.splitlines()[-1])
+    for work, dtype, tensor in (
+        *(("load", dtype, tensor) for dtype in ("bfloat16", "float32") for tensor in (1, 4)),
+        ("save", "bfloat16", 1), ("save", "bfloat16", 4), ("convert", "bfloat16", 1)):
+      results[f"{work} {dtype}, {tensor} devices"] = run(work, folder, dtype, tensor)
+    for kind in (gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.Q8_0):
+      path = f"{parent}/model.gguf"
+      write_gguf(path, config, kind)
+      results[f"load {kind.name} as bfloat16"] = run("load", path, "bfloat16")
   side_by_side.print_line(
       "loading", parameters=count(config), shards=shards, results=results,
       goal="beside_mb at most largest_tensor_mb")

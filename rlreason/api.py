@@ -185,8 +185,10 @@ def convert(
   Args:
     source: as `path` of `load`.
     destination: the folder to write; not the source.
-    dtype: float32 or bfloat16; None keeps bfloat16 and makes everything else float32.
-    adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
+    dtype: float32, bfloat16 or float16; None keeps the type of each tensor of a folder, and makes
+      those of a GGUF file float32.
+    adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights. None as `dtype`
+      then keeps bfloat16 and makes everything else float32.
 
   Raises:
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
@@ -194,8 +196,10 @@ def convert(
   if adapters is None:
     weights.convert(_find(source), destination, dtype=dtype)
   else:
-    policy = load(source, dtype=dtype, adapters=adapters)
-    weights.save_model(destination, policy.config, policy.params, policy.tokenizer)
+    held = "float32" if dtype == "float16" else dtype
+    policy = load(source, dtype=held, adapters=adapters)
+    weights.save_model(
+        destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
 
 
 def _find(path: str | os.PathLike) -> str | os.PathLike:

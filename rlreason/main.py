@@ -223,8 +223,8 @@ def _define_convert(values: flags.FlagValues):
   flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
   flags.DEFINE_string("destination", None, "Hugging Face folder to write", flag_values=values)
   flags.DEFINE_enum(
-      "dtype", None, ["float32", "bfloat16"],
-      "of the parameters; the default keeps bfloat16 and makes everything else float32",
+      "dtype", None, ["float32", "bfloat16", "float16"],
+      "of the weights; the default keeps that of each tensor, and makes GGUF float32",
       flag_values=values)
 
 

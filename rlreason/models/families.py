@@ -11,7 +11,7 @@ from typing import Any
 
 from rlreason.models import rope_fields
 from rlreason.models.config import ModelConfig
-from rlreason.models.fields import choose, required, show
+from rlreason.models.fields import check_kinds, choose, required, show
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -87,6 +87,21 @@ _NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll")
 # Fields no family has any other value of.
 _ALWAYS_FIXED = {"partial_rotary_factor": (1.0,), "quantization_config": (None,)}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_KINDS = {
+    **dict.fromkeys(
+        ("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
+         "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+         "max_position_embeddings", "sliding_window", "sliding_window_pattern", "max_window_layers",
+         "num_experts", "num_experts_per_tok", "no_rope_layer_interval"), "whole number"),
+    **dict.fromkeys(
+        ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "query_pre_attn_scalar",
+         "attn_logit_softcapping", "final_logit_softcapping"), "positive number"),
+    "router_aux_loss_coef": "number of 0 or more",
+    **dict.fromkeys(
+        ("tie_word_embeddings", "use_sliding_window", "norm_topk_prob"), "truth value"),
+    **dict.fromkeys(("layer_types", "no_rope_layers"), "list"),
+    **dict.fromkeys(("rope_scaling", "rope_parameters"), "object"),
+}
 
 
 def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
@@ -96,20 +111,22 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   transformers 5. Types (`torch_dtype`) are not: `weights.load_model` is told them.
 
   Raises:
-    ValueError: a family or feature that is not supported, or a missing field; names it and what is
-      allowed.
+    ValueError: a family or feature that is not supported, or a field that is missing or holds
+      something else; names it and what is allowed.
   """
+  check_kinds(fields, {"model_type": "text"})
   name = choose("model_type", fields.get("model_type"), FAMILIES)
   family = FAMILIES[name]
   fields = {**family.defaults, **{_OTHER_NAMES.get(key, key): value for key, value in fields.items()
                                   if value is not None or key in _MAY_BE_NONE}}
+  check_kinds(fields, _KINDS)
   for key, allowed in (_ALWAYS_FIXED | dict(family.fixed)).items():
     if fields.get(key, allowed[0]) not in allowed:
       raise ValueError(f"config.json {key}: got {fields[key]!r}, allowed: {show(allowed)}")
   heads, width = required(fields, "num_attention_heads"), required(fields, "hidden_size")
   # A norm over each head goes with head sizes that do not follow from the width.
   head_dim = required(fields, "head_dim") if "qk_norm" in family.features else (
-      fields.get("head_dim") or width // heads)
+      fields.get("head_dim") or width // max(1, heads))
   rope = rope_fields.from_hf(fields)
   score_width = fields.get("query_pre_attn_scalar", head_dim)
   return ModelConfig(

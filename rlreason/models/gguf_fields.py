@@ -7,7 +7,7 @@ from typing import Any
 from rlreason.models import rope_fields
 from rlreason.models.config import ModelConfig
 from rlreason.models.families import FAMILIES
-from rlreason.models.fields import choose, required, shortest_float
+from rlreason.models.fields import check_kinds, choose, required, shortest_float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,20 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
 }
 _GEMMA3_LOCAL_THETA = 1e4
 _SMOLLM3_ROPE_INTERVAL = 4  # every fourth layer has no rotary positions
+_KINDS = {
+    **dict.fromkeys(
+        ("attention.head_count", "attention.head_count_kv", "attention.key_length",
+         "attention.sliding_window", "block_count", "context_length", "embedding_length",
+         "expert_count", "expert_used_count", "expert_feed_forward_length", "feed_forward_length",
+         "rope.dimension_count", "rope.scaling.original_context_length", "vocab_size"),
+        "whole number"),
+    **dict.fromkeys(
+        ("attention.layer_norm_rms_epsilon", "attn_logit_softcapping", "final_logit_softcapping",
+         "rope.freq_base", "rope.freq_base_swa", "rope.scaling.factor",
+         "rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor",
+         "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"), "positive number"),
+    "rope.scaling.type": "text",
+}
 
 
 def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str]) -> ModelConfig:
@@ -46,14 +60,17 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
     tensor_names: the names of the file's tensors: without `output.weight` the embeddings are tied.
 
   Raises:
-    ValueError: an architecture or feature that is not supported, or a missing field.
+    ValueError: an architecture or feature that is not supported, or a field that is missing or
+      holds something else.
   """
+  check_kinds(metadata, {"general.architecture": "text", "tokenizer.ggml.tokens": "list"}, "GGUF ")
   name = choose("general.architecture", metadata.get("general.architecture"), ARCHITECTURES)
   architecture = ARCHITECTURES[name]
+  check_kinds(metadata, {f"{name}.{field}": kind for field, kind in _KINDS.items()}, "GGUF ")
   need = lambda field: required(metadata, f"{name}.{field}", "GGUF")
   get = lambda field, default=None: metadata.get(f"{name}.{field}", default)
   heads, width, layers = need("attention.head_count"), need("embedding_length"), need("block_count")
-  head_dim = get("attention.key_length", width // heads)
+  head_dim = get("attention.key_length", width // max(1, heads))
   if get("rope.dimension_count", head_dim) != head_dim:
     raise ValueError(f"GGUF {name}.rope.dimension_count: got {get('rope.dimension_count')}, "
                      f"allowed: the head size {head_dim}")

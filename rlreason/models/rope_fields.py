@@ -9,10 +9,20 @@ import numpy as np
 from rlreason.models.config import (
     DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, ModelConfig, RopeScaling,
     YarnRopeScaling)
-from rlreason.models.fields import choose, required, shortest_float
+from rlreason.models.fields import check_kinds, choose, required, shortest_float
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _WHERE = "config.json rope_scaling"
+_KINDS = {
+    **dict.fromkeys((_GLOBAL, _LOCAL), "object"),
+    **dict.fromkeys(("rope_type", "type"), "text"),
+    **dict.fromkeys(
+        ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "partial_rotary_factor",
+         "attention_factor", "beta_fast", "beta_slow", "original_max_position_embeddings"),
+        "positive number"),
+    **dict.fromkeys(("mscale", "mscale_all_dim"), "number of 0 or more"),
+    "truncate": "truth value",
+}
 
 
 class Rope(NamedTuple):
@@ -31,12 +41,14 @@ def from_hf(fields: Mapping[str, Any]) -> Rope:
     ValueError: a scaling that is not supported, or one of its fields is missing.
   """
   spelled = dict(fields.get("rope_scaling") or {}) | dict(fields.get("rope_parameters") or {})
+  for part in (spelled, spelled.get(_LOCAL) or {}, spelled.get(_GLOBAL) or {}):
+    check_kinds(part, _KINDS, f"{_WHERE} ")
   local_theta = fields.get("rope_local_base_freq")
-  if _LOCAL in spelled:
-    local = spelled.pop(_LOCAL)
+  local = spelled.pop(_LOCAL, None)
+  if local is not None:
     choose(f"{_WHERE} of sliding layers", local.get("rope_type", "default"), ("default",))
     local_theta = local.get("rope_theta", local_theta)
-  spelled |= spelled.pop(_GLOBAL, {})
+  spelled |= spelled.pop(_GLOBAL, None) or {}
   if spelled.get("partial_rotary_factor", 1.0) != 1.0:
     raise ValueError("config.json partial_rotary_factor: got "
                      f"{spelled['partial_rotary_factor']}, allowed: 1.0")

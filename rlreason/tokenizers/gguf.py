@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 import gguf
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
@@ -47,6 +48,21 @@ _PRE_TOKENIZERS = {
 }
 
 
+class _Reader(gguf.GGUFReader):
+  """A reader that stops at the end of the file, and makes small objects of what it finds there.
+
+  The package's own takes what lies beyond the end for empty, so that a damaged length may keep it
+  busy for ever; and hundreds of bytes for each token of the vocabulary.
+  """
+
+  def _get(self, offset, dtype, count=1, override_order=None):
+    dtype = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
+    size = int(count) * dtype.itemsize
+    if int(offset) + size > len(self.data):
+      raise ValueError(f"{size} bytes at {offset} are beyond its end")
+    return np.frombuffer(self.data, dtype, int(count), int(offset)) if size else np.empty(0, dtype)
+
+
 def open_gguf(path: str | os.PathLike) -> gguf.GGUFReader:
   """Opens a GGUF file; its tensors stay on disk until they are read.
 
@@ -58,14 +74,24 @@ def open_gguf(path: str | os.PathLike) -> gguf.GGUFReader:
   if not path.is_file():
     raise FileNotFoundError(f"{path} not found; expected a GGUF file")
   try:
-    return gguf.GGUFReader(path)
-  except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    return _Reader(path)
+  except (ValueError, IndexError, KeyError, OverflowError) as error:
     raise ValueError(f"{path}: not a whole GGUF file (damaged or cut short?): {error}") from error
 
 
 def read_metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
-  """The fields of a GGUF file as plain values."""
-  return {name: field.contents() for name, field in reader.fields.items()}
+  """The fields of a GGUF file as plain values.
+
+  Raises:
+    ValueError: a text is damaged; names the field.
+  """
+  values = {}
+  for name, field in reader.fields.items():
+    try:
+      values[name] = field.contents()
+    except UnicodeDecodeError as error:
+      raise ValueError(f"GGUF {name}: damaged text: {error}") from error
+  return values
 
 
 def tokenizer_from_gguf(
@@ -81,6 +107,13 @@ def tokenizer_from_gguf(
     ValueError: a vocabulary or pre-tokenizer that is not supported, or a missing field; names it
       and what is allowed.
   """
+  try:
+    return _build(metadata, end_tokens)
+  except Exception as error:  # the package raises bare Exceptions
+    raise ValueError(f"tokenizer of the GGUF file: {error}") from error
+
+
+def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenizer:
   builders = {"gpt2": _build_byte_level, "llama": _build_sentencepiece}
   kind = metadata.get("tokenizer.ggml.model")
   if kind not in builders:

@@ -36,7 +36,8 @@ class HFTokenizer:
     self.backend.no_padding()
     for name, ids in (("eos_ids", self.eos_ids), ("pad_id", (self.pad_id,)),
                       ("bos_id", () if self.bos_id is None else (self.bos_id,))):
-      unknown = [i for i in ids if self.backend.id_to_token(i) is None]
+      unknown = [i for i in ids if not isinstance(i, int) or not 0 <= i < self.vocab_size
+                 or self.backend.id_to_token(i) is None]
       if unknown:
         raise ValueError(f"{name}: got {unknown}, allowed: ids below {self.vocab_size}")
 
@@ -104,19 +105,22 @@ def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFT
   config = read_json(folder / "special_tokens_map.json") | read_json(
       folder / "tokenizer_config.json")
   model_configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
-  eos_ids = end_token_ids(backend, end_tokens, str(folder))
-  eos_ids += _special_ids(backend, config, "eos_token")
-  for source in (config.get("eos_token_ids"), *(c.get("eos_token_id") for c in model_configs)):
-    eos_ids += [source] if isinstance(source, int) else list(source or ())
-  if not eos_ids:
-    raise ValueError(
-        f"{folder}: no end token; expected eos_token in tokenizer_config.json, eos_token_id in "
-        "generation_config.json or config.json, or end_tokens")
-  pad_ids = _special_ids(backend, config, "pad_token")
-  bos_ids = _special_ids(backend, config, "bos_token")
-  return HFTokenizer(
-      backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)), pad_id=(pad_ids + eos_ids)[0],
-      bos_id=bos_ids[0] if bos_ids else None, chat_template=read_chat_template(folder, config))
+  try:
+    eos_ids = end_token_ids(backend, end_tokens, "tokenizer.json")
+    eos_ids += _special_ids(backend, config, "eos_token")
+    for source in (config.get("eos_token_ids"), *(c.get("eos_token_id") for c in model_configs)):
+      eos_ids += source if isinstance(source, list) else [] if source is None else [source]
+    if not eos_ids:
+      raise ValueError(
+          "no end token; expected eos_token in tokenizer_config.json, eos_token_id in "
+          "generation_config.json or config.json, or end_tokens")
+    pad_ids = _special_ids(backend, config, "pad_token")
+    bos_ids = _special_ids(backend, config, "bos_token")
+    return HFTokenizer(
+        backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)), pad_id=(pad_ids + eos_ids)[0],
+        bos_id=bos_ids[0] if bos_ids else None, chat_template=read_chat_template(folder, config))
+  except (ValueError, TypeError) as error:  # a TypeError: one of another type among the ids
+    raise ValueError(f"{folder}: {error}") from error
 
 
 def end_token_ids(
@@ -144,11 +148,36 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return {}
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON: {error}") from error
   if not isinstance(value, dict):
     raise ValueError(f"{path}: got a {type(value).__name__}, expected an object")
   return value
+
+
+def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
+  """The template from its own file, as newer folders have it, or from tokenizer_config.json.
+
+  Raises:
+    ValueError: it is not a text, or none of several is the default.
+  """
+  path = folder / "chat_template.jinja"
+  if path.is_file():
+    try:
+      return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+      raise ValueError(f"{path}: not a text: {error}") from error
+  template = config.get("chat_template")
+  if isinstance(template, list):
+    named = {entry.get("name"): entry.get("template") for entry in template
+             if isinstance(entry, dict)}
+    if _DEFAULT_TEMPLATE not in named:
+      raise ValueError(f"chat_template: got the names {list(named)}, expected "
+                       f"{_DEFAULT_TEMPLATE!r} among them")
+    template = named[_DEFAULT_TEMPLATE]
+  if not isinstance(template, str | None):
+    raise ValueError(f"chat_template: got {template!r}, expected a text")
+  return template
 
 
 def _special_ids(
@@ -156,30 +185,12 @@ def _special_ids(
 ) -> list[int]:
   """The id of a special token, as a list of none or one."""
   token = config.get(name)
-  token = token["content"] if isinstance(token, dict) else token
+  token = token.get("content") if isinstance(token, dict) else token
   if token is None:
     return []
+  if not isinstance(token, str):
+    raise ValueError(f"tokenizer_config.json {name}: got {token!r}, expected a text")
   return end_token_ids(backend, [token], f"tokenizer.json (as {name})")
-
-
-def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
-  """The template from its own file, as newer folders have it, or from tokenizer_config.json.
-
-  Raises:
-    ValueError: there are several, and none is the default.
-  """
-  path = folder / "chat_template.jinja"
-  if path.is_file():
-    return path.read_text(encoding="utf-8")
-  template = config.get("chat_template")
-  if not isinstance(template, list):
-    return template
-  named = {entry["name"]: entry["template"] for entry in template}
-  if _DEFAULT_TEMPLATE not in named:
-    raise ValueError(
-        f"{folder} chat_template: got the names {sorted(named)}, expected {_DEFAULT_TEMPLATE!r} "
-        "among them")
-  return named[_DEFAULT_TEMPLATE]
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:

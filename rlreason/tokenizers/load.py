@@ -8,7 +8,7 @@ from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gg
 from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_chat_template, read_json
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 
-_SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
 def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFTokenizer:
@@ -28,14 +28,18 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
   if path.suffix == ".model":
     return load_sentencepiece(path, end_tokens=end_tokens)
   if path.suffix == ".gguf":
-    return tokenizer_from_gguf(read_metadata(open_gguf(path)), end_tokens=end_tokens)
+    reader = open_gguf(path)
+    try:
+      return tokenizer_from_gguf(read_metadata(reader), end_tokens=end_tokens)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error}") from error
   if (path / "tokenizer.json").is_file():
     return load_hf(path, end_tokens=end_tokens)
-  for name in _SENTENCEPIECE_NAMES:
+  for name in SENTENCEPIECE_NAMES:
     if (path / name).is_file():
       config = read_json(path / "tokenizer_config.json")
       return load_sentencepiece(
           path / name, chat_template=read_chat_template(path, config), end_tokens=end_tokens,
           add_begin=config.get("add_bos_token", True))
   raise FileNotFoundError(
-      f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(_SENTENCEPIECE_NAMES)}")
+      f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(SENTENCEPIECE_NAMES)}")

@@ -70,9 +70,21 @@ def load_sentencepiece(
     proto.ParseFromString(path.read_bytes())
   except Exception as error:  # protobuf's DecodeError has no public home in all its versions
     raise ValueError(f"{path}: not a sentencepiece model: {error}") from error
+  try:
+    return _from_proto(proto, chat_template, end_tokens, add_begin)
+  except Exception as error:  # tokenizers raises bare Exceptions
+    raise ValueError(f"{path}: not a sentencepiece model that can be used: {error}") from error
+
+
+def _from_proto(
+    proto: sentencepiece_model_pb2.ModelProto, chat_template: str | None,
+    end_tokens: Iterable[str], add_begin: bool,
+) -> HFTokenizer:
   if not proto.pieces:
-    raise ValueError(f"{path}: not a sentencepiece model: it has no pieces")
+    raise ValueError("it has no pieces")
   spec = proto.trainer_spec
+  if not 0 <= spec.unk_id < len(proto.pieces):
+    raise ValueError(f"unk_id: got {spec.unk_id}, allowed: ids below {len(proto.pieces)}")
   vocabulary = PieceVocabulary(
       pieces=[piece.piece for piece in proto.pieces],
       scores=[piece.score for piece in proto.pieces],
@@ -85,19 +97,19 @@ def load_sentencepiece(
   model_types = {spec.BPE: build_bpe, spec.UNIGRAM: build_unigram}
   if spec.model_type not in model_types:
     name = spec.ModelType.Name(spec.model_type)
-    raise ValueError(f"{path} model_type: got {name}, allowed: BPE, UNIGRAM")
+    raise ValueError(f"model_type: got {name}, allowed: BPE, UNIGRAM")
   if spec.treat_whitespace_as_suffix or not proto.normalizer_spec.escape_whitespaces:
     raise ValueError(
-        f"{path}: got treat_whitespace_as_suffix={spec.treat_whitespace_as_suffix} and "
+        f"got treat_whitespace_as_suffix={spec.treat_whitespace_as_suffix} and "
         f"escape_whitespaces={proto.normalizer_spec.escape_whitespaces}, allowed: False and True")
   bos_id = spec.bos_id if spec.bos_id >= 0 else None
   backend = model_types[spec.model_type](vocabulary)
   if add_begin:
     add_begin_token(backend, bos_id)
-  eos_ids = end_token_ids(backend, end_tokens, str(path))
+  eos_ids = end_token_ids(backend, end_tokens, "the model")
   eos_ids += [spec.eos_id] if spec.eos_id >= 0 else []
   if not eos_ids:
-    raise ValueError(f"{path}: the model has no end token; pass end_tokens")
+    raise ValueError("it has no end token; pass end_tokens")
   return HFTokenizer(
       backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)),
       pad_id=spec.pad_id if spec.pad_id >= 0 else eos_ids[0], bos_id=bos_id,

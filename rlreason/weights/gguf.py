@@ -5,7 +5,8 @@ The tokenizer of a file is rebuilt by `tokenizers/gguf.py`.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any
+import pathlib
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -14,16 +15,30 @@ from rlreason.models import gguf_fields, rope_fields
 from rlreason.models.config import ModelConfig
 from rlreason.weights import names
 
+Read = Callable[[str, slice], np.ndarray]
+
 _ROPE_FACTORS = "rope_freqs.weight"  # not a weight: the divisors of Llama 3 RoPE scaling
+
+
+class _Tensor(NamedTuple):
+  """Where a tensor lies in its file, and how its rows are stored."""
+
+  kind: gguf.GGMLQuantizationType
+  shape: tuple[int, ...]  # of the values
+  offset: int  # bytes
+  row_shape: tuple[int, ...]  # as stored: bytes of blocks, or numbers
+  dtype: np.dtype  # as stored
+
+
 def open_model(
-    reader: gguf.GGUFReader, metadata: Mapping[str, Any], where: str
-) -> tuple[ModelConfig, dict[str, names.Entry], Callable[[str, slice], np.ndarray]]:
+    reader: gguf.GGUFReader, metadata: Mapping[str, Any], path: pathlib.Path
+) -> tuple[ModelConfig, dict[str, names.Entry], Read]:
   """The model of an open GGUF file, checked as a whole before any of it is read.
 
   Args:
-    reader: the file.
+    reader: the file; not needed afterwards.
     metadata: its fields as plain values.
-    where: the file's name, for messages.
+    path: where it is.
 
   Returns:
     The configuration, the place of each tensor, and a function that reads rows of one.
@@ -32,25 +47,24 @@ def open_model(
     ValueError: an architecture, feature or quantisation that is not supported; missing or unknown
       tensors; wrong shapes.
   """
-  tensors = {tensor.name: tensor for tensor in reader.tensors}
+  tensors = {tensor.name: _tensor_of(tensor) for tensor in reader.tensors}
   try:
     config = gguf_fields.config_from_gguf(metadata, tensors)
     if _ROPE_FACTORS in tensors:
-      factors = dequantise(tensors.pop(_ROPE_FACTORS))
+      factors = _read(path, tensors.pop(_ROPE_FACTORS), slice(None))
       config = dataclasses.replace(
           config, rope_scaling=rope_fields.llama3_scaling_of(factors, config))
   except ValueError as error:
-    raise ValueError(f"{where}: {error}") from error
+    raise ValueError(f"{path}: {error}") from error
   entries = names.gguf_entries(
       config, interleaved_rope=metadata["general.architecture"] in ("llama", "smollm3"))
-  names.check_names(tensors, entries, where)
+  names.check_names(tensors, entries, str(path))
   for name, entry in entries.items():
-    # GGUF lists the fastest axis first.
-    names.check_shape(reversed(tensors[name].shape.tolist()), name, entry, where)
-    if not can_dequantise(tensors[name].tensor_type):
-      raise ValueError(f"{where}: {name} is stored as {tensors[name].tensor_type.name}, which the "
-                       "gguf package cannot turn into numbers; convert it to Q8_0, Q4_K or F16")
-  return config, entries, lambda name, rows: dequantise(tensors[name], rows)
+    names.check_shape(tensors[name].shape, name, entry, str(path))
+    if not can_dequantise(tensors[name].kind):
+      raise ValueError(f"{path}: {name} is stored as {tensors[name].kind.name}, which the gguf "
+                       "package cannot turn into numbers; convert it to Q8_0, Q4_K or F16")
+  return config, entries, lambda name, rows: _read(path, tensors[name], rows)
 
 
 def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
@@ -63,6 +77,20 @@ def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
   return True
 
 
-def dequantise(tensor: gguf.ReaderTensor, rows: slice = slice(None)) -> np.ndarray:
-  """Values of a tensor, f32 `[out, in]`, or of some of its rows."""
-  return gguf.quants.dequantize(tensor.data[rows], tensor.tensor_type)
+def _tensor_of(tensor: gguf.ReaderTensor) -> _Tensor:
+  # GGUF lists the fastest axis first.
+  return _Tensor(tensor.tensor_type, tuple(reversed(tensor.shape.tolist())),
+                 int(tensor.data_offset), tensor.data.shape[1:], tensor.data.dtype)
+
+
+def _read(path: pathlib.Path, tensor: _Tensor, rows: slice) -> np.ndarray:
+  """Values of some rows of a tensor, f32 `[rows, in]`.
+
+  Not through the reader's map of the file: what is read of that counts as memory of this process.
+  """
+  start, stop, _ = rows.indices(tensor.shape[0])
+  row_bytes = int(np.prod(tensor.row_shape)) * tensor.dtype.itemsize
+  stored = np.fromfile(path, np.uint8, (stop - start) * row_bytes,
+                       offset=tensor.offset + start * row_bytes)
+  stored = stored.view(tensor.dtype).reshape(stop - start, *tensor.row_shape)
+  return gguf.quants.dequantize(stored, tensor.kind)

@@ -24,6 +24,7 @@ from rlreason.weights import gguf, names, safetensors, stream
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nobody needs
+MAX_SHARD_BYTES = 5_000_000_000
 
 
 def load_model(
@@ -59,19 +60,12 @@ def load_model(
   if path.suffix in _PICKLES:
     raise ValueError(_pickle_message(path))
   if path.suffix == ".gguf":
-    reader = open_gguf(path)
-    metadata = read_metadata(reader)
-    config, entries, read = gguf.open_model(reader, metadata, str(path))
-    tokenizer = tokenizer_from_gguf(metadata, end_tokens=end_tokens)
+    config, entries, read, tokenizer = _open_gguf(path, end_tokens)
     dtype, source = dtype or "float32", contextlib.nullcontext()
   else:
-    config, entries, source = _open_folder(path)
+    config, entries, source, tokenizer = open_folder(path, end_tokens=end_tokens)
     read, dtype = source.read, dtype or _stored_dtype(source)
-    tokenizer = load_tokenizer(path, end_tokens=end_tokens)
   with source:
-    if tokenizer.vocab_size > config.vocab_size:
-      raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                       f"{config.vocab_size} embeddings")
     config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
     places = sharding(config) if callable(sharding) else sharding
     params = stream.load_params(
@@ -81,62 +75,85 @@ def load_model(
 
 def save_model(
     folder: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer, *,
-    max_shard_bytes: int = 5_000_000_000,
+    dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
   """Writes a complete Hugging Face folder, which transformers and `load_model` read.
 
-  config.json is written last: a folder without it was not finished.
+  config.json is written last: a folder without it was not finished. Beside the parameters, no more
+  than a tensor is on the host.
 
   Args:
     folder: made if it is not there; weights in it are replaced.
     config: the model.
-    params: its parameters, stored in the type they have.
+    params: its parameters.
     tokenizer: its tokenizer.
+    dtype: what they are stored as: float32, bfloat16 or float16; None: the type they have.
     max_shard_bytes: most bytes of tensors in one file.
 
   Raises:
-    ValueError: `params` are not those of `config`: missing or unknown entries, wrong shapes.
+    ValueError: `params` are not those of `config`: missing or unknown entries, wrong shapes; or a
+      value does not fit float16.
   """
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "config.json").unlink(missing_ok=True)
+  check_stored_dtype(dtype)
   entries = names.hf_entries(config)
   _check_tree(params, entries)
-  item_bytes = params["embed"]["embedding"].dtype.itemsize
-  sizes = {name: int(np.prod(entry.shape)) * item_bytes for name, entry in entries.items()}
+  kinds = {name: safetensors.KINDS[dtype or str(names.check_leaf(params, name, entry).dtype)]
+           for name, entry in entries.items()}
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "config.json").unlink(missing_ok=True)
   safetensors.write(
-      folder, sizes, lambda name: names.read_tree(params, name, entries[name]),
+      folder,
+      {name: safetensors.Stored(kinds[name], entry.file_shape) for name, entry in entries.items()},
+      lambda name: names.read_pieces(
+          params, name, entries[name], max_elements=stream.PIECE_ELEMENTS),
       max_shard_bytes=max_shard_bytes)
+  save_tokenizer(folder, tokenizer)
+  fields = families.config_to_hf(
+      config, eos_ids=tokenizer.eos_ids, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id)
+  fields["torch_dtype"] = dtype or str(params["embed"]["embedding"].dtype)
+  write_json(folder / "config.json", fields)
+
+
+def save_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
+  """Writes the tokenizer, and generation_config.json with its special tokens."""
   tokenizer.save(folder)
-  ids = dict(eos_ids=tokenizer.eos_ids, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id)
-  generation = {
+  write_json(folder / "generation_config.json", {
       "eos_token_id": families.one_or_list(tokenizer.eos_ids), "bos_token_id": tokenizer.bos_id,
-      "pad_token_id": tokenizer.pad_id}
-  _write_json(folder / "generation_config.json", generation)
-  _write_json(folder / "config.json", families.config_to_hf(
-      dataclasses.replace(config, param_dtype=str(params["embed"]["embedding"].dtype)), **ids))
+      "pad_token_id": tokenizer.pad_id})
 
 
-def convert(
-    source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None
-) -> None:
-  """Reads a model in any supported format and writes it as a Hugging Face folder.
+def check_stored_dtype(dtype: str | None) -> None:
+  """Raises ValueError unless a folder can hold weights of this type."""
+  if dtype is not None and dtype not in safetensors.KINDS:
+    raise ValueError(f"dtype: got {dtype!r}, allowed: {', '.join(safetensors.KINDS)}, None")
 
-  Args:
-    source: a folder or a `.gguf` file.
-    destination: the folder to write; not `source`.
-    dtype: float32 or bfloat16; None keeps bfloat16 and makes everything else float32.
+
+def _open_gguf(
+    path: pathlib.Path, end_tokens: Iterable[str]
+) -> tuple[ModelConfig, dict[str, names.Entry], gguf.Read, Tokenizer]:
+  """Configuration, places, tensors and tokenizer of a GGUF file, all checked."""
+  reader = open_gguf(path)
+  try:
+    metadata = read_metadata(reader)
+    tokenizer = tokenizer_from_gguf(metadata, end_tokens=end_tokens)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  config, entries, read = gguf.open_model(reader, metadata, path)
+  _check_vocabulary(path, config, tokenizer)
+  return config, entries, read, tokenizer
+
+
+def open_folder(
+    folder: pathlib.Path, *, end_tokens: Iterable[str] = ()
+) -> tuple[ModelConfig, dict[str, names.Entry], safetensors.Checkpoint, Tokenizer]:
+  """Configuration, places, tensors and tokenizer of a Hugging Face folder.
+
+  All is checked, and no parameter made yet.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load_model`.
   """
-  if pathlib.Path(source).resolve() == pathlib.Path(destination).resolve():
-    raise ValueError(f"destination: got the source {str(source)!r}, allowed: another folder")
-  config, params, tokenizer = load_model(source, dtype=dtype)
-  save_model(destination, config, params, tokenizer)
-
-
-def _open_folder(
-    folder: pathlib.Path
-) -> tuple[ModelConfig, dict[str, names.Entry], safetensors.Checkpoint]:
-  """Configuration, places and tensors of a Hugging Face folder, all checked, none read yet."""
   if not folder.is_dir():
     raise FileNotFoundError(
         f"no model at {folder}; expected a folder with config.json, model.safetensors and "
@@ -146,27 +163,44 @@ def _open_folder(
   pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
   if pickles and not safetensors.has_checkpoint(folder):
     raise ValueError(_pickle_message(folder / pickles[0]))
+  fields = read_json(folder / "config.json")
   try:
-    config = families.config_from_hf(read_json(folder / "config.json"))
+    config = families.config_from_hf(fields)
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
+  tokenizer = load_tokenizer(folder, end_tokens=end_tokens)
+  _check_vocabulary(folder, config, tokenizer)
   checkpoint = safetensors.Checkpoint(folder)
   try:
     entries = names.hf_entries(config)
-    found = {name for name in checkpoint.names if not name.endswith(_COMPUTED)}
-    if config.tie_embeddings and _HEAD in found:
-      _check_tied(checkpoint, folder)
-      found.remove(_HEAD)
-    names.check_names(found, entries, str(folder))
-    for name, entry in entries.items():
-      names.check_shape(checkpoint.shape(name), name, entry, str(folder))
-      kind = checkpoint.stored_type(name)
-      if kind not in ("F32", "F16", "BF16"):
-        raise ValueError(f"{folder}: {name} is stored as {kind}, allowed: F32, F16, BF16")
+    _check_tensors(checkpoint, config, entries)
   except BaseException:
     checkpoint.close()
     raise
-  return config, entries, checkpoint
+  return config, entries, checkpoint, tokenizer
+
+
+def _check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+  if tokenizer.vocab_size > config.vocab_size:
+    raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+                     f"{config.vocab_size} embeddings")
+
+
+def _check_tensors(
+    checkpoint: safetensors.Checkpoint, config: ModelConfig, entries: dict[str, names.Entry]
+) -> None:
+  """Raises ValueError unless a folder has the tensors of `entries`, and no others that matter."""
+  folder = checkpoint.folder
+  found = {name for name in checkpoint.names if not name.endswith(_COMPUTED)}
+  if config.tie_embeddings and _HEAD in found:
+    _check_tied(checkpoint, folder)
+    found.remove(_HEAD)
+  names.check_names(found, entries, str(folder))
+  for name, entry in entries.items():
+    names.check_shape(checkpoint.shape(name), name, entry, str(folder))
+    kind = checkpoint.stored_type(name)
+    if kind not in ("F32", "F16", "BF16"):
+      raise ValueError(f"{folder}: {name} is stored as {kind}, allowed: F32, F16, BF16")
 
 
 def _stored_dtype(checkpoint: safetensors.Checkpoint) -> str:
@@ -197,5 +231,5 @@ def _pickle_message(path: pathlib.Path) -> str:
           "safetensors where you trust it, and load the folder with model.safetensors")
 
 
-def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
   path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,7 +8,9 @@ inputs before outputs and heads on an axis of their own. Not here: files, and wh
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import math
+from typing import Any
 
+import jax
 import numpy as np
 
 from rlreason.models import ModelConfig
@@ -34,7 +36,7 @@ class Entry:
     batch, matrix = self.shape[:self.batch_axes], self.shape[self.batch_axes:]
     return (*batch, math.prod(matrix[self.in_axes:]), math.prod(matrix[:self.in_axes]))
 
-  def pieces(self, max_elements: int) -> Iterator[tuple[slice, "Entry", tuple[int, ...]]]:
+  def pieces(self, max_elements: float) -> Iterator[tuple[slice, "Entry", tuple[int, ...]]]:
     """Cuts a large tensor along the first axis of its file.
 
     Yields:
@@ -72,7 +74,9 @@ class Entry:
     if not self.in_axes:
       return array.reshape(self.file_shape)
     *batch, outputs, inputs = self.file_shape
-    return np.ascontiguousarray(array.reshape(*batch, inputs, outputs).swapaxes(-1, -2))
+    bits = array.view(f"u{array.itemsize}")  # numpy turns those faster than bfloat16
+    turned = bits.reshape(*batch, inputs, outputs).swapaxes(-1, -2)
+    return np.ascontiguousarray(turned).view(array.dtype)
 
 
 _HF_NAMES = {
@@ -170,22 +174,60 @@ def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> No
         f"{'/'.join(entry.path)}")
 
 
-def read_tree(params: Params, name: str, entry: Entry) -> np.ndarray:
-  """The array of tensor `name`, in the file's layout, out of the parameters.
+def read_pieces(
+    params: Params, name: str, entry: Entry, *, max_elements: float = math.inf
+) -> Iterator[np.ndarray]:
+  """The array of tensor `name`, in the file's layout, out of the parameters, in pieces of rows.
 
   Raises:
     ValueError: the parameters have no such entry, or one of another shape; names it.
   """
-  node, where = params, "/".join(entry.path)
+  leaf = check_leaf(params, name, entry)
+  for _, part, start in entry.pieces(max_elements):
+    shape = (1,) * len(entry.index) + part.shape
+    yield part.to_file(_fetch(leaf, start, shape).reshape(part.shape))
+
+
+def check_leaf(params: Params, name: str, entry: Entry) -> Any:
+  """The parameter that holds tensor `name`.
+
+  Raises:
+    ValueError: there is none, or one of another shape; names it.
+  """
+  leaf, where = params, "/".join(entry.path)
   for part in entry.path:
-    if part not in node:
+    if part not in leaf:
       raise ValueError(f"params: missing {where}, which is written as {name}")
-    node = node[part]
-  # One tensor at a time leaves the device, so that a large model is never on the host twice.
-  array = np.asarray(node[entry.index] if entry.index else node)
-  if array.shape != entry.shape:
-    raise ValueError(f"params: {where} has shape {array.shape} per layer, expected {entry.shape}")
-  return entry.to_file(array)
+    leaf = leaf[part]
+  shape = leaf.shape[len(entry.index):]
+  if shape != entry.shape or any(np.array(entry.index) >= leaf.shape[:len(entry.index)]):
+    raise ValueError(f"params: {where} has shape {shape} per layer, expected {entry.shape}")
+  return leaf
+
+
+def _fetch(leaf: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+  """A part of a parameter; nothing else of it leaves the devices.
+
+  Raises:
+    ValueError: it lies on the devices of other hosts.
+  """
+  if not isinstance(leaf, jax.Array):
+    return leaf[tuple(slice(low, low + size) for low, size in zip(start, shape, strict=True))]
+  part, filled = np.empty(shape, leaf.dtype), 0
+  shards = {str(shard.index): shard for shard in leaf.addressable_shards}  # one of each replica
+  for shard in shards.values():
+    offset = [axis.indices(size)[0] for axis, size in zip(shard.index, leaf.shape, strict=True)]
+    low = np.maximum(start, offset)
+    high = np.minimum(np.add(start, shape), np.add(offset, shard.data.shape))
+    if np.any(low >= high):
+      continue
+    mine = jax.lax.dynamic_slice(shard.data, low - offset, high - low)
+    part[tuple(map(slice, low - start, high - start))] = mine
+    filled += mine.size
+  if filled != part.size:
+    raise ValueError(f"params: got an array of shape {leaf.shape} that is spread over hosts, "
+                     "expected all of it on this one")
+  return part
 
 
 def _entries(config: ModelConfig, names: Mapping[str, str]) -> dict[str, Entry]:

@@ -44,7 +44,7 @@ def save_adapters(
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  tensors = {name: names.read_tree(adapters, name, entry)
+  tensors = {name: np.concatenate([*names.read_pieces(adapters, name, entry)])
              for name, entry in names.adapter_entries(config).items()}
   lora = config.lora
   fields = {

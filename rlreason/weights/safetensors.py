@@ -1,14 +1,16 @@
 """Safetensors checkpoints of a Hugging Face folder: one file, or shards with an index."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import json
+import math
 import os
 import pathlib
-from typing import Any
+import struct
+from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 import safetensors
-from safetensors import numpy as safetensors_numpy
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -16,6 +18,20 @@ _SHARDS = "model-*-of-*.safetensors"
 # transformers refuses files that do not say for which framework they were written.
 _METADATA = {"format": "pt"}
 _MAX_MAPPED_BYTES = 2**25
+_DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"),
+           "BF16": np.dtype(ml_dtypes.bfloat16)}
+KINDS = {str(dtype): kind for kind, dtype in _DTYPES.items()}  # float32 -> F32, ...
+
+
+class Stored(NamedTuple):
+  """A tensor as a file holds it."""
+
+  kind: str  # F32, F16 or BF16
+  shape: tuple[int, ...]
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * _DTYPES[self.kind].itemsize
 
 
 class Checkpoint:
@@ -72,8 +88,8 @@ class Checkpoint:
     except safetensors.SafetensorError as error:
       raise ValueError(f"{path}: not a whole safetensors file (damaged or cut short?): {error}"
                        ) from error
+    self._files.update({name: file for name in file.tensors.keys()})
     found = frozenset(file.tensors.keys())
-    self._files.update({name: file for name in found})
     if expected is not None and found != expected:
       raise ValueError(
           f"{path}: {self.folder / INDEX} says other tensors; only in the index: "
@@ -110,34 +126,72 @@ def has_checkpoint(folder: pathlib.Path) -> bool:
 
 
 def write(
-    folder: str | os.PathLike, sizes: Mapping[str, int], read: Callable[[str], np.ndarray], *,
-    max_shard_bytes: int,
+    folder: str | os.PathLike, tensors: Mapping[str, Stored],
+    read: Callable[[str], Iterable[np.ndarray]], *, max_shard_bytes: int,
 ) -> None:
   """Writes tensors to a folder, sharded with an index when they are too large for one file.
 
-  Weights that were in the folder before are removed.
+  Weights that were in the folder before are removed. A file has its name only when it is whole.
 
   Args:
     folder: exists.
-    sizes: tensor name to bytes, in the order of writing.
-    read: the array of a tensor name.
+    tensors: what the files are to hold, by name, in the order of writing.
+    read: the array of a tensor name, in pieces along its first axis, each written when it comes.
     max_shard_bytes: most bytes of tensors in one file; a larger tensor has a file of its own.
+
+  Raises:
+    ValueError: a value does not fit float16, or pieces do not make up a tensor.
   """
   folder = pathlib.Path(folder)
   for old in (folder / SINGLE, folder / INDEX, *folder.glob(_SHARDS)):
     old.unlink(missing_ok=True)
-  shards = _split(sizes, max_shard_bytes)
+  shards = _split(tensors, max_shard_bytes)
   weight_map = {}
   for number, names in enumerate(shards, 1):
     name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-    (folder / name).touch()
-    mode = (folder / name).stat().st_mode
-    safetensors_numpy.save_file({n: read(n) for n in names}, folder / name, metadata=_METADATA)
-    (folder / name).chmod(mode)  # the package makes files that only their owner can read
+    _write_file(folder / name, {name: tensors[name] for name in names}, read)
     weight_map.update(dict.fromkeys(names, name))
   if len(shards) > 1:
-    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_file(
+    path: pathlib.Path, tensors: Mapping[str, Stored], read: Callable[[str], Iterable[np.ndarray]]
+) -> None:
+  """The package's own writer wants all tensors in memory at once; the format does not."""
+  # Wide types first, as the package has them: a tensor starts at a multiple of its type's size.
+  names = sorted(tensors, key=lambda name: -_DTYPES[tensors[name].kind].itemsize)
+  header, end = {"__metadata__": _METADATA}, 0
+  for name in names:
+    kind, shape = tensors[name]
+    start, end = end, end + tensors[name].nbytes
+    header[name] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  unfinished = path.with_name(f"{path.name}.unfinished")
+  try:
+    with unfinished.open("wb") as file:
+      file.write(struct.pack("<Q", len(text)) + text)
+      for name in names:
+        start = file.tell()
+        for piece in read(name):
+          piece = np.ascontiguousarray(_as_kind(piece, tensors[name].kind, name))
+          file.write(piece.reshape(-1).view(np.uint8))
+        if file.tell() - start != tensors[name].nbytes:
+          raise ValueError(f"{name}: got {file.tell() - start} bytes, expected {tensors[name]}")
+    unfinished.replace(path)
+  finally:
+    unfinished.unlink(missing_ok=True)
+
+
+def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
+  with np.errstate(over="ignore"):  # found below, also from bfloat16, which does not warn
+    cast = array.astype(_DTYPES[kind], copy=False)
+  if kind == "F16" and cast is not array and np.any(np.isinf(cast) & np.isfinite(array)):
+    raise ValueError(f"{name}: has values beyond 65504, the largest of float16")
+  return cast
 
 
 def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
@@ -149,7 +203,7 @@ def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
   try:
     weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
     files = sorted(set(weight_map.values()))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ValueError(f"{folder / INDEX}: not an index of safetensors shards: {error!r}") from error
   for name in files:
     # An index comes with a download: it must not point outside its folder.
@@ -161,14 +215,14 @@ def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
       for name in files}
 
 
-def _split(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
+def _split(tensors: Mapping[str, Stored], max_shard_bytes: int) -> list[list[str]]:
   """Fills shards in order."""
   shards: list[list[str]] = [[]]
   room = max_shard_bytes
-  for name, size in sizes.items():
-    if size > room and shards[-1]:
+  for name, tensor in tensors.items():
+    if tensor.nbytes > room and shards[-1]:
       shards.append([])
       room = max_shard_bytes
     shards[-1].append(name)
-    room -= size
+    room -= tensor.nbytes
   return shards

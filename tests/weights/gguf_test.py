@@ -1,99 +1,17 @@
 """GGUF files: every quantisation, rotary layouts, and files that are not what they should be."""
 
 import dataclasses
-import functools
 
 import gguf
 import jax
 import numpy as np
 import pytest
 
-from rlreason import models
 from rlreason.models import families, gguf_fields
-from rlreason.models.config import (
-    LinearRopeScaling, Llama3RopeScaling, ModelConfig, YarnRopeScaling)
-from rlreason.weights import load_model, names, stream
+from rlreason.models.config import LinearRopeScaling, Llama3RopeScaling, YarnRopeScaling
+from rlreason.weights import load_model, stream
 from rlreason.weights import gguf as ours
-
-# Rows of 64 hold two blocks of 32.
-TINY = ModelConfig(
-    vocab_size=9, width=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_width=64,
-    rope_theta=5e5, norm_eps=1e-6, max_positions=77)
-KINDS = gguf.GGMLQuantizationType
-
-
-def _tensors(config, params):
-  """The arrays of a GGUF file, as a converter writes them: interleaved rows for llama."""
-  entries = names.gguf_entries(config, interleaved_rope=False)
-  arrays = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
-  if config.family in ("llama", "smollm3"):
-    for name, array in arrays.items():
-      heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}.get(
-          name.split(".")[-2])
-      if heads:
-        array = array.reshape(heads, 2, array.shape[0] // heads // 2, -1)
-        arrays[name] = array.swapaxes(1, 2).reshape(heads * config.head_dim, -1)
-  return arrays
-
-
-def _add_own_fields(writer, config):
-  if config.num_experts:
-    writer.add_expert_count(config.num_experts)
-    writer.add_expert_used_count(config.experts_per_token)
-    writer.add_expert_feed_forward_length(config.mlp_width)
-  if config.sliding_window:
-    writer.add_sliding_window(config.sliding_window)
-  if config.logit_softcap:
-    writer.add_attn_logit_softcapping(config.attention_softcap)
-    writer.add_final_logit_softcapping(config.logit_softcap)
-  if isinstance(config.rope_scaling, YarnRopeScaling):
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(config.rope_scaling.factor)
-    writer.add_rope_scaling_orig_ctx_len(config.rope_scaling.original_max_positions)
-  if isinstance(config.rope_scaling, LinearRopeScaling):
-    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-    writer.add_rope_scaling_factor(config.rope_scaling.factor)
-
-
-def _write(path, config, arrays, kinds, architecture="llama"):
-  """Writes a whole file; `kinds` maps tensor names to quantisations, the rest is F32."""
-  writer = gguf.GGUFWriter(path, architecture)
-  writer.add_block_count(config.num_layers)
-  writer.add_context_length(config.max_positions)
-  writer.add_embedding_length(config.width)
-  writer.add_feed_forward_length(config.mlp_width)
-  writer.add_head_count(config.num_heads)
-  writer.add_head_count_kv(config.num_kv_heads)
-  writer.add_key_length(config.head_dim)
-  writer.add_rope_freq_base(config.rope_theta)
-  writer.add_layer_norm_rms_eps(config.norm_eps)
-  _add_own_fields(writer, config)
-  writer.add_tokenizer_model("gpt2")
-  writer.add_tokenizer_pre("smollm")
-  writer.add_token_list(["<end>", *"abcdefg", "ab"])
-  writer.add_token_types([3] + [1] * 8)
-  writer.add_token_merges(["a b"])
-  writer.add_eos_token_id(0)
-  for name, array in arrays.items():
-    kind = kinds.get(name, KINDS.F32)
-    if kind == KINDS.I32:
-      writer.add_tensor(name, array.astype(np.int32))
-    else:
-      writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.write_tensors_to_file()
-  writer.close()
-  return path
-
-
-@functools.cache
-def _params(config):
-  """Random everywhere, norms and biases too; host arrays."""
-  random = np.random.default_rng(0)
-  return jax.tree.map(
-      lambda x: random.normal(size=x.shape).astype(x.dtype), models.abstract_params(config))
-
+from tests.tiny_gguf import KINDS, TINY, gguf_tensors, random_params, write_gguf
 
 _GEMMA = dict(families.FAMILIES["gemma2"].features)
 FILES = {
@@ -118,8 +36,8 @@ def test_f32_file_is_read_to_the_bit(tmp_path, name):
   architecture = name.split("_")[0]
   config = dataclasses.replace(
       TINY, family=gguf_fields.ARCHITECTURES[architecture].family, **FILES[name])
-  params = _params(config)
-  path = _write(tmp_path / "x.gguf", config, _tensors(config, params), {}, architecture)
+  params = random_params(config)
+  path = write_gguf(tmp_path / "x.gguf", config, gguf_tensors(config, params), {}, architecture)
   got_config, got, tokenizer = load_model(path)
   assert got_config == config
   # What a file holds plus 1 is not to the bit.
@@ -137,10 +55,10 @@ TOLERANCES = {
 
 @pytest.mark.parametrize("kind", TOLERANCES, ids=lambda kind: kind.name)
 def test_quantised_matrices_come_back_within_a_step(tmp_path, kind):
-  params = _params(TINY)
-  arrays = _tensors(TINY, params)
+  params = random_params(TINY)
+  arrays = gguf_tensors(TINY, params)
   matrices = {name: kind for name, array in arrays.items() if array.ndim == 2}
-  _, got, _ = load_model(_write(tmp_path / "x.gguf", TINY, arrays, matrices))
+  _, got, _ = load_model(write_gguf(tmp_path / "x.gguf", TINY, arrays, matrices))
   largest = max(np.abs(array).max() for array in arrays.values())
   for path, array in jax.tree_util.tree_leaves_with_path(params):
     wanted = np.asarray(array)
@@ -152,12 +70,6 @@ def test_quantised_matrices_come_back_within_a_step(tmp_path, kind):
                             params["layers"]["mlp"]["up"]["kernel"])
 
 
-def _tensor(kind, raw, shape):
-  return gguf.ReaderTensor(
-      name="x", tensor_type=kind, shape=np.array(shape[::-1]), n_elements=int(np.prod(shape)),
-      n_bytes=raw.nbytes, data_offset=0, data=raw, field=None)
-
-
 def test_q4_k_block_by_hand():
   # 256 values in 8 groups of 32: value = d * scale * nibble - dmin * minimum. Scales and minima
   # are 6 bits; of the first four groups they are the low bits of bytes 0-3 and 4-7.
@@ -167,7 +79,7 @@ def test_q4_k_block_by_hand():
   nibbles[:32] = 0x3A  # group 0: ten everywhere, group 1: three
   raw = np.concatenate([
       np.array([0.5, 0.25], np.float16).view(np.uint8), np.array(packed, np.uint8), nibbles])
-  got = ours.dequantise(_tensor(KINDS.Q4_K, raw[None], (1, 256)))[0]
+  got = gguf.quants.dequantize(raw[None], KINDS.Q4_K)[0]
   np.testing.assert_array_equal(got[:32], 0.5 * 1 * 10 - 0.25 * 5)
   np.testing.assert_array_equal(got[32:64], 0.5 * 2 * 3 - 0.25 * 6)
   np.testing.assert_array_equal(got[64:96], -0.25 * 7)
@@ -182,7 +94,7 @@ def test_q6_k_block_by_hand():
   scales[1] = -2
   raw = np.concatenate([
       low, high, scales.view(np.uint8), np.array([0.5], np.float16).view(np.uint8)])
-  got = ours.dequantise(_tensor(KINDS.Q6_K, raw[None], (1, 256)))[0]
+  got = gguf.quants.dequantize(raw[None], KINDS.Q6_K)[0]
   assert got[0] == 0.5 * 3 * (37 - 32)
   np.testing.assert_array_equal(got[1:16], 0.5 * 3 * -32)
   np.testing.assert_array_equal(got[16:32], 0.5 * -2 * -32)
@@ -193,17 +105,15 @@ BLOCKS = [kind for kind in KINDS if ours.can_dequantise(kind)]
 
 @pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
 def test_every_kind_of_block_arrives_where_it_belongs(tmp_path, kind):
-  """Random blocks of whole rows, put in place of one matrix."""
+  """Random blocks of whole rows in place of one matrix, read in pieces."""
   config = dataclasses.replace(TINY, width=256, mlp_width=256, head_dim=64)
   block, size = gguf.GGML_QUANT_SIZES[kind]
   raw = np.random.default_rng(0).integers(0, 60, (256, 256 // block * size), np.uint8)
   name = "blk.1.ffn_gate.weight"
-  path = _write(tmp_path / "x.gguf", config, _tensors(config, _params(config)), {})
-  reader = gguf.GGUFReader(path)
-  place = [tensor.name for tensor in reader.tensors].index(name)
-  reader.tensors[place] = reader.tensors[place]._replace(tensor_type=kind, data=raw)
+  arrays = gguf_tensors(config, random_params(config)) | {name: raw}
+  reader = gguf.GGUFReader(write_gguf(tmp_path / "x.gguf", config, arrays, {name: kind}))
   metadata = {k: f.contents() for k, f in reader.fields.items()}
-  config, entries, read = ours.open_model(reader, metadata, "x.gguf")
+  config, entries, read = ours.open_model(reader, metadata, tmp_path / "x.gguf")
   params = stream.load_params(config, entries, read, np.dtype("float32"), piece_elements=5000)
   gate = params["layers"]["mlp"]["gate"]["kernel"][1]
   np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)
@@ -218,36 +128,37 @@ def test_nothing_that_users_have_is_missing():
 
 
 def test_llama_3_rope_scaling_is_recognised(tmp_path):
-  arrays = _tensors(TINY, _params(TINY))
+  arrays = gguf_tensors(TINY, random_params(TINY))
   exponents = np.arange(0, 16, 2) / 16
   turns = 8192 / (2 * np.pi) * 5e5 ** -exponents
   kept = np.clip((turns - 1) / 3, 0, 1)
   arrays["rope_freqs.weight"] = (1 / ((1 - kept) / 32 + kept)).astype(np.float32)
-  config, _, _ = load_model(_write(tmp_path / "x.gguf", TINY, arrays, {}))
+  config, _, _ = load_model(write_gguf(tmp_path / "x.gguf", TINY, arrays, {}))
   assert config.rope_scaling == Llama3RopeScaling(32.0, 1.0, 4.0, 8192)
   arrays["rope_freqs.weight"] = np.full(8, 2, np.float32)
   with pytest.raises(ValueError, match="y.gguf: GGUF rope_freqs.weight"):
-    load_model(_write(tmp_path / "y.gguf", TINY, arrays, {}))
+    load_model(write_gguf(tmp_path / "y.gguf", TINY, arrays, {}))
 
 
 def test_wrong_tensors_are_named(tmp_path):
-  arrays = _tensors(TINY, _params(TINY))
+  arrays = gguf_tensors(TINY, random_params(TINY))
   del arrays["blk.1.ffn_up.weight"]
   arrays["blk.0.extra.weight"] = np.zeros(4, np.float32)
   with pytest.raises(ValueError, match=(
       r"missing tensors \['blk.1.ffn_up.weight'\]; unknown tensors \['blk.0.extra.weight'\]")):
-    load_model(_write(tmp_path / "x.gguf", TINY, arrays, {}))
-  arrays = _tensors(TINY, _params(TINY)) | {"output_norm.weight": np.zeros(3, np.float32)}
+    load_model(write_gguf(tmp_path / "x.gguf", TINY, arrays, {}))
+  arrays = gguf_tensors(TINY, random_params(TINY)) | {"output_norm.weight": np.zeros(3, np.float32)}
   with pytest.raises(ValueError, match=r"output_norm.weight has shape \(3,\), expected \(64,\)"):
-    load_model(_write(tmp_path / "y.gguf", TINY, arrays, {}))
+    load_model(write_gguf(tmp_path / "y.gguf", TINY, arrays, {}))
   kinds = {"token_embd.weight": KINDS.I32}
   with pytest.raises(ValueError, match="token_embd.weight is stored as I32, which the gguf"):
-    load_model(_write(tmp_path / "z.gguf", TINY, _tensors(TINY, _params(TINY)), kinds))
+    arrays = gguf_tensors(TINY, random_params(TINY))
+    load_model(write_gguf(tmp_path / "z.gguf", TINY, arrays, kinds))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 1000, -1])
 def test_truncated_file_is_named(tmp_path, keep):
-  path = _write(tmp_path / "x.gguf", TINY, _tensors(TINY, _params(TINY)), {})
+  path = write_gguf(tmp_path / "x.gguf", TINY, gguf_tensors(TINY, random_params(TINY)), {})
   path.write_bytes(path.read_bytes()[:keep])
   with pytest.raises(ValueError, match="x.gguf: not a whole GGUF file"):
     load_model(path)

@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors_numpy
 from rlreason import models, weights
 from rlreason.models.config import ModelConfig
 from rlreason.tokenizers import WordTokenizer
+from rlreason.weights import safetensors
 from tests.tiny_families import CONFIGS
 
 TINY = ModelConfig(
@@ -84,15 +85,93 @@ def test_parameters_go_where_they_are_told(tmp_path):
   assert {leaf.device for leaf in jax.tree.leaves(params)} == {device}
 
 
-def test_convert(tmp_path):
+def test_convert_to_a_type(tmp_path):
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _params(TINY))
   weights.save_model(tmp_path / "a", TINY, params, TOKENIZER)
-  weights.convert(tmp_path / "a", tmp_path / "b")
-  _assert_same(weights.load_model(tmp_path / "b", dtype=None)[1], params)
-  weights.convert(tmp_path / "a", tmp_path / "c", dtype="float32")
-  assert weights.load_model(tmp_path / "c", dtype=None)[0].param_dtype == "float32"
+  weights.convert(tmp_path / "a", tmp_path / "b", dtype="float32")
+  assert weights.load_model(tmp_path / "b", dtype=None)[0].param_dtype == "float32"
+  assert json.loads((tmp_path / "b" / "config.json").read_text())["torch_dtype"] == "float32"
+  weights.convert(tmp_path / "b", tmp_path / "c", dtype="bfloat16")
+  _assert_same(weights.load_model(tmp_path / "c", dtype=None)[1], params)
   with pytest.raises(ValueError, match="destination: got the source"):
     weights.convert(tmp_path / "a", tmp_path / "b" / ".." / "a")
+  with pytest.raises(ValueError, match="dtype: got 'int8', allowed: float32, float16, bfloat16"):
+    weights.convert(tmp_path / "a", tmp_path / "d", dtype="int8")
+  large = jax.tree.map(lambda x: x * 1e5, params)
+  with pytest.raises(ValueError, match="values beyond 65504, the largest of float16"):
+    weights.save_model(tmp_path / "d", TINY, large, TOKENIZER, dtype="float16")
+  assert {path.name for path in (tmp_path / "d").iterdir()} == set()
+
+
+def _stored(folder):
+  """Every tensor of a folder: name -> (type, shape, bytes), read by the safetensors package."""
+  found = {}
+  for path in folder.glob("*.safetensors"):
+    found |= {name: (array.dtype, array.shape, array.tobytes())
+              for name, array in safetensors_numpy.load_file(path).items()}
+  return found
+
+
+def _as_stored(folder, types, limit=10**9):
+  """Writes a folder anew with the types that `types` cycles through, as a publisher might."""
+  random = np.random.default_rng(1)
+  with safetensors.Checkpoint(folder) as checkpoint:
+    arrays = {name: random.normal(size=checkpoint.shape(name)).astype(types[i % len(types)])
+              for i, name in enumerate(checkpoint.names)}
+  tensors = {name: safetensors.Stored(safetensors.KINDS[str(array.dtype)], array.shape)
+             for name, array in arrays.items()}
+  safetensors.write(folder, tensors, lambda name: [arrays[name]], max_shard_bytes=limit)
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("types", [["float32"], ["float16"], ["bfloat16"], [
+    "float32", "bfloat16", "float16"]], ids="-".join)
+def test_convert_keeps_every_bit_of_every_type(tmp_path, config, types):
+  weights.save_model(tmp_path / "a", config, _params(config), TOKENIZER)
+  limit = 700 if len(types) > 1 else 10**9
+  _as_stored(tmp_path / "a", types, limit)
+  wanted = _stored(tmp_path / "a")
+  for name, limit in (("one", 10**9), ("shards", 700)):
+    weights.convert(tmp_path / "a", tmp_path / name, max_shard_bytes=limit)
+    assert _stored(tmp_path / name) == wanted
+    assert (tmp_path / name / "model.safetensors").exists() == (name == "one")
+  read = lambda name: (tmp_path / name / "config.json").read_text()
+  assert json.loads(read("shards")) == json.loads(read("a"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_loaded_and_saved_weights_keep_every_bit(tmp_path, dtype):
+  weights.save_model(tmp_path / "a", TINY, _params(TINY), TOKENIZER)
+  _as_stored(tmp_path / "a", [dtype])
+  weights.save_model(tmp_path / "b", *weights.load_model(tmp_path / "a", dtype=None), dtype=dtype)
+  assert _stored(tmp_path / "b") == _stored(tmp_path / "a")
+  assert json.loads((tmp_path / "b" / "config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_convert_keeps_the_files_of_a_folder(tmp_path):
+  source, copy = tmp_path / "a", tmp_path / "b"
+  weights.save_model(source, TINY, _params(TINY), TOKENIZER)
+  kept = {
+      "generation_config.json": {"eos_token_id": [1, 3], "temperature": 0.6, "top_p": 0.95},
+      "special_tokens_map.json": {"eos_token": {"content": "<eos>", "lstrip": False}},
+      "added_tokens.json": {"<eos>": 1}}
+  for name, fields in kept.items():
+    (source / name).write_text(json.dumps(fields))
+  (source / "chat_template.jinja").write_text("{{ messages[0].content }}")
+  (source / "tokenizer.model").write_bytes(b"as it is")
+  (source / "modeling_own.py").write_text("raise SystemExit")
+  code = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+  _configure(source, **code, initializer_range=0.3)
+  _configure(source, "tokenizer_config.json", **code, model_max_length=77)
+  weights.convert(source, copy)
+  for name in (*kept, "chat_template.jinja", "tokenizer.model", "tokenizer.json"):
+    assert (copy / name).read_bytes() == (source / name).read_bytes(), name
+  for name in ("config.json", "tokenizer_config.json"):
+    fields = json.loads((source / name).read_text())
+    del fields["auto_map"]
+    assert json.loads((copy / name).read_text()) == fields
+  assert not (copy / "modeling_own.py").exists()
+  assert weights.load_model(copy)[2].chat_template == "{{ messages[0].content }}"
 
 
 @pytest.fixture(name="folder")
@@ -109,8 +188,8 @@ def _edit(folder, **changes):
   safetensors_numpy.save_file(arrays, path, metadata={"format": "pt"})
 
 
-def _configure(folder, **changes):
-  path = folder / "config.json"
+def _configure(folder, file="config.json", **changes):
+  path = folder / file
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 

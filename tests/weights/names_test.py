@@ -51,7 +51,7 @@ def test_every_parameter_has_one_place(config, piece_elements):
   """Writing all tensors and reading them back gives the same tree, for both sets of names."""
   params = _params(config)
   for entries in (names.hf_entries(config), names.gguf_entries(config, interleaved_rope=False)):
-    files = {name: names.read_tree(params, name, entry) for name, entry in entries.items()}
+    files = {name: next(names.read_pieces(params, name, entry)) for name, entry in entries.items()}
     for name, array in files.items():
       names.check_shape(array.shape, name, entries[name], "here")
     again = stream.load_params(
@@ -67,7 +67,7 @@ def test_every_parameter_has_one_place(config, piece_elements):
 def test_layers_are_not_mixed_up():
   params = _params(TINY)
   name = "model.layers.2.mlp.up_proj.weight"
-  array = names.read_tree(params, name, names.hf_entries(TINY)[name])
+  array = next(names.read_pieces(params, name, names.hf_entries(TINY)[name]))
   np.testing.assert_array_equal(array, params["layers"]["mlp"]["up"]["kernel"][2].T)
 
 
@@ -104,7 +104,7 @@ def test_parameters_are_checked():
   params, entries = _params(TINY), names.hf_entries(TINY)
   name = "model.norm.weight"
   with pytest.raises(ValueError, match="final_norm/scale has shape"):
-    names.read_tree({"final_norm": {"scale": np.zeros(3)}}, name, entries[name])
+    next(names.read_pieces({"final_norm": {"scale": np.zeros(3)}}, name, entries[name]))
   params = {part: value for part, value in params.items() if part != "final_norm"}
   with pytest.raises(ValueError, match="params: missing final_norm/scale, which is written as"):
-    names.read_tree(params, name, entries[name])
+    next(names.read_pieces(params, name, entries[name]))

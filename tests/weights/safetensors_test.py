@@ -1,10 +1,12 @@
 """Safetensors folders: shards, and files that are not what they should be."""
 
 import json
+import weakref
 
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from rlreason.weights import safetensors
 
@@ -13,11 +15,12 @@ ARRAYS = {
     "b": np.arange(4, dtype=ml_dtypes.bfloat16),
     "c": np.array([[1.5]], np.float16),
 }
-SIZES = {name: array.nbytes for name, array in ARRAYS.items()}  # 24, 8, 2 bytes
+TENSORS = {name: safetensors.Stored(safetensors.KINDS[str(array.dtype)], array.shape)
+           for name, array in ARRAYS.items()}  # 24, 8, 2 bytes
 
 
 def _write(folder, limit=10**9):
-  safetensors.write(folder, SIZES, ARRAYS.__getitem__, max_shard_bytes=limit)
+  safetensors.write(folder, TENSORS, lambda name: [ARRAYS[name]], max_shard_bytes=limit)
 
 
 def _files(folder):
@@ -54,6 +57,47 @@ def test_old_weights_do_not_stay(tmp_path):
   assert _files(tmp_path) == ["model.safetensors"]
   _write(tmp_path, 1)
   assert "model.safetensors" not in _files(tmp_path)
+
+
+def test_files_are_as_the_package_writes_them(tmp_path):
+  _write(tmp_path)
+  theirs = safetensors_numpy.save(ARRAYS, {"format": "pt"})
+  assert (tmp_path / safetensors.SINGLE).read_bytes() == theirs
+
+
+def test_pieces_are_written_one_after_the_other(tmp_path):
+  """When one is asked for, no more is held than the one before."""
+  large = np.arange(2**16, dtype=np.float32)
+  alive = []
+
+  def read(name):
+    del name
+    for low in range(0, len(large), 2**12):
+      assert len([piece for piece in alive if piece() is not None]) <= 1
+      piece = large[low:low + 2**12].copy()
+      alive.append(weakref.ref(piece))
+      yield piece
+      del piece
+
+  tensors = {"x": safetensors.Stored("F32", large.shape)}
+  safetensors.write(tmp_path, tensors, read, max_shard_bytes=10**9)
+  np.testing.assert_array_equal(safetensors_numpy.load_file(
+      tmp_path / safetensors.SINGLE)["x"], large)
+
+
+def test_an_interrupted_file_never_has_its_name(tmp_path):
+  def read(name):
+    assert not [file for file in _files(tmp_path) if file.endswith(".safetensors")]
+    yield ARRAYS[name]
+    if name == "b":
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    safetensors.write(tmp_path, TENSORS, read, max_shard_bytes=10**9)
+  assert _files(tmp_path) == []
+  with pytest.raises(ValueError, match="a: got 12 bytes, expected"):
+    safetensors.write(tmp_path, TENSORS, lambda name: [ARRAYS[name][:1]], max_shard_bytes=10**9)
+  assert _files(tmp_path) == []
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])
