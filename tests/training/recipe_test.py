@@ -160,6 +160,7 @@ MISTAKES = [
     ("rl.num_prompts", 7, "config.rl: ppo.minibatch_size: got 8, allowed: a divisor of.* = 14"),
     ("rl.sampling.temperature", 0.0, "config.rl: sampling.temperature: got 0.0, allowed: above 0"),
     ("rl.sampling.top_p", 0.9, "config.rl: ppo.recompute_log_probs: got False with top_k, top_p"),
+    ("rl.critic_path", "a", "config.rl: critic_path: got 'a' with ppo.critic='shared', allowed"),
     ("rl.sampling.weights", "int8", "config.rl: ppo.recompute_log_probs: got False .*int8 weights"),
     ("rl.reward_clip", [1.0, -1.0], r"config.rl: reward_clip: got \(1.0, -1.0\), allowed: \(low"),
     ("rl.length_buckets", [97], r"config.rl: length_buckets: got \(97,\), allowed: 1 to max_new_t"),

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from rlreason import weights
 from rlreason.data.tasks.arithmetic import ArithmeticConfig
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import ArithmeticTask
@@ -207,6 +208,34 @@ def test_a_step_of_rl():
   lengths = output.host_metrics["rollout/length/mean"] * 16
   prompts = sum(len(setup.tokenizer.encode(row["prompt"])) for row in batch)
   assert output.tokens == pytest.approx(lengths + 2 * prompts)  # groups of two
+
+
+def test_a_critic_starts_from_another_model(tmp_path):
+  config = tiny_run.make_config()
+  config.parallel.data = 1
+  config.rl.ppo.critic = "separate"
+  config.rl.critic_path = str(tmp_path / "critic")
+  setup, policy = make_setup(from_config(config))
+  with pytest.raises(FileNotFoundError, match="config.rl.critic_path: .* not found, allowed: a Hug"):
+    stages_lib.check_stages(setup)
+  other = dataclasses.replace(setup.model, width=24, num_layers=2)
+  params = tiny.random_params(other)
+  weights.save_model(tmp_path / "critic", other, params, setup.tokenizer)
+  with WorkerPool(num_workers=1) as pool:
+    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool)
+    start = jax.tree.map(np.array, stage.state.params["critic"])
+    jax.tree.map(np.testing.assert_array_equal, start["trunk"], params)
+    output = stage.step(stage.state, 0, next(stage.data), jax.random.key(0))
+  moved = jax.tree.map(
+      lambda x, y: np.any(x != y), jax.device_get(output.state.params["critic"]), start)
+  assert moved["value_head"] == {"kernel": True, "bias": True}
+  # Another vocabulary reads other tokens.
+  weights.save_model(
+      tmp_path / "critic", dataclasses.replace(other, vocab_size=40),
+      tiny.random_params(dataclasses.replace(other, vocab_size=40)),
+      WordTokenizer.from_words(["a", "b"]))
+  with pytest.raises(ValueError, match="critic_path: .* has a vocabulary of .* tokens, allowed"):
+    stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, None)
 
 
 def test_a_stage_of_no_steps_can_be_made():

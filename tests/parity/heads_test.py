@@ -1,0 +1,36 @@
+"""Rewards of transformers' models for sequence classification, of every family."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from rlreason import models, weights
+from rlreason.tokenizers import WordTokenizer
+from tests.parity.logits_test import CONFIGS
+
+NAMES = ("llama_untied", "mistral", "qwen2_tied", "qwen3", "qwen3_moe", "gemma2", "gemma3",
+         "smollm3")
+PAD = 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rewards_are_those_of_transformers(name, tmp_path):
+  config = CONFIGS[name]
+  fields = config.to_dict() | dict(num_labels=1, pad_token_id=PAD)
+  torch.manual_seed(0)
+  reference = transformers.AutoModelForSequenceClassification.from_config(
+      type(config)(**fields)).eval()
+  reference.save_pretrained(tmp_path)
+  WordTokenizer.from_words([f"w{i}" for i in range(40)]).save(tmp_path)
+  tokens = np.random.default_rng(0).integers(5, 44, (3, 12)).astype(np.int32)
+  mask = np.arange(12) < np.array([[12], [7], [1]])
+  tokens[~mask] = PAD
+  with torch.no_grad():
+    expected = reference(
+        torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits[:, 0].numpy()
+  ours, params, _ = weights.load_scalar_model(tmp_path)
+  hidden = models.forward(ours, params["trunk"], tokens, mask)
+  got = models.reward_of_rows(params["value_head"], hidden, mask)
+  assert np.ptp(expected) > 0.01
+  np.testing.assert_allclose(got, expected, atol=1e-4)

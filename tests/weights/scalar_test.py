@@ -1,0 +1,66 @@
+"""Trunks with a scalar head: reward models of transformers, and language models to start from."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from rlreason import models, weights
+from rlreason.tokenizers import WordTokenizer
+from tests import tiny_families
+
+CONFIG = dataclasses.replace(tiny_families.CONFIGS["qwen2"], tie_embeddings=False)
+
+
+def make_params():
+  random = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda x: random.standard_normal(x.shape).astype(np.float32),
+      models.abstract_params(CONFIG))
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(tmp_path):
+  """A language model with an output matrix of its own."""
+  words = [f"w{i}" for i in range(9)]
+  weights.save_model(tmp_path / "model", CONFIG, make_params(), WordTokenizer.from_words(words))
+  return tmp_path / "model"
+
+
+def make_reward_model(folder, score):
+  """As transformers writes a model for sequence classification."""
+  file = folder / "model.safetensors"
+  tensors = safetensors_numpy.load_file(file)
+  del tensors["lm_head.weight"]
+  safetensors_numpy.save_file(tensors | {"score.weight": score}, file)
+  config = json.loads((folder / "config.json").read_text())
+  config["architectures"] = ["Qwen2ForSequenceClassification"]
+  (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_reward_model_brings_its_head(folder):
+  score = np.random.default_rng(1).standard_normal((1, CONFIG.width)).astype(np.float32)
+  make_reward_model(folder, score)
+  config, params, _ = weights.load_scalar_model(folder)
+  np.testing.assert_array_equal(params["value_head"]["kernel"], score[0])
+  assert params["value_head"]["bias"] == 0
+  assert config == dataclasses.replace(CONFIG, tie_embeddings=True)
+  trunk = {name: node for name, node in make_params().items() if name != "lm_head"}
+  jax.tree.map(np.testing.assert_array_equal, params["trunk"], trunk)
+
+
+def test_a_language_model_gets_a_head_of_zeros_and_leaves_its_output_matrix(folder):
+  config, params, _ = weights.load_scalar_model(folder)
+  assert not np.any(params["value_head"]["kernel"])
+  assert jax.tree.structure(params["trunk"]) == jax.tree.structure(models.abstract_params(config))
+
+
+def test_several_labels_and_other_tensors_are_refused(folder):
+  make_reward_model(folder, np.zeros((2, CONFIG.width), np.float32))
+  with pytest.raises(ValueError, match="score.weight has shape .2, .* a head of one label"):
+    weights.load_scalar_model(folder)
+  with pytest.raises(ValueError, match="missing tensors .*lm_head.* unknown tensors .*score"):
+    weights.load_model(folder)
