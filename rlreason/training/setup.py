@@ -75,7 +75,8 @@ def load_policy(
   choice = recipe.model
   if isinstance(choice, PretrainedModel):
     model, params, tokenizer = weights.load_model(
-        weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout),
+        weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype,
+        sharding=places(layout),
         quantize=base_kind(recipe))
     return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
