@@ -4,9 +4,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlreason.losses import cap
 from rlreason.models import cache as kv_cache
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import Projection, RMSNorm, cap
+from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
 
 
