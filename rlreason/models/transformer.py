@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import losses, masks
-from rlreason.models.attention import Attention
+from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import MLP, Matrix, RMSNorm
@@ -80,8 +80,7 @@ class Transformer(nn.Module):
         unroll=c.unroll, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: "layers"})
     kinds = jnp.array([c.kinds.index(kind) for kind in c.layer_kinds])
-    mask = jnp.stack([
-        masks.attention_mask(segment_ids, positions, kind.window) for kind in c.kinds])
+    mask = row_masks(c, segment_ids, positions)
     x, (kept, loads) = stack(c, self.keep_cache, name="layers")(
         _embed(c, table, tokens), kinds, rope_rotations(positions, c), mask, is_counted)
     return RMSNorm(c, name="final_norm")(x), kept, loads

@@ -77,7 +77,9 @@ def load_policy(
     path = weights.find_smollm2() if choice.path == SMOLLM2 else choice.path
     model, params, tokenizer = weights.load_model(
         path, dtype=choice.param_dtype, compute_dtype=choice.dtype, sharding=places(layout))
-    return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
+    model = dataclasses.replace(
+        model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
+    return model, params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
     raise ValueError(
         "config.model.kind: got 'new' with a task that has no vocabulary of its own, allowed: "
