@@ -1,10 +1,12 @@
 """The counting and the turns of benchmarks/, on shapes too small to measure anything."""
 
+import functools
 import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlreason import models
@@ -50,6 +52,25 @@ def test_a_step_is_timed_by_phase(ours, critic):
   assert int(step.state.step) == 1
   step.update()
   assert int(step.state.step) == 2
+
+
+def test_log_probs_of_both_forms(monkeypatch):
+  """Each in a process of its own; the results of a small vocabulary agree."""
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import logprobs
+
+  shape = logprobs.Shape(rows=2, tokens=3, width=4, vocabulary=5, softcap=2.0, tied=1)
+  forms, ratios = logprobs.measure(shape, rounds=1)
+  chunked = forms.pop("chunked")
+  assert len(forms) == 2 and chunked["temporary"] > 0 and chunked["cpu_seconds"] > 0
+  for naive in forms.values():
+    assert naive["loss"] == pytest.approx(chunked["loss"], abs=1e-5)
+  assert set(ratios) == {"peak", "temporary", "seconds", "cpu_seconds"}
+  inputs = logprobs.make_inputs(shape)
+  results = [logprobs.make_gradient(form, shape)(*inputs) for form in logprobs.FORMS]
+  for result in results[1:]:
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-5), result, results[0])
 
 
 def test_sides_take_turns_and_the_line_is_json(side_by_side, capsys):

@@ -17,7 +17,7 @@ import optax
 from rlreason import losses, masks
 from rlreason.algorithms import base
 from rlreason.models import (
-    ModelConfig, apply_value_head, forward_and_balance, init_value_head, lora, unembedding)
+    ModelConfig, apply_value_head, forward_and_balance, init_value_head, lora, token_log_probs)
 from rlreason.parallel import ALONE
 from rlreason.types import Metrics, Params, Rollout, RolloutBatch
 
@@ -159,9 +159,8 @@ def _features_and_balance(model: ModelConfig, params: Params, rows, completion_m
 
 
 def _log_probs(spec: _Spec, params: Params, hidden: jax.Array, rows):
-  return losses.token_log_probs(
-      hidden, unembedding(spec.model, params), rows.completion_tokens,
-      temperature=spec.temperature, softcap=spec.model.logit_softcap)
+  return token_log_probs(
+      spec.model, params, hidden, rows.completion_tokens, temperature=spec.temperature)
 
 
 def _values(spec: _Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.Array:

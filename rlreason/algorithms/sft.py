@@ -8,8 +8,7 @@ import optax
 
 from rlreason import masks
 from rlreason.algorithms import base
-from rlreason.losses import token_log_probs
-from rlreason.models import ModelConfig, forward_and_balance, unembedding
+from rlreason.models import ModelConfig, forward_and_balance, token_log_probs
 from rlreason.parallel import ALONE
 from rlreason.types import PackedBatch
 
@@ -36,8 +35,7 @@ def sft(
     hidden, balance = forward_and_balance(
         model, params, batch.tokens, batch.segment_ids, batch.positions)
     log_probs, entropy = token_log_probs(
-        hidden[:, :-1], unembedding(model, params), batch.tokens[:, 1:],
-        softcap=model.logit_softcap)
+        model, params, hidden[:, :-1], batch.tokens[:, 1:])
     trained = weights > 0
     loss = -masks.masked_sum(log_probs * weights, trained)
     kept = trained.astype(jnp.float32)

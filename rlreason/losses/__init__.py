@@ -1,7 +1,7 @@
 """Pure array mathematics: no model and no configuration object is known here."""
 
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate
-from rlreason.losses.logprobs import from_logits, token_log_probs
+from rlreason.losses.logprobs import cap, from_logits, token_log_probs
 from rlreason.losses.policy import clip_flags, clipped_surrogate
 from rlreason.losses.returns import gae, terminal_rewards
 from rlreason.losses.value import clipped_value_loss, explained_variance

@@ -1,17 +1,28 @@
 """Log-probabilities and entropies of tokens, from hidden states, without logits for a whole batch.
 
 Logits of `[B, T, V]` in f32 are the largest array of a language-model loss (40 GB for 32 rows of 2k
-tokens and a vocabulary of 151k). Here they exist for a chunk of columns at a time, in the forward
-and, by recomputation, in the backward pass.
+tokens and a vocabulary of 151k). Here they exist for some tokens and some words at a time. The
+backward pass computes them a second time, beside the gradient, which a normaliser per token that
+the forward pass keeps makes possible in one go.
 """
+
+import functools
+import math
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-# Logits alive at once: 64 MiB in f32. Each chunk reads the kernel and adds to its gradient, so that
-# chunks of a few dozen rows cost more than the logits they save.
+from rlreason.parallel import num_shards
+
+# Logits alive at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
 CHUNK_ELEMENTS = 2**24
+
+
+def cap(x: jax.Array, limit: float | None) -> jax.Array:
+  """Values softly kept within +-limit; unchanged where that is None."""
+  return x if limit is None else limit * jnp.tanh(x / limit)
 
 
 def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -24,22 +35,47 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
   Returns:
     log_probs, entropy: f32[...] each, in nats.
   """
-  logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-  exponentials = jnp.exp(logits)
-  total = jnp.sum(exponentials, axis=-1)
+  words = jnp.arange(logits.shape[-1], dtype=targets.dtype)
+  parts = _softmax_parts(logits, words, targets)
+  return _join_parts(*(part[None] for part in parts))[:2]
+
+
+def _softmax_parts(logits, words, targets):
+  """What a chunk of logits f32[..., C], those of `words` i32[C], adds to a softmax; f32[...] each.
+
+  Returns:
+    The largest logit; the sum of exponentials relative to it; their sum weighted by the relative
+    logits; the target's logit, or 0 where it is not among the words.
+  """
+  largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+  relative = logits - largest[..., None]
+  exponentials = jnp.exp(relative)
+  chosen = jnp.sum(jnp.where(_is_target(words, targets), logits, 0.0), axis=-1)
+  return (largest, jnp.sum(exponentials, axis=-1), jnp.sum(exponentials * relative, axis=-1),
+          chosen)
+
+
+def _is_target(words, targets):
+  # A comparison instead of a gather: it fuses, its gradient is no scatter, and it works on a
+  # vocabulary that is sharded over devices.
+  return jnp.expand_dims(words, range(targets.ndim)) == targets[..., None]
+
+
+def _join_parts(largest, total, weighted, chosen):
+  """Log-probs, entropies and log-normalisers of parts with the chunks on the first axis."""
+  top = jnp.max(largest, axis=0)
+  shift = largest - top[None]
+  factor = jnp.exp(shift)
+  weighted = jnp.sum(factor * (weighted + total * shift), axis=0)
+  total = jnp.sum(factor * total, axis=0)
   log_total = jnp.log(total)
-  # A comparison and a sum instead of a gather: it fuses, its gradient is no scatter, and it works
-  # on a vocabulary that is sharded over devices.
-  is_target = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1) == (
-      targets[..., None])
-  chosen = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-  entropy = log_total - jnp.sum(exponentials * logits, axis=-1) / total
-  return chosen - log_total, entropy
+  return (jnp.sum(chosen, axis=0) - top - log_total, log_total - weighted / total,
+          top + log_total)
 
 
 def token_log_probs(
     hidden: jax.Array, kernel: jax.Array, targets: jax.Array, *, temperature: float = 1.0,
-    softcap: float | None = None, chunk_elements: int = CHUNK_ELEMENTS,
+    softcap: float | None = None, vocab_axis: int = 1, chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[jax.Array, jax.Array]:
   """log p(target) under softmax(hidden @ kernel / temperature), and that distribution's entropy.
 
@@ -48,42 +84,162 @@ def token_log_probs(
 
   Args:
     hidden: [B, T, D].
-    kernel: [D, V].
+    kernel: [D, V], or [V, D] with `vocab_axis=0`: turning it first would cost a copy of it.
     targets: i32[B, T].
     temperature: 0 or more.
     softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: they stay.
-    chunk_elements: logits alive at once; the columns are cut into as many chunks as that needs.
+    vocab_axis: that of the kernel.
+    chunk_elements: logits alive at once, or one per row of the batch if that is more.
 
   Returns:
     log_probs, entropy: f32[B, T] each, in nats.
   """
   chex.assert_rank([hidden, kernel, targets], [3, 2, 2])
+  (batch, length, _), vocabulary = hidden.shape, kernel.shape[vocab_axis]
   scale = 1.0 / (temperature if temperature > 0 else 1.0)
-  kernel = kernel.astype(hidden.dtype)
-
-  def of_columns(hidden, targets):
-    # One product of two matrices: with batch and columns as separate axes its gradient is 2.3 times
-    # slower on the CPU. f32 logits, whatever the compute type: see `models.logits`.
+  if batch * length * vocabulary <= chunk_elements:
     rows = hidden.reshape(-1, hidden.shape[-1])
-    logits = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
-    if softcap is not None:
-      logits = softcap * jnp.tanh(logits / softcap)
-    results = from_logits(logits * scale, targets.reshape(-1))
-    return jax.tree.map(lambda x: x.reshape(targets.shape), results)
+    equation = f"rd,{_KERNEL_AXES[vocab_axis]}->rc"
+    logits = _scaled(_product(equation, rows, kernel.astype(rows.dtype)), scale, softcap)
+    return jax.tree.map(
+        lambda x: x.reshape(targets.shape), from_logits(logits, targets.reshape(-1)))
 
-  batch, length, _ = hidden.shape
-  columns = max(1, chunk_elements // (batch * kernel.shape[1]))
-  if columns >= length:
-    return of_columns(hidden, targets)
-  chunks = -(-length // columns)
-  columns = -(-length // chunks)  # even chunks waste the least padding
-  pad = chunks * columns - length
+  # About as many tokens as words: each chunk of words adds to the tokens' gradient, and each block
+  # of tokens to the kernel's.
+  columns = min(length, max(1, math.isqrt(chunk_elements) // batch))
+  blocks = -(-length // columns)
+  columns = -(-length // blocks)  # even blocks waste the least padding
+  pad = blocks * columns - length
+  shards = num_shards("vocab")
+  shards = shards if vocabulary % shards == 0 else 1
+  words = min(max(1, chunk_elements // (batch * columns * shards)), vocabulary // shards)
+  chunks = -(-vocabulary // (shards * words))
+  plan = _Plan(
+      scale, softcap, vocab_axis, shards, chunks, -(-vocabulary // (shards * chunks)))
 
-  def to_chunks(x):
+  def to_blocks(x):
     x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
-    return x.reshape(batch, chunks, columns, *x.shape[2:]).swapaxes(0, 1)
+    x = x.reshape(batch, blocks, columns, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(blocks, batch * columns, *x.shape[3:])
 
-  results = jax.lax.map(
-      jax.checkpoint(lambda chunk: of_columns(*chunk)), (to_chunks(hidden), to_chunks(targets)))
+  def to_rows(x):
+    return x.reshape(blocks, batch, columns).swapaxes(0, 1).reshape(batch, -1)[:, :length]
+
   return jax.tree.map(
-      lambda x: x.swapaxes(0, 1).reshape(batch, chunks * columns)[:, :length], results)
+      to_rows, _in_chunks(plan, to_blocks(hidden), kernel, to_blocks(targets)))
+
+
+class _Plan(NamedTuple):
+  """How logits are made, and in which pieces; static."""
+
+  scale: float
+  softcap: float | None
+  vocab_axis: int
+  shards: int  # devices that split the vocabulary: every chunk takes its words from each of them
+  chunks: int
+  words: int  # of one chunk, per shard
+
+
+_KERNEL_AXES = ("cd", "dc")  # by vocab_axis: c for the words of a chunk, d for the width
+
+
+def _product(equation, x, y):
+  # One product of two matrices: with batch and columns as separate axes its gradient is 2.3 times
+  # slower on the CPU. f32 results, whatever the compute type: see `models.logits`.
+  return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+
+
+def _scaled(logits, scale, softcap):
+  return cap(logits, softcap) * scale
+
+
+def _take_chunk(plan, kernel, index):
+  """The kernel of a chunk, its words i32[C], and where it starts in every shard.
+
+  The last chunk overlaps the one before where the chunks do not divide the vocabulary. The words
+  that both hold are -1 in it.
+  """
+  share = kernel.shape[plan.vocab_axis] // plan.shards
+  start = jnp.minimum(index * plan.words, share - plan.words)
+  place = start + jnp.arange(plan.words)
+  words = jnp.arange(plan.shards)[:, None] * share + place[None]
+  words = jnp.where((place >= index * plan.words)[None], words, -1)
+  part = jax.lax.dynamic_slice_in_dim(
+      _by_shard(plan, kernel), start, plan.words, axis=plan.vocab_axis + 1)
+  width = kernel.shape[1 - plan.vocab_axis]
+  part = part.reshape((-1, width) if plan.vocab_axis == 0 else (width, -1))
+  return part, words.reshape(-1), start
+
+
+def _by_shard(plan, kernel):
+  """The vocabulary as two axes: shards, words of a shard."""
+  axis, shape = plan.vocab_axis, kernel.shape
+  return kernel.reshape(*shape[:axis], plan.shards, -1, *shape[axis + 1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_chunks(plan, rows, kernel, targets):
+  """`from_logits` of blocks of rows [n, R, D] and targets i32[n, R]; f32[n, R] each."""
+  return _forward(plan, rows, kernel, targets)[0]
+
+
+def _forward(plan, rows, kernel, targets):
+  to_logits = f"rd,{_KERNEL_AXES[plan.vocab_axis]}->rc"
+
+  def of_block(block):
+    rows, targets = block
+
+    def of_chunk(index):
+      part, words, _ = _take_chunk(plan, kernel, index)
+      logits = _scaled(_product(to_logits, rows, part.astype(rows.dtype)), plan.scale, plan.softcap)
+      # Half of the lowest number: a difference to it is finite.
+      logits = jnp.where((words >= 0)[None], logits, jnp.finfo(jnp.float32).min / 2)
+      return _softmax_parts(logits, words, targets)
+
+    return _join_parts(*jax.lax.map(of_chunk, jnp.arange(plan.chunks)))
+
+  log_probs, entropy, log_total = jax.lax.map(of_block, (rows, targets))
+  return (log_probs, entropy), (rows, kernel, targets, log_total, entropy)
+
+
+def _backward(plan, kept, gradients):
+  """d log p_t / d z = 1_t - p and d H / d z = -p (log p + H), for logits z."""
+  rows, kernel, targets, log_total, entropy = kept
+  axes, chunk_axis = _KERNEL_AXES[plan.vocab_axis], plan.vocab_axis + 1
+
+  def of_block(kernel_gradient, block):
+    rows, targets, log_total, entropy, for_log_probs, for_entropy = block
+
+    def of_chunk(index, sums):
+      rows_gradient, kernel_gradient = sums
+      part, words, start = _take_chunk(plan, kernel, index)
+      part = part.astype(rows.dtype)
+      logits, pull = jax.vjp(
+          lambda x: _scaled(x, plan.scale, plan.softcap),
+          _product(f"rd,{axes}->rc", rows, part))
+      log_probs = logits - log_total[:, None]
+      gradient = jnp.where(_is_target(words, targets), for_log_probs[:, None], 0.0) - (
+          jnp.exp(log_probs) * (
+              for_log_probs[:, None] + for_entropy[:, None] * (log_probs + entropy[:, None])))
+      gradient, = pull(jnp.where((words >= 0)[None], gradient, 0.0))
+      gradient = gradient.astype(rows.dtype)
+      add = _by_shard(plan, _product(f"rd,rc->{axes}", rows, gradient))
+      add = add.astype(kernel_gradient.dtype) + jax.lax.dynamic_slice_in_dim(
+          kernel_gradient, start, plan.words, axis=chunk_axis)
+      kernel_gradient = jax.lax.dynamic_update_slice_in_dim(
+          kernel_gradient, add, start, axis=chunk_axis)
+      return rows_gradient + _product(f"rc,{axes}->rd", gradient, part), kernel_gradient
+
+    rows_gradient, kernel_gradient = jax.lax.fori_loop(
+        0, plan.chunks, of_chunk, (jnp.zeros(rows.shape, jnp.float32), kernel_gradient))
+    return kernel_gradient, rows_gradient.astype(rows.dtype)
+
+  # A sum over several blocks is taken in f32; one block only writes.
+  dtype = kernel.dtype if rows.shape[0] == 1 else jnp.float32
+  kernel_gradient, rows_gradient = jax.lax.scan(
+      of_block, _by_shard(plan, jnp.zeros(kernel.shape, dtype)),
+      (rows, targets, log_total, entropy, *gradients))
+  return rows_gradient, kernel_gradient.reshape(kernel.shape).astype(kernel.dtype), None
+
+
+_in_chunks.defvjp(_forward, _backward)

@@ -1,13 +1,113 @@
 """Grouped-query self-attention, over whole rows or one new token against a cache."""
 
+import functools
+from typing import Literal, NamedTuple
+
+from absl import logging
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlreason import masks
+from rlreason.losses import cap
 from rlreason.models import cache as kv_cache
+from rlreason.models import flash
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import Projection, RMSNorm, cap
+from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
+
+
+Implementation = Literal["xla", "cudnn", "flash"]
+
+
+class Platform(NamedTuple):
+  """What a program will run on."""
+
+  name: str  # cpu, gpu, tpu
+  capability: tuple[int, int] | None = None  # of a CUDA device; None on others
+
+
+def this_platform() -> Platform:
+  """Where JAX runs programs by default."""
+  name = jax.default_backend()
+  if name != "gpu" or "cuda" not in jax.devices()[0].client.platform_version:
+    return Platform(name)
+  return Platform(name, tuple(int(x) for x in jax.devices()[0].compute_capability.split(".")))
+
+
+def resolve(config: ModelConfig, length: int, platform: Platform | None = None) -> Implementation:
+  """How the attention of rows of `length` tokens is computed: the choice of `config.attention`.
+
+  `auto` is cuDNN on a CUDA device that serves this model and length, and else XLA. What is asked
+  for by name and cannot be had is XLA too, and a warning says why, once.
+
+  Args:
+    config: the model.
+    length: tokens of a row.
+    platform: None for `this_platform()`.
+  """
+  if config.attention == "xla" or length == 1:  # of one token parameters are made
+    return "xla"
+  platform = platform or this_platform()
+  if config.attention == "flash":
+    wanted, obstacle = "flash", _flash_obstacle(config, length, platform)
+  else:
+    wanted, obstacle = "cudnn", _cudnn_obstacle(config, length, platform)
+  if obstacle is None:
+    return wanted
+  if config.attention != "auto":
+    _warn_once(f"attention {wanted!r} needs {obstacle}: XLA's is used where that is not so")
+  return "xla"
+
+
+@functools.cache
+def _warn_once(message: str):
+  logging.warning(message)
+
+
+def _flash_obstacle(config: ModelConfig, length: int, platform: Platform) -> str | None:
+  if platform.name != "tpu":
+    return "a TPU"
+  if config.head_dim % 64:
+    return "a head_dim that is a multiple of 64"
+  if length < flash.LANES:
+    return f"rows of {flash.LANES} tokens or more"
+  return None
+
+
+def _cudnn_obstacle(config: ModelConfig, length: int, platform: Platform) -> str | None:
+  """The conditions of `jax.nn.dot_product_attention` for training with a mask."""
+  if platform.capability is None or platform.capability < (8, 0):
+    return "a CUDA device of compute capability 8.0 or more"
+  if config.compute_dtype != jnp.bfloat16:
+    return "dtype bfloat16"
+  largest = 256 if platform.capability >= (9, 0) else 128
+  if config.head_dim % 8 or config.head_dim > largest:
+    return f"a head_dim that is a multiple of 8, {largest} at most"
+  if config.attention_softcap is not None:
+    return "a model without attention_softcap"
+  return "rows of an even length" if length % 2 else None
+
+
+class Segments(NamedTuple):
+  """What takes the place of a mask where the kernel makes its own."""
+
+  ids: jax.Array  # i32[B, T], 0 on padding
+  kind: jax.Array  # i32 scalar, the layer's place in `config.kinds`
+
+
+def row_masks(
+    config: ModelConfig, segment_ids: jax.Array, positions: jax.Array
+) -> jax.Array | Segments:
+  """What tokens may look at, for every kind of layer on the first axis: bool[n, B, 1, T, T].
+
+  Or `Segments`, with the same first axis, for the flash kernel.
+  """
+  count = len(config.kinds)
+  if resolve(config, segment_ids.shape[1]) == "flash":
+    return Segments(jnp.stack([segment_ids] * count), jnp.arange(count))
+  return jnp.stack([
+      masks.attention_mask(segment_ids, positions, kind.window) for kind in config.kinds])
 
 
 class Attention(nn.Module):
@@ -36,7 +136,7 @@ class Attention(nn.Module):
     query, key = apply_rope(query, rotations), apply_rope(key, rotations)
     scale = (c.score_width or c.head_dim) ** -0.5
     if not is_decoding:
-      out = attend(query, key, value, mask, scale=scale, softcap=c.attention_softcap)
+      out = _attend_rows(c, query, key, value, mask, scale)
       kept = (key, value)
     else:
       kept = kv_cache.write(step.cache, key[:, 0], value[:, 0], step.slot)
@@ -48,9 +148,24 @@ class Attention(nn.Module):
     return out, kept
 
 
+def _attend_rows(config, query, key, value, mask, scale):
+  if not isinstance(mask, Segments):
+    return attend(
+        query, key, value, mask, scale=scale, softcap=config.attention_softcap,
+        implementation=resolve(config, query.shape[1]))
+
+  # The window is built into the kernel: where kinds differ, one kernel each.
+  kernels = [
+      functools.partial(flash.attend, window=kind.window, scale=scale,
+                        softcap=config.attention_softcap) for kind in config.kinds]
+  if len(kernels) == 1:
+    return kernels[0](query, key, value, mask.ids)
+  return jax.lax.switch(mask.kind, kernels, query, key, value, mask.ids)
+
+
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float,
-    softcap: float | None = None,
+    softcap: float | None = None, implementation: Literal["xla", "cudnn"] = "xla",
 ) -> jax.Array:
   """Attention over whole rows.
 
@@ -61,12 +176,14 @@ def attend(
     mask: bool[B, 1, T, T].
     scale: of the scores.
     softcap: c of c * tanh(score / c), which Gemma 2 puts before the mask; None for none.
+    implementation: of `jax.nn.dot_product_attention`; only "xla" has a softcap.
 
   Returns:
     [B, T, H, h].
   """
   if softcap is None:
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, scale=scale)
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, scale=scale, implementation=implementation)
   batch, length, heads, size = query.shape
   grouped = query.reshape(batch, length, key.shape[2], -1, size)
   # f32 scores, as in the library's function.

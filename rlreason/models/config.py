@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 Remat = Literal["none", "full", "dots"]
+AttentionChoice = Literal["auto", "xla", "cudnn", "flash"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,8 @@ class ModelConfig:
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
   remat: Remat = "none"  # what the backward pass computes again: nothing, all, or all but products
   unroll: int = 1  # layers per turn of the loop over them; num_layers leaves no loop
+  # How the attention of whole rows is computed: see `attention.resolve`.
+  attention: AttentionChoice = "auto"
   lora: LoRAConfig | None = None  # of the adapters in the parameters, if there are any
 
   def __post_init__(self):
@@ -149,6 +152,8 @@ class ModelConfig:
         raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: float32, bfloat16")
     if self.remat not in ("none", "full", "dots"):
       raise ValueError(f"remat: got {self.remat!r}, allowed: none, full, dots")
+    if self.attention not in ("auto", "xla", "cudnn", "flash"):
+      raise ValueError(f"attention: got {self.attention!r}, allowed: auto, xla, cudnn, flash")
     if not 1 <= self.unroll <= self.num_layers:
       raise ValueError(f"unroll: got {self.unroll}, allowed: 1 to num_layers={self.num_layers}")
     if self.activation not in ("silu", "gelu_tanh"):

@@ -125,11 +125,6 @@ class Projection(nn.Module):
     return lora.scale * (low @ b.reshape(lora.rank, fan_out).astype(dtype))
 
 
-def cap(x: jax.Array, limit: float | None) -> jax.Array:
-  """Values softly kept within +-limit; unchanged where that is None."""
-  return x if limit is None else limit * jnp.tanh(x / limit)
-
-
 def activate(gate: jax.Array, config: ModelConfig) -> jax.Array:
   """The activation of a feed-forward layer's gate."""
   return nn.silu(gate) if config.activation == "silu" else nn.gelu(gate, approximate=True)

@@ -10,12 +10,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlreason import masks
+from rlreason import losses, masks
 from rlreason.models import lora, quantize
-from rlreason.models.attention import Attention
+from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import MLP, Matrix, RMSNorm, cap
+from rlreason.models.layers import MLP, Matrix, RMSNorm
 from rlreason.models.moe import Experts, balance_loss
 from rlreason.models.rope import rope_rotations
 from rlreason.types import Params
@@ -83,8 +83,7 @@ class Transformer(nn.Module):
         unroll=c.unroll, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: "layers"})
     kinds = jnp.array([c.kinds.index(kind) for kind in c.layer_kinds])
-    mask = jnp.stack([
-        masks.attention_mask(segment_ids, positions, kind.window) for kind in c.kinds])
+    mask = row_masks(c, segment_ids, positions)
     x, (kept, loads) = stack(c, self.keep_cache, name="layers")(
         _embed(c, table, tokens), kinds, rope_rotations(positions, c), mask, is_counted)
     return RMSNorm(c, name="final_norm")(x), kept, loads
@@ -255,4 +254,23 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
 def cap_logits(config: ModelConfig, logits: jax.Array) -> jax.Array:
   """Logits with the cap of Gemma 2; unchanged for other families."""
-  return cap(logits, config.logit_softcap)
+  return losses.cap(logits, config.logit_softcap)
+
+
+def token_log_probs(
+    config: ModelConfig, params: Params, hidden: jax.Array, targets: jax.Array, *,
+    temperature: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+  """`losses.token_log_probs` of this model: log-probs and entropies, f32[B, T] each.
+
+  Args:
+    config: the model.
+    params: its parameters.
+    hidden: [B, T, D].
+    targets: i32[B, T].
+    temperature: 0 or more.
+  """
+  is_tied = config.tie_embeddings
+  return losses.token_log_probs(
+      hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets,
+      temperature=temperature, softcap=config.logit_softcap, vocab_axis=0 if is_tied else 1)

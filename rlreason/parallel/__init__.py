@@ -2,3 +2,5 @@
 
 from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
 from rlreason.parallel.mesh import ParallelConfig
+from rlreason.parallel.rules import num_shards
+from rlreason.parallel.shards import map_shards

@@ -45,7 +45,7 @@ class Layout(NamedTuple):
   compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
 
 
-def _compiler_options() -> dict[str, str] | None:
+def compiler_options() -> dict[str, str] | None:
   """XLA's options for programs with log-probs on this machine, under `jit`; pmap takes none.
 
   On the CPU the XLA of jaxlib 0.10 computes a product and the sum or softmax after it in one piece,
@@ -87,7 +87,7 @@ def _jit_layout(config: ParallelConfig) -> Layout:
   num_shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows, everywhere = rules.rows_sharding(mesh), rules.replicated(mesh)
   minibatches = rules.minibatches_sharding(mesh)
-  jit = functools.partial(jax.jit, compiler_options=_compiler_options())
+  jit = functools.partial(jax.jit, compiler_options=compiler_options())
 
   def param_shardings(boxed):
     return everywhere if boxed is None else rules.param_shardings(boxed, mesh)

@@ -1,5 +1,7 @@
 """The one table from logical axes, which models name, to mesh axes."""
 
+import math
+
 from flax import linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
@@ -30,6 +32,14 @@ def rows_sharding(mesh: Mesh) -> NamedSharding:
 def minibatches_sharding(mesh: Mesh) -> NamedSharding:
   """Rows gathered into [minibatches, rows, ...]: the second axis is split."""
   return NamedSharding(mesh, PartitionSpec(None, ROWS))
+
+
+def num_shards(axis: str) -> int:
+  """Devices that split a logical axis where the program is traced for a mesh, else 1."""
+  mesh, names = jax.sharding.get_abstract_mesh(), dict(RULES)[axis]
+  if mesh.empty or names is None:
+    return 1
+  return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

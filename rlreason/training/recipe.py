@@ -45,6 +45,7 @@ class PretrainedModel:
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "none"
   unroll: int = 1  # layers per turn of the loop over them
+  attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class NewModel:
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "none"
   unroll: int = 1  # layers per turn of the loop over them
+  attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

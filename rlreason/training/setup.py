@@ -76,9 +76,10 @@ def load_policy(
   if isinstance(choice, PretrainedModel):
     model, params, tokenizer = weights.load_model(
         weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype,
-        sharding=places(layout),
-        quantize=base_kind(recipe))
-    return dataclasses.replace(model, remat=choice.remat, unroll=choice.unroll), params, tokenizer
+        sharding=places(layout), quantize=base_kind(recipe))
+    model = dataclasses.replace(
+        model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
+    return model, params, tokenizer
   if not isinstance(recipe.task, CountdownTask):
     raise ValueError(
         "config.model.kind: got 'new' with a task that has no vocabulary of its own, allowed: "

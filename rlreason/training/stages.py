@@ -131,7 +131,8 @@ def _load_critic(
         f"config.{stage.name}.critic_path: {stage.critic_path!r} has a vocabulary of "
         f"{tokenizer.vocab_size} tokens, allowed: that of the policy, "
         f"{setup.tokenizer.vocab_size}")
-  model = dataclasses.replace(model, remat=setup.model.remat)
+  model = dataclasses.replace(
+      model, remat=setup.model.remat, attention=setup.model.attention)
   if setup.recipe.lora is not None:
     key = jax.random.fold_in(init_key(seed), 1)  # apart from that of the policy's adapters
     model, params["trunk"] = _add_adapters(setup, model, params["trunk"], key)

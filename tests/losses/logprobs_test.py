@@ -1,6 +1,7 @@
 """Log-probs and entropies from hidden states: direct formulas, chunks, temperature, masks."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from rlreason import losses, masks
+from rlreason.parallel import ParallelConfig
+from rlreason.parallel import mesh as parallel_mesh
 
 B, T, D, V = 2, 7, 5, 11
 
@@ -47,9 +50,10 @@ def test_temperature_zero_is_read_as_one(inputs):
       losses.token_log_probs(*inputs, temperature=0.0)[0], losses.token_log_probs(*inputs)[0])
 
 
-def weighted_sum(hidden, kernel, targets, chunk_elements):
+def weighted_sum(hidden, kernel, targets, chunk_elements, vocab_axis=1):
   log_probs, entropy = losses.token_log_probs(
-      hidden, kernel, targets, temperature=0.7, chunk_elements=chunk_elements)
+      hidden, kernel, targets, temperature=0.7, chunk_elements=chunk_elements,
+      vocab_axis=vocab_axis)
   weights = jnp.arange(B * T, dtype=jnp.float32).reshape(B, T)
   return jnp.sum(weights * log_probs) + jnp.sum(jnp.cos(weights) * entropy)
 
@@ -64,6 +68,64 @@ def test_chunked_equals_whole(inputs, columns):
       functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), whole, chunked)
 
 
+@pytest.mark.parametrize("options", [dict(softcap=2.0), dict(temperature=0.0)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_chunks_know_the_cap_and_the_types(inputs, options, dtype):
+  hidden, kernel, targets = inputs
+
+  def loss(hidden, kernel, chunk_elements):
+    log_probs, entropy = losses.token_log_probs(
+        hidden.astype(dtype), kernel, targets, chunk_elements=chunk_elements, **options)
+    return jnp.sum(log_probs * jnp.cos(targets)) - jnp.sum(entropy)
+
+  run = lambda chunk_elements: jax.value_and_grad(loss, argnums=(0, 1))(
+      hidden, kernel, chunk_elements)
+  whole, chunked = run(10**9), run(30)
+  tolerance = 1e-4 if dtype == jnp.float32 else 0.1
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), whole, chunked)
+
+
+@pytest.mark.parametrize("words", [24, 22])  # the tensor axis of 4 does not divide 22
+def test_a_vocabulary_split_over_devices_is_not_gathered(words):
+  """Each device makes the logits of its own words; no array as large as the kernel is sent."""
+  random = np.random.default_rng(0)
+  mesh = parallel_mesh.make_mesh(ParallelConfig(data=2, tensor=4))
+  hidden = jnp.asarray(random.normal(size=(4, T, D)), jnp.float32)
+  kernel = jnp.asarray(random.normal(size=(D, words)), jnp.float32)
+  targets = jnp.asarray(random.integers(0, words, (4, T)), jnp.int32)
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  columns = jax.sharding.NamedSharding(
+      mesh, jax.sharding.PartitionSpec(None, "tensor" if words == 24 else None))
+
+  def loss(hidden, kernel, targets):
+    log_probs, entropy = losses.token_log_probs(hidden, kernel, targets, chunk_elements=64)
+    return jnp.sum(jnp.cos(jnp.arange(T, dtype=jnp.float32))[None] * log_probs) + jnp.sum(entropy)
+
+  def in_mesh(*args):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return jax.value_and_grad(loss, argnums=(0, 1))(*args)
+
+  args = (jax.device_put(hidden, rows), jax.device_put(kernel, columns),
+          jax.device_put(targets, rows))
+  compiled = jax.jit(in_mesh, out_shardings=(None, (rows, columns))).lower(*args).compile()
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), compiled(*args),
+      jax.value_and_grad(loss, argnums=(0, 1))(hidden, kernel, targets))
+  assert words != 24 or "all-gather" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("chunk_elements", [10**9, 30])
+def test_a_kernel_may_have_its_vocabulary_first(inputs, chunk_elements):
+  hidden, kernel, targets = inputs
+  run = jax.value_and_grad(weighted_sum, argnums=(0, 1))
+  value, gradients = run(hidden, kernel, targets, chunk_elements)
+  turned = run(hidden, kernel.T, targets, chunk_elements, 0)
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+      (value, (gradients[0], gradients[1].T)), turned)
+
+
 def largest_array(inputs, chunk_elements):
   """Elements of the largest array in the gradient's program."""
   program = jax.make_jaxpr(jax.grad(weighted_sum), static_argnums=3)(*inputs, chunk_elements)
@@ -71,8 +133,10 @@ def largest_array(inputs, chunk_elements):
 
 
 def test_chunks_hold_no_more_logits_than_asked(inputs):
-  assert largest_array(inputs, 10**9) == B * T * V
-  assert largest_array(inputs, B * V) == max(B * V, B * T * D, D * V)
+  hidden, kernel, targets = inputs
+  narrow = hidden[..., :1], kernel[:1], targets  # or these would be the largest arrays
+  assert largest_array(narrow, 10**9) == B * T * V
+  assert largest_array(narrow, 15) <= 15
 
 
 def all_sizes(jaxpr):
@@ -113,3 +177,9 @@ def test_a_masked_nan_does_not_leak_into_a_gradient(inputs):
   dirty = jax.value_and_grad(loss, argnums=(0, 1))(
       jnp.where(mask[..., None], hidden, jnp.nan), kernel)
   jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+
+
+def test_cap_hand_worked():
+  np.testing.assert_allclose(
+      losses.cap(jnp.array([0.0, 50.0, 1e4]), 50.0), [0.0, 50 * math.tanh(1), 50.0], rtol=1e-6)
+  assert losses.cap(3.0, None) == 3.0

@@ -71,9 +71,3 @@ def test_mlp_with_the_gate_of_gemma():
   got = layers.MLP(config).apply({"params": params}, jnp.array([[2.0]]))
   # gate 1: 0.5 (1 + tanh(sqrt(2 / pi) 1.044715)) = 0.841192
   np.testing.assert_allclose(got, [[10 * 0.841192 * 6]], rtol=1e-5)
-
-
-def test_cap():
-  np.testing.assert_allclose(
-      layers.cap(jnp.array([0.0, 50.0, 1e4]), 50.0), [0.0, 50 * math.tanh(1), 50.0], rtol=1e-6)
-  assert layers.cap(3.0, None) == 3.0

@@ -72,11 +72,12 @@ def pretrained(path, **fields):
 
 
 def test_a_pretrained_model_has_the_types_of_the_recipe(folder):
-  config = pretrained(folder, dtype="bfloat16", param_dtype="float32", remat="full", unroll=2)
+  config = pretrained(
+      folder, dtype="bfloat16", param_dtype="float32", remat="full", unroll=2, attention="xla")
   model, params, tokenizer = setup_lib.load_policy(
       from_config(config), make_layout(from_config(config).parallel), jax.random.key(0))
-  assert (model.dtype, model.param_dtype, model.remat, model.unroll) == (
-      "bfloat16", "float32", "full", 2)
+  assert (model.dtype, model.param_dtype, model.remat, model.unroll, model.attention) == (
+      "bfloat16", "float32", "full", 2, "xla")
   assert params["embed"]["embedding"].dtype == np.float32 and model.width == 8
   assert tokenizer.vocab_size == 7
 
