@@ -12,7 +12,7 @@ from rlreason.models import LoRAConfig, layers, lora, quantize
 from rlreason.models.config import LORA_TARGETS
 from tests import tiny_families
 
-FAMILIES = ("llama", "qwen2", "qwen3_moe", "gemma2")
+FAMILIES = tuple(tiny_families.CONFIGS)
 
 
 def adapted(config, targets=LORA_TARGETS, **fields):

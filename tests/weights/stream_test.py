@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlreason import models
+from rlreason.models import quantize
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.weights import names, stream
 from tests.tiny_families import CONFIGS
@@ -48,6 +49,25 @@ def test_parameters_are_where_the_layout_wants_them(stored, dtype, parallel):
     assert max(piece.size for piece in pieces) <= 72
     wanted = files[name].astype(dtype)
     assert b"".join(piece.tobytes() for piece in pieces) == wanted.tobytes()
+
+
+@pytest.mark.parametrize("kind", quantize.KINDS)
+@pytest.mark.parametrize("parallel", [
+    ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2), ParallelConfig(mode="pmap")],
+                         ids=["one", "mesh", "pmap"])
+def test_kernels_are_quantised_on_their_way(kind, parallel):
+  files, params = _files(CONFIG, jnp.dtype("float32"))
+  places = make_layout(parallel).param_shardings(models.abstract_boxed_params(CONFIG))
+  got = stream.load_params(
+      CONFIG, names.hf_entries(CONFIG), lambda name, rows: files[name][rows],
+      jnp.dtype("float32"), places, quantize=kind, piece_elements=40)
+  expected = jax.jit(quantize.quantize_params, static_argnums=1)(params, kind)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
+  assert jax.tree.map(lambda x: x.dtype, got) == jax.tree.map(lambda x: x.dtype, expected)
+  if parallel.tensor > 1:  # as the kernel would be, where its axes are divided
+    values = got["layers"]["attention"]["q"]["kernel"][kind]
+    assert values.sharding.shard_shape(values.shape) == (
+        values.shape[0], values.shape[1] // 2, values.shape[2] // 2, values.shape[3])
 
 
 def test_a_loaded_parameter_can_be_donated():
