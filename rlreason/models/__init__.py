@@ -7,5 +7,5 @@ from rlreason.models.config import (
 from rlreason.models.heads import apply_value_head, init_value_head, reward_of_rows
 from rlreason.models.transformer import (
     abstract_boxed_params, abstract_params, boxed_params, cap_logits, decode_step, forward,
-    forward_and_balance, init_params, logits, prefill, split_layers, token_log_probs,
+    forward_and_balance, init_adapters, init_params, logits, prefill, split_layers, token_log_probs,
     unembedding)

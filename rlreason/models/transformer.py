@@ -102,6 +102,11 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
   return nn.unbox(boxed_params(config, key))
 
 
+def init_adapters(config: ModelConfig, key: jax.Array) -> Params:
+  """New adapters of `config.lora`, to `lora.join` with parameters; they change nothing yet."""
+  return lora.split(init_params(config, key))[0]
+
+
 def boxed_params(config: ModelConfig, key: jax.Array):
   """Random parameters boxed with their logical axis names (for `parallel/rules.py`)."""
   tokens = jnp.zeros((1, 1), jnp.int32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import functools
 import os
 import time
 from typing import Any, NamedTuple
@@ -111,9 +112,9 @@ def _add_adapters(
 ) -> tuple[ModelConfig, Params]:
   """A model with new adapters beside its parameters, which are then frozen."""
   model = dataclasses.replace(model, lora=setup.recipe.lora)
-  places = setup.layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
-  start = lambda key: lora.split(models.init_params(model, key))[0]
-  return model, lora.join(params, jax.jit(start, out_shardings=places)(key))
+  shardings = setup.layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
+  start = jax.jit(functools.partial(models.init_adapters, model), out_shardings=shardings)
+  return model, lora.join(params, start(key))
 
 
 def _load_critic(
