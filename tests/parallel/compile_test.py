@@ -169,8 +169,8 @@ def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
   assert_close(result.layout.get_state(result.state).params, one.state.params)
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
-@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
+@pytest.mark.parametrize(
+    "name, critic", [("data2_fsdp2_tensor2", "separate"), ("pmap8", "shared")])
 def test_adapters_on_a_quantised_base_too(name, critic):
   config = dataclasses.replace(CONFIG, critic=critic)
   model = dataclasses.replace(MODEL, lora=models.LoRAConfig(rank=2, alpha=4.0))
