@@ -196,6 +196,7 @@ def convert(
   if adapters is None:
     weights.convert(weights.find_model(source), destination, dtype=dtype)
   else:
+    weights.check_destination(weights.find_model(source), destination, dtype)
     held = "float32" if dtype == "float16" else dtype
     policy = load(source, dtype=held, adapters=adapters)
     weights.save_model(

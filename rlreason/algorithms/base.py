@@ -126,9 +126,9 @@ def trained_part(state: TrainState) -> TrainState:
   return state.replace(params=lora.split(state.params)[0])
 
 
-def with_frozen(state: TrainState, other: TrainState) -> TrainState:
-  """A `trained_part` made whole with the frozen parameters of another state."""
-  return state.replace(params=lora.join(state.params, lora.split(other.params)[1]))
+def with_frozen(state: TrainState, frozen: Params) -> TrainState:
+  """A `trained_part` made whole with the frozen parameters."""
+  return state.replace(params=lora.join(state.params, frozen))
 
 
 def skip_metrics(state: TrainState) -> Metrics:

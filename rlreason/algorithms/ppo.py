@@ -181,8 +181,9 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
 
   Args:
     spec: as given to `ppo`.
-    models: {"params": of the state, "reference": policy parameters, or None where the frozen base
-      of the policy is the reference, or where there is none}.
+    models: {"params": of the state, "reference": policy parameters, or None without a reference}.
+      Of a policy with adapters the reference is its frozen base, with the adapters given here, or
+      with none.
     rollout: rows.
     key: not used; scoring is not random.
 
@@ -217,7 +218,9 @@ def _score_rows(spec: _Spec, models, rollout: Rollout):
     values = _values(spec, models["params"], hidden, rollout)
   ref_log_probs = old_log_probs
   if config.kl_coef > 0:
-    reference = lora.base(policy) if models["reference"] is None else models["reference"]
+    reference = models["reference"]
+    if lora.has_adapters(policy):
+      reference = lora.join(lora.base(policy), reference or {})
     ref_log_probs = _log_probs(
         spec, reference, response_features(spec.model, reference, rollout), rollout)[0]
   return {"old_log_probs": old_log_probs, "ref_log_probs": ref_log_probs, "values": values}

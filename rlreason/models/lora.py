@@ -6,8 +6,11 @@ Gradients, optimiser states and checkpoints are of the trained part alone (`spli
 part, which is the policy before its first update, is the reference at no extra memory.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
@@ -50,6 +53,49 @@ def merge(config: ModelConfig, params: Params) -> Params:
   return params | {"layers": jax.lax.map(one, params["layers"])}
 
 
+def merged_view(config: ModelConfig, params: Params) -> Params:
+  """As `merge`, but a kernel is merged layer by layer while it is read, as `save_model` does."""
+  def visit(node: Params, owner: str) -> Params:
+    view = {}
+    for name, child in node.items():
+      if quantize.is_kernel((owner, name)):
+        parts = {part: node[part] for part in (name, *_ADAPTERS) if part in node}
+        has_merit = quantize.is_quantized(child) or len(parts) > 1
+        view[name] = MergedKernel(config, {owner: parts}, (owner, name)) if has_merit else child
+      elif isinstance(child, dict):
+        view[name] = visit(child, name)
+      elif name not in _ADAPTERS:
+        view[name] = child
+    return view
+
+  return params | {"layers": visit(params["layers"], "layers")}
+
+
+class MergedKernel:
+  """A kernel of all layers of which one exists at a time; read by slices, as an array."""
+
+  def __init__(self, config: ModelConfig, parts: Params, path: tuple[str, str]):
+    """`parts`: {owner: {kernel, adapters}} of all layers; `path`: (owner, name of the kernel)."""
+    self._config, self._parts, self._path = config, parts, path
+    layer = jax.eval_shape(self._merge, 0)
+    self.shape = (jax.tree.leaves(parts)[0].shape[0], *layer.shape)
+    self.dtype = layer.dtype
+    self._latest = (-1, None)
+
+  def _merge(self, layer: int) -> jax.Array:
+    owner, name = self._path
+    return _merge_one(self._config, self._parts, layer)[owner][name]
+
+  def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+    layers, *rest = index
+    found = []
+    for layer in range(*layers.indices(self.shape[0])):
+      if layer != self._latest[0]:
+        self._latest = (layer, np.asarray(self._merge(layer)))
+      found.append(self._latest[1][tuple(rest)])
+    return np.stack(found)
+
+
 def merge_layer(
     config: ModelConfig, layer: Params, dtype: jnp.dtype, *, keeps_adapters: bool = False
 ) -> Params:
@@ -84,6 +130,12 @@ def merge_layer(
     return kernel.astype(dtype)
 
   return visit(layer, ())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _merge_one(config: ModelConfig, parts: Params, layer: jax.Array) -> Params:
+  return merge_layer(
+      config, jax.tree.map(lambda x: x[layer], parts), jnp.dtype(config.param_dtype))
 
 
 def _divide(node: Params, is_head: bool) -> tuple[Params, Params]:

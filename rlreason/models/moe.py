@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import INIT_STDDEV, activate, partitioned
+from rlreason.types import Params
 
 
 class Experts(nn.Module):
@@ -54,14 +55,23 @@ class Experts(nn.Module):
     gate = self._kernel("gate", (c.num_experts, c.width, c.mlp_width), inner)
     up = self._kernel("up", (c.num_experts, c.width, c.mlp_width), inner)
     down = self._kernel("down", (c.num_experts, c.mlp_width, c.width), outer)
-    product = lambda rows, kernel: jax.lax.ragged_dot(rows, kernel, sizes)
+
+    def product(rows, kernel):
+      if not quantize.is_quantized(kernel):
+        return jax.lax.ragged_dot(rows, kernel, sizes)
+      # Computed again in the backward pass: floats kept for it would be the whole kernel.
+      return jax.checkpoint(
+          lambda rows, kernel: jax.lax.ragged_dot(
+              rows, quantize.dequantize(kernel, -2, c.compute_dtype), sizes),
+          prevent_cse=False)(rows, kernel)
+
     return product(activate(product(rows, gate), c) * product(rows, up), down)
 
-  def _kernel(self, name: str, shape: tuple[int, ...], axes: tuple) -> jax.Array:
+  def _kernel(self, name: str, shape: tuple[int, ...], axes: tuple) -> jax.Array | Params:
     c = self.config
     stored = self.variables.get("params", {}).get(f"{name}_kernel")
     if quantize.is_quantized(stored):
-      return quantize.dequantize(stored, -2, c.compute_dtype)
+      return stored
     kernel = self.param(f"{name}_kernel", partitioned(nn.initializers.normal(INIT_STDDEV), axes),
                         shape, jnp.dtype(c.param_dtype))
     return kernel.astype(c.compute_dtype)

@@ -56,6 +56,8 @@ def quantize(kernel: jax.Array, kind: str, axis: int) -> Params:
     "scale": f32[...]}, with half its length (the even places in the low bits) and its blocks.
   """
   length = kernel.shape[axis]
+  if kind == "nf4" and length % 2:
+    raise ValueError(f"kernel: got {length} inputs, allowed: an even number for nf4, else int8")
   block = length
   if kind == "nf4":
     block = next(size for size in range(_NF4_BLOCK, 0, -1) if length % size == 0)

@@ -20,7 +20,8 @@ class SamplingOptions:
   # Pairs (previous ids, next ids): after one of `previous`, none of `next` may follow.
   blocked_bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
   # How the decode steps read the model: int8 halves the bytes of bf16, and its log-probs are not
-  # quite those of the model. Prompts, norms, biases and experts are computed in full.
+  # quite those of the model. Prompts (but for the logits after them), norms, biases and experts are
+  # computed in full.
   weights: Literal["full", "int8"] = "full"
 
   @property

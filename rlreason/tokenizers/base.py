@@ -22,6 +22,9 @@ class Tokenizer(Protocol):
   bos_id: int | None
   chat_template: str | None
 
+  def get_vocab(self) -> dict[str, int]:
+    """Token to id, as the vocabulary writes it; special ones included."""
+
   def encode(self, text: str, *, add_special: bool = False) -> list[int]:
     """Ids of `text`; special tokens written in the text become their one id.
 

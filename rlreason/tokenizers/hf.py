@@ -43,7 +43,10 @@ class HFTokenizer:
 
   @functools.cached_property  # walks the whole vocabulary
   def vocab_size(self) -> int:
-    return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+    return max(self.get_vocab().values()) + 1
+
+  def get_vocab(self) -> dict[str, int]:
+    return self.backend.get_vocab(with_added_tokens=True)
 
   def encode(self, text: str, *, add_special: bool = False) -> list[int]:
     try:

@@ -13,7 +13,7 @@ Keys are folded from the seed and the step, never stored.
 """
 
 import contextlib
-import functools
+import dataclasses
 import json
 import os
 import pathlib
@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from rlreason import weights
+from rlreason import models, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
@@ -32,7 +32,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
-from rlreason.training.setup import Setup, base_kind, evaluation_key, make_setup, places
+from rlreason.training.setup import Setup, evaluation_key, make_setup, places
 from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage
 from rlreason.types import Key, Params
 
@@ -84,7 +84,9 @@ class _Run:
   def __init__(
       self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
     recipe = setup.recipe
-    self.setup, self.policy, self.workdir = setup, policy, workdir
+    self.setup, self.workdir = setup, workdir
+    self.policy = policy  # what the next stage starts from; with adapters, without these
+    self.state: TrainState | None = None  # nobody else holds it: an update donates it
     self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
         str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
     self.metrics = metrics_lib.MetricsWriter(workdir)
@@ -118,28 +120,38 @@ class _Run:
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
       if number > 0:
-        # Exact: what the stage before ended with, and the reference of this one.
-        _, self.policy, _ = weights.load_model(
-            self._model_folder(stages[number - 1].name), dtype=self.setup.model.param_dtype,
-            sharding=places(self.setup.layout), quantize=base_kind(self.setup.recipe))
+        self._load_policy(stages[number - 1].name)
       stage = make_stage(
           self.setup, stages[number], self.policy, self.setup.recipe.seed + number, self.pool)
       self.policy = None  # the stage keeps it only if it is its reference
+      self.state, stage = stage.state, stage._replace(state=None)
       self._run_stage(stage, number, latest)
       del stage  # and with it that reference, before the next policy is loaded
     return self.host["summary"]
 
+  def _load_policy(self, before: str):
+    """To the bit what the stage `before` ended with: its adapters on the base, or its model."""
+    setup = self.setup
+    if setup.model.lora is not None:
+      _, adapters = weights.load_adapters(self._adapters_folder(before), setup.model)
+      boxed = lora.split(models.abstract_boxed_params(setup.model))[0]
+      self.policy = lora.join(self.policy, setup.layout.put_params(adapters, boxed))
+    else:
+      self.policy = None  # makes room
+      _, self.policy, _ = weights.load_model(
+          self._model_folder(before), dtype=setup.model.param_dtype, sharding=places(setup.layout))
+
   def _run_stage(self, stage: Stage, number: int, latest: int | None):
-    recipe, state = self.setup.recipe, stage.state
+    recipe = self.setup.recipe
     if self.host["step"]:
-      state = self._restore(stage, latest)
+      self._restore(stage, latest)
     key = jax.random.fold_in(self.key, number)
     self.progress.start_stage(stage.name, stage.steps, self.host["step"])
     self.started = time.monotonic()
     pending = None
     for step in range(self.host["step"], stage.steps):
-      output = stage.step(state, step, next(stage.data), jax.random.fold_in(key, step))
-      state = output.state
+      output = stage.step(self.state, step, next(stage.data), jax.random.fold_in(key, step))
+      self.state, output = output.state, output._replace(state=None)
       if pending is not None:
         self._write(stage, *pending)  # of the step before, while the device works on this one
       pending = (step, output)
@@ -150,39 +162,31 @@ class _Run:
         pending = None
         # While updates are being skipped, an earlier and good checkpoint must not make room.
         if is_asked or is_last or not self.is_skipping:
-          self._save(state, stage)
+          self._save(stage)
         if is_asked:
           self._leave_if_asked()
     if not stage.steps:
-      self._save(state, stage)
-    policy = self._finished_policy(stage, state)
-    weights.save_model(
-        self._model_folder(stage.name), self.setup.model, policy, self.setup.tokenizer)
+      self._save(stage)
+    policy = self.setup.layout.get_state(self.state.params["policy"])
+    self.state = None  # the moments and a critic make room
+    self._write_model(stage.name, policy)
     self._finish_stage(stage.name, policy, stage.steps)
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
     checkpoint_lib.write_json(
         self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
+    self.policy = lora.base(policy)
 
-  def _finished_policy(self, stage: Stage, state: TrainState) -> Params:
-    """What a stage ends with, as one model; its adapters are written first, if it has any."""
-    setup = self.setup
-    policy = setup.layout.get_state(state.params["policy"])
-    if stage.model.lora is None:
-      return policy
-    weights.save_adapters(
-        self.workdir / "adapters" / stage.name, stage.model, lora.split(policy)[0],
-        base=self._base_name(stage.name))
-    merge = jax.jit(
-        functools.partial(lora.merge, stage.model), out_shardings=places(setup.layout)(setup.model))
-    return merge(policy)
-
-  def _base_name(self, stage: str) -> str:
-    """Where the model lies that a stage started from."""
-    names = [stage.name for stage in self.setup.recipe.stages]
-    if names.index(stage):
-      return str(self._model_folder(names[names.index(stage) - 1]))
-    model = self.setup.recipe.model
-    return model.path if isinstance(model, PretrainedModel) else ""
+  def _write_model(self, stage: str, policy: Params):
+    """The model folder of a stage, and that of its adapters, if it has any."""
+    config, source = self.setup.model, self.setup.recipe.model
+    if config.lora is not None:
+      base = source.path if isinstance(source, PretrainedModel) else ""
+      weights.save_adapters(
+          self._adapters_folder(stage), config, lora.split(policy)[0], base=base)
+      policy = lora.merged_view(config, policy)
+    weights.save_model(
+        self._model_folder(stage), dataclasses.replace(config, lora=None), policy,
+        self.setup.tokenizer)
 
   def _leave_if_asked(self):
     """Raises Interrupted after a signal; what is saved is complete then."""
@@ -232,12 +236,12 @@ class _Run:
     summary = json.dumps(self.host["summary"], indent=2)
     (self.workdir / "summary.json").write_text(summary)
 
-  def _save(self, state: TrainState, stage: Stage):
+  def _save(self, stage: Stage):
     now = time.monotonic()
     self.host["seconds"] += now - self.started
     self.started = now
     self.checkpoints.save(
-        self.host["global_step"], self.setup.layout.get_state(trained_part(state)),
+        self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
         self.host | {"data": stage.data.get_state(), "cursors": self._cursors()})
 
   def _cursors(self) -> tuple[int, int]:
@@ -252,13 +256,20 @@ class _Run:
     return self.checkpoints.restore_host(latest)
 
   def _restore(self, stage: Stage, latest: int):
-    template = self.setup.layout.get_state(trained_part(stage.state))
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        self.setup.layout.get_state(trained_part(self.state)))
+    frozen = lora.split(self.state.params)[1]
+    self.state = None  # it gave the shapes, and makes room
     restored, host = self.checkpoints.restore(latest, template)
     stage.data.set_state(host["data"])
-    return with_frozen(self.setup.layout.put_state(restored), stage.state)
+    self.state = with_frozen(self.setup.layout.put_state(restored), frozen)
 
-  def _model_folder(self, name: str) -> pathlib.Path:
-    return self.workdir / "models" / name
+  def _model_folder(self, stage: str) -> pathlib.Path:
+    return self.workdir / "models" / stage
+
+  def _adapters_folder(self, stage: str) -> pathlib.Path:
+    return self.workdir / "adapters" / stage
 
 
 @contextlib.contextmanager

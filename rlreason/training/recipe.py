@@ -210,7 +210,7 @@ class Recipe:
   prompt_buckets: tuple[int, ...]  # tokens: widths that prompts are padded to; longer are left out
   stages: tuple[SFTStage | RLStage, ...]
   evaluation: EvaluationConfig
-  lora: LoRAConfig | None = None  # train adapters only, new ones in each stage; None: everything
+  lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   samples_per_step: int = 2  # completions written to samples.jsonl

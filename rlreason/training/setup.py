@@ -26,7 +26,7 @@ class Setup(NamedTuple):
   """What every stage of a run shares."""
 
   recipe: Recipe
-  model: ModelConfig
+  model: ModelConfig  # of the policy, with its adapters if the recipe has any
   tokenizer: Tokenizer
   tasks: dict[str, Task]  # by split
   layout: Layout
@@ -45,6 +45,10 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
   layout = make_layout(recipe.parallel)
   tasks = load_tasks(recipe.task)
   model, params, tokenizer = load_policy(recipe, layout, init_key(recipe.seed))
+  try:
+    model = dataclasses.replace(model, lora=recipe.lora)
+  except ValueError as error:
+    raise ValueError(f"config.{error}") from error
   longest = max(
       [recipe.evaluation.max_new_tokens] +
       [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind == "rl"])

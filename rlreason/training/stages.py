@@ -43,7 +43,6 @@ class Stage(NamedTuple):
 
   name: str
   steps: int
-  model: ModelConfig  # of the policy in the state, with its adapters if it has any
   state: TrainState  # placed
   data: pipeline.BatchIterator
   step: Callable[[TrainState, int, Any, Key], StepOutput]  # (state, step, batch of data, key)
@@ -67,12 +66,9 @@ def check_stages(setup: Setup):
         _check_rows("ppo.minibatch_size", stage.ppo.minibatch_size, setup.layout.num_replicas)
         _check_rows("ppo.micro_batch_size", stage.ppo.micro_batch_size, setup.layout.num_replicas)
         _make_reward(setup, stage, None)
-        if stage.critic_path and not os.path.exists(weights.find_model(stage.critic_path)):
-          raise FileNotFoundError(
-              f"config.{stage.name}.critic_path: {stage.critic_path!r} not found, allowed: a "
-              "Hugging Face folder or a .gguf file")
-    except ValueError as error:
-      raise ValueError(f"config.{stage.name}: {error}") from error
+        _check_critic(setup, stage)
+    except (ValueError, FileNotFoundError) as error:
+      raise type(error)(f"config.{stage.name}: {error}") from error
 
 
 def _check_rows(name: str, rows: int, count: int):
@@ -90,8 +86,8 @@ def make_stage(
   Args:
     setup: of the run.
     stage: its settings.
-    policy: parameters where the layout wants them; the stage has its own copy to donate, or where
-      the recipe has adapters takes these over.
+    policy: parameters where the layout wants them, with the adapters of the stage before, if the
+      recipe has adapters and there was one. The stage takes them over, but for a reference.
     seed: of the order of its data.
     pool: for verifiers.
   """
@@ -100,21 +96,26 @@ def make_stage(
   return _make_rl(setup, stage, policy, seed, pool)
 
 
-def _trainable(setup: Setup, policy: Params, seed: int) -> tuple[ModelConfig, Params]:
-  """The policy as a stage trains it: a copy of its own, or the frozen policy with new adapters."""
-  if setup.recipe.lora is None:
-    return setup.model, jax.tree.map(jnp.copy, policy)
-  return _add_adapters(setup, setup.model, policy, init_key(seed))
+def _own_policy(
+    setup: Setup, policy: Params, seed: int, *, has_reference: bool
+) -> tuple[Params, Params | None]:
+  """What a stage trains, and its reference, as an algorithm's `score` takes it.
+
+  Without adapters these are a copy, and the policy itself. With adapters they are the policy, with
+  new ones if it has none yet, and a copy of the adapters that it had.
+  """
+  if setup.model.lora is None:
+    return (jax.tree.map(jnp.copy, policy), policy) if has_reference else (policy, None)
+  if not lora.has_adapters(policy):
+    return _add_adapters(setup, setup.model, policy, jax.random.fold_in(init_key(seed), 1)), None
+  return policy, jax.tree.map(jnp.copy, lora.split(policy)[0]) if has_reference else None
 
 
-def _add_adapters(
-    setup: Setup, model: ModelConfig, params: Params, key: Key
-) -> tuple[ModelConfig, Params]:
-  """A model with new adapters beside its parameters, which are then frozen."""
-  model = dataclasses.replace(model, lora=setup.recipe.lora)
+def _add_adapters(setup: Setup, model: ModelConfig, params: Params, key: Key) -> Params:
+  """Parameters with new adapters beside them."""
   shardings = setup.layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
   start = jax.jit(functools.partial(models.init_adapters, model), out_shardings=shardings)
-  return model, lora.join(params, start(key))
+  return lora.join(params, start(key))
 
 
 def _load_critic(
@@ -123,21 +124,33 @@ def _load_critic(
   """The model and the parameters of a critic from another checkpoint; None for none."""
   if not stage.critic_path:
     return None, None
-  model, params, tokenizer = weights.load_scalar_model(
+  model, params, _ = weights.load_scalar_model(
       weights.find_model(stage.critic_path), dtype=setup.model.param_dtype,
       compute_dtype=setup.model.dtype, sharding=places(setup.layout),
       quantize=base_kind(setup.recipe))
-  if tokenizer.vocab_size != setup.tokenizer.vocab_size:
-    raise ValueError(
-        f"config.{stage.name}.critic_path: {stage.critic_path!r} has a vocabulary of "
-        f"{tokenizer.vocab_size} tokens, allowed: that of the policy, "
-        f"{setup.tokenizer.vocab_size}")
   model = dataclasses.replace(
-      model, remat=setup.model.remat, attention=setup.model.attention)
-  if setup.recipe.lora is not None:
-    key = jax.random.fold_in(init_key(seed), 1)  # apart from that of the policy's adapters
-    model, params["trunk"] = _add_adapters(setup, model, params["trunk"], key)
+      model, remat=setup.model.remat, attention=setup.model.attention, lora=setup.model.lora)
+  if model.lora is not None:
+    key = jax.random.fold_in(init_key(seed), 2)
+    params["trunk"] = _add_adapters(setup, model, params["trunk"], key)
   return model, params
+
+
+def _check_critic(setup: Setup, stage: RLStage):
+  """Opens the model of a critic without loading it: it has to read what the policy writes."""
+  if not stage.critic_path:
+    return
+  model, tokenizer = weights.open_scalar_model(weights.find_model(stage.critic_path))
+  dataclasses.replace(model, lora=setup.model.lora)
+  longest = max(setup.recipe.prompt_buckets) + stage.sampling.max_new_tokens
+  if model.max_positions < longest:
+    raise ValueError(f"critic_path: got a model of {model.max_positions} positions, allowed: "
+                     f"{longest} or more, a prompt and its completion")
+  ids = tokenizer.get_vocab()
+  other = [word for word, token in setup.tokenizer.get_vocab().items() if ids.get(word) != token]
+  if other:
+    raise ValueError(f"critic_path: got a model that knows {len(other)} of the policy's tokens by "
+                     f"another id, or not at all ({other[0]!r}), allowed: one of its vocabulary")
 
 
 def _make_optimizer(stage: SFTStage | RLStage, updates: int):
@@ -148,8 +161,8 @@ def _make_optimizer(stage: SFTStage | RLStage, updates: int):
 
 def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage:
   optimizer, schedule = _make_optimizer(stage, stage.steps)
-  model, policy = _trainable(setup, policy, seed)
-  algorithm = sft(stage.sft, model, optimizer)
+  policy, _ = _own_policy(setup, policy, seed, has_reference=False)
+  algorithm = sft(stage.sft, setup.model, optimizer)
   state = setup.layout.put_state(algorithm.init({"policy": policy}))
   update = setup.layout.compile_update(algorithm.update_step, state)
   examples, dropped = packing.fit_examples(
@@ -166,7 +179,7 @@ def _make_sft(setup: Setup, stage: SFTStage, policy: Params, seed: int) -> Stage
                     "rollout/dropped_examples": dropped}
     return StepOutput(state, metrics, host_metrics, batch.tokens.size, [])
 
-  return Stage(stage.name, stage.steps, model, state, data, step)
+  return Stage(stage.name, stage.steps, state, data, step)
 
 
 def _load_examples(setup: Setup, stage: SFTStage) -> RowSource:
@@ -253,16 +266,15 @@ def _make_rl(
   layout, config = setup.layout, stage.ppo
   updates = stage.updates_per_step
   optimizer, schedule = _make_optimizer(stage, stage.steps * updates)
-  model, own = _trainable(setup, policy, seed)
+  own, reference = _own_policy(setup, policy, seed, has_reference=config.kl_coef > 0)
+  reference = None if reference is None else layout.put_state(reference)
   critic_model, critic = _load_critic(setup, stage, seed)
-  algorithm = ppo(config, model, optimizer, temperature=stage.sampling.temperature,
+  algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature,
                   critic=critic_model)
-  state = layout.put_state(algorithm.init(init_ppo_params(config, model, own, critic)))
-  needs_reference = config.kl_coef > 0 and model.lora is None  # else it is the base of the policy
-  reference = layout.put_state(policy) if needs_reference else None
+  state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, own, critic)))
 
   generate = rollout_lib.make_generator(
-      model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
       has_values=config.critic == "shared" and not config.recompute_log_probs)
   score = layout.compile_rows(algorithm.score)
@@ -300,4 +312,4 @@ def _make_rl(
     tokens = int(rollout.prompt_mask.sum() + scored.lengths.sum())
     return StepOutput(state, batch_metrics | update_metrics, host_metrics, tokens, samples)
 
-  return Stage(stage.name, stage.steps, model, state, data, step)
+  return Stage(stage.name, stage.steps, state, data, step)

@@ -40,9 +40,7 @@ def convert(
       fit float16.
   """
   source, destination = pathlib.Path(source), pathlib.Path(destination)
-  load.check_stored_dtype(dtype)
-  if source.resolve() == destination.resolve():
-    raise ValueError(f"destination: got the source {str(source)!r}, allowed: another folder")
+  check_destination(source, destination, dtype)
   if source.suffix == ".gguf" or not source.is_dir():
     held = "bfloat16" if dtype == "bfloat16" else "float32"
     load.save_model(destination, *load.load_model(source, dtype=held), dtype=dtype,
@@ -65,6 +63,15 @@ def convert(
     fields["torch_dtype"] = dtype
   fields.pop(_CODE, None)
   load.write_json(destination / "config.json", fields)
+
+
+def check_destination(
+    source: str | os.PathLike, destination: str | os.PathLike, dtype: str | None
+) -> None:
+  """Raises ValueError for a destination that is the source, or a type no folder can hold."""
+  load.check_stored_dtype(dtype)
+  if pathlib.Path(source).resolve() == pathlib.Path(destination).resolve():
+    raise ValueError(f"destination: got the source {str(source)!r}, allowed: another folder")
 
 
 def _read_pieces(checkpoint: safetensors.Checkpoint, name: str) -> Iterator[np.ndarray]:

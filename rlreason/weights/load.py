@@ -92,19 +92,9 @@ def load_scalar_model(
   Raises:
     FileNotFoundError, ValueError: as `load_model`; or the head has several labels.
   """
-  path = pathlib.Path(path)
-  _check_request(path, dtype)
   with contextlib.ExitStack() as stack:
-    if path.suffix == ".gguf":
-      config, entries, read, tokenizer = _open_gguf(path, ())
-      head = None
-    else:
-      config, entries, source, tokenizer = open_folder(path, is_scalar=True)
-      read = stack.enter_context(source).read
-      head = read(_SCORE)[0].astype(np.float32) if _SCORE in source.names else None
-    config = dataclasses.replace(
-        config, param_dtype=dtype, dtype=compute_dtype or dtype, tie_embeddings=True)
-    entries = {name: entry for name, entry in entries.items() if entry.path[0] != "lm_head"}
+    config, entries, read, tokenizer, head = _open_scalar(pathlib.Path(path), dtype, stack)
+    config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
     places = sharding(config) if callable(sharding) else sharding
     trunk = stream.load_params(
         config, entries, read, jnp.dtype(dtype), places, quantize=quantize)
@@ -112,6 +102,28 @@ def load_scalar_model(
   if head is not None:
     value_head["kernel"] = jnp.asarray(head)
   return config, {"trunk": trunk, "value_head": value_head}, tokenizer
+
+
+def open_scalar_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
+  """The configuration and tokenizer of what `load_scalar_model` would load, checked as there."""
+  with contextlib.ExitStack() as stack:
+    config, _, _, tokenizer, _ = _open_scalar(pathlib.Path(path), None, stack)
+  return config, tokenizer
+
+
+def _open_scalar(path: pathlib.Path, dtype: str | None, stack: contextlib.ExitStack):
+  """Configuration, places, tensors, tokenizer and head, f32[D] or None, of a trunk to be."""
+  _check_request(path, dtype)
+  head = None
+  if path.suffix == ".gguf":
+    config, entries, read, tokenizer = _open_gguf(path, ())
+  else:
+    config, entries, source, tokenizer = open_folder(path, is_scalar=True)
+    read = stack.enter_context(source).read
+    if _SCORE in source.names:
+      head = read(_SCORE)[0].astype(np.float32)
+  entries = {name: entry for name, entry in entries.items() if entry.path[0] != "lm_head"}
+  return dataclasses.replace(config, tie_embeddings=True), entries, read, tokenizer, head
 
 
 def save_model(

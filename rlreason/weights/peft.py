@@ -25,7 +25,9 @@ _SUFFIX = "_proj"  # of a projection's name in files
 _PLAIN = {
     "bias": ("none",), "use_dora": (False,), "fan_in_fan_out": (False,), "rank_pattern": ({},),
     "alpha_pattern": ({},), "modules_to_save": (None, []), "layers_to_transform": (None, []),
-    "layer_replication": (None, []), "use_qalora": (False,), "target_parameters": (None, [])}
+    "layer_replication": (None, []), "use_qalora": (False,), "target_parameters": (None, []),
+    # Others (pissa, olora, corda, ...) start by changing the base.
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva")}
 
 
 def save_adapters(
@@ -110,14 +112,15 @@ def _read_config(fields: Mapping[str, Any]) -> LoRAConfig:
     if name in fields and fields[name] not in (*plain, None):
       raise ValueError(f"{name}: got {fields[name]!r}, allowed: {plain[0]!r}")
   found = fields.get("target_modules")
-  if not isinstance(found, list):
+  if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
     raise ValueError(f"target_modules: got {found!r}, allowed: a list of names")
   allowed = [target + _SUFFIX for target in LORA_TARGETS]
   if not set(found) <= set(allowed):
     raise ValueError(f"target_modules: got {sorted(found)}, allowed: of {allowed}")
   rank, alpha = fields.get("r"), fields.get("lora_alpha")
-  if type(rank) is not int or not isinstance(alpha, (int, float)):
-    raise ValueError(f"r, lora_alpha: got {rank!r}, {alpha!r}, allowed: an integer and a number")
+  if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+    raise ValueError(
+        f"r, lora_alpha: got {rank!r}, {alpha!r}, allowed: an integer above 0 and a number")
   if fields.get("use_rslora"):
     alpha *= rank ** 0.5  # scaled by alpha / sqrt(r)
   targets = tuple(target for target in LORA_TARGETS if target + _SUFFIX in found)

@@ -95,6 +95,9 @@ def test_merged_and_decoded_policies_are_the_same_model(family, kind):
   merged = lora.merge(config, policy)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), merged) == jax.tree.map(
       lambda x: (x.shape, x.dtype), models.abstract_params(dataclasses.replace(config, lora=None)))
+  jax.tree.map(  # what is written to a file
+      lambda x, y: np.testing.assert_allclose(x[(slice(1, 3),) * x.ndim], y[
+          (slice(1, 3),) * x.ndim], rtol=1e-6), merged, lora.merged_view(config, policy))
   np.testing.assert_allclose(
       forward(dataclasses.replace(config, lora=None), merged, tokens, mask), expected, atol=2e-5)
   np.testing.assert_allclose(decode(config, policy, tokens), expected[:, 3:], atol=2e-5)

@@ -53,6 +53,11 @@ def test_the_error_is_within_half_a_step_of_the_largest_of_a_block(kind, bound, 
   assert np.all(error <= bound * limit + 1e-6)
 
 
+def test_an_odd_number_of_inputs_has_no_4_bits():
+  with pytest.raises(ValueError, match="got 7 inputs, allowed: an even number for nf4"):
+    quantize.quantize(jnp.ones((7, 2)), "nf4", -2)
+
+
 @pytest.mark.parametrize("kind", quantize.KINDS)
 def test_odd_blocks_zeros_and_single_places(kind):
   for shape in ((6, 1), (2, 3), (130, 2)):
@@ -106,10 +111,11 @@ def test_only_kernels_of_layers_are_quantised():
       f"experts/{name}_kernel" for name in ("gate", "up", "down")}
 
 
-def test_gradients_keep_no_kernel_in_floats():
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_gradients_keep_no_kernel_in_floats(family):
   """What the backward pass needs of a quantised kernel is the quantised kernel."""
   config = dataclasses.replace(
-      tiny_families.CONFIGS["llama"], num_layers=8, mlp_width=512, width=128)
+      tiny_families.CONFIGS[family], num_layers=8, mlp_width=512, width=128)
   params = models.init_params(config, jax.random.key(0))
   tokens = jnp.ones((1, 2), jnp.int32)
 

@@ -9,6 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.algorithms import base
@@ -113,6 +114,12 @@ def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
     tensors = f"adapters/{stage}/adapter_model.safetensors"
     assert (killed / tensors).read_bytes() == (one / tensors).read_bytes()
   assert sorted(path.name for path in (one / "adapters").iterdir()) == ["rl", "sft"]
+  # The second stage goes on with the adapters of the first, on the same base.
+  sft, rl = (safetensors_numpy.load_file(one / "adapters" / stage / "adapter_model.safetensors")
+             for stage in ("sft", "rl"))
+  moved = {name: np.abs(rl[name] - sft[name]).max() for name in sft}
+  assert 0 < max(moved.values()) < 0.03
+  assert max(np.abs(sft[name]).max() for name in sft if "lora_B" in name) > 0.02
   # The first checkpoint of each stage finds the policy where it started.
   kl = [line["policy/kl"] for line in reproducible_lines(one) if line["stage"] == "rl"]
   assert abs(kl[0]) < 1e-6 and abs(kl[-1]) > 1e-6

@@ -210,13 +210,31 @@ def test_a_step_of_rl():
   assert output.tokens == pytest.approx(lengths + 2 * prompts)  # groups of two
 
 
+def test_a_step_with_int8_rollouts():
+  """They are of another distribution, by an amount that is told, and the ratio starts at 1."""
+  config = tiny_run.make_config()
+  config.parallel.data = 1
+  config.rl.sampling.weights = "int8"
+  config.rl.ppo.recompute_log_probs = True
+  setup, policy = make_setup(from_config(config))
+  policy = jax.tree.map(lambda x: 5 * x if x.ndim > 2 else x, policy)  # so that it matters
+  with WorkerPool(num_workers=1) as pool:
+    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool)
+    output = stage.step(stage.state, 0, next(stage.data), jax.random.key(0))
+  of = {name: float(total) / float(count) for name, (total, count) in jax.device_get(
+      {name: output.device_metrics[name] for name in (
+          "policy/sampler_error", "policy/ratio_error")}).items()}
+  assert 1e-4 < of["policy/sampler_error"] < 0.5
+  assert of["policy/ratio_error"] < 1e-5
+
+
 def test_a_critic_starts_from_another_model(tmp_path):
   config = tiny_run.make_config()
   config.parallel.data = 1
   config.rl.ppo.critic = "separate"
   config.rl.critic_path = str(tmp_path / "critic")
   setup, policy = make_setup(from_config(config))
-  with pytest.raises(FileNotFoundError, match="config.rl.critic_path: .* not found, allowed: "):
+  with pytest.raises(FileNotFoundError, match="config.rl: no model at .*critic"):
     stages_lib.check_stages(setup)
   other = dataclasses.replace(setup.model, width=24, num_layers=2)
   params = tiny.random_params(other)
@@ -229,13 +247,18 @@ def test_a_critic_starts_from_another_model(tmp_path):
   moved = jax.tree.map(
       lambda x, y: np.any(x != y), jax.device_get(output.state.params["critic"]), start)
   assert moved["value_head"] == {"kernel": True, "bias": True}
+  stages_lib.check_stages(setup)
+  short = dataclasses.replace(other, max_positions=19)
+  weights.save_model(tmp_path / "critic", short, params, setup.tokenizer)
+  with pytest.raises(ValueError, match="config.rl: critic_path: got a model of 19 positions, allo"):
+    stages_lib.check_stages(setup)
   # Another vocabulary reads other tokens.
   weights.save_model(
       tmp_path / "critic", dataclasses.replace(other, vocab_size=40),
       tiny.random_params(dataclasses.replace(other, vocab_size=40)),
       WordTokenizer.from_words(["a", "b"]))
-  with pytest.raises(ValueError, match="critic_path: .* has a vocabulary of .* tokens, allowed"):
-    stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, None)
+  with pytest.raises(ValueError, match="critic_path: got a model that knows .* by another id"):
+    stages_lib.check_stages(setup)
 
 
 def test_a_stage_of_no_steps_can_be_made():

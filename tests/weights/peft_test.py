@@ -78,7 +78,11 @@ def test_rank_stabilised_adapters_have_their_scale(folder):
     (dict(target_modules=["q_proj", "embed_tokens"]), "target_modules: got .*embed_tokens"),
     (dict(target_modules="all-linear"), "target_modules: got 'all-linear'"),
     (dict(r="3"), "r, lora_alpha: got '3'"),
-    (dict(r=0), "rank: got 0"),
+    (dict(r=0), "r, lora_alpha: got 0"),
+    (dict(r=-1, use_rslora=True), "r, lora_alpha: got -1"),
+    (dict(lora_alpha=True), "r, lora_alpha: got 3, True"),
+    (dict(target_modules=[["q_proj"]]), "target_modules: got"),
+    (dict(init_lora_weights="pissa"), "init_lora_weights: got 'pissa'"),
     (dict(r=4), r"lora_A.weight has shape \(3, .*expected \(4"),
     (dict(target_modules=["q_proj"]), "unknown tensors"),
     (dict(target_modules=["q_proj", "o_proj", "down_proj", "up_proj"]), "missing tensors")])
