@@ -73,6 +73,16 @@ def test_log_probs_of_both_forms(monkeypatch):
         functools.partial(np.testing.assert_allclose, atol=1e-5), result, results[0])
 
 
+@pytest.mark.parametrize("form, base", [("full", None), ("adapters nf4", "nf4")])
+def test_the_stage_whose_memory_is_measured(monkeypatch, form, base):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import lora
+
+  recipe = lora.load_recipe(form, 4)
+  assert recipe.stages[0].num_prompts == recipe.stages[0].ppo.minibatch_size == 4
+  assert (recipe.lora and recipe.lora.base) == base
+
+
 def test_sides_take_turns_and_the_line_is_json(side_by_side, capsys):
   called = []
   sides = {name: lambda i, name=name: called.append(name) or len(called) for name in "ab"}
