@@ -136,7 +136,7 @@ def test_one_formula_and_one_verdict():
 def test_the_readme_runs(folder, policy, monkeypatch):
   """Its library section as it stands: load, sample, verify, train, and PPO in one's own loop."""
   section = (ROOT / "README.md").read_text().partition("## Library")[2].partition("\n## ")[0]
-  first, second = [part.partition("```")[0] for part in section.split("```python")[1:]]
+  first, second, third = [part.partition("```")[0] for part in section.split("```python")[1:]]
   monkeypatch.chdir(folder.parents[3])
   names = {"config": untrained_config()}
   exec(first, names)  # pylint: disable=exec-used
@@ -149,6 +149,10 @@ def test_the_readme_runs(folder, policy, monkeypatch):
   moved = jax.tree.map(
       lambda a, b: float(jnp.abs(a - b).max()), policy.params, names["state"].params["policy"])
   assert max(jax.tree.leaves(moved)) > 1e-4
+  exec(third, names)  # pylint: disable=exec-used
+  sample = lambda policy: rr.sample(
+      policy, ["3 7 12 target 45 :"], jax.random.key(0), max_new_tokens=8).completions
+  assert sample(names["adapted"]) == sample(policy)  # new adapters change nothing
 
 
 def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch):
