@@ -85,26 +85,18 @@ def write_gguf(path, config, kind):
   writer.close()
 
 
-def memory(field):
-  """A field of this process's status, bytes: VmRSS now, VmHWM at the peak."""
-  for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-    if line.startswith(f"{field}:"):
-      return int(line.split()[1]) * 1024
-  raise RuntimeError(f"{field} is not in /proc/self/status")
-
-
 class Meter:
   """Time and peak of memory in a block."""
 
   def __enter__(self):
     jax.block_until_ready(jax.numpy.zeros(8) + 1)
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
-    self.before, self.started = memory("VmRSS"), time.perf_counter()
+    side_by_side.forget_peak()
+    self.before, self.started = side_by_side.process_memory("VmRSS"), time.perf_counter()
     return self
 
   def __exit__(self, *_):
     self.seconds = time.perf_counter() - self.started
-    self.peak = memory("VmHWM") - self.before
+    self.peak = side_by_side.process_memory("VmHWM") - self.before
 
   def print(self, own, largest):
     print(json.dumps({

@@ -18,8 +18,6 @@ import argparse
 import dataclasses
 import gc
 import json
-import pathlib
-import subprocess
 import sys
 import time
 
@@ -95,18 +93,10 @@ def make_gradient(form, shape):
                  compiler_options=parallel_compile.compiler_options())
 
 
-def memory(field):
-  """A field of this process's status, bytes: VmRSS now, VmHWM at the peak."""
-  for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-    if line.startswith(f"{field}:"):
-      return int(line.split()[1]) * 1024
-  raise RuntimeError(f"{field} is not in /proc/self/status")
-
-
 def peak_beside(before, results):
   """Bytes held at the peak since `before`, those of the results left out."""
   stats = jax.devices()[0].memory_stats()
-  peak = stats["peak_bytes_in_use"] if stats else memory("VmHWM")
+  peak = stats["peak_bytes_in_use"] if stats else side_by_side.process_memory("VmHWM")
   return peak - before - sum(leaf.nbytes for leaf in jax.tree.leaves(results))
 
 
@@ -116,10 +106,10 @@ def work(form, shape):
   compiled = make_gradient(form, shape).lower(*inputs).compile()
   gc.collect()
   stats = jax.devices()[0].memory_stats()
-  before = stats["bytes_in_use"] if stats else memory("VmRSS")
+  before = stats["bytes_in_use"] if stats else side_by_side.process_memory("VmRSS")
   if not stats:
     # The peak counts from here; making the inputs and compiling are left out.
-    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    side_by_side.forget_peak()
   results = jax.block_until_ready(compiled(*inputs))
   print(json.dumps({
       "loss": float(results[0]), "temporary": compiled.memory_analysis().temp_size_in_bytes,
@@ -132,40 +122,21 @@ def work(form, shape):
                       "cpu_seconds": time.process_time() - busy}), flush=True)
 
 
-class Worker:
+def start(form, shape):
   """The process of one form."""
-
-  def __init__(self, form, shape):
-    self._process = subprocess.Popen(
-        [sys.executable, __file__, "--work", form, json.dumps(dataclasses.asdict(shape))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    self.first = self._read()
-
-  def _read(self):
-    line = self._process.stdout.readline()
-    if not line:
-      raise RuntimeError(f"a worker ended with {self._process.wait()}")
-    return json.loads(line)
-
-  def run(self, _):
-    """Seconds of one gradient, by the clock and of all cores."""
-    self._process.stdin.write("\n")
-    self._process.stdin.flush()
-    return self._read()
-
-  def close(self):
-    self._process.stdin.close()
-    self._process.wait(timeout=60)
+  return side_by_side.Worker(
+      [sys.executable, __file__, "--work", form, json.dumps(dataclasses.asdict(shape))])
 
 
 def measure(shape, rounds):
   """{form: loss, bytes and seconds}, and what the chunked form takes of the better naive one."""
-  workers = {form: Worker(form, shape) for form in FORMS}
+  workers = {form: start(form, shape) for form in FORMS}
   taken = side_by_side.take_turns(
-      {form: worker.run for form, worker in workers.items()}, rounds=rounds, warm_up=1)
+      {form: lambda _, worker=worker: worker.ask() for form, worker in workers.items()},
+      rounds=rounds, warm_up=1)
   for worker in workers.values():
     worker.close()
-  forms = {form: workers[form].first | side_by_side.median_of_parts(taken[form])
+  forms = {form: workers[form].hello | side_by_side.median_of_parts(taken[form])
            for form in FORMS}
   ratios = {}
   for name in ("peak", "temporary"):

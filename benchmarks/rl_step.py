@@ -49,7 +49,7 @@ def main():
 def start_peer(shape, micro_sequences):
   """A worker whose update takes gradients of `micro_sequences` at a time."""
   sizes = dataclasses.asdict(shape) | {"micro_sequences": micro_sequences}
-  return side_by_side.Peer(
+  return side_by_side.start_peer(
       "tunix", "tunix_worker.py", json.dumps(sizes), log=f"tunix_{micro_sequences}")
 
 

@@ -95,7 +95,7 @@ def main():
   parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32], help="rows at once")
   arguments = parser.parse_args()
   config, params = load_model()
-  peer = side_by_side.Peer("torch", "torch_worker.py", FOLDER, log="transformers")
+  peer = side_by_side.start_peer("torch", "torch_worker.py", FOLDER, log="transformers")
   batches = compare_with_peer(
       config, params, peer, arguments.batches, arguments.rounds)
   peer.close()

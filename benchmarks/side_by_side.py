@@ -14,40 +14,28 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-class Peer:
-  """A worker process that answers each JSON line on its stdin with one on its stdout.
+class Worker:
+  """A process that answers each JSON line on its stdin with one on its stdout.
 
   Attributes:
     hello: the object the worker printed when it was ready.
   """
 
-  def __init__(self, environment, script, argument, *, log="worker"):
-    """Starts `script` of benchmarks/ with the Python of .peers/`environment`.
-
-    Args:
-      environment: name of a folder that benchmarks/peers.sh made.
-      script: file name of the worker in benchmarks/.
-      argument: of its command line.
-      log: its stderr goes to .peers/`log`.log.
+  def __init__(self, command, *, stderr=None):
+    """Starts `command`; its stderr goes to the file `stderr`, or to that of this process.
 
     Raises:
-      FileNotFoundError: the environment is not there.
       RuntimeError: the worker ended before it was ready.
     """
-    python = ROOT / ".peers" / environment / "bin" / "python"
-    if not python.exists():
-      raise FileNotFoundError(f"{python} is missing: run `bash benchmarks/peers.sh` once")
-    self._log = ROOT / ".peers" / f"{log}.log"
-    with open(self._log, "w", encoding="utf-8") as stderr:
-      self._process = subprocess.Popen(
-          [python, ROOT / "benchmarks" / script, argument],
-          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    self._process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
     self.hello = self._read()
 
   def _read(self):
     line = self._process.stdout.readline()
     if not line:
-      raise RuntimeError(f"the worker ended early; see {self._log}")
+      raise RuntimeError(
+          f"the worker {self._process.args} ended with {self._process.wait()}; its stderr says why")
     return json.loads(line)
 
   def ask(self, **request):
@@ -60,6 +48,39 @@ class Peer:
     """Ends the worker."""
     self._process.stdin.close()
     self._process.wait(timeout=60)
+
+
+def start_peer(environment, script, argument, *, log="worker"):
+  """Starts `script` of benchmarks/ with the Python of .peers/`environment`.
+
+  Args:
+    environment: name of a folder that benchmarks/peers.sh made.
+    script: file name of the worker in benchmarks/.
+    argument: of its command line.
+    log: its stderr goes to .peers/`log`.log.
+
+  Raises:
+    FileNotFoundError: the environment is not there.
+    RuntimeError: the worker ended before it was ready.
+  """
+  python = ROOT / ".peers" / environment / "bin" / "python"
+  if not python.exists():
+    raise FileNotFoundError(f"{python} is missing: run `bash benchmarks/peers.sh` once")
+  with open(ROOT / ".peers" / f"{log}.log", "w", encoding="utf-8") as stderr:
+    return Worker([str(python), str(ROOT / "benchmarks" / script), argument], stderr=stderr)
+
+
+def process_memory(field):
+  """A field of this process's status, bytes: VmRSS now, VmHWM at the peak."""
+  for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+    if line.startswith(f"{field}:"):
+      return int(line.split()[1]) * 1024
+  raise RuntimeError(f"{field} is not in /proc/self/status")
+
+
+def forget_peak():
+  """VmHWM counts from here."""
+  pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def take_turns(sides, *, rounds, warm_up):

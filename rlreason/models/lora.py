@@ -60,8 +60,8 @@ def merged_view(config: ModelConfig, params: Params) -> Params:
     for name, child in node.items():
       if quantize.is_kernel((owner, name)):
         parts = {part: node[part] for part in (name, *_ADAPTERS) if part in node}
-        has_merit = quantize.is_quantized(child) or len(parts) > 1
-        view[name] = MergedKernel(config, {owner: parts}, (owner, name)) if has_merit else child
+        is_merged = quantize.is_quantized(child) or len(parts) > 1
+        view[name] = MergedKernel(config, {owner: parts}, (owner, name)) if is_merged else child
       elif isinstance(child, dict):
         view[name] = visit(child, name)
       elif name not in _ADAPTERS:

@@ -141,7 +141,7 @@ def _check_critic(setup: Setup, stage: RLStage):
   if not stage.critic_path:
     return
   model, tokenizer = weights.open_scalar_model(weights.find_model(stage.critic_path))
-  dataclasses.replace(model, lora=setup.model.lora)
+  dataclasses.replace(model, lora=setup.model.lora)  # raises where it cannot have the adapters
   longest = max(setup.recipe.prompt_buckets) + stage.sampling.max_new_tokens
   if model.max_positions < longest:
     raise ValueError(f"critic_path: got a model of {model.max_positions} positions, allowed: "
