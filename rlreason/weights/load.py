@@ -1,12 +1,12 @@
 """Whole models: configuration, parameters and tokenizer, from and to a folder."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,20 +55,11 @@ def load_model(
     ValueError: a pickled checkpoint, a damaged file, missing or unknown tensors, wrong shapes, or a
       model that is not supported. Names the file and what is allowed.
   """
-  path = pathlib.Path(path)
-  _check_request(path, dtype)
-  if path.suffix == ".gguf":
-    config, entries, read, tokenizer = _open_gguf(path, end_tokens)
-    dtype, source = dtype or "float32", contextlib.nullcontext()
-  else:
-    config, entries, source, tokenizer = open_folder(path, end_tokens=end_tokens)
-    read, dtype = source.read, dtype or _stored_dtype(source)
-  with source:
-    config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
-    places = sharding(config) if callable(sharding) else sharding
-    params = stream.load_params(
-        config, entries, read, jnp.dtype(dtype), places, quantize=quantize)
-  return config, params, tokenizer
+  with contextlib.ExitStack() as stack:
+    opened = _open(path, dtype, stack, end_tokens=end_tokens)
+    config, params = _load_params(
+        opened, dtype or _stored_dtype(opened.source), compute_dtype, sharding, quantize)
+  return config, params, opened.tokenizer
 
 
 def load_scalar_model(
@@ -93,37 +84,65 @@ def load_scalar_model(
     FileNotFoundError, ValueError: as `load_model`; or the head has several labels.
   """
   with contextlib.ExitStack() as stack:
-    config, entries, read, tokenizer, head = _open_scalar(pathlib.Path(path), dtype, stack)
-    config = dataclasses.replace(config, param_dtype=dtype, dtype=compute_dtype or dtype)
-    places = sharding(config) if callable(sharding) else sharding
-    trunk = stream.load_params(
-        config, entries, read, jnp.dtype(dtype), places, quantize=quantize)
-  value_head = init_value_head(config.width)
-  if head is not None:
-    value_head["kernel"] = jnp.asarray(head)
-  return config, {"trunk": trunk, "value_head": value_head}, tokenizer
+    opened, head = _open_scalar(path, dtype, stack)
+    config, trunk = _load_params(opened, dtype, compute_dtype, sharding, quantize)
+  return config, {"trunk": trunk, "value_head": head}, opened.tokenizer
 
 
 def open_scalar_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
   """The configuration and tokenizer of what `load_scalar_model` would load, checked as there."""
   with contextlib.ExitStack() as stack:
-    config, _, _, tokenizer, _ = _open_scalar(pathlib.Path(path), None, stack)
-  return config, tokenizer
+    opened, _ = _open_scalar(path, None, stack)
+  return opened.config, opened.tokenizer
 
 
-def _open_scalar(path: pathlib.Path, dtype: str | None, stack: contextlib.ExitStack):
-  """Configuration, places, tensors, tokenizer and head, f32[D] or None, of a trunk to be."""
-  _check_request(path, dtype)
-  head = None
+class _Opened(NamedTuple):
+  """A model whose files are checked, and no parameter made yet."""
+
+  config: ModelConfig
+  entries: dict[str, names.Entry]
+  read: Callable[[str, slice], np.ndarray]
+  tokenizer: Tokenizer
+  source: safetensors.Checkpoint | None  # None for a GGUF file
+
+
+def _open(
+    path: str | os.PathLike, dtype: str | None, stack: contextlib.ExitStack, *,
+    end_tokens: Iterable[str] = (), is_scalar: bool = False,
+) -> _Opened:
+  """Opens a folder or a GGUF file until `stack` closes."""
+  path = pathlib.Path(path)
+  if dtype not in ("float32", "bfloat16", None):
+    raise ValueError(f"dtype: got {dtype!r}, allowed: float32, bfloat16, None")
+  if path.suffix in _PICKLES:
+    raise ValueError(_pickle_message(path))
   if path.suffix == ".gguf":
-    config, entries, read, tokenizer = _open_gguf(path, ())
-  else:
-    config, entries, source, tokenizer = open_folder(path, is_scalar=True)
-    read = stack.enter_context(source).read
-    if _SCORE in source.names:
-      head = read(_SCORE)[0].astype(np.float32)
-  entries = {name: entry for name, entry in entries.items() if entry.path[0] != "lm_head"}
-  return dataclasses.replace(config, tie_embeddings=True), entries, read, tokenizer, head
+    return _Opened(*_open_gguf(path, end_tokens), None)
+  config, entries, source, tokenizer = open_folder(
+      path, end_tokens=end_tokens, is_scalar=is_scalar)
+  return _Opened(config, entries, stack.enter_context(source).read, tokenizer, source)
+
+
+def _open_scalar(
+    path: str | os.PathLike, dtype: str | None, stack: contextlib.ExitStack
+) -> tuple[_Opened, Params]:
+  """A trunk without its output matrix, and its head: that of the folder, or zeros."""
+  opened = _open(path, dtype, stack, is_scalar=True)
+  head = init_value_head(opened.config.width)
+  if opened.source is not None and _SCORE in opened.source.names:
+    head["kernel"] = jnp.asarray(opened.read(_SCORE, slice(None))[0].astype(np.float32))
+  entries = {name: entry for name, entry in opened.entries.items() if entry.path[0] != "lm_head"}
+  config = dataclasses.replace(opened.config, tie_embeddings=True)
+  return opened._replace(config=config, entries=entries), head
+
+
+def _load_params(
+    opened: _Opened, dtype: str, compute_dtype: str | None, sharding: Any, quantize: str | None
+) -> tuple[ModelConfig, Params]:
+  config = dataclasses.replace(opened.config, param_dtype=dtype, dtype=compute_dtype or dtype)
+  places = sharding(config) if callable(sharding) else sharding
+  return config, stream.load_params(
+      config, opened.entries, opened.read, jnp.dtype(dtype), places, quantize=quantize)
 
 
 def save_model(
@@ -174,13 +193,6 @@ def save_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
   write_json(folder / "generation_config.json", {
       "eos_token_id": families.one_or_list(tokenizer.eos_ids), "bos_token_id": tokenizer.bos_id,
       "pad_token_id": tokenizer.pad_id})
-
-
-def _check_request(path: pathlib.Path, dtype: str | None) -> None:
-  if dtype not in ("float32", "bfloat16", None):
-    raise ValueError(f"dtype: got {dtype!r}, allowed: float32, bfloat16, None")
-  if path.suffix in _PICKLES:
-    raise ValueError(_pickle_message(path))
 
 
 def check_stored_dtype(dtype: str | None) -> None:
@@ -279,8 +291,9 @@ def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set
   return {_SCORE, _HEAD}
 
 
-def _stored_dtype(checkpoint: safetensors.Checkpoint) -> str:
-  return "bfloat16" if checkpoint.stored_type(_EMBEDDING) == "BF16" else "float32"
+def _stored_dtype(checkpoint: safetensors.Checkpoint | None) -> str:
+  is_bf16 = checkpoint is not None and checkpoint.stored_type(_EMBEDDING) == "BF16"
+  return "bfloat16" if is_bf16 else "float32"
 
 
 def _check_tied(checkpoint: safetensors.Checkpoint, folder: pathlib.Path) -> None:
