@@ -34,31 +34,39 @@ def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
   return safe_divide(masked_sum(x, mask, axis), jnp.sum(mask.astype(jnp.float32), axis=axis))
 
 
-def masked_variance(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Biased variance over True positions, in f32."""
+def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Array:
+  """Variance over True positions, in f32: a sum divided by (positions - `ddof`).
+
+  0 where there are no more positions than `ddof`. `ddof` 0 is biased, 1 is not.
+  """
   centred = zero_masked(x.astype(jnp.float32), mask) - masked_mean(x, mask)
-  return masked_mean(jnp.square(centred), mask)
+  freedom = jnp.sum(mask.astype(jnp.float32)) - ddof
+  return safe_divide(masked_sum(jnp.square(centred), mask), jnp.maximum(freedom, 0.0))
 
 
-def whiten(x: jax.Array, mask: jax.Array, *, shift_mean: bool = True, epsilon: float = 1e-8):
-  """Scales `x` to unit (biased) variance over True positions; 0 where masked.
+def whiten(
+    x: jax.Array, mask: jax.Array, *, shift_mean: bool = True, epsilon: float = 1e-8,
+    ddof: int = 0,
+) -> jax.Array:
+  """Scales `x` to unit variance over True positions; 0 where masked.
 
   With `shift_mean=False` the mean is kept, as PPO for language models does for rewards (Ziegler et
   al. 2019, https://arxiv.org/abs/1909.08593).
 
   Args:
-    x: f32[B, T].
-    mask: bool[B, T].
+    x: f32[...], such as [B, T] of tokens or [B] of rows.
+    mask: bool[...].
     shift_mean: whether the result is centred on 0.
     epsilon: added to the variance.
+    ddof: 0 for the biased variance, 1 for the unbiased one.
 
   Returns:
-    f32[B, T].
+    f32[...].
   """
   # First, or the gradient of the product below is 0 * NaN where a masked `x` is NaN.
   x = zero_masked(x, mask)
   mean = masked_mean(x, mask)
-  scaled = (x - mean) * jax.lax.rsqrt(masked_variance(x, mask) + epsilon)
+  scaled = (x - mean) * jax.lax.rsqrt(masked_variance(x, mask, ddof=ddof) + epsilon)
   return zero_masked(scaled if shift_mean else scaled + mean, mask)
 
 

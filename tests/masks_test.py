@@ -1,5 +1,7 @@
 """Masked reductions, token weights, positions and attention masks, on hand-worked numbers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,12 +66,31 @@ def test_whiten_hand_worked():
       masks.whiten(x, mask, shift_mean=False), [[1.0, 3.0, 0.0]], atol=1e-6)
 
 
+def test_unbiased_variance_hand_worked():
+  # 1, 2, 6 have mean 3 and squared distances 4 + 1 + 9.
+  x, mask = jnp.array([1.0, 2.0, 50.0, 6.0]), jnp.array([T, T, F, T])
+  np.testing.assert_allclose(masks.masked_variance(x, mask), 14 / 3, rtol=1e-6)
+  np.testing.assert_allclose(masks.masked_variance(x, mask, ddof=1), 7.0, rtol=1e-6)
+  np.testing.assert_allclose(
+      masks.whiten(x, mask, ddof=1), np.array([-2.0, -1.0, 0.0, 3.0]) / np.sqrt(7), rtol=1e-6)
+
+
+def test_unbiased_variance_of_one_number_and_of_none_is_zero():
+  x = jnp.array([[5.0, jnp.nan]])
+  for mask in ([[T, F]], [[F, F]]):
+    whitened = lambda x: jnp.sum(masks.whiten(x, jnp.array(mask), ddof=1))
+    assert float(masks.masked_variance(x, jnp.array(mask), ddof=1)) == 0.0
+    assert float(whitened(x)) == 0.0
+    np.testing.assert_array_equal(jax.grad(whitened)(x), 0.0)
+
+
 def test_whiten_of_equal_numbers_is_zero():
   np.testing.assert_allclose(masks.whiten(jnp.full((2, 2), 3.0), jnp.ones((2, 2), bool)), 0.0)
 
 
 @pytest.mark.parametrize("function", [
-    masks.zero_masked, masks.masked_sum, masks.masked_mean, masks.masked_variance, masks.whiten])
+    masks.zero_masked, masks.masked_sum, masks.masked_mean, masks.masked_variance, masks.whiten,
+    functools.partial(masks.whiten, ddof=1)])
 def test_nan_at_masked_positions_does_not_leak(function):
   mask = jnp.array([[T, T, F], [T, F, F]])
   x = jnp.array([[1.0, 2.0, 0.0], [4.0, 0.0, 0.0]])
