@@ -1,0 +1,226 @@
+"""Advantages of completions against the other completions of their prompt: P prompts, G of each.
+
+The one number of a completion is the advantage of all its tokens. Every function takes `scores`
+f32[P, G], one of each completion, and `is_kept` bool[P, G], False where a completion could not be
+scored: it is 0 and takes part in nothing. Every function returns f32[P, G], gradients stopped.
+
+A group whose kept scores are equal gets exactly 0, to the bit, and so does a group of one, where
+released codes disagree: verl gives it its raw score. `no_baseline` and `remax`, which do not look
+at the rest of the group, are the exceptions.
+"""
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rlreason import masks
+
+
+def group_normalized(
+    scores: jax.Array, is_kept: jax.Array, *, ddof: int = 1, epsilon: float = 1e-6,
+    group_of_one: Literal["zero", "raw"] = "zero",
+) -> jax.Array:
+  """A = (r - mean) / (std + ε) within the group: GRPO, https://arxiv.org/abs/2402.03300.
+
+  The paper does not say which std. verl, TRL and OpenRLHF take that of a sample (ddof 1), with an ε
+  of 1e-6, 1e-4 and 1e-9. For r = [1, 0, 0, 0], ddof 1 gives 1.5 and -.5, ddof 0 1.732 and -.577.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    ddof: taken from the number of scores in the variance; 0 or 1.
+    epsilon: added to the std.
+    group_of_one: what the only score of a group gets: 0, or itself as in verl.
+
+  Returns:
+    f32[P, G].
+
+  Raises:
+    ValueError: `group_of_one` is unknown.
+  """
+  if group_of_one not in ("zero", "raw"):
+    raise ValueError(f"group_of_one: got {group_of_one!r}, allowed: zero, raw")
+  advantages = masks.safe_divide(
+      _centred(scores, is_kept), _std(scores, is_kept, ddof) + epsilon)
+  if group_of_one == "raw":
+    is_alone = jnp.sum(is_kept, axis=-1, keepdims=True) == 1
+    advantages = jnp.where(is_alone, masks.zero_masked(scores, is_kept), advantages)
+  return jax.lax.stop_gradient(advantages)
+
+
+def group_centered(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
+  """A = r - mean of the group: Dr. GRPO, https://arxiv.org/abs/2503.20783.
+
+  With advantages whitened over the tokens of the batch it is REINFORCE++-baseline,
+  https://arxiv.org/abs/2501.03262.
+  """
+  return jax.lax.stop_gradient(_centred(scores, is_kept))
+
+
+def batch_normalized(
+    scores: jax.Array, is_kept: jax.Array, *, ddof: int = 1, epsilon: float = 1e-4
+) -> jax.Array:
+  """A = (r - mean of the group) / (std of all scores of the batch + ε): TRL's scaling by batch.
+
+  A group that is nearly all right or nearly all wrong is not blown up, as it is by its own std
+  (https://arxiv.org/abs/2508.08221). Each group has its own mean, the batch has one std.
+  """
+  std = _std(scores.reshape(-1), is_kept.reshape(-1), ddof)
+  return jax.lax.stop_gradient(
+      masks.safe_divide(_centred(scores, is_kept), std[None] + epsilon))
+
+
+def leave_one_out(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
+  """A = r - mean of the others: RLOO, https://arxiv.org/abs/2402.14740.
+
+  The baseline does not depend on the completion, so the gradient is unbiased. G / (G - 1) times
+  `group_centered`. r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3].
+  """
+  count = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32)
+  return jax.lax.stop_gradient(
+      _centred(scores, is_kept) * masks.safe_divide(count, count - 1.0))
+
+
+def leave_one_out_normalized(
+    scores: jax.Array, is_kept: jax.Array, *, ddof: int = 1, epsilon: float = 1e-6
+) -> jax.Array:
+  """A = (r - mean of the others) / (std of the others + ε), as in NeMo RL's released code.
+
+  Where the others have no spread the difference stays as it is, as in that code: the only right
+  completion of [1, 0, 0, 0] gets 1, the wrong ones -.577. The sum over a group need not be 0.
+  https://github.com/NVIDIA-NeMo/RL.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    ddof: taken from the number of others in the variance; 0 or 1.
+    epsilon: added to the std.
+
+  Returns:
+    f32[P, G].
+  """
+  # All pairs: the variance of the whole group less one score would cancel to a residue, and a
+  # division by it would be large, where the others are equal.
+  size = scores.shape[-1]
+  others = is_kept[:, None, :] & ~jnp.eye(size, dtype=bool)[None]
+  std = _std(jnp.broadcast_to(scores[:, None, :], others.shape), others, ddof)[..., 0]
+  return jax.lax.stop_gradient(
+      leave_one_out(scores, is_kept) / jnp.where(std > 0, std + epsilon, 1.0))
+
+
+def no_baseline(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
+  """A = r: REINFORCE.
+
+  With advantages whitened over the tokens of the batch it is REINFORCE++,
+  https://arxiv.org/abs/2501.03262.
+  """
+  return jax.lax.stop_gradient(masks.zero_masked(scores.astype(jnp.float32), is_kept))
+
+
+def remax(scores: jax.Array, is_kept: jax.Array, greedy_scores: jax.Array) -> jax.Array:
+  """A = r - score of the greedy completion of the prompt: ReMax, https://arxiv.org/abs/2310.10505.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    greedy_scores: f32[P]; NaN where it could not be scored: that group gets 0.
+
+  Returns:
+    f32[P, G].
+  """
+  chex.assert_rank(greedy_scores, 1)
+  greedy = greedy_scores.astype(jnp.float32)[:, None]
+  is_kept = is_kept & ~jnp.isnan(greedy)
+  return jax.lax.stop_gradient(masks.zero_masked(scores.astype(jnp.float32) - greedy, is_kept))
+
+
+def opo(scores: jax.Array, is_kept: jax.Array, lengths: jax.Array) -> jax.Array:
+  """A = r - sum(l r) / sum(l) over the group: OPO, https://arxiv.org/abs/2505.23585.
+
+  The baseline of least variance weighs a score with the squared norm of its gradient, which the
+  paper takes to grow as the number of tokens does.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    lengths: f32[P, G] tokens.
+
+  Returns:
+    f32[P, G]; 0 in a group without tokens.
+  """
+  shifted = _shifted(scores, is_kept)
+  lengths = masks.zero_masked(lengths.astype(jnp.float32), is_kept)
+  total = jnp.sum(lengths, axis=-1, keepdims=True)
+  baseline = masks.safe_divide(jnp.sum(lengths * shifted, axis=-1, keepdims=True), total)
+  return jax.lax.stop_gradient(masks.zero_masked(shifted - baseline, is_kept & (total > 0)))
+
+
+def pass_at_k(
+    scores: jax.Array, is_kept: jax.Array, *, k: int, threshold: float = 0.5,
+    epsilon: float = 1e-6,
+) -> jax.Array:
+  """The advantage when k completions are paid together, 1 if any of them is right.
+
+  Of the C(n, k) ways to draw k of n completions, w of them wrong, a share f = C(w, k) / C(n, k)
+  fails, so that the mean of their rewards is 1 - f and the std is σ = sqrt(f (1 - f)). The draws
+  with a right completion in them succeed; those with a given wrong one fail with a share of
+  f_wrong = C(w - 1, k - 1) / C(n - 1, k - 1). The mean over the draws that a completion is in, of
+  (reward - (1 - f)) / (σ + ε), is
+
+      A_right = f / (σ + ε),  A_wrong = (f - f_wrong) / (σ + ε).
+
+  Pass@k Training, https://arxiv.org/abs/2508.10751; ε as in its released code. For k = 1 it is
+  `group_normalized` with ddof 0. Where k is n or more there is one draw at most: all 0.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    k: completions paid together, 1 or more.
+    threshold: a completion is right when its score is above; .5 suits both 0 / 1 and -1 / 1.
+    epsilon: added to the std.
+
+  Returns:
+    f32[P, G].
+
+  Raises:
+    ValueError: `k` is below 1.
+  """
+  if k < 1:
+    raise ValueError(f"k: got {k}, allowed: 1 or more")
+  is_right = is_kept & (scores > threshold)
+  count = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32)
+  wrong = jnp.sum(is_kept & ~is_right, axis=-1, keepdims=True, dtype=jnp.float32)
+  # C(w - 1, k - 1) / C(n - 1, k - 1), as one product of ratios: the factors themselves overflow.
+  drawn = jnp.arange(1, k, dtype=jnp.float32)[None]
+  fails_with_wrong = jnp.prod(masks.safe_divide(
+      jnp.maximum(wrong - drawn, 0.0), jnp.maximum(count - drawn, 0.0)), axis=-1, keepdims=True)
+  fails = masks.safe_divide(wrong, count) * fails_with_wrong
+  advantages = fails - jnp.where(is_right, 0.0, fails_with_wrong)
+  advantages = masks.safe_divide(advantages, jnp.sqrt(fails * (1.0 - fails)) + epsilon)
+  has_spread = (fails > 0) & (fails < 1)
+  return jax.lax.stop_gradient(masks.zero_masked(advantages, is_kept & has_spread))
+
+
+def _shifted(scores, is_kept):
+  """Scores less the highest of their row, 0 where not kept: equal scores become 0 to the bit."""
+  chex.assert_equal_shape([scores, is_kept])
+  scores = masks.zero_masked(scores.astype(jnp.float32), is_kept)
+  lowest = jnp.finfo(jnp.float32).min
+  highest = jnp.max(scores, axis=-1, keepdims=True, initial=lowest, where=is_kept)
+  return masks.zero_masked(scores - highest, is_kept)
+
+
+def _centred(scores, is_kept):
+  """Scores less the mean of their row, 0 where not kept."""
+  shifted = _shifted(scores, is_kept)
+  mean = masks.masked_mean(shifted, is_kept, axis=-1)[..., None]
+  return masks.zero_masked(shifted - mean, is_kept)
+
+
+def _std(scores, is_kept, ddof):
+  """Std of each row, last axis 1; 0 where there are no more scores than `ddof`."""
+  freedom = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32) - ddof
+  squares = jnp.sum(jnp.square(_centred(scores, is_kept)), axis=-1, keepdims=True)
+  return jnp.sqrt(masks.safe_divide(squares, jnp.maximum(freedom, 0.0)))
