@@ -34,7 +34,7 @@ def load_recipe(form, num_prompts):
   config = module.get_config()
   config.stages = ("rl",)
   config.rl.num_prompts = num_prompts
-  config.rl.ppo.minibatch_size = min(8, num_prompts)
+  config.rl.algorithm.minibatch_size = min(8, num_prompts)
   if FORMS[form]:
     config.lora = dict(rank=16, alpha=32.0, base=FORMS[form])
   return recipe_lib.from_config(config)

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlreason import algorithms, models, parallel, sampling
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
-from rlreason.types import Prompts
+from rlreason.types import Outcome, Prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +80,19 @@ class PPOStep:
     """Args: a Shape; "shared" or "separate"; the seed of parameters and prompts."""
     self.shape, self._seed = shape, seed
     config = shape.model_config()
-    settings = algorithms.PPOConfig(
+    settings = algorithms.PolicyGradientConfig(
         minibatch_size=shape.sequences, micro_batch_size=shape.micro_sequences, kl_coef=0.04,
         critic=critic, kl_placement="reward", kl_estimator="k1")
     # Adam without weight decay, as the peer has it.
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-5, max_grad_norm=None), total_steps=1_000_000)
-    algorithm = algorithms.ppo(settings, config, optimizer, temperature=1.0)
+    algorithm = algorithms.policy_gradient(settings, config, optimizer, temperature=1.0)
     layout = parallel.make_layout(parallel.ParallelConfig(data=1))
     policy = models.init_params(config, jax.random.key(seed))
     self._layout, self._key = layout, jax.random.key(seed + 1)
     self._reference = layout.put_params(jax.tree.map(jax.numpy.copy, policy), None)
     self.state = layout.put_state(algorithm.init(
-        layout.put_params(algorithms.init_ppo_params(settings, config, policy), None)))
+        layout.put_params(algorithms.init_rl_params(settings, config, policy), None)))
     options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
     self._sample = layout.compile_sampler(
         functools.partial(_sample, config, options, shape.group))
@@ -109,7 +109,8 @@ class PPOStep:
     rollout = clock.wait("generate", self._sample(models_now, prompts, key_sample))
     scores = clock.wait("score", self._score(models_now, rollout, key_sample))
     rewards = even_share(np.asarray(rollout.completion_tokens))
-    rows = (rollout, scores, *self._layout.put_rows((rewards, np.ones(len(rewards), bool))))
+    outcome = self._layout.put_rows(Outcome(rewards, np.ones(len(rewards), bool)))
+    rows = (rollout, scores, outcome)
     batch, _ = clock.wait("batch", self._make_batch(rows, self.state.kl_coef))
     self.batch, self.key = batch, key_update
     self.update(clock)

@@ -60,7 +60,7 @@ def get_config(start: str = ""):
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=0.0)),
           exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
           random=dict(weight=0.0)),
-      ppo=dict(
+      algorithm=dict(
           minibatch_size=64, micro_batch_size=32, kl_coef=0.0025, value_coef=0.5,
           critic_warmup_steps=4, gae_lambda=0.95),
       optimizer=config.optimizer)

@@ -56,9 +56,10 @@ def get_config():
           verifier=dict(weight=0.8, options=dict(which_box="first", no_box_score=-0.5)),
           exploration=dict(weight=0.8, options=dict(c=1000.0, unit="characters")),
           judge=dict(weight=0.2, function="rlsp_judge:score", is_judge=True)),
-      ppo=dict(
+      algorithm=dict(
           epochs=1, minibatch_size=128, micro_batch_size=32, discount=1.0, gae_lambda=0.95,
-          clip_low=0.2, clip_high=0.2, value_clip=0.2, value_coef=1.0, kl_coef=0.05,
+          policy_loss=dict(options=dict(clip_low=0.2, clip_high=0.2)),
+          value_clip=0.2, value_coef=1.0, kl_coef=0.05,
           whiten_advantages=True, aggregation="sequence-mean", critic="separate",
           critic_warmup_steps=4,
           # In bf16 the sampler's log-probs differ from the trainer's by more than an update does.

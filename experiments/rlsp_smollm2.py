@@ -56,7 +56,7 @@ def get_config(start: str = ""):
           exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
           finished=dict(weight=0.2),  # or it learns to write on after the box
           format=dict(weight=0.0)),  # the format-only control gives this the weight
-      ppo=dict(
+      algorithm=dict(
           minibatch_size=16, kl_coef=0.02, value_coef=0.1,
           critic_warmup_steps=2),
       optimizer=config.optimizer)

@@ -11,7 +11,7 @@ _MODULES = (
     "sampling", "tokenizers", "training", "types", "weights")
 _NAMES = {
     "rlreason.api": ("Policy", "Samples", "convert", "evaluate", "load", "sample", "train"),
-    "rlreason.algorithms": ("PPOConfig", "SFTConfig"),
+    "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),
     "rlreason.training.recipe": ("Recipe", "from_config"),

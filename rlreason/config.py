@@ -30,7 +30,8 @@ def build(cls: type[T], mapping: Any, where: str = "config") -> T:
 
   Lists become tuples where the field is a tuple, and an int becomes a float where the field is a
   float; nothing else is converted. Of a union of dataclasses the one is taken whose `Literal`
-  fields without a default agree with the mapping.
+  fields without a default agree with the mapping. Where a field's default is an instance of its
+  dataclass, what the mapping leaves out stays as in that default.
 
   Args:
     cls: a dataclass whose annotations say what is allowed.
@@ -55,7 +56,10 @@ def build(cls: type[T], mapping: Any, where: str = "config") -> T:
   values = {}
   for name, field in fields.items():
     if name in mapping:
-      values[name] = _convert(hints[name], mapping[name], f"{where}.{name}")
+      value = mapping[name]
+      if _is_mapping(value) and hints[name] is type(field.default):
+        value = {**_fields_of(field.default), **value}
+      values[name] = _convert(hints[name], value, f"{where}.{name}")
     elif _is_required(field):
       raise ValueError(
           f"{where}.{name}: missing, and {cls.__name__} has no default for it; "
@@ -98,7 +102,19 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
   config = module.get_config(argument) if argument else module.get_config()
   if not _is_mapping(config):
     raise ValueError(f"get_config() of {file!r} must return a ConfigDict, got {_show(config)}")
-  return ml_collections.ConfigDict(config)
+  config = ml_collections.ConfigDict(config)
+  _open_dataclasses(config)
+  return config
+
+
+def _open_dataclasses(config: ml_collections.ConfigDict):
+  """Makes sections of dataclasses, such as presets, so that flags reach their fields."""
+  with config.unlocked(), config.ignore_type():
+    for name, value in config.items():
+      if dataclasses.is_dataclass(value):
+        config[name] = ml_collections.ConfigDict(to_dict(value, keep_functions=True))
+      elif isinstance(value, ml_collections.ConfigDict):
+        _open_dataclasses(value)
 
 
 def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
@@ -144,6 +160,10 @@ def differences(old: Any, new: Any, where: str = "config") -> list[str]:
         for line in differences(left, right, f"{where}[{i}]")
     ]
   return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+
+
+def _fields_of(instance: Any) -> dict[str, Any]:
+  return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance) if f.init}
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -32,6 +32,12 @@ class Scored(NamedTuple):
   lengths: np.ndarray  # i32[B] generated tokens
   reasoning_lengths: np.ndarray  # i32[B] of them, before the first box
 
+  @property
+  def is_right(self) -> np.ndarray:
+    """bool[B]: the verifier gives 1 or more; False where it gives nothing."""
+    verdicts = self.rewards.parts.get("verifier", [None] * len(self.completions))
+    return np.array([verdict is not None and verdict >= 1.0 for verdict in verdicts], bool)
+
 
 def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
   """Token ids of a row's prompt: plain text, or chat messages through the template."""

@@ -52,15 +52,29 @@ class PackedBatch:
 
 
 @struct.dataclass
+class Outcome:
+  """What the host found out about each completion of a rollout."""
+
+  scores: jax.Array  # f32[B] rewards, combined
+  is_scored: jax.Array  # bool[B] False: could not be scored, and gets no gradient
+  is_right: jax.Array | None = None  # bool[B] the verifier's verdict; None where nobody asks for it
+  greedy_scores: jax.Array | None = None  # f32[B] of the greedy completion of the row's prompt
+
+
+@struct.dataclass
 class RolloutBatch:
-  """A scored rollout, ready for a policy-gradient update."""
+  """A scored rollout, ready for a policy-gradient update; None is what the method does without."""
 
   prompt_tokens: jax.Array  # i32[B, S]
   prompt_mask: jax.Array  # bool[B, S]
   completion_tokens: jax.Array  # i32[B, T]
   loss_mask: jax.Array  # bool[B, T] completion tokens that are trained on
-  old_log_probs: jax.Array  # f32[B, T] behaviour policy, nats
-  old_values: jax.Array  # f32[B, T]
-  ref_log_probs: jax.Array  # f32[B, T] reference policy, nats
+  counted_mask: jax.Array  # bool[B, T] those that count in means over a minibatch
+  old_log_probs: jax.Array  # f32[B, T] of the policy before the update, nats
   advantages: jax.Array  # f32[B, T]
-  returns: jax.Array  # f32[B, T]
+  sampler_log_probs: jax.Array | None = None  # f32[B, T] of what the tokens were sampled from, nats
+  ref_log_probs: jax.Array | None = None  # f32[B, T] reference policy, nats
+  old_values: jax.Array | None = None  # f32[B, T]
+  returns: jax.Array | None = None  # f32[B, T]
+  nll_mask: jax.Array | None = None  # bool[B, T] tokens whose likelihood is raised besides
+  is_selected: jax.Array | None = None  # bool[B, T] of one minibatch, by the selection slot

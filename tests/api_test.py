@@ -51,7 +51,7 @@ def test_the_import_is_light():
   code = (
       "import sys, time; start = time.process_time(); import rlreason; "
       "light = time.process_time() - start, 'jax' in sys.modules; "
-      "rlreason.load, rlreason.losses.gae, rlreason.rewards.verify, rlreason.PPOConfig; "
+      "rlreason.load, rlreason.losses.gae, rlreason.rewards.verify, rlreason.PolicyGradientConfig; "
       "print(light[0] < 3, light[1], [name for name in ('tensorflow_datasets', 'reasoning_gym', "
       "'torch', 'tensorflow', 'math_verify') if name in sys.modules]); "
       "import rlreason.rewards.verifier")

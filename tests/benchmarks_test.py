@@ -79,7 +79,7 @@ def test_the_stage_whose_memory_is_measured(monkeypatch, form, base):
   import lora
 
   recipe = lora.load_recipe(form, 4)
-  assert recipe.stages[0].num_prompts == recipe.stages[0].ppo.minibatch_size == 4
+  assert recipe.stages[0].num_prompts == recipe.stages[0].algorithm.minibatch_size == 4
   assert (recipe.lora and recipe.lora.base) == base
 
 

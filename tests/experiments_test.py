@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlreason import config as config_lib, main, models, sampling
-from rlreason.algorithms import init_ppo_params, ppo
+from rlreason import config as config_lib, losses, main, models, sampling
+from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.models import families
 from rlreason.parallel import ALONE
+from rlreason.slots import Slot
 from rlreason.training.optimizer import make_optimizer
 from rlreason.training.recipe import from_config
 from rlreason.types import Prompts, Rollout
@@ -109,16 +110,18 @@ def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", LARGE)
 def test_settings_of_the_paper(name):
   stage, = load(name).stages
-  ppo_config, optimizer = stage.ppo, stage.optimizer
-  assert (stage.num_prompts, stage.group_size, ppo_config.minibatch_size) == (512, 1, 128)
-  assert (ppo_config.discount, ppo_config.gae_lambda) == (1.0, 0.95)
-  assert (ppo_config.clip_low, ppo_config.clip_high, ppo_config.value_clip) == (0.2, 0.2, 0.2)
-  assert (ppo_config.kl_coef, ppo_config.kl_placement, ppo_config.kl_target) == (
+  algorithm, optimizer = stage.algorithm, stage.optimizer
+  assert (stage.num_prompts, stage.group_size, algorithm.minibatch_size) == (512, 1, 128)
+  assert (algorithm.discount, algorithm.gae_lambda) == (1.0, 0.95)
+  assert algorithm.policy_loss == Slot(
+      losses.clipped_surrogate, {"clip_low": 0.2, "clip_high": 0.2})
+  assert algorithm.value_clip == 0.2
+  assert (algorithm.kl_coef, algorithm.kl_placement, algorithm.kl_target) == (
       0.05, "reward", None)
-  assert (ppo_config.epochs, ppo_config.entropy_coef) == (1, 0.0)
-  assert ppo_config.critic == "separate" and ppo_config.critic_warmup_steps == 4
-  assert ppo_config.recompute_log_probs  # the forward pass of bf16 is not its decode
-  assert ppo_config.aggregation == "sequence-mean" and ppo_config.whiten_advantages
+  assert (algorithm.epochs, algorithm.entropy_coef) == (1, 0.0)
+  assert algorithm.critic == "separate" and algorithm.critic_warmup_steps == 4
+  assert algorithm.recompute_log_probs  # the forward pass of bf16 is not its decode
+  assert algorithm.aggregation == "sequence-mean" and algorithm.whiten_advantages
   assert (optimizer.learning_rate, optimizer.critic_learning_rate) == (2e-7, 2e-6)
   assert (optimizer.b1, optimizer.b2, optimizer.max_grad_norm) == (0.9, 0.95, 1.0)
   updates = stage.steps * stage.updates_per_step
@@ -172,11 +175,11 @@ def test_large_experiments_trace(name):
   assert rollout.completion_tokens.shape == (rows, columns) == rollout.log_probs.shape
 
   updates = stage.steps * stage.updates_per_step
-  algorithm = ppo(
-      stage.ppo, model, make_optimizer(stage.optimizer, updates),
+  algorithm = policy_gradient(
+      stage.algorithm, model, make_optimizer(stage.optimizer, updates),
       temperature=stage.sampling.temperature)
   state = jax.eval_shape(
-      lambda policy: algorithm.init(init_ppo_params(stage.ppo, model, policy)), policy)
+      lambda policy: algorithm.init(init_rl_params(stage.algorithm, model, policy)), policy)
   scores = jax.eval_shape(
       algorithm.score, {"params": state.params, "reference": policy}, rollout, None)
   assert {name: x.shape for name, x in scores.items()} == {

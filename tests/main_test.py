@@ -88,11 +88,12 @@ def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, argv, expected):
     "override, expected",
     [
         ("--config.typo=1", "config.typo: unknown field of Recipe"),
-        ("--config.rl.ppo.kl_coeff=1", "config.rl.ppo.kl_coeff: unknown field of PPOConfig, did you"
+        ("--config.rl.algorithm.kl_coeff=1",
+         "config.rl.algorithm.kl_coeff: unknown field of PolicyGradientConfig, did you"
          " mean 'kl_coef'?"),
         ("--config.seed=abc", "config.seed: got 'abc' (str), allowed: int"),
         ("--config.rl.steps=1.5", "config.rl.steps: got 1.5 (float), allowed: int"),
-        ("--config.rl.ppo.minibatch_size=7", "minibatch_size: got 7, allowed: a divisor"),
+        ("--config.rl.algorithm.minibatch_size=7", "minibatch_size: got 7, allowed: a divisor"),
         ("--config.rl.rewards.exploration.options.c=1000", "c must be below"),
         ("--config.rl.rewards.mine.weight=1", "reward 'mine': not built in"),
         ("--config.seed.x=1", "'seed' is 0 and has no fields"),
@@ -233,20 +234,20 @@ def load(*overrides):
 def test_overrides_reach_the_recipe():
   recipe = load(
       "--config.seed=3", "--config.rl.rewards.exploration.weight=0",
-      "--config.rl.rewards.verifier.weight=0.5", "--config.rl.ppo.kl_coef=1",
+      "--config.rl.rewards.verifier.weight=0.5", "--config.rl.algorithm.kl_coef=1",
       "--config.prompt_buckets=(8,16)", "--config.rl.reward_clip=(-1,1)",
-      "--config.rl.ppo.critic=separate", "--config.rl.ppo.recompute_log_probs=true")
+      "--config.rl.algorithm.critic=separate", "--config.rl.algorithm.recompute_log_probs=true")
   rl = recipe.stages[1]
   assert recipe.seed == 3 and recipe.prompt_buckets == (8, 16)
   assert {spec.name: spec.weight for spec in rl.rewards} == {"verifier": 0.5, "exploration": 0.0}
-  assert rl.ppo.kl_coef == 1.0 and isinstance(rl.ppo.kl_coef, float)
+  assert rl.algorithm.kl_coef == 1.0 and isinstance(rl.algorithm.kl_coef, float)
   assert rl.reward_clip == (-1.0, 1.0)
-  assert rl.ppo.critic == "separate" and rl.ppo.recompute_log_probs is True
+  assert rl.algorithm.critic == "separate" and rl.algorithm.recompute_log_probs is True
 
 
 def test_a_field_may_be_none_before_and_after():
-  assert load().stages[1].ppo.value_clip is None
-  assert load("--config.rl.ppo.value_clip=0.1").stages[1].ppo.value_clip == 0.1
+  assert load().stages[1].algorithm.value_clip is None
+  assert load("--config.rl.algorithm.value_clip=0.1").stages[1].algorithm.value_clip == 0.1
   assert load("--config.optimizer.max_grad_norm=None").stages[1].optimizer.max_grad_norm is None
 
 

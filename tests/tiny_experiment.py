@@ -21,7 +21,7 @@ def get_config():
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
           exploration=dict(weight=1, options=dict(c=4.0, unit="tokens"))),
-      ppo=dict(minibatch_size=8, kl_coef=0.01, value_clip=None),
+      algorithm=dict(minibatch_size=8, kl_coef=0.01, value_clip=None),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(num_problems=8, batch_size=8, max_new_tokens=24, num_samples=2)

@@ -1,5 +1,6 @@
 """One file per method that differs in code; variants that only change constants are configs."""
 
 from rlreason.algorithms.base import Algorithm, TrainState
-from rlreason.algorithms.ppo import PPOConfig, init_ppo_params, ppo
+from rlreason.algorithms.policy_gradient import init_rl_params, policy_gradient
+from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
 from rlreason.algorithms.sft import SFTConfig, sft

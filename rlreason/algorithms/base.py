@@ -20,8 +20,10 @@ class TrainState:
   params: Params  # {"policy": ...} and, where there is one, "value_head" or "critic"
   opt_state: Any
   kl_coef: jax.Array  # f32 scalar, the current (adaptive) KL coefficient
+  entropy_coef: jax.Array  # f32 scalar, the current (adaptive) weight of the entropy bonus
   skipped: jax.Array  # i32 scalar, minibatches skipped for a non-finite loss or gradient
   skipped_in_a_row: jax.Array  # i32 scalar, those since the last good minibatch
+  reference: Params | None = None  # f32, what is trained of the policy, where the reference moves
 
 
 class Algorithm(NamedTuple):
@@ -30,7 +32,7 @@ class Algorithm(NamedTuple):
   - `init(params) -> TrainState`.
   - `score(models, rollout, key) -> scores`: per-token quantities an update needs, as rows; `models`
     is {"params": of the state, "reference": parameters or None}.
-  - `make_batch(rows, kl_coef) -> (batch rows, metrics)`.
+  - `make_batch((rollout, scores, outcome), kl_coef) -> (batch rows, metrics)`.
   - `update_step(state, batch, key, *, replicas=ALONE) -> (state, metrics)`.
   """
 
@@ -40,16 +42,21 @@ class Algorithm(NamedTuple):
   update_step: Callable
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, kl_coef: float = 0.0):
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
+) -> TrainState:
   """A fresh `TrainState`."""
   zero = lambda: jnp.zeros((), jnp.int32)
   return TrainState(
       step=zero(), params=params, opt_state=optimizer.init(lora.split(params)[0]),
-      kl_coef=jnp.float32(kl_coef), skipped=zero(), skipped_in_a_row=zero())
+      kl_coef=jnp.float32(kl_coef), entropy_coef=jnp.float32(entropy_coef), skipped=zero(),
+      skipped_in_a_row=zero())
 
 
 def accumulate_gradients(
-    loss_fn: Callable, params: Params, micro_batches: Any, replicas: Replicas
+    loss_fn: Callable, params: Params, micro_batches: Any, replicas: Replicas,
+    is_needed: jax.Array | None = None,
 ) -> tuple[Params, Metrics]:
   """Sums gradients and metrics of `loss_fn(params, micro_batch) -> (loss, metrics)`.
 
@@ -61,6 +68,8 @@ def accumulate_gradients(
     params: differentiated, but for what is frozen (`models.lora`).
     micro_batches: a pytree with a leading axis of micro-batches.
     replicas: to add up over.
+    is_needed: bool[micro-batches], the same on all replicas: those that would add nothing but zeros
+      are not computed. None: all are.
 
   Returns:
     gradients of the trained part of the parameters in f32, and summed metrics.
@@ -81,8 +90,14 @@ def accumulate_gradients(
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(one, jax.tree.map(lambda x: x[0], micro_batches)))
-    add = lambda total, micro_batch: (jax.tree.map(jnp.add, total, one(micro_batch)), None)
-    total, _ = jax.lax.scan(add, zeros, micro_batches)
+
+    def add(total, step):
+      micro_batch, needed = step
+      more = lambda total: jax.tree.map(jnp.add, total, one(micro_batch))
+      return (more(total) if needed is None else
+              jax.lax.cond(needed, more, lambda total: total, total)), None
+
+    total, _ = jax.lax.scan(add, zeros, (micro_batches, is_needed))
   return replicas.sum(total)
 
 

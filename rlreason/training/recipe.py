@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal
 
 from rlreason import config as config_lib
-from rlreason.algorithms import PPOConfig, SFTConfig
+from rlreason.algorithms import PolicyGradientConfig, SFTConfig
 from rlreason.data.tasks.load import TaskConfig
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
@@ -109,7 +109,7 @@ class SFTStage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLStage:
-  """PPO on rollouts; RLSP when the rewards hold an exploration part."""
+  """A policy gradient on rollouts; RLSP when the rewards hold an exploration part."""
 
   kind: Literal["rl"]
   name: str
@@ -119,7 +119,7 @@ class RLStage:
   sampling: SamplingOptions
   rewards: tuple[RewardSpec, ...]
   reward_clip: tuple[float, float] = (-10.0, 10.0)
-  ppo: PPOConfig
+  algorithm: PolicyGradientConfig
   optimizer: OptimizerConfig
   # A separate critic starts from this model (a folder or .gguf file; a reward model brings its
   # head); empty: from the policy.
@@ -134,9 +134,9 @@ class RLStage:
   def __post_init__(self):
     _check_positive(self, "num_prompts", "group_size", "min_reasoning")
     num_rows = self.num_prompts * self.group_size
-    if num_rows % self.ppo.minibatch_size:
+    if num_rows % self.algorithm.minibatch_size:
       raise ValueError(
-          f"ppo.minibatch_size: got {self.ppo.minibatch_size}, allowed: a divisor of "
+          f"algorithm.minibatch_size: got {self.algorithm.minibatch_size}, allowed: a divisor of "
           f"num_prompts * group_size = {num_rows}")
     _check_steps(self.steps, self.steps * self.updates_per_step, self.optimizer)
     longest = self.sampling.max_new_tokens
@@ -149,15 +149,14 @@ class RLStage:
     off = SamplingOptions(max_new_tokens=1)
     is_filtered = any(getattr(self.sampling, name) != getattr(off, name)
                       for name in ("top_k", "top_p", "min_p", "blocked_bigrams", "weights"))
-    if is_filtered and not self.ppo.recompute_log_probs:
+    if is_filtered and not self.algorithm.recompute_log_probs:
       raise ValueError(
-          "ppo.recompute_log_probs: got False with top_k, top_p, min_p, blocked_bigrams or int8 "
-          "weights, "
-          "allowed: True (the sampler's log-probs are then of another distribution)")
-    if self.critic_path and self.ppo.critic != "separate":
+          "algorithm.recompute_log_probs: got False with top_k, top_p, min_p, blocked_bigrams or "
+          "int8 weights, allowed: True (the sampler's log-probs are then of another distribution)")
+    if self.critic_path and self.algorithm.critic != "separate":
       raise ValueError(
-          f"critic_path: got {self.critic_path!r} with ppo.critic={self.ppo.critic!r}, allowed: "
-          "ppo.critic='separate'")
+          f"critic_path: got {self.critic_path!r} with algorithm.critic="
+          f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
     if not self.allow_length_over_correctness:
@@ -166,7 +165,8 @@ class RLStage:
   @property
   def updates_per_step(self) -> int:
     """Optimiser updates made of one rollout."""
-    return self.ppo.epochs * self.num_prompts * self.group_size // self.ppo.minibatch_size
+    rows = self.algorithm.epochs * self.num_prompts * self.group_size
+    return rows // self.algorithm.minibatch_size
 
   def _check_exploration(self):
     weights = {spec.name: spec.weight for spec in self.rewards}

@@ -24,8 +24,8 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
   verdicts = result.parts.get("verifier")
   if verdicts is not None:
     # None, a completion that could not be scored, is neither.
-    is_right = np.array([value is not None and value >= 1.0 for value in verdicts])
-    is_wrong = np.array([value is not None and value < 1.0 for value in verdicts])
+    is_right = scored.is_right
+    is_wrong = np.array([value is not None for value in verdicts]) & ~is_right
     metrics["rollout/accuracy"] = _mean(is_right[is_right | is_wrong])
     metrics["rollout/length_right/mean"] = _mean(lengths[is_right])
     metrics["rollout/length_wrong/mean"] = _mean(lengths[is_wrong])

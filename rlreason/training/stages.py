@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import models, rollout as rollout_lib, tokenizers, weights
-from rlreason.algorithms import TrainState, init_ppo_params, ppo, sft
+from rlreason.algorithms import TrainState, init_rl_params, policy_gradient, sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FileRows, FunctionRows
 from rlreason.data.tasks import countdown, workings
@@ -25,7 +25,7 @@ from rlreason.training import rl_metrics
 from rlreason.training.optimizer import make_optimizer, make_schedule
 from rlreason.training.recipe import RLStage, SFTStage
 from rlreason.training.setup import Setup, base_kind, init_key, places
-from rlreason.types import Key, Metrics, Params
+from rlreason.types import Key, Metrics, Outcome, Params
 
 
 class StepOutput(NamedTuple):
@@ -63,8 +63,8 @@ def check_stages(setup: Setup):
         _check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
       else:
         _check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
-        _check_rows("ppo.minibatch_size", stage.ppo.minibatch_size, setup.layout.num_replicas)
-        _check_rows("ppo.micro_batch_size", stage.ppo.micro_batch_size, setup.layout.num_replicas)
+        _check_rows("algorithm.minibatch_size", stage.algorithm.minibatch_size, setup.layout.num_replicas)
+        _check_rows("algorithm.micro_batch_size", stage.algorithm.micro_batch_size, setup.layout.num_replicas)
         _make_reward(setup, stage, None)
         _check_critic(setup, stage)
     except (ValueError, FileNotFoundError) as error:
@@ -263,15 +263,17 @@ def _make_reward(setup: Setup, stage: RLStage, pool: WorkerPool | None) -> Combi
 def _make_rl(
     setup: Setup, stage: RLStage, policy: Params, seed: int, pool: WorkerPool
 ) -> Stage:
-  layout, config = setup.layout, stage.ppo
+  layout, config = setup.layout, stage.algorithm
   updates = stage.updates_per_step
   optimizer, schedule = _make_optimizer(stage, stage.steps * updates)
-  own, reference = _own_policy(setup, policy, seed, has_reference=config.kl_coef > 0)
+  own, reference = _own_policy(
+      setup, policy, seed, has_reference=config.kl_coef > 0 and not config.reference_every)
   reference = None if reference is None else layout.put_state(reference)
   critic_model, critic = _load_critic(setup, stage, seed)
-  algorithm = ppo(config, setup.model, optimizer, temperature=stage.sampling.temperature,
-                  critic=critic_model)
-  state = layout.put_state(algorithm.init(init_ppo_params(config, setup.model, own, critic)))
+  algorithm = policy_gradient(
+      config, setup.model, optimizer, temperature=stage.sampling.temperature,
+      group_size=stage.group_size, critic=critic_model)
+  state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
 
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
@@ -296,12 +298,13 @@ def _make_rl(
     sampled = time.perf_counter()
     device_rollout = layout.put_rows(rollout)
     # Dispatched, not awaited: the device computes while the host reads and scores the texts.
-    scores = score({"params": state.params, "reference": reference}, device_rollout, None)
+    models_now = {"params": state.params, "reference": state.reference or reference}
+    scores = score(models_now, device_rollout, None)
     scored = rollout_lib.score(reward, setup.tokenizer, batch, rollout)
     rewarded = time.perf_counter()
-    rewards = layout.put_rows((scored.totals, scored.is_scored))
+    outcome = layout.put_rows(Outcome(scored.totals, scored.is_scored, scored.is_right))
     ready, batch_metrics = make_batch(
-        (device_rollout, scores, *rewards), layout.get_state(state.kl_coef))
+        (device_rollout, scores, outcome), layout.get_state(state.kl_coef))
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from rlreason import models
-from rlreason.algorithms import SFTConfig, init_ppo_params, ppo, sft
+from rlreason.algorithms import SFTConfig, init_rl_params, policy_gradient, sft
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
-from rlreason.types import PackedBatch
+from rlreason.types import Outcome, PackedBatch
 from tests.algorithms import tiny
 
 MODEL = dataclasses.replace(tiny.MODEL, lora=models.LoRAConfig(rank=2, alpha=4.0))
@@ -35,9 +35,9 @@ def make_policy(is_new=False):
 def ppo_step(critic, is_new):
   """A state before and after an update on rollouts of its own, with scores and metrics."""
   config = tiny.replace(CONFIG, critic=critic)
-  algorithm = ppo(config, MODEL, optax.adam(0.01), temperature=0.7)
+  algorithm = policy_gradient(config, MODEL, optax.adam(0.01), temperature=0.7)
   policy = make_policy(is_new)[1]
-  before = algorithm.init(init_ppo_params(config, MODEL, policy))
+  before = algorithm.init(init_rl_params(config, MODEL, policy))
   rollout = tiny.sample_rollout(lora.merge(MODEL, policy), temperature=0.7)
   if critic == "separate":
     rollout = rollout.replace(values=None)
@@ -45,7 +45,7 @@ def ppo_step(critic, is_new):
       {"params": before.params, "reference": None}, rollout, None)
   rewards = np.linspace(-1, 1, tiny.NUM_ROWS).astype(np.float32)
   batch, _ = algorithm.make_batch(
-      (rollout, scores, rewards, np.ones(tiny.NUM_ROWS, bool)), before.kl_coef)
+      (rollout, scores, Outcome(rewards, np.ones(tiny.NUM_ROWS, bool))), before.kl_coef)
   after, metrics = jax.jit(algorithm.update_step)(before, batch, jax.random.key(0))
   return before, after, scores, rollout, metrics
 
@@ -72,7 +72,7 @@ def test_the_ratio_of_the_first_minibatch_is_1(critic):
 
 def test_the_frozen_base_is_the_reference():
   _, _, scores, rollout, _ = ppo_step("shared", False)
-  algorithm = ppo(CONFIG, tiny.MODEL, optax.adam(0.01), temperature=0.7)
+  algorithm = policy_gradient(CONFIG, tiny.MODEL, optax.adam(0.01), temperature=0.7)
   base, policy = make_policy()
   params = {"policy": lora.merge(MODEL, policy), "value_head": tiny.random_value_head()}
   expected = jax.jit(algorithm.score)({"params": params, "reference": base}, rollout, None)

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from rlreason import models, sampling
-from rlreason.algorithms import PPOConfig, init_ppo_params, ppo
+from rlreason.algorithms import PolicyGradientConfig, init_rl_params, policy_gradient
 from rlreason.parallel import ALONE
-from rlreason.types import Prompts
+from rlreason.types import Outcome, Prompts
 from tests.algorithms import tiny
 
 ACTIONS, SAMPLES = 6, 64
@@ -25,7 +25,7 @@ def probabilities(policy):
 
 def make_run(config, rewards, optimizer, steps):
   """Whole steps: sample, score, make the batch, update. Returns the last policy's probabilities."""
-  algorithm = ppo(config, MODEL, optimizer, temperature=1.0)
+  algorithm = policy_gradient(config, MODEL, optimizer, temperature=1.0)
   options = sampling.SamplingOptions(max_new_tokens=1)
 
   def step(carry, key):
@@ -35,15 +35,14 @@ def make_run(config, rewards, optimizer, steps):
         MODEL, state.params["policy"], PROMPT, key_sample, options=options, stop_ids=(0,),
         group_size=SAMPLES, value_head=state.params["value_head"])
     scores = algorithm.score({"params": state.params, "reference": reference}, rollout, None)
-    batch, _ = algorithm.make_batch(
-        (rollout, scores, rewards[rollout.completion_tokens[:, 0]], jnp.ones(SAMPLES, bool)),
-        state.kl_coef)
+    outcome = Outcome(rewards[rollout.completion_tokens[:, 0]], jnp.ones(SAMPLES, bool))
+    batch, _ = algorithm.make_batch((rollout, scores, outcome), state.kl_coef)
     state, _ = algorithm.update_step(state, batch, key_update, replicas=ALONE)
     return (state, reference), None
 
   @jax.jit
   def run(policy, kl_coef, key):
-    state = algorithm.init(init_ppo_params(config, MODEL, policy)).replace(kl_coef=kl_coef)
+    state = algorithm.init(init_rl_params(config, MODEL, policy)).replace(kl_coef=kl_coef)
     (state, _), _ = jax.lax.scan(step, (state, policy), jax.random.split(key, steps))
     return probabilities(policy), probabilities(state.params["policy"])
 
@@ -58,7 +57,7 @@ def policy_fixture():
 def test_optimum_of_the_kl_regularised_reward(policy):
   """π_ref exp(r / β) / Z; the larger β, the nearer to the reference."""
   rewards = np.linspace(0.0, 1.0, ACTIONS).astype(np.float32)
-  config = PPOConfig(minibatch_size=SAMPLES, kl_coef=1.0, whiten_advantages=False)
+  config = PolicyGradientConfig(minibatch_size=SAMPLES, kl_coef=1.0, whiten_advantages=False)
   run = make_run(config, jnp.asarray(rewards), optax.sgd(0.2), 400)
   kls = []
   for beta in (0.4, 1.0, 3.0):
@@ -70,7 +69,7 @@ def test_optimum_of_the_kl_regularised_reward(policy):
 
 
 def test_entropy_bonus_raises_entropy_to_its_maximum(policy):
-  config = PPOConfig(
+  config = PolicyGradientConfig(
       minibatch_size=SAMPLES, kl_coef=0.0, entropy_coef=1.0, whiten_advantages=False)
   run = make_run(config, jnp.zeros(ACTIONS), optax.sgd(0.2), 200)
   start, found = (-float(np.sum(p * np.log(p)))

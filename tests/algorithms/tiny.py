@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from rlreason import models, sampling, types
-from rlreason.algorithms import PPOConfig, init_ppo_params, ppo
+from rlreason.algorithms import PolicyGradientConfig, init_rl_params, policy_gradient
 from rlreason.models import ModelConfig
 
 MODEL = ModelConfig(
@@ -59,9 +59,9 @@ def sample_rollout(policy, temperature=1.0, seed=1):
 class Compiled:
   """An algorithm whose parts are compiled when first used; `config` and `temperature` are kept."""
 
-  def __init__(self, config: PPOConfig, temperature: float, optimizer):
+  def __init__(self, config: PolicyGradientConfig, temperature: float, optimizer):
     self.config = config
-    self.algorithm = ppo(config, MODEL, optimizer, temperature=temperature)
+    self.algorithm = policy_gradient(config, MODEL, optimizer, temperature=temperature)
     self.score = jax.jit(self.algorithm.score)
     self.make_batch = jax.jit(self.algorithm.make_batch)
     # Not donated: tests compare before and after.
@@ -69,7 +69,7 @@ class Compiled:
 
   def init(self, policy, value_head=None):
     """A state; a value head of zeros would hide mistakes, so this one is random."""
-    params = init_ppo_params(self.config, MODEL, policy)
+    params = init_rl_params(self.config, MODEL, policy)
     head = random_value_head() if value_head is None else value_head
     if self.config.critic == "shared":
       params["value_head"] = head
@@ -89,9 +89,9 @@ def compiled_ppo(config, temperature=1.0, learning_rate=0.1):
   return Compiled(config, temperature, optax.sgd(learning_rate))
 
 
-BASE = PPOConfig(minibatch_size=NUM_ROWS, kl_coef=0.0, value_coef=0.5, entropy_coef=0.01)
+BASE = PolicyGradientConfig(minibatch_size=NUM_ROWS, kl_coef=0.0, value_coef=0.5, entropy_coef=0.01)
 # Several updates in a step, and everything that depends on the reference.
-FULL = PPOConfig(
+FULL = PolicyGradientConfig(
     minibatch_size=NUM_ROWS // 2, epochs=2, kl_coef=0.15, kl_target=6.0, whiten_rewards=True)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rlreason import models, sampling
-from rlreason.algorithms import PPOConfig, init_ppo_params
-from rlreason.algorithms.ppo import response_features
+from rlreason.algorithms import PolicyGradientConfig, init_rl_params
+from rlreason.algorithms.scoring import response_features
 from rlreason.types import Prompts
 from tests import tiny_families
 
@@ -83,9 +83,9 @@ def test_rewards_do_not_depend_on_padding(family):
 
 def test_a_critic_of_its_own_is_a_copy_unless_one_is_given():
   config, params, head = make_model("qwen3")
-  separate = PPOConfig(critic="separate")
-  critic = init_ppo_params(separate, config, params)["critic"]
+  separate = PolicyGradientConfig(critic="separate")
+  critic = init_rl_params(separate, config, params)["critic"]
   jax.tree.map(np.testing.assert_array_equal, critic["trunk"], params)
   assert not np.any(critic["value_head"]["kernel"])
   given = {"trunk": params, "value_head": head}
-  assert init_ppo_params(separate, config, params, given)["critic"] is given
+  assert init_rl_params(separate, config, params, given)["critic"] is given

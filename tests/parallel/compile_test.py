@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from rlreason import models, sampling, types
-from rlreason.algorithms import PPOConfig, SFTConfig, init_ppo_params, ppo, sft
+from rlreason.algorithms import (
+    PolicyGradientConfig, SFTConfig, init_rl_params, policy_gradient, sft)
 from rlreason.models import lora, quantize
 from rlreason.parallel import ALONE, Layout, ParallelConfig, make_layout
 from rlreason.training.metrics import CompilationCounter
@@ -26,7 +27,7 @@ LAYOUTS = {
 PROMPTS, GROUP, NEW_TOKENS = 16, 2, 5
 ROWS = PROMPTS * GROUP
 # Two epochs of two minibatches of two micro-batches. The token mean needs the lengths of all rows.
-CONFIG = PPOConfig(
+CONFIG = PolicyGradientConfig(
     epochs=2, minibatch_size=16, micro_batch_size=8, kl_coef=0.1, kl_target=6.0,
     aggregation="token-mean", entropy_coef=0.01, value_coef=0.5)
 # A large epsilon: Adam would turn the rounding of a tiny gradient into a whole step.
@@ -75,8 +76,8 @@ def make_prompts(seed):
 @functools.cache
 def run_ppo(parallel, config=CONFIG, model=MODEL):
   layout = make_layout(parallel)
-  algorithm = ppo(config, model, OPTIMIZER, temperature=0.8)
-  params = init_ppo_params(config, model, make_policy(layout, model))
+  algorithm = policy_gradient(config, model, OPTIMIZER, temperature=0.8)
+  params = init_rl_params(config, model, make_policy(layout, model))
   is_shared = config.critic == "shared"
   (params if is_shared else params["critic"])["value_head"] = tiny.random_value_head()
   state = start = layout.put_state(algorithm.init(params))
@@ -99,8 +100,8 @@ def run_ppo(parallel, config=CONFIG, model=MODEL):
     placed = layout.put_rows(rollout)
     scores = score({"params": state.params, "reference": reference}, placed, None)
     rewards = np.sum(rollout.completion_tokens % 3 == 0, axis=1).astype(np.float32)
-    scored = layout.put_rows((rewards, np.arange(ROWS) % 7 != 3))
-    batch, _ = make_batch((placed, scores, *scored), layout.get_state(state.kl_coef))
+    outcome = layout.put_rows(types.Outcome(rewards, np.arange(ROWS) % 7 != 3))
+    batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.kl_coef))
     host = (rollout, *map(layout.get_rows, (scores, batch)))
     return *host, *update(state, batch, key_update)
 

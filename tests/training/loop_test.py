@@ -248,8 +248,8 @@ def test_a_finished_run_is_not_run_again(uninterrupted, tmp_path):
 
 def test_another_config_in_the_same_workdir_is_refused(uninterrupted):
   before = files_of(uninterrupted)
-  with pytest.raises(ValueError, match="config.stages.1..ppo.clip_low: 0.2 -> 0.1.*new workdir"):
-    loop.train(make_recipe(**{"rl.ppo.clip_low": 0.1}), uninterrupted)
+  with pytest.raises(ValueError, match="config.stages.1..algorithm.discount: 1.0 -> 0.9.*new work"):
+    loop.train(make_recipe(**{"rl.algorithm.discount": 0.9}), uninterrupted)
   assert files_of(uninterrupted) == before
 
 

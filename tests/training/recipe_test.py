@@ -28,7 +28,7 @@ def make_config():
       rewards=dict(
           verifier=dict(weight=0.9),
           exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens"))),
-      ppo=dict(minibatch_size=8, epochs=3), optimizer=config.optimizer)
+      algorithm=dict(minibatch_size=8, epochs=3), optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(num_problems=10)
   return config
@@ -157,15 +157,16 @@ MISTAKES = [
     ("rl.rewards.verifier.weight", "1", "config.rl.rewards.verifier.weight: got '1' .str., all"),
     ("rl.steps", "5", "config.rl.steps: got '5' .str., allowed: int"),
     ("rl.num_prompts", 0, "config.rl: num_prompts: got 0, allowed: above 0"),
-    ("rl.num_prompts", 7, "config.rl: ppo.minibatch_size: got 8, allowed: a divisor of.* = 14"),
+    ("rl.num_prompts", 7, "config.rl: algorithm.minibatch_size: got 8, .* a divisor of.* = 14"),
     ("rl.sampling.temperature", 0.0, "config.rl: sampling.temperature: got 0.0, allowed: above 0"),
-    ("rl.sampling.top_p", 0.9, "config.rl: ppo.recompute_log_probs: got False with top_k, top_p"),
-    ("rl.critic_path", "a", "config.rl: critic_path: got 'a' with ppo.critic='shared', allowed"),
-    ("rl.sampling.weights", "int8", "config.rl: ppo.recompute_log_probs: got False .*int8 weights"),
+    ("rl.sampling.top_p", 0.9, "config.rl: algorithm.recompute_log_probs: got False with top_k"),
+    ("rl.critic_path", "a", "config.rl: critic_path: got 'a' with algorithm.critic='shared', all"),
+    ("rl.sampling.weights", "int8", "config.rl: algorithm.recompute_log_probs: .*int8 weights"),
     ("rl.reward_clip", [1.0, -1.0], r"config.rl: reward_clip: got \(1.0, -1.0\), allowed: \(low"),
     ("rl.length_buckets", [97], r"config.rl: length_buckets: got \(97,\), allowed: 1 to max_new_t"),
-    ("rl.ppo.clip_low", 2.0, "config.rl.ppo: clip_low: got 2.0, allowed: 0 to 1"),
-    ("rl.ppo.minibatch", 8, "config.rl.ppo.minibatch: unknown field of PPOConfig, did you mean"),
+    ("rl.algorithm.discount", 2.0, "config.rl.algorithm: discount: got 2.0, allowed: 0 to 1"),
+    ("rl.algorithm.advantage.options.k", 2, "config.rl.algorithm.advantage: options of no_baseline"),
+    ("rl.algorithm.minibatch", 8, "config.rl.algorithm.minibatch: unknown field .* did you mean"),
     ("rl.rewards.verifier", 1.0, "config.rl.rewards.verifier: got 1.0, allowed: a section"),
     ("rl.rewards.lenght", dict(weight=1.0), "config.rl.rewards.*: reward 'lenght': not built in"),
     ("rl", 3, "config.rl: got 3, allowed: a section of fields"),

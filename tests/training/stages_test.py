@@ -140,13 +140,13 @@ def test_rows_that_the_devices_cannot_split_are_found_before_the_first_step():
     stages_lib.check_stages(setup)
 
 
-@pytest.mark.parametrize("path", ["ppo.minibatch_size", "ppo.micro_batch_size"])
+@pytest.mark.parametrize("path", ["algorithm.minibatch_size", "algorithm.micro_batch_size"])
 def test_gradient_passes_that_replicas_cannot_split_are_found_before_the_first_step(path):
   config = tiny_run.make_config()
   config.parallel = dict(mode="pmap", data=2)
   setup, _ = make_setup(from_config(config))
   stages_lib.check_stages(setup)
-  config.rl.update_from_flattened_dict({"ppo.minibatch_size": 4} | {path: 1})
+  config.rl.update_from_flattened_dict({"algorithm.minibatch_size": 4} | {path: 1})
   setup, _ = make_setup(from_config(config))
   with pytest.raises(ValueError, match=f"config.rl: {path}: got 1, allowed: a multiple of 2"):
     stages_lib.check_stages(setup)
@@ -186,7 +186,7 @@ def test_a_step_of_rl():
   """One step on one device: the state moves, and rewards are those of the texts."""
   config = tiny_run.make_config()
   config.parallel.data = 1
-  config.rl.ppo.critic_warmup_steps = 0
+  config.rl.algorithm.critic_warmup_steps = 0
   config.rl.length_buckets = (4,)
   setup, policy = make_setup(from_config(config))
   before = jax.tree.map(np.array, policy)
@@ -215,7 +215,7 @@ def test_a_step_with_int8_rollouts():
   config = tiny_run.make_config()
   config.parallel.data = 1
   config.rl.sampling.weights = "int8"
-  config.rl.ppo.recompute_log_probs = True
+  config.rl.algorithm.recompute_log_probs = True
   setup, policy = make_setup(from_config(config))
   policy = jax.tree.map(lambda x: 5 * x if x.ndim > 2 else x, policy)  # so that it matters
   with WorkerPool(num_workers=1) as pool:
@@ -231,7 +231,7 @@ def test_a_step_with_int8_rollouts():
 def test_a_critic_starts_from_another_model(tmp_path):
   config = tiny_run.make_config()
   config.parallel.data = 1
-  config.rl.ppo.critic = "separate"
+  config.rl.algorithm.critic = "separate"
   config.rl.critic_path = str(tmp_path / "critic")
   setup, policy = make_setup(from_config(config))
   with pytest.raises(FileNotFoundError, match="config.rl: no model at .*critic"):

@@ -47,7 +47,7 @@ def make_config(has_adapters=False):
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
           exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
           random=dict(weight=0.1)),
-      ppo=dict(minibatch_size=8, epochs=2, kl_coef=0.05, kl_target=1.0, kl_horizon=100.0,
+      algorithm=dict(minibatch_size=8, epochs=2, kl_coef=0.05, kl_target=1.0, kl_horizon=100.0,
                critic_warmup_steps=1, entropy_coef=0.01),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer

@@ -13,9 +13,9 @@ import optax
 import pytest
 
 from rlreason import losses
-from rlreason.algorithms import PPOConfig, init_ppo_params, ppo
+from rlreason.algorithms import PolicyGradientConfig, init_rl_params, policy_gradient
 from rlreason.rewards import RewardSpec, combine_rewards
-from rlreason.types import RolloutBatch
+from rlreason.types import Outcome, RolloutBatch
 from tests.algorithms import tiny
 
 ROWS = tiny.NUM_ROWS
@@ -24,6 +24,7 @@ BASE, FULL = tiny.BASE, tiny.FULL
 K3 = tiny.replace(BASE, kl_coef=0.2, kl_placement="loss", kl_estimator="k3", value_coef=0.0,
                   entropy_coef=0.0)
 REWARDS = np.linspace(-1.0, 1.0, ROWS).astype(np.float32)
+OUTCOME = Outcome(REWARDS, SCORED)
 
 
 @pytest.fixture(scope="module", name="policy")
@@ -48,7 +49,7 @@ def random_batch(rollout):
   draw = lambda scale: np.where(mask, scale * random.normal(size=mask.shape), 0).astype(np.float32)
   return RolloutBatch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
-      completion_tokens=rollout.completion_tokens, loss_mask=mask,
+      completion_tokens=rollout.completion_tokens, loss_mask=mask, counted_mask=mask,
       old_log_probs=rollout.log_probs + draw(0.2), old_values=draw(1.0),
       ref_log_probs=rollout.log_probs + draw(0.3), advantages=draw(1.0), returns=draw(1.0))
 
@@ -99,7 +100,7 @@ def test_ratio_is_one_on_the_first_minibatch(policy, critic, temperature):
   state = compiled.init(policy)
   rollout = tiny.sample_rollout(policy, temperature)
   scores = compiled.score({"params": state.params, "reference": policy}, rollout, None)
-  batch, metrics = compiled.make_batch((rollout, scores, REWARDS, SCORED), state.kl_coef)
+  batch, metrics = compiled.make_batch((rollout, scores, OUTCOME), state.kl_coef)
   assert abs(value(metrics, "policy/kl")) < 1e-5  # the reference is the policy
   state, metrics = update(compiled, policy, batch, state)
   assert value(metrics, "policy/ratio_error") < 1e-5
@@ -115,11 +116,11 @@ def test_how_far_the_sampler_is_from_the_trainer(policy, rollout):
   moved = rollout.replace(
       log_probs=np.float32(rollout.log_probs + np.log(2) * np.where(mask, columns, 0)))
   scores = compiled.score({"params": state.params, "reference": None}, moved, None)
-  _, metrics = compiled.make_batch((moved, scores, REWARDS, SCORED), state.kl_coef)
+  _, metrics = compiled.make_batch((moved, scores, OUTCOME), state.kl_coef)
   assert value(metrics, "policy/sampler_error") == pytest.approx(np.log(2), rel=1e-4)
   mean = np.where(mask, columns, 0).sum() / mask.sum()
   assert value(metrics, "policy/sampler_kl") == pytest.approx(np.log(2) * mean, abs=1e-4)
-  _, metrics = tiny.compiled_ppo(BASE).make_batch((moved, scores, REWARDS, SCORED), state.kl_coef)
+  _, metrics = tiny.compiled_ppo(BASE).make_batch((moved, scores, OUTCOME), state.kl_coef)
   assert "policy/sampler_kl" not in metrics  # nothing to compare with
 
 
@@ -150,7 +151,7 @@ def token_rewards(config, rollout, scores, rewards, is_scored=SCORED, kl_coef=No
   """Recovered from the returns, which without discount and bootstrapping are sums to the end."""
   config = tiny.replace(config, gae_lambda=1.0, whiten_advantages=False)
   batch, _ = tiny.compiled_ppo(config).make_batch(
-      (rollout, scores, np.float32(rewards), is_scored),
+      (rollout, scores, Outcome(np.float32(rewards), is_scored)),
       np.float32(config.kl_coef if kl_coef is None else kl_coef))
   following = np.pad(np.asarray(batch.returns)[:, 1:], ((0, 0), (0, 1)))
   return np.where(rollout.completion_mask, batch.returns - following, 0.0)
@@ -194,7 +195,7 @@ def test_kl_in_the_loss_is_not_in_the_rewards(rollout, batch):
 def test_advantages_are_whitened_over_scored_tokens(rollout, batch):
   is_scored = np.arange(ROWS) != 2
   made, _ = tiny.compiled_ppo(BASE).make_batch(
-      (rollout, make_scores(rollout, batch), REWARDS, is_scored), np.float32(0.0))
+      (rollout, make_scores(rollout, batch), Outcome(REWARDS, is_scored)), np.float32(0.0))
   kept = np.asarray(made.advantages)[rollout.completion_mask & is_scored[:, None]]
   np.testing.assert_allclose([kept.mean(), kept.std()], [0.0, 1.0], atol=1e-4)
   assert not np.any(np.asarray(made.loss_mask)[2])
@@ -271,7 +272,7 @@ def test_nan_scores_at_masked_positions_do_not_reach_the_batch(rollout, batch):
   compiled, mask = tiny.compiled_ppo(tiny.replace(BASE, kl_coef=0.05)), rollout.completion_mask
   clean = make_scores(rollout, batch)
   dirty = {name: np.where(mask, x, np.nan).astype(np.float32) for name, x in clean.items()}
-  assert_equal(*(compiled.make_batch((rollout, scores, REWARDS, SCORED), np.float32(0.05))
+  assert_equal(*(compiled.make_batch((rollout, scores, OUTCOME), np.float32(0.05))
                  for scores in (clean, dirty)))
 
 
@@ -282,7 +283,8 @@ def linear_batch(rollout, batch, rewards, is_scored):
   """Without whitening, the gradient of a row does not depend on the other rows."""
   compiled = tiny.compiled_ppo(tiny.replace(BASE, whiten_advantages=False))
   made, _ = compiled.make_batch(
-      (rollout, make_scores(rollout, batch), np.float32(rewards), is_scored), np.float32(0.0))
+      (rollout, make_scores(rollout, batch), Outcome(np.float32(rewards), is_scored)),
+      np.float32(0.0))
   return made
 
 
@@ -410,11 +412,11 @@ def test_warm_up_moves_only_the_critic(policy, batch, critic):
 
 def test_a_new_critic_starts_at_zero_and_shares_no_buffer(policy):
   policy = jax.tree.map(jnp.asarray, policy)
-  separate = init_ppo_params(tiny.replace(BASE, critic="separate"), tiny.MODEL, policy)
+  separate = init_rl_params(tiny.replace(BASE, critic="separate"), tiny.MODEL, policy)
   assert_equal(separate["critic"]["trunk"], policy)
   assert not any(jax.tree.leaves(jax.tree.map(
       lambda x, y: x is y, separate["critic"]["trunk"], policy)))
-  head = init_ppo_params(BASE, tiny.MODEL, policy)["value_head"]
+  head = init_rl_params(BASE, tiny.MODEL, policy)["value_head"]
   assert not np.any(head["kernel"]) and not np.any(head["bias"])
 
 
@@ -425,24 +427,24 @@ def test_a_new_critic_starts_at_zero_and_shares_no_buffer(policy):
     (dict(epochs=0), "epochs: got 0, allowed: 1 or more"),
     (dict(discount=1.5), "discount: got 1.5, allowed: 0 to 1"),
     (dict(gae_lambda=-0.1), "gae_lambda: got -0.1, allowed: 0 to 1"),
-    (dict(clip_low=1.2), "clip_low: got 1.2, allowed: 0 to 1"),
-    (dict(clip_high=-1.0), "clip_high: got -1.0, allowed: 0 or more"),
-    (dict(value_clip=-0.2), "value_clip: got -0.2, allowed: 0 or more, or None"),
+    (dict(drop_threshold=-0.1), "drop_threshold: got -0.1, allowed: 0 or more"),
+    (dict(reference_decay=1.2), "reference_decay: got 1.2, allowed: 0 to 1"),
+    (dict(value_clip=-0.2), "value_clip: got -0.2, allowed: 0 or more"),
     (dict(kl_coef=-0.1), "kl_coef: got -0.1, allowed: 0 or more"),
     (dict(kl_target=0.0), "kl_target: got 0.0, allowed: above 0, or None"),
-    (dict(kl_target=6.0, kl_coef=0.0), "kl_target: got 6.0 with kl_coef=0, allowed: None"),
+    (dict(kl_target=6.0, kl_coef=0.0), "kl_target: got 6.0 with kl_coef=0, allowed: none"),
     (dict(minibatch_size=6, micro_batch_size=4), "micro_batch_size: got 4, allowed: a divisor of"),
     (dict(kl_estimator="k3"), "kl_estimator: got 'k3' with kl_placement='reward'"),
     (dict(kl_placement="loss"), "kl_estimator: got 'k1' with kl_placement='loss'"),
 ])
 def test_settings_out_of_range_are_named(fields, message):
   with pytest.raises(ValueError, match=message):
-    PPOConfig(**fields)
+    PolicyGradientConfig(**fields)
 
 
 def test_a_temperature_of_zero_is_refused():
   with pytest.raises(ValueError, match="temperature: got 0.0, allowed: above 0"):
-    ppo(BASE, tiny.MODEL, optax.sgd(0.1), temperature=0.0)
+    policy_gradient(BASE, tiny.MODEL, optax.sgd(0.1), temperature=0.0)
 
 
 def test_a_minibatch_that_does_not_divide_the_rows_is_refused(policy, batch):

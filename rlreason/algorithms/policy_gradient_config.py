@@ -1,0 +1,154 @@
+"""Settings of the policy-gradient core: what the methods of the literature differ in.
+
+The defaults are PPO's with a critic. `presets` holds the settings of the named methods.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from rlreason import losses, masks
+from rlreason.slots import Slot
+
+ADVANTAGE_ARRAYS = ("scores", "is_kept", "lengths", "greedy_scores")
+LOSS_ARRAYS = (
+    "log_probs", "old_log_probs", "sampler_log_probs", "advantages", "mask", "is_selected")
+CORRECTION_ARRAYS = ("old_log_probs", "sampler_log_probs", "mask")
+SELECTION_ARRAYS = ("old_log_probs", "advantages", "mask", "key")
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradientConfig:
+  """Settings of an update by policy gradient."""
+
+  epochs: int = 1  # passes over each rollout
+  minibatch_size: int = 64  # sequences per optimiser step, over all devices
+  micro_batch_size: int = 0  # sequences per gradient pass, over all devices; 0 = minibatch_size
+  recompute_log_probs: bool = False  # old log-probs by the trainer instead of the sampler's own
+
+  # Advantages. The slot turns the scores of a group into those of its completions; a critic, where
+  # there is one, then spreads them over tokens (GAE), and without one each token gets what its
+  # completion still has to come.
+  advantage: Slot = Slot(losses.no_baseline)
+  discount: float = 1.0  # γ per token, in [0, 1]
+  gae_lambda: float = 0.95  # λ in [0, 1]
+  critic_lambda: float | None = None  # of the returns a critic learns; None = gae_lambda
+  length_adaptive_alpha: float | None = None  # λ = 1 - 1 / (α length) for the policy; None = fixed
+  bootstrap_truncated: bool = False  # a completion cut off is worth V of where it was cut
+  whiten_rewards: bool = False  # scale token rewards to unit variance, mean kept
+  whiten_advantages: bool = True  # scale and shift advantages over the batch
+  mask_truncated: bool = False  # completions cut off are not trained on, but count in their group
+  # Completions whose advantages are all within ± this are left out before the forward pass; None =
+  # none are. They count in the mean over the minibatch, or not.
+  drop_threshold: float | None = None
+  drop_normalizer: Literal["all", "kept"] = "all"
+
+  # The policy's loss.
+  policy_loss: Slot = Slot(losses.clipped_surrogate)
+  correction: Slot | None = None  # weights for what the sampler did otherwise than the trainer
+  selection: Slot | None = None  # tokens that `policy_loss` treats apart
+  aggregation: masks.Aggregation = "sequence-mean"
+  constant_length: int = 1  # tokens; only for aggregation="constant"
+  nll_coef: float = 0.0  # weight of the negative log-likelihood of right completions, per token
+  entropy_coef: float = 0.0  # weight of the entropy bonus; negative lowers entropy
+  entropy_target: float | None = None  # nats per token; the coefficient then moves to reach it
+  entropy_step: float = 0.005  # by how much, per update
+
+  # The critic.
+  critic: Literal["none", "shared", "separate"] = "shared"  # a head on the trunk, or another model
+  critic_warmup_steps: int = 0  # first steps in which only the critic learns
+  value_clip: float | None = 0.2  # values move at most this far per step; None = free
+  value_coef: float = 0.1  # weight of the value loss
+  huber_delta: float | None = None  # errors of values beyond this count linearly; None = squared
+
+  # The reference.
+  kl_coef: float = 0.05  # weight of the KL to the reference, per nat; 0 = no reference
+  # In the reward of each token, in the score of the completion before the advantage, or in the loss.
+  kl_placement: Literal["reward", "score", "loss"] = "reward"
+  kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # k1 in rewards and scores; k2 or k3 in the loss
+  kl_clamp_ratio: float | None = None  # the log-ratio is held within ± this; None = free
+  kl_clamp: float | None = None  # and the estimate within ± this
+  kl_target: float | None = None  # nats per sequence; None = the coefficient is fixed
+  kl_horizon: float = 10000.0  # sequences over which an adaptive coefficient moves
+  whiten_kl: bool = False  # scale and shift the KL of completions over the batch; only in the score
+  reference_every: int = 0  # steps after which the reference moves; 0 = never
+  reference_decay: float = 0.0  # share of the old reference in the new one, in [0, 1]
+
+  def __post_init__(self):
+    limits = {
+        "epochs": (1, None), "minibatch_size": (1, None), "micro_batch_size": (0, None),
+        "discount": (0, 1), "gae_lambda": (0, 1), "critic_lambda": (0, 1),
+        "drop_threshold": (0, None), "constant_length": (1, None), "nll_coef": (0, None),
+        "entropy_step": (0, None), "critic_warmup_steps": (0, None), "value_clip": (0, None),
+        "value_coef": (0, None), "kl_coef": (0, None), "kl_horizon": (1, None),
+        "reference_every": (0, None), "reference_decay": (0, 1)}
+    for name, (low, high) in limits.items():
+      value = vars(self)[name]
+      if value is not None and (value < low or (high is not None and value > high)):
+        allowed = f"{low} to {high}" if high is not None else f"{low} or more"
+        raise ValueError(f"{name}: got {value}, allowed: {allowed}")
+    for name in ("length_adaptive_alpha", "huber_delta", "kl_target", "entropy_target"):
+      value = vars(self)[name]
+      if value is not None and value <= 0:
+        raise ValueError(f"{name}: got {value}, allowed: above 0, or None")
+    if self.micro_batch_size and self.minibatch_size % self.micro_batch_size:
+      raise ValueError(
+          f"micro_batch_size: got {self.micro_batch_size}, allowed: a divisor of "
+          f"minibatch_size={self.minibatch_size}, or 0")
+    losses.kl_estimate(
+        jnp.zeros(()), jnp.zeros(()), "k1", clamp_ratio=self.kl_clamp_ratio, clamp=self.kl_clamp)
+    self._check_slots()
+    self._check_kl()
+    self._check_critic()
+
+  def _check_slots(self):
+    offered = {
+        "advantage": ADVANTAGE_ARRAYS, "policy_loss": LOSS_ARRAYS, "correction": CORRECTION_ARRAYS,
+        "selection": SELECTION_ARRAYS}
+    for name, arrays in offered.items():
+      slot = vars(self)[name]
+      if slot is not None:
+        try:
+          slot.check(arrays)
+        except ValueError as error:
+          raise ValueError(f"{name}: {error}") from error
+    if ("is_selected" in self.policy_loss.arrays) != (self.selection is not None):
+      raise ValueError(
+          f"selection: got {self.selection and self.selection.name} with policy_loss="
+          f"{self.policy_loss.name}, allowed: one with a loss that takes `is_selected`, else None")
+
+  def _check_kl(self):
+    if (self.kl_placement == "loss") == (self.kl_estimator == "k1"):
+      raise ValueError(
+          f"kl_estimator: got {self.kl_estimator!r} with kl_placement={self.kl_placement!r}, "
+          "allowed: k1 in the reward or score, k2 or k3 in the loss (their gradients differ)")
+    if self.whiten_kl and self.kl_placement != "score":
+      raise ValueError(
+          f"whiten_kl: got True with kl_placement={self.kl_placement!r}, allowed: 'score'")
+    for name in ("kl_target", "reference_every"):
+      if vars(self)[name] and not self.kl_coef:
+        raise ValueError(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
+
+  def _check_critic(self):
+    if self.critic != "none":
+      return
+    for name in ("critic_lambda", "length_adaptive_alpha", "huber_delta", "critic_warmup_steps",
+                 "bootstrap_truncated"):
+      if vars(self)[name]:
+        raise ValueError(f"{name}: got {vars(self)[name]} with critic='none', allowed: a critic")
+
+  @property
+  def has_critic(self) -> bool:
+    """Whether values are learned."""
+    return self.critic != "none"
+
+  @property
+  def kl_clamps(self) -> dict[str, float | None]:
+    """Of `losses.kl_estimate`."""
+    return {"clamp_ratio": self.kl_clamp_ratio, "clamp": self.kl_clamp}
+
+  @property
+  def uses_sampler_log_probs(self) -> bool:
+    """Whether the update needs the sampler's log-probs beside the trainer's."""
+    return self.correction is not None or "sampler_log_probs" in self.policy_loss.arrays

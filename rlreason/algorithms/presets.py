@@ -1,0 +1,173 @@
+"""Settings of the methods of the literature, one function each.
+
+A preset holds only what makes the method: slots, coefficients, means. Sizes, and whatever an
+experiment does otherwise than the paper, are `changes`. What a method does to data, rollouts and
+rewards is in its recipe (experiments/); docs/algorithms.md shows all of them side by side.
+"""
+
+from typing import Any
+
+from rlreason import losses
+from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.slots import Slot
+
+_NO_CRITIC = dict(critic="none", whiten_advantages=False)
+_NO_KL = dict(kl_coef=0.0)
+
+
+def _preset(*settings: dict[str, Any]) -> PolicyGradientConfig:
+  """Later settings replace earlier ones."""
+  merged = {}
+  for setting in settings:
+    merged |= setting
+  return PolicyGradientConfig(**merged)
+
+
+def ppo(**changes) -> PolicyGradientConfig:
+  """PPO with a critic, as RLSP uses it: https://arxiv.org/abs/2502.06773."""
+  return _preset(changes)
+
+
+def ppo_rlhf(**changes) -> PolicyGradientConfig:
+  """PPO from preferences with the details that change results, https://arxiv.org/abs/1909.08593.
+
+  Rewards scaled without their mean, advantages whitened, an adaptive KL coefficient, four epochs.
+  """
+  return _preset(dict(
+      epochs=4, whiten_rewards=True, kl_coef=0.15, kl_target=6.0, kl_horizon=10000.0,
+      value_coef=0.1, value_clip=0.2, aggregation="token-mean"), changes)
+
+
+def grpo(*, ddof: int = 1, epsilon: float = 1e-6, **changes) -> PolicyGradientConfig:
+  """GRPO, https://arxiv.org/abs/2402.03300, eqs. (3)-(4).
+
+  Released codes differ: verl and OpenRLHF divide by the sample deviation (ddof=1) plus 1e-6 and
+  1e-9, TRL plus 1e-4.
+  """
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.group_normalized, {"ddof": ddof, "epsilon": epsilon}),
+      kl_coef=0.04, kl_placement="loss", kl_estimator="k3"), changes)
+
+
+def r1_zero(**changes) -> PolicyGradientConfig:
+  """GRPO as for DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948: the reference follows."""
+  return grpo(**dict(kl_coef=0.001, reference_every=400) | changes)
+
+
+def dr_grpo(*, max_length: int, **changes) -> PolicyGradientConfig:
+  """Dr. GRPO, https://arxiv.org/abs/2503.20783: neither a deviation nor a length divides.
+
+  Args:
+    max_length: tokens; the constant that sums over a completion are divided by.
+    **changes: to the settings.
+  """
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_centered), aggregation="constant", constant_length=max_length),
+      changes)
+
+
+def dapo(**changes) -> PolicyGradientConfig:
+  """DAPO, https://arxiv.org/abs/2503.14476: clip-higher, token mean, overlong filtering, no KL.
+
+  Its dynamic sampling and soft overlong punishment are in the recipe.
+  """
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), aggregation="token-mean", mask_truncated=True,
+      policy_loss=Slot(losses.clipped_surrogate, {"clip_low": 0.2, "clip_high": 0.28})), changes)
+
+
+def gspo(**changes) -> PolicyGradientConfig:
+  """GSPO, https://arxiv.org/abs/2507.18071: one ratio for a whole completion."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized),
+      policy_loss=Slot(losses.gspo, {"clip_low": 3e-4, "clip_high": 4e-4})), changes)
+
+
+def cispo(**changes) -> PolicyGradientConfig:
+  """CISPO, https://arxiv.org/abs/2506.13585: importance weights are clipped, gradients are not."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), aggregation="token-mean",
+      policy_loss=Slot(losses.cispo, {"clip_low": 1.0, "clip_high": 0.28})), changes)
+
+
+def vapo(**changes) -> PolicyGradientConfig:
+  """VAPO, https://arxiv.org/abs/2504.05118: a critic that learns first, from Monte Carlo returns."""
+  return _preset(_NO_KL, dict(
+      critic="separate", critic_warmup_steps=50, critic_lambda=1.0, length_adaptive_alpha=0.05,
+      policy_loss=Slot(losses.clipped_surrogate, {"clip_low": 0.2, "clip_high": 0.28}),
+      aggregation="token-mean", nll_coef=0.1), changes)
+
+
+def rloo(**changes) -> PolicyGradientConfig:
+  """RLOO, https://arxiv.org/abs/2402.14740: the KL is in the score, the others are the baseline."""
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.leave_one_out), policy_loss=Slot(losses.reinforce),
+      aggregation="sequence-sum", kl_coef=0.05, kl_placement="score"), changes)
+
+
+def reinforce_plus_plus(**changes) -> PolicyGradientConfig:
+  """REINFORCE++, https://arxiv.org/abs/2501.03262: token rewards, normalised over the batch."""
+  return _preset(dict(
+      critic="none", whiten_advantages=True, advantage=Slot(losses.no_baseline), kl_coef=0.01,
+      kl_placement="reward", aggregation="token-mean"), changes)
+
+
+def reinforce_plus_plus_baseline(**changes) -> PolicyGradientConfig:
+  """The form of REINFORCE++ with the mean of the group as a baseline, and the KL (k2) in the loss."""
+  return _preset(dict(
+      critic="none", whiten_advantages=True, advantage=Slot(losses.group_centered), kl_coef=0.01,
+      kl_placement="loss", kl_estimator="k2", aggregation="token-mean"), changes)
+
+
+def remax(**changes) -> PolicyGradientConfig:
+  """ReMax, https://arxiv.org/abs/2310.10505: the greedy completion is the baseline."""
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.remax), policy_loss=Slot(losses.reinforce), aggregation="sequence-sum",
+      kl_coef=0.05, kl_placement="reward"), changes)
+
+
+def opo(**changes) -> PolicyGradientConfig:
+  """OPO, https://arxiv.org/abs/2505.23585: the baseline of least variance, exactly on-policy."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.opo), policy_loss=Slot(losses.reinforce), aggregation="sequence-sum"),
+      changes)
+
+
+def pass_at_k(*, k: int, **changes) -> PolicyGradientConfig:
+  """The pass@k reward of k of the group's completions, https://arxiv.org/abs/2508.10751."""
+  return dapo(**dict(advantage=Slot(losses.pass_at_k, {"k": k})) | changes)
+
+
+def clip_cov(**changes) -> PolicyGradientConfig:
+  """Clip-Cov, https://arxiv.org/abs/2505.22617: some tokens that lower entropy most do not learn."""
+  return dapo(**dict(
+      policy_loss=Slot(losses.clip_cov), selection=Slot(losses.select_clip_cov)) | changes)
+
+
+def kl_cov(**changes) -> PolicyGradientConfig:
+  """KL-Cov, https://arxiv.org/abs/2505.22617: the tokens that lower entropy most are held back."""
+  return dapo(**dict(
+      policy_loss=Slot(losses.kl_cov), selection=Slot(losses.select_kl_cov)) | changes)
+
+
+def t1(**changes) -> PolicyGradientConfig:
+  """T1, https://arxiv.org/abs/2501.11651: RLOO, an entropy bonus and a reference that follows."""
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.leave_one_out), policy_loss=Slot(losses.reinforce),
+      kl_coef=0.05, kl_placement="score", whiten_kl=True, reference_every=1, reference_decay=0.99,
+      entropy_coef=0.001), changes)
+
+
+def dash(**changes) -> PolicyGradientConfig:
+  """DASH, https://arxiv.org/abs/2505.17218: on-policy, and |A| <= 0.1 never enters the network."""
+  return grpo(**dict(drop_threshold=0.1, kl_coef=0.0) | changes)
+
+
+def one_example(**changes) -> PolicyGradientConfig:
+  """GRPO as for one example, https://arxiv.org/abs/2504.20571: with an entropy bonus."""
+  return grpo(**dict(kl_coef=0.001, entropy_coef=0.001) | changes)
+
+
+def satori(**changes) -> PolicyGradientConfig:
+  """PPO as in Satori, https://arxiv.org/abs/2502.02508: no KL."""
+  return _preset(_NO_KL, dict(critic="separate", aggregation="token-mean"), changes)

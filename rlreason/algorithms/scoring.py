@@ -1,0 +1,146 @@
+"""The forward passes that a policy-gradient update needs of its rollout, before and in the update.
+
+Of each quantity only the passes that nobody has made yet: old log-probs and the values of a shared
+critic may come from the sampler, and a method without a critic or a reference pays for neither.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.models import (
+    ModelConfig, apply_value_head, forward_and_balance, lora, token_log_probs)
+from rlreason.types import Params, Rollout
+
+
+class Spec(NamedTuple):
+  """What every part of the algorithm is made for."""
+
+  config: PolicyGradientConfig
+  model: ModelConfig
+  critic: ModelConfig  # that of the policy, but for a separate critic from another checkpoint
+  temperature: float  # rollouts were sampled at
+  group_size: int  # completions per prompt, next to each other
+
+
+def response_features(model: ModelConfig, params: Params, rows) -> jax.Array:
+  """Hidden states [B, T, D] from which each completion token was, or would be, sampled.
+
+  `rows` is anything with prompt_tokens, prompt_mask and completion_tokens. Completions end on the
+  right and attention is causal, so the padding after them needs no mask.
+  """
+  return features_and_balance(model, params, rows, None)[0]
+
+
+def features_and_balance(model: ModelConfig, params: Params, rows, completion_mask):
+  """`response_features`, and the load-balancing loss over prompts and `completion_mask`."""
+  hidden, balance = _all_features(model, params, rows, completion_mask)
+  return hidden[:, :-1], balance
+
+
+def _all_features(model: ModelConfig, params: Params, rows, completion_mask):
+  """Hidden states [B, T + 1, D]: those of `response_features`, and that after the last token."""
+  join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
+  everything = jnp.ones(rows.completion_tokens.shape, bool)
+  hidden, balance = forward_and_balance(
+      model, params, join(rows.prompt_tokens, rows.completion_tokens),
+      join(rows.prompt_mask, everything), is_counted=None if completion_mask is None else join(
+          rows.prompt_mask, completion_mask))
+  return hidden[:, rows.prompt_tokens.shape[1] - 1:], balance
+
+
+def log_probs_and_entropy(
+    spec: Spec, params: Params, hidden: jax.Array, rows
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probs of the completion tokens at the sampling temperature, and entropies: f32[B, T]."""
+  return token_log_probs(
+      spec.model, params, hidden, rows.completion_tokens, temperature=spec.temperature)
+
+
+def values_of_rows(spec: Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.Array:
+  """f32[B, T]; `policy_hidden` is read by a shared critic only."""
+  if spec.config.critic == "shared":
+    return apply_value_head(params["value_head"], policy_hidden)
+  critic = params["critic"]
+  hidden = response_features(spec.critic, _critic_trunk(params), rows)
+  return apply_value_head(critic["value_head"], hidden)
+
+
+def _critic_trunk(params: Params) -> Params:
+  trunk = params["critic"]["trunk"]
+  if "embed" not in trunk:  # adapters on the policy's base
+    trunk = lora.join(lora.base(params["policy"]), trunk)
+  return trunk
+
+
+def _values_with_last(spec: Spec, params: Params, policy_hidden, rows: Rollout):
+  """Values f32[B, T], and f32[B] of the state after each row's last token."""
+  if spec.config.critic == "shared":
+    hidden, head = policy_hidden, params["value_head"]
+  else:
+    hidden, _ = _all_features(spec.critic, _critic_trunk(params), rows, None)
+    head = params["critic"]["value_head"]
+  values = apply_value_head(head, hidden)
+  lengths = jnp.sum(rows.completion_mask, axis=1, dtype=jnp.int32)
+  return values[:, :-1], jnp.take_along_axis(values, lengths[:, None], axis=1)[:, 0]
+
+
+def score(spec: Spec, models, rollout: Rollout, key):
+  """Old and reference log-probs and values, as many rows at a time as in a gradient pass.
+
+  Args:
+    spec: of the algorithm.
+    models: {"params": of the state, "reference": policy parameters, or None without a reference}.
+      Of a policy with adapters the reference is its frozen base, with the adapters given here, or
+      with none.
+    rollout: rows.
+    key: not used; scoring is not random.
+
+  Returns:
+    f32[B, T] each: "old_log_probs"; with a reference "ref_log_probs"; with a critic "values", and
+    with `bootstrap_truncated` "last_values" f32[B].
+  """
+  del key
+  size = spec.config.micro_batch_size or spec.config.minibatch_size
+  return _in_chunks(functools.partial(_score_rows, spec, models), rollout, size)
+
+
+def _in_chunks(fn, rows, size: int):
+  """`fn(rows)` for rows that do not depend on each other, `size` of them at a time."""
+  count = jax.tree.leaves(rows)[0].shape[0]
+  if count <= size or count % size:
+    return fn(rows)
+  # Every count // size-th row: rows that are split over devices stay where they are.
+  split = lambda x: x.reshape(size, count // size, *x.shape[1:]).swapaxes(0, 1)
+  merge = lambda x: x.swapaxes(0, 1).reshape(count, *x.shape[2:])
+  return jax.tree.map(merge, jax.lax.map(fn, jax.tree.map(split, rows)))
+
+
+def _score_rows(spec: Spec, models, rollout: Rollout):
+  config, policy = spec.config, models["params"]["policy"]
+  scores = {"old_log_probs": rollout.log_probs}
+  needs_values = config.critic == "shared" and (
+      rollout.values is None or config.bootstrap_truncated)
+  hidden = None
+  if config.recompute_log_probs or needs_values:
+    hidden, _ = _all_features(spec.model, policy, rollout, None)
+  if config.recompute_log_probs:
+    scores["old_log_probs"] = log_probs_and_entropy(spec, policy, hidden[:, :-1], rollout)[0]
+  if config.bootstrap_truncated:
+    scores["values"], last = _values_with_last(spec, models["params"], hidden, rollout)
+    scores["last_values"] = jnp.where(rollout.truncated, last, 0.0)
+  elif config.critic == "separate" or needs_values:
+    features = None if hidden is None else hidden[:, :-1]
+    scores["values"] = values_of_rows(spec, models["params"], features, rollout)
+  elif config.has_critic:
+    scores["values"] = rollout.values
+  if config.kl_coef > 0:
+    reference = models["reference"]
+    if lora.has_adapters(policy):
+      reference = lora.join(lora.base(policy), reference or {})
+    scores["ref_log_probs"] = log_probs_and_entropy(
+        spec, reference, response_features(spec.model, reference, rollout), rollout)[0]
+  return scores
