@@ -50,7 +50,7 @@ class PretrainedModel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NewModel:
-  """A randomly initialised model over the word vocabulary of the task (Countdown)."""
+  """A randomly initialised model over the words of the task (chain, countdown)."""
 
   kind: Literal["new"]
   width: int

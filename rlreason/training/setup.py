@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from rlreason import models, weights
-from rlreason.data.tasks import countdown
 from rlreason.data.tasks.base import Task
-from rlreason.data.tasks.load import CountdownTask, TaskConfig, load_tasks
+from rlreason.data.tasks.load import (
+    CountdownTask, TaskConfig, behaviour_words, load_tasks, vocabulary)
 from rlreason.evaluation import behaviours
-from rlreason.evaluation.evaluator import Reading, make_evaluator
+from rlreason.evaluation.evaluator import Reading, make_evaluator, vote_answer
 from rlreason.models import ModelConfig, quantize
 from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
@@ -84,11 +84,12 @@ def load_policy(
     model = dataclasses.replace(
         model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
     return model, params, tokenizer
-  if not isinstance(recipe.task, CountdownTask):
+  words = vocabulary(recipe.task)
+  if words is None:
     raise ValueError(
         "config.model.kind: got 'new' with a task that has no vocabulary of its own, allowed: "
-        "'pretrained', or the task 'countdown'")
-  tokenizer = WordTokenizer.from_words(countdown.vocabulary(recipe.task.problems))
+        "'pretrained', or the tasks 'chain' and 'countdown'")
+  tokenizer = WordTokenizer.from_words(words)
   model = new_model_config(choice, tokenizer.vocab_size)
   params = jax.jit(
       functools.partial(models.init_params, model), out_shardings=places(layout)(model))(key)
@@ -116,13 +117,13 @@ def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
 
 def make_reading(task: TaskConfig) -> Reading:
   """How completions of a task are read: votes are cast by value, behaviours counted by words."""
-  if not isinstance(task, CountdownTask):
+  words = behaviour_words(task)
+  if words is None:
     return Reading()
-  return Reading(
-      count_behaviours=functools.partial(
-          behaviours.trace_behaviours, back_words=countdown.BACK_WORDS,
-          check_words=countdown.CHECK_WORDS),
-      vote=_expression_value)
+  count = functools.partial(
+      behaviours.trace_behaviours, back_words=words[0], check_words=words[1])
+  vote = _expression_value if isinstance(task, CountdownTask) else vote_answer
+  return Reading(count_behaviours=count, vote=vote)
 
 
 def _expression_value(text: str, which_box: answer.WhichBox) -> Hashable | None:

@@ -15,9 +15,8 @@ from rlreason import models, rollout as rollout_lib, tokenizers, weights
 from rlreason.algorithms import TrainState, init_rl_params, policy_gradient, sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FileRows, FunctionRows
-from rlreason.data.tasks import countdown, workings
 from rlreason.data.tasks.base import RowSource
-from rlreason.data.tasks.load import ArithmeticTask, CountdownTask
+from rlreason.data.tasks.load import demonstrations
 from rlreason.models import ModelConfig, lora
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
 from rlreason.tokenizers import Tokenizer
@@ -192,15 +191,13 @@ def _load_examples(setup: Setup, stage: SFTStage) -> RowSource:
           "config.%s.examples: its prompts are plain text, and train as they are, without the chat "
           "template of the model; messages go through it", stage.name)
     return rows
-  if stage.answer_template or isinstance(setup.recipe.task, ArithmeticTask):
-    train = setup.tasks["train"].rows
-    complete = workings.demonstration
-    if stage.answer_template:
-      complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
+  train = setup.tasks["train"].rows
+  if stage.answer_template:
+    complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
     return FunctionRows(
         lambda i: {**train[i], "completion": complete(train[i])},
         min(len(train), stage.num_examples))
-  return countdown.CountdownDemonstrations(setup.recipe.task.problems, stage.num_examples)
+  return demonstrations(setup.recipe.task, train, stage.num_examples)
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
@@ -208,15 +205,8 @@ def _check_examples(setup: Setup, stage: SFTStage):
     raise FileNotFoundError(
         f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or "
         ".parquet file of {prompt, completion}")
-  task = setup.recipe.task
-  if stage.examples or stage.answer_template or isinstance(task, CountdownTask):
-    return
-  if isinstance(task, ArithmeticTask):
-    workings.check_tasks(list(task.problems.tasks))
-  else:
-    raise ValueError(
-        "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
-        "completion}, or `answer_template`")
+  if not stage.examples and not stage.answer_template:
+    demonstrations(setup.recipe.task, setup.tasks["train"].rows, stage.num_examples)
 
 
 def _token_weights(tokenizer: Tokenizer, stage: SFTStage) -> dict[int, float]:

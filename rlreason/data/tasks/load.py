@@ -5,8 +5,8 @@ import dataclasses
 from typing import Any, Literal
 
 from rlreason.data import sources
-from rlreason.data.tasks import arithmetic, countdown
-from rlreason.data.tasks.base import Row, Task
+from rlreason.data.tasks import arithmetic, chain, countdown, workings
+from rlreason.data.tasks.base import Row, RowSource, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,14 @@ class CountdownTask:
 
   kind: Literal["countdown"]
   problems: countdown.CountdownConfig = countdown.CountdownConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChainTask:
+  """Chains of operations modulo a number, generated; comes with demonstrations."""
+
+  kind: Literal["chain"]
+  problems: chain.ChainConfig = chain.ChainConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,11 @@ class TfdsTask:
   verifier: str = "math"
 
 
-TaskConfig = CountdownTask | ArithmeticTask | FileTask | TfdsTask
+TaskConfig = CountdownTask | ChainTask | ArithmeticTask | FileTask | TfdsTask
+# Tasks in words of their own, with demonstrations in them.
+_WORD_TASKS = {CountdownTask: countdown, ChainTask: chain}
+_DEMONSTRATIONS = {CountdownTask: countdown.CountdownDemonstrations,
+                   ChainTask: chain.ChainDemonstrations}
 
 
 def load_tasks(config: TaskConfig) -> dict[str, Task]:
@@ -67,9 +79,10 @@ def load_tasks(config: TaskConfig) -> dict[str, Task]:
     FileNotFoundError: a file is missing.
     ValueError: rows are all bad, or the generator refuses its options.
   """
+  if type(config) in _WORD_TASKS:
+    task = _WORD_TASKS[type(config)]
+    return {split: task.make_task(config.problems, split) for split in task.SPLITS}
   loaders = {
-      CountdownTask: lambda: {
-          split: countdown.make_task(config.problems, split) for split in countdown.SPLITS},
       ArithmeticTask: lambda: arithmetic.make_tasks(config.problems),
       FileTask: lambda: _rows_tasks(
           config, lambda path: sources.FileRows(path, fields=dict(config.fields))),
@@ -79,6 +92,42 @@ def load_tasks(config: TaskConfig) -> dict[str, Task]:
               download=config.download)),
   }
   return loaders[type(config)]()
+
+
+def vocabulary(config: TaskConfig) -> list[str] | None:
+  """The words of a task that has a vocabulary of its own, for `WordTokenizer`; else None."""
+  if type(config) not in _WORD_TASKS:
+    return None
+  return _WORD_TASKS[type(config)].vocabulary(config.problems)
+
+
+def behaviour_words(config: TaskConfig) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+  """The words of such a task that mean going back, and checking; else None."""
+  task = _WORD_TASKS.get(type(config))
+  return None if task is None else (task.BACK_WORDS, task.CHECK_WORDS)
+
+
+def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource:
+  """Examples {prompt, completion} of the task's own.
+
+  Args:
+    config: of the task.
+    train: its training rows.
+    size: how many; where each training row makes one, at most that many.
+
+  Raises:
+    ValueError: the task has none.
+  """
+  if type(config) in _DEMONSTRATIONS:
+    return _DEMONSTRATIONS[type(config)](config.problems, size)
+  if not isinstance(config, ArithmeticTask):
+    raise ValueError(
+        "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
+        "completion}, or `answer_template`")
+  workings.check_tasks(list(config.problems.tasks))
+  return sources.FunctionRows(
+      lambda i: {**train[i], "completion": workings.demonstration(train[i])},
+      min(len(train), size))
 
 
 def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
