@@ -1,7 +1,11 @@
 """Pure array mathematics: no model and no configuration object is known here."""
 
+from rlreason.losses.corrections import masked_importance, truncated_importance
+from rlreason.losses.covariance import clip_cov, kl_cov, select_clip_cov, select_kl_cov
+from rlreason.losses.entropy import active_entropy_coef, adapt_entropy_coef
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate
 from rlreason.losses.logprobs import cap, from_logits, token_log_probs
-from rlreason.losses.policy import clip_flags, clipped_surrogate
+from rlreason.losses.policy import (
+    cispo, clip_flags, clipped_surrogate, decoupled_surrogate, gspo, gspo_token, reinforce)
 from rlreason.losses.returns import gae, terminal_rewards
 from rlreason.losses.value import clipped_value_loss, explained_variance
