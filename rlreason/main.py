@@ -254,8 +254,8 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
 
   Args:
     path: as `config.load_config_file`.
-    overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python literal,
-      `true`, `false`, or else text as it is. Sections that are missing are made.
+    overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python
+      literal, `true`, `false`, or else text as it is. Sections that are missing are made.
 
   Raises:
     FileNotFoundError, ValueError: as `config.load_config_file`.

@@ -4,13 +4,13 @@ A masked reduction keeps its numerator and denominator apart until the last mome
 number comes out however a batch is padded, split into micro-batches or spread over devices.
 """
 
-from typing import Callable, Literal
+from typing import Callable, Literal, get_args
 
 import chex
 import jax
 import jax.numpy as jnp
 
-Aggregation = Literal["token-mean", "sequence-mean", "constant"]
+Aggregation = Literal["token-mean", "token-sum", "sequence-mean", "sequence-sum", "constant"]
 
 
 def zero_masked(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -74,18 +74,20 @@ def token_weights(
     mask: jax.Array, aggregation: Aggregation, *, constant_length: int = 1,
     all_sum: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
-  """Per-token weights that turn a sum over tokens into the chosen mean over a batch.
+  """Per-token weights that turn a sum over tokens into the chosen reduction of a batch.
 
   A loss is `sum(weights * per_token_loss)`. The weights are made once, from the mask of a whole
   minibatch; any split of that minibatch then adds up to the same loss and gradient.
 
   - `token-mean`: every token counts the same, 1 / (tokens in the batch).
+  - `token-sum`: every token counts 1.
   - `sequence-mean`: mean over the tokens of a row, then mean over the rows that have any.
-  - `constant`: 1 / (rows with any token * `constant_length`), Dr. GRPO
+  - `sequence-sum`: sum over the tokens of a row, then mean over the rows that have any.
+  - `constant`: `sequence-sum` divided by `constant_length`, Dr. GRPO
     (https://arxiv.org/abs/2503.20783).
 
   For lengths (2, 8) and a per-token loss of 1 in the first row and 0 in the second, the results are
-  0.2, 0.5 and, with `constant_length=10`, 0.1.
+  0.2, 2, 0.5, 1 and, with `constant_length=10`, 0.1.
 
   Args:
     mask: bool[B, T] tokens that are trained on.
@@ -95,6 +97,9 @@ def token_weights(
 
   Returns:
     f32[B, T], 0 where masked.
+
+  Raises:
+    ValueError: the aggregation is unknown.
   """
   chex.assert_rank(mask, 2)
   kept = mask.astype(jnp.float32)
@@ -102,12 +107,16 @@ def token_weights(
   rows = all_sum(jnp.sum((lengths > 0).astype(jnp.float32)))
   if aggregation == "token-mean":
     return safe_divide(kept, all_sum(jnp.sum(kept)))
+  if aggregation == "token-sum":
+    return kept
   if aggregation == "sequence-mean":
     return safe_divide(kept, lengths * rows)
+  if aggregation == "sequence-sum":
+    return safe_divide(kept, rows)
   if aggregation == "constant":
     return safe_divide(kept, rows * constant_length)
   raise ValueError(
-      f"aggregation: got {aggregation!r}, allowed: token-mean, sequence-mean, constant")
+      f"aggregation: got {aggregation!r}, allowed: {', '.join(get_args(Aggregation))}")
 
 
 def positions_from_mask(mask: jax.Array) -> jax.Array:

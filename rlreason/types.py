@@ -69,9 +69,9 @@ class RolloutBatch:
   prompt_mask: jax.Array  # bool[B, S]
   completion_tokens: jax.Array  # i32[B, T]
   loss_mask: jax.Array  # bool[B, T] completion tokens that are trained on
-  counted_mask: jax.Array  # bool[B, T] those that count in means over a minibatch
   old_log_probs: jax.Array  # f32[B, T] of the policy before the update, nats
   advantages: jax.Array  # f32[B, T]
+  counted_mask: jax.Array | None = None  # bool[B, T] tokens that count in means; None: loss_mask
   sampler_log_probs: jax.Array | None = None  # f32[B, T] of what the tokens were sampled from, nats
   ref_log_probs: jax.Array | None = None  # f32[B, T] reference policy, nats
   old_values: jax.Array | None = None  # f32[B, T]

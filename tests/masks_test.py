@@ -1,6 +1,7 @@
 """Masked reductions, token weights, positions and attention masks, on hand-worked numbers."""
 
 import functools
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +13,81 @@ from rlreason import masks
 F, T = False, True
 
 
-def test_token_weights_hand_worked():
+AGGREGATIONS = {  # of a loss of 1 in a row of 2 tokens and of 0 in a row of 8
+    "token-mean": 0.2, "token-sum": 2.0, "sequence-mean": 0.5, "sequence-sum": 1.0,
+    "constant": 0.1}
+
+
+@pytest.mark.parametrize("aggregation, expected", AGGREGATIONS.items())
+def test_token_weights_hand_worked(aggregation, expected):
   mask = jnp.arange(8)[None] < jnp.array([[2], [8]])
+  weights = masks.token_weights(mask, aggregation, constant_length=10)
   loss = jnp.array([[1.0] * 8, [0.0] * 8])
-  means = {
-      "token-mean": masks.token_weights(mask, "token-mean"),
-      "sequence-mean": masks.token_weights(mask, "sequence-mean"),
-      "constant": masks.token_weights(mask, "constant", constant_length=10),
-  }
-  got = {name: float(jnp.sum(weights * loss)) for name, weights in means.items()}
-  assert got == pytest.approx({"token-mean": 0.2, "sequence-mean": 0.5, "constant": 0.1})
+  assert float(jnp.sum(weights * loss)) == pytest.approx(expected)
+
+
+def test_every_aggregation_has_its_number():
+  assert set(AGGREGATIONS) == set(typing.get_args(masks.Aggregation))
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean"])
-def test_token_weights_are_a_mean_whatever_the_empty_rows_and_columns(aggregation):
+def test_token_weights_of_a_mean_sum_to_one(aggregation):
   mask = jnp.array([[T, T, F], [F, F, F], [F, T, F]])
-  weights = masks.token_weights(mask, aggregation)
-  np.testing.assert_allclose(jnp.sum(weights), 1.0, rtol=1e-6)
+  np.testing.assert_allclose(jnp.sum(masks.token_weights(mask, aggregation)), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_token_weights_do_not_depend_on_padding(aggregation):
+  mask = jnp.array([[T, T, F], [F, F, F], [F, T, F]])
+  weights = masks.token_weights(mask, aggregation, constant_length=3)
   assert not np.any(np.asarray(weights)[~np.asarray(mask)])
-  wider = masks.token_weights(jnp.pad(mask, ((0, 2), (1, 3))), aggregation)
+  padded = jnp.pad(mask, ((0, 2), (1, 3)))
+  wider = masks.token_weights(padded, aggregation, constant_length=3)
   np.testing.assert_array_equal(wider[:3, 1:4], weights)
+  assert not np.any(np.asarray(wider)[~np.asarray(padded)])
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_token_weights_of_replicas_are_those_of_the_minibatch(aggregation):
+  # Lengths 2, 8, 0, 5, 1, 3: every replica holds another number of tokens and of rows with any.
+  mask = jnp.arange(8)[None] < jnp.array([[2], [8], [0], [5], [1], [3]])
+  whole = masks.token_weights(mask, aggregation, constant_length=7)
+  for replicas in (2, 3, 6):
+    shares = jax.vmap(
+        lambda rows: masks.token_weights(
+            rows, aggregation, constant_length=7,
+            all_sum=lambda x: jax.lax.psum(x, "replicas")),
+        axis_name="replicas")(mask.reshape(replicas, -1, 8))
+    np.testing.assert_allclose(shares.reshape(6, 8), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_gradients_of_micro_batches_add_up(aggregation):
+  mask = jnp.arange(8)[None] < jnp.array([[2], [8], [0], [5]])
+  weights = masks.token_weights(mask, aggregation, constant_length=7)
+  x = jax.random.normal(jax.random.key(0), (4, 8))
+
+  def loss(scale, rows):
+    return masks.masked_sum(jnp.sin(scale * x[rows]) * weights[rows], mask[rows])
+
+  # The definition, in plain numbers of the whole batch.
+  lengths, slope = [2, 8, 5], np.asarray(jnp.where(mask, x * jnp.cos(x), 0.0)).sum(1)[[0, 1, 3]]
+  expected = {
+      "token-mean": slope.sum() / 15, "token-sum": slope.sum(),
+      "sequence-mean": (slope / lengths).mean(), "sequence-sum": slope.mean(),
+      "constant": slope.mean() / 7}[aggregation]
+  for splits in ([[0, 1, 2, 3]], [[0], [1], [2], [3]], [[3, 0], [2, 1]], [[2], [0, 1, 3]]):
+    total = sum(float(jax.grad(loss)(1.0, np.array(rows))) for rows in splits)
+    assert total == pytest.approx(expected, rel=1e-5)
 
 
 def test_token_weights_without_any_token_are_zero():
-  for aggregation in ("token-mean", "sequence-mean", "constant"):
+  for aggregation in AGGREGATIONS:
     np.testing.assert_array_equal(masks.token_weights(jnp.zeros((2, 3), bool), aggregation), 0.0)
 
 
 def test_token_weights_names_what_is_allowed():
-  with pytest.raises(ValueError, match="got 'mean', allowed: token-mean, sequence-mean, constant"):
+  with pytest.raises(ValueError, match="aggregation: got 'mean', allowed: token-mean, token-sum, "):
     masks.token_weights(jnp.ones((1, 1), bool), "mean")
 
 

@@ -45,7 +45,7 @@ def policy_gradient(
   """
   if temperature <= 0:
     raise ValueError(
-        f"temperature: got {temperature}, allowed: above 0 (a policy gradient needs a distribution)")
+        f"temperature: got {temperature}, allowed: above 0 (the gradient needs a distribution)")
   spec = Spec(config, model, critic or model, temperature, group_size)
 
   def init(params):
@@ -114,11 +114,11 @@ def _make_batch(
   advantages, returns = _advantages_of_tokens(config, token_rewards, scores, mask)
   if config.whiten_advantages:
     advantages = masks.whiten(advantages, mask)
-  loss_mask, counted_mask = _masks(config, mask, rollout.truncated, advantages)
+  counted_mask, loss_mask = _masks(config, mask, rollout.truncated, advantages)
   batch = RolloutBatch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
-      completion_tokens=rollout.completion_tokens, loss_mask=loss_mask, counted_mask=counted_mask,
-      advantages=advantages, old_log_probs=old_log_probs, old_values=scores.get("values"),
+      completion_tokens=rollout.completion_tokens, loss_mask=loss_mask,
+      counted_mask=counted_mask, advantages=advantages, old_log_probs=old_log_probs, old_values=scores.get("values"),
       returns=returns, ref_log_probs=scores.get("ref_log_probs"))
   if config.uses_sampler_log_probs:
     batch = batch.replace(sampler_log_probs=sampler_log_probs)
@@ -165,14 +165,14 @@ def _advantages_of_tokens(config: PolicyGradientConfig, token_rewards, scores, m
 
 
 def _masks(config: PolicyGradientConfig, mask, truncated, advantages):
-  """Tokens that are trained on, and those that count in means over a minibatch: bool[B, T]."""
+  """Tokens that count in means over a minibatch (None: the same), and those trained on."""
   if config.mask_truncated:
     mask = mask & ~truncated[:, None]
   if config.drop_threshold is None:
-    return mask, mask
+    return None, mask
   is_far = jnp.abs(masks.zero_masked(advantages, mask)) > config.drop_threshold
   kept = mask & jnp.any(is_far, axis=1, keepdims=True)
-  return kept, mask if config.drop_normalizer == "all" else kept
+  return mask if config.drop_normalizer == "all" else None, kept
 
 
 def _batch_metrics(spec: Spec, batch: RolloutBatch, mask, kl, kl_coef, sampler_log_probs):
@@ -339,6 +339,8 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
   """
   config = spec.config
   batch = replicas.gather(batch)
+  if batch.counted_mask is None:
+    batch = batch.replace(counted_mask=batch.loss_mask)
   # A NaN in the padding must not reach a gradient, where 0 * NaN is NaN.
   names = ("old_log_probs", "sampler_log_probs", "old_values", "ref_log_probs", "advantages",
            "returns")

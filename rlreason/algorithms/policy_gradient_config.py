@@ -6,9 +6,8 @@ The defaults are PPO's with a critic. `presets` holds the settings of the named 
 import dataclasses
 from typing import Literal
 
-import jax.numpy as jnp
-
 from rlreason import losses, masks
+from rlreason.losses import kl
 from rlreason.slots import Slot
 
 ADVANTAGE_ARRAYS = ("scores", "is_kept", "lengths", "greedy_scores")
@@ -64,7 +63,7 @@ class PolicyGradientConfig:
 
   # The reference.
   kl_coef: float = 0.05  # weight of the KL to the reference, per nat; 0 = no reference
-  # In the reward of each token, in the score of the completion before the advantage, or in the loss.
+  # In the reward of each token, in the score of the completion, or in the loss.
   kl_placement: Literal["reward", "score", "loss"] = "reward"
   kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # k1 in rewards and scores; k2 or k3 in the loss
   kl_clamp_ratio: float | None = None  # the log-ratio is held within ± this; None = free
@@ -82,13 +81,15 @@ class PolicyGradientConfig:
         "drop_threshold": (0, None), "constant_length": (1, None), "nll_coef": (0, None),
         "entropy_step": (0, None), "critic_warmup_steps": (0, None), "value_clip": (0, None),
         "value_coef": (0, None), "kl_coef": (0, None), "kl_horizon": (1, None),
+        "kl_clamp_ratio": (0, kl.MAX_CLAMP), "kl_clamp": (0, kl.MAX_CLAMP),
         "reference_every": (0, None), "reference_decay": (0, 1)}
     for name, (low, high) in limits.items():
       value = vars(self)[name]
       if value is not None and (value < low or (high is not None and value > high)):
         allowed = f"{low} to {high}" if high is not None else f"{low} or more"
         raise ValueError(f"{name}: got {value}, allowed: {allowed}")
-    for name in ("length_adaptive_alpha", "huber_delta", "kl_target", "entropy_target"):
+    for name in ("length_adaptive_alpha", "huber_delta", "kl_target",
+                 "entropy_target", "kl_clamp_ratio", "kl_clamp"):
       value = vars(self)[name]
       if value is not None and value <= 0:
         raise ValueError(f"{name}: got {value}, allowed: above 0, or None")
@@ -96,8 +97,6 @@ class PolicyGradientConfig:
       raise ValueError(
           f"micro_batch_size: got {self.micro_batch_size}, allowed: a divisor of "
           f"minibatch_size={self.minibatch_size}, or 0")
-    losses.kl_estimate(
-        jnp.zeros(()), jnp.zeros(()), "k1", clamp_ratio=self.kl_clamp_ratio, clamp=self.kl_clamp)
     self._check_slots()
     self._check_kl()
     self._check_critic()

@@ -91,7 +91,7 @@ def cispo(**changes) -> PolicyGradientConfig:
 
 
 def vapo(**changes) -> PolicyGradientConfig:
-  """VAPO, https://arxiv.org/abs/2504.05118: a critic that learns first, from Monte Carlo returns."""
+  """VAPO, https://arxiv.org/abs/2504.05118: a critic learns first, from Monte Carlo returns."""
   return _preset(_NO_KL, dict(
       critic="separate", critic_warmup_steps=50, critic_lambda=1.0, length_adaptive_alpha=0.05,
       policy_loss=Slot(losses.clipped_surrogate, {"clip_low": 0.2, "clip_high": 0.28}),
@@ -113,7 +113,7 @@ def reinforce_plus_plus(**changes) -> PolicyGradientConfig:
 
 
 def reinforce_plus_plus_baseline(**changes) -> PolicyGradientConfig:
-  """The form of REINFORCE++ with the mean of the group as a baseline, and the KL (k2) in the loss."""
+  """REINFORCE++ with the mean of the group as a baseline, and the KL (k2) in the loss."""
   return _preset(dict(
       critic="none", whiten_advantages=True, advantage=Slot(losses.group_centered), kl_coef=0.01,
       kl_placement="loss", kl_estimator="k2", aggregation="token-mean"), changes)
@@ -139,9 +139,10 @@ def pass_at_k(*, k: int, **changes) -> PolicyGradientConfig:
 
 
 def clip_cov(**changes) -> PolicyGradientConfig:
-  """Clip-Cov, https://arxiv.org/abs/2505.22617: some tokens that lower entropy most do not learn."""
+  """Clip-Cov, https://arxiv.org/abs/2505.22617: some tokens that lower entropy do not learn."""
   return dapo(**dict(
-      policy_loss=Slot(losses.clip_cov), selection=Slot(losses.select_clip_cov)) | changes)
+      policy_loss=Slot(losses.clip_cov, {"clip_low": 1.0, "clip_high": 1.0}),
+      selection=Slot(losses.select_clip_cov)) | changes)
 
 
 def kl_cov(**changes) -> PolicyGradientConfig:

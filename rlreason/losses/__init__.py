@@ -1,24 +1,15 @@
 """Pure array mathematics: no model and no configuration object is known here."""
 
 from rlreason.losses.advantages import (
-    batch_normalized,
-    group_centered,
-    group_normalized,
-    leave_one_out,
-    leave_one_out_normalized,
-    no_baseline,
-    opo,
-    pass_at_k,
-    remax,
-)
+    batch_normalized, group_centered, group_normalized, leave_one_out, leave_one_out_normalized,
+    no_baseline, opo, pass_at_k, remax)
+from rlreason.losses.corrections import masked_importance, truncated_importance
+from rlreason.losses.covariance import clip_cov, kl_cov, select_clip_cov, select_kl_cov
+from rlreason.losses.entropy import active_entropy_coef, adapt_entropy_coef
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate
 from rlreason.losses.logprobs import cap, from_logits, token_log_probs
-from rlreason.losses.policy import clip_flags, clipped_surrogate
+from rlreason.losses.policy import (
+    cispo, clipped_surrogate, decoupled_surrogate, gspo, gspo_token, reinforce)
 from rlreason.losses.returns import (
-    gae,
-    length_adaptive_lambda,
-    n_step_returns,
-    returns_to_go,
-    terminal_rewards,
-)
+    gae, length_adaptive_lambda, n_step_returns, returns_to_go, terminal_rewards)
 from rlreason.losses.value import clipped_value_loss, explained_variance

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
+# Nats. The exponential of a little more overflows f32.
+MAX_CLAMP = 80.0
+
+
 def kl_estimate(
-    log_probs: jax.Array, ref_log_probs: jax.Array, estimator: KLEstimator
+    log_probs: jax.Array, ref_log_probs: jax.Array, estimator: KLEstimator, *,
+    clamp_ratio: float | None = None, clamp: float | None = None,
 ) -> jax.Array:
   """Estimates of KL(π || π_ref) from samples of π (http://joschu.net/blog/kl-approx.html).
 
@@ -18,16 +23,38 @@ def kl_estimate(
   (unbiased, never negative). In a reward use k1. As a loss term use k2 or k3: the gradient of k1
   has expectation 0, and that of k3 is not the gradient of the KL.
 
+  Released code clamps, which loses the gradient beyond the bounds: verl x at 20 and the result at
+  10, for k3 alone; OpenRLHF the result at 10; trl nothing.
+
   Args:
     log_probs: f32[...] nats.
     ref_log_probs: f32[...] nats.
     estimator: k1, k2 or k3.
+    clamp_ratio: keeps x within +- this, above 0 and at most 80 nats; None: it stays.
+    clamp: keeps the result within +- this, above 0 and at most 80 nats; None: it stays.
 
   Returns:
     f32[...] nats.
+
+  Raises:
+    ValueError: the estimator is unknown, or a clamp is out of range.
   """
   chex.assert_equal_shape([log_probs, ref_log_probs])
+  for name, bound in (("clamp_ratio", clamp_ratio), ("clamp", clamp)):
+    if bound is not None and not 0 < bound <= MAX_CLAMP:
+      raise ValueError(f"{name}: got {bound}, allowed: above 0, at most {MAX_CLAMP:g}, or None")
   x = log_probs - ref_log_probs
+  if clamp_ratio is not None:
+    x = jnp.clip(x, -clamp_ratio, clamp_ratio)
+  if clamp is None:
+    return _estimate(x, estimator)
+  # Every estimate of +-(clamp + 1) is beyond the clamp already. Without the inner bound k3
+  # overflows, and its gradient is 0 * inf.
+  x = jnp.clip(x, -clamp - 1.0, clamp + 1.0)
+  return jnp.clip(_estimate(x, estimator), -clamp, clamp)
+
+
+def _estimate(x, estimator):
   if estimator == "k1":
     return x
   if estimator == "k2":

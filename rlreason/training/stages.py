@@ -62,8 +62,9 @@ def check_stages(setup: Setup):
         _check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
       else:
         _check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
-        _check_rows("algorithm.minibatch_size", stage.algorithm.minibatch_size, setup.layout.num_replicas)
-        _check_rows("algorithm.micro_batch_size", stage.algorithm.micro_batch_size, setup.layout.num_replicas)
+        for name in ("minibatch_size", "micro_batch_size"):
+          _check_rows(
+              f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
         _make_reward(setup, stage, None)
         _check_critic(setup, stage)
     except (ValueError, FileNotFoundError) as error:

@@ -53,6 +53,53 @@ def test_unknown_estimator_is_named():
     losses.kl_estimate(jnp.zeros(1), jnp.zeros(1), "k4")
 
 
+@pytest.mark.parametrize("estimator, options, x, expected", [
+    ("k3", dict(clamp_ratio=20.0, clamp=10.0), [0.1, 30.0, -5.0, 9.0],
+     [0.004837418, 10, 10, 8.000123]),
+    ("k3", dict(clamp_ratio=2.0), [1.0, 5.0, -5.0], [0.3678794, 1.1353353, 4.3890561]),
+    ("k3", dict(clamp=10.0), [10.5, 11.0, 1000.0, -1000.0], [9.5000275, 10, 10, 10]),
+    ("k3", dict(clamp=80.0), [1000.0, -1000.0, 80.5], [80, 80, 79.5]),
+    ("k2", dict(clamp=10.0), [1.0, -4.0, -5.0], [0.5, 8, 10]),
+    ("k1", dict(clamp=10.0), [1.0, -1000.0, 12.0], [1, -10, 10]),
+    ("k1", dict(clamp_ratio=0.5), [1.0, -1.0, 0.2], [0.5, -0.5, 0.2]),
+])
+def test_clamps_hand_worked(estimator, options, x, expected):
+  estimate = losses.kl_estimate(jnp.array(x), jnp.zeros(len(x)), estimator, **options)
+  np.testing.assert_allclose(estimate, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("options", [
+    dict(clamp_ratio=20.0, clamp=10.0), dict(clamp_ratio=20.0), dict(clamp=10.0),
+    dict(clamp_ratio=80.0), dict(clamp=80.0)])
+def test_clamped_gradients_are_finite(estimator, options):
+  x = jnp.array([-1000.0, -90.0, -81.0, 0.0, 81.0, 90.0, 1000.0])
+  gradient = jax.grad(
+      lambda x: jnp.sum(losses.kl_estimate(x, jnp.zeros(7), estimator, **options)))(x)
+  assert np.isfinite(gradient).all()
+  np.testing.assert_array_equal(np.asarray(gradient)[[0, -1]], 0.0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_a_clamp_does_nothing_within_its_bounds(estimator):
+  x = jnp.linspace(-2.0, 2.0, 41)
+  estimate = lambda **options: losses.kl_estimate(x, jnp.zeros(41), estimator, **options)
+  expected = estimate()
+  for options in (dict(clamp_ratio=20.0, clamp=10.0), dict(clamp=5.0), dict(clamp_ratio=2.0)):
+    np.testing.assert_array_equal(estimate(**options), expected)
+  # And the clamp of a result is just that, although it bounds the log-ratio first.
+  for clamp in (0.01, 0.3, 1.0):
+    np.testing.assert_array_equal(estimate(clamp=clamp), jnp.clip(expected, -clamp, clamp))
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(clamp=0.0), "clamp: got 0.0, allowed: above 0, at most 80, or None"),
+    (dict(clamp_ratio=100.0), "clamp_ratio: got 100.0, allowed: above 0, at most 80, or None")])
+def test_bad_clamps_are_named(options, message):
+  with pytest.raises(ValueError, match=message):
+    losses.kl_estimate(jnp.zeros(1), jnp.zeros(1), "k3", **options)
+
+
 def adapt(kl, **changes):
   settings = dict(target=6.0, horizon=10000.0, num_sequences=512) | changes
   return float(losses.adapt_kl_coef(jnp.float32(0.15), jnp.float32(kl), **settings)) / 0.15

@@ -8,9 +8,9 @@ import pytest
 from rlreason import losses
 
 
-def loss(value, old_value, ret, clip=0.2):
+def loss(value, old_value, ret, clip=0.2, huber_delta=None):
   return losses.clipped_value_loss(*(jnp.full((1, 1), x) for x in (value, old_value, ret)),
-                                   clip=clip)[0, 0]
+                                   clip=clip, huber_delta=huber_delta)[0, 0]
 
 
 @pytest.mark.parametrize("value, old_value, ret, clip, expected", [
@@ -32,6 +32,32 @@ def test_clipped_value_loss_hand_worked(value, old_value, ret, clip, expected):
 ])
 def test_clipped_value_loss_gradient(value, ret, expected):
   assert float(jax.grad(loss)(value, 0.0, ret)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("value, ret, clip, expected, slope", [
+    (0.3, 0.0, None, 0.045, 0.3),  # a square while the error is small
+    (2.0, 0.0, None, 0.875, 0.5),  # 0.5 (2 - 0.25)
+    (-2.0, 0.0, None, 0.875, -0.5),
+    (0.5, 0.0, None, 0.125, 0.5),  # where both meet
+    (0.5, 1.0, 0.2, 0.275, 0.0),  # 0.5 (0.8 - 0.25) of the clipped branch is larger
+    (-0.5, 1.0, 0.2, 0.625, -0.5),  # 0.5 (1.5 - 0.25) of the free one
+])
+def test_huber_value_loss_hand_worked(value, ret, clip, expected, slope):
+  got = jax.value_and_grad(loss)(value, 0.0, ret, clip, 0.5)
+  np.testing.assert_allclose(got, (expected, slope), rtol=1e-5, atol=1e-7)
+
+
+def test_wide_huber_value_loss_is_the_square():
+  values, old, returns = jax.random.normal(jax.random.key(0), (3, 4, 5))
+  for clip in (None, 0.2):
+    square, huber = (losses.clipped_value_loss(values, old, returns, clip=clip, huber_delta=delta)
+                     for delta in (None, 100.0))
+    np.testing.assert_allclose(huber, square, rtol=1e-6)
+
+
+def test_huber_delta_names_what_is_allowed():
+  with pytest.raises(ValueError, match="huber_delta: got 0.0, allowed: above 0, or None"):
+    loss(0.0, 0.0, 0.0, huber_delta=0.0)
 
 
 def test_explained_variance_hand_worked():

@@ -165,7 +165,7 @@ MISTAKES = [
     ("rl.reward_clip", [1.0, -1.0], r"config.rl: reward_clip: got \(1.0, -1.0\), allowed: \(low"),
     ("rl.length_buckets", [97], r"config.rl: length_buckets: got \(97,\), allowed: 1 to max_new_t"),
     ("rl.algorithm.discount", 2.0, "config.rl.algorithm: discount: got 2.0, allowed: 0 to 1"),
-    ("rl.algorithm.advantage.options.k", 2, "config.rl.algorithm.advantage: options of no_baseline"),
+    ("rl.algorithm.advantage.options.k", 2, "config.rl.algorithm.advantage: options of "),
     ("rl.algorithm.minibatch", 8, "config.rl.algorithm.minibatch: unknown field .* did you mean"),
     ("rl.rewards.verifier", 1.0, "config.rl.rewards.verifier: got 1.0, allowed: a section"),
     ("rl.rewards.lenght", dict(weight=1.0), "config.rl.rewards.*: reward 'lenght': not built in"),

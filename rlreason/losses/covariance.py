@@ -1,0 +1,123 @@
+"""Clip-Cov and KL-Cov: holding back the few tokens that lower the entropy most.
+
+The entropy falls with the covariance of log-probabilities and advantages, and a small share of the
+tokens makes up most of it. Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
+
+A token's covariance is (log π_old - mean) (A - mean) over the kept tokens of a minibatch. Tokens
+are selected once for the minibatch, so that its micro-batches change nothing. Differs from the
+released code, which takes the current log-probs and selects within each micro-batch.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from rlreason import masks
+from rlreason.losses.policy import clipped_surrogate, finite_ratio
+
+
+def select_clip_cov(
+    old_log_probs: jax.Array, advantages: jax.Array, mask: jax.Array, key: jax.Array, *,
+    fraction: float = 2e-4, low: float = 1.0, high: float = 5.0,
+) -> jax.Array:
+  """Tokens for `clip_cov`, drawn from those whose covariance is in [low, high].
+
+  Args:
+    old_log_probs: f32[B, T] of the policy at the start of the update, nats.
+    advantages: f32[B, T].
+    mask: bool[B, T] True on completion tokens; rows of a whole minibatch.
+    key: consumed. The draw of a token depends on its place among the kept ones, not on padding.
+    fraction: of the kept tokens, in [0, 1]: so many are drawn, rounded, at least 1 if there is any.
+    low: the smallest covariance, nats times advantage.
+    high: the largest covariance.
+
+  Returns:
+    bool[B, T].
+  """
+  covariances = _covariances(old_log_probs, advantages, mask)
+  places = jnp.maximum(jnp.cumsum(mask.reshape(-1).astype(jnp.int32)) - 1, 0)
+  draws = jax.vmap(lambda place: jax.random.uniform(jax.random.fold_in(key, place)))(places)
+  is_candidate = mask & (low <= covariances) & (covariances <= high)
+  return _select_top(draws.reshape(mask.shape), is_candidate, fraction, mask)
+
+
+def select_kl_cov(
+    old_log_probs: jax.Array, advantages: jax.Array, mask: jax.Array, *, fraction: float = 2e-3
+) -> jax.Array:
+  """Tokens for `kl_cov`: those of the largest covariance.
+
+  Args:
+    old_log_probs: f32[B, T] of the policy at the start of the update, nats.
+    advantages: f32[B, T].
+    mask: bool[B, T] True on completion tokens; rows of a whole minibatch.
+    fraction: of the kept tokens, in [0, 1]: so many are taken, rounded, at least 1 if there is any.
+      The paper takes 2e-3 for 7B parameters and 2e-4 for 32B.
+
+  Returns:
+    bool[B, T].
+  """
+  return _select_top(_covariances(old_log_probs, advantages, mask), mask, fraction, mask)
+
+
+def _covariances(old_log_probs, advantages, mask):
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([old_log_probs, advantages, mask])
+  centred = [masks.zero_masked(x, mask) - masks.masked_mean(x, mask)
+             for x in (old_log_probs, advantages)]
+  return centred[0] * centred[1]
+
+
+def _select_top(scores, is_candidate, fraction, mask):
+  """The candidates of the largest scores, as many as the fraction of the mask; bool[B, T]."""
+  count = jnp.maximum(jnp.round(fraction * jnp.sum(mask.astype(jnp.float32))), 1.0)
+  scores = jnp.where(is_candidate, scores, -jnp.inf).reshape(-1)
+  order = jnp.argsort(scores, descending=True)
+  ranks = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+  return is_candidate & (ranks.reshape(mask.shape) < count)
+
+
+def clip_cov(
+    log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array,
+    is_selected: jax.Array, *, clip_low: float, clip_high: float,
+) -> jax.Array:
+  """`clipped_surrogate`, and 0 without any gradient on selected tokens.
+
+  Args:
+    log_probs: f32[B, T] of the policy, nats; the gradient flows here.
+    old_log_probs: f32[B, T] of the policy at the start of the update, nats.
+    advantages: f32[B, T].
+    is_selected: bool[B, T], from `select_clip_cov`.
+    clip_low: ε_low in [0, 1].
+    clip_high: ε_high, 0 or more. The released runs take 1 for both.
+
+  Returns:
+    f32[B, T].
+  """
+  chex.assert_equal_shape([log_probs, is_selected])
+  loss = clipped_surrogate(
+      log_probs, old_log_probs, advantages, clip_low=clip_low, clip_high=clip_high)
+  return jnp.where(is_selected, 0.0, loss)
+
+
+def kl_cov(
+    log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array,
+    is_selected: jax.Array, *, kl_coef: float = 1.0,
+) -> jax.Array:
+  """-A ρ, plus kl_coef |log π - log π_old| on selected tokens; nothing is clipped.
+
+  Args:
+    log_probs: f32[B, T] of the policy, nats; the gradient flows here.
+    old_log_probs: f32[B, T] of the policy at the start of the update, nats.
+    advantages: f32[B, T].
+    is_selected: bool[B, T], from `select_kl_cov`.
+    kl_coef: per nat, 0 or more.
+
+  Returns:
+    f32[B, T].
+  """
+  chex.assert_equal_shape([log_probs, old_log_probs, advantages, is_selected])
+  log_ratios = log_probs - old_log_probs
+  # Not jnp.abs, whose gradient at 0 is 1: on-policy tokens would be pushed down.
+  distances = jnp.sign(log_ratios) * log_ratios
+  penalty = jnp.where(is_selected, kl_coef * distances, 0.0)
+  return -advantages * finite_ratio(log_ratios) + penalty
