@@ -35,13 +35,13 @@ def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 
 
 def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Array:
-  """Variance over True positions, in f32: a sum divided by (positions - `ddof`).
+  """Variance over True positions, in f32; 0 for one position or none.
 
-  0 where there are no more positions than `ddof`. `ddof` 0 is biased, 1 is not.
+  The sum of squares is divided by the positions less `ddof`: 0 is biased, 1 is not.
   """
   centred = zero_masked(x.astype(jnp.float32), mask) - masked_mean(x, mask)
   freedom = jnp.sum(mask.astype(jnp.float32)) - ddof
-  return safe_divide(masked_sum(jnp.square(centred), mask), jnp.maximum(freedom, 0.0))
+  return safe_divide(masked_sum(jnp.square(centred), mask), freedom)
 
 
 def whiten(

@@ -194,13 +194,12 @@ def pass_at_k(
   wrong = jnp.sum(is_kept & ~is_right, axis=-1, keepdims=True, dtype=jnp.float32)
   # C(w - 1, k - 1) / C(n - 1, k - 1), as one product of ratios: the factors themselves overflow.
   drawn = jnp.arange(1, k, dtype=jnp.float32)[None]
-  fails_with_wrong = jnp.prod(masks.safe_divide(
-      jnp.maximum(wrong - drawn, 0.0), jnp.maximum(count - drawn, 0.0)), axis=-1, keepdims=True)
+  fails_with_wrong = jnp.prod(
+      masks.safe_divide(jnp.maximum(wrong - drawn, 0.0), count - drawn), axis=-1, keepdims=True)
   fails = masks.safe_divide(wrong, count) * fails_with_wrong
   advantages = fails - jnp.where(is_right, 0.0, fails_with_wrong)
   advantages = masks.safe_divide(advantages, jnp.sqrt(fails * (1.0 - fails)) + epsilon)
-  has_spread = (fails > 0) & (fails < 1)
-  return jax.lax.stop_gradient(masks.zero_masked(advantages, is_kept & has_spread))
+  return jax.lax.stop_gradient(masks.zero_masked(advantages, is_kept))
 
 
 def _shifted(scores, is_kept):
@@ -220,7 +219,7 @@ def _centred(scores, is_kept):
 
 
 def _std(scores, is_kept, ddof):
-  """Std of each row, last axis 1; 0 where there are no more scores than `ddof`."""
+  """Std of each row, last axis 1; 0 for a row of one score or of none. `ddof` is 0 or 1."""
   freedom = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32) - ddof
   squares = jnp.sum(jnp.square(_centred(scores, is_kept)), axis=-1, keepdims=True)
-  return jnp.sqrt(masks.safe_divide(squares, jnp.maximum(freedom, 0.0)))
+  return jnp.sqrt(masks.safe_divide(squares, freedom))

@@ -206,7 +206,7 @@ def test_bad_options_name_what_is_allowed():
 
 
 @within_group
-@pytest.mark.parametrize("score", [0.0, 0.1, 0.35, -1.0, 1e-3, 1e6])
+@pytest.mark.parametrize("score", [0.0, 0.1, 0.35, -0.1, -1.0, 1e-3, 1e6])
 def test_group_without_spread_gets_exactly_zero(function, score):
   # Beside a group with spread, so that the batch has some. The mean of equal numbers may differ
   # from them in the last bit, which an epsilon of 1e-9 would make 1.
