@@ -163,14 +163,17 @@ def score(
   reasoning_lengths = [
       reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
-  columns["reasoning_tokens"] = reasoning_lengths
-  columns["truncated"] = rollout.truncated.tolist()
+  lengths = rollout.completion_mask.sum(axis=1).astype(np.int32)
+  columns |= {
+      "tokens": lengths.tolist(), "reasoning_tokens": reasoning_lengths,
+      "truncated": rollout.truncated.tolist(),
+      "group": [row // group_size for row in range(len(completions))]}
   result = reward(prompts, completions, **columns)
   return Scored(
       completions=completions, rewards=result,
       totals=np.array([total or 0.0 for total in result.total], np.float32),
       is_scored=np.array([total is not None for total in result.total]),
-      lengths=rollout.completion_mask.sum(axis=1).astype(np.int32),
+      lengths=lengths,
       reasoning_lengths=np.array(reasoning_lengths, np.int32))
 
 
