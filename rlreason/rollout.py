@@ -132,19 +132,22 @@ def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
           for ids, mask in zip(rollout.completion_tokens, rollout.completion_mask, strict=True)]
 
 
-def reasoning_tokens(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int:
-  """Generated tokens before the first box; all of them when there is none that is closed."""
-  start = len(answer.text_before_box(text))
-  if start == len(text):
-    return len(ids)
-  low, high = 0, len(ids)  # the box starts in the text of the first `high` tokens, not of `low`
+def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
+  """The fewest first tokens whose text has `end` characters (above 0), if all of them have."""
+  low, high = 0, len(ids)  # the text of the first `high` tokens is long enough, of `low` it is not
   while high - low > 1:
     middle = (low + high) // 2
-    if len(tokenizer.decode(ids[:middle])) > start:
+    if len(tokenizer.decode(ids[:middle])) >= end:
       high = middle
     else:
       low = middle
-  return low
+  return high
+
+
+def reasoning_tokens(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int:
+  """Generated tokens before the first box; all of them when there is none that is closed."""
+  start = len(answer.text_before_box(text))
+  return len(ids) if start == len(text) else tokens_until(tokenizer, ids, start + 1) - 1
 
 
 def score(
@@ -169,14 +172,17 @@ def score(
   reasoning_lengths = [
       reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
-  columns["reasoning_tokens"] = reasoning_lengths
-  columns["truncated"] = rollout.truncated.tolist()
+  lengths = rollout.completion_mask.sum(axis=1).astype(np.int32)
+  columns |= {
+      "tokens": lengths.tolist(), "reasoning_tokens": reasoning_lengths,
+      "truncated": rollout.truncated.tolist(),
+      "group": [row // group_size for row in range(len(completions))]}
   result = reward(prompts, completions, **columns)
   return Scored(
       completions=completions, rewards=result,
       totals=np.array([total or 0.0 for total in result.total], np.float32),
       is_scored=np.array([total is not None for total in result.total]),
-      lengths=rollout.completion_mask.sum(axis=1).astype(np.int32),
+      lengths=lengths,
       reasoning_lengths=np.array(reasoning_lengths, np.int32))
 
 

@@ -98,7 +98,8 @@ def test_scores_of_completions():
   assert scored.completions == ["a b \\boxed{ 1 }", "b", "", "c c c c c c c c"]
   assert seen["prompts"] == ["a", "a", "b", "b"] and seen["level"] == [7, 7, 8, 8]
   assert seen["answer"] == ["1", "1", "2", "2"] and seen["completions"] == scored.completions
-  assert seen["reasoning_tokens"] == [2, 2, 1, 8]
+  assert seen["reasoning_tokens"] == [2, 2, 1, 8] and seen["tokens"] == [6, 2, 1, 8]
+  assert seen["group"] == [0, 0, 1, 1] and seen["truncated"] == [False] * 3 + [True]
   assert scored.rewards.parts["exploration"] == [-3.0, -3.0, -6.0, -0.75]
   np.testing.assert_array_equal(scored.is_scored, [True, False, True, True])
   np.testing.assert_array_equal(scored.totals, np.float32([10.0, 0.0, 0.0, 10.0]))  # clipped

@@ -14,10 +14,10 @@ from rlreason.data.tasks.base import Row, Task
 from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import RewardSpec, answer, combine_rewards, verifier
+from rlreason.rewards import CombinedReward, RewardSpec, answer, combine_rewards, verifier
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.types import Key, Params
+from rlreason.types import Key, Params, Rollout
 
 
 def vote_answer(text: str, which_box: answer.WhichBox = "last") -> Hashable | None:
@@ -87,6 +87,7 @@ class _Solution(NamedTuple):
   length: int  # generated tokens
   reasoning_length: int  # of them, before the first box
   truncated: bool
+  first_right: int | None  # tokens up to the end of the first box that is right
 
   @property
   def is_right(self) -> bool | None:
@@ -158,7 +159,41 @@ def _make_score(config: EvaluationConfig, verifier_name: str, tokenizer, pool):
   reward = combine_rewards(
       [RewardSpec(name="verifier", options={"which_box": config.which_box})],
       verifier=verifier_name, pool=pool)
-  return functools.partial(rollout_lib.score, reward, tokenizer)
+  return functools.partial(_score, reward, tokenizer)
+
+
+def _score(
+    reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout
+) -> list[_Solution]:
+  scored = rollout_lib.score(reward, tokenizer, rows, rollout)
+  ids = [tokens[mask].tolist() for tokens, mask in zip(
+      rollout.completion_tokens, rollout.completion_mask, strict=True)]
+  ends = _first_right_boxes(reward, rows, scored)
+  firsts = [None if end is None else rollout_lib.tokens_until(tokenizer, ids[i], end)
+            for i, end in enumerate(ends)]
+  return list(map(
+      _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
+      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts))
+
+
+def _first_right_boxes(
+    reward: CombinedReward, rows: Sequence[Row], scored: rollout_lib.Scored) -> list[int | None]:
+  """Where the first right box of each text ends, in characters; None where no box is right."""
+  texts, scores = scored.completions, scored.rewards.parts["verifier"]
+  boxes = [answer.find_boxes(text) for text in texts]
+  is_right = lambda score: score is not None and score >= 1.0
+  ends = [found[0].end if len(found) == 1 and is_right(score) else None
+          for found, score in zip(boxes, scores, strict=True)]
+  # The verdict on a text is on one of its boxes: where it has several, each is verified by itself.
+  several = [(i, box) for i, found in enumerate(boxes) if len(found) > 1 for box in found]
+  group_size = len(texts) // len(rows)
+  columns = {name: [rows[i // group_size][name] for i, _ in several] for name in rows[0]}
+  verdicts = reward(
+      columns.pop("prompt"), [texts[i][box.start:box.end] for i, box in several], **columns)
+  for (i, box), score in zip(several, verdicts.parts["verifier"], strict=True):
+    if ends[i] is None and is_right(score):
+      ends[i] = box.end
+  return ends
 
 
 def _run(
@@ -173,10 +208,7 @@ def _run(
     missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
     rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
     rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
-    scored = score(batch, rollout)
-    solutions += map(
-        _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
-        scored.reasoning_lengths.tolist(), rollout.truncated.tolist())
+    solutions += score(batch, rollout)
   return [solutions[i:i + group_size] for i in range(0, len(solutions), group_size)]
 
 
@@ -205,6 +237,8 @@ def _task_places(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
 
 def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Estimate]:
   counted = [reading.count_behaviours(solution.text) for solution in solutions]
+  known = [solution for solution in solutions if solution.is_right is not None]
+  lengths = [solution.length for solution in known]
   return {
       "greedy": metrics.proportion([solution.is_right for solution in solutions]),
       "reasoning_length": metrics.mean([solution.reasoning_length for solution in solutions]),
@@ -214,6 +248,10 @@ def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Es
       "truncated_fraction": metrics.proportion([solution.truncated for solution in solutions]),
       "boxed_fraction": metrics.proportion(
           [answer.extract_answer(solution.text) is not None for solution in solutions]),
+      "outcome_efficiency": metrics.outcome_efficiency(
+          [solution.first_right for solution in known], lengths),
+      "tokens_per_right": metrics.tokens_per_right(
+          lengths, [solution.is_right for solution in known]),
   }
 
 

@@ -11,6 +11,15 @@ from rlreason.rewards.exploration import (
     correctness_beats_length,
     exploration_reward,
 )
-from rlreason.rewards.format import format_reward
+from rlreason.rewards.format import finished_reward, format_reward, unfinished_reward
+from rlreason.rewards.length import (
+    arora_length_reward,
+    kimi_length_reward,
+    l1_length_reward,
+    l1_max_length_reward,
+    overlong_reward,
+)
 from rlreason.rewards.pool import WorkerPool, default_pool
+from rlreason.rewards.restart import restart_reward
+from rlreason.rewards.style import language_reward, repetition_reward
 from rlreason.rewards.verifier import VERIFIERS, MathVerifier, verify

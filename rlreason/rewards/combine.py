@@ -20,18 +20,35 @@ from absl import logging
 from rlreason.rewards import control
 from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
+from rlreason.rewards import length
 from rlreason.rewards import pool as pools
+from rlreason.rewards import restart
+from rlreason.rewards import style
 from rlreason.rewards import verifier as verifiers
 
 # f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
 RewardFunction = Callable[..., Sequence[float | None]]
 
-ROLLOUT_COLUMNS = ("reasoning_tokens", "truncated")  # of every rollout, beside the task's columns
+# Of every rollout, beside the task's columns: generated tokens, those before the first box, whether
+# the length limit ended the completion, and the index of its prompt.
+ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group")
+VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
+# What a built-in reward may read; its other keyword-only parameters are options.
+_READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN)
 BUILT_IN = {  # beside "verifier", which the task chooses
+    "arora_length": length.arora_length_reward,
     "exploration": exploration.exploration_reward,
     "finished": formats.finished_reward,
     "format": formats.format_reward,
+    "kimi_length": length.kimi_length_reward,
+    "l1_length": length.l1_length_reward,
+    "l1_max_length": length.l1_max_length_reward,
+    "language": style.language_reward,
+    "overlong": length.overlong_reward,
     "random": control.random_reward,
+    "repetition": style.repetition_reward,
+    "restart": restart.restart_reward,
+    "unfinished": formats.unfinished_reward,
 }
 _NAMES = ("verifier", *BUILT_IN)
 _MAX_LOGGED = 5  # failures of reward functions
@@ -42,8 +59,7 @@ class RewardSpec:
   """One part of the reward.
 
   Attributes:
-    name: a built-in reward (verifier, exploration, finished, format, random), or any name with
-      `function`.
+    name: a built-in reward ("verifier", or one of `BUILT_IN`), or any name with `function`.
     weight: factor in the sum; 0 computes and logs the reward without using it.
     function: a reward function, or "package.module:function"; None for a built-in.
     options: keyword arguments beside the columns, such as {"c": 1000} for exploration.
@@ -109,7 +125,7 @@ def combine_rewards(
 
   Raises:
     ValueError: no or repeated names, an unknown verifier, an option that is unknown or out of
-      range, or an empty clip range.
+      range, a part that asks for `is_right` without a part "verifier", or an empty clip range.
   """
   names = [spec.name for spec in specs]
   if not names or len(set(names)) != len(names):
@@ -117,6 +133,8 @@ def combine_rewards(
   low, high = clip_range
   if not low < high:
     raise ValueError(f"clip_range must be (low, high) with low < high. Got: {clip_range!r}")
+  if "verifier" not in names:
+    _check_no_verdicts(specs)
   pool = pool or pools.default_pool()
   functions = {spec.name: _make_function(spec, verifier, pool) for spec in specs}
   return CombinedReward(tuple(specs), functions, pool, (low, high))
@@ -143,7 +161,8 @@ class CombinedReward:
       prompts: [B] text or chat messages.
       completions: [B] texts.
       **columns: [B] lists: those of the task (`answer`, ...), and those of `ROLLOUT_COLUMNS` that a
-        reward wants. Columns called `prompts`, `completions` or `self` are left out.
+        reward wants. Columns called `prompts`, `completions`, `self` or `is_right` are left out:
+        the part "verifier" goes first, and the others find its verdicts in `is_right`.
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, a reward is
@@ -155,10 +174,10 @@ class CombinedReward:
       if len(column) != count:
         raise ValueError(f"column {name!r} has {len(column)} rows for {count} completions")
     columns = {name: column for name, column in columns.items()
-               if name not in ("prompts", "completions", "self")}
+               if name not in ("prompts", "completions", "self", VERDICT_COLUMN)}
     before = self._pool.counts
-    parts, judge_failures = {}, 0
-    for spec in self.specs:
+    parts, judge_failures = {spec.name: [] for spec in self.specs}, 0
+    for spec in sorted(self.specs, key=lambda spec: spec.name != "verifier"):
       function = self._functions[spec.name]
       if spec.is_judge:
         parts[spec.name], failures = _call_judge(function, prompts, completions, columns)
@@ -166,6 +185,9 @@ class CombinedReward:
       else:
         values = function(prompts, completions, **columns)
         parts[spec.name] = _check_values(spec.name, values, count)
+      if spec.name == "verifier":
+        columns[VERDICT_COLUMN] = [
+            None if value is None else value >= 1.0 for value in parts["verifier"]]
     total = [self._total([values[row] for values in parts.values()]) for row in range(count)]
     after = self._pool.counts
     counts = {
@@ -199,6 +221,17 @@ def _make_function(
   return functools.partial(_call_built_in, function, options, _option_names(function))
 
 
+def _check_no_verdicts(specs: Sequence[RewardSpec]):
+  """Raises ValueError if a part asks for the verdicts of a verifier, as there is none."""
+  for spec in specs:
+    function = spec.function or BUILT_IN[spec.name]
+    function = _import(function) if isinstance(function, str) else function
+    if VERDICT_COLUMN in inspect.signature(function).parameters:
+      raise ValueError(
+          f"reward {spec.name!r}: needs {VERDICT_COLUMN}, allowed: beside a part 'verifier', whose "
+          "weight may be 0")
+
+
 def _make_verifier(
     verifier: str | RewardFunction, options: dict[str, Any], pool: pools.WorkerPool
 ) -> RewardFunction:
@@ -225,13 +258,13 @@ def _option_names(function: Callable[..., Any]) -> set[str]:
   """Keyword-only parameters that are no columns."""
   parameters = inspect.signature(function).parameters.values()
   return {parameter.name for parameter in parameters
-          if parameter.kind == parameter.KEYWORD_ONLY and parameter.name not in ROLLOUT_COLUMNS}
+          if parameter.kind == parameter.KEYWORD_ONLY and parameter.name not in _READ}
 
 
 def _check_built_in(name: str, options: Mapping[str, Any]) -> None:
   _check_options(name, options, BUILT_IN[name])
   try:  # on nothing: it checks the range of its options itself
-    BUILT_IN[name]([], [], **options, **{column: [] for column in ROLLOUT_COLUMNS})
+    BUILT_IN[name]([], [], **options, **{column: [] for column in _READ})
   except ValueError as error:
     raise ValueError(f"reward {name!r}: {error}") from error
 
@@ -268,7 +301,7 @@ def _check_option(where: str, value: Any, hint: Any) -> None:
 def _make_pool_function(
     target: str, options: dict[str, Any], pool: pools.WorkerPool
 ) -> RewardFunction:
-  _check_importable(target)
+  _import(target)
 
   def score(prompts, completions, **columns):
     requests = [
@@ -298,15 +331,16 @@ def _report_errors(target: str, errors: list[str], count: int):
         target, len(errors), count, errors[0])
 
 
-def _check_importable(target: str):
+def _import(target: str) -> Callable[..., Any]:
   """Finds a misspelt name now, and not in the workers after the first rollout."""
-  module, _, function = target.partition(":")
+  module, _, name = target.partition(":")
   try:
-    found = callable(vars(importlib.import_module(module)).get(function))
+    function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:
     raise ValueError(f"reward function {target!r} cannot be imported: {error}") from error
-  if not found:
-    raise ValueError(f"reward function {target!r}: {module} has no function {function!r}")
+  if not callable(function):
+    raise ValueError(f"reward function {target!r}: {module} has no function {name!r}")
+  return function
 
 
 def _call_judge(function, prompts, completions, columns) -> tuple[list[float], int]:

@@ -4,6 +4,7 @@ They do not look at whether the answer is right.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any, Literal
 
 from rlreason.rewards import answer as answers
@@ -50,6 +51,33 @@ def finished_reward(
   if truncated is None:
     raise ValueError("the reward 'finished' needs the column truncated: whether a row was cut off")
   return [float(not is_cut) for is_cut in truncated]
+
+
+def unfinished_reward(
+    prompts: list[Any], completions: list[str], *, max_length: float = math.inf,
+    truncated: Sequence[bool] | None = None, tokens: Sequence[int] | None = None,
+    **unused_columns: list[Any],
+) -> list[float]:
+  """-1 for a completion that was cut off or is longer than `max_length`, else 0.
+
+  T1's penalty, https://arxiv.org/abs/2501.11651.
+
+  Args:
+    prompts: not looked at.
+    completions: texts.
+    max_length: tokens, at least 1.
+    truncated: whether the length limit ended each row.
+    tokens: generated tokens of each row.
+
+  Raises:
+    ValueError: max_length is out of range, or a column is missing.
+  """
+  if not max_length >= 1:
+    raise ValueError(f"max_length must be a number of at least 1. Got: {max_length!r}")
+  if truncated is None or tokens is None:
+    raise ValueError("the reward 'unfinished' needs the columns truncated and tokens of a rollout")
+  return [-float(is_cut or count > max_length)
+          for is_cut, count in zip(truncated, tokens, strict=True)]
 
 
 def _has_one_box(text: str) -> bool:

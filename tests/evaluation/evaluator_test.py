@@ -79,6 +79,8 @@ def test_hand_worked(calls):
       "reasoning_length": (1 + 0 + 0 + 3 + 2) / 5,
       "length": (5 + 4 + 4 + 3 + 6) / 5,
       "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
+      "outcome_efficiency": (4 / 5 + 3 / 4 + 0 + 0 + 5 / 6) / 5,  # all but `<eos>`
+      "tokens_per_right": (5 + 4 + 4 + 3 + 6) / 3,
       "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
       "pass@3": 4 / 5,
       # p0 right by 2 of 3, p1 and p2 wrong, p3 the only vote is right, p4 a tie.
@@ -108,6 +110,15 @@ def test_what_could_not_be_scored_is_counted(monkeypatch):
   # Of 2 greedy and 6 sampled completions three hold a 2.
   assert evaluation["toy"]["unscored_fraction"]["value"] == 3 / 8
   assert evaluation["toy"]["unscored_fraction"]["n"] == 2  # problems
+
+
+def test_what_comes_after_the_first_right_box_is_overthinking(monkeypatch):
+  monkeypatch.setitem(GREEDY, "p0", "\\boxed{ 2 } \\boxed{ 1 } check <eos>")  # right after 6 of 8
+  monkeypatch.setitem(GREEDY, "p1", "\\boxed{ 1 } \\boxed{ 2 } <eos>")  # after 3 of 7, then not
+  evaluation, _ = evaluate(rows=ROWS[:3])
+  assert evaluation["toy"]["outcome_efficiency"]["value"] == pytest.approx((6 / 8 + 3 / 7 + 0) / 3)
+  assert evaluation["toy"]["greedy"]["value"] == pytest.approx(1 / 3)
+  assert evaluation["toy"]["tokens_per_right"]["value"] == 8 + 7 + 4
 
 
 def test_greedy_only():

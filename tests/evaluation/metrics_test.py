@@ -119,3 +119,28 @@ def test_maj_at_k_over_problems():
   assert metrics.mean_maj_at_k(answers, correct, 1) == metrics.proportion([True, False, False])
   unknown = metrics.mean_maj_at_k([*answers, ["1"] * 3], [*correct, [None] * 3], 3)
   assert unknown == estimate
+
+
+def test_outcome_efficiency_by_hand():
+  assert metrics.outcome_efficiency([39], [901])["value"] == pytest.approx(0.0433, abs=5e-5)
+  assert metrics.outcome_efficiency([None, None], [901, 5])["value"] == 0.0
+  # 1/2, 1 and 0.
+  assert metrics.outcome_efficiency([10, 7, None], [20, 7, 9])["value"] == pytest.approx(0.5)
+  assert metrics.outcome_efficiency([], [])["n"] == 0
+
+
+def test_tokens_per_right_answer_by_hand():
+  estimate = metrics.tokens_per_right([10, 20, 30], [True, False, True])
+  assert estimate["value"] == 30.0 and estimate["n"] == 3
+  assert estimate["low"] <= 30.0 and math.isnan(estimate["high"])  # draws of the wrong one alone
+  assert metrics.tokens_per_right([7] * 9, [True] * 9) == dict(value=7.0, low=7.0, high=7.0, n=9)
+  nothing = metrics.tokens_per_right([10, 20], [False, False])
+  assert math.isnan(nothing["value"]) and nothing["n"] == 2
+  assert math.isnan(metrics.tokens_per_right([], [])["value"])
+
+
+def test_tokens_per_right_answer_has_an_interval():
+  """About the mean length over the accuracy: 20 / 0.5, give or take."""
+  rng = np.random.default_rng(0)
+  estimate = metrics.tokens_per_right(rng.integers(10, 31, size=400), rng.random(400) < 0.5)
+  assert 33 < estimate["low"] < estimate["value"] < estimate["high"] < 50

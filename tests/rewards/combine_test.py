@@ -126,6 +126,43 @@ def test_built_in_rewards_by_name():
   assert combined([], [], answer=[], reasoning_tokens=[]).total == []
 
 
+def test_verdicts_of_the_verifier_reach_the_other_parts():
+  """Whatever the order of the parts, and the verifier's weight; None stays None."""
+  seen = []
+
+  def mine(prompts, completions, is_right, **columns):
+    seen.append(is_right)
+    return [0.0] * len(completions)
+
+  def verifier(prompts, completions, **columns):
+    assert "is_right" not in columns
+    return [1.0, 0.5, None, -0.5]
+
+  specs = [RewardSpec(name="mine", function=mine), RewardSpec(name="kimi_length"),
+           RewardSpec(name="verifier", weight=0)]
+  for order in (specs, specs[::-1]):
+    result = combine_rewards(order, verifier=verifier)(
+        [""] * 4, [""] * 4, tokens=[10, 20, 99, 30], group=[0] * 4, is_right=["of the data"] * 4)
+    assert list(result.parts) == [spec.name for spec in order]
+    assert result.parts["kimi_length"] == [0.5, 0.0, None, -0.5]
+    assert result.total == [0.5, 0.0, None, -0.5]
+  assert seen == [[True, False, None, False]] * 2
+
+
+def test_verdicts_need_a_verifier(tmp_path, monkeypatch):
+  def mine(prompts, completions, is_right=None, **columns):
+    return [0.0] * len(completions)
+
+  (tmp_path / "verdict_rewards.py").write_text("def mine(prompts, completions, is_right): pass")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  for spec in (RewardSpec(name="mine", function=mine), RewardSpec(name="kimi_length"),
+               RewardSpec(name="mine", function="verdict_rewards:mine"),
+               RewardSpec(name="l1_length", options=dict(target=5)), RewardSpec(name="restart")):
+    with pytest.raises(ValueError, match=f"reward '{spec.name}': needs is_right, allowed: beside"):
+      combine_rewards([spec, RewardSpec(name="format")])
+    combine_rewards([spec, RewardSpec(name="verifier", weight=0)])
+
+
 def test_the_task_names_its_verifier():
   combined = combine_rewards([RewardSpec(name="verifier", options=RLSP)], verifier="countdown")
   result = combined(["", ""], [r"\boxed{1+2}", "?"], numbers=[[1, 2]] * 2, target=[3, 3])
@@ -210,7 +247,7 @@ def test_impossible_settings(specs, options, message):
     "fields, message",
     [
         (dict(name=""), "needs a name"),
-        (dict(name="formt"), "exploration, finished, format, random"),
+        (dict(name="formt"), "exploration, finished, format, kimi_length"),
         (dict(name="format", weight=math.nan), "finite"),
         (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
         (dict(name="mine", function="my_pkg:f()"), "package.module:function"),
@@ -219,6 +256,12 @@ def test_impossible_settings(specs, options, message):
         (dict(name="random", options=dict(sed=1)), "'seed'"),
         (dict(name="random", options=dict(probability=7)), "probability must be in"),
         (dict(name="format", options=dict(style="boxes")), "style must be one of"),
+        (dict(name="arora_length"), "with .'a'."),
+        (dict(name="kimi_length", options=dict(min_accuracy=2)), "min_accuracy must be in"),
+        (dict(name="overlong", options=dict(max_length=8, cache=9)), "cache must be above 0"),
+        (dict(name="language", options=dict(alphabet="runes")), "alphabet must be one of"),
+        (dict(name="restart", options=dict(start="wrong")), "options must be of .'bonus'."),
+        (dict(name="unfinished", options=dict(tokens=3)), "options must be of .'max_length'."),
     ],
 )
 def test_impossible_specs(fields, message):

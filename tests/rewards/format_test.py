@@ -41,6 +41,16 @@ def test_a_completion_that_was_cut_off_is_not_finished():
     formats.finished_reward(["p"], ["a"])
 
 
+def test_what_is_cut_off_or_too_long_is_punished():
+  texts, columns = [""] * 3, dict(truncated=[True, False, False], tokens=[8, 5, 6])
+  assert formats.unfinished_reward(texts, texts, **columns) == [-1.0, 0.0, 0.0]
+  assert formats.unfinished_reward(texts, texts, max_length=5, **columns) == [-1.0, 0.0, -1.0]
+  with pytest.raises(ValueError, match="max_length must be"):
+    formats.unfinished_reward(texts, texts, max_length=0, **columns)
+  with pytest.raises(ValueError, match="needs the columns truncated and tokens"):
+    formats.unfinished_reward(texts, texts, truncated=[False] * 3)
+
+
 def test_unknown_style():
   with pytest.raises(ValueError, match="style must be one of"):
     formats.format_reward([], [], style="xml")

@@ -1,0 +1,46 @@
+"""The outcome reward of Satori: a right end counts more where the start was wrong.
+
+Satori restarts from the middle of earlier completions, right and wrong ones
+(https://arxiv.org/abs/2502.02508). Its reward is this, plus the sigmoid of an outcome reward model.
+Not here: where the starts come from.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+START_COLUMN = "start"  # of a task's rows: what the prompt starts from
+STARTS = ("", "right", "wrong")  # the problem alone, or a part of a right or a wrong completion
+
+
+def restart_reward(
+    prompts: list[Any], completions: list[str], *, bonus: float = 0.5,
+    start: Sequence[str] | None = None, is_right: Sequence[bool | None] | None = None,
+    **unused_columns: list[Any],
+) -> list[float | None]:
+  """1[right] - 1, with +bonus for wrong to right and -bonus for right to wrong.
+
+  In place of the verifier's score, which then has a weight of 0. The start decides, whatever the
+  completion says of it.
+
+  Args:
+    prompts: not looked at.
+    completions: texts.
+    bonus: at least 0; 0.5 in the authors' code.
+    start: one of `STARTS` for each row; without the column, all are problems alone.
+    is_right: verdict of the verifier on each row; None gives None.
+
+  Raises:
+    ValueError: the bonus is negative, a start is not known, or `is_right` is missing.
+  """
+  if not 0 <= bonus < math.inf:
+    raise ValueError(f"bonus must be a number >= 0. Got: {bonus!r}")
+  if is_right is None:
+    raise ValueError("the reward 'restart' needs the column is_right: verdicts of the verifier")
+  start = [""] * len(is_right) if start is None else start
+  unknown = sorted(set(map(str, start)) - set(STARTS))
+  if unknown:
+    raise ValueError(f"start must be one of {STARTS}. Got: {unknown}")
+  gains = {("wrong", True): bonus, ("right", False): -bonus}
+  return [None if verdict is None else bool(verdict) - 1.0 + gains.get((kind, bool(verdict)), 0.0)
+          for kind, verdict in zip(start, is_right, strict=True)]

@@ -1,0 +1,76 @@
+"""Rewards of style: no loops, and one language. They do not look at whether the answer is right."""
+
+import collections
+import re
+from typing import Any, Literal
+import unicodedata
+
+from rlreason.rewards import answer as answers
+
+Alphabet = Literal["latin", "cyrillic", "greek", "arabic", "hebrew", "hangul", "cjk"]
+# How the Unicode names of the letters of an alphabet begin.
+_LETTERS = {"latin": ("LATIN",), "cyrillic": ("CYRILLIC",), "greek": ("GREEK",),
+            "arabic": ("ARABIC",), "hebrew": ("HEBREW",), "hangul": ("HANGUL",),
+            "cjk": ("CJK", "HIRAGANA", "KATAKANA")}
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+# Scripts that are written without spaces: each of their signs is a word.
+_WORD = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\\W\\d_\u3040-\u9fff]+")
+
+
+def repetition_reward(
+    prompts: list[Any], completions: list[str], *, n: int = 4, most: int = 3,
+    **unused_columns: list[Any],
+) -> list[float]:
+  """-1 for a completion that has one n-gram of words more than `most` times, else 0.
+
+  T1, https://arxiv.org/abs/2501.11651, which does not say how it finds them. An n-gram with a digit
+  in it does not count: numbers repeat where nothing is wrong.
+
+  Args:
+    prompts: not looked at.
+    completions: texts; words are what stands between spaces.
+    n: words of an n-gram, at least 1.
+    most: times that an n-gram may occur, at least 1.
+  """
+  for name, value in (("n", n), ("most", most)):
+    if value != int(value) or value < 1:
+      raise ValueError(f"{name} must be a whole number of at least 1. Got: {value!r}")
+  return [-float(_most_frequent(text, int(n)) > most) for text in completions]
+
+
+def _most_frequent(text: str, n: int) -> int:
+  """How often the most frequent n-gram of words without digits occurs."""
+  words = text.split()
+  is_plain = [not any(map(str.isdigit, word)) for word in words]
+  counts = collections.Counter(
+      tuple(words[i:i + n]) for i in range(len(words) - n + 1) if all(is_plain[i:i + n]))
+  return max(counts.values(), default=0)
+
+
+def language_reward(
+    prompts: list[Any], completions: list[str], *, alphabet: Alphabet = "latin",
+    **unused_columns: list[Any],
+) -> list[float]:
+  r"""The share of the words of the reasoning that are in the wanted language, by its alphabet.
+
+  DeepSeek-R1, https://arxiv.org/abs/2501.12948. Words are runs of letters before the
+  first box, LaTeX commands left out; a word is of an alphabet when all of its letters are. A text
+  without words mixes nothing: 1.
+
+  Args:
+    prompts: not looked at.
+    completions: texts.
+    alphabet: of the wanted language; in "cjk" each sign is a word.
+  """
+  if alphabet not in _LETTERS:
+    raise ValueError(f"alphabet must be one of {sorted(_LETTERS)}. Got: {alphabet!r}")
+  return [_share_of_words(text, _LETTERS[alphabet]) for text in completions]
+
+
+def _share_of_words(text: str, names: tuple[str, ...]) -> float:
+  words = _WORD.findall(_COMMAND.sub(" ", answers.text_before_box(text)))
+  if not words:
+    return 1.0
+  wanted = sum(all(unicodedata.name(letter, "").startswith(names) for letter in word)
+               for word in words)
+  return wanted / len(words)
