@@ -2,4 +2,5 @@
 
 from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.algorithms.ppo import PPOConfig, init_ppo_params, ppo
+from rlreason.algorithms.preference import PreferenceConfig, preference, unpaired_batch
 from rlreason.algorithms.sft import SFTConfig, sft
