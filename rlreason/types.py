@@ -62,6 +62,24 @@ class Outcome:
 
 
 @struct.dataclass
+class PairBatch:
+  """Prompts with two completions each, for preference tuning.
+
+  Of a pair these are the chosen one and the rejected one. Without pairs they are the completion
+  that is judged, and one of another prompt, for the baseline. One row is one prompt, so that both
+  are on the same device and in the same micro-batch.
+  """
+
+  prompt_tokens: jax.Array  # i32[B, S]
+  prompt_mask: jax.Array  # bool[B, S]
+  completion_tokens: jax.Array  # i32[B, 2, T]
+  completion_mask: jax.Array  # bool[B, 2, T] True on completion tokens; a row of padding has none
+  is_desirable: jax.Array | None = None  # bool[B] of the judged completion; None: pairs
+  ref_log_probs: jax.Array | None = None  # f32[B, 2] summed over tokens, nats; None: no reference
+  kl: jax.Array | None = None  # f32[B] the baseline, the same in all rows; None: pairs
+
+
+@struct.dataclass
 class RolloutBatch:
   """A scored rollout, ready for a policy-gradient update; None is what the method does without."""
 

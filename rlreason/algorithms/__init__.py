@@ -3,4 +3,5 @@
 from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.algorithms.policy_gradient import init_rl_params, policy_gradient
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.algorithms.preference import PreferenceConfig, preference, unpaired_batch
 from rlreason.algorithms.sft import SFTConfig, sft

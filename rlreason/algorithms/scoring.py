@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.algorithms.rows import in_chunks, reference_of
 from rlreason.models import (
     ModelConfig, apply_value_head, forward_and_balance, lora, token_log_probs)
 from rlreason.types import Params, Rollout
@@ -105,18 +106,7 @@ def score(spec: Spec, models, rollout: Rollout, key):
   """
   del key
   size = spec.config.micro_batch_size or spec.config.minibatch_size
-  return _in_chunks(functools.partial(_score_rows, spec, models), rollout, size)
-
-
-def _in_chunks(fn, rows, size: int):
-  """`fn(rows)` for rows that do not depend on each other, `size` of them at a time."""
-  count = jax.tree.leaves(rows)[0].shape[0]
-  if count <= size or count % size:
-    return fn(rows)
-  # Every count // size-th row: rows that are split over devices stay where they are.
-  split = lambda x: x.reshape(size, count // size, *x.shape[1:]).swapaxes(0, 1)
-  merge = lambda x: x.swapaxes(0, 1).reshape(count, *x.shape[2:])
-  return jax.tree.map(merge, jax.lax.map(fn, jax.tree.map(split, rows)))
+  return in_chunks(functools.partial(_score_rows, spec, models), rollout, size)
 
 
 def _score_rows(spec: Spec, models, rollout: Rollout):
@@ -138,9 +128,7 @@ def _score_rows(spec: Spec, models, rollout: Rollout):
   elif config.has_critic:
     scores["values"] = rollout.values
   if config.kl_coef > 0:
-    reference = models["reference"]
-    if lora.has_adapters(policy):
-      reference = lora.join(lora.base(policy), reference or {})
+    reference = reference_of(models)
     scores["ref_log_probs"] = log_probs_and_entropy(
         spec, reference, response_features(spec.model, reference, rollout), rollout)[0]
   return scores

@@ -5,11 +5,15 @@ from rlreason.losses.advantages import (
     no_baseline, opo, pass_at_k, remax)
 from rlreason.losses.corrections import masked_importance, truncated_importance
 from rlreason.losses.covariance import clip_cov, kl_cov, select_clip_cov, select_kl_cov
+from rlreason.losses.distill import (
+    Unembedded, forward_kl, generalized_jsd, reverse_kl, token_divergence, top_k_divergence,
+    top_k_log_probs, with_others)
 from rlreason.losses.entropy import active_entropy_coef, adapt_entropy_coef
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate
-from rlreason.losses.logprobs import cap, from_logits, token_log_probs
+from rlreason.losses.logprobs import cap, from_logits, log1mexp, token_log_probs
 from rlreason.losses.policy import (
     cispo, clipped_surrogate, decoupled_surrogate, gspo, gspo_token, reinforce)
+from rlreason.losses.preference import dpo, ipo, kto, kto_baseline, orpo, simpo
 from rlreason.losses.returns import (
     gae, length_adaptive_lambda, n_step_returns, returns_to_go, terminal_rewards)
 from rlreason.losses.value import clipped_value_loss, explained_variance

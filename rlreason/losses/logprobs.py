@@ -25,6 +25,19 @@ def cap(x: jax.Array, limit: float | None) -> jax.Array:
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
+# Nearer to 0 than this a log-probability is 0: 1 - p is all rounding in f32.
+_NEAREST = 1e-6
+
+
+def log1mexp(x: jax.Array) -> jax.Array:
+  """log(1 - exp(x)), the log-probability of all else, of log-probabilities x.
+
+  At x above -1e-6, where it runs to minus infinity, it is held at -13.8 and has no gradient.
+  """
+  x = jnp.minimum(x, -_NEAREST)
+  return jnp.where(x > -math.log(2), jnp.log(-jnp.expm1(x)), jnp.log1p(-jnp.exp(x)))
+
+
 def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
   """log p(target) and entropy of softmax(logits).
 

@@ -1,0 +1,236 @@
+"""Preference tuning: the policy learns which completions are preferred, without sampling.
+
+The loss is a function of `losses/preference.py`. It is given the arrays that its parameters name:
+
+- of pairs: `chosen`, `rejected`, `ref_chosen`, `ref_rejected`, f32[B] each;
+- without pairs (KTO): `log_probs`, `ref_log_probs`, `is_desirable`, `kl`.
+
+One that names no `ref_` array needs no reference, and pays for none. A step takes one batch: the
+baseline of KTO, which has no gradient, is then that of the policy that is differentiated.
+"""
+
+import dataclasses
+import functools
+import inspect
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rlreason import losses, masks
+from rlreason.algorithms import base, rows
+from rlreason.models import ModelConfig, token_log_probs
+from rlreason.parallel import ALONE
+from rlreason.types import Metrics, PairBatch, Params
+
+_PAIRED = ("chosen", "rejected", "ref_chosen", "ref_rejected")
+_UNPAIRED = ("log_probs", "ref_log_probs", "is_desirable", "kl")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceConfig:
+  """Settings of the preference update."""
+
+  loss: Callable  # of losses/preference.py, its options bound by functools.partial
+  average_log_probs: bool  # means over tokens, for IPO, ORPO, SimPO; else sums, for DPO, KTO
+  nll_coef: float = 0.0  # weight of the chosen completion's mean NLL per token, 0 or more; pairs
+  micro_batch_size: int = 0  # prompts per gradient pass over all devices; 0 = the whole batch
+
+  def __post_init__(self):
+    for name in ("nll_coef", "micro_batch_size"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
+    names = set(self.arrays)
+    if not names or not (names <= set(_PAIRED) or names <= set(_UNPAIRED)):
+      raise ValueError(
+          f"loss: got a function of {self.arrays}, allowed: of {_PAIRED} or of {_UNPAIRED}")
+    if self.nll_coef and not self.has_pairs:
+      raise ValueError(f"nll_coef: got {self.nll_coef} without pairs, allowed: 0")
+
+  @property
+  def arrays(self) -> tuple[str, ...]:
+    """The arrays the loss asks for."""
+    return tuple(name for name, parameter in inspect.signature(self.loss).parameters.items()
+                 if parameter.kind is not inspect.Parameter.KEYWORD_ONLY)
+
+  @property
+  def has_pairs(self) -> bool:
+    return set(self.arrays) <= set(_PAIRED)
+
+  @property
+  def has_reference(self) -> bool:
+    return any(name.startswith("ref_") for name in self.arrays)
+
+
+class _Spec(NamedTuple):
+  """What every part of the algorithm is made for."""
+
+  config: PreferenceConfig
+  model: ModelConfig
+
+
+def preference(
+    config: PreferenceConfig, model: ModelConfig, optimizer: optax.GradientTransformation
+) -> base.Algorithm:
+  """The preference algorithm on `PairBatch`es; its parameters are {"policy"}.
+
+  - `score(models, batch, key)`: {"ref_log_probs": f32[B, 2]} and, without pairs, {"other_log_probs":
+    f32[B]} of the policy; sums over tokens. None without a reference.
+  - `make_batch((batch, scores), kl_coef)`: the batch with these in it. None without a reference:
+    `update_step` then takes the batch as it is.
+  """
+  spec = _Spec(config, model)
+  return base.Algorithm(
+      init=lambda params: base.init_state(params, optimizer),
+      score=functools.partial(_score, spec) if config.has_reference else None,
+      make_batch=functools.partial(_make_batch, config) if config.has_reference else None,
+      update_step=functools.partial(_update_step, spec, optimizer))
+
+
+def unpaired_batch(
+    prompt_tokens: np.ndarray, prompt_mask: np.ndarray, completion_tokens: np.ndarray,
+    completion_mask: np.ndarray, is_desirable: np.ndarray, *, shift: int = 1,
+) -> PairBatch:
+  """A batch without pairs, each row's second completion that of another row.
+
+  Args:
+    prompt_tokens: i32[B, S].
+    prompt_mask: bool[B, S].
+    completion_tokens: i32[B, T].
+    completion_mask: bool[B, T].
+    is_desirable: bool[B].
+    shift: how many rows further on the other completion is from, in a circle; that row must be of
+      another prompt.
+  """
+  both = lambda x: np.stack([x, np.roll(x, -shift, axis=0)], axis=1)
+  return PairBatch(
+      prompt_tokens=prompt_tokens, prompt_mask=prompt_mask,
+      completion_tokens=both(completion_tokens), completion_mask=both(completion_mask),
+      is_desirable=is_desirable)
+
+
+def _sequence_log_probs(model: ModelConfig, params: Params, batch: PairBatch):
+  """Log-probs f32[B, n] of the n completions of each row, and the load-balancing loss."""
+  num_rows, count, length = batch.completion_tokens.shape
+  # Beside their row: rows that are split over devices stay where they are.
+  repeat = lambda x: jnp.broadcast_to(
+      x[:, None], (num_rows, count, x.shape[1])).reshape(-1, x.shape[1])
+  tokens, mask = (
+      x.reshape(-1, length) for x in (batch.completion_tokens, batch.completion_mask))
+  hidden, balance = rows.completion_features(
+      model, params, repeat(batch.prompt_tokens), repeat(batch.prompt_mask), tokens, mask)
+  log_probs, _ = token_log_probs(model, params, hidden, tokens)
+  return masks.masked_sum(log_probs, mask, axis=1).reshape(num_rows, count), balance
+
+
+def _take_completions(batch: PairBatch, place: slice) -> PairBatch:
+  return batch.replace(
+      completion_tokens=batch.completion_tokens[:, place],
+      completion_mask=batch.completion_mask[:, place])
+
+
+def _per_token(config: PreferenceConfig, log_probs: jax.Array, mask: jax.Array) -> jax.Array:
+  """Sums f32[B, n] as the loss wants them; mask bool[B, n, T]."""
+  if not config.average_log_probs:
+    return log_probs
+  return masks.safe_divide(log_probs, jnp.sum(mask.astype(jnp.float32), axis=-1))
+
+
+def _score(spec: _Spec, models, batch: PairBatch, key):
+  del key  # scoring is not random
+
+  def score_rows(batch):
+    of = lambda params, batch: _sequence_log_probs(spec.model, params, batch)[0]
+    scores = {"ref_log_probs": of(rows.reference_of(models), batch)}
+    if not spec.config.has_pairs:
+      scores["other_log_probs"] = of(
+          models["params"]["policy"], _take_completions(batch, np.s_[1:]))[:, 0]
+    return scores
+
+  return rows.in_chunks(score_rows, batch, spec.config.micro_batch_size)
+
+
+def _make_batch(config: PreferenceConfig, batch_and_scores, kl_coef):
+  """(batch, scores) -> the batch of an update, and metrics."""
+  del kl_coef  # a part of the losses
+  batch, scores = batch_and_scores
+  ref_log_probs = scores["ref_log_probs"]
+  if config.has_pairs:
+    return batch.replace(ref_log_probs=ref_log_probs), {}
+  mask = batch.completion_mask[:, 1:]
+  ratios = _per_token(config, scores["other_log_probs"][:, None] - ref_log_probs[:, 1:], mask)
+  kl = losses.kto_baseline(ratios[:, 0], jnp.any(mask, axis=(1, 2)))
+  return batch.replace(ref_log_probs=ref_log_probs, kl=jnp.full(mask.shape[:1], kl)), {
+      "preference/kl": (kl, jnp.float32(1.0))}
+
+
+def _named_arrays(config: PreferenceConfig, batch: PairBatch, log_probs: jax.Array):
+  """Every array that a loss may ask for, and how far each row is on its right side, f32[B] nats."""
+  ref = jnp.zeros_like(log_probs)
+  if config.has_reference:
+    ref = _per_token(
+        config, batch.ref_log_probs[:, :log_probs.shape[1]], batch.completion_mask)
+  ratios = log_probs - ref
+  if config.has_pairs:
+    arrays = (log_probs[:, 0], log_probs[:, 1], ref[:, 0], ref[:, 1])
+    return dict(zip(_PAIRED, arrays, strict=True)), ratios[:, 0] - ratios[:, 1]
+  arrays = (log_probs[:, 0], ref[:, 0], batch.is_desirable, batch.kl)
+  distance = ratios[:, 0] if batch.kl is None else ratios[:, 0] - batch.kl
+  return dict(zip(_UNPAIRED, arrays, strict=True)), jnp.where(
+      batch.is_desirable, distance, -distance)
+
+
+def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+  """The share of a micro-batch (rows, f32[b] weights) in its batch's loss, and its metrics."""
+  config, (batch, weights) = spec.config, micro_batch
+  log_probs, balance = _sequence_log_probs(spec.model, params["policy"], batch)
+  log_probs = _per_token(config, log_probs, batch.completion_mask)
+  arrays, margin = _named_arrays(config, batch, log_probs)
+  is_kept, share = weights > 0, jnp.sum(weights)
+  per_row = {"preference": config.loss(**{name: arrays[name] for name in config.arrays})}
+  loss = per_row["preference"]
+  if config.nll_coef:
+    lengths = jnp.sum(batch.completion_mask[:, 0].astype(jnp.float32), axis=-1)
+    per_row["nll"] = -log_probs[:, 0] if config.average_log_probs else -masks.safe_divide(
+        log_probs[:, 0], lengths)
+    loss = loss + config.nll_coef * per_row["nll"]
+  loss = masks.masked_sum(loss * weights, is_kept)
+  metrics = {f"loss/{name}": (masks.masked_sum(x * weights, is_kept), share)
+             for name, x in per_row.items()}
+  is_chosen = is_kept if config.has_pairs else is_kept & batch.is_desirable
+  is_rejected = is_kept if config.has_pairs else is_kept & ~batch.is_desirable
+  averaged = {
+      "accuracy": (margin > 0, is_kept), "margin": (margin, is_kept),
+      "log_probs/chosen": (log_probs[:, 0], is_chosen),
+      "log_probs/rejected": (log_probs[:, -1], is_rejected)}
+  metrics |= {f"preference/{name}": (masks.masked_sum(x, mask), jnp.sum(mask.astype(jnp.float32)))
+              for name, (x, mask) in averaged.items()}
+  if spec.model.num_experts:
+    loss = loss + spec.model.balance_coef * share * balance
+    metrics["loss/balance"] = (share * balance, share)
+  return loss, (loss, metrics)
+
+
+def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replicas=ALONE):
+  """One optimiser step on the mean over a batch; rows without tokens are left out."""
+  del key  # nothing here is random
+  config = spec.config
+  batch = replicas.gather(batch)
+  if not config.has_pairs:
+    batch = _take_completions(batch, np.s_[:1])
+  has_tokens = jnp.any(batch.completion_mask, axis=-1)
+  if config.has_reference:
+    # A NaN in a row of padding must not reach a gradient, where 0 * NaN is NaN.
+    batch = batch.replace(ref_log_probs=masks.zero_masked(
+        batch.ref_log_probs[:, :has_tokens.shape[1]], has_tokens))
+  is_kept = jnp.all(has_tokens, axis=-1).astype(jnp.float32)
+  weights = masks.safe_divide(is_kept, jnp.sum(is_kept))  # of all rows: they were gathered
+  indices = rows.micro_batch_indices(weights.shape[0], config.micro_batch_size)
+  gradients, (loss, metrics) = base.accumulate_gradients(
+      functools.partial(_loss, spec), state.params,
+      replicas.take((batch, weights), indices), replicas)
+  state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
+  return state.replace(step=state.step + 1), (
+      metrics | optim_metrics | base.skip_metrics(state))

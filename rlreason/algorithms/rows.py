@@ -1,0 +1,72 @@
+"""Prompts with completions through a model, as the algorithms that score and train on them need."""
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+
+from rlreason.models import ModelConfig, forward_and_balance, lora
+from rlreason.types import Params
+
+
+def completion_features(
+    model: ModelConfig, params: Params, prompt_tokens: jax.Array, prompt_mask: jax.Array,
+    completion_tokens: jax.Array, completion_mask: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Hidden states from which each completion token was, or would be, sampled.
+
+  Completions end on the right and attention is causal, so the padding after them needs no mask; but
+  the experts' load is that of tokens alone.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    prompt_tokens: i32[B, S] padded on the left.
+    prompt_mask: bool[B, S].
+    completion_tokens: i32[B, T] padded on the right.
+    completion_mask: bool[B, T].
+
+  Returns:
+    Hidden states [B, T, D], and the load-balancing loss of the experts, f32 scalar.
+  """
+  join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
+  hidden, balance = forward_and_balance(
+      model, params, join(prompt_tokens, completion_tokens),
+      join(prompt_mask, jnp.ones(completion_mask.shape, bool)),
+      is_counted=join(prompt_mask, completion_mask))
+  return hidden[:, prompt_tokens.shape[1] - 1:-1], balance
+
+
+def in_chunks(fn: Callable, rows: Any, size: int) -> Any:
+  """`fn(rows)` for rows that do not depend on each other, `size` of them at a time; 0: at once."""
+  count = jax.tree.leaves(rows)[0].shape[0]
+  if not size or count <= size or count % size:
+    return fn(rows)
+  # Every count // size-th row: rows that are split over devices stay where they are.
+  split = lambda x: x.reshape(size, count // size, *x.shape[1:]).swapaxes(0, 1)
+  merge = lambda x: x.swapaxes(0, 1).reshape(count, *x.shape[2:])
+  return jax.tree.map(merge, jax.lax.map(fn, jax.tree.map(split, rows)))
+
+
+def micro_batch_indices(num_rows: int, micro_batch_size: int) -> jax.Array:
+  """i32[micro-batches, rows] of a batch in its order; a size of 0 is all rows.
+
+  Raises:
+    ValueError: the size does not divide the rows.
+  """
+  size = micro_batch_size or num_rows
+  if num_rows % size:
+    raise ValueError(f"micro_batch_size: got {size}, allowed: a divisor of the {num_rows} rows")
+  return jnp.arange(num_rows).reshape(num_rows // size, size)
+
+
+def reference_of(models: dict[str, Params]) -> Params:
+  """The reference policy of {"params": of a state, "reference"}.
+
+  Of a policy with adapters it is the frozen base, with the adapters given as the reference, or with
+  none where that is None.
+  """
+  policy, reference = models["params"]["policy"], models["reference"]
+  if lora.has_adapters(policy):
+    return lora.join(lora.base(policy), reference or {})
+  return reference
