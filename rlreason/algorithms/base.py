@@ -54,6 +54,11 @@ def init_state(
       skipped_in_a_row=zero())
 
 
+def empty_state() -> TrainState:
+  """The state of a stage that trains nothing."""
+  return init_state({}, optax.identity())
+
+
 def accumulate_gradients(
     loss_fn: Callable, params: Params, micro_batches: Any, replicas: Replicas,
     is_needed: jax.Array | None = None,

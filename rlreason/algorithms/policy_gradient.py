@@ -118,7 +118,8 @@ def _make_batch(
   batch = RolloutBatch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
       completion_tokens=rollout.completion_tokens, loss_mask=loss_mask,
-      counted_mask=counted_mask, advantages=advantages, old_log_probs=old_log_probs, old_values=scores.get("values"),
+      counted_mask=counted_mask, advantages=advantages, old_log_probs=old_log_probs,
+      old_values=scores.get("values"),
       returns=returns, ref_log_probs=scores.get("ref_log_probs"))
   if config.uses_sampler_log_probs:
     batch = batch.replace(sampler_log_probs=sampler_log_probs)

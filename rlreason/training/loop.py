@@ -4,6 +4,7 @@
     workdir/checkpoints/     everything a resume needs
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
     workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
+    workdir/data/<stage>.jsonl  what a stage sampled or selected
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
 A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
@@ -32,8 +33,11 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
-from rlreason.training.setup import Setup, evaluation_key, make_setup, places
-from rlreason.training.stages import Stage, StepOutput, check_stages, make_stage
+from rlreason.training.setup import (
+    Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places)
+from rlreason.training.stage_configs import SelectStage, start_of, writes_data
+from rlreason.training.stages import (
+    Stage, StepOutput, check_stages, data_file, make_stage, select)
 from rlreason.types import Key, Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
@@ -85,12 +89,14 @@ class _Run:
       self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
     recipe = setup.recipe
     self.setup, self.workdir = setup, workdir
-    self.policy = policy  # what the next stage starts from; with adapters, without these
+    # What the next stage starts from; with adapters, the base without these.
+    self.policy, self.policy_of = policy, None  # and whose it is: of a stage; None: the initial one
     self.state: TrainState | None = None  # nobody else holds it: an update donates it
     self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
         str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
     self.metrics = metrics_lib.MetricsWriter(workdir)
     self.samples = metrics_lib.SamplesWriter(workdir)
+    self.data: metrics_lib.JsonLines | None = None  # of the stage at hand, if it writes any
     self.compilations = metrics_lib.CompilationCounter()
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
@@ -109,7 +115,7 @@ class _Run:
     """All stages; returns the summary."""
     latest = self.checkpoints.latest_step()
     saved = None if latest is None else self._restore_host(latest)
-    cursors = (0, 0) if saved is None else saved.pop("cursors")
+    cursors = (0, 0, 0) if saved is None else saved.pop("cursors")
     self.metrics.truncate_to(cursors[0])
     self.samples.truncate_to(cursors[1])
     if saved is None:
@@ -119,27 +125,63 @@ class _Run:
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
-      if number > 0:
-        self._load_policy(stages[number - 1].name)
-      stage = make_stage(
-          self.setup, stages[number], self.policy, self.setup.recipe.seed + number, self.pool)
-      self.policy = None  # the stage keeps it only if it is its reference
-      self.state, stage = stage.state, stage._replace(state=None)
-      self._run_stage(stage, number, latest)
-      del stage  # and with it that reference, before the next policy is loaded
+      if isinstance(stages[number], SelectStage):
+        self._select(stages[number], number)
+      else:
+        self._make_and_run(number, latest, cursors[2])
     return self.host["summary"]
 
-  def _load_policy(self, before: str):
-    """To the bit what the stage `before` ended with: its adapters on the base, or its model."""
+  def _make_and_run(self, number: int, latest: int | None, data_cursor: int):
+    config = self.setup.recipe.stages[number]
+    policy = self._start_policy(start_of(self.setup.recipe.stages, number))
+    if writes_data(config):
+      self.data = metrics_lib.JsonLines(data_file(self.workdir, config.name))
+      self.data.truncate_to(data_cursor if self.host["step"] else 0)
+    stage = make_stage(
+        self.setup, config, policy, self.setup.recipe.seed + number, self.pool, self.workdir)
+    if stage.trains:
+      self.policy = None  # the stage keeps it only if it is its reference
+    del policy
+    self.state, stage = stage.state, stage._replace(state=None)
+    self._run_stage(stage, number, latest)
+    if self.data is not None:
+      self.data.close()
+      self.data = None
+
+  def _select(self, config: SelectStage, number: int):
+    """A stage without steps: done again where a run goes on before its end."""
+    count = select(config, self.workdir)
+    self.progress.message(f"{config.name}: {count} rows in {data_file(self.workdir, config.name)}")
+    self.host["summary"]["stages"].append({
+        "name": config.name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": {},
+        "rows": count})
+    self.host |= {"stage": number + 1}
+
+  def _start_policy(self, source: str | None) -> Params:
+    """To the bit what a stage, or the run whose folder it is, ended with; None: the initial one."""
     setup = self.setup
     if setup.model.lora is not None:
-      _, adapters = weights.load_adapters(self._adapters_folder(before), setup.model)
+      if source is None:
+        return self.policy
+      folder = self._adapters_folder(source) if self._is_stage(source) else pathlib.Path(source)
+      _, adapters = weights.load_adapters(folder, setup.model)
       boxed = lora.split(models.abstract_boxed_params(setup.model))[0]
-      self.policy = lora.join(self.policy, setup.layout.put_params(adapters, boxed))
+      return lora.join(self.policy, setup.layout.put_params(adapters, boxed))
+    if self.policy is not None and source == self.policy_of:
+      return self.policy
+    self.policy = None  # makes room
+    if source is None:
+      _, self.policy, _ = load_policy(setup.recipe, setup.layout, init_key(setup.recipe.seed))
     else:
-      self.policy = None  # makes room
-      _, self.policy, _ = weights.load_model(
-          self._model_folder(before), dtype=setup.model.param_dtype, sharding=places(setup.layout))
+      folder = self._model_folder(source) if self._is_stage(source) else pathlib.Path(source)
+      model, self.policy, _ = weights.load_model(
+          folder, dtype=setup.model.param_dtype, sharding=places(setup.layout))
+      check_same_shape(source, model, setup.model)
+    self.policy_of = source
+    return self.policy
+
+  def _is_stage(self, source: str) -> bool:
+    return source in [stage.name for stage in self.setup.recipe.stages]
 
   def _run_stage(self, stage: Stage, number: int, latest: int | None):
     recipe = self.setup.recipe
@@ -150,7 +192,7 @@ class _Run:
     self.started = time.monotonic()
     pending = None
     for step in range(self.host["step"], stage.steps):
-      output = stage.step(self.state, step, next(stage.data), jax.random.fold_in(key, step))
+      output = stage.step(self.state, step, stage.data, jax.random.fold_in(key, step))
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
         self._write(stage, *pending)  # of the step before, while the device works on this one
@@ -167,14 +209,16 @@ class _Run:
           self._leave_if_asked()
     if not stage.steps:
       self._save(stage)
-    policy = self.setup.layout.get_state(self.state.params["policy"])
+    policy = self.setup.layout.get_state(self.state.params["policy"]) if stage.trains else None
     self.state = None  # the moments and a critic make room
-    self._write_model(stage.name, policy)
+    if stage.trains:
+      self._write_model(stage.name, policy)
     self._finish_stage(stage.name, policy, stage.steps)
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
     checkpoint_lib.write_json(
         self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
-    self.policy = lora.base(policy)
+    if stage.trains:
+      self.policy = lora.base(policy) if self.setup.model.lora is not None else None
 
   def _write_model(self, stage: str, policy: Params):
     """The model folder of a stage, and that of its adapters, if it has any."""
@@ -209,7 +253,9 @@ class _Run:
       values["time/tokens_per_second"] = rate
     self.metrics.write(self.host["global_step"], stage.name, values)
     self.samples.write(self.host["global_step"], stage.name, output.samples)
-    skipped = values["optim/skipped_in_a_row"]
+    for row in output.rows:
+      self.data.append(row)
+    skipped = values.get("optim/skipped_in_a_row", 0)
     self.is_skipping = skipped > 0
     if skipped >= self.setup.recipe.max_skipped_in_a_row:
       self.checkpoints.wait()
@@ -219,9 +265,17 @@ class _Run:
           f"{self.checkpoints.latest_step()}. Lower the learning rate or max_grad_norm, or look at "
           "samples.jsonl")
 
-  def _finish_stage(self, name: str, policy: Params, steps: int):
-    """Evaluates the policy and adds the stage to the summary."""
+  def _finish_stage(self, name: str, policy: Params | None, steps: int):
+    """Evaluates the policy, if there is a new one, and adds the stage to the summary."""
     seconds = self.host["seconds"] + time.monotonic() - self.started
+    evaluation = {} if policy is None else self._evaluate(name, policy, steps)
+    self.host["summary"]["stages"].append({
+        "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
+        "tokens": self.host["tokens"], "evaluation": evaluation})
+    summary = json.dumps(self.host["summary"], indent=2)
+    (self.workdir / "summary.json").write_text(summary)
+
+  def _evaluate(self, name: str, policy: Params, steps: int) -> dict[str, Any]:
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
     params = self.setup.layout.put_state({"policy": policy})
     key = evaluation_key(self.setup.recipe.seed)
@@ -230,11 +284,7 @@ class _Run:
     flat = {f"eval/{task}/{metric}": estimate["value"]
             for task, estimates in evaluation.items() for metric, estimate in estimates.items()}
     self.metrics.write(self.host["global_step"], f"eval-{name}", flat)
-    self.host["summary"]["stages"].append({
-        "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
-        "tokens": self.host["tokens"], "evaluation": evaluation})
-    summary = json.dumps(self.host["summary"], indent=2)
-    (self.workdir / "summary.json").write_text(summary)
+    return evaluation
 
   def _save(self, stage: Stage):
     now = time.monotonic()
@@ -244,8 +294,9 @@ class _Run:
         self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
         self.host | {"data": stage.data.get_state(), "cursors": self._cursors()})
 
-  def _cursors(self) -> tuple[int, int]:
-    return self.metrics.cursor(), self.samples.cursor()
+  def _cursors(self) -> tuple[int, int, int]:
+    return (self.metrics.cursor(), self.samples.cursor(),
+            0 if self.data is None else self.data.cursor())
 
   def _restore_host(self, latest: int) -> dict[str, Any]:
     """The host's side of the latest checkpoint, or of the evaluation that came after it."""

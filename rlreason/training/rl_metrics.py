@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rlreason.data.tasks.base import Row
-from rlreason.rollout import Scored
+from rlreason.rollout import Sampled, Scored
 from rlreason.types import Rollout
 
 
@@ -53,6 +53,43 @@ def sample_rows(
         "prompt": row["prompt"], "completion": scored.completions[i], "answer": row["answer"],
         "rewards": {"total": rewards.total[i], **parts}, "length": int(scored.lengths[i])})
   return samples
+
+
+def round_metrics(
+    everything: Sequence[Sampled], chosen: Sampled, group_size: int
+) -> dict[str, float]:
+  """What dynamic sampling did: rounds, groups of no use in what is trained on, all verdicts."""
+  is_right = np.concatenate([part.scored.is_right for part in everything])
+  return {"rollout/rounds": float(len(everything)),
+          "rollout/sampled_groups": float(sum(len(part.rows) for part in everything)),
+          "rollout/useless_groups": _mean(~chosen.differs(group_size)),
+          "rollout/accuracy_sampled": _mean(is_right)}
+
+
+def accuracy_rows(everything: Sequence[Sampled], step: int) -> list[dict[str, Any]]:
+  """Of each prompt how many of its completions were right: {prompt, ..., right, count, step}."""
+  rows = []
+  for rows_of_part, _, scored in everything:
+    groups = scored.is_right.reshape(len(rows_of_part), -1)
+    rows.extend({**row, "right": int(right.sum()), "count": len(right), "step": step}
+                for row, right in zip(rows_of_part, groups, strict=True))
+  return rows
+
+
+def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
+  """Each completion with its problem, its token ids and its rewards, for JSONL."""
+  rows, rollout, scored = sampled
+  prompt_ids = [ids[mask].tolist() for ids, mask in zip(
+      rollout.prompt_tokens, rollout.prompt_mask, strict=True)]
+  completion_ids = [ids[mask].tolist() for ids, mask in zip(
+      rollout.completion_tokens, rollout.completion_mask, strict=True)]
+  is_right = scored.is_right
+  return [{
+      **rows[i // group_size], "completion": completion, "is_right": bool(is_right[i]),
+      "reward": scored.rewards.total[i], "tokens": int(scored.lengths[i]),
+      "truncated": bool(rollout.truncated[i]), "prompt_ids": prompt_ids[i],
+      "completion_ids": completion_ids[i],
+  } for i, completion in enumerate(scored.completions)]
 
 
 def _uniform_share(scored: Scored, group_size: int) -> float | None:

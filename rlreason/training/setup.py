@@ -51,7 +51,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     raise ValueError(f"config.{error}") from error
   longest = max(
       [recipe.evaluation.max_new_tokens] +
-      [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind == "rl"])
+      [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind in ("rl", "sample")])
   if max(recipe.prompt_buckets) + longest > model.max_positions:
     raise ValueError(
         f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "
@@ -97,6 +97,17 @@ def load_policy(
     params = jax.jit(
         functools.partial(quantize.quantize_params, kind=base_kind(recipe)))(params)
   return model, params, tokenizer
+
+
+def check_same_shape(source: str, model: ModelConfig, policy: ModelConfig):
+  """Raises ValueError where a model to start from is not of the policy's shape."""
+  names = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+           "mlp_width")
+  wrong = [f"{name}={getattr(model, name)}" for name in names
+           if getattr(model, name) != getattr(policy, name)]
+  if wrong:
+    raise ValueError(f"start: got {source!r}, a model of {', '.join(wrong)}, allowed: "
+                     f"{', '.join(f'{name}={getattr(policy, name)}' for name in names)}")
 
 
 def base_kind(recipe: Recipe) -> str | None:

@@ -7,7 +7,8 @@ import pytest
 
 from rlreason import config as config_lib
 from rlreason.training import recipe as recipe_lib
-from rlreason.training.recipe import NewModel, PretrainedModel, RLStage, SFTStage, from_config
+from rlreason.training.recipe import NewModel, PretrainedModel, from_config
+from rlreason.training.stage_configs import RLStage, SFTStage
 
 
 def make_config():

@@ -45,7 +45,7 @@ def make_toy_setup(recipe, rows=()):
 def first_batch(recipe, rows=()):
   """The first batch of the supervised stage."""
   setup = make_toy_setup(recipe, rows)
-  stage = stages_lib.make_stage(setup, recipe.stages[0], tiny.random_params(), 0, None)
+  stage = stages_lib.make_stage(setup, recipe.stages[0], tiny.random_params(), 0, None, None)
   return next(stage.data)
 
 
@@ -99,7 +99,7 @@ def test_arithmetic_comes_with_workings():
   row = dict(prompt="a", answer="2", task_name="products", question="What is 1 * 2 ?")
   setup = make_toy_setup(recipe, [row])._replace(tokenizer=tokenizer)
   stages_lib.check_stages(setup)
-  stage = stages_lib.make_stage(setup, recipe.stages[0], tiny.random_params(), 0, None)
+  stage = stages_lib.make_stage(setup, recipe.stages[0], tiny.random_params(), 0, None, None)
   tokens = np.asarray(next(stage.data).tokens)[0]
   assert tokenizer.decode(tokens[:7].tolist()) == "a 1 * 2 = 2 \\boxed{2}"
 
@@ -170,11 +170,11 @@ def test_a_row_of_the_task_that_cannot_be_read_is_left_out_of_the_examples():
   setup = make_toy_setup(make_recipe(answer_template="{answer}"))
   rows = Rows([{}, {"prompt": "a", "answer": "1"}])
   setup.tasks["train"] = dataclasses.replace(setup.tasks["train"], rows=rows)
-  stage = stages_lib.make_stage(setup, setup.recipe.stages[0], tiny.random_params(), 0, None)
+  stage = stages_lib.make_stage(setup, setup.recipe.stages[0], tiny.random_params(), 0, None, None)
   assert TOKENIZER.decode(np.asarray(next(stage.data).tokens)[0].tolist()).startswith("a 1")
   setup.tasks["train"] = dataclasses.replace(setup.tasks["train"], rows=Rows([{}]))
   with pytest.raises(ValueError, match="config.sft: no usable row among 1; row 0: answer is empty"):
-    stages_lib.make_stage(setup, setup.recipe.stages[0], tiny.random_params(), 0, None)
+    stages_lib.make_stage(setup, setup.recipe.stages[0], tiny.random_params(), 0, None, None)
 
 
 def test_a_stage_whose_rows_are_all_too_long_is_refused():
@@ -191,9 +191,11 @@ def test_a_step_of_rl():
   setup, policy = make_setup(from_config(config))
   before = jax.tree.map(np.array, policy)
   with WorkerPool(num_workers=1) as pool:
-    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool)
+    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool, None)
+    state = stage.data.get_state()
     batch = next(stage.data)
-    output = stage.step(stage.state, 0, batch, jax.random.key(0))
+    stage.data.set_state(state)
+    output = stage.step(stage.state, 0, stage.data, jax.random.key(0))
   jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(policy))  # not donated
   assert int(output.state.step) == 1
   after = jax.device_get(output.state.params["policy"])
@@ -219,8 +221,8 @@ def test_a_step_with_int8_rollouts():
   setup, policy = make_setup(from_config(config))
   policy = jax.tree.map(lambda x: 5 * x if x.ndim > 2 else x, policy)  # so that it matters
   with WorkerPool(num_workers=1) as pool:
-    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool)
-    output = stage.step(stage.state, 0, next(stage.data), jax.random.key(0))
+    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool, None)
+    output = stage.step(stage.state, 0, stage.data, jax.random.key(0))
   of = {name: float(total) / float(count) for name, (total, count) in jax.device_get(
       {name: output.device_metrics[name] for name in (
           "policy/sampler_error", "policy/ratio_error")}).items()}
@@ -240,10 +242,10 @@ def test_a_critic_starts_from_another_model(tmp_path):
   params = tiny.random_params(other)
   weights.save_model(tmp_path / "critic", other, params, setup.tokenizer)
   with WorkerPool(num_workers=1) as pool:
-    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool)
+    stage = stages_lib.make_stage(setup, setup.recipe.stages[1], policy, 0, pool, None)
     start = jax.tree.map(np.array, stage.state.params["critic"])
     jax.tree.map(np.testing.assert_array_equal, start["trunk"], params)
-    output = stage.step(stage.state, 0, next(stage.data), jax.random.key(0))
+    output = stage.step(stage.state, 0, stage.data, jax.random.key(0))
   moved = jax.tree.map(
       lambda x, y: np.any(x != y), jax.device_get(output.state.params["critic"]), start)
   assert moved["value_head"] == {"kernel": True, "bias": True}
@@ -267,5 +269,5 @@ def test_a_stage_of_no_steps_can_be_made():
   stage = dataclasses.replace(
       recipe.stages[0], steps=0, optimizer=OptimizerConfig(**optimizer))
   setup = make_toy_setup(recipe, [{"prompt": "a", "answer": "2"}])
-  made = stages_lib.make_stage(setup, stage, tiny.random_params(), 0, None)
+  made = stages_lib.make_stage(setup, stage, tiny.random_params(), 0, None, None)
   assert made.steps == 0

@@ -1,0 +1,257 @@
+"""The settings of a run's stages: what each does, on what data, and what it starts from.
+
+A stage that trains starts from the policy before it, from the initial weights, from the end of an
+earlier stage, or from a folder. Data that a stage writes (`data/<stage>.jsonl`) is named
+"stage:NAME" by the stages after it.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any, Literal
+
+from rlreason.algorithms import PolicyGradientConfig, SFTConfig
+from rlreason.rewards import RewardSpec, check_correctness_beats_length
+from rlreason.sampling import SamplingOptions
+from rlreason.slots import Slot
+from rlreason.training.optimizer import OptimizerConfig
+
+STAGE_PREFIX = "stage:"  # of a data source that is what a stage wrote
+# Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
+# the name of an earlier stage that trains, or a folder as a run writes it.
+START = ("previous", "initial")
+
+
+def check_positive(config: Any, *names: str):
+  for name in names:
+    if not vars(config)[name] > 0:
+      raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
+
+
+def _check_steps(steps: int, updates: int, optimizer: OptimizerConfig):
+  if steps < 0:
+    raise ValueError(f"steps: got {steps}, allowed: 0 or more")
+  if steps and optimizer.warmup_steps >= updates:
+    raise ValueError(
+        f"optimizer.warmup_steps: got {optimizer.warmup_steps}, allowed: less than the {updates} "
+        "updates of the stage")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTStage:
+  """Supervised fine-tuning on demonstrations."""
+
+  kind: Literal["sft"]
+  name: str
+  steps: int  # optimiser steps
+  batch_size: int  # packed rows per step, over all devices
+  length: int  # tokens of a packed row
+  optimizer: OptimizerConfig
+  # JSONL or parquet of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
+  examples: str = ""
+  # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
+  answer_template: str = ""
+  num_examples: int = 50_000  # most examples made, where they do not come from a file
+  token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # word -> weight
+  sft: SFTConfig = SFTConfig()
+  start: str = "previous"  # see `START`
+
+  def __post_init__(self):
+    check_positive(self, "batch_size", "length", "num_examples")
+    _check_steps(self.steps, self.steps, self.optimizer)
+    micro_size = self.sft.micro_batch_size
+    if micro_size and self.batch_size % micro_size:
+      raise ValueError(
+          f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
+          f"batch_size={self.batch_size}, or 0")
+    if self.answer_template and self.examples:
+      raise ValueError("answer_template: got one beside examples, allowed: one of the two")
+    if self.answer_template and "{answer}" not in self.answer_template:
+      raise ValueError(
+          f"answer_template: got {self.answer_template!r}, allowed: text with {{answer}} in it")
+    if "\\boxed{answer}" in self.answer_template:
+      raise ValueError(
+          "answer_template: got \\boxed{answer}, allowed: \\boxed{{answer}} (the inner braces are "
+          "the placeholder's)")
+    for word, weight in self.token_weights.items():
+      if not 0 <= weight < math.inf:
+        raise ValueError(f"token_weights.{word}: got {weight}, allowed: 0 or more, finite")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLStage:
+  """A policy gradient on rollouts; RLSP when the rewards hold an exploration part."""
+
+  kind: Literal["rl"]
+  name: str
+  steps: int  # rollouts
+  num_prompts: int  # P per step, over all devices
+  group_size: int = 1  # G completions per prompt
+  sampling: SamplingOptions
+  rewards: tuple[RewardSpec, ...]
+  reward_clip: tuple[float, float] = (-10.0, 10.0)
+  algorithm: PolicyGradientConfig
+  optimizer: OptimizerConfig
+  # A separate critic starts from this model (a folder or .gguf file; a reward model brings its
+  # head); empty: from the policy.
+  critic_path: str = ""
+  # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
+  # right answer always beats the longest wrong one.
+  min_reasoning: int = 1
+  # Runs even where that does not hold: the exploration reward may then pay more than being right.
+  allow_length_over_correctness: bool = False
+  length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
+  start: str = "previous"  # see `START`
+  problems: str = ""  # JSONL or parquet of {prompt, answer}, or "stage:NAME"; empty = the task's
+  # Groups whose completions all score the same teach nothing: with this, up to so many batches of
+  # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
+  max_rounds: int = 1
+  writes_accuracy: bool = False  # data/<stage>.jsonl: how many were right, by step and problem
+
+  def __post_init__(self):
+    check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")
+    if self.max_rounds > 1 and self.group_size == 1:
+      raise ValueError(
+          f"max_rounds: got {self.max_rounds} with group_size=1, allowed: 1 (a group of one always "
+          "scores the same)")
+    num_rows = self.num_prompts * self.group_size
+    if num_rows % self.algorithm.minibatch_size:
+      raise ValueError(
+          f"algorithm.minibatch_size: got {self.algorithm.minibatch_size}, allowed: a divisor of "
+          f"num_prompts * group_size = {num_rows}")
+    _check_steps(self.steps, self.steps * self.updates_per_step, self.optimizer)
+    longest = self.sampling.max_new_tokens
+    if any(not 1 <= width <= longest for width in self.length_buckets):
+      raise ValueError(
+          f"length_buckets: got {self.length_buckets}, allowed: 1 to max_new_tokens={longest}")
+    if self.sampling.temperature <= 0:
+      raise ValueError(
+          f"sampling.temperature: got {self.sampling.temperature}, allowed: above 0 for training")
+    off = SamplingOptions(max_new_tokens=1)
+    is_filtered = any(getattr(self.sampling, name) != getattr(off, name)
+                      for name in ("top_k", "top_p", "min_p", "blocked_bigrams", "weights"))
+    if is_filtered and not self.algorithm.recompute_log_probs:
+      raise ValueError(
+          "algorithm.recompute_log_probs: got False with top_k, top_p, min_p, blocked_bigrams or "
+          "int8 weights, allowed: True (the sampler's log-probs are then of another distribution)")
+    if self.critic_path and self.algorithm.critic != "separate":
+      raise ValueError(
+          f"critic_path: got {self.critic_path!r} with algorithm.critic="
+          f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
+    if not self.reward_clip[0] < self.reward_clip[1]:
+      raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
+    if not self.allow_length_over_correctness:
+      self._check_exploration()
+
+  @property
+  def updates_per_step(self) -> int:
+    """Optimiser updates made of one rollout."""
+    rows = self.algorithm.epochs * self.num_prompts * self.group_size
+    return rows // self.algorithm.minibatch_size
+
+  def _check_exploration(self):
+    weights = {spec.name: spec.weight for spec in self.rewards}
+    verifier = weights.get("verifier", 0.0)
+    for spec in self.rewards:
+      c = spec.weight * spec.options.get("c", 0.0) if spec.name == "exploration" else 0.0
+      if c > 0 and verifier > 0:
+        # A token may have any number of characters, so that by characters no length is the longest.
+        is_in_tokens = spec.options.get("unit") == "tokens"
+        longest = self.sampling.max_new_tokens if is_in_tokens else math.inf
+        try:
+          check_correctness_beats_length(
+              c, spec.options.get("min_length", self.min_reasoning), longest, verifier)
+        except ValueError as error:
+          raise ValueError(
+              f"rewards.exploration: {error}; or raise min_reasoning, or set "
+              "allow_length_over_correctness") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleStage:
+  """Completions of problems, with their rewards, as data: data/<stage>.jsonl."""
+
+  kind: Literal["sample"]
+  name: str
+  steps: int  # batches of problems
+  num_prompts: int  # problems of a batch, over all devices
+  group_size: int  # completions of each
+  sampling: SamplingOptions
+  rewards: tuple[RewardSpec, ...]
+  reward_clip: tuple[float, float] = (-10.0, 10.0)
+  start: str = "previous"  # see `START`
+  problems: str = ""  # as of `RLStage`
+
+  def __post_init__(self):
+    check_positive(self, "steps", "num_prompts", "group_size")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelectStage:
+  """Data made of the data of earlier stages: data/<stage>.jsonl. Computes nothing else."""
+
+  kind: Literal["select"]
+  name: str
+  inputs: tuple[str, ...]  # stages, whose rows follow each other
+  select: Slot  # a function of `rows`, a list of dicts, to such a list (`data.selection`)
+
+  def __post_init__(self):
+    if not self.inputs:
+      raise ValueError("inputs: got none, allowed: names of earlier stages")
+    self.select.check(("rows",))
+
+
+StageConfig = SFTStage | RLStage | SampleStage | SelectStage
+STAGES = {"sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage}
+
+
+def trains(stage: StageConfig) -> bool:
+  """Whether a stage changes the policy."""
+  return isinstance(stage, SFTStage | RLStage)
+
+
+def writes_data(stage: StageConfig) -> bool:
+  """Whether a stage writes data/<stage>.jsonl."""
+  return not trains(stage) or (isinstance(stage, RLStage) and stage.writes_accuracy)
+
+
+def data_sources(stage: StageConfig) -> dict[str, tuple[str, ...]]:
+  """Field -> the stages whose data it names."""
+  if isinstance(stage, SelectStage):
+    return {"inputs": stage.inputs}
+  name, source = (
+      ("examples", stage.examples) if isinstance(stage, SFTStage) else ("problems", stage.problems))
+  is_stage = source.startswith(STAGE_PREFIX)
+  return {name: (source.removeprefix(STAGE_PREFIX),)} if is_stage else {}
+
+
+def check_sources(stages: tuple[StageConfig, ...]):
+  """Finds names of stages that are not there, come later, or do not have what is asked of them.
+
+  Raises:
+    ValueError: names the stage and the field.
+  """
+  for number, stage in enumerate(stages):
+    before = {earlier.name: earlier for earlier in stages[:number]}
+    for field, names in data_sources(stage).items():
+      allowed = [name for name, earlier in before.items() if writes_data(earlier)]
+      for name in names:
+        if name not in allowed:
+          raise ValueError(
+              f"{stage.name}.{field}: got {name!r}, allowed: earlier stages that write data "
+              f"({', '.join(allowed) or 'there are none'})")
+    start = "previous" if isinstance(stage, SelectStage) else stage.start
+    if start in before and not trains(before[start]):
+      raise ValueError(
+          f"{stage.name}.start: got {start!r}, which trains nothing, allowed: 'previous', "
+          "'initial', an earlier stage that trains, or a folder")
+
+
+def start_of(stages: tuple[StageConfig, ...], number: int) -> str | None:
+  """The stage or folder whose policy stage `number` starts from; None: the initial weights."""
+  start = stages[number].start
+  if start == "initial":
+    return None
+  if start != "previous":
+    return start
+  return next((stage.name for stage in reversed(stages[:number]) if trains(stage)), None)

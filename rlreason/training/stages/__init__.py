@@ -1,0 +1,51 @@
+"""A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
+
+import pathlib
+
+from rlreason.rewards import WorkerPool
+from rlreason.training.setup import Setup
+from rlreason.training.stage_configs import (
+    RLStage, SampleStage, SelectStage, SFTStage, StageConfig)
+from rlreason.training.stages.base import Stage, StepOutput, data_file
+from rlreason.training.stages.rl import check_rl, make_rl
+from rlreason.training.stages.sample import check_sample, make_sample, select
+from rlreason.training.stages.sft import check_sft, make_sft
+from rlreason.types import Params
+
+_CHECKS = {SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample}
+
+
+def check_stages(setup: Setup):
+  """Finds now the mistakes that a stage would otherwise find when its turn comes.
+
+  Raises:
+    FileNotFoundError, ValueError: name the stage and the field.
+  """
+  for stage in setup.recipe.stages:
+    try:
+      if not isinstance(stage, SelectStage):
+        _CHECKS[type(stage)](setup, stage)
+    except (ValueError, FileNotFoundError) as error:
+      raise type(error)(f"config.{stage.name}: {error}") from error
+
+
+def make_stage(
+    setup: Setup, stage: StageConfig, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
+) -> Stage:
+  """Makes a stage that starts from `policy`.
+
+  Args:
+    setup: of the run.
+    stage: its settings; not those of a `SelectStage`, which `select` does.
+    policy: parameters where the layout wants them, with the adapters the stage starts from, if the
+      recipe has adapters and there are some. A stage that trains takes them over, but for a
+      reference.
+    seed: of the order of its data.
+    pool: for verifiers.
+    folder: of the run, for data that stages before it wrote.
+  """
+  if isinstance(stage, SFTStage):
+    return make_sft(setup, stage, policy, seed, folder)
+  make = make_rl if isinstance(stage, RLStage) else make_sample
+  return make(setup, stage, policy, seed, pool, folder)

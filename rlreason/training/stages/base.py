@@ -1,0 +1,66 @@
+"""What a stage is to the loop: a state, data, and one step. The loop owns everything around it."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any, NamedTuple
+
+from rlreason.algorithms import TrainState
+from rlreason.data import pipeline
+from rlreason.data.sources import FileRows
+from rlreason.data.tasks.base import RowSource
+from rlreason.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
+from rlreason.training.stage_configs import STAGE_PREFIX
+from rlreason.types import Key, Metrics
+
+
+class StepOutput(NamedTuple):
+  """What one step gives to the loop."""
+
+  state: TrainState
+  device_metrics: Metrics  # (sum, denominator) pairs, perhaps not computed yet
+  host_metrics: dict[str, float]
+  tokens: int  # worked on
+  samples: list[dict[str, Any]] = []  # to read
+  rows: list[dict[str, Any]] = []  # of the stage's data
+
+
+class Stage(NamedTuple):
+  """A stage of a run."""
+
+  name: str
+  steps: int
+  state: TrainState | None  # placed
+  data: pipeline.BatchIterator
+  # (state, step, data, key): takes from the data what it needs
+  step: Callable[[TrainState, int, pipeline.BatchIterator, Key], StepOutput]
+  trains: bool = True  # whether its state holds a policy for the stages after it
+
+
+def data_file(folder: pathlib.Path, stage: str) -> pathlib.Path:
+  """Where the data of a stage is, in the run's folder."""
+  return folder / "data" / f"{stage}.jsonl"
+
+
+def read_source(source: str, folder: pathlib.Path, required: tuple[str, ...]) -> RowSource:
+  """The rows of a file, or of a stage ("stage:NAME") of the run in `folder`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `FileRows`.
+  """
+  if source.startswith(STAGE_PREFIX):
+    source = data_file(folder, source.removeprefix(STAGE_PREFIX))
+  return FileRows(source, required=required)
+
+
+def check_rows(name: str, rows: int, count: int):
+  """Raises ValueError where `count` devices cannot split the rows."""
+  if rows % count:
+    raise ValueError(
+        f"{name}: got {rows}, allowed: a multiple of {count}, the number of devices that split the "
+        "rows")
+
+
+def optimizer_of(config: OptimizerConfig, updates: int):
+  """A stage's optimiser and learning rate; a stage of 0 steps has them without using them."""
+  total = max(updates, config.warmup_steps + 1)
+  return make_optimizer(config, total), make_schedule(config, total)

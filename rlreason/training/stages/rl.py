@@ -1,0 +1,182 @@
+"""Reinforcement learning: sample, score, make a batch, update."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlreason import rollout as rollout_lib
+from rlreason.algorithms import init_rl_params, policy_gradient
+from rlreason.data import pipeline
+from rlreason.data.tasks.base import Row
+from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
+from rlreason.rollout import Sampled
+from rlreason.training import rl_metrics
+from rlreason.training.setup import Setup
+from rlreason.training.stage_configs import RLStage, SampleStage
+from rlreason.training.stages import base, policies
+from rlreason.types import Key, Outcome, Params
+
+
+def check_rl(setup: Setup, stage: RLStage):
+  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  for name in ("minibatch_size", "micro_batch_size"):
+    base.check_rows(
+        f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
+  make_reward(setup, stage, None)
+  policies.check_critic(setup, stage)
+
+
+def make_reward(
+    setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool | None
+) -> CombinedReward:
+  """The rewards of a stage; the exploration reward knows the stage's shortest reasoning."""
+  specs = stage.rewards
+  if isinstance(stage, RLStage):
+    shortest = {"min_length": stage.min_reasoning}
+    specs = [dataclasses.replace(spec, options={**shortest, **spec.options})
+             if spec.name == "exploration" and spec.function is None else spec for spec in specs]
+  return combine_rewards(
+      specs, verifier=setup.tasks["train"].verifier, pool=pool, clip_range=stage.reward_clip)
+
+
+def make_problems(
+    setup: Setup, stage: RLStage | SampleStage, folder: pathlib.Path
+) -> rollout_lib.FittingRows:
+  """The problems of a stage: those of the task, or of the file or stage that it names."""
+  train = setup.tasks["train"]
+  rows = train.rows
+  if stage.problems:
+    rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
+  return rollout_lib.FittingRows(
+      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), verifier.columns(train.verifier))
+
+
+class _Drawn(NamedTuple):
+  """What one step works on."""
+
+  sampled: Sampled  # the groups that are trained on
+  everything: list[Sampled]  # what was sampled for them
+  scores: Any  # of `Algorithm.score`, on the device
+  placed: Any  # the rollout, on the device
+  seconds: dict[str, float]
+
+
+def make_rl(
+    setup: Setup, stage: RLStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
+) -> base.Stage:
+  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  layout, config = setup.layout, stage.algorithm
+  updates = stage.updates_per_step
+  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps * updates)
+  own, reference = policies.own_policy(
+      setup, policy, seed, has_reference=config.kl_coef > 0 and not config.reference_every)
+  reference = None if reference is None else layout.put_state(reference)
+  critic_model, critic = policies.load_critic(setup, stage, seed)
+  algorithm = policy_gradient(
+      config, setup.model, optimizer, temperature=stage.sampling.temperature,
+      group_size=stage.group_size, critic=critic_model)
+  state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
+  make_batch = layout.compile_whole(algorithm.make_batch)
+  update = layout.compile_update(algorithm.update_step, state)
+  problems = make_problems(setup, stage, folder)
+  reward = make_reward(setup, stage, pool)
+  draw = _make_draw(setup, stage, reward, layout.compile_rows(algorithm.score))
+  greedy_scores = _make_greedy_scores(setup, stage, reward)
+
+  def step(state, number, data, key):
+    key_sample, key_update = jax.random.split(key)
+    models_now = {"params": state.params, "reference": state.reference or reference}
+    drawn = draw(models_now, data, key_sample)
+    rows, rollout, scored = drawn.sampled
+    outcome = Outcome(
+        scored.totals, scored.is_scored, scored.is_right, greedy_scores(state.params, rows, key))
+    ready, batch_metrics = make_batch(
+        (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.kl_coef))
+    state, update_metrics = update(state, ready, key_update)
+    host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
+        "optim/lr": float(schedule(number * updates)),
+        "rollout/dropped_prompts": problems.num_dropped, **drawn.seconds}
+    if stage.max_rounds > 1:
+      host_metrics |= rl_metrics.round_metrics(drawn.everything, drawn.sampled, stage.group_size)
+    samples = rl_metrics.sample_rows(
+        rows, scored, stage.group_size, setup.recipe.samples_per_step)
+    accuracies = rl_metrics.accuracy_rows(drawn.everything, number) if stage.writes_accuracy else []
+    tokens = sum(int(part.rollout.prompt_mask.sum() + part.scored.lengths.sum())
+                 for part in drawn.everything)
+    return base.StepOutput(
+        state, batch_metrics | update_metrics, host_metrics, tokens, samples, accuracies)
+
+  return base.Stage(
+      stage.name, stage.steps, state,
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), step)
+
+
+def _make_draw(
+    setup: Setup, stage: RLStage, reward: CombinedReward, score: Callable
+) -> Callable[[dict, pipeline.BatchIterator, Key], _Drawn]:
+  """Makes `draw(models, data, key)`: the completions a step trains on, with their scores."""
+  layout, config = setup.layout, stage.algorithm
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      prompt_buckets=setup.recipe.prompt_buckets,
+      has_values=config.critic == "shared" and not config.recompute_log_probs)
+  buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
+
+  def score_on_device(models, rollout):
+    placed = layout.put_rows(rollout)
+    return placed, score(models, placed, None)
+
+  def draw_one(models, data, key):
+    started = time.perf_counter()
+    rows = next(data)
+    rollout = rollout_lib.crop(generate(models["params"], rows, key), buckets)
+    sampled = time.perf_counter()
+    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
+    placed, scores = score_on_device(models, rollout)
+    result = Sampled(rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout))
+    seconds = {"time/sampling": sampled - started, "time/rewards": time.perf_counter() - sampled}
+    return _Drawn(result, [result], scores, placed, seconds)
+
+  def draw_until_full(models, data, key):
+    """Dynamic sampling (DAPO, https://arxiv.org/abs/2503.14476, eq. 11), bounded."""
+    started = time.perf_counter()
+    parts, useful = [], 0
+    while useful < stage.num_prompts and len(parts) < stage.max_rounds:
+      rows = next(data)
+      rollout = generate(models["params"], rows, jax.random.fold_in(key, len(parts)))
+      parts.append(Sampled(
+          rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout)))
+      useful += int(parts[-1].differs(stage.group_size).sum())
+    chosen = rollout_lib.fill_with_useful(parts, stage.num_prompts, stage.group_size)
+    chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
+    placed, scores = score_on_device(models, chosen.rollout)
+    seconds = {"time/sampling": time.perf_counter() - started}
+    return _Drawn(chosen, parts, scores, placed, seconds)
+
+  return draw_one if stage.max_rounds == 1 else draw_until_full
+
+
+def _make_greedy_scores(
+    setup: Setup, stage: RLStage, reward: CombinedReward
+) -> Callable[[Params, list[Row], Key], np.ndarray | None]:
+  """Makes the baseline of ReMax, f32[B]; of a method that does not ask for it, None."""
+  if "greedy_scores" not in stage.algorithm.advantage.arrays:
+    return lambda params, rows, key: None
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, setup.layout, group_size=1,
+      options=dataclasses.replace(stage.sampling, temperature=0.0),
+      prompt_buckets=setup.recipe.prompt_buckets)
+
+  def greedy_scores(params, rows, key):
+    scored = rollout_lib.score(reward, setup.tokenizer, rows, generate(params, rows, key))
+    return np.repeat(
+        np.where(scored.is_scored, scored.totals, np.nan).astype(np.float32), stage.group_size)
+
+  return greedy_scores

@@ -1,0 +1,80 @@
+"""Stages that write data: completions with their rewards, and selections among them."""
+
+import json
+import os
+import pathlib
+
+from rlreason import rollout as rollout_lib
+from rlreason.algorithms.base import empty_state
+from rlreason.data import pipeline
+from rlreason.rewards import WorkerPool
+from rlreason.rollout import Sampled
+from rlreason.training import rl_metrics
+from rlreason.training.setup import Setup
+from rlreason.training.stage_configs import SampleStage, SelectStage
+from rlreason.training.stages import base, rl
+from rlreason.types import Params
+
+
+def check_sample(setup: Setup, stage: SampleStage):
+  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  rl.make_reward(setup, stage, None)
+
+
+def make_sample(
+    setup: Setup, stage: SampleStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
+) -> base.Stage:
+  """The stage; its rows say which stage and step they are of, and which policy sampled them."""
+  layout = setup.layout
+  params = layout.put_state({"policy": policy})
+  problems = rl.make_problems(setup, stage, folder)
+  reward = rl.make_reward(setup, stage, pool)
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      prompt_buckets=setup.recipe.prompt_buckets)
+
+  def step(state, number, data, key):
+    rows = next(data)
+    rollout = generate(params, rows, key)
+    sampled = Sampled(rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout))
+    host_metrics = rl_metrics.rollout_metrics(sampled.scored, rollout, stage.group_size) | {
+        "rollout/dropped_prompts": problems.num_dropped}
+    samples = rl_metrics.sample_rows(
+        rows, sampled.scored, stage.group_size, setup.recipe.samples_per_step)
+    provenance = {"stage": stage.name, "step": number, "policy": stage.start}
+    data_rows = [row | provenance for row in rl_metrics.data_rows(sampled, stage.group_size)]
+    tokens = int(rollout.prompt_mask.sum() + sampled.scored.lengths.sum())
+    return base.StepOutput(state, {}, host_metrics, tokens, samples, data_rows)
+
+  return base.Stage(
+      stage.name, stage.steps, layout.put_state(empty_state()),
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), step, trains=False)
+
+
+def select(stage: SelectStage, folder: pathlib.Path) -> int:
+  """Writes the data of the stage, whole or not at all.
+
+  Returns:
+    How many rows.
+
+  Raises:
+    ValueError: nothing is selected.
+  """
+  rows = []
+  for name in stage.inputs:
+    with base.data_file(folder, name).open(encoding="utf-8") as lines:
+      rows.extend(json.loads(line) for line in lines)
+  selected = stage.select(rows=rows)
+  if not selected:
+    raise ValueError(
+        f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows; allowed: "
+        "a selection with at least one, or more samples")
+  file = base.data_file(folder, stage.name)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  temporary = file.with_suffix(".tmp")
+  temporary.write_text(
+      "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in selected), encoding="utf-8")
+  os.replace(temporary, file)
+  return len(selected)

@@ -1,0 +1,118 @@
+"""Supervised stages: on demonstrations of the task, on files, and on what other stages wrote."""
+
+from collections.abc import Iterator
+import os
+import pathlib
+
+from absl import logging
+
+from rlreason import rollout as rollout_lib, tokenizers
+from rlreason.algorithms import sft
+from rlreason.data import packing, pipeline
+from rlreason.data.sources import BadRows, FunctionRows
+from rlreason.data.tasks.base import RowSource
+from rlreason.data.tasks.load import demonstrations
+from rlreason.tokenizers import Tokenizer
+from rlreason.training.setup import Setup
+from rlreason.training.stage_configs import STAGE_PREFIX, SFTStage
+from rlreason.training.stages import base, policies
+from rlreason.types import Params
+
+
+def check_sft(setup: Setup, stage: SFTStage):
+  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  _token_weights(setup.tokenizer, stage)
+  _check_examples(setup, stage)
+  base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
+  base.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
+
+
+def make_sft(
+    setup: Setup, stage: SFTStage, policy: Params, seed: int, folder: pathlib.Path
+) -> base.Stage:
+  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  policy, _ = policies.own_policy(setup, policy, seed, has_reference=False)
+  algorithm = sft(stage.sft, setup.model, optimizer)
+  state = setup.layout.put_state(algorithm.init({"policy": policy}))
+  update = setup.layout.compile_update(algorithm.update_step, state)
+  examples, dropped = packing.fit_examples(
+      _tokenize_examples(setup, stage, _load_examples(setup, stage, folder)), stage.length)
+  if not examples:
+    raise ValueError(
+        f"config.{stage.name}.length: got {stage.length}, allowed: enough for at least one of the "
+        f"{dropped} examples")
+  data = pipeline.packed_batches(examples, stage.batch_size, stage.length, seed)
+
+  def step(state, number, data, key):
+    batch = next(data)
+    state, metrics = update(state, setup.layout.put_rows(batch), key)
+    host_metrics = {"optim/lr": float(schedule(number)),
+                    "rollout/dropped_examples": dropped}
+    return base.StepOutput(state, metrics, host_metrics, batch.tokens.size)
+
+  return base.Stage(stage.name, stage.steps, state, data, step)
+
+
+def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSource:
+  """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
+  _check_examples(setup, stage)
+  if stage.examples:
+    rows = base.read_source(stage.examples, folder, ("prompt", "completion"))
+    is_text = isinstance(rows[0]["prompt"], str) and "completion_ids" not in rows[0]
+    if is_text and setup.tokenizer.chat_template is not None:
+      logging.warning(
+          "config.%s.examples: its prompts are plain text, and train as they are, without the chat "
+          "template of the model; messages go through it", stage.name)
+    return rows
+  train = setup.tasks["train"].rows
+  if stage.answer_template:
+    complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
+    return FunctionRows(
+        lambda i: {**train[i], "completion": complete(train[i])},
+        min(len(train), stage.num_examples))
+  return demonstrations(setup.recipe.task, train, stage.num_examples)
+
+
+def _check_examples(setup: Setup, stage: SFTStage):
+  is_file = not stage.examples.startswith(STAGE_PREFIX)
+  if stage.examples and is_file and not os.path.isfile(stage.examples):
+    raise FileNotFoundError(
+        f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or "
+        ".parquet file of {prompt, completion}")
+  if not stage.examples and not stage.answer_template:
+    demonstrations(setup.recipe.task, setup.tasks["train"].rows, stage.num_examples)
+
+
+def _token_weights(tokenizer: Tokenizer, stage: SFTStage) -> dict[int, float]:
+  """Token id -> weight of predicting it."""
+  return {token: weight for word, weight in stage.token_weights.items()
+          for token in tokenizer.encode(word)}
+
+
+def _tokenize_examples(
+    setup: Setup, stage: SFTStage, rows: RowSource
+) -> Iterator[packing.Example]:
+  """The examples of good rows; a bad one, as where a template refuses a chat, is left out."""
+  weights, bad_rows = _token_weights(setup.tokenizer, stage), BadRows(f"config.{stage.name}")
+  for i in range(len(rows)):
+    try:
+      example = _tokenize_example(setup.tokenizer, rows[i], weights)
+    except ValueError as error:
+      bad_rows.add(i, error)
+    else:
+      yield example
+  bad_rows.finish(len(rows))
+
+
+def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
+  if row.get("completion_ids"):  # sampled by a stage: these are trained on, not their text
+    return packing.make_example(row["prompt_ids"], row["completion_ids"], weights)
+  if not isinstance(row["prompt"], str):
+    messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
+    chat = tokenizers.encode_chat(tokenizer, messages)
+    return packing.mask_example(chat.ids, chat.completion_mask, weights)
+  completion = tokenizer.encode(row["completion"])
+  if not completion or completion[-1] not in tokenizer.eos_ids:
+    completion = [*completion, tokenizer.eos_ids[0]]
+  return packing.make_example(rollout_lib.encode_prompt(tokenizer, row), completion, weights)
