@@ -1,7 +1,7 @@
 """Pure array mathematics: no model and no configuration object is known here."""
 
 from rlreason.losses.distill import (
-    Unembedded, forward_kl, generalized_jsd, reverse_kl, token_divergence, top_k_divergence,
+    Others, Unembedded, forward_kl, generalized_jsd, reverse_kl, token_divergence, top_k_divergence,
     top_k_log_probs, with_others)
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate
 from rlreason.losses.logprobs import cap, from_logits, log1mexp, token_log_probs
