@@ -201,6 +201,17 @@ def test_adapters_of_a_student_learn_and_nothing_else():
   assert value(metrics, "loss/distill") == pytest.approx(value(merged, "loss/distill"), rel=1e-4)
 
 
+def test_experts_are_balanced():
+  model = dataclasses.replace(
+      tiny.MODEL, num_experts=2, experts_per_token=1, balance_coef=0.5)
+  state = make_state(FORWARD, tiny.random_params(model), model)
+  _, metrics = compiled(FORWARD, model).update_step(
+      state, make_batch(FORWARD, model=model)[0], None)
+  assert value(metrics, "loss/balance") > 0
+  assert value(metrics, "loss/total") == pytest.approx(
+      value(metrics, "loss/distill") + 0.5 * value(metrics, "loss/balance"), rel=1e-5)
+
+
 @configs
 def test_a_student_comes_near_its_teacher(config):
   """On samples of its own, 60 steps of Adam."""
