@@ -80,6 +80,19 @@ class PairBatch:
 
 
 @struct.dataclass
+class DistillBatch:
+  """Completions, and what a teacher says of the next token before each of their tokens."""
+
+  prompt_tokens: jax.Array  # i32[B, S]
+  prompt_mask: jax.Array  # bool[B, S]
+  completion_tokens: jax.Array  # i32[B, T]
+  loss_mask: jax.Array  # bool[B, T] completion tokens that are trained on
+  # {"hidden": [B, T, D] of the teacher}, or of its K likeliest words {"ids": i32[B, T, K],
+  # "log_probs": f32[B, T, K] nats}.
+  teacher: dict[str, jax.Array]
+
+
+@struct.dataclass
 class RolloutBatch:
   """A scored rollout, ready for a policy-gradient update; None is what the method does without."""
 

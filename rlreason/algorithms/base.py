@@ -17,7 +17,7 @@ class TrainState:
   """Everything an update changes. Donated to `update_step`."""
 
   step: jax.Array  # i32 scalar, updates of this stage so far (each may hold many minibatches)
-  params: Params  # {"policy": ...} and, where there is one, "value_head" or "critic"
+  params: Params  # {"policy": ...} and, where there is one, "value_head", "critic", "frozen"
   opt_state: Any
   kl_coef: jax.Array  # f32 scalar, the current (adaptive) KL coefficient
   entropy_coef: jax.Array  # f32 scalar, the current (adaptive) weight of the entropy bonus

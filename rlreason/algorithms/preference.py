@@ -76,8 +76,8 @@ def preference(
 ) -> base.Algorithm:
   """The preference algorithm on `PairBatch`es; its parameters are {"policy"}.
 
-  - `score(models, batch, key)`: {"ref_log_probs": f32[B, 2]} and, without pairs, {"other_log_probs":
-    f32[B]} of the policy; sums over tokens. None without a reference.
+  - `score(models, batch, key)`: {"ref_log_probs": f32[B, 2]} and, without pairs, the policy's
+    {"other_log_probs": f32[B]}; sums over tokens. None without a reference.
   - `make_batch((batch, scores), kl_coef)`: the batch with these in it. None without a reference:
     `update_step` then takes the batch as it is.
   """

@@ -6,7 +6,7 @@ from rlreason.losses.advantages import (
 from rlreason.losses.corrections import masked_importance, truncated_importance
 from rlreason.losses.covariance import clip_cov, kl_cov, select_clip_cov, select_kl_cov
 from rlreason.losses.distill import (
-    Unembedded, forward_kl, generalized_jsd, reverse_kl, token_divergence, top_k_divergence,
+    Others, Unembedded, forward_kl, generalized_jsd, reverse_kl, token_divergence, top_k_divergence,
     top_k_log_probs, with_others)
 from rlreason.losses.entropy import active_entropy_coef, adapt_entropy_coef
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate

@@ -1,7 +1,8 @@
 """Low-rank adapters: which parameters train, which are frozen, and how the two become one again.
 
 The adapters of a projection, `lora_a` and `lora_b`, stand beside its kernel in the parameter tree.
-A tree that holds any trains these and the heads, and nothing else; one without trains everything.
+A tree that holds any trains these and the heads, and nothing else; one without trains everything
+but what is named "frozen".
 Gradients, optimiser states and checkpoints are of the trained part alone (`split`), and the frozen
 part, which is the policy before its first update, is the reference at no extra memory.
 """
@@ -28,11 +29,15 @@ def split(params: Params) -> tuple[Params, Params]:
   """(trained, frozen): two trees that `join` puts together again.
 
   Args:
-    params: of a model, or of a train state: models and heads by name.
+    params: of a model, or of a train state: models and heads by name. What is named "frozen" is so
+      with and without adapters.
   """
-  if not has_adapters(params):
-    return params, {}
-  return _divide(params, False)
+  if has_adapters(params):
+    return _divide(params, False)
+  if isinstance(params, dict) and "frozen" in params:
+    trained = {name: node for name, node in params.items() if name != "frozen"}
+    return trained, {"frozen": params["frozen"]}
+  return params, {}
 
 
 def join(one: Params, other: Params) -> Params:

@@ -270,6 +270,15 @@ def test_a_tiny_model_learns_to_prefer(name):
   assert of("preference/margin")[-1] > of("preference/margin")[0] + 0.5
 
 
+def test_experts_are_balanced():
+  model = dataclasses.replace(
+      tiny.MODEL, num_experts=2, experts_per_token=1, balance_coef=0.5)
+  _, metrics = update(CONFIGS["orpo"], make_pairs(), tiny.random_params(model), model)
+  assert value(metrics, "loss/balance") > 0
+  assert value(metrics, "loss/total") == pytest.approx(
+      value(metrics, "loss/preference") + 0.5 * value(metrics, "loss/balance"), rel=1e-5)
+
+
 # Adapters.
 
 

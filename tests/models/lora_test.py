@@ -72,6 +72,14 @@ def test_trained_and_frozen_part_make_the_whole(family):
   assert lora.split({"policy": params}) == ({"policy": params}, {})
 
 
+def test_what_is_named_frozen_is_with_and_without_adapters():
+  plain, frozen = {"policy": {"kernel": 1}}, {"frozen": {"kernel": 2}}
+  assert lora.split(plain | frozen) == (plain, frozen)
+  assert lora.split(plain) == (plain, {})
+  trained = {"policy": {"lora_a": 3}}
+  assert lora.split(lora.join(plain, trained) | frozen) == (trained, plain | frozen)
+
+
 def test_parts_that_share_a_leaf_do_not_join():
   with pytest.raises(ValueError, match="share a leaf"):
     lora.join({"a": {"b": 1}}, {"a": {"b": 2}})

@@ -1,0 +1,189 @@
+"""Token-level distillation: the student's next-token distributions are drawn to a teacher's.
+
+Off-policy on completions of the teacher or of a data set, on-policy (GKD, Agarwal et al. 2023,
+https://arxiv.org/abs/2306.13649) on those of the student itself: this module takes any rows.
+
+The teacher runs once per batch, in `score`. What it hands on is its hidden states, from which its
+whole distributions are made again in blocks of tokens, or its k likeliest words.
+"""
+
+import dataclasses
+import functools
+from typing import Callable, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlreason import losses, masks
+from rlreason.algorithms import base, rows
+from rlreason.models import ModelConfig
+from rlreason.parallel import ALONE
+from rlreason.types import DistillBatch, Metrics, Params, Rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+  """Settings of the distillation update."""
+
+  divergence: Callable  # of losses/distill.py, its options bound by functools.partial
+  temperature: float = 1.0  # above 0, divides the logits of student and teacher
+  top_k: int = 0  # words of the teacher that are kept; 0 = its whole vocabulary
+  others: losses.Others = "bucket"  # what becomes of the other words with a top_k
+  aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
+  micro_batch_size: int = 0  # rows per gradient pass over all devices; 0 = the whole batch
+
+  def __post_init__(self):
+    for name in ("top_k", "micro_batch_size"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
+    if self.temperature <= 0:
+      raise ValueError(f"temperature: got {self.temperature}, allowed: above 0")
+    for name, allowed in (("others", ("bucket", "renormalize")),
+                          ("aggregation", ("token-mean", "sequence-mean"))):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+            f"{name}: got {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
+
+
+class _Spec(NamedTuple):
+  """What every part of the algorithm is made for."""
+
+  config: DistillConfig
+  model: ModelConfig
+  teacher: ModelConfig
+
+
+def distill(
+    config: DistillConfig, model: ModelConfig, teacher: ModelConfig,
+    optimizer: optax.GradientTransformation,
+) -> base.Algorithm:
+  """The distillation algorithm on `DistillBatch`es.
+
+  - Its parameters are those of `init_distill_params`.
+  - `score(models, rollout, key)`: the `teacher` of a batch; `models` is {"teacher": parameters}.
+  - `make_batch((rollout, scores, is_kept bool[B]), kl_coef)`: rows that are not kept, such as those
+    a verifier found wrong, are not trained on.
+
+  Raises:
+    ValueError: the two vocabularies differ in size, or `top_k` is larger.
+  """
+  if teacher.vocab_size != model.vocab_size:
+    raise ValueError(
+        f"teacher: got a vocabulary of {teacher.vocab_size}, allowed: that of the student, "
+        f"{model.vocab_size}")
+  if config.top_k > model.vocab_size:
+    raise ValueError(f"top_k: got {config.top_k}, allowed: at most {model.vocab_size} words")
+  spec = _Spec(config, model, teacher)
+  return base.Algorithm(
+      init=lambda params: base.init_state(params, optimizer),
+      score=functools.partial(_score, spec), make_batch=_make_batch,
+      update_step=functools.partial(_update_step, spec, optimizer))
+
+
+def init_distill_params(
+    config: DistillConfig, teacher: ModelConfig, policy: Params, teacher_params: Params
+) -> Params:
+  """Parameters of a distillation state.
+
+  Args:
+    config: settings.
+    teacher: the model of the teacher.
+    policy: parameters of the student, taken over.
+    teacher_params: parameters of the teacher.
+
+  Returns:
+    {"policy"} and, without a top_k, {"frozen": {"kernel"}}: what turns the teacher's hidden states
+    into logits. It is not trained and in no checkpoint.
+  """
+  if config.top_k:
+    return {"policy": policy}
+  # A copy: the state that holds it is donated.
+  kernel = jnp.copy(_unembedded(teacher, teacher_params, None).kernel)
+  return {"policy": policy, "frozen": {"kernel": kernel}}
+
+
+def _unembedded(model: ModelConfig, params: Params, hidden) -> losses.Unembedded:
+  if model.tie_embeddings:
+    return losses.Unembedded(hidden, params["embed"]["embedding"], 0, model.logit_softcap)
+  return losses.Unembedded(hidden, params["lm_head"]["kernel"], 1, model.logit_softcap)
+
+
+def _score(spec: _Spec, models, rollout: Rollout, key):
+  del key  # scoring is not random
+  config, params = spec.config, models["teacher"]
+
+  def score_rows(rollout):
+    hidden, _ = rows.completion_features(
+        spec.teacher, params, rollout.prompt_tokens, rollout.prompt_mask,
+        rollout.completion_tokens, rollout.completion_mask)
+    if not config.top_k:
+      return {"hidden": hidden}
+    ids, log_probs = losses.top_k_log_probs(
+        _unembedded(spec.teacher, params, hidden), config.top_k, temperature=config.temperature)
+    return {"ids": ids, "log_probs": log_probs}
+
+  return rows.in_chunks(score_rows, rollout, config.micro_batch_size)
+
+
+def _make_batch(rollout_scores_and_kept, kl_coef) -> tuple[DistillBatch, Metrics]:
+  del kl_coef  # a part of the losses
+  rollout, scores, is_kept = rollout_scores_and_kept
+  mask = rollout.completion_mask & is_kept[:, None]
+  metrics = {}
+  if "log_probs" in scores:
+    mass = jnp.sum(jnp.exp(scores["log_probs"]), axis=-1)
+    metrics["distill/teacher_mass"] = (  # of the words that are kept
+        masks.masked_sum(mass, mask), jnp.sum(mask.astype(jnp.float32)))
+  return DistillBatch(
+      prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
+      completion_tokens=rollout.completion_tokens, loss_mask=mask, teacher=scores), metrics
+
+
+def _divergence(spec: _Spec, params: Params, hidden: jax.Array, batch: DistillBatch) -> jax.Array:
+  """f32[B, T] nats; arbitrary where masked."""
+  config, said = spec.config, batch.teacher
+  student = _unembedded(spec.model, params["policy"], hidden)
+  if config.top_k:
+    return losses.top_k_divergence(
+        student, said["ids"], said["log_probs"], config.divergence, others=config.others,
+        temperature=config.temperature)
+  teacher = losses.Unembedded(
+      said["hidden"], params["frozen"]["kernel"], 0 if spec.teacher.tie_embeddings else 1,
+      spec.teacher.logit_softcap)
+  return losses.token_divergence(
+      student, teacher, config.divergence, temperature=config.temperature)
+
+
+def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+  """The share of a micro-batch (rows, f32[b, T] weights) in its batch's loss, and its metrics."""
+  batch, weights = micro_batch
+  hidden, balance = rows.completion_features(
+      spec.model, params["policy"], batch.prompt_tokens, batch.prompt_mask,
+      batch.completion_tokens, batch.loss_mask)
+  loss = masks.masked_sum(
+      _divergence(spec, params, hidden, batch) * weights, batch.loss_mask)
+  share = jnp.sum(weights)
+  metrics = {"loss/distill": (loss, share)}
+  if spec.model.num_experts:
+    loss = loss + spec.model.balance_coef * share * balance
+    metrics["loss/balance"] = (share * balance, share)
+  return loss, (loss, metrics)
+
+
+def _update_step(spec: _Spec, optimizer, state, batch: DistillBatch, key, *, replicas=ALONE):
+  """One optimiser step on a batch."""
+  del key  # nothing here is random
+  config = spec.config
+  batch = replicas.gather(batch)
+  # A NaN in the padding must not reach a gradient, where 0 * NaN is NaN.
+  batch = batch.replace(teacher=jax.tree.map(
+      lambda x: masks.zero_masked(x, batch.loss_mask[..., None]), batch.teacher))
+  weights = masks.token_weights(batch.loss_mask, config.aggregation)  # of all rows: gathered
+  indices = rows.micro_batch_indices(weights.shape[0], config.micro_batch_size)
+  gradients, (loss, metrics) = base.accumulate_gradients(
+      functools.partial(_loss, spec), state.params,
+      replicas.take((batch, weights), indices), replicas)
+  state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
+  return state.replace(step=state.step + 1), (
+      metrics | optim_metrics | base.skip_metrics(state))
