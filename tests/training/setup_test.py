@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from rlreason import models, weights
+from rlreason.data.tasks.load import demonstrations
 from rlreason.models import ModelConfig
 from rlreason.parallel import make_layout
 from rlreason.rewards import answer
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import setup as setup_lib
+from rlreason.training import stages as stages_lib
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 
@@ -30,6 +32,34 @@ def test_a_new_model_is_made_for_the_words_of_its_task():
   prompt = setup.tasks["train"].rows[0]["prompt"]
   assert setup.tokenizer.decode(setup.tokenizer.encode(prompt)) == prompt
   assert len(setup.tasks["test"].rows) == 16 and setup.layout.num_shards == 8
+
+
+def chain_recipe(**problems):
+  config = tiny_run.make_config().to_dict()
+  config["task"] = dict(kind="chain", problems=dict(
+      num_train=40, num_validation=4, num_test=8, **problems))
+  config["prompt_buckets"] = (16,)
+  config["sft"]["token_weights"] = {}
+  return from_config(config)
+
+
+def test_every_task_with_words_of_its_own_can_start_from_nothing():
+  setup, _ = setup_lib.make_setup(chain_recipe(distractors=1))
+  rows = [setup.tasks[split].rows[0] for split in ("train", "validation", "test")]
+  for text in [row["prompt"] for row in rows]:
+    assert setup.tokenizer.decode(setup.tokenizer.encode(text)) == text
+  stages_lib.check_stages(setup)
+  examples = list(demonstrations(setup.recipe.task, setup.tasks["train"].rows, 5))
+  assert len(examples) == 5
+  for example in examples:
+    assert setup.tokenizer.encode(example["completion"])[-1] in setup.tokenizer.eos_ids
+
+
+def test_chains_are_read_by_their_words():
+  reading = setup_lib.make_reading(chain_recipe().task)
+  counted = reading.count_behaviours("3 + 4 = 8 ; back 3 + 4 = 7 ; check 3 + 4 = 7 ; \\boxed{ 7 }")
+  assert (counted.going_back, counted.checking) == (1, 1)
+  assert reading.vote("\\boxed{ 7 }", "last") == 7 and reading.vote("answer 7", "last") is None
 
 
 def test_random_parameters_depend_on_the_seed_alone():
