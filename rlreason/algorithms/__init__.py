@@ -1,7 +1,7 @@
 """One file per method that differs in code; variants that only change constants are configs."""
 
 from rlreason.algorithms.base import Algorithm, TrainState
-from rlreason.algorithms.distill import DistillConfig, distill
+from rlreason.algorithms.distill import DistillConfig, distill, init_distill_params
 from rlreason.algorithms.policy_gradient import init_rl_params, policy_gradient
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
 from rlreason.algorithms.preference import PreferenceConfig, preference, unpaired_batch
