@@ -69,8 +69,8 @@ def select(stage: SelectStage, folder: pathlib.Path) -> int:
   selected = stage.select(rows=rows)
   if not selected:
     raise ValueError(
-        f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows; allowed: "
-        "a selection with at least one, or more samples")
+        f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows, "
+        "allowed: a selection with at least one, or more samples")
   file = base.data_file(folder, stage.name)
   file.parent.mkdir(parents=True, exist_ok=True)
   temporary = file.with_suffix(".tmp")
