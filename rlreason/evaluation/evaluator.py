@@ -239,7 +239,7 @@ def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Es
   counted = [reading.count_behaviours(solution.text) for solution in solutions]
   known = [solution for solution in solutions if solution.is_right is not None]
   lengths = [solution.length for solution in known]
-  return {
+  found = {
       "greedy": metrics.proportion([solution.is_right for solution in solutions]),
       "reasoning_length": metrics.mean([solution.reasoning_length for solution in solutions]),
       "length": metrics.mean([solution.length for solution in solutions]),
@@ -250,9 +250,11 @@ def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Es
           [answer.extract_answer(solution.text) is not None for solution in solutions]),
       "outcome_efficiency": metrics.outcome_efficiency(
           [solution.first_right for solution in known], lengths),
-      "tokens_per_right": metrics.tokens_per_right(
-          lengths, [solution.is_right for solution in known]),
   }
+  if any(solution.is_right for solution in known):
+    found["tokens_per_right"] = metrics.tokens_per_right(
+        lengths, [solution.is_right for solution in known])
+  return found
 
 
 def _unscored(firsts: list[_Solution], groups: list[list[_Solution]]) -> metrics.Estimate:
