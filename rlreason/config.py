@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import numbers
 import os
+import sys
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -81,8 +82,8 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
     ValueError: the file is not Python, has no function `get_config`, or one without a parameter
       where an argument is given.
   """
-  file, _, argument = (path, "", "") if os.path.exists(path) else path.rpartition(":")
-  file = file or path
+  file, colon, argument = path.partition(".py:")
+  file += ".py" if colon else ""
   if not os.path.isfile(file):
     raise FileNotFoundError(
         f"config file {path!r} not found; give a Python file that defines get_config(), "
@@ -92,7 +93,12 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
     raise ValueError(f"config file {file!r} must be a Python file (.py) that defines get_config()")
   spec = importlib.util.spec_from_file_location("rlreason_experiment", file)
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  folder = os.path.dirname(os.path.abspath(file))
+  sys.path.insert(0, folder)  # as Python does for a program: what lies beside it can be imported
+  try:
+    spec.loader.exec_module(module)
+  finally:
+    sys.path.remove(folder)
   if not callable(vars(module).get("get_config")):
     raise ValueError(f"config file {file!r} has no function get_config()")
   if argument and not inspect.signature(module.get_config).parameters:

@@ -9,7 +9,7 @@ whole distributions are made again in blocks of tokens, or its k likeliest words
 
 import dataclasses
 import functools
-from typing import Callable, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from rlreason import losses, masks
 from rlreason.algorithms import base, rows
 from rlreason.models import ModelConfig
 from rlreason.parallel import ALONE
+from rlreason.slots import Slot
 from rlreason.types import DistillBatch, Metrics, Params, Rollout
 
 
@@ -26,7 +27,7 @@ from rlreason.types import DistillBatch, Metrics, Params, Rollout
 class DistillConfig:
   """Settings of the distillation update."""
 
-  divergence: Callable  # of losses/distill.py, its options bound by functools.partial
+  divergence: Slot = Slot(losses.reverse_kl)  # of losses/distill.py
   temperature: float = 1.0  # above 0, divides the logits of student and teacher
   top_k: int = 0  # words of the teacher that are kept; 0 = its whole vocabulary
   others: losses.Others = "bucket"  # what becomes of the other words with a top_k
@@ -34,6 +35,7 @@ class DistillConfig:
   micro_batch_size: int = 0  # rows per gradient pass over all devices; 0 = the whole batch
 
   def __post_init__(self):
+    self.divergence.check(("student", "teacher"))
     for name in ("top_k", "micro_batch_size"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
@@ -143,16 +145,17 @@ def _make_batch(rollout_scores_and_kept, kl_coef) -> tuple[DistillBatch, Metrics
 def _divergence(spec: _Spec, params: Params, hidden: jax.Array, batch: DistillBatch) -> jax.Array:
   """f32[B, T] nats; arbitrary where masked."""
   config, said = spec.config, batch.teacher
+  divergence = lambda student, teacher: config.divergence(student=student, teacher=teacher)
   student = _unembedded(spec.model, params["policy"], hidden)
   if config.top_k:
     return losses.top_k_divergence(
-        student, said["ids"], said["log_probs"], config.divergence, others=config.others,
+        student, said["ids"], said["log_probs"], divergence, others=config.others,
         temperature=config.temperature)
   teacher = losses.Unembedded(
       said["hidden"], params["frozen"]["kernel"], 0 if spec.teacher.tie_embeddings else 1,
       spec.teacher.logit_softcap)
   return losses.token_divergence(
-      student, teacher, config.divergence, temperature=config.temperature)
+      student, teacher, divergence, temperature=config.temperature)
 
 
 def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:

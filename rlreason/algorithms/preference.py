@@ -11,8 +11,7 @@ baseline of KTO, which has no gradient, is then that of the policy that is diffe
 
 import dataclasses
 import functools
-import inspect
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from rlreason import losses, masks
 from rlreason.algorithms import base, rows
 from rlreason.models import ModelConfig, token_log_probs
 from rlreason.parallel import ALONE
+from rlreason.slots import Slot
 from rlreason.types import Metrics, PairBatch, Params
 
 _PAIRED = ("chosen", "rejected", "ref_chosen", "ref_rejected")
@@ -33,7 +33,7 @@ _UNPAIRED = ("log_probs", "ref_log_probs", "is_desirable", "kl")
 class PreferenceConfig:
   """Settings of the preference update."""
 
-  loss: Callable  # of losses/preference.py, its options bound by functools.partial
+  loss: Slot  # of losses/preference.py
   average_log_probs: bool  # means over tokens, for IPO, ORPO, SimPO; else sums, for DPO, KTO
   nll_coef: float = 0.0  # weight of the chosen completion's mean NLL per token, 0 or more; pairs
   micro_batch_size: int = 0  # prompts per gradient pass over all devices; 0 = the whole batch
@@ -52,8 +52,7 @@ class PreferenceConfig:
   @property
   def arrays(self) -> tuple[str, ...]:
     """The arrays the loss asks for."""
-    return tuple(name for name, parameter in inspect.signature(self.loss).parameters.items()
-                 if parameter.kind is not inspect.Parameter.KEYWORD_ONLY)
+    return self.loss.arrays
 
   @property
   def has_pairs(self) -> bool:
@@ -189,7 +188,7 @@ def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[ja
   log_probs = _per_token(config, log_probs, batch.completion_mask)
   arrays, margin = _named_arrays(config, batch, log_probs)
   is_kept, share = weights > 0, jnp.sum(weights)
-  per_row = {"preference": config.loss(**{name: arrays[name] for name in config.arrays})}
+  per_row = {"preference": config.loss(**arrays)}
   loss = per_row["preference"]
   if config.nll_coef:
     lengths = jnp.sum(batch.completion_mask[:, 0].astype(jnp.float32), axis=-1)

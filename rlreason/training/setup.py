@@ -51,7 +51,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     raise ValueError(f"config.{error}") from error
   longest = max(
       [recipe.evaluation.max_new_tokens] +
-      [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind in ("rl", "sample")])
+      [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind in ("rl", "sample", "distill")])
   if max(recipe.prompt_buckets) + longest > model.max_positions:
     raise ValueError(
         f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "

@@ -10,7 +10,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from rlreason.algorithms import PolicyGradientConfig, SFTConfig
+from rlreason.algorithms import (
+    DistillConfig, PolicyGradientConfig, PreferenceConfig, SFTConfig)
 from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
@@ -181,6 +182,8 @@ class SampleStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   start: str = "previous"  # see `START`
   problems: str = ""  # as of `RLStage`
+  # A folder or .gguf file to sample from in place of the policy, such as a larger teacher's.
+  model: str = ""
 
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
@@ -201,13 +204,66 @@ class SelectStage:
     self.select.check(("rows",))
 
 
-StageConfig = SFTStage | RLStage | SampleStage | SelectStage
-STAGES = {"sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferenceStage:
+  """Preference tuning: DPO and its relatives."""
+
+  kind: Literal["preference"]
+  name: str
+  steps: int  # optimiser steps
+  batch_size: int  # prompts per step, over all devices
+  completion_length: int  # tokens; rows with a longer completion are left out
+  # JSONL or parquet of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
+  # is_right}; or "stage:NAME".
+  examples: str
+  preference: PreferenceConfig
+  optimizer: OptimizerConfig
+  start: str = "previous"  # see `START`
+
+  def __post_init__(self):
+    check_positive(self, "batch_size", "completion_length")
+    _check_steps(self.steps, self.steps, self.optimizer)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillStage:
+  """Token-level distillation from a teacher of the same vocabulary."""
+
+  kind: Literal["distill"]
+  name: str
+  steps: int  # optimiser steps
+  teacher: str  # a folder or .gguf file
+  num_prompts: int  # per step, over all devices
+  sampling: SamplingOptions
+  distill: DistillConfig
+  optimizer: OptimizerConfig
+  group_size: int = 1  # completions per prompt
+  # Share of the steps, in [0, 1], on the student's own samples; the others are on the completions
+  # of `examples`: JSONL or parquet of {prompt, completion}, or "stage:NAME".
+  student_fraction: float = 1.0
+  examples: str = ""  # empty: the problems of the task, and a student_fraction of 1
+  problems: str = ""  # without examples, as of `RLStage`
+  start: str = "previous"  # see `START`
+
+  def __post_init__(self):
+    check_positive(self, "num_prompts", "group_size")
+    _check_steps(self.steps, self.steps, self.optimizer)
+    if not 0 <= self.student_fraction <= 1:
+      raise ValueError(f"student_fraction: got {self.student_fraction}, allowed: 0 to 1")
+    if self.student_fraction < 1 and not self.examples:
+      raise ValueError(
+          f"student_fraction: got {self.student_fraction} without examples, allowed: 1")
+
+
+StageConfig = SFTStage | RLStage | SampleStage | SelectStage | PreferenceStage | DistillStage
+STAGES = {
+    "sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage,
+    "preference": PreferenceStage, "distill": DistillStage}
 
 
 def trains(stage: StageConfig) -> bool:
   """Whether a stage changes the policy."""
-  return isinstance(stage, SFTStage | RLStage)
+  return not isinstance(stage, SampleStage | SelectStage)
 
 
 def writes_data(stage: StageConfig) -> bool:
@@ -219,10 +275,9 @@ def data_sources(stage: StageConfig) -> dict[str, tuple[str, ...]]:
   """Field -> the stages whose data it names."""
   if isinstance(stage, SelectStage):
     return {"inputs": stage.inputs}
-  name, source = (
-      ("examples", stage.examples) if isinstance(stage, SFTStage) else ("problems", stage.problems))
-  is_stage = source.startswith(STAGE_PREFIX)
-  return {name: (source.removeprefix(STAGE_PREFIX),)} if is_stage else {}
+  named = {name: source for name in ("examples", "problems")
+           if (source := vars(stage).get(name, "")).startswith(STAGE_PREFIX)}
+  return {name: (source.removeprefix(STAGE_PREFIX),) for name, source in named.items()}
 
 
 def check_sources(stages: tuple[StageConfig, ...]):

@@ -1,6 +1,7 @@
 """Weights from files and to files: Hugging Face safetensors folders and GGUF. Never pickle."""
 
 from rlreason.weights.conversion import check_destination, convert
-from rlreason.weights.load import load_model, load_scalar_model, open_scalar_model, save_model
+from rlreason.weights.load import (
+    load_model, load_scalar_model, open_model, open_scalar_model, save_model)
 from rlreason.weights.peft import load_adapters, save_adapters
 from rlreason.weights.smollm2 import SMOLLM2, find_model, find_smollm2

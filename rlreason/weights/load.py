@@ -96,6 +96,13 @@ def open_scalar_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
   return opened.config, opened.tokenizer
 
 
+def open_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
+  """The configuration and tokenizer of what `load_model` would load, checked as there."""
+  with contextlib.ExitStack() as stack:
+    opened = _open(path, None, stack)
+  return opened.config, opened.tokenizer
+
+
 class _Opened(NamedTuple):
   """A model whose files are checked, and no parameter made yet."""
 

@@ -13,18 +13,19 @@ from rlreason import losses, models, sampling
 from rlreason.algorithms import DistillConfig, distill, init_distill_params
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
+from rlreason.slots import Slot
 from tests.algorithms import tiny
 
 ROWS, V = tiny.NUM_ROWS, tiny.MODEL.vocab_size
 # Another width, embeddings of its own and a cap: nothing of the student's will do for it.
 TEACHER = dataclasses.replace(
     tiny.MODEL, width=24, num_heads=3, num_kv_heads=3, tie_embeddings=False, logit_softcap=5.0)
-FORWARD = DistillConfig(losses.forward_kl, temperature=1.5)
+FORWARD = DistillConfig(Slot(losses.forward_kl), temperature=1.5)
 CONFIGS = {
     "forward": FORWARD, "forward_top": dataclasses.replace(FORWARD, top_k=3),
-    "reverse": DistillConfig(losses.reverse_kl, aggregation="sequence-mean"),
+    "reverse": DistillConfig(Slot(losses.reverse_kl), aggregation="sequence-mean"),
     "jsd_top": DistillConfig(
-        functools.partial(losses.generalized_jsd, beta=0.3), top_k=3, others="renormalize")}
+        Slot(losses.generalized_jsd, {"beta": 0.3}), top_k=3, others="renormalize")}
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 KEPT = np.arange(ROWS) != 2
 assert_close = functools.partial(

@@ -17,18 +17,19 @@ import pytest
 from rlreason import losses, models
 from rlreason.algorithms import PreferenceConfig, preference, unpaired_batch
 from rlreason.models import lora
+from rlreason.slots import Slot
 from rlreason.types import PairBatch
 from tests.algorithms import tiny
 
 ROWS, LENGTH = tiny.NUM_ROWS, tiny.COMPLETION
-DPO = PreferenceConfig(functools.partial(losses.dpo, beta=0.5), average_log_probs=False)
+DPO = PreferenceConfig(Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False)
 KTO = PreferenceConfig(
-    functools.partial(losses.kto, beta=0.5, undesirable_weight=2.0), average_log_probs=False)
+    Slot(losses.kto, {"beta": 0.5, "undesirable_weight": 2.0}), average_log_probs=False)
 CONFIGS = {
     "dpo": DPO, "kto": KTO, "dpo_nll": dataclasses.replace(DPO, nll_coef=0.2),
-    "ipo": PreferenceConfig(functools.partial(losses.ipo, beta=0.5), True),
-    "orpo": PreferenceConfig(functools.partial(losses.orpo, beta=0.5), True),
-    "simpo": PreferenceConfig(functools.partial(losses.simpo, beta=2.0, gamma=0.5), True)}
+    "ipo": PreferenceConfig(Slot(losses.ipo, {"beta": 0.5}), True),
+    "orpo": PreferenceConfig(Slot(losses.orpo, {"beta": 0.5}), True),
+    "simpo": PreferenceConfig(Slot(losses.simpo, {"beta": 2.0, "gamma": 0.5}), True)}
 # Of each kind one: with reference and NLL, without pairs, without a reference.
 kinds = pytest.mark.parametrize("name", ["dpo_nll", "kto", "orpo"])
 assert_close = functools.partial(
@@ -325,8 +326,8 @@ def test_the_other_completion_is_of_the_next_row():
     (dict(micro_batch_size=-1), "micro_batch_size: got -1, allowed: 0 or more"),
     (dict(nll_coef=-0.1), "nll_coef: got -0.1, allowed: 0 or more"),
     (dict(loss=KTO.loss, nll_coef=0.1), "nll_coef: got 0.1 without pairs, allowed: 0"),
-    (dict(loss=lambda chosen, kl: chosen), r"loss: got a function of \('chosen', 'kl'\)"),
-    (dict(loss=losses.gae), r"loss: got a function of \('rewards', 'values', 'mask'\), allowed"),
+    (dict(loss=Slot(lambda chosen, kl: chosen)), r"loss: got a function of \('chosen', 'kl'\)"),
+    (dict(loss=Slot(losses.terminal_rewards)), r"loss: got a function of \('scores', 'mask'\), allowed"),
 ])
 def test_settings_out_of_range_are_named(fields, message):
   with pytest.raises(ValueError, match=message):

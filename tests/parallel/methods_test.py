@@ -12,6 +12,7 @@ from rlreason import losses, models
 from rlreason.algorithms import (
     DistillConfig, PreferenceConfig, distill, init_distill_params, preference, unpaired_batch)
 from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.slots import Slot
 from rlreason.types import PairBatch, Rollout
 from tests.algorithms import tiny
 from tests.parallel.compile_test import LAYOUTS, MODEL, OPTIMIZER, assert_close
@@ -20,13 +21,13 @@ TEACHER = dataclasses.replace(MODEL, width=24, tie_embeddings=False)
 ROWS, LENGTH = 16, 5
 PREFERENCES = {
     "dpo": PreferenceConfig(
-        functools.partial(losses.dpo, beta=0.5), False, nll_coef=0.1, micro_batch_size=8),
-    "kto": PreferenceConfig(functools.partial(losses.kto, beta=0.5), False, micro_batch_size=8),
-    "orpo": PreferenceConfig(functools.partial(losses.orpo, beta=0.5), True, micro_batch_size=8)}
+        Slot(losses.dpo, {"beta": 0.5}), False, nll_coef=0.1, micro_batch_size=8),
+    "kto": PreferenceConfig(Slot(losses.kto, {"beta": 0.5}), False, micro_batch_size=8),
+    "orpo": PreferenceConfig(Slot(losses.orpo, {"beta": 0.5}), True, micro_batch_size=8)}
 DISTILLATIONS = {
-    "whole": DistillConfig(losses.reverse_kl, micro_batch_size=8),
+    "whole": DistillConfig(Slot(losses.reverse_kl), micro_batch_size=8),
     "top_k": DistillConfig(
-        functools.partial(losses.generalized_jsd, beta=0.5), top_k=3, micro_batch_size=8)}
+        Slot(losses.generalized_jsd, {"beta": 0.5}), top_k=3, micro_batch_size=8)}
 layouts = pytest.mark.parametrize("layout", ["data2_fsdp2_tensor2", "pmap8"])
 
 

@@ -5,14 +5,20 @@ import pathlib
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import (
-    RLStage, SampleStage, SelectStage, SFTStage, StageConfig)
+    DistillStage, PreferenceStage, RLStage, SampleStage, SelectStage, SFTStage, StageConfig)
 from rlreason.training.stages.base import Stage, StepOutput, data_file
+from rlreason.training.stages.distill import check_distill, make_distill
+from rlreason.training.stages.preference import check_preference, make_preference
 from rlreason.training.stages.rl import check_rl, make_rl
 from rlreason.training.stages.sample import check_sample, make_sample, select
 from rlreason.training.stages.sft import check_sft, make_sft
 from rlreason.types import Params
 
-_CHECKS = {SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample}
+_CHECKS = {
+    SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
+    PreferenceStage: check_preference, DistillStage: check_distill}
+_MAKERS = {SFTStage: make_sft, PreferenceStage: make_preference, DistillStage: make_distill}
+_SCORED_MAKERS = {RLStage: make_rl, SampleStage: make_sample}  # of stages with rewards
 
 
 def check_stages(setup: Setup):
@@ -45,7 +51,6 @@ def make_stage(
     pool: for verifiers.
     folder: of the run, for data that stages before it wrote.
   """
-  if isinstance(stage, SFTStage):
-    return make_sft(setup, stage, policy, seed, folder)
-  make = make_rl if isinstance(stage, RLStage) else make_sample
-  return make(setup, stage, policy, seed, pool, folder)
+  if type(stage) in _MAKERS:
+    return _MAKERS[type(stage)](setup, stage, policy, seed, folder)
+  return _SCORED_MAKERS[type(stage)](setup, stage, policy, seed, pool, folder)

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from rlreason.algorithms import TrainState
 from rlreason.data import pipeline
 from rlreason.data.sources import FileRows
-from rlreason.data.tasks.base import RowSource
+from rlreason.data.tasks.base import Row, RowSource
+from rlreason.tokenizers import Tokenizer
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from rlreason.training.stage_configs import STAGE_PREFIX
 from rlreason.types import Key, Metrics
@@ -50,6 +51,17 @@ def read_source(source: str, folder: pathlib.Path, required: tuple[str, ...]) ->
   if source.startswith(STAGE_PREFIX):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
   return FileRows(source, required=required)
+
+
+def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
+  """Token ids of a row's completion `name`, an end token last.
+
+  Those that a stage sampled are taken as they are (`completion_ids`).
+  """
+  if row.get(f"{name}_ids"):
+    return row[f"{name}_ids"]
+  ids = tokenizer.encode(row[name])
+  return ids if ids and ids[-1] in tokenizer.eos_ids else [*ids, tokenizer.eos_ids[0]]
 
 
 def check_rows(name: str, rows: int, count: int):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rlreason import models, weights
 from rlreason.models import ModelConfig, lora
+from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup, base_kind, init_key, places
 from rlreason.training.stage_configs import RLStage
 from rlreason.types import Key, Params
@@ -59,12 +60,19 @@ def check_critic(setup: Setup, stage: RLStage):
     return
   model, tokenizer = weights.open_scalar_model(weights.find_model(stage.critic_path))
   dataclasses.replace(model, lora=setup.model.lora)  # raises where it cannot have the adapters
-  longest = max(setup.recipe.prompt_buckets) + stage.sampling.max_new_tokens
+  check_other_model(setup, "critic_path", model, tokenizer, stage.sampling.max_new_tokens)
+
+
+def check_other_model(
+    setup: Setup, field: str, model: ModelConfig, tokenizer: Tokenizer, new_tokens: int
+):
+  """Raises ValueError where a model beside the policy could not read what the policy writes."""
+  longest = max(setup.recipe.prompt_buckets) + new_tokens
   if model.max_positions < longest:
-    raise ValueError(f"critic_path: got a model of {model.max_positions} positions, allowed: "
+    raise ValueError(f"{field}: got a model of {model.max_positions} positions, allowed: "
                      f"{longest} or more, a prompt and its completion")
   ids = tokenizer.get_vocab()
   other = [word for word, token in setup.tokenizer.get_vocab().items() if ids.get(word) != token]
   if other:
-    raise ValueError(f"critic_path: got a model that knows {len(other)} of the policy's tokens by "
+    raise ValueError(f"{field}: got a model that knows {len(other)} of the policy's tokens by "
                      f"another id, or not at all ({other[0]!r}), allowed: one of its vocabulary")

@@ -4,13 +4,13 @@ import json
 import os
 import pathlib
 
-from rlreason import rollout as rollout_lib
+from rlreason import rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
 from rlreason.rewards import WorkerPool
 from rlreason.rollout import Sampled
 from rlreason.training import rl_metrics
-from rlreason.training.setup import Setup
+from rlreason.training.setup import Setup, places
 from rlreason.training.stage_configs import SampleStage, SelectStage
 from rlreason.training.stages import base, rl
 from rlreason.types import Params
@@ -20,6 +20,8 @@ def check_sample(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
   base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   rl.make_reward(setup, stage, None)
+  if stage.model:
+    weights.open_model(weights.find_model(stage.model))
 
 
 def make_sample(
@@ -27,23 +29,30 @@ def make_sample(
     folder: pathlib.Path,
 ) -> base.Stage:
   """The stage; its rows say which stage and step they are of, and which policy sampled them."""
-  layout = setup.layout
+  layout, model, tokenizer = setup.layout, setup.model, setup.tokenizer
+  if stage.model:
+    model, policy, tokenizer = weights.load_model(
+        weights.find_model(stage.model), dtype=model.param_dtype, compute_dtype=model.dtype,
+        sharding=places(layout))
+  is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
   problems = rl.make_problems(setup, stage, folder)
   reward = rl.make_reward(setup, stage, pool)
   generate = rollout_lib.make_generator(
-      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      model, tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets)
 
   def step(state, number, data, key):
     rows = next(data)
     rollout = generate(params, rows, key)
-    sampled = Sampled(rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout))
+    sampled = Sampled(rows, rollout, rollout_lib.score(reward, tokenizer, rows, rollout))
     host_metrics = rl_metrics.rollout_metrics(sampled.scored, rollout, stage.group_size) | {
         "rollout/dropped_prompts": problems.num_dropped}
     samples = rl_metrics.sample_rows(
         rows, sampled.scored, stage.group_size, setup.recipe.samples_per_step)
-    provenance = {"stage": stage.name, "step": number, "policy": stage.start}
+    provenance = {"stage": stage.name, "step": number, "policy": stage.model or stage.start}
+    if not is_readable:  # ids of other words: the text is what others can read
+      provenance |= {"prompt_ids": None, "completion_ids": None}
     data_rows = [row | provenance for row in rl_metrics.data_rows(sampled, stage.group_size)]
     tokens = int(rollout.prompt_mask.sum() + sampled.scored.lengths.sum())
     return base.StepOutput(state, {}, host_metrics, tokens, samples, data_rows)

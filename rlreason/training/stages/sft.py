@@ -106,13 +106,10 @@ def _tokenize_examples(
 
 
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
-  if row.get("completion_ids"):  # sampled by a stage: these are trained on, not their text
-    return packing.make_example(row["prompt_ids"], row["completion_ids"], weights)
-  if not isinstance(row["prompt"], str):
+  if not isinstance(row["prompt"], str) and not row.get("completion_ids"):
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
     chat = tokenizers.encode_chat(tokenizer, messages)
     return packing.mask_example(chat.ids, chat.completion_mask, weights)
-  completion = tokenizer.encode(row["completion"])
-  if not completion or completion[-1] not in tokenizer.eos_ids:
-    completion = [*completion, tokenizer.eos_ids[0]]
-  return packing.make_example(rollout_lib.encode_prompt(tokenizer, row), completion, weights)
+  return packing.make_example(
+      rollout_lib.encode_prompt(tokenizer, row),
+      base.completion_ids(tokenizer, row, "completion"), weights)

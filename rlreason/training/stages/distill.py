@@ -1,0 +1,110 @@
+"""Distillation from a teacher's next-token distributions, on the student's samples or on a file's."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+
+from rlreason import rollout as rollout_lib, weights
+from rlreason.algorithms import distill, init_distill_params
+from rlreason.data import pipeline, prompts
+from rlreason.data.tasks.base import Row
+from rlreason.models import ModelConfig
+from rlreason.training.setup import Setup, places
+from rlreason.training.stage_configs import STAGE_PREFIX, DistillStage
+from rlreason.training.stages import base, policies, rl
+from rlreason.types import Params, Rollout
+
+
+def check_distill(setup: Setup, stage: DistillStage):
+  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  base.check_rows(
+      "distill.micro_batch_size", stage.distill.micro_batch_size, setup.layout.num_replicas)
+  policies.check_other_model(
+      setup, "teacher", *weights.open_model(weights.find_model(stage.teacher)),
+      stage.sampling.max_new_tokens)
+  source = stage.examples
+  if source and not source.startswith(STAGE_PREFIX) and not os.path.isfile(source):
+    raise FileNotFoundError(
+        f"examples: {source!r} not found, allowed: a .jsonl or .parquet file of {{prompt, "
+        "completion}")
+
+
+def make_distill(
+    setup: Setup, stage: DistillStage, policy: Params, seed: int, folder: pathlib.Path
+) -> base.Stage:
+  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  layout, config = setup.layout, stage.distill
+  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  own, _ = policies.own_policy(setup, policy, seed, has_reference=False)
+  teacher_model, teacher = _load_teacher(setup, stage)
+  algorithm = distill(config, setup.model, teacher_model, optimizer)
+  state = layout.put_state(algorithm.init(
+      init_distill_params(config, teacher_model, own, teacher)))
+  teacher = layout.put_state(teacher)
+  score = layout.compile_rows(algorithm.score)
+  make_batch = layout.compile_whole(algorithm.make_batch)
+  update = layout.compile_update(algorithm.update_step, state)
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      prompt_buckets=setup.recipe.prompt_buckets)
+  rows = _make_rows(setup, stage, folder)
+
+  def step(state, number, data, key):
+    key_sample, key_choice, key_update = jax.random.split(key, 3)
+    batch = next(data)
+    is_own = float(jax.random.uniform(key_choice)) < stage.student_fraction
+    rollout = (generate({"policy": state.params["policy"]}, batch, key_sample) if is_own
+               else _rollout_of_rows(setup, stage, batch))
+    placed = layout.put_rows(rollout)
+    scores = score({"teacher": teacher}, placed, None)
+    is_kept = layout.put_rows(np.ones(rollout.completion_mask.shape[0], bool))
+    ready, metrics = make_batch((placed, scores, is_kept), layout.get_state(state.kl_coef))
+    state, update_metrics = update(state, ready, key_update)
+    lengths = rollout.completion_mask.sum(axis=1)
+    host_metrics = {
+        "optim/lr": float(schedule(number)), "distill/is_own": float(is_own),
+        "rollout/length/mean": float(lengths.mean()),
+        "rollout/truncated_fraction": float(rollout.truncated.mean())}
+    tokens = int(rollout.prompt_mask.sum() + lengths.sum())
+    return base.StepOutput(state, metrics | update_metrics, host_metrics, tokens)
+
+  return base.Stage(
+      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.num_prompts, seed), step)
+
+
+def _load_teacher(setup: Setup, stage: DistillStage) -> tuple[ModelConfig, Params]:
+  model, params, _ = weights.load_model(
+      weights.find_model(stage.teacher), dtype=setup.model.param_dtype,
+      compute_dtype=setup.model.dtype, sharding=places(setup.layout))
+  return model, params
+
+
+def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
+  """Problems to sample from, or examples whose completions have at most the stage's length."""
+  if not stage.examples:
+    return rl.make_problems(setup, stage, folder)
+  rows = base.read_source(stage.examples, folder, ("prompt", "completion"))
+  return rollout_lib.FittingRows(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
+
+
+def _rollout_of_rows(setup: Setup, stage: DistillStage, rows: list[Row]) -> Rollout:
+  """The completions of examples, `group_size` times each, as if they had been sampled."""
+  rows = [row for row in rows for _ in range(stage.group_size)]
+  made = prompts.make_prompts(
+      [rollout_lib.encode_prompt(setup.tokenizer, row) for row in rows],
+      setup.recipe.prompt_buckets, pad_id=setup.tokenizer.pad_id)
+  width = stage.sampling.max_new_tokens
+  tokens = np.zeros((len(rows), width), np.int32)
+  lengths = np.zeros(len(rows), int)
+  for i, row in enumerate(rows):
+    ids = base.completion_ids(setup.tokenizer, row, "completion")
+    lengths[i] = min(len(ids), width)
+    tokens[i, :lengths[i]] = ids[:width]
+  mask = np.arange(width) < lengths[:, None]
+  return Rollout(
+      prompt_tokens=made.tokens, prompt_mask=made.mask, completion_tokens=tokens,
+      completion_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
+      truncated=np.zeros(len(rows), bool))
