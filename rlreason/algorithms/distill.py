@@ -116,9 +116,7 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
   config, params = spec.config, models["teacher"]
 
   def score_rows(rollout):
-    hidden, _ = rows.completion_features(
-        spec.teacher, params, rollout.prompt_tokens, rollout.prompt_mask,
-        rollout.completion_tokens, rollout.completion_mask)
+    hidden, _ = rows.completion_features(spec.teacher, params, rollout)
     if not config.top_k:
       return {"hidden": hidden}
     ids, log_probs = losses.top_k_log_probs(
@@ -162,8 +160,7 @@ def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[ja
   """The share of a micro-batch (rows, f32[b, T] weights) in its batch's loss, and its metrics."""
   batch, weights = micro_batch
   hidden, balance = rows.completion_features(
-      spec.model, params["policy"], batch.prompt_tokens, batch.prompt_mask,
-      batch.completion_tokens, batch.loss_mask)
+      spec.model, params["policy"], batch, batch.loss_mask)
   loss = masks.masked_sum(
       _divergence(spec, params, hidden, batch) * weights, batch.loss_mask)
   share = jnp.sum(weights)

@@ -17,6 +17,7 @@ import optax
 from rlreason import losses, masks
 from rlreason.algorithms import base, scoring
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.algorithms.rows import completion_features
 from rlreason.algorithms.scoring import Spec
 from rlreason.models import ModelConfig, init_value_head, lora
 from rlreason.parallel import ALONE
@@ -235,8 +236,7 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
     coefs: scalars: "kl" and "entropy" weights, and "policy" 1, or 0 while only the critic learns.
   """
   config, (batch, weights, nll_weights) = spec.config, micro_batch
-  hidden, balance = scoring.features_and_balance(
-      spec.model, params["policy"], batch, batch.loss_mask)
+  hidden, balance = completion_features(spec.model, params["policy"], batch, batch.loss_mask)
   log_probs, entropy = scoring.log_probs_and_entropy(spec, params["policy"], hidden, batch)
 
   mask = batch.loss_mask

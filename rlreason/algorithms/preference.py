@@ -118,8 +118,10 @@ def _sequence_log_probs(model: ModelConfig, params: Params, batch: PairBatch):
       x[:, None], (num_rows, count, x.shape[1])).reshape(-1, x.shape[1])
   tokens, mask = (
       x.reshape(-1, length) for x in (batch.completion_tokens, batch.completion_mask))
-  hidden, balance = rows.completion_features(
-      model, params, repeat(batch.prompt_tokens), repeat(batch.prompt_mask), tokens, mask)
+  flat = batch.replace(
+      prompt_tokens=repeat(batch.prompt_tokens), prompt_mask=repeat(batch.prompt_mask),
+      completion_tokens=tokens)
+  hidden, balance = rows.completion_features(model, params, flat, mask)
   log_probs, _ = token_log_probs(model, params, hidden, tokens)
   return masks.masked_sum(log_probs, mask, axis=1).reshape(num_rows, count), balance
 

@@ -10,8 +10,7 @@ from rlreason.types import Params
 
 
 def completion_features(
-    model: ModelConfig, params: Params, prompt_tokens: jax.Array, prompt_mask: jax.Array,
-    completion_tokens: jax.Array, completion_mask: jax.Array,
+    model: ModelConfig, params: Params, rows: Any, completion_mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Hidden states from which each completion token was, or would be, sampled.
 
@@ -21,20 +20,29 @@ def completion_features(
   Args:
     model: the model.
     params: its parameters.
-    prompt_tokens: i32[B, S] padded on the left.
-    prompt_mask: bool[B, S].
-    completion_tokens: i32[B, T] padded on the right.
-    completion_mask: bool[B, T].
+    rows: anything with prompt_tokens i32[B, S], prompt_mask bool[B, S] and completion_tokens
+      i32[B, T].
+    completion_mask: bool[B, T] tokens that count, with the prompts, in the load of the experts;
+      None: nobody asks for it.
 
   Returns:
     Hidden states [B, T, D], and the load-balancing loss of the experts, f32 scalar.
   """
+  hidden, balance = features_with_last(model, params, rows, completion_mask)
+  return hidden[:, :-1], balance
+
+
+def features_with_last(
+    model: ModelConfig, params: Params, rows: Any, completion_mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """As `completion_features`, and in [B, T + 1, D] the state after the last token as well."""
   join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
+  everything = jnp.ones(rows.completion_tokens.shape, bool)
   hidden, balance = forward_and_balance(
-      model, params, join(prompt_tokens, completion_tokens),
-      join(prompt_mask, jnp.ones(completion_mask.shape, bool)),
-      is_counted=join(prompt_mask, completion_mask))
-  return hidden[:, prompt_tokens.shape[1] - 1:-1], balance
+      model, params, join(rows.prompt_tokens, rows.completion_tokens),
+      join(rows.prompt_mask, everything), is_counted=None if completion_mask is None else join(
+          rows.prompt_mask, completion_mask))
+  return hidden[:, rows.prompt_tokens.shape[1] - 1:], balance
 
 
 def in_chunks(fn: Callable, rows: Any, size: int) -> Any:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
-from rlreason.algorithms.rows import in_chunks, reference_of
-from rlreason.models import (
-    ModelConfig, apply_value_head, forward_and_balance, lora, token_log_probs)
+from rlreason.algorithms.rows import (
+    completion_features, features_with_last, in_chunks, reference_of)
+from rlreason.models import ModelConfig, apply_value_head, lora, token_log_probs
 from rlreason.types import Params, Rollout
 
 
@@ -25,32 +25,6 @@ class Spec(NamedTuple):
   critic: ModelConfig  # that of the policy, but for a separate critic from another checkpoint
   temperature: float  # rollouts were sampled at
   group_size: int  # completions per prompt, next to each other
-
-
-def response_features(model: ModelConfig, params: Params, rows) -> jax.Array:
-  """Hidden states [B, T, D] from which each completion token was, or would be, sampled.
-
-  `rows` is anything with prompt_tokens, prompt_mask and completion_tokens. Completions end on the
-  right and attention is causal, so the padding after them needs no mask.
-  """
-  return features_and_balance(model, params, rows, None)[0]
-
-
-def features_and_balance(model: ModelConfig, params: Params, rows, completion_mask):
-  """`response_features`, and the load-balancing loss over prompts and `completion_mask`."""
-  hidden, balance = _all_features(model, params, rows, completion_mask)
-  return hidden[:, :-1], balance
-
-
-def _all_features(model: ModelConfig, params: Params, rows, completion_mask):
-  """Hidden states [B, T + 1, D]: those of `response_features`, and that after the last token."""
-  join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
-  everything = jnp.ones(rows.completion_tokens.shape, bool)
-  hidden, balance = forward_and_balance(
-      model, params, join(rows.prompt_tokens, rows.completion_tokens),
-      join(rows.prompt_mask, everything), is_counted=None if completion_mask is None else join(
-          rows.prompt_mask, completion_mask))
-  return hidden[:, rows.prompt_tokens.shape[1] - 1:], balance
 
 
 def log_probs_and_entropy(
@@ -66,7 +40,7 @@ def values_of_rows(spec: Spec, params: Params, policy_hidden: jax.Array, rows) -
   if spec.config.critic == "shared":
     return apply_value_head(params["value_head"], policy_hidden)
   critic = params["critic"]
-  hidden = response_features(spec.critic, _critic_trunk(params), rows)
+  hidden, _ = completion_features(spec.critic, _critic_trunk(params), rows)
   return apply_value_head(critic["value_head"], hidden)
 
 
@@ -82,7 +56,7 @@ def _values_with_last(spec: Spec, params: Params, policy_hidden, rows: Rollout):
   if spec.config.critic == "shared":
     hidden, head = policy_hidden, params["value_head"]
   else:
-    hidden, _ = _all_features(spec.critic, _critic_trunk(params), rows, None)
+    hidden, _ = features_with_last(spec.critic, _critic_trunk(params), rows)
     head = params["critic"]["value_head"]
   values = apply_value_head(head, hidden)
   lengths = jnp.sum(rows.completion_mask, axis=1, dtype=jnp.int32)
@@ -116,7 +90,7 @@ def _score_rows(spec: Spec, models, rollout: Rollout):
       rollout.values is None or config.bootstrap_truncated)
   hidden = None
   if config.recompute_log_probs or needs_values:
-    hidden, _ = _all_features(spec.model, policy, rollout, None)
+    hidden, _ = features_with_last(spec.model, policy, rollout)
   if config.recompute_log_probs:
     scores["old_log_probs"] = log_probs_and_entropy(spec, policy, hidden[:, :-1], rollout)[0]
   if config.bootstrap_truncated:
@@ -129,6 +103,6 @@ def _score_rows(spec: Spec, models, rollout: Rollout):
     scores["values"] = rollout.values
   if config.kl_coef > 0:
     reference = reference_of(models)
-    scores["ref_log_probs"] = log_probs_and_entropy(
-        spec, reference, response_features(spec.model, reference, rollout), rollout)[0]
+    hidden, _ = completion_features(spec.model, reference, rollout)
+    scores["ref_log_probs"] = log_probs_and_entropy(spec, reference, hidden, rollout)[0]
   return scores

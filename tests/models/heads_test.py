@@ -7,7 +7,7 @@ import pytest
 
 from rlreason import models, sampling
 from rlreason.algorithms import PolicyGradientConfig, init_rl_params
-from rlreason.algorithms.scoring import response_features
+from rlreason.algorithms.rows import completion_features
 from rlreason.types import Prompts
 from tests import tiny_families
 
@@ -58,7 +58,7 @@ def test_values_of_the_sampler_are_the_trainers(family):
   rollout = jax.jit(lambda params, head: sampling.sample(
       config, params, prompts, jax.random.key(0), options=options, stop_ids=(1,),
       value_head=head))(params, head)
-  hidden = jax.jit(lambda params: response_features(config, params, rollout))(params)
+  hidden, _ = jax.jit(lambda params: completion_features(config, params, rollout))(params)
   mask = rollout.completion_mask
   np.testing.assert_allclose(
       models.apply_value_head(head, hidden)[mask], rollout.values[mask], atol=1e-4)
