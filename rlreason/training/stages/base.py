@@ -1,6 +1,7 @@
 """What a stage is to the loop: a state, data, and one step. The loop owns everything around it."""
 
 from collections.abc import Callable
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -50,6 +51,14 @@ def read_source(source: str, folder: pathlib.Path, required: tuple[str, ...]) ->
   if source.startswith(STAGE_PREFIX):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
   return FileRows(source, required=required)
+
+
+def check_source(name: str, source: str, columns: str):
+  """Raises FileNotFoundError where a source is a file that is not there."""
+  if source and not source.startswith(STAGE_PREFIX) and not os.path.isfile(source):
+    raise FileNotFoundError(
+        f"{name}: {source!r} not found, allowed: a .jsonl or .parquet file of {columns}, or "
+        f"{STAGE_PREFIX!r} and the name of a stage")
 
 
 def check_rows(name: str, rows: int, count: int):

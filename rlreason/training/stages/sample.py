@@ -11,7 +11,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.rollout import Sampled
 from rlreason.training import rl_metrics
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import SampleStage, SelectStage
+from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
 from rlreason.training.stages import base, rl
 from rlreason.types import Params
 
@@ -19,7 +19,17 @@ from rlreason.types import Params
 def check_sample(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
   base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  base.check_source("problems", stage.problems, "{prompt, answer}")
   rl.make_reward(setup, stage, None)
+
+
+def check_select(setup: Setup, stage: SelectStage):
+  """Selects among no rows, where a selection checks its options.
+
+  Raises:
+    ValueError: they are out of range.
+  """
+  stage.select(rows=[], encode=setup.tokenizer.encode)
 
 
 def make_sample(
@@ -31,6 +41,8 @@ def make_sample(
   params = layout.put_state({"policy": policy})
   problems = rl.make_problems(setup, stage, folder)
   reward = rl.make_reward(setup, stage, pool)
+  stages = setup.recipe.stages
+  policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets)
@@ -43,7 +55,7 @@ def make_sample(
         "rollout/dropped_prompts": problems.num_dropped}
     samples = rl_metrics.sample_rows(
         rows, sampled.scored, stage.group_size, setup.recipe.samples_per_step)
-    provenance = {"stage": stage.name, "step": number, "policy": stage.start}
+    provenance = {"stage": stage.name, "step": number, "policy": policy_name}
     data_rows = [row | provenance for row in rl_metrics.data_rows(sampled, stage.group_size)]
     tokens = int(rollout.prompt_mask.sum() + sampled.scored.lengths.sum())
     return base.StepOutput(state, {}, host_metrics, tokens, samples, data_rows)
@@ -53,8 +65,13 @@ def make_sample(
       pipeline.prompt_batches(problems, stage.num_prompts, seed), step, trains=False)
 
 
-def select(stage: SelectStage, folder: pathlib.Path) -> int:
+def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
   """Writes the data of the stage, whole or not at all.
+
+  Args:
+    setup: of the run.
+    stage: its settings.
+    folder: of the run.
 
   Returns:
     How many rows.
@@ -66,7 +83,7 @@ def select(stage: SelectStage, folder: pathlib.Path) -> int:
   for name in stage.inputs:
     with base.data_file(folder, name).open(encoding="utf-8") as lines:
       rows.extend(json.loads(line) for line in lines)
-  selected = stage.select(rows=rows)
+  selected = stage.select(rows=rows, encode=setup.tokenizer.encode)
   if not selected:
     raise ValueError(
         f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows, "
@@ -74,7 +91,8 @@ def select(stage: SelectStage, folder: pathlib.Path) -> int:
   file = base.data_file(folder, stage.name)
   file.parent.mkdir(parents=True, exist_ok=True)
   temporary = file.with_suffix(".tmp")
-  temporary.write_text(
-      "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in selected), encoding="utf-8")
+  text = "".join(
+      json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in selected)
+  temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))  # as `JsonLines` writes
   os.replace(temporary, file)
   return len(selected)

@@ -107,7 +107,8 @@ def _tokenize_examples(
 
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
   if row.get("completion_ids"):  # sampled by a stage: these are trained on, not their text
-    return packing.make_example(row["prompt_ids"], row["completion_ids"], weights)
+    prompt = rollout_lib.encode_prompt(tokenizer, row)
+    return packing.make_example(prompt, row["completion_ids"], weights)
   if not isinstance(row["prompt"], str):
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
     chat = tokenizers.encode_chat(tokenizer, messages)
