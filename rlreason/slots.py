@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
 import inspect
+import types
 import typing
 from typing import Any
 
@@ -44,7 +45,9 @@ class Slot:
   def __post_init__(self):
     if isinstance(self.function, str):
       object.__setattr__(self, "function", import_function(self.function))
-    object.__setattr__(self, "options", FrozenDict(self.options))  # a config can be hashed
+    options = {name: tuple(value) if isinstance(value, list) else value
+               for name, value in self.options.items()}
+    object.__setattr__(self, "options", FrozenDict(options))  # a config can be hashed
     parameters = self._parameters(inspect.Parameter.KEYWORD_ONLY)
     required = {name for name, p in parameters.items() if p.default is p.empty}
     unknown, missing = set(self.options) - set(parameters), required - set(self.options)
@@ -84,13 +87,14 @@ class Slot:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-  """Whether an option may have this value; hints that are no plain types allow everything."""
+  """Whether an option may have this value; of a tuple or mapping not what is in it."""
   origin = typing.get_origin(hint)
   if origin is typing.Literal:
     return value in typing.get_args(hint)
-  if origin is not None:  # a union, a tuple...
-    choices = typing.get_args(hint)
-    return any(_fits(choice, value) for choice in choices)
+  if origin in (typing.Union, types.UnionType):
+    return any(_fits(choice, value) for choice in typing.get_args(hint))
+  if origin is not None:
+    return isinstance(value, origin)
   if hint is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is int:

@@ -35,7 +35,7 @@ from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places)
-from rlreason.training.stage_configs import SelectStage, start_of, writes_data
+from rlreason.training.stage_configs import SelectStage, start_of, trains, writes_data
 from rlreason.training.stages import (
     Stage, StepOutput, check_stages, data_file, make_stage, select)
 from rlreason.types import Key, Params
@@ -76,8 +76,9 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
   places = {
       "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
       "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
-  if recipe.stages:
-    places = {"model": run.workdir / "models" / recipe.stages[-1].name, **places}
+  trained = [stage.name for stage in recipe.stages if trains(stage)]
+  if trained:
+    places = {"model": run.workdir / "models" / trained[-1], **places}
   progress_lib.print_summary(summary, {name: str(place) for name, place in places.items()})
   return summary
 
@@ -150,7 +151,7 @@ class _Run:
 
   def _select(self, config: SelectStage, number: int):
     """A stage without steps: done again where a run goes on before its end."""
-    count = select(config, self.workdir)
+    count = select(self.setup, config, self.workdir)
     self.progress.message(f"{config.name}: {count} rows in {data_file(self.workdir, config.name)}")
     self.host["summary"]["stages"].append({
         "name": config.name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": {},

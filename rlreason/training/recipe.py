@@ -14,7 +14,8 @@ from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
-from rlreason.training.stage_configs import STAGES, StageConfig, check_positive, check_sources
+from rlreason.training.stage_configs import (
+    START, STAGES, StageConfig, check_positive, check_sources)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,9 @@ class Recipe:
     if self.samples_per_step < 0:
       raise ValueError(f"samples_per_step: got {self.samples_per_step}, allowed: 0 or more")
     names = [stage.name for stage in self.stages]
-    if len(set(names)) != len(names) or "start" in names:
-      raise ValueError(f"stages: got names {names}, allowed: each once, and none 'start'")
+    taken = ("start", *START)
+    if len(set(names)) != len(names) or set(taken) & set(names):
+      raise ValueError(f"stages: got names {names}, allowed: each once, and none of {taken}")
     check_sources(self.stages)
     if not self.prompt_buckets or min(self.prompt_buckets) < 1:
       raise ValueError(f"prompt_buckets: got {self.prompt_buckets}, allowed: widths of 1 or more")

@@ -67,29 +67,45 @@ def round_metrics(
 
 
 def accuracy_rows(everything: Sequence[Sampled], step: int) -> list[dict[str, Any]]:
-  """Of each prompt how many of its completions were right: {prompt, ..., right, count, step}."""
+  """Of each prompt how many of its completions were right: {prompt, ..., right, count, step}.
+
+  Those that the verifier gave nothing do not count.
+  """
   rows = []
   for rows_of_part, _, scored in everything:
-    groups = scored.is_right.reshape(len(rows_of_part), -1)
-    rows.extend({**row, "right": int(right.sum()), "count": len(right), "step": step}
-                for row, right in zip(rows_of_part, groups, strict=True))
+    verdicts = _verdicts(scored)
+    size = len(verdicts) // len(rows_of_part)
+    for i, row in enumerate(rows_of_part):
+      known = [verdict for verdict in verdicts[i * size:(i + 1) * size] if verdict is not None]
+      rows.append({**row, "right": sum(known), "count": len(known), "step": step})
   return rows
 
 
 def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
-  """Each completion with its problem, its token ids and its rewards, for JSONL."""
+  """Each completion with its problem, its token ids and its rewards, for JSONL.
+
+  `is_right` is None where the verifier gave nothing, `reward` where any part did, and `rewards`
+  holds the parts.
+  """
   rows, rollout, scored = sampled
   prompt_ids = [ids[mask].tolist() for ids, mask in zip(
       rollout.prompt_tokens, rollout.prompt_mask, strict=True)]
   completion_ids = [ids[mask].tolist() for ids, mask in zip(
       rollout.completion_tokens, rollout.completion_mask, strict=True)]
-  is_right = scored.is_right
+  verdicts = _verdicts(scored)
   return [{
-      **rows[i // group_size], "completion": completion, "is_right": bool(is_right[i]),
-      "reward": scored.rewards.total[i], "tokens": int(scored.lengths[i]),
-      "truncated": bool(rollout.truncated[i]), "prompt_ids": prompt_ids[i],
-      "completion_ids": completion_ids[i],
+      **rows[i // group_size], "completion": completion, "is_right": verdicts[i],
+      "reward": scored.rewards.total[i],
+      "rewards": {name: values[i] for name, values in scored.rewards.parts.items()},
+      "tokens": int(scored.lengths[i]), "truncated": bool(rollout.truncated[i]),
+      "prompt_ids": prompt_ids[i], "completion_ids": completion_ids[i],
   } for i, completion in enumerate(scored.completions)]
+
+
+def _verdicts(scored: Scored) -> list[bool | None]:
+  """Whether each completion is right; None where the verifier gives nothing, or there is none."""
+  scores = scored.rewards.parts.get("verifier", [None] * len(scored.completions))
+  return [None if score is None else score >= 1.0 for score in scores]
 
 
 def _uniform_share(scored: Scored, group_size: int) -> float | None:

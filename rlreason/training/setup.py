@@ -49,9 +49,8 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     model = dataclasses.replace(model, lora=recipe.lora)
   except ValueError as error:
     raise ValueError(f"config.{error}") from error
-  longest = max(
-      [recipe.evaluation.max_new_tokens] +
-      [stage.sampling.max_new_tokens for stage in recipe.stages if stage.kind in ("rl", "sample", "distill")])
+  longest = max([recipe.evaluation.max_new_tokens] + [
+      stage.sampling.max_new_tokens for stage in recipe.stages if "sampling" in vars(stage)])
   if max(recipe.prompt_buckets) + longest > model.max_positions:
     raise ValueError(
         f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "

@@ -196,12 +196,15 @@ class SelectStage:
   kind: Literal["select"]
   name: str
   inputs: tuple[str, ...]  # stages, whose rows follow each other
-  select: Slot  # a function of `rows`, a list of dicts, to such a list (`data.selection`)
+  # A pure function of `rows`, a list of dicts, to such a list (`data.selection` and others), and of
+  # `encode`, text -> token ids of the policy, if it names that. Without rows it gives none, and
+  # checks its options.
+  select: Slot
 
   def __post_init__(self):
     if not self.inputs:
       raise ValueError("inputs: got none, allowed: names of earlier stages")
-    self.select.check(("rows",))
+    self.select.check(("rows", "encode"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,10 +299,12 @@ def check_sources(stages: tuple[StageConfig, ...]):
               f"{stage.name}.{field}: got {name!r}, allowed: earlier stages that write data "
               f"({', '.join(allowed) or 'there are none'})")
     start = "previous" if isinstance(stage, SelectStage) else stage.start
-    if start in before and not trains(before[start]):
+    names = [other.name for other in stages]
+    if start in names and not (start in before and trains(before[start])):
       raise ValueError(
-          f"{stage.name}.start: got {start!r}, which trains nothing, allowed: 'previous', "
-          "'initial', an earlier stage that trains, or a folder")
+          f"{stage.name}.start: got {start!r}, which "
+          f"{'trains nothing' if start in before else 'does not come before'}, allowed: "
+          "'previous', 'initial', an earlier stage that trains, or a folder")
 
 
 def start_of(stages: tuple[StageConfig, ...], number: int) -> str | None:

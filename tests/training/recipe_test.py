@@ -201,5 +201,5 @@ def test_stage_names_are_distinct_and_none_is_start():
   config.start = config.sft
   config.stages = ["start", "rl"]
   del config.sft
-  with pytest.raises(ValueError, match="none 'start'"):
+  with pytest.raises(ValueError, match="none of .*'start', 'previous', 'initial'"):
     recipe_lib.from_config(config)

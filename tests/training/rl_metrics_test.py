@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlreason.rewards import RewardResult
-from rlreason.rollout import Scored
+from rlreason.rollout import Sampled, Scored
 from rlreason.training import rl_metrics
 from rlreason.types import Rollout
 
@@ -76,3 +76,25 @@ def test_samples_carry_each_reward():
       "prompt": "p1", "completion": "text 2", "answer": "a1", "length": 3,
       "rewards": {"total": None, "verifier": None, "exploration": -0.5}}
   assert len(rl_metrics.sample_rows(rows, scored, 2, 99)) == 4
+
+
+ROWS = [{"prompt": "p0", "answer": "a0"}, {"prompt": "p1", "answer": "a1"}]
+
+
+def test_rows_of_completions():
+  scored, rollout = make_scored([1.0, 0.5, None, 2.0], [1, 2, 3, 4]), make_rollout([1, 2, 3, 4])
+  rows = rl_metrics.data_rows(Sampled(ROWS, rollout, scored), 2)
+  assert [row["is_right"] for row in rows] == [True, False, None, True]
+  assert [row["prompt"] for row in rows] == ["p0", "p0", "p1", "p1"]
+  assert rows[1] == {
+      "prompt": "p0", "answer": "a0", "completion": "text 1", "is_right": False, "reward": 0.5,
+      "rewards": {"verifier": 0.0, "exploration": -0.5}, "tokens": 2, "truncated": False,
+      "prompt_ids": [0] * 4, "completion_ids": [0] * 2}
+
+
+def test_rows_of_accuracy_count_what_has_a_verdict():
+  parts = [Sampled(ROWS, make_rollout([1] * 4), make_scored(totals, [1] * 4))
+           for totals in ([1.0, 0.0, None, 1.0], [None, None, 0.0, 0.0])]
+  found = [(row["prompt"], row["right"], row["count"], row["step"])
+           for row in rl_metrics.accuracy_rows(parts, 7)]
+  assert found == [("p0", 1, 2, 7), ("p1", 1, 1, 7), ("p0", 0, 0, 7), ("p1", 0, 2, 7)]

@@ -1,22 +1,24 @@
 """A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
 
+import os
 import pathlib
 
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import (
-    DistillStage, PreferenceStage, RLStage, SampleStage, SelectStage, SFTStage, StageConfig)
+    START, DistillStage, PreferenceStage, RLStage, SampleStage, SelectStage, SFTStage,
+    StageConfig)
 from rlreason.training.stages.base import Stage, StepOutput, data_file
 from rlreason.training.stages.distill import check_distill, make_distill
 from rlreason.training.stages.preference import check_preference, make_preference
 from rlreason.training.stages.rl import check_rl, make_rl
-from rlreason.training.stages.sample import check_sample, make_sample, select
+from rlreason.training.stages.sample import check_sample, check_select, make_sample, select
 from rlreason.training.stages.sft import check_sft, make_sft
 from rlreason.types import Params
 
 _CHECKS = {
     SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
-    PreferenceStage: check_preference, DistillStage: check_distill}
+    SelectStage: check_select, PreferenceStage: check_preference, DistillStage: check_distill}
 _MAKERS = {SFTStage: make_sft, PreferenceStage: make_preference, DistillStage: make_distill}
 _SCORED_MAKERS = {RLStage: make_rl, SampleStage: make_sample}  # of stages with rewards
 
@@ -29,10 +31,19 @@ def check_stages(setup: Setup):
   """
   for stage in setup.recipe.stages:
     try:
+      _CHECKS[type(stage)](setup, stage)
       if not isinstance(stage, SelectStage):
-        _CHECKS[type(stage)](setup, stage)
+        _check_start(setup, stage)
     except (ValueError, FileNotFoundError) as error:
       raise type(error)(f"config.{stage.name}: {error}") from error
+
+
+def _check_start(setup: Setup, stage: StageConfig):
+  names = (*START, *(other.name for other in setup.recipe.stages))
+  if stage.start not in names and not os.path.exists(stage.start):
+    raise FileNotFoundError(
+        f"start: {stage.start!r} not found, allowed: {', '.join(map(repr, START))}, an earlier "
+        "stage that trains, or a folder")
 
 
 def make_stage(

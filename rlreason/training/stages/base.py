@@ -1,6 +1,7 @@
 """What a stage is to the loop: a state, data, and one step. The loop owns everything around it."""
 
 from collections.abc import Callable
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -62,6 +63,14 @@ def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
     return row[f"{name}_ids"]
   ids = tokenizer.encode(row[name])
   return ids if ids and ids[-1] in tokenizer.eos_ids else [*ids, tokenizer.eos_ids[0]]
+
+
+def check_source(name: str, source: str, columns: str):
+  """Raises FileNotFoundError where a source is a file that is not there."""
+  if source and not source.startswith(STAGE_PREFIX) and not os.path.isfile(source):
+    raise FileNotFoundError(
+        f"{name}: {source!r} not found, allowed: a .jsonl or .parquet file of {columns}, or "
+        f"{STAGE_PREFIX!r} and the name of a stage")
 
 
 def check_rows(name: str, rows: int, count: int):

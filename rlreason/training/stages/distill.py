@@ -1,6 +1,5 @@
-"""Distillation from a teacher's next-token distributions, on the student's samples or on a file's."""
+"""Distillation from a teacher's distributions, on the student's samples or on those of a file."""
 
-import os
 import pathlib
 
 import jax
@@ -12,7 +11,7 @@ from rlreason.data import pipeline, prompts
 from rlreason.data.tasks.base import Row
 from rlreason.models import ModelConfig
 from rlreason.training.setup import Setup, places
-from rlreason.training.stage_configs import STAGE_PREFIX, DistillStage
+from rlreason.training.stage_configs import DistillStage
 from rlreason.training.stages import base, policies, rl
 from rlreason.types import Params, Rollout
 
@@ -25,11 +24,8 @@ def check_distill(setup: Setup, stage: DistillStage):
   policies.check_other_model(
       setup, "teacher", *weights.open_model(weights.find_model(stage.teacher)),
       stage.sampling.max_new_tokens)
-  source = stage.examples
-  if source and not source.startswith(STAGE_PREFIX) and not os.path.isfile(source):
-    raise FileNotFoundError(
-        f"examples: {source!r} not found, allowed: a .jsonl or .parquet file of {{prompt, "
-        "completion}")
+  base.check_source("examples", stage.examples, "{prompt, completion}")
+  base.check_source("problems", stage.problems, "{prompt, answer}")
 
 
 def make_distill(

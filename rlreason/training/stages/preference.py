@@ -1,6 +1,5 @@
 """Preference tuning on pairs of completions, or on completions judged one by one (KTO)."""
 
-import os
 import pathlib
 from typing import Any
 
@@ -13,7 +12,7 @@ from rlreason.data.sources import BadRows
 from rlreason.data.tasks.base import Row
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import STAGE_PREFIX, PreferenceStage
+from rlreason.training.stage_configs import PreferenceStage
 from rlreason.training.stages import base, policies
 from rlreason.types import PairBatch, Params
 
@@ -23,10 +22,7 @@ def check_preference(setup: Setup, stage: PreferenceStage):
   base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   base.check_rows(
       "preference.micro_batch_size", stage.preference.micro_batch_size, setup.layout.num_replicas)
-  if not stage.examples.startswith(STAGE_PREFIX) and not os.path.isfile(stage.examples):
-    raise FileNotFoundError(
-        f"examples: {stage.examples!r} not found, allowed: a .jsonl or .parquet file of "
-        f"{', '.join(_columns(stage))}")
+  base.check_source("examples", stage.examples, "{" + ", ".join(_columns(stage)) + "}")
 
 
 def make_preference(

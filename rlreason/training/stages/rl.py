@@ -28,6 +28,7 @@ def check_rl(setup: Setup, stage: RLStage):
   for name in ("minibatch_size", "micro_batch_size"):
     base.check_rows(
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
+  base.check_source("problems", stage.problems, "{prompt, answer}")
   make_reward(setup, stage, None)
   policies.check_critic(setup, stage)
 

@@ -11,7 +11,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.rollout import Sampled
 from rlreason.training import rl_metrics
 from rlreason.training.setup import Setup, places
-from rlreason.training.stage_configs import SampleStage, SelectStage
+from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
 from rlreason.training.stages import base, rl
 from rlreason.types import Params
 
@@ -19,9 +19,19 @@ from rlreason.types import Params
 def check_sample(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
   base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  base.check_source("problems", stage.problems, "{prompt, answer}")
   rl.make_reward(setup, stage, None)
   if stage.model:
     weights.open_model(weights.find_model(stage.model))
+
+
+def check_select(setup: Setup, stage: SelectStage):
+  """Selects among no rows, where a selection checks its options.
+
+  Raises:
+    ValueError: they are out of range.
+  """
+  stage.select(rows=[], encode=setup.tokenizer.encode)
 
 
 def make_sample(
@@ -38,6 +48,8 @@ def make_sample(
   params = layout.put_state({"policy": policy})
   problems = rl.make_problems(setup, stage, folder)
   reward = rl.make_reward(setup, stage, pool)
+  stages = setup.recipe.stages
+  policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
       model, tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets)
@@ -50,7 +62,7 @@ def make_sample(
         "rollout/dropped_prompts": problems.num_dropped}
     samples = rl_metrics.sample_rows(
         rows, sampled.scored, stage.group_size, setup.recipe.samples_per_step)
-    provenance = {"stage": stage.name, "step": number, "policy": stage.model or stage.start}
+    provenance = {"stage": stage.name, "step": number, "policy": stage.model or policy_name}
     if not is_readable:  # ids of other words: the text is what others can read
       provenance |= {"prompt_ids": None, "completion_ids": None}
     data_rows = [row | provenance for row in rl_metrics.data_rows(sampled, stage.group_size)]
@@ -62,8 +74,13 @@ def make_sample(
       pipeline.prompt_batches(problems, stage.num_prompts, seed), step, trains=False)
 
 
-def select(stage: SelectStage, folder: pathlib.Path) -> int:
+def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
   """Writes the data of the stage, whole or not at all.
+
+  Args:
+    setup: of the run.
+    stage: its settings.
+    folder: of the run.
 
   Returns:
     How many rows.
@@ -75,7 +92,7 @@ def select(stage: SelectStage, folder: pathlib.Path) -> int:
   for name in stage.inputs:
     with base.data_file(folder, name).open(encoding="utf-8") as lines:
       rows.extend(json.loads(line) for line in lines)
-  selected = stage.select(rows=rows)
+  selected = stage.select(rows=rows, encode=setup.tokenizer.encode)
   if not selected:
     raise ValueError(
         f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows, "
@@ -83,7 +100,8 @@ def select(stage: SelectStage, folder: pathlib.Path) -> int:
   file = base.data_file(folder, stage.name)
   file.parent.mkdir(parents=True, exist_ok=True)
   temporary = file.with_suffix(".tmp")
-  temporary.write_text(
-      "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in selected), encoding="utf-8")
+  text = "".join(
+      json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in selected)
+  temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))  # as `JsonLines` writes
   os.replace(temporary, file)
   return len(selected)
