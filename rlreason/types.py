@@ -39,6 +39,7 @@ class Rollout:
   log_probs: jax.Array  # f32[B, T] nats, of the distribution sampled from; 0 where masked
   values: jax.Array | None  # f32[B, T] V(s_t) before token t; None without a shared value head
   truncated: jax.Array  # bool[B] True when the length limit, not a stop token, ended the row
+  answer_mask: jax.Array | None = None  # bool[B, T] tokens of a given answer, put after the sampled
 
 
 @struct.dataclass

@@ -106,7 +106,15 @@ def _make_batch(
   if config.kl_coef > 0:
     kl = losses.kl_estimate(
         old_log_probs, scores["ref_log_probs"], "k1", **config.kl_clamps)
-  row_rewards = _advantages_of_rows(config, spec.group_size, mask, outcome, kl_coef, kl)
+  answer_mask = rollout.answer_mask
+  if answer_mask is not None:  # its likelihood is the score of the tokens before it
+    answer_mask = answer_mask & mask
+    mask = mask & ~answer_mask
+    outcome = outcome.replace(
+        scores=outcome.scores + masks.masked_sum(old_log_probs, answer_mask, axis=1))
+    kl = masks.zero_masked(kl, mask)
+  row_rewards = _advantages_of_rows(
+      spec, mask, outcome, kl_coef, masks.masked_sum(kl, mask, axis=1), rollout.truncated)
   token_rewards = losses.terminal_rewards(row_rewards, mask)
   if config.kl_placement == "reward":
     token_rewards = token_rewards - kl_coef * kl
@@ -125,21 +133,31 @@ def _make_batch(
   if config.uses_sampler_log_probs:
     batch = batch.replace(sampler_log_probs=sampler_log_probs)
   if config.nll_coef:
-    batch = batch.replace(nll_mask=loss_mask & outcome.is_right[:, None])
-  return batch, _batch_metrics(spec, batch, mask, kl, kl_coef, sampler_log_probs)
+    is_right = answer_mask if answer_mask is not None else loss_mask & outcome.is_right[:, None]
+    batch = batch.replace(nll_mask=is_right)
+  metrics = _batch_metrics(spec, batch, mask, kl, kl_coef, sampler_log_probs)
+  if answer_mask is not None:
+    metrics["reward/answer_log_prob"] = (
+        masks.masked_sum(old_log_probs, answer_mask), jnp.sum(jnp.any(answer_mask, axis=1)))
+  return batch, metrics
 
 
 def _advantages_of_rows(
-    config: PolicyGradientConfig, group_size: int, mask, outcome: Outcome, kl_coef, kl
+    spec: Spec, mask, outcome: Outcome, kl_coef: jax.Array, kl: jax.Array, truncated: jax.Array
 ) -> jax.Array:
-  """What each completion is paid, f32[B]: the advantage slot of the scores of its group."""
-  scores = masks.zero_masked(outcome.scores, outcome.is_scored)
+  """What each completion is paid, f32[B]: the advantage slot of the scores of its group.
+
+  `kl` f32[B] is that of whole completions.
+  """
+  config, is_scored = spec.config, outcome.is_scored
+  scores = masks.zero_masked(outcome.scores, is_scored)
   if config.kl_placement == "score":
-    of_rows = masks.masked_sum(kl, mask, axis=1)
-    if config.whiten_kl:
-      of_rows = masks.whiten(of_rows, outcome.is_scored)
-    scores = scores - kl_coef * of_rows
-  grouped = lambda x: None if x is None else x.reshape(-1, group_size)
+    kl = masks.whiten(kl, is_scored) if config.whiten_kl else kl
+    scores = scores - kl_coef * kl
+  if config.truncated_score is not None:
+    cut = config.truncated_score * masks.masked_mean(scores, is_scored)
+    scores = jnp.where(truncated & is_scored, cut, scores)
+  grouped = lambda x: None if x is None else x.reshape(-1, spec.group_size)
   greedy_scores = grouped(outcome.greedy_scores)
   advantages = config.advantage(
       scores=grouped(scores), is_kept=grouped(outcome.is_scored),
@@ -240,7 +258,7 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
   log_probs, entropy = scoring.log_probs_and_entropy(spec, params["policy"], hidden, batch)
 
   mask = batch.loss_mask
-  log_probs = jnp.where(mask, log_probs, batch.old_log_probs)
+  raw_log_probs, log_probs = log_probs, jnp.where(mask, log_probs, batch.old_log_probs)
   per_token = {}
   per_token["policy"], averaged = _policy_terms(spec, batch, log_probs)
   if not config.entropy_coef and config.entropy_target is None:
@@ -269,7 +287,7 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
   metrics = {name: (masks.masked_sum(x, mask), tokens) for name, x in averaged.items()}
   parts = {name: masks.masked_sum(x * weights, mask) for name, x in per_token.items()}
   if nll_weights is not None:
-    parts["nll"] = -masks.masked_sum(log_probs * nll_weights, batch.nll_mask)
+    parts["nll"] = -masks.masked_sum(raw_log_probs * nll_weights, batch.nll_mask)
     loss = loss + coefs["policy"] * config.nll_coef * parts["nll"]
   if spec.model.num_experts:
     parts["balance"] = balance * mask.shape[0] / config.minibatch_size
@@ -280,7 +298,8 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
 def _order_rows(batch: RolloutBatch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Rows without a trained token last, i32 like `indices`, and which passes have any, bool[n]."""
   flat = indices.reshape(-1)
-  is_trained = jnp.any(batch.loss_mask[flat], axis=1)
+  learned = batch.loss_mask if batch.nll_mask is None else batch.loss_mask | batch.nll_mask
+  is_trained = jnp.any(learned[flat], axis=1)
   order = jnp.argsort(~is_trained, stable=True)
   is_needed = jnp.any(is_trained[order].reshape(indices.shape), axis=1)
   return flat[order].reshape(indices.shape), is_needed
@@ -309,7 +328,7 @@ def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state,
       mask.reshape(-1, mask.shape[-1]), aggregation, constant_length=config.constant_length,
       all_sum=replicas.sum).reshape(mask.shape)
   weights = weigh(rows.counted_mask, config.aggregation)
-  nll_weights = weigh(rows.nll_mask, "token-mean")
+  nll_weights = weigh(rows.nll_mask, config.nll_aggregation)
   coefs = _coefs(config, state, batch)
   gradients, (parts, metrics) = base.accumulate_gradients(
       lambda params, micro_batch: _loss(spec, params, micro_batch, coefs),

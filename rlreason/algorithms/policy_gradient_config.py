@@ -38,6 +38,7 @@ class PolicyGradientConfig:
   whiten_rewards: bool = False  # scale token rewards to unit variance, mean kept
   whiten_advantages: bool = True  # scale and shift advantages over the batch
   mask_truncated: bool = False  # completions cut off are not trained on, but count in their group
+  truncated_score: float | None = None  # they score this times the mean of the batch; None = theirs
   # Completions whose advantages are all within ± this are left out before the forward pass; None =
   # none are. They count in the mean over the minibatch, or not.
   drop_threshold: float | None = None
@@ -49,7 +50,10 @@ class PolicyGradientConfig:
   selection: Slot | None = None  # tokens that `policy_loss` treats apart
   aggregation: masks.Aggregation = "sequence-mean"
   constant_length: int = 1  # tokens; only for aggregation="constant"
-  nll_coef: float = 0.0  # weight of the negative log-likelihood of right completions, per token
+  # Weight of the negative log-likelihood of right completions, and of given answers if there are
+  # any; and how it is averaged.
+  nll_coef: float = 0.0
+  nll_aggregation: masks.Aggregation = "token-mean"
   entropy_coef: float = 0.0  # weight of the entropy bonus; negative lowers entropy
   entropy_target: float | None = None  # nats per token; the coefficient then moves to reach it
   entropy_step: float = 0.005  # by how much, per update

@@ -169,6 +169,17 @@ def one_example(**changes) -> PolicyGradientConfig:
   return grpo(**dict(kl_coef=0.001, entropy_coef=0.001) | changes)
 
 
+def latro(**changes) -> PolicyGradientConfig:
+  """LaTRO, https://arxiv.org/abs/2411.04282, eq. (4): the model's own likelihood of the answer.
+
+  The second term (`nll_coef`) is the paper's; the released script leaves it off by default.
+  """
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.leave_one_out), policy_loss=Slot(losses.reinforce),
+      aggregation="sequence-sum", nll_coef=1.0, nll_aggregation="sequence-sum", kl_coef=0.05,
+      kl_placement="score", truncated_score=2.0, recompute_log_probs=True), changes)
+
+
 def satori(**changes) -> PolicyGradientConfig:
   """PPO as in Satori, https://arxiv.org/abs/2502.02508: no KL."""
   return _preset(_NO_KL, dict(critic="separate", aggregation="token-mean"), changes)

@@ -107,6 +107,9 @@ class RLStage:
   # Groups whose completions all score the same teach nothing: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
+  # The likelihood of the problem's answer after the reasoning is the reward (LaTRO): this text,
+  # such as "The answer is {answer}.", takes the place of the completion's own answer.
+  answer_template: str = ""
   writes_accuracy: bool = False  # data/<stage>.jsonl: how many were right, by step and problem
 
   def __post_init__(self):
@@ -121,6 +124,7 @@ class RLStage:
           f"algorithm.minibatch_size: got {self.algorithm.minibatch_size}, allowed: a divisor of "
           f"num_prompts * group_size = {num_rows}")
     _check_steps(self.steps, self.steps * self.updates_per_step, self.optimizer)
+    self._check_answers()
     longest = self.sampling.max_new_tokens
     if any(not 1 <= width <= longest for width in self.length_buckets):
       raise ValueError(
@@ -149,6 +153,18 @@ class RLStage:
     """Optimiser updates made of one rollout."""
     rows = self.algorithm.epochs * self.num_prompts * self.group_size
     return rows // self.algorithm.minibatch_size
+
+  def _check_answers(self):
+    if not self.answer_template:
+      return
+    if "{answer}" not in self.answer_template:
+      raise ValueError(
+          f"answer_template: got {self.answer_template!r}, allowed: text with {{answer}} in it")
+    if not self.algorithm.recompute_log_probs or self.algorithm.has_critic or self.max_rounds > 1:
+      raise ValueError(
+          f"answer_template: got {self.answer_template!r}, allowed: with "
+          "algorithm.recompute_log_probs=True (the sampler has not seen the answer), "
+          "algorithm.critic='none' and max_rounds=1")
 
   def _check_exploration(self):
     weights = {spec.name: spec.weight for spec in self.rewards}

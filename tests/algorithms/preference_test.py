@@ -327,7 +327,7 @@ def test_the_other_completion_is_of_the_next_row():
     (dict(nll_coef=-0.1), "nll_coef: got -0.1, allowed: 0 or more"),
     (dict(loss=KTO.loss, nll_coef=0.1), "nll_coef: got 0.1 without pairs, allowed: 0"),
     (dict(loss=Slot(lambda chosen, kl: chosen)), r"loss: got a function of \('chosen', 'kl'\)"),
-    (dict(loss=Slot(losses.terminal_rewards)), r"loss: got a function of \('scores', 'mask'\), all"),
+    (dict(loss=Slot(losses.terminal_rewards)), r"loss: got a function of .'scores', 'mask'."),
 ])
 def test_settings_out_of_range_are_named(fields, message):
   with pytest.raises(ValueError, match=message):

@@ -139,8 +139,11 @@ def _make_draw(
     rows = next(data)
     rollout = rollout_lib.crop(generate(models["params"], rows, key), buckets)
     sampled = time.perf_counter()
+    trained = rollout
+    if stage.answer_template:
+      trained = rollout_lib.append_answers(setup.tokenizer, rows, rollout, stage.answer_template)
     # Dispatched, not awaited: the device computes while the host reads and scores the texts.
-    placed, scores = score_on_device(models, rollout)
+    placed, scores = score_on_device(models, trained)
     result = Sampled(rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout))
     seconds = {"time/sampling": sampled - started, "time/rewards": time.perf_counter() - sampled}
     return _Drawn(result, [result], scores, placed, seconds)
