@@ -61,3 +61,12 @@ def make_prompts(
   tokens[mask] = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in token_lists])
   index = np.arange(first_index, first_index + len(lengths), dtype=np.int32)
   return types.Prompts(tokens=tokens, mask=mask, index=index)
+
+
+def add_to_prompt(
+    prompt: str | list[dict[str, str]], suffix: str
+) -> str | list[dict[str, str]]:
+  """A prompt with a text after it; of chat messages, after the text of the last."""
+  if isinstance(prompt, str):
+    return prompt + suffix
+  return [*prompt[:-1], prompt[-1] | {"content": prompt[-1]["content"] + suffix}]

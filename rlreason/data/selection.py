@@ -1,10 +1,14 @@
-"""Choosing the few examples that a run of reinforcement learning is to train on.
+"""Choosing the problems that a run of reinforcement learning is to train on.
 
-One-example RLVR, https://arxiv.org/abs/2504.20571: train on a pool for some epochs, and take the
-examples whose accuracy changed most. Its authors say that it is not the best rule, only a good one.
+By how often they are solved (T1), or by how much that changed (one-example RLVR,
+https://arxiv.org/abs/2504.20571: train on a pool for some epochs, and take the examples whose
+accuracy changed most; its authors say that it is not the best rule, only a good one).
 """
 
 import numpy as np
+
+from rlreason.data import sampled
+from rlreason.data.tasks.base import Row
 
 
 def score_variance(accuracy: np.ndarray) -> np.ndarray:
@@ -41,3 +45,70 @@ def rank_by_variance(accuracy: np.ndarray) -> np.ndarray:
     accuracy: as in `score_variance`.
   """
   return np.argsort(-score_variance(accuracy), kind="stable")  # NaN is sorted to the end
+
+
+def hard_questions(
+    rows: list[Row], *, max_pass_rate: float = 0.3, min_pass_rate: float = 0.0
+) -> list[Row]:
+  """The problems solved as often as that, each once, in the order in which they first come.
+
+  T1, https://arxiv.org/abs/2501.11651, keeps what is solved in at most 0.3 of 16 samples; DAPO,
+  https://arxiv.org/abs/2503.14476, what is solved sometimes and not always. Never solved:
+  max_pass_rate=0.
+
+  Args:
+    rows: of completions, or of accuracy; what has no verdict does not count, and a problem without
+      any verdict is left out.
+    max_pass_rate: the largest share of right completions, in [0, 1].
+    min_pass_rate: the smallest, 0 to max_pass_rate.
+
+  Returns:
+    Rows of the columns of the problem and, where there are some, `prompt_ids`.
+
+  Raises:
+    ValueError: an option is out of range, or a row is of neither kind.
+  """
+  if not 0 <= min_pass_rate <= max_pass_rate <= 1:
+    raise ValueError(f"min_pass_rate, max_pass_rate: got {min_pass_rate} and {max_pass_rate}, "
+                     "allowed: 0 to 1, the first not above the second")
+  kept = []
+  for places in sampled.by_question(rows):
+    right, count = np.sum([_tally(rows[i]) for i in places], axis=0).tolist()
+    if count and min_pass_rate <= right / count <= max_pass_rate:
+      kept.append(sampled.problem(rows[places[0]]))
+  return kept
+
+
+def most_variable(rows: list[Row], *, count: int) -> list[Row]:
+  """The problems whose accuracy changed most, from the most on; ties in their order.
+
+  One-example RLVR, https://arxiv.org/abs/2504.20571: the variance over the times that a problem was
+  seen (`score_variance`).
+
+  Args:
+    rows: of accuracy, of a stage that trains with `writes_accuracy`; each is a time that a problem
+      was seen.
+    count: how many, at least 1; fewer where there are fewer.
+
+  Returns:
+    Rows of the columns of the problem.
+
+  Raises:
+    ValueError: count is out of range, or a row is not of accuracy.
+  """
+  sampled.check_least(1, count=count)
+  sampled.check_columns(rows, "prompt", "right", "count")
+  seen = [[rows[i] for i in places if rows[i]["count"]] for places in sampled.by_question(rows)]
+  seen = [times for times in seen if times]
+  accuracy = np.full((len(seen), max(map(len, seen), default=0)), np.nan)
+  for times, line in zip(seen, accuracy, strict=True):
+    line[:len(times)] = [row["right"] / row["count"] for row in times]
+  return [sampled.problem(seen[i][0]) for i in rank_by_variance(accuracy)[:count]]
+
+
+def _tally(row: Row) -> tuple[int, int]:
+  """How many are right, of how many that have a verdict."""
+  if "right" in row:
+    return row["right"], row["count"]
+  sampled.check_columns([row], "is_right")
+  return int(bool(row["is_right"])), int(row["is_right"] is not None)

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason.data.tasks.base import Row, Task
+from rlreason.data import sources
+from rlreason.data.prompts import add_to_prompt
+from rlreason.data.tasks.base import Row, RowSource, Task
 from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
@@ -57,6 +59,9 @@ class EvaluationConfig:
   # Pairs (previous words, next words), one token each: after one of the first, none of the second
   # may follow. For controls, such as a model that is kept from giving up.
   blocked_words: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
+  # Put after each prompt (or the text of its last message) as it is, such as the label " GOOD" of a
+  # policy that is conditioned on its return.
+  prompt_suffix: str = ""
 
   def __post_init__(self):
     for name in ("num_problems", "batch_size", "max_new_tokens"):
@@ -119,7 +124,8 @@ def make_evaluator(
     ValueError: no problem fits the prompt buckets, or none has the columns of its verifier.
   """
   rows = rollout_lib.FittingRows(
-      task.rows, tokenizer, max(prompt_buckets), verifier.columns(task.verifier))
+      _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
+      verifier.columns(task.verifier))
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
@@ -153,6 +159,14 @@ def make_evaluator(
     return evaluation, list(map(_sample, rows, firsts))
 
   return evaluate
+
+
+def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
+  """The rows with another prompt; token ids that they bring are of the old one."""
+  if not suffix:
+    return rows
+  change = lambda row: row | {"prompt": add_to_prompt(row["prompt"], suffix), "prompt_ids": None}
+  return sources.FunctionRows(lambda i: change(rows[i]), len(rows))
 
 
 def _make_score(config: EvaluationConfig, verifier_name: str, tokenizer, pool):

@@ -35,3 +35,10 @@ def test_long_and_empty_prompts_are_left_out_and_counted():
     prompts.make_prompts([[1], []], (2,))
   with pytest.raises(ValueError, match="at least 1"):
     prompts.make_prompts([], (2,))
+
+
+def test_a_text_after_a_prompt():
+  chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+  assert prompts.add_to_prompt("a b", " GOOD") == "a b GOOD"
+  assert prompts.add_to_prompt(chat, " GOOD") == [chat[0], {"role": "user", "content": "u GOOD"}]
+  assert chat[1]["content"] == "u"

@@ -172,6 +172,20 @@ def test_blocked_words_become_ids(calls):
     evaluate(EvaluationConfig(blocked_words=((("1 2",), ("back",)),)))
 
 
+def test_a_suffix_is_put_after_each_prompt(calls, monkeypatch):
+  config = EvaluationConfig(num_problems=2, max_new_tokens=8, num_samples=0, prompt_suffix=" 2")
+  rows = [{"prompt": "1", "answer": "1", "prompt_ids": [7]}, {"prompt": "back", "answer": "1"}]
+  monkeypatch.setitem(GREEDY, "1 2", RIGHT)
+  monkeypatch.setitem(GREEDY, "back 2", WRONG)
+  evaluation, samples = evaluate(config, rows)
+  assert calls[0][2] == ["1 2", "back 2"] == [sample["prompt"] for sample in samples]
+  assert evaluation["toy"]["greedy"]["value"] == 0.5
+  row = evaluator._with_suffix(rows, " 2")[0]  # what a stage tokenised is of the old prompt
+  assert rollout_lib.encode_prompt(TOKENIZER, row) == TOKENIZER.encode("1 2")
+  with pytest.raises(ValueError, match="got the words .'GOOD'."):
+    evaluate(EvaluationConfig(prompt_suffix=" GOOD"), rows)
+
+
 def test_votes_are_cast_by_normalised_answer():
   assert evaluator.vote_answer("so \\boxed{ 0.5 }") == evaluator.vote_answer("\\boxed{0.5}")
   assert evaluator.vote_answer("\\boxed{1/2}") == evaluator.vote_answer("\\boxed{0.5}")

@@ -59,6 +59,7 @@ class ChainConfig:
     rounds: most times that a demonstration solves its chain, each ending in an answer; all numbers
       from 1 are equally frequent.
     answers_only: no steps, only the boxed answer.
+    extra_words: further words of the vocabulary, such as labels of returns; no text here has them.
   """
 
   min_steps: int = 2
@@ -76,6 +77,7 @@ class ChainConfig:
   meta: bool = False
   rounds: int = 1
   answers_only: bool = False
+  extra_words: tuple[str, ...] = ()
 
   def __post_init__(self):
     if not 1 <= self.min_steps <= self.max_steps:
@@ -93,6 +95,12 @@ class ChainConfig:
     for name in ("mistakes", "slip", "messy"):
       if not 0.0 <= getattr(self, name) <= 1.0:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 to 1")
+    words = vocabulary(self)
+    bad = [word for word in self.extra_words if word.split() != [word] or words.count(word) > 1]
+    if bad or EOS_WORD in self.extra_words:
+      raise ValueError(
+          f"extra_words: got {bad or EOS_WORD}, allowed: words without spaces that are not in the "
+          "vocabulary yet, each once")
     # Half of the problems of each length stay for training.
     most = self.modulus * (len(self.operators) * (self.modulus - 1)) ** self.min_steps // 2
     lengths = self.max_steps - self.min_steps + 1
@@ -192,10 +200,12 @@ def make_task(config: ChainConfig, split: str) -> base.Task:
 def vocabulary(config: ChainConfig) -> list[str]:
   """All words of prompts and completions, but for `<eos>`, which a tokenizer brings itself.
 
-  The same for all habits: a model may start from another that learned other ones.
+  The same for all habits: a model may start from another that learned other ones. Extra words come
+  last.
   """
   return [*map(str, range(config.modulus)), *_OPERATORS, "=", "?", LINE_END, _IGNORE, _ANSWER,
-          CONTINUE_WORD, *BACK_WORDS, *CHECK_WORDS, _BOX_OPEN, _BOX_CLOSE]
+          CONTINUE_WORD, *BACK_WORDS, *CHECK_WORDS, _BOX_OPEN, _BOX_CLOSE,
+          *config.extra_words]
 
 
 def prompt_text(problem: Problem) -> str:

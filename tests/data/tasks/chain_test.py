@@ -200,3 +200,12 @@ def test_training_keeps_half_of_the_shortest_chains():
     chain.ChainRows(config, "dev")
   with pytest.raises(ValueError, match="size"):
     chain.ChainDemonstrations(config, 0)
+
+
+def test_extra_words_are_the_last_of_the_vocabulary():
+  plain, more = (chain.vocabulary(chain.ChainConfig(extra_words=words))
+                 for words in ((), ("GOOD", "BAD")))
+  assert more == [*plain, "GOOD", "BAD"]
+  for words in (("GOOD", "GOOD"), ("two words",), ("",), ("back",), ("<eos>",)):
+    with pytest.raises(ValueError, match="extra_words: got .*allowed: words without spaces"):
+      chain.ChainConfig(extra_words=words)
