@@ -44,6 +44,9 @@ class Slot:
   def __post_init__(self):
     if isinstance(self.function, str):
       object.__setattr__(self, "function", import_function(self.function))
+    if not (callable(self.function) and hasattr(self.function, "__qualname__")):
+      raise ValueError(
+          f"function: got {self.function!r}, allowed: a function, or its 'package.module:function'")
     object.__setattr__(self, "options", FrozenDict(self.options))  # a config can be hashed
     parameters = self._parameters(inspect.Parameter.KEYWORD_ONLY)
     required = {name for name, p in parameters.items() if p.default is p.empty}
