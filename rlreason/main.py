@@ -255,7 +255,7 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
   Args:
     path: as `config.load_config_file`.
     overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python
-      literal, `true`, `false`, or else text as it is. Sections that are missing are made.
+      literal, `true`, `false`, or else text as it is. Sections that are missing or None are made.
 
   Raises:
     FileNotFoundError, ValueError: as `config.load_config_file`.
@@ -269,7 +269,7 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
       *sections, name = field.split(".")
       holder = config
       for section in sections:
-        if section not in holder:
+        if holder.get(section) is None:
           holder[section] = {}
         holder = holder[section]
         if not hasattr(holder, "keys"):

@@ -45,6 +45,9 @@ class Slot:
   def __post_init__(self):
     if isinstance(self.function, str):
       object.__setattr__(self, "function", import_function(self.function))
+    if not (callable(self.function) and hasattr(self.function, "__qualname__")):
+      raise ValueError(
+          f"function: got {self.function!r}, allowed: a function, or its 'package.module:function'")
     options = {name: tuple(value) if isinstance(value, list) else value
                for name, value in self.options.items()}
     object.__setattr__(self, "options", FrozenDict(options))  # a config can be hashed
