@@ -51,3 +51,11 @@ def rl(algorithm, **changes) -> dict:
       sampling=dict(max_new_tokens=NEW_TOKENS, temperature=1.0),
       rewards=dict(verifier=dict(weight=1.0)),
       algorithm=algorithm, optimizer=dict(learning_rate=3e-4)) | changes
+
+
+def small_chain() -> config_dict.ConfigDict:
+  """`chain` for a student of a third of the parameters, with a short supervised stage."""
+  config = chain()
+  config.model.update(width=80, head_dim=20, mlp_width=208)
+  config.sft.steps = 150
+  return config

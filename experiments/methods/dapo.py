@@ -1,0 +1,23 @@
+"""DAPO, https://arxiv.org/abs/2503.14476: clip-higher, dynamic sampling, token mean, overlong terms.
+
+    rlreason train --config=experiments/methods/dapo.py --workdir=runs/dapo
+
+Settings of the paper: 512 problems of 16 completions, minibatches of 512, rewards +1 and -1, clips
+0.2 and 0.28, 20480 tokens of which the last 4096 are punished more and more. Groups that score all
+the same are sampled anew until the batch is full, here in at most 4 rounds: `rollout/rounds` and
+`rollout/useless_groups` tell how that went.
+"""
+
+import beds
+
+from rlreason.algorithms import presets
+
+
+def get_config(start=""):
+  config = beds.chain(start)
+  config.rl = beds.rl(
+      presets.dapo(minibatch_size=64), max_rounds=4,
+      rewards=dict(
+          verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),  # +1 and -1, but for a constant
+          overlong=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS, cache=16))))
+  return config

@@ -1,0 +1,27 @@
+"""On-policy distillation (GKD), https://arxiv.org/abs/2306.13649: the teacher grades each token.
+
+    rlreason train --config=experiments/methods/distill_on_policy.py:runs/grpo/models/rl \
+        --workdir=runs/student
+
+The student samples, and its next-token distributions are drawn to the teacher's by the reverse KL;
+`--config.student.distill.divergence.function=rlreason.losses:forward_kl` and
+`rlreason.losses:generalized_jsd` are the others. Before that the student learns the task's form
+from demonstrations. The argument is the teacher, which must share the vocabulary.
+"""
+
+import beds
+
+from rlreason import losses
+from rlreason.algorithms import DistillConfig
+from rlreason.slots import Slot
+
+
+def get_config(teacher):
+  config = beds.small_chain()
+  config.student = dict(
+      kind="distill", steps=150, teacher=teacher, num_prompts=64,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS),
+      distill=DistillConfig(divergence=Slot(losses.reverse_kl), micro_batch_size=32),
+      optimizer=dict(learning_rate=1e-3))
+  config.stages = ("sft", "student")
+  return config

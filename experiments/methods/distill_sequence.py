@@ -1,0 +1,28 @@
+"""Sequence-level distillation: the student is fine-tuned on what the teacher got right.
+
+    rlreason train --config=experiments/methods/distill_sequence.py:runs/grpo/models/rl \
+        --workdir=runs/student
+
+As DeepSeek-R1 makes its small models, https://arxiv.org/abs/2501.12948: 800,000 completions of the
+teacher that a verifier accepts, two epochs, no reinforcement learning. The argument is the teacher.
+"""
+
+import beds
+
+from rlreason.data import completions
+from rlreason.slots import Slot
+
+
+def get_config(teacher):
+  config = beds.small_chain()
+  config.samples = dict(
+      kind="sample", steps=16, num_prompts=64, group_size=4, model=teacher,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
+  config.right = dict(
+      kind="select", inputs=("samples",), select=Slot(
+          completions.right_completions, {"max_per_question": 4}))
+  config.student = dict(
+      kind="sft", steps=600, batch_size=16, length=128, examples="stage:right",
+      optimizer=dict(learning_rate=3e-3, warmup_steps=50, schedule="cosine"))
+  config.stages = ("samples", "right", "student")
+  return config

@@ -1,0 +1,33 @@
+"""One-example RLVR, https://arxiv.org/abs/2504.20571: one problem is enough to learn from.
+
+    rlreason train --config=experiments/methods/one_example.py --workdir=runs/one_example
+
+First a run over a pool of problems that writes how often each was right; the problem whose accuracy
+changed most is then the only one of a second run from the initial policy. Settings of the paper:
+1209 problems for 500 steps, then one for 2000; 128 copies of 8 completions, 8 updates of each
+rollout, T = 0.6, KL 0.001, an entropy bonus of 0.001. Expected: training accuracy reaches 100%
+soon, and the accuracy on other problems goes on rising. The control is a reward for boxes alone:
+`--config.rl.rewards.verifier.weight=0 --config.rl.rewards.format.weight=1`.
+"""
+
+import beds
+
+from rlreason.algorithms import presets
+from rlreason.data import selection
+from rlreason.slots import Slot
+
+POOL = 64  # problems
+
+
+def get_config(start=""):
+  config = beds.chain(start)
+  config.task.problems.num_train = POOL
+  algorithm = presets.one_example(minibatch_size=128)
+  config.pool = beds.rl(algorithm, steps=20, writes_accuracy=True)
+  config.choose = dict(
+      kind="select", inputs=("pool",), select=Slot(selection.most_variable, {"count": 1}))
+  config.rl = beds.rl(
+      algorithm, steps=100, start="initial" if start else "sft", problems="stage:choose",
+      rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.0)))
+  config.stages = (*config.stages[:-1], "pool", "choose", "rl")
+  return config

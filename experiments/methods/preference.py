@@ -1,0 +1,42 @@
+"""Preference tuning on right and wrong completions of the policy itself: DPO and its relatives.
+
+    rlreason train --config=experiments/methods/preference.py:dpo --workdir=runs/dpo
+
+The argument names the loss: dpo (https://arxiv.org/abs/2305.18290), ipo
+(https://arxiv.org/abs/2310.12036), kto (https://arxiv.org/abs/2402.01306, on single completions),
+orpo (https://arxiv.org/abs/2403.07691) or simpo (https://arxiv.org/abs/2405.14734); the last two
+need no reference. A model to start from follows after a comma.
+"""
+
+import beds
+
+from rlreason import losses
+from rlreason.algorithms import PreferenceConfig
+from rlreason.data import pairs
+from rlreason.slots import Slot
+
+LOSSES = {
+    "dpo": dict(loss=Slot(losses.dpo, {"beta": 0.1}), average_log_probs=False),
+    "ipo": dict(loss=Slot(losses.ipo, {"beta": 0.1}), average_log_probs=True),
+    "kto": dict(loss=Slot(losses.kto, {"beta": 0.1}), average_log_probs=False),
+    "orpo": dict(loss=Slot(losses.orpo, {"beta": 0.1}), average_log_probs=True, nll_coef=1.0),
+    "simpo": dict(loss=Slot(losses.simpo, {"beta": 2.0, "gamma": 0.5}), average_log_probs=True)}
+
+
+def get_config(argument="dpo"):
+  name, _, start = argument.partition(",")
+  if name not in LOSSES:
+    raise ValueError(f"preference.py: got {name!r}, allowed: {', '.join(LOSSES)}")
+  config = beds.chain(start)
+  config.samples = dict(
+      kind="sample", steps=8, num_prompts=64, group_size=8,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
+  config.pairs = dict(
+      kind="select", inputs=("samples",), select=Slot(
+          pairs.preference_pairs, {"max_per_question": 2}))
+  config.tuned = dict(
+      kind="preference", steps=60, batch_size=32, completion_length=beds.NEW_TOKENS,
+      examples="stage:samples" if name == "kto" else "stage:pairs",
+      preference=PreferenceConfig(**LOSSES[name]), optimizer=dict(learning_rate=1e-4))
+  config.stages = (*config.stages[:-1], "samples", "pairs", "tuned")
+  return config

@@ -1,0 +1,53 @@
+"""The pipeline of DeepSeek-R1, https://arxiv.org/abs/2501.12948, stage by stage.
+
+    rlreason train --config=experiments/methods/r1.py --workdir=runs/r1
+
+1. cold start: few demonstrations of clean form;
+2. rl: GRPO, rewards for being right, boxed, and in one language;
+3. samples, clean, kept: completions of that policy, those of one language and no great length, and
+   of these the right ones;
+4. sft: the *initial* model on these;
+5. final: GRPO on all scenarios (here one: the rewards of the last stage may differ).
+
+The sixth step, smaller models trained on the data of the third, is distill_sequence.py. Settings of
+the paper: thousands of demonstrations, 600,000 + 200,000 kept completions, two epochs.
+"""
+
+import beds
+
+from rlreason.algorithms import presets
+from rlreason.data import completions
+from rlreason.slots import Slot
+
+REWARDS = dict(
+    verifier=dict(weight=1.0), format=dict(weight=0.2),
+    language=dict(weight=0.1, options=dict(alphabet="latin")))
+
+
+def get_config(start=""):
+  config = beds.chain(start)
+  if not start:
+    config.sft.name = "pretraining"
+    config.pretraining = config.sft
+    del config.sft
+  config.cold_start = dict(
+      kind="sft", steps=60, batch_size=16, length=128, num_examples=1000,
+      optimizer=dict(learning_rate=5e-4, warmup_steps=10))
+  config.rl = beds.rl(presets.r1_zero(minibatch_size=128), steps=40, rewards=REWARDS)
+  config.samples = dict(
+      kind="sample", steps=8, num_prompts=64, group_size=8,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=REWARDS)
+  config.clean = dict(
+      kind="select", inputs=("samples",), select=Slot(
+          completions.clean_completions, {"max_tokens": 48, "min_rewards": {"language": 1.0}}))
+  config.kept = dict(
+      kind="select", inputs=("clean",), select=Slot(
+          completions.right_completions, {"max_per_question": 4}))
+  config.sft = dict(
+      kind="sft", steps=150, batch_size=16, length=128, examples="stage:kept",
+      start="initial" if start else "pretraining",
+      optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
+  config.final = beds.rl(presets.r1_zero(minibatch_size=128), steps=20, rewards=REWARDS)
+  first = () if start else ("pretraining",)
+  config.stages = (*first, "cold_start", "rl", "samples", "clean", "kept", "sft", "final")
+  return config

@@ -1,0 +1,35 @@
+"""Return-conditioned RL, https://arxiv.org/abs/2403.04642: told how it ends, then asked for GOOD.
+
+    rlreason train --config=experiments/methods/return_conditioned.py --workdir=runs/rcrl
+
+Samples of the policy, labelled GOOD where right and BAD where wrong, are what it is fine-tuned on;
+the evaluation asks with GOOD. The same model asked with BAD, or with nothing:
+
+    rlreason evaluate --config=experiments/methods/return_conditioned.py \
+        --model=runs/rcrl/models/conditioned --config.evaluation.prompt_suffix=" BAD"
+
+Differs from the paper: there each step has a label, by a reward model.
+"""
+
+import beds
+
+from rlreason.data import completions
+from rlreason.slots import Slot
+
+
+def get_config(start=""):
+  config = beds.chain(start)
+  config.task.problems.extra_words = ("GOOD", "BAD")
+  config.prompt_buckets = (beds.PROMPT_TOKENS + 1,)
+  config.samples = dict(
+      kind="sample", steps=8, num_prompts=64, group_size=8,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
+  config.labelled = dict(
+      kind="select", inputs=("samples",), select=Slot(
+          completions.labelled_completions, {"good": " GOOD", "bad": " BAD"}))
+  config.conditioned = dict(
+      kind="sft", steps=300, batch_size=16, length=128, examples="stage:labelled",
+      optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
+  config.evaluation.prompt_suffix = " GOOD"
+  config.stages = (*config.stages[:-1], "samples", "labelled", "conditioned")
+  return config

@@ -1,0 +1,26 @@
+"""T1, https://arxiv.org/abs/2501.11651: many samples at a high temperature, held by a moving anchor.
+
+    rlreason train --config=experiments/methods/t1.py --workdir=runs/t1
+
+Settings of the paper: T = 1.2, 64 completions of a problem, leave-one-out baseline, an entropy
+bonus, a KL that is normalised like the reward, a reference that is a moving average of the policy,
+-1 for repeated n-grams and for what does not end. The decay of the average and the weights are not
+given; those here are our own.
+"""
+
+import beds
+
+from rlreason.algorithms import presets
+
+
+def get_config(start=""):
+  config = beds.chain(start)
+  config.rl = beds.rl(
+      presets.t1(minibatch_size=128, reference_decay=0.95),
+      num_prompts=8, group_size=16,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS, temperature=1.2),
+      rewards=dict(
+          verifier=dict(weight=1.0),
+          repetition=dict(weight=1.0, options=dict(n=4, most=2)),
+          unfinished=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS))))
+  return config
