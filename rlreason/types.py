@@ -52,6 +52,31 @@ class PackedBatch:
 
 
 @struct.dataclass
+class GroupPacking:
+  """Where the completions of some prompts stand in R packed rows of W tokens.
+
+  A packed row holds whole completions of one prompt, one after the other; the prompt itself is
+  computed once. Made on the host by `data/groups.py`, read by `models/groups.py`.
+  """
+
+  prompt_of_row: jax.Array  # i32[R], 0 .. P - 1
+  segment_ids: jax.Array  # i32[R, W] 0 on padding, else 1 + b, for the row b of [B, T] it is from
+  steps: jax.Array  # i32[R, W] the column t it is from; 0 on padding
+  places: jax.Array  # i32[B, T] r * W + w; -1 where there is no token
+  group_size: int = struct.field(pytree_node=False)  # G
+  # Parts of equal size, of prompts and of rows; the rows of a part belong to its own prompts.
+  num_parts: int = struct.field(pytree_node=False, default=1)
+
+
+@struct.dataclass
+class GroupPlan:
+  """The micro-batches, whole groups each, of every minibatch; N minibatches of M micro-batches."""
+
+  indices: jax.Array  # i32[N, M, b] rows of the rollout
+  packing: GroupPacking  # of these, arrays with the leading axes [N, M]
+
+
+@struct.dataclass
 class RolloutBatch:
   """A scored rollout, ready for a policy-gradient update."""
 

@@ -15,6 +15,7 @@ from rlreason.models import flash
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
+from rlreason.types import GroupPacking
 
 
 Implementation = Literal["xla", "cudnn", "flash"]
@@ -96,6 +97,14 @@ class Segments(NamedTuple):
   kind: jax.Array  # i32 scalar, the layer's place in `config.kinds`
 
 
+class GroupMasks(NamedTuple):
+  """What prompts, and completions packed in rows beside them, may look at."""
+
+  prompts: jax.Array  # bool[P, 1, S, S]
+  rows: jax.Array  # bool[R, 1, W, S + W], the prompt's tokens first
+  prompt_of_row: jax.Array  # i32[parts, R / parts], counted from the first prompt of the part
+
+
 def row_masks(
     config: ModelConfig, segment_ids: jax.Array, positions: jax.Array
 ) -> jax.Array | Segments:
@@ -108,6 +117,31 @@ def row_masks(
     return Segments(jnp.stack([segment_ids] * count), jnp.arange(count))
   return jnp.stack([
       masks.attention_mask(segment_ids, positions, kind.window) for kind in config.kinds])
+
+
+def group_masks(
+    config: ModelConfig, packing: GroupPacking, prompt_mask: jax.Array, positions: jax.Array
+) -> GroupMasks:
+  """The masks of `models.forward_groups`, with the kinds of layers on the first axis.
+
+  Args:
+    config: the model.
+    packing: of P prompts in R rows of W tokens.
+    prompt_mask: bool[P, S].
+    positions: i32[R, W], counted on from those of the prompt.
+  """
+  prompts, rows = masks.positions_from_mask(prompt_mask), packing.segment_ids
+  mask_of_row = prompt_mask[packing.prompt_of_row]
+  of_prompts = [masks.attention_mask(prompt_mask.astype(jnp.int32), prompts, kind.window)
+                for kind in config.kinds]
+  of_rows = [
+      jnp.concatenate([
+          masks.shared_prompt_mask(rows, positions, mask_of_row, kind.window),
+          masks.attention_mask(rows, positions, kind.window)], axis=-1) for kind in config.kinds]
+  local = packing.prompt_of_row.reshape(packing.num_parts, -1) % (
+      prompt_mask.shape[0] // packing.num_parts)
+  return GroupMasks(
+      jnp.stack(of_prompts), jnp.stack(of_rows), jnp.stack([local] * len(config.kinds)))
 
 
 class Attention(nn.Module):
@@ -149,6 +183,8 @@ class Attention(nn.Module):
 
 
 def _attend_rows(config, query, key, value, mask, scale):
+  if isinstance(mask, GroupMasks):
+    return _attend_groups(config, query, key, value, mask, scale)
   if not isinstance(mask, Segments):
     return attend(
         query, key, value, mask, scale=scale, softcap=config.attention_softcap,
@@ -163,17 +199,46 @@ def _attend_rows(config, query, key, value, mask, scale):
   return jax.lax.switch(mask.kind, kernels, query, key, value, mask.ids)
 
 
+def _attend_groups(config, query, key, value, mask, scale):
+  """Each part's prompts and then its rows, flat on the axis of tokens; see `GroupMasks`."""
+  parts = mask.prompt_of_row.shape[0]
+  (prompts, _, columns, _), (rows, _, width, _) = mask.prompts.shape, mask.rows.shape
+  cut = prompts * columns // parts
+  of_prompts = lambda x: x[:, :cut].reshape(prompts, columns, *x.shape[2:])
+  of_rows = lambda x: x[:, cut:].reshape(rows, width, *x.shape[2:])
+
+  def with_prompt(x):
+    # Gathered part by part, so that it stays on the device that has the part.
+    prompt = jax.vmap(lambda x, index: x[index])(
+        x[:, :cut].reshape(parts, -1, columns, *x.shape[2:]), mask.prompt_of_row)
+    return jnp.concatenate([prompt.reshape(rows, columns, *x.shape[2:]), of_rows(x)], axis=1)
+
+  run = functools.partial(
+      attend, scale=scale, softcap=config.attention_softcap,
+      implementation=_resolve_groups(config, columns, width))
+  out = [run(of_prompts(query), of_prompts(key), of_prompts(value), mask.prompts),
+         run(of_rows(query), with_prompt(key), with_prompt(value), mask.rows)]
+  return jnp.concatenate([x.reshape(parts, -1, *x.shape[2:]) for x in out], axis=1)
+
+
+def _resolve_groups(config, *lengths) -> Literal["xla", "cudnn"]:
+  found = {resolve(config, length) for length in lengths}
+  if "flash" in found:
+    _warn_once("attention 'flash' needs whole rows: XLA's is used where a prompt is shared")
+  return "cudnn" if found == {"cudnn"} else "xla"
+
+
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float,
     softcap: float | None = None, implementation: Literal["xla", "cudnn"] = "xla",
 ) -> jax.Array:
-  """Attention over whole rows.
+  """Attention over whole rows, or from some tokens to L others.
 
   Args:
     query: [B, T, H, h].
-    key: [B, T, K, h].
-    value: [B, T, K, h].
-    mask: bool[B, 1, T, T].
+    key: [B, L, K, h].
+    value: [B, L, K, h].
+    mask: bool[B, 1, T, L].
     scale: of the scores.
     softcap: c of c * tanh(score / c), which Gemma 2 puts before the mask; None for none.
     implementation: of `jax.nn.dot_product_attention`; only "xla" has a softcap.

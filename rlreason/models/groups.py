@@ -1,0 +1,81 @@
+"""Groups in training: a prompt is computed once, and its completions are packed into rows.
+
+The tokens of prompts and of packed rows go through norms, projections and feed-forward layers side
+by side; a completion's attention reads the keys and values of its prompt, whose gradients add up
+over the group. Values and gradients are those of rows that hold a prompt and a completion each.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rlreason import masks
+from rlreason.models.attention import group_masks
+from rlreason.models.config import ModelConfig
+from rlreason.models.moe import balance_loss
+from rlreason.models.transformer import Transformer
+from rlreason.types import GroupPacking, Params
+
+
+def pack(packing: GroupPacking, x: jax.Array) -> jax.Array:
+  """[B, T], a number per token of completions -> [R, W]; 0 on padding."""
+  is_token = packing.segment_ids > 0
+  source = jnp.where(is_token, (packing.segment_ids - 1) * x.shape[1] + packing.steps, 0)
+  return masks.zero_masked(x.reshape(-1)[source], is_token)
+
+
+def unpack(packing: GroupPacking, x: jax.Array) -> jax.Array:
+  """[R, W], a number per packed token -> [B, T]; 0 where there is none."""
+  return masks.zero_masked(
+      x.reshape(-1)[jnp.maximum(packing.places, 0)], packing.places >= 0)
+
+
+def forward_groups(
+    config: ModelConfig, params: Params, rows, packing: GroupPacking
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Hidden states of prompts and of their packed completions.
+
+  Args:
+    config: the model.
+    params: its parameters.
+    rows: anything with prompt_tokens, prompt_mask ([B, S], equal for the rows of a group, at least
+      one token each) and completion_tokens ([B, T]).
+    packing: of these rows; its number of parts is that of the devices that split rows.
+
+  Returns:
+    [P, S, D] and [R, W, D] in `config.dtype`, arbitrary on padding; and the load-balancing loss as
+    `forward_and_balance` has it for the unpacked rows: a prompt's token counts once per row.
+  """
+  first = lambda x: x.reshape(-1, packing.group_size, x.shape[1])[:, 0]
+  prompt_tokens, prompt_mask = first(rows.prompt_tokens), first(rows.prompt_mask)
+  is_token = packing.segment_ids > 0
+  start = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)[packing.prompt_of_row]
+  positions = jnp.where(is_token, start[:, None] + packing.steps, 0)
+
+  def join(prompts, rows):
+    parts = [x.reshape(packing.num_parts, -1) for x in (prompts, rows)]
+    return jnp.concatenate(parts, axis=1)
+
+  # Padding is embedded as zeros: what stands there reaches nothing.
+  tokens = join(jnp.where(prompt_mask, prompt_tokens, config.vocab_size),
+                jnp.where(is_token, pack(packing, rows.completion_tokens), config.vocab_size))
+  counts = join(packing.group_size * prompt_mask.astype(jnp.float32), is_token.astype(jnp.float32))
+  hidden, _, loads = Transformer(config).apply(
+      {"params": params}, tokens, join(masks.positions_from_mask(prompt_mask), positions),
+      group_masks(config, packing, prompt_mask, positions), counts)
+  cut = prompt_mask.size // packing.num_parts
+  return (hidden[:, :cut].reshape(*prompt_mask.shape, -1),
+          hidden[:, cut:].reshape(*positions.shape, -1), balance_loss(loads, jnp.sum(counts)))
+
+
+def group_features(
+    config: ModelConfig, params: Params, rows, packing: GroupPacking
+) -> tuple[jax.Array, jax.Array]:
+  """Hidden states [R, W, D] from which each packed token was sampled, and the balancing loss.
+
+  The first token of a completion was sampled from the last one of its prompt. Arguments are those
+  of `forward_groups`.
+  """
+  prompts, hidden, balance = forward_groups(config, params, rows, packing)
+  last = prompts[:, -1][packing.prompt_of_row][:, None]
+  before = jnp.concatenate([jnp.zeros_like(last), hidden[:, :-1]], axis=1)
+  return jnp.where((packing.steps == 0)[..., None], last, before), balance
