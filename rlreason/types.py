@@ -56,16 +56,16 @@ class GroupPacking:
   """Where the completions of some prompts stand in R packed rows of W tokens.
 
   A packed row holds whole completions of one prompt, one after the other; the prompt itself is
-  computed once. Made on the host by `data/groups.py`, read by `models/groups.py`.
+  computed once. Prompts, completions and packed rows are in C parts of equal size, one per device
+  that splits rows, and every number counts from the first one of its part. Made on the host by
+  `data/groups.py`, read by `models/groups.py`.
   """
 
-  prompt_of_row: jax.Array  # i32[R], 0 .. P - 1
-  segment_ids: jax.Array  # i32[R, W] 0 on padding, else 1 + b, for the row b of [B, T] it is from
-  steps: jax.Array  # i32[R, W] the column t it is from; 0 on padding
-  places: jax.Array  # i32[B, T] r * W + w; -1 where there is no token
+  prompt_of_row: jax.Array  # i32[C, R / C]
+  segment_ids: jax.Array  # i32[C, R / C, W] 0 on padding, else 1 + b of the completion
+  steps: jax.Array  # i32[C, R / C, W] column t of the token in its completion; 0 on padding
+  places: jax.Array  # i32[C, B / C, T] r * W + w of each token; -1 where there is none
   group_size: int = struct.field(pytree_node=False)  # G
-  # Parts of equal size, of prompts and of rows; the rows of a part belong to its own prompts.
-  num_parts: int = struct.field(pytree_node=False, default=1)
 
 
 @struct.dataclass

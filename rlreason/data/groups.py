@@ -43,10 +43,10 @@ def pack_groups(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray
 def round_rows(count: int) -> int:
   """A number of rows at least as large, of few: every other size would compile an update.
 
-  A multiple of 4, and from 64 on at most an eighth more than `count`.
+  At least 1, and at most an eighth more than `count`: empty rows cost as much as others.
   """
-  step = max(4, 2 ** (max(count - 1, 1).bit_length() - 4))
-  return -(-max(count, 1) // step) * step
+  step = 2 ** max(0, (count - 1).bit_length() - 4)
+  return max(1, -(-count // step) * step)
 
 
 def plan_groups(
@@ -81,20 +81,19 @@ def plan_groups(
     raise ValueError(f"num_parts: got {num_parts}, allowed: a divisor of "
                      f"groups_per_micro_batch={groups_per_micro_batch}")
   if lengths.max(initial=0) > columns:
-    raise ValueError(f"columns: got {columns}, allowed: {lengths.max()} tokens or more")
+    raise ValueError(
+        f"columns: got {columns}, allowed: {lengths.max()} or more, the longest completion")
   row_of, start_of, counts = pack_groups(lengths, width)
   chosen = _deal(order, counts, per_part)  # [N, parts of all micro-batches, groups of a part]
   ends = np.cumsum(counts[chosen], axis=-1)
   num_rows = max(round_rows(int(ends[..., -1].max())), -(-min_rows // num_parts))
-  part = np.arange(chosen.shape[1])[None, :, None, None] % num_parts
-  first = (ends - counts[chosen])[..., None] + part * num_rows
-  shape = (minibatches, prompts // groups_per_micro_batch, groups_per_micro_batch * size)
-  places = ((first + row_of[chosen]) * width + start_of[chosen]).reshape(*shape, 1)
-  steps = np.arange(columns, dtype=np.int32)
-  is_token = steps < lengths[chosen].reshape(*shape, 1)
-  places = np.where(is_token, places + steps, -1).astype(np.int32)
-  indices = (chosen[..., None] * size + np.arange(size)).reshape(shape).astype(np.int32)
-  return GroupPlan(indices, _packing(places, (num_parts, num_rows, width), size))
+  first = (ends - counts[chosen])[..., None]
+  shape = (minibatches, prompts // groups_per_micro_batch, num_parts, per_part * size, 1)
+  places = ((first + row_of[chosen]) * width + start_of[chosen]).reshape(shape)
+  steps = np.arange(columns)
+  places = np.where(steps < lengths[chosen].reshape(shape), places + steps, -1).astype(np.int32)
+  indices = (chosen[..., None] * size + np.arange(size)).astype(np.int32)
+  return GroupPlan(indices.reshape(*shape[:2], -1), _packing(places, (num_rows, width), size))
 
 
 def _deal(order: np.ndarray, counts: np.ndarray, per_part: int) -> np.ndarray:
@@ -105,21 +104,16 @@ def _deal(order: np.ndarray, counts: np.ndarray, per_part: int) -> np.ndarray:
   return rounds.swapaxes(1, 2)
 
 
-def _packing(places: np.ndarray, shape: tuple[int, int, int], group_size: int) -> GroupPacking:
-  """The packing of `places` i32[N, M, B, T] in rows of `shape` (parts, rows of each, width)."""
-  num_parts, num_rows, width = shape
-  lead, rows = places.shape[:2], num_parts * num_rows
-  segment_ids, steps = np.zeros((2, *lead, rows * width), np.int32)
-  *batch, sequence, step = np.nonzero(places >= 0)
-  target = (*batch, places[places >= 0])
+def _packing(places: np.ndarray, shape: tuple[int, int], group_size: int) -> GroupPacking:
+  """The packing of `places` i32[N, M, C, B / C, T] in rows of `shape`, of each part."""
+  lead = places.shape[:3]
+  segment_ids, steps = np.zeros((2, *lead, shape[0] * shape[1]), np.int32)
+  is_token = places >= 0
+  *part, sequence, step = np.nonzero(is_token)
+  target = (*part, places[is_token])
   segment_ids[target], steps[target] = sequence + 1, step
-  segment_ids = segment_ids.reshape(*lead, rows, width)
-  # A row without tokens belongs to the first prompt of its part.
-  groups_per_part = places.shape[2] // group_size // num_parts
-  empty = np.repeat(np.arange(num_parts) * groups_per_part, num_rows)
-  owner = np.where(
-      segment_ids[..., 0] > 0, (segment_ids[..., 0] - 1) // group_size, empty)
+  segment_ids = segment_ids.reshape(*lead, *shape)
+  # A row without tokens belongs to the first prompt.
   return GroupPacking(
-      prompt_of_row=owner.astype(np.int32), segment_ids=segment_ids,
-      steps=steps.reshape(*lead, rows, width), places=places, group_size=group_size,
-      num_parts=num_parts)
+      prompt_of_row=np.maximum(segment_ids[..., 0] - 1, 0) // group_size, segment_ids=segment_ids,
+      steps=steps.reshape(segment_ids.shape), places=places, group_size=group_size)

@@ -102,7 +102,7 @@ class GroupMasks(NamedTuple):
 
   prompts: jax.Array  # bool[P, 1, S, S]
   rows: jax.Array  # bool[R, 1, W, S + W], the prompt's tokens first
-  prompt_of_row: jax.Array  # i32[parts, R / parts], counted from the first prompt of the part
+  prompt_of_row: jax.Array  # i32[C, R / C], as in `GroupPacking`
 
 
 def row_masks(
@@ -130,18 +130,26 @@ def group_masks(
     prompt_mask: bool[P, S].
     positions: i32[R, W], counted on from those of the prompt.
   """
-  prompts, rows = masks.positions_from_mask(prompt_mask), packing.segment_ids
-  mask_of_row = prompt_mask[packing.prompt_of_row]
+  prompts, rows = masks.positions_from_mask(prompt_mask), packing.segment_ids.reshape(
+      positions.shape)
+  mask_of_row = of_rows(prompt_mask, packing.prompt_of_row)
   of_prompts = [masks.attention_mask(prompt_mask.astype(jnp.int32), prompts, kind.window)
                 for kind in config.kinds]
-  of_rows = [
+  of_packed = [
       jnp.concatenate([
           masks.shared_prompt_mask(rows, positions, mask_of_row, kind.window),
           masks.attention_mask(rows, positions, kind.window)], axis=-1) for kind in config.kinds]
-  local = packing.prompt_of_row.reshape(packing.num_parts, -1) % (
-      prompt_mask.shape[0] // packing.num_parts)
   return GroupMasks(
-      jnp.stack(of_prompts), jnp.stack(of_rows), jnp.stack([local] * len(config.kinds)))
+      jnp.stack(of_prompts), jnp.stack(of_packed),
+      jnp.stack([packing.prompt_of_row] * len(config.kinds)))
+
+
+def of_rows(prompts: jax.Array, prompt_of_row: jax.Array) -> jax.Array:
+  """What belongs to prompts, [P, ...], for every packed row, [R, ...]; i32[C, R / C]."""
+  parts, rest = prompt_of_row.shape[0], prompts.shape[1:]
+  # Part by part, so that it stays on the device that has the part.
+  chosen = jax.vmap(lambda x, index: x[index])(prompts.reshape(parts, -1, *rest), prompt_of_row)
+  return chosen.reshape(-1, *rest)
 
 
 class Attention(nn.Module):
@@ -204,20 +212,14 @@ def _attend_groups(config, query, key, value, mask, scale):
   parts = mask.prompt_of_row.shape[0]
   (prompts, _, columns, _), (rows, _, width, _) = mask.prompts.shape, mask.rows.shape
   cut = prompts * columns // parts
-  of_prompts = lambda x: x[:, :cut].reshape(prompts, columns, *x.shape[2:])
-  of_rows = lambda x: x[:, cut:].reshape(rows, width, *x.shape[2:])
-
-  def with_prompt(x):
-    # Gathered part by part, so that it stays on the device that has the part.
-    prompt = jax.vmap(lambda x, index: x[index])(
-        x[:, :cut].reshape(parts, -1, columns, *x.shape[2:]), mask.prompt_of_row)
-    return jnp.concatenate([prompt.reshape(rows, columns, *x.shape[2:]), of_rows(x)], axis=1)
-
+  first = lambda x: x[:, :cut].reshape(prompts, columns, *x.shape[2:])
+  rest = lambda x: x[:, cut:].reshape(rows, width, *x.shape[2:])
+  both = lambda x: jnp.concatenate([of_rows(first(x), mask.prompt_of_row), rest(x)], axis=1)
   run = functools.partial(
       attend, scale=scale, softcap=config.attention_softcap,
       implementation=_resolve_groups(config, columns, width))
-  out = [run(of_prompts(query), of_prompts(key), of_prompts(value), mask.prompts),
-         run(of_rows(query), with_prompt(key), with_prompt(value), mask.rows)]
+  out = [run(first(query), first(key), first(value), mask.prompts),
+         run(rest(query), both(key), both(value), mask.rows)]
   return jnp.concatenate([x.reshape(parts, -1, *x.shape[2:]) for x in out], axis=1)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.models.attention import group_masks
+from rlreason.models.attention import group_masks, of_rows
 from rlreason.models.config import ModelConfig
 from rlreason.models.moe import balance_loss
 from rlreason.models.transformer import Transformer
@@ -18,15 +18,21 @@ from rlreason.types import GroupPacking, Params
 
 def pack(packing: GroupPacking, x: jax.Array) -> jax.Array:
   """[B, T], a number per token of completions -> [R, W]; 0 on padding."""
-  is_token = packing.segment_ids > 0
-  source = jnp.where(is_token, (packing.segment_ids - 1) * x.shape[1] + packing.steps, 0)
-  return masks.zero_masked(x.reshape(-1)[source], is_token)
+  source = (packing.segment_ids - 1) * x.shape[1] + packing.steps
+  return _take(x, source, packing.segment_ids > 0)
 
 
 def unpack(packing: GroupPacking, x: jax.Array) -> jax.Array:
   """[R, W], a number per packed token -> [B, T]; 0 where there is none."""
-  return masks.zero_masked(
-      x.reshape(-1)[jnp.maximum(packing.places, 0)], packing.places >= 0)
+  return _take(x, packing.places, packing.places >= 0)
+
+
+def _take(x: jax.Array, places: jax.Array, is_kept: jax.Array) -> jax.Array:
+  """Numbers of x by their place in each part, [C, rows, columns] -> [C * rows, columns]."""
+  parts, _, columns = places.shape
+  index = jnp.where(is_kept, places, 0).reshape(parts, -1)
+  taken = jnp.take_along_axis(x.reshape(parts, -1), index, axis=1)
+  return masks.zero_masked(taken.reshape(-1, columns), is_kept.reshape(-1, columns))
 
 
 def forward_groups(
@@ -39,7 +45,7 @@ def forward_groups(
     params: its parameters.
     rows: anything with prompt_tokens, prompt_mask ([B, S], equal for the rows of a group, at least
       one token each) and completion_tokens ([B, T]).
-    packing: of these rows; its number of parts is that of the devices that split rows.
+    packing: of these rows.
 
   Returns:
     [P, S, D] and [R, W, D] in `config.dtype`, arbitrary on padding; and the load-balancing loss as
@@ -47,13 +53,13 @@ def forward_groups(
   """
   first = lambda x: x.reshape(-1, packing.group_size, x.shape[1])[:, 0]
   prompt_tokens, prompt_mask = first(rows.prompt_tokens), first(rows.prompt_mask)
-  is_token = packing.segment_ids > 0
-  start = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)[packing.prompt_of_row]
-  positions = jnp.where(is_token, start[:, None] + packing.steps, 0)
-
-  def join(prompts, rows):
-    parts = [x.reshape(packing.num_parts, -1) for x in (prompts, rows)]
-    return jnp.concatenate(parts, axis=1)
+  parts, _, width = packing.steps.shape
+  segment_ids, steps = (x.reshape(-1, width) for x in (packing.segment_ids, packing.steps))
+  is_token = segment_ids > 0
+  start = of_rows(jnp.sum(prompt_mask, axis=1, dtype=jnp.int32), packing.prompt_of_row)
+  positions = jnp.where(is_token, start[:, None] + steps, 0)
+  join = lambda prompts, rows: jnp.concatenate(
+      [prompts.reshape(parts, -1), rows.reshape(parts, -1)], axis=1)
 
   # Padding is embedded as zeros: what stands there reaches nothing.
   tokens = join(jnp.where(prompt_mask, prompt_tokens, config.vocab_size),
@@ -62,7 +68,7 @@ def forward_groups(
   hidden, _, loads = Transformer(config).apply(
       {"params": params}, tokens, join(masks.positions_from_mask(prompt_mask), positions),
       group_masks(config, packing, prompt_mask, positions), counts)
-  cut = prompt_mask.size // packing.num_parts
+  cut = prompt_mask.size // parts
   return (hidden[:, :cut].reshape(*prompt_mask.shape, -1),
           hidden[:, cut:].reshape(*positions.shape, -1), balance_loss(loads, jnp.sum(counts)))
 
@@ -76,6 +82,7 @@ def group_features(
   of `forward_groups`.
   """
   prompts, hidden, balance = forward_groups(config, params, rows, packing)
-  last = prompts[:, -1][packing.prompt_of_row][:, None]
+  last = of_rows(prompts[:, -1], packing.prompt_of_row)[:, None]
   before = jnp.concatenate([jnp.zeros_like(last), hidden[:, :-1]], axis=1)
-  return jnp.where((packing.steps == 0)[..., None], last, before), balance
+  is_first = packing.steps.reshape(*before.shape[:2], 1) == 0
+  return jnp.where(is_first, last, before), balance
