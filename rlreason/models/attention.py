@@ -217,13 +217,14 @@ def _attend_groups(config, query, key, value, mask, scale):
   both = lambda x: jnp.concatenate([of_rows(first(x), mask.prompt_of_row), rest(x)], axis=1)
   run = functools.partial(
       attend, scale=scale, softcap=config.attention_softcap,
-      implementation=_resolve_groups(config, columns, width))
+      implementation=resolve_groups(config, columns, width))
   out = [run(first(query), first(key), first(value), mask.prompts),
          run(rest(query), both(key), both(value), mask.rows)]
   return jnp.concatenate([x.reshape(parts, -1, *x.shape[2:]) for x in out], axis=1)
 
 
-def _resolve_groups(config, *lengths) -> Literal["xla", "cudnn"]:
+def resolve_groups(config: ModelConfig, *lengths: int) -> Literal["xla", "cudnn"]:
+  """As `resolve`, for prompts and packed rows: the flash kernel has no such form."""
   found = {resolve(config, length) for length in lengths}
   if "flash" in found:
     _warn_once("attention 'flash' needs whole rows: XLA's is used where a prompt is shared")

@@ -11,7 +11,8 @@ import pytest
 
 from rlreason import masks, models
 from rlreason.data import groups as plans
-from rlreason.models import lora
+from rlreason.models import attention, lora
+from rlreason.models.attention import Platform
 from rlreason.parallel import ParallelConfig, make_layout
 from tests.tiny_families import CONFIGS
 
@@ -134,13 +135,15 @@ def test_splitting_adds_up_to_the_same_gradient():
   config = CONFIGS["llama"]
   params, rows = random_params(config), random_rows(LENGTHS)
   (loss, _), whole = apart(config, params, rows)
-  plan = plans.plan_groups(LENGTHS, np.array([[2, 0, 3, 1]]), 1, LENGTH)
-  parts = []
-  for i in range(PROMPTS):
-    part = jax.tree.map(lambda x, i=i: x[0, i], plan)
-    (part_loss, _), gradient = together(config, params, of_plan(rows, part), part.packing)
-    parts.append((gradient, part_loss))
-  total = jax.tree.map(lambda *x: sum(x), *parts)
+  plan = plans.plan_groups(LENGTHS, np.array([[2, 0, 3, 1]]), 2, LENGTH, num_parts=2)
+  first, second = (jax.tree.map(lambda x, i=i: x[0, i], plan) for i in range(2))
+  # The first micro-batch in one piece, the second as two devices have it.
+  pieces = [first] + [
+      second.replace(indices=second.indices.reshape(2, -1)[part], packing=jax.tree.map(
+          lambda x, part=part: x[part:part + 1], second.packing)) for part in range(2)]
+  found = [together(config, params, of_plan(rows, piece), piece.packing) for piece in pieces]
+  total = jax.tree.map(
+      lambda *x: sum(x), *[(gradient, loss) for (loss, _), gradient in found])
   jax.tree.map(lambda x, y: np.testing.assert_allclose(
       x, y, rtol=0, atol=1e-5 * max(1, np.abs(x).max())), (whole, loss), total)
 
@@ -194,6 +197,37 @@ def test_a_prompt_is_computed_once():
   ).compile().cost_analysis()["flops"]
   # 12 rows of 11 tokens against 2 of 5 and 4 of 6: 132 tokens to 34.
   assert count(apart) > 2.5 * count(together, plan.packing)
+
+
+def test_devices_that_split_rows_have_nothing_to_tell_each_other():
+  config, layout = CONFIGS["mistral"], make_layout(ParallelConfig(data=4))
+  lengths = np.array([[6, 1], [3, 3], [0, 2], [5, 6]])
+  plan = one_micro_batch(lengths, num_parts=4)
+
+  def forward(params, x, key):
+    del key
+    given, packing = SimpleNamespace(**x["rows"]), x["packing"]
+    features, _ = models.group_features(config, params, given, packing)
+    return models.unpack(packing, models.token_log_probs(
+        config, params, features, models.pack(packing, given.completion_tokens))[0])
+
+  args = (layout.put_params(random_params(config), models.abstract_boxed_params(config)),
+          layout.put_rows(
+              {"rows": of_plan(random_rows(lengths), plan), "packing": plan.packing}), None)
+  text = layout.compile_rows(forward).lower(*args).compile().as_text()
+  assert not [name for name in ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+              if name in text]
+
+
+@pytest.mark.parametrize("platform, attention_, lengths, expected", [
+    (Platform("gpu", (9, 0)), "auto", (4, 6), "cudnn"),
+    (Platform("gpu", (9, 0)), "auto", (5, 6), "xla"),  # cuDNN wants even rows
+    (Platform("tpu"), "flash", (128, 256), "xla"), (Platform("cpu"), "auto", (4, 6), "xla")])
+def test_how_attention_is_computed(monkeypatch, platform, attention_, lengths, expected):
+  monkeypatch.setattr(attention, "this_platform", lambda: platform)
+  config = dataclasses.replace(
+      CONFIGS["llama"], head_dim=64, dtype="bfloat16", attention=attention_)
+  assert attention.resolve_groups(config, *lengths) == expected
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_moe"])
