@@ -61,13 +61,13 @@ def forward_groups(
   join = lambda prompts, rows: jnp.concatenate(
       [prompts.reshape(parts, -1), rows.reshape(parts, -1)], axis=1)
 
-  # Padding is embedded as zeros: what stands there reaches nothing.
-  tokens = join(jnp.where(prompt_mask, prompt_tokens, config.vocab_size),
-                jnp.where(is_token, pack(packing, rows.completion_tokens), config.vocab_size))
   counts = join(packing.group_size * prompt_mask.astype(jnp.float32), is_token.astype(jnp.float32))
   hidden, _, loads = Transformer(config).apply(
-      {"params": params}, tokens, join(masks.positions_from_mask(prompt_mask), positions),
-      group_masks(config, packing, prompt_mask, positions), counts)
+      {"params": params}, join(prompt_tokens, pack(packing, rows.completion_tokens)),
+      join(masks.positions_from_mask(prompt_mask), positions),
+      group_masks(config, packing, prompt_mask, positions), counts,
+      # What stands on padding, were it NaN, reaches nothing.
+      is_token=counts > 0)
   cut = prompt_mask.size // parts
   return (hidden[:, :cut].reshape(*prompt_mask.shape, -1),
           hidden[:, cut:].reshape(*positions.shape, -1), balance_loss(loads, jnp.sum(counts)))

@@ -65,11 +65,11 @@ class Transformer(nn.Module):
   keep_cache: bool = False
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, counts=None):
+  def __call__(self, tokens, positions, mask, counts=None, is_token=None):
     """i32[B, T] each -> [B, T, D]; keys and values [N, B, T, K, h] or None; load of experts.
 
-    A token that is not in the vocabulary is embedded as zeros. `mask` is one of attention.py, and
-    `counts` [B, T] says how often a token counts in the load.
+    `mask` is one of attention.py, and `counts` [B, T] says how often a token counts in the load.
+    Where `is_token`, bool[B, T], is False the embedding is zero; None: it is nowhere.
     """
     c = self.config
     table = Matrix((c.vocab_size, c.width), ("vocab", "embed"), "embedding", c.param_dtype,
@@ -87,13 +87,15 @@ class Transformer(nn.Module):
         unroll=c.unroll, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: "layers"})
     kinds = jnp.array([c.kinds.index(kind) for kind in c.layer_kinds])
+    x = _embed(c, table, tokens)
+    x = x if is_token is None else masks.zero_masked(x, is_token[..., None])
     x, (kept, loads) = stack(c, self.keep_cache, name="layers")(
-        _embed(c, table, tokens), kinds, rope_rotations(positions, c), mask, counts)
+        x, kinds, rope_rotations(positions, c), mask, counts)
     return RMSNorm(c, name="final_norm")(x), kept, loads
 
 
 def _embed(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
-  x = table.astype(config.compute_dtype).at[tokens].get(mode="fill", fill_value=0)
+  x = table.astype(config.compute_dtype)[tokens]
   if config.scale_embeddings:
     # The root is rounded to the type of the computation first, as the published models have it.
     x = x * jnp.asarray(config.width ** 0.5, config.compute_dtype)
