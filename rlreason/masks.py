@@ -150,3 +150,26 @@ def attention_mask(
   allowed &= segment_ids[:, :, None] == segment_ids[:, None, :]
   allowed &= (segment_ids > 0)[:, None, :]
   return (allowed | jnp.eye(length, dtype=bool)[None])[:, None]
+
+
+def shared_prompt_mask(
+    segment_ids: jax.Array, positions: jax.Array, prompt_mask: jax.Array,
+    window: int | None = None,
+) -> jax.Array:
+  """What packed completions may look at of the prompt before them, computed apart; padding nothing.
+
+  Args:
+    segment_ids: i32[R, T]; 0 on padding.
+    positions: i32[R, T], counted on from those of the prompt.
+    prompt_mask: bool[R, S], of each row's prompt.
+    window: as in `attention_mask`.
+
+  Returns:
+    bool[R, 1, T, S].
+  """
+  chex.assert_rank([segment_ids, prompt_mask], [2, 2])
+  allowed = (segment_ids > 0)[:, :, None] & prompt_mask[:, None, :]
+  if window is not None:
+    distance = positions[:, :, None] - positions_from_mask(prompt_mask)[:, None, :]
+    allowed &= distance < window
+  return allowed[:, None]

@@ -53,6 +53,31 @@ class PackedBatch:
 
 
 @struct.dataclass
+class GroupPacking:
+  """Where the completions of some prompts stand in R packed rows of W tokens.
+
+  A packed row holds whole completions of one prompt, one after the other; the prompt itself is
+  computed once. Prompts, completions and packed rows are in C parts of equal size, one per device
+  that splits rows, and every number counts from the first one of its part. Made on the host by
+  `data/groups.py`, read by `models/groups.py`.
+  """
+
+  prompt_of_row: jax.Array  # i32[C, R / C]
+  segment_ids: jax.Array  # i32[C, R / C, W] 0 on padding, else 1 + b of the completion
+  steps: jax.Array  # i32[C, R / C, W] column t of the token in its completion; 0 on padding
+  places: jax.Array  # i32[C, B / C, T] r * W + w of each token; -1 where there is none
+  group_size: int = struct.field(pytree_node=False)  # G
+
+
+@struct.dataclass
+class GroupPlan:
+  """The micro-batches, whole groups each, of every minibatch; N minibatches of M micro-batches."""
+
+  indices: jax.Array  # i32[N, M, b] rows of the rollout
+  packing: GroupPacking  # of these, arrays with the leading axes [N, M]
+
+
+@struct.dataclass
 class Outcome:
   """What the host found out about each completion of a rollout."""
 

@@ -180,3 +180,13 @@ def test_attention_mask_packed():
       [T, F, F, F, F], [T, T, F, F, F], [F, F, T, F, F], [F, F, T, T, F], [F, F, F, F, T]]
   np.testing.assert_array_equal(
       masks.attention_mask(jnp.array([[1, 1, 2, 2, 0]]))[0, 0], expected)
+
+
+def test_packed_completions_see_their_prompt_by_hand():
+  # Two completions of a prompt of two tokens, which stand at 0 and 1; a window of 3.
+  segment_ids, positions = jnp.array([[1, 1, 2, 0]]), jnp.array([[2, 3, 2, 0]])
+  prompt_mask = jnp.array([[False, True, True]])
+  found = masks.shared_prompt_mask(segment_ids, positions, prompt_mask)
+  np.testing.assert_array_equal(found[0, 0], [[0, 1, 1]] * 3 + [[0, 0, 0]])
+  found = masks.shared_prompt_mask(segment_ids, positions, prompt_mask, window=3)
+  np.testing.assert_array_equal(found[0, 0], [[0, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]])

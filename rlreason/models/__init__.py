@@ -4,6 +4,7 @@ from rlreason.models.cache import LayerCache, grow as grow_cache, init as init_c
 from rlreason.models.config import (
     DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, LoRAConfig, ModelConfig,
     YarnRopeScaling)
+from rlreason.models.groups import forward_groups, group_features, pack, unpack
 from rlreason.models.heads import apply_value_head, init_value_head, reward_of_rows
 from rlreason.models.transformer import (
     abstract_boxed_params, abstract_params, boxed_params, cap_logits, decode_step, forward,

@@ -15,6 +15,7 @@ from rlreason.models import flash
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
+from rlreason.types import GroupPacking
 
 
 Implementation = Literal["xla", "cudnn", "flash"]
@@ -96,6 +97,14 @@ class Segments(NamedTuple):
   kind: jax.Array  # i32 scalar, the layer's place in `config.kinds`
 
 
+class GroupMasks(NamedTuple):
+  """What prompts, and completions packed in rows beside them, may look at."""
+
+  prompts: jax.Array  # bool[P, 1, S, S]
+  rows: jax.Array  # bool[R, 1, W, S + W], the prompt's tokens first
+  prompt_of_row: jax.Array  # i32[C, R / C], as in `GroupPacking`
+
+
 def row_masks(
     config: ModelConfig, segment_ids: jax.Array, positions: jax.Array
 ) -> jax.Array | Segments:
@@ -108,6 +117,39 @@ def row_masks(
     return Segments(jnp.stack([segment_ids] * count), jnp.arange(count))
   return jnp.stack([
       masks.attention_mask(segment_ids, positions, kind.window) for kind in config.kinds])
+
+
+def group_masks(
+    config: ModelConfig, packing: GroupPacking, prompt_mask: jax.Array, positions: jax.Array
+) -> GroupMasks:
+  """The masks of `models.forward_groups`, with the kinds of layers on the first axis.
+
+  Args:
+    config: the model.
+    packing: of P prompts in R rows of W tokens.
+    prompt_mask: bool[P, S].
+    positions: i32[R, W], counted on from those of the prompt.
+  """
+  prompts, rows = masks.positions_from_mask(prompt_mask), packing.segment_ids.reshape(
+      positions.shape)
+  mask_of_row = of_rows(prompt_mask, packing.prompt_of_row)
+  of_prompts = [masks.attention_mask(prompt_mask.astype(jnp.int32), prompts, kind.window)
+                for kind in config.kinds]
+  of_packed = [
+      jnp.concatenate([
+          masks.shared_prompt_mask(rows, positions, mask_of_row, kind.window),
+          masks.attention_mask(rows, positions, kind.window)], axis=-1) for kind in config.kinds]
+  return GroupMasks(
+      jnp.stack(of_prompts), jnp.stack(of_packed),
+      jnp.stack([packing.prompt_of_row] * len(config.kinds)))
+
+
+def of_rows(prompts: jax.Array, prompt_of_row: jax.Array) -> jax.Array:
+  """What belongs to prompts, [P, ...], for every packed row, [R, ...]; i32[C, R / C]."""
+  parts, rest = prompt_of_row.shape[0], prompts.shape[1:]
+  # Part by part, so that it stays on the device that has the part.
+  chosen = jax.vmap(lambda x, index: x[index])(prompts.reshape(parts, -1, *rest), prompt_of_row)
+  return chosen.reshape(-1, *rest)
 
 
 class Attention(nn.Module):
@@ -149,6 +191,8 @@ class Attention(nn.Module):
 
 
 def _attend_rows(config, query, key, value, mask, scale):
+  if isinstance(mask, GroupMasks):
+    return _attend_groups(config, query, key, value, mask, scale)
   if not isinstance(mask, Segments):
     return attend(
         query, key, value, mask, scale=scale, softcap=config.attention_softcap,
@@ -163,17 +207,41 @@ def _attend_rows(config, query, key, value, mask, scale):
   return jax.lax.switch(mask.kind, kernels, query, key, value, mask.ids)
 
 
+def _attend_groups(config, query, key, value, mask, scale):
+  """Each part's prompts and then its rows, flat on the axis of tokens; see `GroupMasks`."""
+  parts = mask.prompt_of_row.shape[0]
+  (prompts, _, columns, _), (rows, _, width, _) = mask.prompts.shape, mask.rows.shape
+  cut = prompts * columns // parts
+  first = lambda x: x[:, :cut].reshape(prompts, columns, *x.shape[2:])
+  rest = lambda x: x[:, cut:].reshape(rows, width, *x.shape[2:])
+  both = lambda x: jnp.concatenate([of_rows(first(x), mask.prompt_of_row), rest(x)], axis=1)
+  run = functools.partial(
+      attend, scale=scale, softcap=config.attention_softcap,
+      implementation=resolve_groups(config, columns, width))
+  out = [run(first(query), first(key), first(value), mask.prompts),
+         run(rest(query), both(key), both(value), mask.rows)]
+  return jnp.concatenate([x.reshape(parts, -1, *x.shape[2:]) for x in out], axis=1)
+
+
+def resolve_groups(config: ModelConfig, *lengths: int) -> Literal["xla", "cudnn"]:
+  """As `resolve`, for prompts and packed rows: the flash kernel has no such form."""
+  found = {resolve(config, length) for length in lengths}
+  if "flash" in found:
+    _warn_once("attention 'flash' needs whole rows: XLA's is used where a prompt is shared")
+  return "cudnn" if found == {"cudnn"} else "xla"
+
+
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float,
     softcap: float | None = None, implementation: Literal["xla", "cudnn"] = "xla",
 ) -> jax.Array:
-  """Attention over whole rows.
+  """Attention over whole rows, or from some tokens to L others.
 
   Args:
     query: [B, T, H, h].
-    key: [B, T, K, h].
-    value: [B, T, K, h].
-    mask: bool[B, 1, T, T].
+    key: [B, L, K, h].
+    value: [B, L, K, h].
+    mask: bool[B, 1, T, L].
     scale: of the scores.
     softcap: c of c * tanh(score / c), which Gemma 2 puts before the mask; None for none.
     implementation: of `jax.nn.dot_product_attention`; only "xla" has a softcap.

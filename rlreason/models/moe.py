@@ -20,11 +20,11 @@ class Experts(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x: jax.Array, is_counted: jax.Array | None = None):
-    """x [B, T, D], bool[B, T] -> [B, T, D] and the load, f32[2, E], of tokens that are counted.
+  def __call__(self, x: jax.Array, counts: jax.Array | None = None):
+    """x [B, T, D], [B, T] how often a token counts -> [B, T, D] and the load, f32[2, E].
 
-    The load is, for each expert, how many of these tokens chose it, and the sum of the
-    probabilities they gave it; None when none are counted.
+    The load is, for each expert, how many counted tokens chose it, and the sum of the probabilities
+    they gave it; None without `counts`.
     """
     c = self.config
     rows = x.reshape(-1, c.width)
@@ -40,13 +40,14 @@ class Experts(nn.Module):
     # Back in the order of tokens: a gather, whose sum over k is deterministic.
     out = out[jnp.argsort(order)].reshape(*chosen.shape, c.width)
     out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=1).reshape(x.shape)
-    if is_counted is None:
+    if counts is None:
       return out, None
-    kept = is_counted.reshape(-1, 1).astype(jnp.float32)
+    counts = counts.reshape(-1, 1).astype(jnp.float32)
     choices = jnp.bincount(
-        chosen.reshape(-1), jnp.broadcast_to(kept, chosen.shape).reshape(-1),
+        chosen.reshape(-1), jnp.broadcast_to(counts, chosen.shape).reshape(-1),
         length=c.num_experts)
-    return out, jnp.stack([choices, jnp.sum(jnp.where(kept > 0, probabilities, 0.0), axis=0)])
+    probabilities = jnp.where(counts > 0, counts * probabilities, 0.0)
+    return out, jnp.stack([choices, jnp.sum(probabilities, axis=0)])
 
   def _through_experts(self, rows: jax.Array, sizes: jax.Array) -> jax.Array:
     """Rows [M, D] sorted by expert, i32[E] rows of each -> [M, D]."""
@@ -77,19 +78,21 @@ class Experts(nn.Module):
     return kernel.astype(c.compute_dtype)
 
 
-def balance_loss(loads: jax.Array, num_tokens: jax.Array) -> jax.Array:
+def balance_loss(loads: jax.Array | None, num_tokens: jax.Array) -> jax.Array:
   """The load-balancing loss of Switch Transformers (https://arxiv.org/abs/2101.03961), eq. 4 to 6.
 
   E * sum over experts of (share of the choices) * (mean probability), over all layers together. It
   is `experts_per_token` when the load is even, and more when it is not. Shares have no gradient.
 
   Args:
-    loads: f32[N, 2, E], of `Experts`.
+    loads: f32[N, 2, E], of `Experts`; None of a model without them.
     num_tokens: f32 scalar, those counted.
 
   Returns:
-    f32 scalar; 0 without tokens.
+    f32 scalar; 0 without tokens or experts.
   """
+  if loads is None:
+    return jnp.float32(0)
   layers, _, experts = loads.shape
   choices, probabilities = jnp.sum(loads, axis=0) / jnp.maximum(num_tokens * layers, 1.0)
   return experts * jnp.sum(jax.lax.stop_gradient(choices) * probabilities)

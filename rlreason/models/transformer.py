@@ -33,7 +33,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x, kind, rotations, mask=None, is_counted=None, step: DecodeStep | None = None):
+      self, x, kind, rotations, mask=None, counts=None, step: DecodeStep | None = None):
     """`kind` is a place in `config.kinds`, and on the first axis of `rotations` and `mask`."""
     c = self.config
     choose = lambda stacked: jax.tree.map(lambda x: x[0 if len(c.kinds) == 1 else kind], stacked)
@@ -41,14 +41,14 @@ class Block(nn.Module):
     attended, kept = Attention(c, name="attention")(
         norm("attention_norm", x), choose(rotations), mask=choose(mask), step=step)
     x = x + (norm("attention_post_norm", attended) if c.post_norms else attended)
-    out, load = self._feed_forward(norm("mlp_norm", x), is_counted, step is not None)
+    out, load = self._feed_forward(norm("mlp_norm", x), counts, step is not None)
     x = x + (norm("mlp_post_norm", out) if c.post_norms else out)
     x = nn.with_logical_constraint(x, ("batch", "length", "embed_act"))
     return x, (kept if self.keep_cache else None, load)
 
-  def _feed_forward(self, x, is_counted, is_decoding):
+  def _feed_forward(self, x, counts, is_decoding):
     if self.config.num_experts:
-      return Experts(self.config, name="experts")(x, is_counted)
+      return Experts(self.config, name="experts")(x, counts)
     return MLP(self.config, is_transposed=is_decoding, name="mlp")(x), None
 
 
@@ -65,8 +65,12 @@ class Transformer(nn.Module):
   keep_cache: bool = False
 
   @nn.compact
-  def __call__(self, tokens, segment_ids, positions, is_counted=None):
-    """i32[B, T] each -> [B, T, D]; keys and values [N, B, T, K, h] or None; load of experts."""
+  def __call__(self, tokens, positions, mask, counts=None, is_token=None):
+    """i32[B, T] each -> [B, T, D]; keys and values [N, B, T, K, h] or None; load of experts.
+
+    `mask` is one of attention.py, and `counts` [B, T] says how often a token counts in the load.
+    Where `is_token`, bool[B, T], is False the embedding is zero; None: it is nowhere.
+    """
     c = self.config
     table = Matrix((c.vocab_size, c.width), ("vocab", "embed"), "embedding", c.param_dtype,
                    name="embed")()
@@ -83,9 +87,10 @@ class Transformer(nn.Module):
         unroll=c.unroll, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: "layers"})
     kinds = jnp.array([c.kinds.index(kind) for kind in c.layer_kinds])
-    mask = row_masks(c, segment_ids, positions)
+    x = _embed(c, table, tokens)
+    x = x if is_token is None else masks.zero_masked(x, is_token[..., None])
     x, (kept, loads) = stack(c, self.keep_cache, name="layers")(
-        _embed(c, table, tokens), kinds, rope_rotations(positions, c), mask, is_counted)
+        x, kinds, rope_rotations(positions, c), mask, counts)
     return RMSNorm(c, name="final_norm")(x), kept, loads
 
 
@@ -110,7 +115,8 @@ def init_adapters(config: ModelConfig, key: jax.Array) -> Params:
 def boxed_params(config: ModelConfig, key: jax.Array):
   """Random parameters boxed with their logical axis names (for `parallel/rules.py`)."""
   tokens = jnp.zeros((1, 1), jnp.int32)
-  return Transformer(config).init(key, tokens, tokens + 1, tokens)["params"]
+  mask = row_masks(config, tokens + 1, tokens)
+  return Transformer(config).init(key, tokens, tokens, mask)["params"]
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -155,18 +161,18 @@ def forward_and_balance(
   if positions is None:
     positions = masks.positions_from_mask(segment_ids > 0)
   hidden, _, loads = Transformer(config).apply(
-      {"params": params}, tokens, segment_ids, positions, is_counted)
-  if loads is None:
-    return hidden, jnp.float32(0)
-  return hidden, balance_loss(loads, jnp.sum(is_counted).astype(jnp.float32))
+      {"params": params}, tokens, positions, row_masks(config, segment_ids, positions), is_counted)
+  return hidden, balance_loss(loads, jnp.sum(is_counted, dtype=jnp.float32))
 
 
 def prefill(
     config: ModelConfig, params: Params, tokens: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Hidden states [P, S, D] of prompts, and their keys and values, each [N, P, S, K, h]."""
+  positions = masks.positions_from_mask(mask)
   hidden, kept, _ = Transformer(config, keep_cache=True).apply(
-      {"params": params}, tokens, mask.astype(jnp.int32), masks.positions_from_mask(mask))
+      {"params": params}, tokens, positions,
+      row_masks(config, mask.astype(jnp.int32), positions))
   return hidden, kept
 
 

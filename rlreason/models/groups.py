@@ -1,0 +1,88 @@
+"""Groups in training: a prompt is computed once, and its completions are packed into rows.
+
+The tokens of prompts and of packed rows go through norms, projections and feed-forward layers side
+by side; a completion's attention reads the keys and values of its prompt, whose gradients add up
+over the group. Values and gradients are those of rows that hold a prompt and a completion each.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rlreason import masks
+from rlreason.models.attention import group_masks, of_rows
+from rlreason.models.config import ModelConfig
+from rlreason.models.moe import balance_loss
+from rlreason.models.transformer import Transformer
+from rlreason.types import GroupPacking, Params
+
+
+def pack(packing: GroupPacking, x: jax.Array) -> jax.Array:
+  """[B, T], a number per token of completions -> [R, W]; 0 on padding."""
+  source = (packing.segment_ids - 1) * x.shape[1] + packing.steps
+  return _take(x, source, packing.segment_ids > 0)
+
+
+def unpack(packing: GroupPacking, x: jax.Array) -> jax.Array:
+  """[R, W], a number per packed token -> [B, T]; 0 where there is none."""
+  return _take(x, packing.places, packing.places >= 0)
+
+
+def _take(x: jax.Array, places: jax.Array, is_kept: jax.Array) -> jax.Array:
+  """Numbers of x by their place in each part, [C, rows, columns] -> [C * rows, columns]."""
+  parts, _, columns = places.shape
+  index = jnp.where(is_kept, places, 0).reshape(parts, -1)
+  taken = jnp.take_along_axis(x.reshape(parts, -1), index, axis=1)
+  return masks.zero_masked(taken.reshape(-1, columns), is_kept.reshape(-1, columns))
+
+
+def forward_groups(
+    config: ModelConfig, params: Params, rows, packing: GroupPacking
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Hidden states of prompts and of their packed completions.
+
+  Args:
+    config: the model.
+    params: its parameters.
+    rows: anything with prompt_tokens, prompt_mask ([B, S], equal for the rows of a group, at least
+      one token each) and completion_tokens ([B, T]).
+    packing: of these rows.
+
+  Returns:
+    [P, S, D] and [R, W, D] in `config.dtype`, arbitrary on padding; and the load-balancing loss as
+    `forward_and_balance` has it for the unpacked rows: a prompt's token counts once per row.
+  """
+  first = lambda x: x.reshape(-1, packing.group_size, x.shape[1])[:, 0]
+  prompt_tokens, prompt_mask = first(rows.prompt_tokens), first(rows.prompt_mask)
+  parts, _, width = packing.steps.shape
+  segment_ids, steps = (x.reshape(-1, width) for x in (packing.segment_ids, packing.steps))
+  is_token = segment_ids > 0
+  start = of_rows(jnp.sum(prompt_mask, axis=1, dtype=jnp.int32), packing.prompt_of_row)
+  positions = jnp.where(is_token, start[:, None] + steps, 0)
+  join = lambda prompts, rows: jnp.concatenate(
+      [prompts.reshape(parts, -1), rows.reshape(parts, -1)], axis=1)
+
+  counts = join(packing.group_size * prompt_mask.astype(jnp.float32), is_token.astype(jnp.float32))
+  hidden, _, loads = Transformer(config).apply(
+      {"params": params}, join(prompt_tokens, pack(packing, rows.completion_tokens)),
+      join(masks.positions_from_mask(prompt_mask), positions),
+      group_masks(config, packing, prompt_mask, positions), counts,
+      # What stands on padding, were it NaN, reaches nothing.
+      is_token=counts > 0)
+  cut = prompt_mask.size // parts
+  return (hidden[:, :cut].reshape(*prompt_mask.shape, -1),
+          hidden[:, cut:].reshape(*positions.shape, -1), balance_loss(loads, jnp.sum(counts)))
+
+
+def group_features(
+    config: ModelConfig, params: Params, rows, packing: GroupPacking
+) -> tuple[jax.Array, jax.Array]:
+  """Hidden states [R, W, D] from which each packed token was sampled, and the balancing loss.
+
+  The first token of a completion was sampled from the last one of its prompt. Arguments are those
+  of `forward_groups`.
+  """
+  prompts, hidden, balance = forward_groups(config, params, rows, packing)
+  last = of_rows(prompts[:, -1], packing.prompt_of_row)[:, None]
+  before = jnp.concatenate([jnp.zeros_like(last), hidden[:, :-1]], axis=1)
+  is_first = packing.steps.reshape(*before.shape[:2], 1) == 0
+  return jnp.where(is_first, last, before), balance
