@@ -135,3 +135,4 @@ class RolloutBatch:
   returns: jax.Array | None = None  # f32[B, T]
   nll_mask: jax.Array | None = None  # bool[B, T] tokens whose likelihood is raised besides
   is_selected: jax.Array | None = None  # bool[B, T] of one minibatch, by the selection slot
+  plan: GroupPlan | None = None  # how groups share their prompt; None: each row has its own

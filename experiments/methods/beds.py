@@ -1,6 +1,10 @@
 """The test beds that the recipes of this folder share: what a method starts from and works on."""
 
+import dataclasses
+
 from ml_collections import config_dict
+
+from rlreason.algorithms import PolicyGradientConfig
 
 NEW_TOKENS = 64  # a chain of five steps takes 34, and each step taken back 7 more
 PROMPT_TOKENS = 13
@@ -39,13 +43,14 @@ def chain(start: str = "") -> config_dict.ConfigDict:
   return config
 
 
-def rl(algorithm, **changes) -> dict:
+def rl(algorithm: PolicyGradientConfig, **changes) -> dict:
   """The reinforcement stage on `chain`: 16 problems, 8 completions of each.
 
   Args:
-    algorithm: a preset, or a section of settings.
+    algorithm: of `presets`. Prompts of 13 tokens are not worth sharing, so they are not.
     **changes: to the fields of the stage.
   """
+  algorithm = dataclasses.replace(algorithm, share_prompts=False)
   return dict(
       kind="rl", steps=60, num_prompts=16, group_size=8,
       sampling=dict(max_new_tokens=NEW_TOKENS, temperature=1.0),

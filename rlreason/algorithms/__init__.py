@@ -2,7 +2,8 @@
 
 from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.algorithms.distill import DistillConfig, distill, init_distill_params
-from rlreason.algorithms.policy_gradient import init_rl_params, policy_gradient
+from rlreason.algorithms.policy_gradient import (
+    init_rl_params, minibatch_rows, policy_gradient)
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
 from rlreason.algorithms.preference import PreferenceConfig, preference, unpaired_batch
 from rlreason.algorithms.sft import SFTConfig, sft

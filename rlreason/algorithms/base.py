@@ -30,8 +30,9 @@ class Algorithm(NamedTuple):
   """An algorithm is four pure functions; the loop compiles and calls them.
 
   - `init(params) -> TrainState`.
-  - `score(models, rollout, key) -> scores`: per-token quantities an update needs, as rows; `models`
-    is {"params": of the state, "reference": parameters or None}.
+  - `score(models, rollout, plan) -> scores`: per-token quantities an update needs, as rows;
+    `models` is {"params": of the state, "reference": parameters or None}, the plan says how groups
+    share their prompt, if they do.
   - `make_batch((rollout, scores, outcome), kl_coef) -> (batch rows, metrics)`.
   - `update_step(state, batch, key, *, replicas=ALONE) -> (state, metrics)`.
   """

@@ -17,11 +17,10 @@ import optax
 from rlreason import losses, masks
 from rlreason.algorithms import base, scoring
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
-from rlreason.algorithms.rows import completion_features
 from rlreason.algorithms.scoring import Spec
 from rlreason.models import ModelConfig, init_value_head, lora
 from rlreason.parallel import ALONE
-from rlreason.types import Metrics, Outcome, Params, Rollout, RolloutBatch
+from rlreason.types import Key, Metrics, Outcome, Params, Rollout, RolloutBatch
 
 
 def policy_gradient(
@@ -82,6 +81,26 @@ def init_rl_params(
   # adapters the critic has its own, on the same base.
   trunk = jax.tree.map(jnp.copy, lora.split(policy)[0])
   return {"policy": policy, "critic": {"trunk": trunk, "value_head": head}}
+
+
+def minibatch_rows(
+    config: PolicyGradientConfig, key: Key, num_rows: int, group_size: int
+) -> jax.Array:
+  """The rows of each minibatch of an update, i32[N, minibatch_size], in random order.
+
+  Groups stay together where a minibatch is a multiple of them, so that they can share their prompt.
+
+  Args:
+    config: of the algorithm.
+    key: of the update.
+    num_rows: B of the rollout.
+    group_size: G.
+  """
+  unit = group_size if config.minibatch_size % group_size == 0 else 1
+  order = jax.vmap(lambda key: jax.random.permutation(key, num_rows // unit))(
+      jax.random.split(key, config.epochs))
+  rows = order[..., None] * unit + jnp.arange(unit)
+  return rows.reshape(-1, config.minibatch_size)
 
 
 def _moving_reference(config: PolicyGradientConfig, params: Params) -> Params | None:
@@ -250,15 +269,14 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
     spec: of the algorithm.
     params: of the state; differentiated.
     micro_batch: (rows, f32[b, T] token weights that sum to 1 over the minibatch, those of the
-      log-likelihood of right completions or None).
+      log-likelihood of right completions or None, packing of the rows or None).
     coefs: scalars: "kl" and "entropy" weights, and "policy" 1, or 0 while only the critic learns.
   """
-  config, (batch, weights, nll_weights) = spec.config, micro_batch
-  hidden, balance = completion_features(spec.model, params["policy"], batch, batch.loss_mask)
-  log_probs, entropy = scoring.log_probs_and_entropy(spec, params["policy"], hidden, batch)
-
+  config, (batch, weights, nll_weights, packing) = spec.config, micro_batch
   mask = batch.loss_mask
-  raw_log_probs, log_probs = log_probs, jnp.where(mask, log_probs, batch.old_log_probs)
+  raw_log_probs, entropy, hidden, balance = scoring.policy_pass(
+      spec, params["policy"], batch, mask, packing)
+  log_probs = jnp.where(mask, raw_log_probs, batch.old_log_probs)
   per_token = {}
   per_token["policy"], averaged = _policy_terms(spec, batch, log_probs)
   if not config.entropy_coef and config.entropy_target is None:
@@ -273,8 +291,8 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
     # While only the critic learns, a shared one sends no gradient into the trunk.
     value_input = jnp.where(coefs["policy"] > 0, hidden, jax.lax.stop_gradient(hidden))
     per_token["value"] = losses.clipped_value_loss(
-        scoring.values_of_rows(spec, params, value_input, batch), batch.old_values, batch.returns,
-        clip=config.value_clip, huber_delta=config.huber_delta)
+        scoring.values_of_rows(spec, params, value_input, batch, packing), batch.old_values,
+        batch.returns, clip=config.value_clip, huber_delta=config.huber_delta)
     total = total + config.value_coef * per_token["value"]
   loss = masks.masked_sum(total * weights, mask)
 
@@ -317,9 +335,9 @@ def _select_tokens(config: PolicyGradientConfig, batch: RolloutBatch, indices, k
 
 def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state, per_minibatch):
   """One optimiser step on the rows i32[micro-batches, rows]; a body for `lax.scan`."""
-  config, (indices, key) = spec.config, per_minibatch
+  config, (indices, packing, key) = spec.config, per_minibatch
   is_needed = None
-  if config.drop_threshold is not None:
+  if config.drop_threshold is not None and packing is None:
     indices, is_needed = _order_rows(batch, indices)
   if config.selection is not None:
     batch = _select_tokens(config, batch, indices, key)
@@ -332,7 +350,8 @@ def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state,
   coefs = _coefs(config, state, batch)
   gradients, (parts, metrics) = base.accumulate_gradients(
       lambda params, micro_batch: _loss(spec, params, micro_batch, coefs),
-      state.params, (rows, weights, nll_weights), replicas, is_needed=is_needed)
+      state.params, (rows, weights, nll_weights, replicas.place(packing)), replicas,
+      is_needed=is_needed)
   before, frozen = lora.split(state.params)
   state, optim_metrics = base.apply_gradients(state, gradients, parts.pop("total"), optimizer)
   # Weight decay and momentum must not move a policy that does not learn yet.
@@ -350,15 +369,16 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
   Args:
     spec, optimizer: of the algorithm.
     state: donated by the caller.
-    batch: this replica's rows; all rows together are a multiple of `minibatch_size`.
+    batch: this replica's rows; all rows together are a multiple of `minibatch_size`. With a plan
+      in it, groups share their prompt.
     key: consumed; orders the rows.
     replicas: how to reach the others.
 
   Returns:
     The new state and metrics summed over minibatches; `policy/ratio_error` is that of the first.
   """
-  config = spec.config
-  batch = replicas.gather(batch)
+  config, plan = spec.config, batch.plan
+  batch = replicas.gather(batch.replace(plan=None))
   if batch.counted_mask is None:
     batch = batch.replace(counted_mask=batch.loss_mask)
   # A NaN in the padding must not reach a gradient, where 0 * NaN is NaN.
@@ -371,13 +391,16 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
   if num_rows % config.minibatch_size:
     raise ValueError(
         f"minibatch_size: got {config.minibatch_size}, allowed: a divisor of the {num_rows} rows")
-  micro_size = config.micro_batch_size or config.minibatch_size
-  order = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(
-      jax.random.split(key, config.epochs))
-  indices = order.reshape(-1, config.minibatch_size // micro_size, micro_size)
+  if plan is None:
+    micro_size = config.micro_batch_size or config.minibatch_size
+    indices = minibatch_rows(config, key, num_rows, spec.group_size)
+    indices = indices.reshape(-1, config.minibatch_size // micro_size, micro_size)
+  else:
+    indices = plan.indices
   keys = jax.random.split(jax.random.fold_in(key, 1), indices.shape[0])
   state, metrics = jax.lax.scan(
-      functools.partial(_minibatch_step, spec, optimizer, batch, replicas), state, (indices, keys))
+      functools.partial(_minibatch_step, spec, optimizer, batch, replicas), state,
+      (indices, None if plan is None else plan.packing, keys))
   first_ratio = jax.tree.map(lambda x: x[0], metrics.pop("policy/ratio_error"))
   metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
   state = _move_coefs(config, state, batch).replace(step=state.step + 1)

@@ -25,6 +25,9 @@ class PolicyGradientConfig:
   minibatch_size: int = 64  # sequences per optimiser step, over all devices
   micro_batch_size: int = 0  # sequences per gradient pass, over all devices; 0 = minibatch_size
   recompute_log_probs: bool = False  # old log-probs by the trainer instead of the sampler's own
+  # A group's prompt is computed once and its completions are packed, where the layout and the sizes
+  # allow it: micro-batches of whole groups. The numbers are the same.
+  share_prompts: bool = True
 
   # Advantages. The slot turns the scores of a group into those of its completions; a critic, where
   # there is one, then spreads them over tokens (GAE), and without one each token gets what its

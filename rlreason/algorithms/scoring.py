@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
 from rlreason.algorithms.rows import (
     completion_features, features_with_last, in_chunks, reference_of)
-from rlreason.models import ModelConfig, apply_value_head, lora, token_log_probs
-from rlreason.types import Params, Rollout
+from rlreason.models import (
+    ModelConfig, apply_value_head, group_features, lora, pack, token_log_probs, unpack)
+from rlreason.types import GroupPacking, GroupPlan, Params, Rollout
 
 
 class Spec(NamedTuple):
@@ -27,21 +28,54 @@ class Spec(NamedTuple):
   group_size: int  # completions per prompt, next to each other
 
 
-def log_probs_and_entropy(
-    spec: Spec, params: Params, hidden: jax.Array, rows
-) -> tuple[jax.Array, jax.Array]:
-  """Log-probs of the completion tokens at the sampling temperature, and entropies: f32[B, T]."""
-  return token_log_probs(
-      spec.model, params, hidden, rows.completion_tokens, temperature=spec.temperature)
+class Pass(NamedTuple):
+  """What a policy says of the completions of some rows."""
+
+  log_probs: jax.Array  # f32[B, T] of their tokens, at the sampling temperature, nats
+  entropy: jax.Array  # f32[B, T] of the distributions they are from, nats
+  features: jax.Array  # [B, T, D] hidden states they were sampled from; packed, [R, W, D]
+  balance: jax.Array  # f32 scalar, load-balancing loss of experts
 
 
-def values_of_rows(spec: Spec, params: Params, policy_hidden: jax.Array, rows) -> jax.Array:
-  """f32[B, T]; `policy_hidden` is read by a shared critic only."""
+def policy_pass(
+    spec: Spec, params: Params, rows, mask: jax.Array, packing: GroupPacking | None = None
+) -> Pass:
+  """One forward pass of a policy.
+
+  Args:
+    spec: of the algorithm.
+    params: of a policy of its model.
+    rows: anything with prompt_tokens, prompt_mask and completion_tokens.
+    mask: bool[B, T] tokens that count in the load of experts.
+    packing: of the rows, to compute a group's prompt once and no padding; None: row by row. The
+      numbers are the same, but 0 for tokens that the packing leaves out.
+  """
+  log_probs = functools.partial(token_log_probs, spec.model, params, temperature=spec.temperature)
+  if packing is None:
+    features, balance = completion_features(spec.model, params, rows, mask)
+    return Pass(*log_probs(features, rows.completion_tokens), features, balance)
+  features, balance = group_features(spec.model, params, rows, packing)
+  packed = log_probs(features, pack(packing, rows.completion_tokens))
+  return Pass(*(unpack(packing, x) for x in packed), features, balance)
+
+
+def values_of_rows(
+    spec: Spec, params: Params, policy_features: jax.Array, rows,
+    packing: GroupPacking | None = None,
+) -> jax.Array:
+  """f32[B, T]; `policy_features` of a `Pass` are read by a shared critic only."""
   if spec.config.critic == "shared":
-    return apply_value_head(params["value_head"], policy_hidden)
-  critic = params["critic"]
-  hidden, _ = completion_features(spec.critic, _critic_trunk(params), rows)
-  return apply_value_head(critic["value_head"], hidden)
+    features, head = policy_features, params["value_head"]
+  else:
+    features, head = _critic_features(spec, params, rows, packing), params["critic"]["value_head"]
+  values = apply_value_head(head, features)
+  return values if packing is None else unpack(packing, values)
+
+
+def _critic_features(spec: Spec, params: Params, rows, packing: GroupPacking | None):
+  if packing is None:
+    return completion_features(spec.critic, _critic_trunk(params), rows)[0]
+  return group_features(spec.critic, _critic_trunk(params), rows, packing)[0]
 
 
 def _critic_trunk(params: Params) -> Params:
@@ -51,19 +85,18 @@ def _critic_trunk(params: Params) -> Params:
   return trunk
 
 
-def _values_with_last(spec: Spec, params: Params, policy_hidden, rows: Rollout):
+def _values_with_last(spec: Spec, params: Params, rows: Rollout):
   """Values f32[B, T], and f32[B] of the state after each row's last token."""
   if spec.config.critic == "shared":
-    hidden, head = policy_hidden, params["value_head"]
+    model, trunk, head = spec.model, params["policy"], params["value_head"]
   else:
-    hidden, _ = features_with_last(spec.critic, _critic_trunk(params), rows)
-    head = params["critic"]["value_head"]
-  values = apply_value_head(head, hidden)
+    model, trunk, head = spec.critic, _critic_trunk(params), params["critic"]["value_head"]
+  values = apply_value_head(head, features_with_last(model, trunk, rows)[0])
   lengths = jnp.sum(rows.completion_mask, axis=1, dtype=jnp.int32)
   return values[:, :-1], jnp.take_along_axis(values, lengths[:, None], axis=1)[:, 0]
 
 
-def score(spec: Spec, models, rollout: Rollout, key):
+def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
   """Old and reference log-probs and values, as many rows at a time as in a gradient pass.
 
   Args:
@@ -72,37 +105,42 @@ def score(spec: Spec, models, rollout: Rollout, key):
       Of a policy with adapters the reference is its frozen base, with the adapters given here, or
       with none.
     rollout: rows.
-    key: not used; scoring is not random.
+    plan: of all rows, in one minibatch, to compute prompts once; None: row by row.
 
   Returns:
     f32[B, T] each: "old_log_probs"; with a reference "ref_log_probs"; with a critic "values", and
     with `bootstrap_truncated` "last_values" f32[B].
   """
-  del key
-  size = spec.config.micro_batch_size or spec.config.minibatch_size
-  return in_chunks(functools.partial(_score_rows, spec, models), rollout, size)
+  if plan is None:
+    size = spec.config.micro_batch_size or spec.config.minibatch_size
+    return in_chunks(lambda rows: _score_rows(spec, models, rows, None), rollout, size)
+  indices, packing = jax.tree.map(lambda x: x[0], (plan.indices, plan.packing))
+  take = lambda indices: jax.tree.map(lambda x: x[indices], rollout)
+  scores = jax.lax.map(
+      lambda step: _score_rows(spec, models, take(step[0]), step[1]), (indices, packing))
+  order = indices.reshape(-1)
+  put_back = lambda x: jnp.zeros_like(x).at[order].set(x)
+  return jax.tree.map(lambda x: put_back(x.reshape(-1, *x.shape[2:])), scores)
 
 
-def _score_rows(spec: Spec, models, rollout: Rollout):
-  config, policy = spec.config, models["params"]["policy"]
+def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | None):
+  config, params = spec.config, models["params"]
+  mask, passed = rollout.completion_mask, None
   scores = {"old_log_probs": rollout.log_probs}
-  needs_values = config.critic == "shared" and (
-      rollout.values is None or config.bootstrap_truncated)
-  hidden = None
-  if config.recompute_log_probs or needs_values:
-    hidden, _ = features_with_last(spec.model, policy, rollout)
+  needs_values = config.has_critic and (rollout.values is None or config.critic == "separate")
+  if config.recompute_log_probs or (needs_values and config.critic == "shared"):
+    passed = policy_pass(spec, params["policy"], rollout, mask, packing)
   if config.recompute_log_probs:
-    scores["old_log_probs"] = log_probs_and_entropy(spec, policy, hidden[:, :-1], rollout)[0]
+    scores["old_log_probs"] = passed.log_probs
   if config.bootstrap_truncated:
-    scores["values"], last = _values_with_last(spec, models["params"], hidden, rollout)
+    scores["values"], last = _values_with_last(spec, params, rollout)
     scores["last_values"] = jnp.where(rollout.truncated, last, 0.0)
-  elif config.critic == "separate" or needs_values:
-    features = None if hidden is None else hidden[:, :-1]
-    scores["values"] = values_of_rows(spec, models["params"], features, rollout)
+  elif needs_values:
+    features = None if passed is None else passed.features
+    scores["values"] = values_of_rows(spec, params, features, rollout, packing)
   elif config.has_critic:
     scores["values"] = rollout.values
   if config.kl_coef > 0:
-    reference = reference_of(models)
-    hidden, _ = completion_features(spec.model, reference, rollout)
-    scores["ref_log_probs"] = log_probs_and_entropy(spec, reference, hidden, rollout)[0]
+    scores["ref_log_probs"] = policy_pass(
+        spec, reference_of(models), rollout, mask, packing).log_probs
   return scores

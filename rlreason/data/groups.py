@@ -43,9 +43,9 @@ def pack_groups(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray
 def round_rows(count: int) -> int:
   """A number of rows at least as large, of few: every other size would compile an update.
 
-  At least 1, and at most an eighth more than `count`: empty rows cost as much as others.
+  At least 1, and at most a quarter more than `count`: empty rows cost as much as others.
   """
-  step = 2 ** max(0, (count - 1).bit_length() - 4)
+  step = 2 ** max(0, (count - 1).bit_length() - 3)
   return max(1, -(-count // step) * step)
 
 

@@ -26,6 +26,7 @@ class Replicas(NamedTuple):
   sum: Callable[[Any], Any]  # adds a pytree over the replicas
   gather: Callable[[Any], Any]  # this replica's rows -> all rows
   take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
+  place: Callable[[Any], Any]  # [n, parts, ...] -> the same, each part on the device of its rows
 
 
 class Layout(NamedTuple):
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
 
   num_shards: int  # the number of rows must be a multiple of it
   num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
+  takes_plans: bool  # whether the batch of an update may hold a `GroupPlan`
   param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> places of parameters
   put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
   put_state: Callable[[Any], Any]  # train state -> placed
@@ -62,7 +64,7 @@ def _take(batch, indices):
   return jax.tree.map(lambda x: x[indices], batch)
 
 
-ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=_take)
+ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=_take, place=lambda x: x)
 
 
 def make_layout(config: ParallelConfig) -> Layout:
@@ -104,9 +106,10 @@ def _jit_layout(config: ParallelConfig) -> Layout:
 
   def take(batch, indices):
     taken = _take(batch, indices)
-    if indices.shape[1] % num_shards:
-      return taken
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, minibatches), taken)
+    return taken if indices.shape[1] % num_shards else place(taken)
+
+  def place(tree):
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, minibatches), tree)
 
   def in_mesh(fn):
     def traced(*args, **kwargs):
@@ -115,14 +118,14 @@ def _jit_layout(config: ParallelConfig) -> Layout:
     return traced
 
   def compile_update(fn, state):
-    replicas = ALONE._replace(take=take)
+    replicas = ALONE._replace(take=take, place=place)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     return jit(
         in_mesh(lambda state, batch, key: fn(state, batch, key, replicas=replicas)),
         donate_argnums=0, out_shardings=(shardings, everywhere))
 
   return Layout(
-      num_shards=num_shards, num_replicas=1, param_shardings=param_shardings,
+      num_shards=num_shards, num_replicas=1, takes_plans=True, param_shardings=param_shardings,
       put_params=lambda params, boxed: jax.device_put(params, param_shardings(boxed)),
       put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
@@ -148,7 +151,7 @@ def _pmap_replicas(count: int) -> Replicas:
       sum=lambda x: jax.lax.psum(x, _REPLICAS),
       gather=lambda tree: jax.tree.map(
           lambda x: jax.lax.all_gather(x, _REPLICAS, axis=0, tiled=True), tree),
-      take=take)
+      take=take, place=lambda tree: tree)
 
 
 def _pmap_layout(config: ParallelConfig) -> Layout:
@@ -201,7 +204,7 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
       fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices)
 
   return Layout(
-      num_shards=count, num_replicas=count,
+      num_shards=count, num_replicas=count, takes_plans=False,
       param_shardings=lambda boxed: jax.sharding.SingleDeviceSharding(devices[0]),
       put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
