@@ -444,7 +444,9 @@ def _move_reference(config: PolicyGradientConfig, state):
   if not config.reference_every:
     return state
   is_due = state.step % config.reference_every == 0
-  policy = lora.split(state.params["policy"])[0]
+  # In f32 before they are multiplied: a share of a bf16 parameter would be rounded to bf16.
+  policy = jax.tree.map(
+      lambda x: x.astype(jnp.float32), lora.split(state.params["policy"])[0])
   decay = config.reference_decay
   return state.replace(reference=jax.tree.map(
       lambda old, new: jnp.where(is_due, decay * old + (1 - decay) * new, old),

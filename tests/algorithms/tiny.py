@@ -56,24 +56,33 @@ def sample_rollout(policy, temperature=1.0, seed=1):
   return rollout
 
 
-class Compiled:
-  """An algorithm whose parts are compiled when first used; `config` and `temperature` are kept."""
+def fast_jit(fn):
+  """Compiled in half the time; such a small program runs no slower."""
+  is_cpu = jax.default_backend() == "cpu"
+  return jax.jit(
+      fn, compiler_options={"xla_backend_optimization_level": "0"} if is_cpu else None)
 
-  def __init__(self, config: PolicyGradientConfig, temperature: float, optimizer):
-    self.config = config
-    self.algorithm = policy_gradient(config, MODEL, optimizer, temperature=temperature)
-    self.score = jax.jit(self.algorithm.score)
-    self.make_batch = jax.jit(self.algorithm.make_batch)
+
+class Compiled:
+  """An algorithm whose parts are compiled when first used; `config` and `model` are kept."""
+
+  def __init__(
+      self, config: PolicyGradientConfig, temperature: float, optimizer, group_size=1, model=MODEL):
+    self.config, self.model = config, model
+    self.algorithm = policy_gradient(
+        config, model, optimizer, temperature=temperature, group_size=group_size)
+    self.score = fast_jit(self.algorithm.score)
+    self.make_batch = fast_jit(self.algorithm.make_batch)
     # Not donated: tests compare before and after.
-    self.update_step = jax.jit(self.algorithm.update_step)
+    self.update_step = fast_jit(self.algorithm.update_step)
 
   def init(self, policy, value_head=None):
     """A state; a value head of zeros would hide mistakes, so this one is random."""
-    params = init_rl_params(self.config, MODEL, policy)
+    params = init_rl_params(self.config, self.model, policy)
     head = random_value_head() if value_head is None else value_head
     if self.config.critic == "shared":
       params["value_head"] = head
-    else:
+    elif self.config.critic == "separate":
       params["critic"]["value_head"] = head
     return self.algorithm.init(params)
 
@@ -84,9 +93,9 @@ def random_value_head():
 
 
 @functools.cache
-def compiled_ppo(config, temperature=1.0, learning_rate=0.1):
-  """PPO with plain gradient descent: the change of the parameters is the gradient."""
-  return Compiled(config, temperature, optax.sgd(learning_rate))
+def compiled_ppo(config, temperature=1.0, learning_rate=0.1, group_size=1):
+  """With plain gradient descent: the change of the parameters is the gradient."""
+  return Compiled(config, temperature, optax.sgd(learning_rate), group_size)
 
 
 BASE = PolicyGradientConfig(minibatch_size=NUM_ROWS, kl_coef=0.0, value_coef=0.5, entropy_coef=0.01)

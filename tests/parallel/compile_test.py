@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from rlreason import models, sampling, types
+from rlreason import losses, models, sampling, types
 from rlreason.algorithms import (
-    PolicyGradientConfig, SFTConfig, init_rl_params, policy_gradient, sft)
+    PolicyGradientConfig, SFTConfig, init_rl_params, policy_gradient, presets, sft)
 from rlreason.models import lora, quantize
 from rlreason.parallel import ALONE, Layout, ParallelConfig, make_layout
+from rlreason.slots import Slot
 from rlreason.training.metrics import CompilationCounter
 from tests.algorithms import tiny
 
@@ -76,10 +77,11 @@ def make_prompts(seed):
 @functools.cache
 def run_ppo(parallel, config=CONFIG, model=MODEL):
   layout = make_layout(parallel)
-  algorithm = policy_gradient(config, model, OPTIMIZER, temperature=0.8)
+  algorithm = policy_gradient(config, model, OPTIMIZER, temperature=0.8, group_size=GROUP)
   params = init_rl_params(config, model, make_policy(layout, model))
   is_shared = config.critic == "shared"
-  (params if is_shared else params["critic"])["value_head"] = tiny.random_value_head()
+  if config.has_critic:
+    (params if is_shared else params["critic"])["value_head"] = tiny.random_value_head()
   state = start = layout.put_state(algorithm.init(params))
   reference = layout.put_state(make_params(layout, seed=1)) if model.lora is None else None
   options = sampling.SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0.8)
@@ -98,7 +100,8 @@ def run_ppo(parallel, config=CONFIG, model=MODEL):
     rollout = layout.get_rows(
         generate(state.params, layout.put_rows(make_prompts(number)), key_sample))
     placed = layout.put_rows(rollout)
-    scores = score({"params": state.params, "reference": reference}, placed, None)
+    moved = reference if state.reference is None else state.reference
+    scores = score({"params": state.params, "reference": moved}, placed, None)
     rewards = np.sum(rollout.completion_tokens % 3 == 0, axis=1).astype(np.float32)
     outcome = layout.put_rows(types.Outcome(rewards, np.arange(ROWS) % 7 != 3))
     batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.kl_coef))
@@ -168,6 +171,32 @@ def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
       CONFIG, critic="separate", kl_placement="loss", kl_estimator="k3", kl_target=None)
   one, result = run_ppo(ParallelConfig(data=1), config), run_ppo(LAYOUTS[name], config)
   assert_close(result.layout.get_state(result.state).params, one.state.params)
+
+
+# Without a critic: rows that are dropped, a reference that follows, tokens chosen over minibatches.
+SIZES = dict(minibatch_size=16, micro_batch_size=8)
+METHODS = {
+    "grpo_dropping": presets.grpo(
+        kl_coef=0.1, drop_threshold=0.1, reference_every=1, reference_decay=0.5, **SIZES),
+    "kl_cov": presets.kl_cov(selection=Slot(losses.select_kl_cov, {"fraction": 0.1}), **SIZES)}
+
+
+@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_without_a_critic_too(name, method):
+  config = METHODS[method]
+  one, result = run_ppo(ParallelConfig(data=1), config), run_ppo(LAYOUTS[name], config)
+  np.testing.assert_array_equal(result.rollout.completion_tokens, one.rollout.completion_tokens)
+  assert_close(result.batch, one.batch, 2e-5)
+  assert_close(result.layout.get_state(result.state), one.state)
+  assert result.compilations == 0
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(result.start))
+  if method == "grpo_dropping":
+    kept = np.any(one.batch.loss_mask, axis=1)
+    assert 0 < kept.sum() < np.any(one.batch.counted_mask, axis=1).sum()
+    policy = one.state.params["policy"]
+    assert_close(one.state.reference["embed"], policy["embed"], 0.02)
+    assert np.abs(one.state.reference["embed"]["embedding"] - policy["embed"]["embedding"]).max() > 0
 
 
 @pytest.mark.parametrize(
