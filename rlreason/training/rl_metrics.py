@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rlreason.data.sampled import problem
 from rlreason.data.tasks.base import Row
 from rlreason.rollout import Sampled, Scored
 from rlreason.types import Rollout
@@ -77,7 +78,7 @@ def accuracy_rows(everything: Sequence[Sampled], step: int) -> list[dict[str, An
     size = len(verdicts) // len(rows_of_part)
     for i, row in enumerate(rows_of_part):
       known = [verdict for verdict in verdicts[i * size:(i + 1) * size] if verdict is not None]
-      rows.append({**row, "right": sum(known), "count": len(known), "step": step})
+      rows.append({**problem(row), "right": sum(known), "count": len(known), "step": step})
   return rows
 
 
@@ -94,7 +95,7 @@ def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
       rollout.completion_tokens, rollout.completion_mask, strict=True)]
   verdicts = _verdicts(scored)
   return [{
-      **rows[i // group_size], "completion": completion, "is_right": verdicts[i],
+      **problem(rows[i // group_size]), "completion": completion, "is_right": verdicts[i],
       "reward": scored.rewards.total[i],
       "rewards": {name: values[i] for name, values in scored.rewards.parts.items()},
       "tokens": int(scored.lengths[i]), "truncated": bool(rollout.truncated[i]),

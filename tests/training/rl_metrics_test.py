@@ -93,8 +93,12 @@ def test_rows_of_completions():
 
 
 def test_rows_of_accuracy_count_what_has_a_verdict():
-  parts = [Sampled(ROWS, make_rollout([1] * 4), make_scored(totals, [1] * 4))
+  # Their problems may come from rows that an earlier stage wrote; of these, only the problem stays.
+  written = [row | {"stage": "sample", "is_right": True, "tokens": 3} for row in ROWS]
+  parts = [Sampled(written, make_rollout([1] * 4), make_scored(totals, [1] * 4))
            for totals in ([1.0, 0.0, None, 1.0], [None, None, 0.0, 0.0])]
   found = [(row["prompt"], row["right"], row["count"], row["step"])
            for row in rl_metrics.accuracy_rows(parts, 7)]
+  columns = {"prompt", "answer", "right", "count", "step"}
+  assert all(set(row) == columns for row in rl_metrics.accuracy_rows(parts, 7))
   assert found == [("p0", 1, 2, 7), ("p1", 1, 1, 7), ("p0", 0, 0, 7), ("p1", 0, 2, 7)]

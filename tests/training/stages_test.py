@@ -74,6 +74,20 @@ def test_an_end_token_that_is_there_is_not_doubled(tmp_path):
   assert described(batch)[:4] == [("a", 0), ("c", 1.0), ("<eos>", 1.0), ("a", 0)]  # packed again
 
 
+def test_sampled_tokens_are_trained_on_as_they_are(tmp_path):
+  """Whatever their text says; the prompt is tokenised where the row has no tokens of it."""
+  c, two = TOKENIZER.encode("c 2")
+  sampled = {"prompt": "a", "completion": "c 1", "completion_ids": [c, two]}
+  file = write_rows(tmp_path, [sampled | {"prompt_ids": TOKENIZER.encode("b b")}])
+  described_ids = described(first_batch(make_recipe(examples=file)))
+  assert described_ids[:4] == [("b", 0), ("b", 0), ("c", 1.0), ("2", 1.0)]
+  chat = [{"role": "user", "content": "a"}]
+  for prompt, words in (("a b", ["a", "b"]), (chat, ["user", "a", "assistant"])):
+    file = write_rows(tmp_path, [sampled | {"prompt": prompt}])
+    found = described(first_batch(make_recipe(examples=file)))[:len(words) + 2]
+    assert found == [*((word, 0) for word in words), ("c", 1.0), ("2", 1.0)]  # and no end is added
+
+
 def test_chats_learn_what_the_assistant_says(tmp_path):
   chat = [{"role": "user", "content": "a b"}]
   file = write_rows(tmp_path, [{"prompt": chat, "completion": "c"}])

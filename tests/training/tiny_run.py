@@ -1,8 +1,9 @@
 """A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
 
-    python tests/training/tiny_run.py WORKDIR MOMENT [adapters]
+    python tests/training/tiny_run.py WORKDIR MOMENT [adapters | data]
 
-runs the recipe, with `adapters` by training these on a base of 4 bits, and at the moment named
+runs the recipe, with `adapters` by training these on a base of 4 bits, with `data` one whose stages
+write data for others, and at the moment named
 sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
 (the checkpoint of step 4 has just been handed to the background) and `eval sft` (the stage is
 evaluated and its model written, but no checkpoint says so); SIGTERM for `stop 3`. `end` is no
@@ -16,6 +17,7 @@ import sys
 
 from ml_collections import config_dict
 
+from rlreason.algorithms import presets
 from rlreason.training import checkpoint, loop, metrics
 from rlreason.training.recipe import from_config
 
@@ -58,6 +60,39 @@ def make_config(has_adapters=False):
   return config
 
 
+def make_data_config():
+  """Learn a format, sample, train the initial model on what is right, and RL on restarts."""
+  config = make_config()
+  config.task = dict(kind="chain", problems=dict(
+      min_steps=1, max_steps=1, modulus=2, num_validation=1, num_test=2, answers_only=True))
+  config.stages = ("sft", "sample", "right", "distil", "restarts", "rl")
+  optimizer = dict(learning_rate=5e-2)
+  config.sft = dict(
+      kind="sft", steps=12, batch_size=8, length=16, num_examples=64, optimizer=optimizer)
+  config.sample = dict(
+      kind="sample", steps=STEPS, num_prompts=8, group_size=4, sampling=dict(max_new_tokens=6),
+      rewards=dict(verifier=dict(weight=1.0), language=dict(weight=0.0)))
+  config.right = dict(
+      kind="select", inputs=("sample",), select=dict(
+          function="rlreason.data.completions:right_completions",
+          options=dict(max_per_question=4, dedupe="nothing")))
+  config.distil = dict(
+      kind="sft", steps=3, batch_size=8, length=16, examples="stage:right", start="initial",
+      optimizer=optimizer)
+  config.restarts = dict(
+      kind="select", inputs=("sample",), select=dict(
+          function="rlreason.data.restarts:restart_prompts",
+          options=dict(seed=1, max_back=2, step_ends=("\\boxed{",))))
+  config.rl = dict(
+      kind="rl", steps=2, num_prompts=8, group_size=2, problems="stage:restarts", start="sft",
+      sampling=dict(max_new_tokens=6), writes_accuracy=True, optimizer=config.optimizer,
+      rewards=dict(verifier=dict(weight=0.0), restart=dict(weight=1.0)),
+      algorithm=presets.grpo(minibatch_size=16, kl_coef=0.0))
+  config.rl.optimizer = config.optimizer
+  config.evaluation = dict(num_problems=2, batch_size=8, max_new_tokens=6, num_samples=0)
+  return config
+
+
 def signal_at(moment):
   """Makes the process send itself a signal at the moment."""
   kind, _, place = moment.partition(" ")
@@ -86,7 +121,8 @@ def main():
   workdir, moment, *options = sys.argv[1:]
   signal_at(moment)
   try:
-    loop.train(from_config(make_config("adapters" in options)), pathlib.Path(workdir))
+    config = make_data_config() if "data" in options else make_config("adapters" in options)
+    loop.train(from_config(config), pathlib.Path(workdir))
   except loop.Interrupted as stopped:
     print(stopped)
     sys.exit(3)
