@@ -1,4 +1,4 @@
-"""DAPO, https://arxiv.org/abs/2503.14476: clip-higher, dynamic sampling, token mean, overlong terms.
+"""DAPO, https://arxiv.org/abs/2503.14476: clip-higher, dynamic sampling, token mean.
 
     rlreason train --config=experiments/methods/dapo.py --workdir=runs/dapo
 
@@ -18,6 +18,7 @@ def get_config(start=""):
   config.rl = beds.rl(
       presets.dapo(minibatch_size=64), max_rounds=4,
       rewards=dict(
-          verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),  # +1 and -1, but for a constant
+          # +1 and -1, but for a constant, which the group's mean takes away.
+          verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),
           overlong=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS, cache=16))))
   return config

@@ -1,4 +1,4 @@
-"""DASH, https://arxiv.org/abs/2505.17218: sample for all micro-batches at once, drop what is useless.
+"""DASH, https://arxiv.org/abs/2505.17218: sample all at once, drop what is useless.
 
 Settings of the paper: 4 completions of a problem, 32 micro-batches of 4, T = 0.9, |A| above 0.1.
 A rollout here is always of a whole step: one call of the sampler however many micro-batches the

@@ -1,6 +1,6 @@
 """REINFORCE++, https://arxiv.org/abs/2501.03262: no critic and no group, normalised over the batch.
 
-    rlreason train --config=experiments/methods/reinforce_plus_plus.py --workdir=runs/reinforce_plus_plus
+    rlreason train --config=experiments/methods/reinforce_plus_plus.py --workdir=runs/rpp
 """
 
 import beds

@@ -1,4 +1,4 @@
-"""T1, https://arxiv.org/abs/2501.11651: many samples at a high temperature, held by a moving anchor.
+"""T1, https://arxiv.org/abs/2501.11651: a high temperature, held by an anchor that moves.
 
     rlreason train --config=experiments/methods/t1.py --workdir=runs/t1
 

@@ -16,7 +16,8 @@ def test_longest_first_into_the_first_row_with_room():
 
 
 @pytest.mark.parametrize("count, rounded", [
-    (0, 1), (1, 1), (7, 7), (9, 10), (16, 16), (17, 20), (33, 40), (64, 64), (65, 80), (1000, 1024)])
+    (0, 1), (1, 1), (7, 7), (9, 10), (16, 16), (17, 20), (33, 40), (64, 64), (65, 80),
+    (1000, 1024)])
 def test_numbers_of_rows_are_few(count, rounded):
   assert groups.round_rows(count) == rounded
 
