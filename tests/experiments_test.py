@@ -19,7 +19,7 @@ from rlreason.parallel import ALONE
 from rlreason.slots import Slot
 from rlreason.training.optimizer import make_optimizer
 from rlreason.training.recipe import from_config
-from rlreason.types import Prompts, Rollout
+from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -186,7 +186,8 @@ def test_large_experiments_trace(name):
       name: (rows, columns) for name in ("old_log_probs", "ref_log_probs", "values")}
   batch, _ = jax.eval_shape(
       algorithm.make_batch,
-      (rollout, scores, shape((rows,), jnp.float32), shape((rows,), bool)), state.kl_coef)
+      (rollout, scores, Outcome(shape((rows,), jnp.float32), shape((rows,), bool))),
+      state.kl_coef)
   new_state, metrics = jax.eval_shape(
       functools.partial(algorithm.update_step, replicas=ALONE), state, batch, key)
   # The same shapes and types come out, so that a donated state can be updated again.

@@ -1,6 +1,6 @@
 """What a stage is to the loop: a state, data, and one step. The loop owns everything around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ def data_file(folder: pathlib.Path, stage: str) -> pathlib.Path:
   return folder / "data" / f"{stage}.jsonl"
 
 
-def read_source(source: str, folder: pathlib.Path, required: tuple[str, ...]) -> RowSource:
+def read_source(source: str, folder: pathlib.Path, required: Sequence[str]) -> RowSource:
   """The rows of a file, or of a stage ("stage:NAME") of the run in `folder`.
 
   Raises:

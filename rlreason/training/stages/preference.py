@@ -65,7 +65,8 @@ def _columns(stage: PreferenceStage) -> tuple[str, ...]:
 
 def _fitting_rows(setup: Setup, stage: PreferenceStage, folder: pathlib.Path):
   """Tokenised rows whose prompt and completions fit, and how many do not."""
-  rows, fitting = base.read_source(stage.examples, folder, _columns(stage)), []
+  texts = [name for name in _columns(stage) if name != "is_right"]
+  rows, fitting = base.read_source(stage.examples, folder, texts), []
   bad_rows, width = BadRows(f"config.{stage.name}"), max(setup.recipe.prompt_buckets)
   for i in range(len(rows)):
     try:
@@ -83,6 +84,8 @@ def _fitting_rows(setup: Setup, stage: PreferenceStage, folder: pathlib.Path):
 
 def _tokenize(tokenizer: Tokenizer, stage: PreferenceStage, row: Row) -> dict[str, Any]:
   """{"prompt", "completions", "is_desirable"} in token ids."""
+  if not stage.preference.has_pairs and row.get("is_right") is None:
+    raise ValueError("is_right is missing: a completion without a verdict")
   names = ("chosen", "rejected") if stage.preference.has_pairs else ("completion",)
   return {"prompt": rollout_lib.encode_prompt(tokenizer, row),
           "completions": [base.completion_ids(tokenizer, row, name) for name in names],
