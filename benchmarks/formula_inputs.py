@@ -85,6 +85,7 @@ def _groups_of_one(x, random):
   x["scores"] = x["scores"][:, :1]
   for name in ("mask", "rewards", "values", "old_log_probs", "sampler_log_probs"):
     x[name] = x[name][:GROUPS]
+  x["mask"][0] = True  # TRL pads to the longest row
 
 
 def _flat_scores(x, random):

@@ -2,7 +2,8 @@
 # Makes .peers/formulas, the environment of the released functions that formulas.py compares with:
 # TRL whole, and of verl, OpenRLHF, AReaL, Tunix and RLax the packages without the engines, clusters
 # and kernels that they list as requirements and that these functions do not touch.
-# Run once: bash benchmarks/formula_peers.sh   (PYTHON names another interpreter than python3)
+# Run once: bash benchmarks/formula_peers.sh   (PYTHON names another interpreter than python3; of
+# 3.11 or 3.12, for which OpenRLHF has wheels)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
