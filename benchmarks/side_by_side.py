@@ -50,14 +50,15 @@ class Worker:
     self._process.wait(timeout=60)
 
 
-def start_peer(environment, script, argument, *, log="worker"):
+def start_peer(environment, script, argument, *, log="worker", made_by="peers.sh"):
   """Starts `script` of benchmarks/ with the Python of .peers/`environment`.
 
   Args:
-    environment: name of a folder that benchmarks/peers.sh made.
+    environment: name of a folder in .peers.
     script: file name of the worker in benchmarks/.
     argument: of its command line.
     log: its stderr goes to .peers/`log`.log.
+    made_by: the script of benchmarks/ that makes the environment.
 
   Raises:
     FileNotFoundError: the environment is not there.
@@ -65,7 +66,7 @@ def start_peer(environment, script, argument, *, log="worker"):
   """
   python = ROOT / ".peers" / environment / "bin" / "python"
   if not python.exists():
-    raise FileNotFoundError(f"{python} is missing: run `bash benchmarks/peers.sh` once")
+    raise FileNotFoundError(f"{python} is missing: run `bash benchmarks/{made_by}` once")
   with open(ROOT / ".peers" / f"{log}.log", "w", encoding="utf-8") as stderr:
     return Worker([str(python), str(ROOT / "benchmarks" / script), argument], stderr=stderr)
 

@@ -93,3 +93,74 @@ def test_sides_take_turns_and_the_line_is_json(side_by_side, capsys):
   side_by_side.print_line("x", ratio=ratio)
   line = json.loads(capsys.readouterr().out)
   assert line["benchmark"] == "x" and line["ratio"] == ratio and line["machine"]["cores"] >= 1
+
+
+@pytest.fixture(name="formulas")
+def _formulas(monkeypatch):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import formulas
+
+  return formulas
+
+
+def test_difference_of_formulas(formulas):
+  """Relative to the number, or to the median of those that are not 0: here 4."""
+  difference = formulas.formula_inputs.difference
+  theirs = [0.0, 1.0, 4.0, 100.0]
+  assert difference(np.array([0.0, 1.0, 4.0, 110.0]), theirs) == pytest.approx(0.1)
+  assert difference(np.array([0.0, 1.2, 4.0, 100.0]), theirs) == pytest.approx(0.05)
+  assert difference(np.array([0.5]), [0.0]) == 0.5
+  assert difference(np.array([np.nan, 0.0]), [np.nan, 0.0]) == np.inf
+  with pytest.raises(ValueError, match="results: got"):
+    difference(np.zeros(2), [0.0])
+
+
+def test_inputs_of_formulas_are_the_same_every_time(formulas):
+  make_inputs = formulas.formula_inputs.make_inputs
+  for name, values in make_inputs("gaps").items():
+    np.testing.assert_array_equal(values, make_inputs("gaps")[name])
+    if values.dtype == np.float64:
+      np.testing.assert_array_equal(values, values.astype(np.float32))
+  with pytest.raises(ValueError, match="case: got 'x', allowed: plain"):
+    make_inputs("x")
+
+
+def test_our_side_of_formulas(formulas):
+  """The first row of each section; the requests of all can be sent, and no two rows are one."""
+  for make_rows in formulas.SECTIONS.values():
+    rows = make_rows()
+    assert len({json.dumps([row.call, row.ours, row.inputs]) for row in rows}) == len(rows)
+    numbers = rows[0].run(formulas.formula_inputs.make_inputs(rows[0].inputs))
+    assert np.all(np.isfinite(numbers)) and np.any(numbers)
+
+
+@pytest.mark.parametrize("answer, is_same, verdict, code", [
+    (1.0, True, "| 0e+00 | same |", 0),
+    (1.0, False, "| 0e+00 | **same, WRONG** |", 1),
+    (2.0, True, "| 5e-01 | **differs, WRONG** |", 1),
+    (2.0, False, "| 5e-01 | differs |", 0),
+    (1.00005, True, "| 5e-05 | **neither, WRONG** |", 1),
+    (1.00005, False, "| 5e-05 | **neither, WRONG** |", 1)])
+def test_table_of_formulas(formulas, side_by_side, monkeypatch, capsys, answer, is_same, verdict,
+                           code):
+  class Worker:
+    hello = {"versions": {"peer": "1.2"}}
+
+    def ask(self, **request):
+      assert request["function"] == "peer.one" and request["options"] == {"x": 1}
+      return {"result": [answer] * len(request["arrays"]["greedy_scores"])}
+
+    def close(self):
+      pass
+
+  row = formulas.formula_inputs.Row(
+      "Peer", "one(x)", ("peer.one", {"x": 1}), "ours", lambda x: np.ones_like(x["greedy_scores"]),
+      is_same=is_same)
+  monkeypatch.setattr(formulas, "SECTIONS", {"Ones": lambda: [row]})
+  monkeypatch.setattr(side_by_side, "start_peer", lambda *args, **options: Worker())
+  monkeypatch.setattr("sys.argv", ["formulas.py"])
+  with pytest.raises(SystemExit) as ended:
+    formulas.main()
+  printed = capsys.readouterr().out
+  assert ended.value.code == code and printed.startswith("peer 1.2\n")
+  assert f"| Peer | one(x) | ours | plain {verdict}" in printed

@@ -27,8 +27,8 @@ def gae(
     discount: per-token γ in [0, 1].
     gae_lambda: λ in [0, 1], for all rows or f32[B]; 1 is Monte Carlo.
     carry_gaps: True: the next True token follows, however far, as in verl's GAE. False: V and Â are
-      0 in a gap, which ends an episode, as verl's REINFORCE++ does to returns: a reward at the end
-      of the row then reaches only the tokens after the last gap.
+      0 in a gap, which ends an episode, as verl's REINFORCE++ did to returns up to 0.8: a reward at
+      the end of the row then reaches only the tokens after the last gap.
     last_values: f32[B] V after the last token of a row that was cut off; 0, or None, where the row
       came to its end.
 

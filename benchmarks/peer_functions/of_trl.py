@@ -1,0 +1,213 @@
+"""TRL, https://github.com/huggingface/trl.
+
+Its losses are methods of trainers. They run on an object that has the options they read, and a
+model that answers with the log-probabilities given. PPO is no longer among its trainers.
+"""
+
+import collections
+import types
+import warnings
+
+import torch
+
+from peer_functions.importing import differentiate, flat
+
+warnings.filterwarnings("ignore")  # of experimental trainers
+
+# pylint: disable=protected-access, wrong-import-position
+from trl.experimental.cpo.cpo_trainer import CPOTrainer
+from trl.experimental.gkd.gkd_trainer import GKDTrainer
+from trl.experimental.orpo.orpo_trainer import ORPOTrainer
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.rloo_trainer import RLOOTrainer
+
+
+def _trainer(**options):
+  """An object with what every trainer has on one process."""
+  same = lambda x, *args, **kwargs: x
+  accelerator = types.SimpleNamespace(
+      device=torch.device("cpu"), num_processes=1, process_index=0, sync_gradients=True,
+      gather=same, gather_for_metrics=same, reduce=same)
+  metrics = collections.defaultdict(lambda: collections.defaultdict(list))
+  return types.SimpleNamespace(**{
+      "accelerator": accelerator, "model": types.SimpleNamespace(training=False),
+      "aux_loss_enabled": False, "_metrics": metrics, "_total_train_tokens": 0, **options})
+
+
+def _grpo(log_probs, *, loss_type="grpo", level="token", clip=(0.2, 0.2), delta=None, beta=0.0,
+          use_weights=False, max_length=None):
+  """A GRPO trainer whose model has these log-probs, and no entropy."""
+  answer = (log_probs, torch.zeros_like(log_probs), None)
+  return _trainer(
+      _get_per_token_logps_and_entropies=lambda *args, **options: answer,
+      top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level=level,
+      loss_type=loss_type, epsilon_low=clip[0], epsilon_high=clip[1], beta=beta,
+      use_vllm=use_weights, vllm_importance_sampling_correction=use_weights,
+      max_completion_length=max_length, current_gradient_accumulation_steps=1,
+      _entropy_bonus_enabled=False,
+      args=types.SimpleNamespace(
+          delta=delta, use_bias_correction_kl=False, steps_per_generation=1))
+
+
+def _batch(x):
+  mask = x["mask"].float()
+  nothing = torch.zeros((mask.shape[0], 0))
+  return {
+      "prompt_ids": nothing, "prompt_mask": nothing, "completion_ids": mask,
+      "completion_mask": mask, "advantages": x["advantages"],
+      "old_per_token_logps": x["old_log_probs"], "ref_per_token_logps": x["ref_log_probs"],
+      "importance_sampling_ratio": x["weights"], "num_items_in_batch": mask.sum()}
+
+
+def grpo_loss(x, **options):
+  return differentiate(
+      lambda log_probs: GRPOTrainer._compute_loss(_grpo(log_probs, **options), None, _batch(x)),
+      x["log_probs"])
+
+
+def rloo_gradient(x):
+  """The gradient of RLOO's loss, which has one advantage and one ratio for a row."""
+  inputs = {**_batch(x), "advantages": x["advantages"][:, 0],
+            "old_logps": (x["old_log_probs"] * x["mask"]).sum(dim=1)}
+  return differentiate(
+      lambda log_probs: RLOOTrainer._compute_loss(_grpo(log_probs), None, inputs),
+      x["log_probs"])[1:]
+
+
+def entropy_control(x, *, coef, target, step):
+  """Next coefficients, and the weights in effect, after each of some entropies."""
+  results = []
+  inputs = {**_batch(x), "advantages": torch.zeros_like(x["advantages"])}  # the bonus alone
+  for entropy in x["entropies"]:
+    trainer = _grpo(x["log_probs"])
+    answer = (x["log_probs"], entropy.expand(x["log_probs"].shape), None)
+    trainer._get_per_token_logps_and_entropies = lambda *args, answer=answer, **options: answer
+    trainer.model.training = True
+    trainer.args.entropy_target, trainer.args.entropy_coef_delta = target, step
+    trainer.args.entropy_coef_max, trainer.args.entropy_coef_min = 10.0, 0.0
+    trainer._entropy_bonus_enabled = trainer.use_adaptive_entropy = True
+    trainer.entropy_coef, trainer._entropy_window_stats = coef, None
+    trainer._last_world_entropy = entropy
+    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
+    results += [trainer.entropy_coef, float(-loss / entropy)]
+  return flat(torch.tensor(results))
+
+
+def _rollout_trainer(x, **options):
+  """A trainer whose completions, scores and log-probs are given."""
+  lengths = x["mask"].sum(dim=1).tolist()
+  ids = [[1] * length for length in lengths]
+  rows = len(lengths)
+  sampled = [row[:length].tolist() for row, length in zip(x["sampler_log_probs"], lengths)]
+  logs = {name: [] for name in ("prompt", "completion", "advantages")}
+  logs |= {"rewards": collections.defaultdict(list), "extra": collections.defaultdict(list)}
+  trainer = _trainer(
+      environment_factories=None, tools=None, environments=None, num_iterations=1,
+      _tokenizer=types.SimpleNamespace(pad_token_id=0), pad_to_multiple_of=None,
+      mask_truncated_completions=False, use_vllm=False, vllm_importance_sampling_correction=False,
+      beta=0.0, num_generations=x["scores"].shape[1], reward_weights=torch.ones(1),
+      reward_funcs=[None], reward_func_names=["score"], reward_clip_range=None,
+      multi_objective_aggregation="sum_then_normalize", log_multimodal=False, _logs=logs,
+      _pending_extra_logs={}, _pending_metrics={},
+      _get_per_token_logps_and_entropies=lambda *args, **kwargs: (x["old_log_probs"], None, None),
+      _calculate_rewards=lambda *args: x["scores"].reshape(-1, 1),
+      args=types.SimpleNamespace(
+          steps_per_generation=1, gradient_accumulation_steps=1, per_device_train_batch_size=rows,
+          gradient_checkpointing_kwargs=None))
+  trainer.model.training = True
+  trainer.model.is_gradient_checkpointing = False
+  vars(trainer).update(options)
+  prompts = [[1]] * rows
+  trainer._generate = lambda _: (prompts, ids, None, [""] * rows, sampled, {}, None, None)
+  return trainer, [{"prompt": ""}] * rows
+
+
+def grpo_advantage(x, *, scale):
+  trainer, inputs = _rollout_trainer(x, scale_rewards=scale)
+  advantages = GRPOTrainer._generate_and_score_completions(trainer, inputs)["advantages"]
+  return flat(advantages)
+
+
+def sampler_weights(x, *, mode, low=None, high=None):
+  """The weights of a sampler's mismatch, 0 where masked."""
+  trainer, inputs = _rollout_trainer(
+      x, scale_rewards="group", use_vllm=True, vllm_importance_sampling_correction=True,
+      vllm_importance_sampling_mode=mode, vllm_importance_sampling_clip_min=low,
+      vllm_importance_sampling_clip_max=high)
+  output = GRPOTrainer._generate_and_score_completions(trainer, inputs)
+  return flat(output["importance_sampling_ratio"] * x["mask"])
+
+
+def rloo_advantage(x, *, normalize=False):
+  trainer, inputs = _rollout_trainer(x, normalize_advantages=normalize)
+  prompts, ids, _, completions, *_ = trainer._generate(None)
+  trainer._generate = lambda _: (prompts, ids, completions)
+  return flat(RLOOTrainer._generate_and_score_completions(trainer, inputs)["advantages"])
+
+
+class _Model:
+  """Answers a call with per-token log-probs, as TRL's fused head does."""
+
+  def __init__(self, log_probs):
+    nothing = torch.zeros_like(log_probs)
+    self._answer = types.SimpleNamespace(
+        log_probs=log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+
+  def __call__(self, **inputs):
+    return self._answer
+
+
+def _preference_batch(x):
+  """The mask with a prompt of one token before it."""
+  mask = torch.nn.functional.pad(x["mask"].long(), (1, 0))
+  return {"input_ids": mask, "attention_mask": torch.ones_like(mask), "completion_mask": mask}
+
+
+def dpo(x, *, loss_type, beta):
+  """Of rows [2B, T], the chosen before the rejected."""
+  mask = x["mask"].float()
+  chosen, rejected = (x["ref_log_probs"] * mask).sum(dim=1).chunk(2)
+  inputs = {**_preference_batch(x), "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+  trainer = _trainer(
+      ld_alpha=None, precompute_ref_logps=True, f_divergence_type="reverse_kl", beta=beta,
+      loss_types=[loss_type], loss_weights=[1.0], use_weighting=False)
+  return differentiate(
+      lambda log_probs: DPOTrainer._compute_loss(trainer, _Model(log_probs * mask), inputs, False),
+      x["log_probs"])
+
+
+def kto(x, *, beta, desirable, undesirable):
+  mask = x["mask"].float()
+  inputs = {**_preference_batch(x), "label": x["is_desirable"],
+            "ref_logps": (x["ref_log_probs"] * mask).sum(dim=1),
+            "ref_KL_logps": x["ref_mismatched"]}
+  trainer = _trainer(
+      _compute_kl_logps=lambda *args: x["mismatched"], precompute_ref_logps=True, beta=beta,
+      calculate_KL=True, loss_type="kto", desirable_weight=desirable,
+      undesirable_weight=undesirable)
+  return differentiate(
+      lambda log_probs: KTOTrainer._compute_loss(trainer, _Model(log_probs * mask), inputs, False),
+      x["log_probs"])
+
+
+def orpo(x, *, beta):
+  """The term of the odds alone, of means over tokens [2, B]."""
+  trainer = _trainer(beta=beta)
+  return differentiate(
+      lambda both: -ORPOTrainer.odds_ratio_loss(trainer, *both)[0].sum(), x["mean_pairs"])
+
+
+def simpo(x, *, beta, gamma):
+  trainer = _trainer(
+      beta=beta, simpo_gamma=gamma, loss_type="simpo", alpha=0.0, label_smoothing=0.0)
+  return differentiate(
+      lambda both: CPOTrainer.cpo_loss(trainer, *both)[0].sum(), x["mean_pairs"])
+
+
+def jsd(x, *, beta, temperature=1.0):
+  labels = torch.where(x["mask"], 0, -100)
+  return differentiate(
+      lambda logits: GKDTrainer.generalized_jsd_loss(
+          logits, x["teacher_logits"], labels, beta, temperature), x["student_logits"])
