@@ -5,6 +5,7 @@ The optimiser is plain gradient descent, so that equal parameters after a step m
 
 import functools
 import importlib
+import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -48,7 +49,9 @@ PRESETS = {
     "one_example": presets.one_example(**SIZES),
     "satori": presets.satori(**SIZES),
 }
-every_preset = pytest.mark.parametrize("name", PRESETS)
+# Others are made of the same parts.
+STEPPED = [name for name in PRESETS if name not in ("ppo_rlhf", "r1_zero", "satori")]
+every_preset = pytest.mark.parametrize("name", STEPPED)
 SCORES = np.float32([1, 0, 0, 0, 0, 1, 1, 0])
 UNIFORM = np.float32([1, 1, 1, 1, 0, 0, 0, 0])
 SCORED = np.ones(ROWS, bool)
@@ -127,15 +130,20 @@ def is_finite(tree):
 # What every method has in common.
 
 
+def test_every_preset_is_here():
+  assert set(PRESETS) == {
+      name for name, x in vars(presets).items() if inspect.isfunction(x) and name[0] != "_"}
+
+
 @every_preset
 def test_the_first_ratio_is_one_and_the_policy_learns(name):
   _, _, _, batch_metrics, state, metrics = take_step(name)
   assert value(metrics, "policy/ratio_error") < 1e-5
   assert differs(state.params["policy"], policy())
   assert is_finite((state, batch_metrics, metrics)) and int(state.skipped) == 0
-  if PRESETS[name].epochs == 1:  # on-policy no token is clipped, but for those held back
-    clipped = sum(value(metrics, f"policy/clip_fraction_{side}") for side in ("low", "high"))
-    assert clipped <= 0.2 if name == "clip_cov" else clipped == 0.0
+  # On-policy no token is clipped, but for those that Clip-Cov holds back.
+  clipped = sum(value(metrics, f"policy/clip_fraction_{side}") for side in ("low", "high"))
+  assert 0 < clipped <= 0.25 if name == "clip_cov" else clipped == 0.0
 
 
 @every_preset
@@ -152,7 +160,7 @@ def test_nothing_is_made_that_the_method_does_not_need(name):
   assert (batch.nll_mask is not None) == (name == "vapo")
   assert (batch.counted_mask is not None) == (name == "dash")
   assert batch.sampler_log_probs is None and batch.is_selected is None
-  assert (start.reference is not None) == (name in ("r1_zero", "t1"))
+  assert (start.reference is not None) == (name == "t1")
 
 
 @every_preset
@@ -174,8 +182,8 @@ def test_a_row_that_could_not_be_scored_takes_part_in_nothing(name):
   assert is_finite(update(PRESETS[name], batches[0], take_step(name).start))
 
 
-# Not KL-Cov: its |log ratio| has a slope of ±1 even where the ratio is 1 but for rounding.
-WITHOUT_OTHER_TERMS = ["dr_grpo", "dapo", "gspo", "cispo", "opo", "pass_at_k", "clip_cov", "dash"]
+WITHOUT_OTHER_TERMS = ["dr_grpo", "dapo", "gspo", "cispo", "opo", "pass_at_k", "clip_cov", "kl_cov",
+                       "dash"]
 
 
 @pytest.mark.parametrize("name", WITHOUT_OTHER_TERMS)
@@ -196,7 +204,7 @@ def test_groups_of_one_score_leave_the_other_terms(name):
 
 
 # One of each way to average, and whatever looks beyond its own row.
-SPLIT = {name: PRESETS[name] for name in ("gspo", "vapo", "clip_cov", "kl_cov", "rloo")} | {
+SPLIT = {name: PRESETS[name] for name in ("gspo", "vapo", "kl_cov")} | {
     "dr_grpo_dropping": presets.dr_grpo(max_length=10, drop_threshold=0.6, **SIZES),
     "token_sum_dropping": presets.dapo(
         aggregation="token-sum", drop_threshold=0.9, drop_normalizer="kept", **SIZES)}
@@ -220,7 +228,7 @@ def test_micro_batches_are_one_batch(name):
     assert value(split_metrics, metric) == pytest.approx(value(metrics, metric), abs=1e-5), metric
 
 
-@pytest.mark.parametrize("name", ["gspo", "clip_cov", "vapo"])
+@pytest.mark.parametrize("name", ["clip_cov", "vapo"])
 def test_wider_padding_changes_nothing(name):
   batch = noisy(take_step(name).batch)
   fill = np.random.default_rng(0).integers(0, tiny.MODEL.vocab_size, (ROWS, 3), dtype=np.int32)
