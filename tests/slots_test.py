@@ -76,7 +76,7 @@ def test_equal_slots_have_one_hash():
     (3, {}, "function: got 3, allowed: a function, or its 'package.module:function'"),
     (functools.partial(scaled, scale=1.0), {}, "function: got functools.partial.*, allowed: a fu"),
     ("clipped_surrogate", {}, "function: got 'clipped_surrogate', allowed: 'package.module:functi"),
-    ("rlreason.losses:", {}, "function: got 'rlreason.losses:', allowed: 'package.module:function'"),
+    ("rlreason.losses:", {}, "function: got 'rlreason.losses:', allowed: 'package.module:fun"),
     ("rlreason.lost:gae", {}, "function: 'rlreason.lost:gae' cannot be imported"),
     ("rlreason.losses:lost", {}, "'rlreason.losses:lost', but rlreason.losses has no function"),
     ("rlreason.losses:__name__", {}, "has no function '__name__'"),

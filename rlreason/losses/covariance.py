@@ -121,8 +121,8 @@ def kl_cov(
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages, is_selected])
   log_ratios = log_probs - old_log_probs
-  # The slope of a distance is 1 however small it is: on-policy tokens, whose log-probs come from two
-  # programs, would be pushed by rounding alone.
+  # The slope of a distance is 1 however small it is: on-policy tokens, whose log-probs come from
+  # two programs, would be pushed by rounding alone.
   distances = jnp.where(jnp.abs(log_ratios) > _ROUNDING, jnp.abs(log_ratios), 0.0)
   penalty = jnp.where(is_selected, kl_coef * distances, 0.0)
   return -advantages * finite_ratio(log_ratios) + penalty
