@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from rlreason import masks
 from rlreason.losses.policy import clipped_surrogate, finite_ratio
 
+_ROUNDING = 1e-5  # nats, of log-probs in f32
+
 
 def select_clip_cov(
     old_log_probs: jax.Array, advantages: jax.Array, mask: jax.Array, key: jax.Array, *,
@@ -105,6 +107,8 @@ def kl_cov(
 ) -> jax.Array:
   """-A ρ, plus kl_coef |log π - log π_old| on selected tokens; nothing is clipped.
 
+  A difference of 1e-5 nats or less counts as none.
+
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here.
     old_log_probs: f32[B, T] of the policy at the start of the update, nats.
@@ -117,7 +121,8 @@ def kl_cov(
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages, is_selected])
   log_ratios = log_probs - old_log_probs
-  # Not jnp.abs, whose gradient at 0 is 1: on-policy tokens would be pushed down.
-  distances = jnp.sign(log_ratios) * log_ratios
+  # The slope of a distance is 1 however small it is: on-policy tokens, whose log-probs come from
+  # two programs, would be pushed by rounding alone.
+  distances = jnp.where(jnp.abs(log_ratios) > _ROUNDING, jnp.abs(log_ratios), 0.0)
   penalty = jnp.where(is_selected, kl_coef * distances, 0.0)
   return -advantages * finite_ratio(log_ratios) + penalty

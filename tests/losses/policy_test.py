@@ -218,6 +218,15 @@ def test_on_policy_all_are_the_plain_policy_gradient():
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+def test_rounding_is_no_distance_to_kl_cov():
+  """Two programs differ by so much on a token whose policy has not moved."""
+  old, selected = jnp.zeros((1, 4)), jnp.ones((1, 4), bool)
+  loss = lambda x: jnp.sum(losses.kl_cov(x, old, old, selected, kl_coef=0.5))
+  moved = jnp.array([[1e-6, -1e-6, 1e-4, -1e-4]])
+  np.testing.assert_allclose(jax.grad(loss)(moved), [[0, 0, 0.5, -0.5]])
+  np.testing.assert_allclose(loss(moved), 1e-4, rtol=1e-6)
+
+
 def test_gspo_of_rows_of_one_token_is_the_clipped_surrogate():
   log_probs, old, advantages, _ = make_batch(8, (20, 1))
   mask = jnp.ones((20, 1), bool)
