@@ -141,7 +141,7 @@ def _make_batch(
     token_rewards = masks.whiten(token_rewards, mask, shift_mean=False)
   advantages, returns = _advantages_of_tokens(config, token_rewards, scores, mask)
   if config.whiten_advantages:
-    advantages = masks.whiten(advantages, mask)
+    advantages = masks.whiten(advantages, mask, ddof=config.whiten_ddof)
   counted_mask, loss_mask = _masks(config, mask, rollout.truncated, advantages)
   batch = RolloutBatch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
@@ -403,6 +403,8 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
       (indices, None if plan is None else plan.packing, keys))
   first_ratio = jax.tree.map(lambda x: x[0], metrics.pop("policy/ratio_error"))
   metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+  if config.entropy_target is not None:
+    metrics["policy/entropy_coef"] = (_coefs(config, state, batch)["entropy"], jnp.float32(1.0))
   state = _move_coefs(config, state, batch).replace(step=state.step + 1)
   return _move_reference(config, state), (
       metrics | {"policy/ratio_error": first_ratio} | base.skip_metrics(state))

@@ -40,6 +40,7 @@ class PolicyGradientConfig:
   bootstrap_truncated: bool = False  # a completion cut off is worth V of where it was cut
   whiten_rewards: bool = False  # scale token rewards to unit variance, mean kept
   whiten_advantages: bool = True  # scale and shift advantages over the batch
+  whiten_ddof: Literal[0, 1] = 0  # taken from the count in their variance; verl has 1
   mask_truncated: bool = False  # completions cut off are not trained on, but count in their group
   truncated_score: float | None = None  # they score this times the mean of the batch; None = theirs
   # Completions whose advantages are all within ± this are left out before the forward pass; None =
