@@ -1,0 +1,336 @@
+"""Runs every method in miniature, with its controls, and writes the tables of docs/results.md.
+
+    .venv/bin/python experiments/miniatures.py --root=runs/miniatures --seeds=0,1,2
+
+Everything is on the test bed of chains (experiments/methods/beds.py). Each seed trains one
+supervised start, which all methods of that seed go on from. What is finished is not run again, so
+that the program may be stopped and started; `--only=grpo,dapo` runs and shows a part. A run takes
+one to three minutes on two CPU cores, all of them about two hours a seed.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+METHODS = "experiments/methods"
+DOCUMENT = ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- miniatures: miniatures.py -->\n", "<!-- end of miniatures -->"
+NO_VERIFIER = "--config.rl.rewards.verifier.weight=0"
+NO_LENGTH = "--config.rl.rewards.kimi_length.weight=0"
+STUDENT = [  # of `beds.small_chain`
+    "--config.model.width=80", "--config.model.head_dim=20", "--config.model.mlp_width=208",
+    "--config.sft.steps=150"]
+# Name -> recipe, flags. {start} is the seed's supervised start, {teacher} its model after GRPO.
+RUNS = {
+    "no training": ("grpo.py:{start}", ["--config.stages=()"]),
+    "format-only reward": (
+        "grpo.py:{start}", [NO_VERIFIER, "--config.rl.rewards.format.weight=1"]),
+    "random reward": ("grpo.py:{start}", [NO_VERIFIER, "--config.rl.rewards.random.weight=1"]),
+    "GRPO": ("grpo.py:{start}", []),
+    "R1-Zero": ("r1_zero.py:{start}", []),
+    "Dr. GRPO": ("dr_grpo.py:{start}", []),
+    "DAPO": ("dapo.py:{start}", []),
+    "GSPO": ("gspo.py:{start}", []),
+    "VAPO": ("vapo.py:{start}", []),
+    "RLOO": ("rloo.py:{start}", []),
+    "ReMax": ("remax.py:{start}", []),
+    "REINFORCE++": ("reinforce_plus_plus.py:{start}", []),
+    "PPO of RLHF": ("ppo_rlhf.py:{start}", []),
+    "T1": ("t1.py:{start}", []),
+    "T1, fixed reference": ("t1.py:{start}", ["--config.rl.algorithm.reference_every=0"]),
+    "DASH": ("dash.py:{start}", []),
+    "CISPO": ("variants.py:cispo,{start}", []),
+    "OPO": ("variants.py:opo,{start}", []),
+    "pass@4": ("variants.py:pass_at_k,{start}", []),
+    "Clip-Cov": ("variants.py:clip_cov,{start}", []),
+    "KL-Cov": ("variants.py:kl_cov,{start}", []),
+    "LaTRO": ("latro.py:{start}", []),
+    "LaTRO, first term only": ("latro.py:{start}", ["--config.rl.algorithm.nll_coef=0"]),
+    "one example": ("one_example.py:{start}", []),
+    "one example, until saturation": ("one_example.py:{start}", ["--config.rl.steps=20"]),
+    "one example, format-only": (
+        "one_example.py:{start}", [NO_VERIFIER, "--config.rl.rewards.format.weight=1"]),
+    "expert iteration": ("expert_iteration.py:{start}", []),
+    "DPO": ("preference.py:dpo,{start}", []),
+    "IPO": ("preference.py:ipo,{start}", []),
+    "KTO": ("preference.py:kto,{start}", []),
+    "ORPO": ("preference.py:orpo,{start}", []),
+    "SimPO": ("preference.py:simpo,{start}", []),
+    "R1": ("r1.py:{start}", []),
+    # With demonstrations of their own, and so with a supervised start of their own.
+    "return-conditioned": ("return_conditioned.py", []),
+    "Satori": ("satori.py", []),
+    "Satori without restarts": ("satori.py", ["--config.rl.problems=''"]),
+    "long reasoning, GRPO": ("overthinking.py:kimi", [NO_LENGTH]),
+    "long reasoning, length reward": ("overthinking.py:kimi", []),
+    "long reasoning, penalty from the start": ("overthinking.py:l1", [
+        "--config.rl.rewards.l1_length.options.min_accuracy=0",
+        "--config.rl.rewards.l1_length.options.target=1",
+        "--config.rl.rewards.l1_length.options.a=0.1"]),
+    "long reasoning, pairs": ("overthinking.py:pairs", []),
+    "student, RL": ("grpo.py", STUDENT),
+    "student, sequence distillation": ("distill_sequence.py:{teacher}", []),
+    "student, on-policy distillation": ("distill_on_policy.py:{teacher}", []),
+}
+COLUMNS = {"mean": "mean of 8, %", "greedy": "greedy, %", "pass@8": "pass@8, %",
+           "boxed_fraction": "boxed, %", "length": "tokens"}
+
+
+def main():
+  """Runs what is missing and writes the document."""
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/miniatures"))
+  parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+  parser.add_argument("--only", default="", help="names of runs, comma-separated; empty: all")
+  parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True,
+                      help="into docs/results.md, else only to the terminal")
+  args = parser.parse_args()
+  names = [name.strip() for name in args.only.split(",")] if args.only else list(RUNS)
+  unknown = sorted(set(names) - set(RUNS))
+  if unknown:
+    parser.error(f"--only: got {unknown}, allowed: {', '.join(RUNS)}")
+  seeds = [Seed(args.root, seed) for seed in args.seeds.split(",")]
+  for seed in seeds:
+    for name in names:
+      seed.run(name)
+  text = "\n".join([table(names, seeds), *directions(names, seeds)]) + "\n"
+  print(text)
+  if args.write:
+    document = DOCUMENT.read_text()
+    before, rest = document.split(BEGIN)
+    DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END)[1])
+
+
+class Seed:
+  """The runs of one seed."""
+
+  def __init__(self, root: pathlib.Path, seed: str):
+    self.seed, self.root = seed, root.absolute() / f"seed{seed}"
+    self.start = self.root / "start" / "models" / "sft"
+
+  def run(self, name: str):
+    """Trains, unless it is there."""
+    if not (self.root / "start" / "report.html").exists():
+      train(self.root / "start", "grpo.py", ["--config.stages=('sft',)"], self.seed)
+    recipe, flags = RUNS[name]
+    if not (self.folder(name) / "report.html").exists():
+      teacher = self.folder("GRPO") / "models" / "rl"
+      train(self.folder(name), recipe.format(start=self.start, teacher=teacher), flags, self.seed)
+
+  def accuracy_asked_with(self, suffix: str) -> float:
+    """Mean of 8 of the return-conditioned model, its prompts ending in `suffix`, in percent."""
+    folder = self.folder("return-conditioned")
+    output = folder / f"asked_with_{suffix.strip() or 'nothing'}.json"
+    if not output.exists():
+      rlreason("evaluate", f"--config={METHODS}/return_conditioned.py", f"--output={output}",
+               f"--model={folder / 'models' / 'conditioned'}", f"--config.seed={self.seed}",
+               f"--config.evaluation.prompt_suffix={suffix!r}")
+    return 100 * json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]["mean"]["value"]
+
+  def mended(self, name: str, stage: str) -> float:
+    """Share of wrong beginnings that end right, in percent: the model of a stage of a Satori run."""
+    folder = self.folder(name) / f"again_{stage}"
+    if not (folder / "report.html").exists():
+      train(folder, "satori.py", [
+          "--config.stages=('again',)", "--config.again.kind=sample", "--config.again.steps=8",
+          "--config.again.num_prompts=64", "--config.again.group_size=4",
+          "--config.again.sampling.max_new_tokens=64", "--config.again.rewards.verifier.weight=1",
+          f"--config.again.problems={self.folder('Satori') / 'data' / 'restarts.jsonl'}",
+          f"--config.again.start={self.folder(name) / 'models' / stage}"], self.seed)
+    with (folder / "data" / "again.jsonl").open() as lines:
+      rows = [json.loads(line) for line in lines]
+    return 100 * mean_of([float(row["is_right"]) for row in rows if row["start"] == "wrong"])
+
+  def folder(self, name: str) -> pathlib.Path:
+    return self.root / name.replace(" ", "_").replace(",", "").replace(".", "").lower()
+
+  def last(self, name: str) -> dict:
+    """The stages of a run that were evaluated: the estimates of the last."""
+    stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
+    return [stage for stage in stages if stage["evaluation"]][-1]["evaluation"]["chain"]
+
+  def tokens(self, name: str) -> int:
+    stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
+    return sum(stage["tokens"] for stage in stages)
+
+  def series(self, name: str, metric: str, stage: str = "rl") -> list[float]:
+    """A metric, step by step, where it was written."""
+    with (self.folder(name) / "metrics.jsonl").open() as lines:
+      steps = [json.loads(line) for line in lines]
+    return [step[metric] for step in steps if step["stage"] == stage and metric in step]
+
+
+def train(workdir: pathlib.Path, recipe: str, flags: list[str], seed: str):
+  rlreason("train", f"--config={METHODS}/{recipe}", f"--workdir={workdir.absolute()}",
+           f"--config.seed={seed}", *flags)
+
+
+def rlreason(*arguments: str):
+  print("rlreason", *arguments, flush=True)
+  subprocess.run([sys.executable, "-m", "rlreason.main", *arguments], check=True, cwd=ROOT,
+                 stdout=subprocess.DEVNULL)
+
+
+def table(names: list[str], seeds: list[Seed]) -> str:
+  """One line per run: mean over seeds and each seed's accuracy."""
+  lines = ["| run | " + " | ".join(COLUMNS.values()) + " | tokens worked on |",
+           "|---" * (len(COLUMNS) + 2) + "|"]
+  for name in names:
+    results = [seed.last(name) for seed in seeds]
+    cells = [cell([result[column]["value"] for result in results], column) for column in COLUMNS]
+    worked = statistics.mean(seed.tokens(name) for seed in seeds)
+    lines.append(f"| {name} | " + " | ".join(cells) + f" | {worked:,.0f} |")
+  return "\n".join(lines)
+
+
+def cell(values: list[float], column: str) -> str:
+  scale = 1 if column == "length" else 100
+  shown = [f"{scale * value:.1f}" for value in values]
+  mean = f"{scale * statistics.mean(values):.1f}"
+  return f"{mean} [{', '.join(shown)}]" if column == "mean" else mean
+
+
+def directions(names: list[str], seeds: list[Seed]) -> list[str]:
+  """What each paper claims, and what was seen, for the runs that are there."""
+  lines = ["", "| claim | measured | seeds | holds |", "|---|---|---|---|"]
+  for needed, claim, measure, holds in DIRECTIONS:
+    if set(needed) <= set(names):
+      pairs = [measure(seed) for seed in seeds]
+      shown = "; ".join(" against ".join(f"{value:.3g}" for value in pair) for pair in pairs)
+      count = sum(holds(*pair) for pair in pairs)
+      lines.append(f"| {claim[0]} | {claim[1]} | {shown} | {count} of {len(pairs)} |")
+  return lines
+
+
+def mean_of(values: list[float]) -> float:
+  return statistics.mean(values) if values else float("nan")
+
+
+def accuracy(name: str):
+  """Mean accuracy of 8 samples, in percent."""
+  return lambda seed: 100 * seed.last(name)["mean"]["value"]
+
+
+def compare(left, right):
+  return lambda seed: (left(seed), right(seed))
+
+
+def late(name: str, metric: str):
+  """Mean of a metric over the last 20 steps."""
+  return lambda seed: mean_of(seed.series(name, metric)[-20:])
+
+
+def first_step(name: str, metric: str, share: float):
+  """The first step at which a metric has gained `share` of what it gains in all."""
+  def measure(seed):
+    values = seed.series(name, metric)
+    goal = values[0] + share * (mean_of(values[-5:]) - values[0])
+    return next((i for i, value in enumerate(values) if value >= goal), len(values))
+  return measure
+
+
+def more(left, right):
+  return left > right
+
+
+def less(left, right):
+  return left < right
+
+
+# (runs needed, (claim, what the two numbers are), (seed) -> two numbers, whether they show it)
+DIRECTIONS = (
+    (("GRPO", "no training"), ("GRPO raises accuracy", "mean of 8, %: after, before"),
+     compare(accuracy("GRPO"), accuracy("no training")), more),
+    (("GRPO", "format-only reward"), (
+        "by more than a reward for boxes does", "mean of 8, %: GRPO, format-only"),
+     compare(accuracy("GRPO"), accuracy("format-only reward")), more),
+    (("GRPO", "random reward"), ("and a random one", "mean of 8, %: GRPO, random"),
+     compare(accuracy("GRPO"), accuracy("random reward")), more),
+    (("R1-Zero",), ("R1-Zero: the format comes first", "step of half the gain: boxes, accuracy"),
+     compare(first_step("R1-Zero", "reward/format/mean", 0.5),
+             first_step("R1-Zero", "rollout/accuracy", 0.5)), less),
+    (("Dr. GRPO", "GRPO"), (
+        "Dr. GRPO: wrong answers are shorter", "tokens, last 20 steps: Dr. GRPO, GRPO"),
+     compare(late("Dr. GRPO", "rollout/length_wrong/mean"),
+             late("GRPO", "rollout/length_wrong/mean")), less),
+    (("Dr. GRPO", "GRPO"), ("at equal reward", "accuracy, last 20 steps: Dr. GRPO, GRPO"),
+     compare(late("Dr. GRPO", "rollout/accuracy"), late("GRPO", "rollout/accuracy")),
+     lambda left, right: abs(left - right) < 0.03),
+    (("DAPO", "GRPO"), (
+        "DAPO: no useless groups", "share of groups that score all the same: DAPO, GRPO"),
+     compare(lambda seed: mean_of(seed.series("DAPO", "rollout/useless_groups")),
+             lambda seed: mean_of(seed.series("GRPO", "reward/uniform_group_share"))),
+     lambda left, right: left < 0.05 < right),
+    (("DASH", "GRPO"), ("DASH: fewer completions, same accuracy", "mean of 8, %: DASH, GRPO"),
+     compare(accuracy("DASH"), accuracy("GRPO")), lambda left, right: abs(left - right) < 3),
+    (("DASH",), ("which of them enter the network", "share of completions: last 20 steps, all"),
+     lambda seed: (late("DASH", "rollout/trained_fraction")(seed), 1.0), less),
+    (("T1", "T1, fixed reference"), (
+        "T1: nearer to the anchor than to a fixed reference", "KL, nats per token: T1, fixed"),
+     compare(late("T1", "policy/kl"), late("T1, fixed reference", "policy/kl")), less),
+    (("LaTRO", "no training"), (
+        "LaTRO raises accuracy without a verifier", "mean of 8, %: after, before"),
+     compare(accuracy("LaTRO"), accuracy("no training")), more),
+    (("LaTRO",), ("and the likelihood of the answer", "log-prob, nats: last 20 steps, first"),
+     lambda seed: (late("LaTRO", "reward/answer_log_prob")(seed),
+                   seed.series("LaTRO", "reward/answer_log_prob")[0]), more),
+    (("one example", "no training"), ("one example is enough", "mean of 8, %: after, before"),
+     compare(accuracy("one example"), accuracy("no training")), more),
+    (("one example", "one example, format-only"), (
+        "by more than a reward for boxes does", "mean of 8, %: one example, format-only"),
+     compare(accuracy("one example"), accuracy("one example, format-only")), more),
+    (("one example", "one example, until saturation"), (
+        "others go on improving after it is learned", "mean of 8, %: 100 steps, 20 steps"),
+     compare(accuracy("one example"), accuracy("one example, until saturation")), more),
+    (("expert iteration", "GRPO"), (
+        "expert iteration is about as good as a policy gradient", "mean of 8, %: EI, GRPO"),
+     compare(accuracy("expert iteration"), accuracy("GRPO")),
+     lambda left, right: left > right - 3),
+    (("DPO", "no training"), ("DPO on own samples raises accuracy", "mean of 8, %: after, before"),
+     compare(accuracy("DPO"), accuracy("no training")), more),
+    (("return-conditioned",), ("asked for GOOD it does better than asked for nothing",
+                               "mean of 8, %: GOOD, nothing"),
+     compare(lambda seed: seed.accuracy_asked_with(" GOOD"),
+             lambda seed: seed.accuracy_asked_with("")), more),
+    (("return-conditioned",), ("and that better than for BAD", "mean of 8, %: nothing, BAD"),
+     compare(lambda seed: seed.accuracy_asked_with(""),
+             lambda seed: seed.accuracy_asked_with(" BAD")), more),
+    (("Satori",), ("Satori mends wrong beginnings", "mended, %: after RL, before"),
+     compare(lambda seed: seed.mended("Satori", "rl"),
+             lambda seed: seed.mended("Satori", "sft")), more),
+    (("Satori", "Satori without restarts"), (
+        "more often than without restarts", "mended, %: with, without"),
+     compare(lambda seed: seed.mended("Satori", "rl"),
+             lambda seed: seed.mended("Satori without restarts", "rl")), more),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "a length reward shortens", "greedy tokens: with, without"),
+     compare(lambda seed: seed.last("long reasoning, length reward")["length"]["value"],
+             lambda seed: seed.last("long reasoning, GRPO")["length"]["value"]), less),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "at the same accuracy, within 2 points", "mean of 8, %: with, without"),
+     compare(accuracy("long reasoning, length reward"), accuracy("long reasoning, GRPO")),
+     lambda left, right: left > right - 2),
+    (("long reasoning, penalty from the start", "long reasoning, GRPO"), (
+        "a strong one, paid from the start, destroys it", "mean of 8, %: with, without"),
+     compare(accuracy("long reasoning, penalty from the start"), accuracy("long reasoning, GRPO")),
+     lambda left, right: left < right - 20),
+    (("student, sequence distillation", "student, RL"), (
+        "distillation beats RL on a small model", "mean of 8, %: distilled, RL"),
+     compare(accuracy("student, sequence distillation"), accuracy("student, RL")), more),
+    (("student, sequence distillation", "student, RL"), (
+        "with fewer tokens", "millions worked on: distilled, RL"),
+     compare(lambda seed: seed.tokens("student, sequence distillation") / 1e6,
+             lambda seed: seed.tokens("student, RL") / 1e6), less),
+    (("student, on-policy distillation", "student, RL"), (
+        "on-policy distillation as well", "mean of 8, %: distilled, RL"),
+     compare(accuracy("student, on-policy distillation"), accuracy("student, RL")), more),
+)
+
+
+if __name__ == "__main__":
+  main()
