@@ -133,7 +133,7 @@ class Seed:
     return 100 * json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]["mean"]["value"]
 
   def mended(self, name: str, stage: str) -> float:
-    """Share of wrong beginnings that end right, in percent: the model of a stage of a Satori run."""
+    """Share of wrong beginnings that end right, in percent, after a stage of a Satori run."""
     folder = self.folder(name) / f"again_{stage}"
     if not (folder / "report.html").exists():
       train(folder, "satori.py", [

@@ -125,7 +125,12 @@ def make_plots(workdir: str | os.PathLike) -> list[pathlib.Path]:
 
 def _assign_panels(lines: Sequence[dict]) -> list[tuple[_Panel, list[str]]]:
   """Gives every metric to one panel."""
-  names = sorted({name for line in lines for name in line if "/" in name})
+  names = {name for line in lines for name in line if "/" in name}
+  tasks = {name.split("/")[1] for name in names if name.startswith("eval/")}
+  # Parts of a task (chain-2 of chain) have figures of their own beside the task's.
+  parts = {task for task in tasks for whole in tasks if task.startswith(f"{whole}-")}
+  names = sorted(name for name in names if not (
+      name.startswith("eval/") and name.split("/")[1] in parts))
   panels, assigned = list(_PANELS), {}
   for name in names:
     group = name.split("/")[0]
