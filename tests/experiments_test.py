@@ -22,7 +22,7 @@ from rlreason.training.recipe import from_config
 from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-FILES = sorted(FOLDER.glob("*.py"))
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "miniatures")
 
 # The values of the published config.json files.
 LLAMA_8B = dict(
@@ -195,3 +195,55 @@ def test_large_experiments_trace(name):
   describe = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
   assert describe(new_state) == describe(state)
   assert "loss/policy" in metrics and "loss/value" in metrics
+
+
+def import_file(path, monkeypatch):
+  monkeypatch.syspath_prepend(str(path.parent))
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_the_tables_of_the_algorithms_are_those_of_the_recipes(monkeypatch):
+  table = import_file(FOLDER / "methods" / "table.py", monkeypatch)
+  text = table.DOCUMENT.read_text()
+  assert table.policy_gradients() in text and table.pipelines() in text
+  shown = {file.partition(":")[0] for file in (*table.POLICY_GRADIENTS, *table.PIPELINES)}
+  recipes = {path.name for path in (FOLDER / "methods").glob("*.py")} - {"beds.py", "table.py"}
+  assert shown == recipes
+
+
+def test_each_method_says_its_command(monkeypatch):
+  for path in (FOLDER / "methods").glob("*.py"):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    if path.stem not in ("beds", "table"):
+      assert f"rlreason train --config=experiments/methods/{path.name}" in text
+      assert "arxiv.org" in text
+
+
+def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
+  miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
+  for name, (recipe, flags) in miniatures.RUNS.items():
+    overrides, rest = main._split_overrides(flags)
+    path = FOLDER / "methods" / recipe.format(start="some/folder", teacher="some/teacher")
+    stages = from_config(main.load_config(str(path), overrides)).stages
+    assert not rest and (stages or name == "no training"), name
+  assert all(set(needed) <= set(miniatures.RUNS) for needed, *_ in miniatures.DIRECTIONS)
+
+
+def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
+  """The table and the claims, of runs that are made up."""
+  miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
+  seeds = [miniatures.Seed(tmp_path, seed) for seed in "01"]
+  for seed in seeds:
+    for i, name in enumerate(("GRPO", "no training")):
+      estimate = {"value": 0.5 - 0.1 * i + 0.01 * int(seed.seed)}
+      summary = {"stages": [{"tokens": 1000, "evaluation": {
+          "chain": dict.fromkeys(miniatures.COLUMNS, estimate)}}]}
+      seed.folder(name).mkdir(parents=True)
+      (seed.folder(name) / "summary.json").write_text(json.dumps(summary))
+  names = ["GRPO", "no training"]
+  assert "| GRPO | 50.5 [50.0, 51.0] | 50.5 |" in miniatures.table(names, seeds)
+  assert miniatures.directions(names, seeds)[-1].endswith(
+      "| mean of 8, %: after, before | 50 against 40; 51 against 41 | 2 of 2 |")

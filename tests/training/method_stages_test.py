@@ -1,0 +1,193 @@
+"""Stages of the methods: dynamic sampling, greedy baselines, shared prompts, pairs, teachers."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rlreason import losses, rollout as rollout_lib, weights
+from rlreason.algorithms import DistillConfig, PreferenceConfig, presets
+from rlreason.rewards import RewardResult, WorkerPool
+from rlreason.rollout import Sampled, Scored
+from rlreason.slots import Slot
+from rlreason.training import stages as stages_lib
+from rlreason.training.recipe import from_config
+from rlreason.training.setup import make_setup
+from tests import rollout_test
+from tests.training import tiny_run
+
+PROMPTS, GROUP = 8, 2
+
+
+def even_share(prompts, completions, **columns):
+  """A reward with spread on texts of an untrained model."""
+  return [len(text) % 5 / 4 for text in completions]
+
+
+def rl_config(algorithm, **changes):
+  config = tiny_run.make_config()
+  config.parallel.data = 1
+  config.stages = ("rl",)
+  rewards = dict(verifier=dict(weight=0.0), spread=dict(function=even_share, weight=1.0))
+  fields = config.to_dict()
+  fields["rl"] |= dict(
+      algorithm=dataclasses.replace(algorithm, minibatch_size=PROMPTS * GROUP), rewards=rewards,
+      num_prompts=PROMPTS, group_size=GROUP, **changes)
+  return from_config(fields)
+
+
+def run_step(recipe, tmp_path, steps=1):
+  """The outputs of some steps of the only stage, and the stage's parameters before."""
+  setup, policy = make_setup(recipe)
+  stages_lib.check_stages(setup)
+  with WorkerPool(num_workers=1) as pool:
+    stage = stages_lib.make_stage(setup, recipe.stages[0], policy, 0, pool, tmp_path)
+    before, state, outputs = jax.tree.map(np.array, stage.state.params), stage.state, []
+    for number in range(steps):
+      outputs.append(stage.step(state, number, stage.data, jax.random.key(number)))
+      state = outputs[-1].state
+  return outputs, before
+
+
+def ratio(metrics, name):
+  numerator, denominator = metrics[name]
+  return float(np.sum(numerator)) / float(np.sum(denominator))
+
+
+def test_shared_prompts_change_nothing(tmp_path):
+  states = []
+  for share_prompts in (True, False):
+    algorithm = presets.grpo(kl_coef=0.1, share_prompts=share_prompts, recompute_log_probs=True)
+    outputs, _ = run_step(rl_config(algorithm), tmp_path)
+    states.append(jax.device_get(outputs[0].state.params))
+    assert ratio(outputs[0].device_metrics, "policy/ratio_error") < 1e-5
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), *states)
+
+
+def test_a_step_fills_up_with_groups_that_differ(tmp_path):
+  recipe = rl_config(presets.dapo(), max_rounds=3)
+  (output,), _ = run_step(recipe, tmp_path)
+  metrics = output.host_metrics
+  assert 1 <= metrics["rollout/rounds"] <= 3
+  assert metrics["rollout/sampled_groups"] == PROMPTS * metrics["rollout/rounds"]
+  # Of 3 rounds of 8 groups of this reward, more than 8 differ.
+  assert metrics["rollout/useless_groups"] == 0.0 == metrics["reward/uniform_group_share"]
+
+
+def test_the_greedy_completion_is_the_baseline_of_remax(tmp_path):
+  (output,), before = run_step(rl_config(presets.remax(kl_coef=0.0)), tmp_path)
+  assert np.isfinite(ratio(output.device_metrics, "loss/policy"))
+  moved = jax.tree.map(
+      lambda x, y: np.abs(np.asarray(x) - y).max(), output.state.params, before)
+  assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_a_given_answer_is_the_reward_of_latro(tmp_path):
+  recipe = rl_config(presets.latro(), answer_template="\\boxed{ {answer} }")
+  (output,), _ = run_step(recipe, tmp_path)
+  assert ratio(output.device_metrics, "reward/answer_log_prob") < -1
+  assert ratio(output.device_metrics, "loss/nll") > 1
+  assert ratio(output.device_metrics, "policy/ratio_error") < 1e-5
+  with pytest.raises(ValueError, match="answer_template: got 'x', allowed: text with {answer}"):
+    rl_config(presets.latro(), answer_template="x")
+  with pytest.raises(ValueError, match="answer_template: .*allowed: with algorithm.recompute_log"):
+    rl_config(presets.grpo(), answer_template="{answer}")
+
+
+# Rollouts, taken apart and put together.
+
+
+def make_sampled(rewards, prompts=3, first=0):
+  texts = [f"{'a ' * (i % 3)}b <eos>" for i in range(len(rewards))]
+  rollout = rollout_test.make_rollout(texts, prompts=prompts)
+  scored = Scored(
+      completions=texts, rewards=RewardResult(list(rewards), {"x": list(rewards)}, {"errors": 1}),
+      totals=np.array([value or 0.0 for value in rewards], np.float32),
+      is_scored=np.array([value is not None for value in rewards]),
+      lengths=rollout.completion_mask.sum(axis=1), reasoning_lengths=np.zeros(len(rewards), int))
+  return Sampled([{"prompt": str(first + i)} for i in range(len(rewards) // 2)], rollout, scored)
+
+
+def test_useful_groups_go_first_and_others_fill_up():
+  parts = [make_sampled([1, 1, 1, 0, None, 0]), make_sampled([0, 0, 0, 1], prompts=5, first=3)]
+  np.testing.assert_array_equal(parts[0].differs(2), [False, True, False])
+  chosen = rollout_lib.fill_with_useful(parts, 3, 2)
+  assert [row["prompt"] for row in chosen.rows] == ["0", "1", "4"]
+  np.testing.assert_array_equal(chosen.scored.totals, [1, 1, 1, 0, 0, 1])
+  assert chosen.rollout.prompt_tokens.shape == (6, 5)
+  assert not chosen.rollout.prompt_mask[0, :2].any() and chosen.rollout.prompt_mask[-1].all()
+  assert chosen.scored.rewards.parts["x"] == [1, 1, 1, 0, 0, 1]
+  assert chosen.scored.rewards.counts == {"errors": 2}
+
+
+def test_answers_take_the_place_of_the_completions_own():
+  tokenizer = rollout_test.TOKENIZER
+  rollout = rollout_test.make_rollout(
+      ["a b \\boxed{ 1 } <eos>", "a b c <eos>", "a b c a", "\\boxed{ 2 } <eos>"])
+  rows = [{"prompt": "a", "answer": "2"}, {"prompt": "b", "answer": "1"}]
+  made = rollout_lib.append_answers(tokenizer, rows, rollout, "\\boxed{ {answer} }")
+  eos = tokenizer.eos_ids[0]
+  boxed = lambda text: [*tokenizer.encode(f"\\boxed{{ {text} }}"), eos]
+  expected = [("a b", "2"), ("a b c", "2"), ("a b c a", "1"), ("", "1")]
+  for i, (reasoning, answer) in enumerate(expected):
+    ids = tokenizer.encode(reasoning) if reasoning else []
+    tokens = made.completion_tokens[i][made.completion_mask[i]].tolist()
+    assert tokens == [*ids, *boxed(answer)], i
+    np.testing.assert_array_equal(
+        made.answer_mask[i][:len(tokens)], [False] * len(ids) + [True] * len(boxed(answer)))
+  assert made.truncated.tolist() == [False, False, True, False]
+  assert made.completion_tokens.shape[1] == made.answer_mask.shape[1] == 16
+
+
+# Pairs and teachers.
+
+
+def other_config(kind, **fields):
+  config = tiny_run.make_config()
+  config.parallel.data = 1
+  config.stages = ("other",)
+  config.other = dict(kind=kind, steps=2, optimizer=dict(learning_rate=1e-2), **fields)
+  return config
+
+
+@pytest.mark.parametrize("loss, columns", [
+    (Slot(losses.dpo, {"beta": 0.1}), ("chosen", "rejected")),
+    (Slot(losses.kto, {"beta": 0.1}), ("completion",))])
+def test_a_preference_stage_learns_its_pairs(tmp_path, loss, columns):
+  texts = {"chosen": "1 + 2 = 3", "rejected": "3 - 1 = 2", "completion": "1 + 2 = 3"}
+  row = {"prompt": "1 2 3 target 6 :", **{name: texts[name] for name in columns}}
+  rows = [row | ({"is_right": i % 2 == 0} if "completion" in columns else {}) for i in range(8)]
+  (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  recipe = from_config(other_config(
+      "preference", batch_size=8, completion_length=8, examples=str(tmp_path / "pairs.jsonl"),
+      preference=PreferenceConfig(loss=loss, average_log_probs=False)).to_dict())
+  outputs, _ = run_step(recipe, tmp_path, steps=2)
+  margins = [ratio(output.device_metrics, "preference/margin") for output in outputs]
+  assert np.isfinite(margins).all()
+  if "chosen" in columns:
+    assert margins[1] > margins[0]
+  missing = dataclasses.replace(recipe.stages[0], examples="nowhere.jsonl")
+  with pytest.raises(FileNotFoundError, match="config.other: examples: 'nowhere.jsonl' not found"):
+    stages_lib.check_stages(make_setup(dataclasses.replace(recipe, stages=(missing,)))[0])
+
+
+@pytest.mark.parametrize("student_fraction", [1.0, 0.0])
+def test_a_distillation_stage_nears_its_teacher(tmp_path, student_fraction):
+  config = other_config(
+      "distill", teacher=str(tmp_path / "teacher"), num_prompts=8,
+      sampling=dict(max_new_tokens=12), distill=DistillConfig(divergence=Slot(losses.forward_kl)))
+  if not student_fraction:
+    row = {"prompt": "1 2 3 target 6 :", "answer": "1 + 2 + 3", "completion": "1 + 2 = 3 3 + 3 = 6"}
+    (tmp_path / "texts.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    config.other.update(student_fraction=0.0, examples=str(tmp_path / "texts.jsonl"))
+  config.model.width, config.model.head_dim = 24, 12
+  setup, teacher = make_setup(from_config(config.to_dict() | {"stages": ()}))
+  teacher = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, teacher)  # so that it differs
+  weights.save_model(tmp_path / "teacher", setup.model, teacher, setup.tokenizer)
+  config.model.width, config.model.head_dim = 16, 8
+  outputs, _ = run_step(from_config(config.to_dict()), tmp_path, steps=2)
+  values = [ratio(output.device_metrics, "loss/distill") for output in outputs]
+  assert 0 < values[1] < values[0]
+  assert outputs[0].host_metrics["distill/is_own"] == student_fraction
