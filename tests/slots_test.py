@@ -1,5 +1,6 @@
 """Slots: functions chosen by a config, their options, and flags that reach them."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import json
@@ -64,6 +65,30 @@ def test_equal_slots_have_one_hash():
   assert kept.options["scale"] == 1.0  # a later change of the dict does not reach it
 
 
+def of_all_kinds(
+    values, *, factor: float = 1.0, words: tuple[str, ...] = (),
+    parts: Mapping[str, float] | None = None, kind: Literal["a", "b"] = "a",
+):
+  return factor, words, parts, kind, values
+
+
+def test_options_of_every_kind():
+  options = {"factor": 2, "words": ["x", "y"], "parts": {"p": 0.5}, "kind": "b"}
+  slot = Slot(of_all_kinds, options)
+  assert hash(slot) == hash(Slot(of_all_kinds, options))
+  assert slot(values=[3], other=[4]) == (2, ("x", "y"), {"p": 0.5}, "b", [3])
+  assert Slot(of_all_kinds, {"parts": None})(values=1) == (1.0, (), None, "a", 1)
+
+
+@pytest.mark.parametrize("name, value, allowed", [
+    ("factor", "2", "float"), ("factor", True, "float"), ("words", "x", "tuple"),
+    ("parts", 0.5, "Mapping"), ("kind", "c", "'a', 'b'")])
+def test_values_of_other_types_are_refused(name, value, allowed):
+  message = f"options of of_all_kinds: {name}: got {value!r}, allowed: .*{allowed}"
+  with pytest.raises(ValueError, match=message):
+    Slot(of_all_kinds, {name: value})
+
+
 @pytest.mark.parametrize("function, options, message", [
     (scaled, {}, r"options of scaled: got \[\], allowed: .*'scale'.*, with \['scale'\]"),
     (scaled, {"scale": 1.0, "x": 2.0}, r"options of scaled: got \['scale', 'x'\], allowed: "),
@@ -76,9 +101,6 @@ def test_equal_slots_have_one_hash():
     (3, {}, "function: got 3, allowed: a function, or its 'package.module:function'"),
     (functools.partial(scaled, scale=1.0), {}, "function: got functools.partial.*, allowed: a fu"),
     ("clipped_surrogate", {}, "function: got 'clipped_surrogate', allowed: 'package.module:functi"),
-<<<<<<< HEAD
-    ("rlreason.losses:", {}, "function: got 'rlreason.losses:', allowed: 'package.module:func"),
-=======
     ("rlreason.losses:", {}, "function: got 'rlreason.losses:', allowed: 'package.module:fun"),
     ("rlreason.lost:gae", {}, "function: 'rlreason.lost:gae' cannot be imported"),
     ("rlreason.losses:lost", {}, "'rlreason.losses:lost', but rlreason.losses has no function"),
@@ -206,4 +228,3 @@ def test_a_preset_in_a_config_without_a_file():
   with config.unlocked(), config.ignore_type():
     config.rl.algorithm = preset
   assert recipe_lib.from_config(config).stages[-1].algorithm == preset
->>>>>>> h
