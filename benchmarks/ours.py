@@ -145,7 +145,8 @@ class Step:
     outcome = self._layout.put_rows(Outcome(rewards, np.ones(len(rewards), bool)))
     batch, _ = clock.wait(
         "batch", self._make_batch((placed, scores, outcome), self.state.kl_coef))
-    self.batch, self.key = batch.replace(plan=self._planner.of_update(batch, key_update)), key_update
+    self.batch = batch.replace(plan=self._planner.of_update(batch, key_update))
+    self.key = key_update
     self.update(clock)
     return {**clock.seconds(), "tokens": float(lengths.mean())}
 
