@@ -99,7 +99,7 @@ def minibatch_rows(
   unit = group_size if config.minibatch_size % group_size == 0 else 1
   order = jax.vmap(lambda key: jax.random.permutation(key, num_rows // unit))(
       jax.random.split(key, config.epochs))
-  rows = order[..., None] * unit + jnp.arange(unit)
+  rows = order.reshape(-1, 1) * unit + jnp.arange(unit)[None]
   return rows.reshape(-1, config.minibatch_size)
 
 
