@@ -26,8 +26,8 @@ AXES = {
 def measure(axis, rounds):
   """Prints the line of one axis."""
   base, sizes = AXES[axis]
-  steps = {str(size): ours.PPOStep(dataclasses.replace(base, **{axis: size}), "shared")
-           for size in sizes}
+  shapes = {str(size): dataclasses.replace(base, **{axis: size}) for size in sizes}
+  steps = {name: ours.Step(shape, ours.ppo(shape, "shared")) for name, shape in shapes.items()}
   seconds = side_by_side.take_turns(
       {name: step.run for name, step in steps.items()}, rounds=rounds, warm_up=1)
   medians = {name: side_by_side.median_of_parts(results) for name, results in seconds.items()}

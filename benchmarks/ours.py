@@ -1,4 +1,4 @@
-"""This library's side of the benchmarks: one PPO step of a random model, phase by phase.
+"""This library's side of the benchmarks: one step of PPO or GRPO of a random model, by phase.
 
 The pieces are those the training loop calls (sampling, score, batch, update); files, text of real
 tasks and metrics are left out, as they are for the peers.
@@ -11,14 +11,16 @@ import time
 import jax
 import numpy as np
 
-from rlreason import algorithms, models, parallel, sampling
+from rlreason import algorithms, models, parallel, rollout as rollout_lib, sampling
+from rlreason.algorithms import presets
+from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
 from rlreason.types import Outcome, Prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """Sizes of one PPO step: a Qwen3-like decoder of 6.03M parameters and its rollout."""
+  """Sizes of one step: a Qwen3-like decoder of 6.03M parameters and its rollout."""
 
   layers: int = 4
   width: int = 256
@@ -31,6 +33,8 @@ class Shape:
   group: int = 1  # completions per prompt
   prompt_tokens: int = 64
   new_tokens: int = 64
+  # Tokens of a completion in the mean, were there no limit of `new_tokens`; 0 = all reach it.
+  mean_tokens: int = 0
   # Sequences of one gradient pass of the update: their activations stay in the caches.
   micro_sequences: int = 16
 
@@ -41,6 +45,16 @@ class Shape:
         num_heads=self.heads, num_kv_heads=self.kv_heads, head_dim=self.head_dim,
         mlp_width=self.mlp_width, rope_theta=1e6, norm_eps=1e-6, tie_embeddings=False,
         qk_norm=True, unroll=self.layers, max_positions=self.prompt_tokens + self.new_tokens)
+
+  def stop_ids(self) -> tuple[int, ...]:
+    """One token of `mean_tokens`, odd and even in turn, so that no reward asks for more of them.
+
+    To a random model all tokens are about as likely, and lengths become geometric.
+    """
+    if not self.mean_tokens:
+      return ()
+    return tuple(2 + place * self.mean_tokens + place % 2
+                 for place in range(self.vocabulary // self.mean_tokens))
 
 
 def trunk_flops(shape):
@@ -73,20 +87,30 @@ def even_share(completions):
                   np.float32)
 
 
-class PPOStep:
-  """Whole PPO steps on random prompts; `run` does one and returns seconds per phase."""
+def ppo(shape, critic):
+  """Settings of one update of the whole rollout by PPO; `critic` is "shared" or "separate"."""
+  return algorithms.PolicyGradientConfig(
+      minibatch_size=shape.sequences, micro_batch_size=shape.micro_sequences, kl_coef=0.04,
+      critic=critic, kl_placement="reward", kl_estimator="k1")
 
-  def __init__(self, shape, critic, *, seed=0):
-    """Args: a Shape; "shared" or "separate"; the seed of parameters and prompts."""
+
+def grpo(shape):
+  """Settings of one update of the whole rollout by GRPO."""
+  return presets.grpo(minibatch_size=shape.sequences, micro_batch_size=shape.micro_sequences)
+
+
+class Step:
+  """Whole steps on random prompts; `run` does one and returns seconds per phase."""
+
+  def __init__(self, shape, settings, *, seed=0):
+    """Args: a Shape; `ppo` or `grpo` of it; the seed of parameters and prompts."""
     self.shape, self._seed = shape, seed
     config = shape.model_config()
-    settings = algorithms.PolicyGradientConfig(
-        minibatch_size=shape.sequences, micro_batch_size=shape.micro_sequences, kl_coef=0.04,
-        critic=critic, kl_placement="reward", kl_estimator="k1")
     # Adam without weight decay, as the peer has it.
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-5, max_grad_norm=None), total_steps=1_000_000)
-    algorithm = algorithms.policy_gradient(settings, config, optimizer, temperature=1.0)
+    algorithm = algorithms.policy_gradient(
+        settings, config, optimizer, temperature=1.0, group_size=shape.group)
     layout = parallel.make_layout(parallel.ParallelConfig(data=1))
     policy = models.init_params(config, jax.random.key(seed))
     self._layout, self._key = layout, jax.random.key(seed + 1)
@@ -95,26 +119,36 @@ class PPOStep:
         layout.put_params(algorithms.init_rl_params(settings, config, policy), None)))
     options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
     self._sample = layout.compile_sampler(
-        functools.partial(_sample, config, options, shape.group))
+        functools.partial(_sample, shape, config, options))
+    self._planner = GroupPlanner(settings, shape.group, layout)
     self._score = layout.compile_rows(algorithm.score)
     self._make_batch = layout.compile_whole(algorithm.make_batch)
     self._update = layout.compile_update(algorithm.update_step, self.state)
 
   def run(self, index):
-    """One step. Returns {"total", "generate", "score", "batch", "update"} in seconds."""
+    """One step. Returns {"total", "generate", "score", "batch", "update"} in seconds, and "tokens".
+
+    The latter is the mean of the completions' lengths, a stop token included.
+    """
     prompts = self._prompts(index)
     key_sample, key_update = jax.random.split(jax.random.fold_in(self._key, index))
     clock = _Clock()
     models_now = {"params": self.state.params, "reference": self._reference}
     rollout = clock.wait("generate", self._sample(models_now, prompts, key_sample))
-    scores = clock.wait("score", self._score(models_now, rollout, key_sample))
-    rewards = even_share(np.asarray(rollout.completion_tokens))
+    rollout = rollout_lib.crop(self._layout.get_rows(rollout), (self.shape.new_tokens,))
+    placed = self._layout.put_rows(rollout)
+    scores = clock.wait(
+        "score", self._score(models_now, placed, self._planner.of_rollout(rollout)))
+    lengths = rollout.completion_mask.sum(axis=1)
+    rewards = even_share(
+        row[:length] for row, length in zip(rollout.completion_tokens, lengths, strict=True))
     outcome = self._layout.put_rows(Outcome(rewards, np.ones(len(rewards), bool)))
-    rows = (rollout, scores, outcome)
-    batch, _ = clock.wait("batch", self._make_batch(rows, self.state.kl_coef))
-    self.batch, self.key = batch, key_update
+    batch, _ = clock.wait(
+        "batch", self._make_batch((placed, scores, outcome), self.state.kl_coef))
+    self.batch = batch.replace(plan=self._planner.of_update(batch, key_update))
+    self.key = key_update
     self.update(clock)
-    return clock.seconds()
+    return {**clock.seconds(), "tokens": float(lengths.mean())}
 
   def update(self, clock=None):
     """The update alone, on the batch of the last `run`. Returns {"total", "update"}."""
@@ -131,11 +165,11 @@ class PPOStep:
         mask=np.ones(size, bool), index=np.arange(size[0], dtype=np.int32)))
 
 
-def _sample(config, options, group, models_now, prompts, key):
+def _sample(shape, config, options, models_now, prompts, key):
   params = models_now["params"]
   return sampling.sample(
-      config, params["policy"], prompts, key, options=options, stop_ids=(), group_size=group,
-      value_head=params.get("value_head"))
+      config, params["policy"], prompts, key, options=options, stop_ids=shape.stop_ids(),
+      group_size=shape.group, value_head=params.get("value_head"))
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""Worker of rl_step.py: one PPO step of google-tunix's PPOLearner per request.
+"""Worker of rl_step.py: one step of google-tunix's PPOLearner or GRPOLearner per request.
 
 Runs in .peers/tunix and knows nothing of rlreason. The learner's own `train` runs the steps; its
 data iterator waits for the next request, so a step lasts from the moment the learner receives its
@@ -22,6 +22,7 @@ from flax import nnx
 from tunix.models.qwen3 import model as qwen3
 from tunix.rl import rl_cluster as cluster_lib
 from tunix.rl import utils as rl_utils
+from tunix.rl.grpo import grpo_learner
 from tunix.rl.ppo import ppo_learner
 from tunix.rl.rollout import base_rollout
 
@@ -56,11 +57,16 @@ class NumberTokenizer:
 def even_share(prompts, completions, **_):
   """A reward that costs nothing: the share of even token ids."""
   del prompts
-  return [float(np.mean([int(word) % 2 == 0 for word in text.split()])) for text in completions]
+  # A completion of a stop token alone is empty here.
+  return [float(np.mean([int(word) % 2 == 0 for word in text.split()] or [0.0]))
+          for text in completions]
 
 
-def make_cluster(shape):
-  """Actor, critic, reference and optimisers of the benchmark's shape on one CPU device."""
+def make_cluster(shape, method):
+  """Actor, reference, optimisers and for PPO a critic, of the benchmark's shape, on one CPU device.
+
+  Tunix counts prompts where the shape counts sequences.
+  """
   config = qwen3.ModelConfig(
       num_layers=shape["layers"], vocab_size=shape["vocabulary"], embed_dim=shape["width"],
       hidden_dim=shape["mlp_width"], num_heads=shape["heads"], head_dim=shape["head_dim"],
@@ -68,39 +74,59 @@ def make_cluster(shape):
       use_tied_embedding=False)
   actor = qwen3.Qwen3(config, rngs=nnx.Rngs(0))
   reference = qwen3.Qwen3(config, rngs=nnx.Rngs(0))
-  critic = rl_utils.create_critic_model(actor)
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
-  roles = (cluster_lib.Role.ACTOR, cluster_lib.Role.CRITIC, cluster_lib.Role.REFERENCE,
-           cluster_lib.Role.ROLLOUT)
-  cluster = cluster_lib.RLCluster(
-      actor=actor, critic=critic, reference=reference, tokenizer=NumberTokenizer(),
+  roles = [cluster_lib.Role.ACTOR, cluster_lib.Role.REFERENCE, cluster_lib.Role.ROLLOUT]
+  critic = {}
+  if method == "ppo":
+    roles.append(cluster_lib.Role.CRITIC)
+    critic = {"critic": rl_utils.create_critic_model(actor)}
+  prompts = shape["sequences"] // shape["group"]
+  return cluster_lib.RLCluster(
+      actor=actor, reference=reference, tokenizer=NumberTokenizer(), **critic,
       cluster_config=cluster_lib.ClusterConfig(
           role_to_mesh={role: mesh for role in roles},
           training_config=cluster_lib.RLTrainingConfig(
-              actor_optimizer=optax.adam(1e-5), critic_optimizer=optax.adam(1e-5),
-              max_steps=1_000_000, eval_every_n_steps=1_000_000,
-              mini_batch_size=shape["sequences"],
-              train_micro_batch_size=shape["micro_sequences"],
-              rollout_micro_batch_size=shape["sequences"],
-              compute_logps_micro_batch_size=shape["sequences"]),
+              actor_optimizer=optax.adam(1e-5),
+              critic_optimizer=optax.adam(1e-5) if critic else None,
+              max_steps=1_000_000, eval_every_n_steps=1_000_000, mini_batch_size=prompts,
+              train_micro_batch_size=shape["micro_sequences"] // shape["group"],
+              rollout_micro_batch_size=prompts, compute_logps_micro_batch_size=prompts),
           rollout_config=base_rollout.RolloutConfig(
               max_tokens_to_generate=shape["new_tokens"], max_prompt_length=shape["prompt_tokens"],
               kv_cache_size=shape["prompt_tokens"] + shape["new_tokens"],
-              temperature=1.0, eos_tokens=[NEVER])))
-  return cluster
+              temperature=1.0, eos_tokens=shape["stop_ids"] or [NEVER])))
 
 
-def time_phases(cluster, seconds):
-  """Makes every phase of the cluster wait for its arrays and add its duration to `seconds`."""
+def make_learner(cluster, shape, method):
+  """The learner of `method`, with the settings that this library's side has."""
+  if method == "ppo":
+    return ppo_learner.PPOLearner(
+        cluster, ppo_learner.PPOConfig(num_iterations=1, beta=0.04), reward_fns=even_share)
+  return grpo_learner.GRPOLearner(
+      cluster, grpo_learner.GRPOConfig(
+          num_generations=shape["group"], num_iterations=1, beta=0.04, kl_loss_mode="low_var_kl"),
+      reward_fns=even_share)
+
+
+def time_phases(cluster, limit, seconds):
+  """Makes every phase of the cluster wait for its arrays and add its duration to `seconds`.
+
+  Its "tokens" become the mean length of the completions: a stop token, which Tunix cuts off, is
+  counted.
+  """
+  trainers = [getattr(cluster, name) for name in ("actor_trainer", "critic_trainer")
+              if hasattr(cluster, name)]
+
   def wrap(name, method):
     def timed(*args, **kwargs):
       start = time.perf_counter()
       result = method(*args, **kwargs)
-      jax.block_until_ready((nnx.state(cluster.actor_trainer.model),
-                             nnx.state(cluster.critic_trainer.model)))
+      jax.block_until_ready([nnx.state(trainer.model) for trainer in trainers])
       if isinstance(result, jax.Array):
         result.block_until_ready()
       seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+      if name == "generate":
+        seconds["tokens"] = float(np.mean([min(len(row) + 1, limit) for row in result.tokens]))
       return result
     return timed
   for name, method in PHASES.items():
@@ -112,12 +138,13 @@ def answer(**fields):
   ANSWERS.flush()
 
 
-def serve_prompts(shape, seconds):
+def serve_prompts(cluster, shape, seconds):
   """Yields one batch of prompts per request and answers with the seconds its step took."""
   random = np.random.default_rng(0)
   # The tokenizer puts BOS before the prompt, so one id less is drawn.
-  size = (shape["sequences"], shape["prompt_tokens"] - 1)
-  for _ in sys.stdin:
+  size = (shape["sequences"] // shape["group"], shape["prompt_tokens"] - 1)
+  for step, _ in enumerate(sys.stdin):
+    cluster.cluster_config.rollout_config.seed = step  # or every step has the same random numbers
     ids = random.integers(2, shape["vocabulary"], size)
     start = time.perf_counter()
     yield {"prompts": np.array([" ".join(map(str, row)) for row in ids])}
@@ -128,16 +155,16 @@ def serve_prompts(shape, seconds):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("shape", help="JSON object of the sizes")
-  shape = json.loads(parser.parse_args().shape)
-  cluster = make_cluster(shape)
+  parser.add_argument("work", help="JSON object of the method, ppo or grpo, and of the sizes")
+  shape = json.loads(parser.parse_args().work)
+  method = shape.pop("method")
+  cluster = make_cluster(shape, method)
   seconds = {}
-  time_phases(cluster, seconds)
-  learner = ppo_learner.PPOLearner(
-      cluster, ppo_learner.PPOConfig(num_iterations=1, beta=0.04), reward_fns=even_share)
+  time_phases(cluster, shape["new_tokens"], seconds)
+  learner = make_learner(cluster, shape, method)
   leaves = jax.tree.leaves(nnx.state(cluster.actor_trainer.model, nnx.Param))
   answer(jax=jax.__version__, parameters=sum(leaf.size for leaf in leaves))
-  learner.train(serve_prompts(shape, seconds))
+  learner.train(serve_prompts(cluster, shape, seconds))
 
 
 if __name__ == "__main__":

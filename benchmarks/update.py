@@ -35,7 +35,8 @@ def make_product(size):
 
 def make_update(critic):
   """A function of a round that returns the FLOP/s of one update."""
-  step, flops = ours.PPOStep(ours.Shape(), critic), ours.update_flops(ours.Shape(), critic)
+  shape = ours.Shape()
+  step, flops = ours.Step(shape, ours.ppo(shape, critic)), ours.update_flops(shape, critic)
   step.run(0)
   return lambda _: flops / step.update()["update"]
 

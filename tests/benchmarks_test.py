@@ -1,5 +1,6 @@
 """The counting and the turns of benchmarks/, on shapes too small to measure anything."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -40,18 +41,44 @@ def test_operations_of_the_trunk_are_those_that_xla_counts(ours):
   assert ours.trunk_flops(shape) < counted < 1.15 * ours.trunk_flops(shape)
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
-def test_a_step_is_timed_by_phase(ours, critic):
-  shape = ours.Shape(
-      layers=1, width=16, mlp_width=16, heads=2, kv_heads=1, head_dim=8, vocabulary=32,
-      sequences=4, group=2, prompt_tokens=3, new_tokens=2, micro_sequences=2)
-  step = ours.PPOStep(shape, critic)
+TINY = dict(
+    layers=1, width=16, mlp_width=16, heads=2, kv_heads=1, head_dim=8, vocabulary=32, sequences=4,
+    group=2, prompt_tokens=3, micro_sequences=2)
+
+
+@pytest.mark.parametrize("method", ["shared", "separate", "grpo"])
+def test_a_step_is_timed_by_phase(ours, method):
+  shape = ours.Shape(new_tokens=2, **TINY)
+  step = ours.Step(shape, ours.grpo(shape) if method == "grpo" else ours.ppo(shape, method))
   seconds = step.run(0)
+  assert seconds.pop("tokens") == 2.0
   assert set(seconds) == {"total", "generate", "score", "batch", "update"}
   assert sum(seconds.values()) <= 2.01 * seconds["total"]
   assert int(step.state.step) == 1
   step.update()
   assert int(step.state.step) == 2
+
+
+def test_stop_tokens_make_lengths_geometric(ours):
+  """One of 4 tokens ends a row: 1 + 3/4 + ... + (3/4)^39 = 4 tokens, and half as many over."""
+  shape = ours.Shape(new_tokens=40, mean_tokens=4, **TINY | dict(sequences=64))
+  assert shape.stop_ids() == (2, 7, 10, 15, 18, 23, 26, 31)
+  step = ours.Step(shape, ours.grpo(dataclasses.replace(shape, micro_sequences=64)))
+  assert step.run(0)["tokens"] == pytest.approx(4.0, abs=1.5)
+  lengths = np.asarray(step.batch.loss_mask).sum(axis=1)
+  assert lengths.min() == 1 and 8 < lengths.max() < 40
+
+
+@pytest.mark.parametrize("name, method, lengths", [
+    ("ppo", "ppo", (64, 64)), ("grpo", "grpo", (64, 64)), ("grpo_tail", "grpo", (256, 256))])
+def test_workloads(monkeypatch, name, method, lengths):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import rl_step
+
+  work = rl_step.workload(name)
+  assert work.method == method and set(work.settings) == set(work.goal)
+  assert (work.shape.prompt_tokens, work.shape.new_tokens) == lengths
+  assert 0 not in work.shape.stop_ids() and 1 not in work.shape.stop_ids()  # padding and start
 
 
 def test_log_probs_of_both_forms(monkeypatch):

@@ -1,6 +1,7 @@
 """The Flax (linen) transformer, its cache and its heads. Parameters are plain nested dicts."""
 
-from rlreason.models.cache import LayerCache, grow as grow_cache, init as init_caches
+from rlreason.models.cache import (
+    LayerCache, grow as grow_cache, init as init_caches, keep_rows, take_rows)
 from rlreason.models.config import (
     DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, LoRAConfig, ModelConfig,
     YarnRopeScaling)

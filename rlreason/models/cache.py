@@ -61,6 +61,19 @@ def grow(cache: LayerCache, length: int) -> LayerCache:
       values=jnp.pad(cache.values, ((0, 0), (0, 0), room, (0, 0))))
 
 
+def keep_rows(cache: LayerCache, kept: jax.Array) -> LayerCache:
+  """The cache of some rows of each prompt's group: `take_rows` of what is the rows' own."""
+  return cache.replace(
+      keys=take_rows(cache.keys, kept), values=take_rows(cache.values, kept))
+
+
+def take_rows(x: jax.Array, kept: jax.Array) -> jax.Array:
+  """[P * G, ...] -> [P * g, ...], the rows `kept` i32[P, g] of each group of G."""
+  # Group by group, so that rows stay on the device that has their prompt.
+  groups = x.reshape(kept.shape[0], -1, *x.shape[1:])
+  return jax.vmap(lambda group, places: group[places])(groups, kept).reshape(-1, *x.shape[1:])
+
+
 def attend(query: jax.Array, step: DecodeStep, *, softcap: float | None = None) -> jax.Array:
   """Attention of one new token per row over its prompt and its generated tokens so far.
 

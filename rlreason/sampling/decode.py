@@ -1,8 +1,8 @@
 """Prompt ids to completions in one compiled program: prefill, then a loop over new tokens.
 
 Each prompt is computed once and shared by its G samples. The cache of generated tokens grows in
-segments, each with a loop of its own, and the program ends when every row has ended. Slots of ended
-rows are not refilled here.
+segments, each with a loop of its own. Rows that have ended leave the loop where few of every group
+are still open, and the program ends when every row has ended. Slots of ended rows are not refilled.
 """
 
 from flax import struct
@@ -19,6 +19,7 @@ from rlreason.types import Key, Params, Prompts, Rollout
 
 _FIRST_SEGMENT = 32  # tokens
 _GROWTH = 4
+_SHRINKAGE = 2  # of the rows of a group
 
 
 @struct.dataclass
@@ -26,6 +27,8 @@ class _State:
   """What the loop carries besides the caches."""
 
   step: jax.Array  # i32 scalar, tokens generated so far
+  keys: jax.Array  # one key per row, [B]
+  start: jax.Array  # i32[B] tokens of the row's prompt
   last: jax.Array  # i32[B] the newest token
   is_done: jax.Array  # bool[B]
   tokens: jax.Array  # i32[B, T]
@@ -69,27 +72,27 @@ def sample(
   # Turned and cast here, once: the loop then reads the rows of the vocabulary as they lie.
   vocabulary = models.unembedding(config, params).T.astype(config.compute_dtype)
   vocabulary = quantize.quantize_rows(vocabulary) if options.is_int8 else vocabulary
-  row_keys = _row_keys(key, prompts.index, group_size)
 
   def emit(state, hidden):
     # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
     logits = models.cap_logits(config, quantize.multiply_rows(vocabulary, hidden).T)
     value = None if value_head is None else models.apply_value_head(value_head, hidden)
-    token, log_prob = _draw(logits, state, row_keys, options)
+    token, log_prob = _draw(logits, state, options)
     return _record(state, token, log_prob, value, stop_ids)
 
   def decode(state, caches):
-    positions = repeat(jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)) + state.step - 1
+    slot = state.step - 1
     hidden, caches = models.decode_step(
-        config, params, layers, caches, state.last, positions, prompts.mask, state.step - 1)
+        config, params, layers, caches, state.last, state.start + slot, prompts.mask, slot)
     return emit(state, hidden), caches
 
-  state = _first_state(repeat(prompts.tokens[:, -1]), options, has_values=value_head is not None)
+  state = _first_state(prompts, key, group_size, options, has_values=value_head is not None)
   state = emit(state, repeat(hidden[:, -1]))
   if options.max_new_tokens > 1:
     lengths = _segments(options.max_new_tokens - 1)
     caches = models.init_caches(keys, values, group_size, lengths[0])
-    state = _run_segments(decode, lengths, state, caches)
+    may_shrink = stop_ids and len(lengths) > 1
+    state = _run(decode, lengths, _rooms(group_size if may_shrink else 1), state, caches)
   return Rollout(
       prompt_tokens=repeat(prompts.tokens), prompt_mask=repeat(prompts.mask),
       completion_tokens=state.tokens, completion_mask=state.mask, log_probs=state.log_probs,
@@ -115,10 +118,15 @@ def _row_keys(key: Key, index: jax.Array, group_size: int) -> jax.Array:
   return jax.vmap(of_sample, (0, None))(of_prompt, jnp.arange(group_size)).reshape(-1)
 
 
-def _first_state(last: jax.Array, options: SamplingOptions, has_values: bool) -> _State:
-  shape = (last.shape[0], options.max_new_tokens)
+def _first_state(
+    prompts: Prompts, key: Key, group_size: int, options: SamplingOptions, has_values: bool
+) -> _State:
+  repeat = lambda x: jnp.repeat(x, group_size, axis=0)
+  shape = (prompts.tokens.shape[0] * group_size, options.max_new_tokens)
   return _State(
-      step=jnp.int32(0), last=last, is_done=jnp.zeros(shape[:1], bool),
+      step=jnp.int32(0), keys=_row_keys(key, prompts.index, group_size),
+      start=repeat(jnp.sum(prompts.mask, axis=1, dtype=jnp.int32)),
+      last=repeat(prompts.tokens[:, -1]), is_done=jnp.zeros(shape[:1], bool),
       tokens=jnp.zeros(shape, jnp.int32), mask=jnp.zeros(shape, bool), log_probs=jnp.zeros(shape),
       values=jnp.zeros(shape) if has_values else None)
 
@@ -131,32 +139,89 @@ def _segments(needed: int) -> list[int]:
   return lengths
 
 
-def _run_segments(decode, lengths: list[int], state: _State, caches: list) -> _State:
-  """One loop per cache length; the later ones and their memory only where a row needs them."""
+def _rooms(group_size: int) -> list[int]:
+  """Rows of a group that loops go on with, one after the other, the last of them 0.
+
+  16 -> [8, 4, 2, 1, 0]
+  """
+  rooms = [group_size // _SHRINKAGE]
+  while rooms[-1]:
+    rooms.append(rooms[-1] // _SHRINKAGE)
+  return rooms
+
+
+def _run(decode, lengths: list[int], rooms: list[int], state: _State, caches: list) -> _State:
+  """Decodes until every row has ended, with fewer and fewer rows.
+
+  Args:
+    decode: (state, caches) -> (state, caches), one more token of every row.
+    lengths: of the caches, to run through.
+    rooms: of `_rooms`.
+    state: of rows with a token each.
+    caches: one per layer, of the first length.
+  """
+  room, *smaller = rooms
+  state, caches = _run_segments(decode, lengths, room, state, caches)
+  if not room:
+    return state
+  prompts = caches[0].prompt_keys.shape[0]
+  kept = _open_rows(state, prompts, room)
+  by_row = lambda fn, *states: jax.tree.map(
+      lambda x, *others: fn(x, *others) if x.ndim else x, *states)
+  rest = _run(
+      decode, lengths[-1:], smaller, by_row(lambda x: models.take_rows(x, kept), state), caches)
+  # Everything but the step belongs to rows, and goes back to where it was taken from.
+  places = (kept + jnp.arange(prompts)[:, None] * (state.last.shape[0] // prompts)).reshape(-1)
+  return by_row(lambda whole, part: whole.at[places].set(part), state, rest)
+
+
+def _run_segments(
+    decode, lengths: list[int], room: int, state: _State, caches: list
+) -> tuple[_State, list]:
+  """One loop per cache length; the later ones and their memory only where rows need them.
+
+  Ends where no group has more than `room` open rows, and returns the caches of so many rows, of the
+  last length; none for a room of 0.
+  """
+  prompts = caches[0].prompt_keys.shape[0]
+  is_crowded = lambda state: jnp.any(
+      jnp.sum(~state.is_done.reshape(prompts, -1), axis=1) > room)
+
   def is_open(carry):
     state, _ = carry
-    return (state.step <= lengths[0]) & (state.step < state.tokens.shape[1]) & ~jnp.all(
-        state.is_done)
+    return (state.step <= lengths[0]) & (state.step < state.tokens.shape[1]) & is_crowded(state)
 
-  state, caches = jax.lax.while_loop(is_open, lambda carry: decode(*carry), (state, caches))
-  if len(lengths) == 1:
-    return state
+  def leave(state, caches):
+    if not room:
+      return state, []
+    kept = _open_rows(state, prompts, room)
+    return state, [
+        models.grow_cache(models.keep_rows(cache, kept), lengths[-1]) for cache in caches]
 
   def go_on(state, caches):
     return _run_segments(
-        decode, lengths[1:], state, [models.grow_cache(cache, lengths[1]) for cache in caches])
+        decode, lengths[1:], room, state,
+        [models.grow_cache(cache, lengths[1]) for cache in caches])
 
-  return jax.lax.cond(jnp.all(state.is_done), lambda state, _: state, go_on, state, caches)
+  state, caches = jax.lax.while_loop(is_open, lambda carry: decode(*carry), (state, caches))
+  if len(lengths) == 1:
+    return leave(state, caches)
+  return jax.lax.cond(is_crowded(state), go_on, leave, state, caches)
+
+
+def _open_rows(state: _State, prompts: int, room: int) -> jax.Array:
+  """Places of open rows within each group, i32[P, room]; ended ones where there are too few."""
+  return jnp.argsort(state.is_done.reshape(prompts, -1), axis=1, stable=True)[:, :room]
 
 
 def _draw(
-    logits: jax.Array, state: _State, row_keys: jax.Array, options: SamplingOptions
+    logits: jax.Array, state: _State, options: SamplingOptions
 ) -> tuple[jax.Array, jax.Array]:
   """Token number `state.step` of every row, i32[B], and its log-prob, f32[B]."""
   logits = logits_lib.block_bigrams(logits, state.last, options.blocked_bigrams)
   if options.temperature == 0:
     return logits_lib.choose_greedily(logits)
-  step_keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
+  step_keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.step)
   uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(step_keys)
   return logits_lib.choose(logits_lib.filter_logits(logits, options), uniforms)
 

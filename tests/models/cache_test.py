@@ -113,3 +113,12 @@ def test_attend_within_a_window():
   late = cache.replace(keys=cache.keys[..., 2:], values=cache.values[:, :, 2:])
   np.testing.assert_allclose(
       got, _attend(query, late, jnp.zeros((1, 3), bool), 2), rtol=1e-5)
+
+
+def test_rows_of_each_group_are_kept_in_the_order_asked_for():
+  """Places 2 and 0 of the first prompt's three rows, 1 and 2 of the second's."""
+  cache, kept = _cache(2, 3, 1, prompt_length=2, length=2, size=2), jnp.array([[2, 0], [1, 2]])
+  got = kv_cache.keep_rows(cache, kept)
+  for new, old in ((got.keys, cache.keys), (got.values, cache.values)):
+    np.testing.assert_array_equal(new, np.asarray(old)[[2, 0, 4, 5]])
+  np.testing.assert_array_equal(got.prompt_keys, cache.prompt_keys)

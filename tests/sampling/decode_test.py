@@ -233,6 +233,30 @@ def test_segments(needed, lengths):
   assert decode._segments(needed) == lengths  # pylint: disable=protected-access
 
 
+@pytest.mark.parametrize("group, rooms", [
+    (1, [0]), (2, [1, 0]), (6, [3, 1, 0]), (16, [8, 4, 2, 1, 0])])
+def test_rooms(group, rooms):
+  assert decode._rooms(group) == rooms  # pylint: disable=protected-access
+
+
+@pytest.mark.parametrize("group_size, lengths", [(1, (3, 5)), (2, (3, 5)), (7, (5, 2)), (16, (4,))])
+def test_rows_that_leave_the_loop_change_nothing(group_size, lengths):
+  """Tokens are those of a run in which no row ends, up to the first that stops a row."""
+  run = functools.partial(
+      sample, TINY, _params(TINY), _prompts(lengths), jax.random.key(11),
+      options=SamplingOptions(max_new_tokens=50), group_size=group_size, value_head=_head())
+  rollout, endless = run(stop_ids=(3,)), run(stop_ids=())
+  is_stop = np.asarray(endless.completion_tokens) == 3
+  mask = np.cumsum(is_stop, axis=1) - is_stop == 0
+  np.testing.assert_array_equal(rollout.completion_mask, mask)
+  np.testing.assert_array_equal(rollout.truncated, ~is_stop.any(axis=1))
+  np.testing.assert_array_equal(
+      rollout.completion_tokens, np.where(mask, endless.completion_tokens, 0))
+  for ours, whole in ((rollout.log_probs, endless.log_probs), (rollout.values, endless.values)):
+    np.testing.assert_allclose(ours, np.where(mask, whole, 0.0), atol=1e-5)
+  assert len(set(mask.sum(axis=1))) > min(group_size, 4) - 1  # they end one after the other
+
+
 def test_errors_name_what_is_allowed():
   run = functools.partial(sampling.sample, TINY, _params(TINY), _prompts(), jax.random.key(0))
   with pytest.raises(ValueError, match="max_new_tokens: got 9000 after prompts of 5 columns"):

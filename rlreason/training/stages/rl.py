@@ -10,17 +10,17 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason.algorithms import init_rl_params, minibatch_rows, policy_gradient
-from rlreason.data import groups as groups_lib, pipeline
+from rlreason.algorithms import init_rl_params, policy_gradient
+from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
 from rlreason.rollout import Sampled
 from rlreason.training import rl_metrics
+from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import RLStage, SampleStage
 from rlreason.training.stages import base, policies
-from rlreason.types import (
-    GroupPlan, Key, Outcome, Params, Rollout, RolloutBatch)
+from rlreason.types import Key, Outcome, Params
 
 
 def check_rl(setup: Setup, stage: RLStage):
@@ -89,7 +89,7 @@ def make_rl(
   update = layout.compile_update(algorithm.update_step, state)
   problems = make_problems(setup, stage, folder)
   reward = make_reward(setup, stage, pool)
-  planner = _Planner(setup, stage)
+  planner = GroupPlanner(config, stage.group_size, layout)
   draw = _make_draw(setup, stage, reward, layout.compile_rows(algorithm.score), planner)
   greedy_scores = _make_greedy_scores(setup, stage, reward)
 
@@ -122,45 +122,8 @@ def make_rl(
       pipeline.prompt_batches(problems, stage.num_prompts, seed), step)
 
 
-class _Planner:
-  """Which completions share a packed row, in scoring and in updates; None where none do."""
-
-  def __init__(self, setup: Setup, stage: RLStage):
-    self._config, self._group_size = stage.algorithm, stage.group_size
-    self._parts = setup.layout.num_shards
-    size = self._config.micro_batch_size or self._config.minibatch_size
-    self._groups = size // stage.group_size  # of a micro-batch
-    is_whole = size % (stage.group_size * self._parts) == 0
-    self._shares = (
-        self._config.share_prompts and stage.group_size > 1 and is_whole and
-        setup.layout.takes_plans and not self._config.bootstrap_truncated)
-
-  def of_rollout(self, rollout: Rollout) -> GroupPlan | None:
-    """For scoring: all groups in their order."""
-    if not self._shares:
-      return None
-    lengths = rollout.completion_mask.sum(axis=1)
-    groups = np.arange(len(lengths) // self._group_size)[None]
-    return self._plan(lengths, groups, rollout.completion_mask.shape[1])
-
-  def of_update(self, batch: RolloutBatch, key: Key) -> GroupPlan | None:
-    """For an update: what is not trained on takes no room. Waits for the batch."""
-    if not self._shares:
-      return None
-    learned = batch.loss_mask if batch.nll_mask is None else batch.loss_mask | batch.nll_mask
-    rows = minibatch_rows(self._config, key, learned.shape[0], self._group_size)
-    lengths, rows = jax.device_get((learned.sum(axis=1), rows))
-    return self._plan(
-        lengths, rows[:, ::self._group_size] // self._group_size, learned.shape[1])
-
-  def _plan(self, lengths: np.ndarray, order: np.ndarray, columns: int) -> GroupPlan:
-    return groups_lib.plan_groups(
-        lengths.reshape(-1, self._group_size), order, min(self._groups, order.shape[1]), columns,
-        num_parts=self._parts)
-
-
 def _make_draw(
-    setup: Setup, stage: RLStage, reward: CombinedReward, score: Callable, planner: "_Planner"
+    setup: Setup, stage: RLStage, reward: CombinedReward, score: Callable, planner: GroupPlanner
 ) -> Callable[[dict, pipeline.BatchIterator, Key], _Drawn]:
   """Makes `draw(models, data, key)`: the completions a step trains on, with their scores."""
   layout, config = setup.layout, stage.algorithm

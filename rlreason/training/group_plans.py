@@ -1,0 +1,52 @@
+"""Which completions of a rollout share a packed row in scoring and in updates, on the host."""
+
+import jax
+import numpy as np
+
+from rlreason.algorithms import PolicyGradientConfig, minibatch_rows
+from rlreason.data.groups import plan_groups
+from rlreason.parallel import Layout
+from rlreason.types import GroupPlan, Key, Rollout, RolloutBatch
+
+
+class GroupPlanner:
+  """Plans for one algorithm on one layout; None where groups do not share their prompt."""
+
+  def __init__(self, config: PolicyGradientConfig, group_size: int, layout: Layout):
+    """Prompts are shared where the settings ask for it and micro-batches are of whole groups.
+
+    Args:
+      config: of the algorithm.
+      group_size: completions of each prompt, next to each other in a rollout.
+      layout: where the programs run that read the plans.
+    """
+    self._config, self._group_size, self._parts = config, group_size, layout.num_shards
+    size = config.micro_batch_size or config.minibatch_size
+    self._groups = size // group_size  # of a micro-batch
+    is_whole = size % (group_size * self._parts) == 0
+    self._shares = (
+        config.share_prompts and group_size > 1 and is_whole and layout.takes_plans and
+        not config.bootstrap_truncated)
+
+  def of_rollout(self, rollout: Rollout) -> GroupPlan | None:
+    """For scoring: all groups in their order."""
+    if not self._shares:
+      return None
+    lengths = np.asarray(rollout.completion_mask).sum(axis=1)
+    groups = np.arange(len(lengths) // self._group_size)[None]
+    return self._plan(lengths, groups, rollout.completion_mask.shape[1])
+
+  def of_update(self, batch: RolloutBatch, key: Key) -> GroupPlan | None:
+    """For an update with this key: what is not trained on takes no room. Waits for the batch."""
+    if not self._shares:
+      return None
+    learned = batch.loss_mask if batch.nll_mask is None else batch.loss_mask | batch.nll_mask
+    rows = minibatch_rows(self._config, key, learned.shape[0], self._group_size)
+    lengths, rows = jax.device_get((learned.sum(axis=1), rows))
+    return self._plan(
+        lengths, rows[:, ::self._group_size] // self._group_size, learned.shape[1])
+
+  def _plan(self, lengths: np.ndarray, order: np.ndarray, columns: int) -> GroupPlan:
+    return plan_groups(
+        lengths.reshape(-1, self._group_size), order, min(self._groups, order.shape[1]), columns,
+        num_parts=self._parts)
