@@ -21,7 +21,8 @@ SAME = "·"
 # Recipe -> (method, source, the equation that makes it).
 POLICY_GRADIENTS = {
     "grpo.py": ("GRPO", "2402.03300 (3)-(4)", "A = (r - mean) / std of the group"),
-    "r1_zero.py": ("R1-Zero", "2501.12948 (1)-(3)", "r = accuracy + format; π_ref <- π now and then"),
+    "r1_zero.py": (
+        "R1-Zero", "2501.12948 (1)-(3)", "r = accuracy + format; π_ref <- π now and then"),
     "dr_grpo.py": ("Dr. GRPO", "2503.20783 §3", "A = r - mean; Σ over tokens / constant"),
     "dapo.py": ("DAPO", "2503.14476 (8)-(13)", "clip at 1 + ε_high; 0 < right < G; Σ / all tokens"),
     "gspo.py": ("GSPO", "2507.18071", "s = exp(mean of log ρ) of a completion"),
@@ -38,7 +39,8 @@ POLICY_GRADIENTS = {
         "REINFORCE++-baseline", "2501.03262", "A = r - mean of the group, whitened over the batch"),
     "t1.py": ("T1", "2501.11651", "RLOO at T > 1, + entropy, π_ref <- τ π_ref + (1 - τ) π"),
     "dash.py": ("DASH", "2505.17218", "only completions of |A| > τ"),
-    "one_example.py": ("one-example RLVR", "2504.20571", "GRPO + entropy on the item of most variance"),
+    "one_example.py": (
+        "one-example RLVR", "2504.20571", "GRPO + entropy on the item of most variance"),
     "latro.py": ("LaTRO", "2411.04282 (4)", "r = log π(y | x, z) - β log π(z) / π_0(z); + its NLL"),
     "ppo_rlhf.py": ("PPO of RLHF", "1909.08593", "r_t = r - β KL_t; GAE; β to a target"),
     "vapo.py": ("VAPO", "2504.05118", "λ = 1 for V, 1 - 1 / (α length) for π; + NLL where right"),

@@ -101,7 +101,7 @@ def expected_loss(config):
     ids = np.argsort(-np.asarray(teacher), axis=-1)[..., :config.top_k]
     student, teacher = (losses.with_others(
         jnp.take_along_axis(x, ids, axis=-1), config.others) for x in (student, teacher))
-  per_token = np.asarray(config.divergence(student, teacher))
+  per_token = np.asarray(config.divergence(student=student, teacher=teacher))
   rows = [per_token[i][rollout.completion_mask[i]] for i in range(ROWS) if KEPT[i]]
   is_by_token = config.aggregation == "token-mean"
   return np.mean(np.concatenate(rows) if is_by_token else [np.mean(row) for row in rows])

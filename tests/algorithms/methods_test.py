@@ -48,9 +48,10 @@ PRESETS = {
     "dash": presets.dash(**SIZES),
     "one_example": presets.one_example(**SIZES),
     "satori": presets.satori(**SIZES),
+    "latro": presets.latro(**SIZES),
 }
 # Others are made of the same parts.
-STEPPED = [name for name in PRESETS if name not in ("ppo_rlhf", "r1_zero", "satori")]
+STEPPED = [name for name in PRESETS if name not in ("ppo_rlhf", "r1_zero", "satori", "latro")]
 every_preset = pytest.mark.parametrize("name", STEPPED)
 SCORES = np.float32([1, 0, 0, 0, 0, 1, 1, 0])
 UNIFORM = np.float32([1, 1, 1, 1, 0, 0, 0, 0])
@@ -393,14 +394,14 @@ def test_filtered_rows_do_not_change_the_gradient():
 
 
 def test_micro_batches_without_a_kept_row_are_not_computed(monkeypatch):
-  core = importlib.import_module("rlreason.algorithms.policy_gradient")  # not the function
-  passes, features = [], core.completion_features
+  scoring = importlib.import_module("rlreason.algorithms.scoring")
+  passes, features = [], scoring.completion_features
 
   def counted(*args):
     jax.debug.callback(lambda: passes.append(1))
     return features(*args)
 
-  monkeypatch.setattr(core, "completion_features", counted)
+  monkeypatch.setattr(scoring, "completion_features", counted)
   algorithm = tiny.Compiled(PRESETS["dash"], 1.0, optax.sgd(0.1), GROUP)
   state = algorithm.init(policy())
   for scores, expected in ((SCORES, 4), (HALF, 2), (UNIFORM, 0)):

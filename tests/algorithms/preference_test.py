@@ -130,9 +130,11 @@ def test_loss_is_the_direct_formula(name):
   if name == "kto":
     kl = max(0.0, np.mean(own[:, 1] - ref[:, 1]))
     assert value(step(name)[3], "preference/kl") == pytest.approx(kl, rel=1e-4)
-    expected = config.loss(own[:, 0], ref[:, 0], pairs.is_desirable, np.full(ROWS, kl))
+    expected = config.loss.function(
+        own[:, 0], ref[:, 0], pairs.is_desirable, np.full(ROWS, kl), **config.loss.options)
   else:
-    expected = config.loss(*own.T, *(ref.T if config.has_reference else ()))
+    expected = config.loss.function(
+        *own.T, *(ref.T if config.has_reference else ()), **config.loss.options)
     margins = np.diff(ref if config.has_reference else 0 * ref) - np.diff(own)
     assert value(metrics, "preference/margin") == pytest.approx(np.mean(margins), abs=1e-4)
     assert value(metrics, "preference/accuracy") == pytest.approx(np.mean(margins > 0))
