@@ -1,6 +1,8 @@
 """Settings of the whole suite, made before any test module imports jax."""
 
+import gc
 import os
+import pathlib
 
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""),
@@ -17,3 +19,17 @@ import jax  # pylint: disable=wrong-import-position
 
 # Silent broadcasting of ranks hides mistakes of masks and shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_MAPS = pathlib.Path("/proc/self/maps")  # of Linux
+_MOST_MAPS = 30_000  # of the 65,530 that a process may have; each compiled program takes several
+_EVERY = 10  # tests
+
+
+def pytest_runtest_teardown(item):
+  """Forgets compiled programs before the process has too many, which aborts the compiler."""
+  item.session.num_ended = getattr(item.session, "num_ended", 0) + 1
+  if item.session.num_ended % _EVERY or not _MAPS.exists():
+    return
+  if _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+    jax.clear_caches()
+    gc.collect()
