@@ -12,8 +12,8 @@ parameters in f32, and score them under a reference:
              vocabulary ends one) of at most 256; GRPOLearner
 
 The peer runs twice, with gradients of all sequences at once and of 16 at a time (--peer_sizes), and
-its faster median counts. A ratio above 1 says how many times faster this library is in the same round. Prints
-one JSON line per workload; "tokens" is the mean length of the completions.
+its faster median counts. A ratio above 1 says how many times faster this library is in the same
+round. Prints one JSON line per workload; "tokens" is the mean length of the completions.
 """
 
 import argparse
