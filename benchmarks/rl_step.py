@@ -11,9 +11,9 @@ parameters in f32, and score them under a reference:
   grpo_tail  4 prompts of 256 tokens with 16 completions each, geometric lengths (a 64th of the
              vocabulary ends one) of at most 256; GRPOLearner
 
-The peer runs twice, with gradients of all sequences at once and of 16 at a time, and its faster
-median counts. A ratio above 1 says how many times faster this library is in the same round. Prints
-one JSON line per workload; "tokens" is the mean length of the completions.
+The peer runs twice, with gradients of all sequences at once and of 16 at a time (--peer_sizes), and
+its faster median counts. A ratio above 1 says how many times faster this library is in the same
+round. Prints one JSON line per workload; "tokens" is the mean length of the completions.
 """
 
 import argparse
@@ -51,12 +51,11 @@ def workload(name):
 
 
 NAMES = ("ppo", "grpo", "grpo_tail")
-PEER_MICRO_SEQUENCES = (64, 16)
 WARM_UP = 2  # rounds: the peer compiles its update twice
 
 
-def measure(name, rounds):
-  """Prints the line of one workload."""
+def measure(name, rounds, peer_sizes):
+  """Prints the line of one workload; the peer runs with each of `peer_sizes` per gradient pass."""
   method, shape, settings, goal = workload(name)
   steps = {side: ours.Step(shape, setting) for side, setting in settings.items()}
   # Packed rows come in a few numbers, each with a program of its own: the counted rounds once
@@ -64,7 +63,7 @@ def measure(name, rounds):
   for step in steps.values():
     for index in range(WARM_UP, WARM_UP + rounds if shape.mean_tokens else WARM_UP):
       step.run(index)
-  peers = {f"tunix {size}": start_peer(method, shape, size) for size in PEER_MICRO_SEQUENCES}
+  peers = {f"tunix {size}": start_peer(method, shape, size) for size in peer_sizes}
   sides = {side: functools.partial(ask, peer) for side, peer in peers.items()}
   seconds = side_by_side.take_turns(
       {**sides, **{side: step.run for side, step in steps.items()}}, rounds=rounds,
@@ -100,9 +99,11 @@ def main():
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
   parser.add_argument("--workload", choices=NAMES, nargs="*", default=NAMES, help="which of them")
+  parser.add_argument("--peer_sizes", type=int, nargs="*", default=(64, 16),
+                      help="sequences of the peer's gradient passes, tried beside each other")
   arguments = parser.parse_args()
   for name in arguments.workload:
-    measure(name, arguments.rounds)
+    measure(name, arguments.rounds, arguments.peer_sizes)
 
 
 if __name__ == "__main__":
