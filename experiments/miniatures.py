@@ -5,7 +5,7 @@
 Everything is on the test bed of chains (experiments/methods/beds.py). Each seed trains one
 supervised start, which all methods of that seed go on from. What is finished is not run again, so
 that the program may be stopped and started; `--only=grpo,dapo` runs and shows a part. A run takes
-one to three minutes on two CPU cores, all of them about two hours a seed.
+minutes on two CPU cores.
 """
 
 import argparse

@@ -11,7 +11,7 @@ PROMPT_TOKENS = 13
 
 
 def chain(start: str = "") -> config_dict.ConfigDict:
-  """Chains of 2 to 5 operations modulo 10, for a model of 0.4M parameters: two minutes on a CPU.
+  """Chains of 2 to 5 operations modulo 10, for a model of 0.4M parameters.
 
   The supervised stage shows steps, but careless ones: three solutions in ten go wrong and three in
   ten box nothing, so that four samples in ten are right, and there is much to gain.

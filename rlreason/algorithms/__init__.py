@@ -1,5 +1,6 @@
 """One file per method that differs in code; variants that only change constants are configs."""
 
+from rlreason.algorithms import presets
 from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.algorithms.distill import DistillConfig, distill, init_distill_params
 from rlreason.algorithms.policy_gradient import (
