@@ -2,14 +2,18 @@
 
     .venv/bin/python experiments/miniatures.py --root=runs/miniatures --seeds=0,1,2
 
-Everything is on the test bed of chains (experiments/methods/beds.py). Each seed trains one
-supervised start, which all methods of that seed go on from. What is finished is not run again, so
-that the program may be stopped and started; `--only=grpo,dapo` runs and shows a part. A run takes
-minutes on two CPU cores.
+Everything is on the test bed of chains (experiments/methods/beds.py). The supervised starts are
+trained once, and every seed of every method goes on from them, as from one pretrained model. What is
+finished is not run again, so that the program may be stopped and started; `--only="GRPO;DAPO"` runs
+and shows a part. A run takes about a minute on two CPU cores.
 """
 
 import argparse
+from collections.abc import Callable, Iterable
+from concurrent import futures
+import functools
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -19,12 +23,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 METHODS = "experiments/methods"
 DOCUMENT = ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- miniatures: miniatures.py -->\n", "<!-- end of miniatures -->"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+# Supervised starts: name in the recipes below -> the recipe whose demonstrations they are of.
+STARTS = {
+    "start": "grpo.py", "labels": "return_conditioned.py", "meta": "satori.py",
+    "long": "overthinking.py:kimi"}
 NO_VERIFIER = "--config.rl.rewards.verifier.weight=0"
 NO_LENGTH = "--config.rl.rewards.kimi_length.weight=0"
 STUDENT = [  # of `beds.small_chain`
     "--config.model.width=80", "--config.model.head_dim=20", "--config.model.mlp_width=208",
     "--config.sft.steps=150"]
-# Name -> recipe, flags. {start} is the seed's supervised start, {teacher} its model after GRPO.
+# Name -> recipe, flags. {start} and others are of `STARTS`, {teacher} is the seed's after GRPO.
 RUNS = {
     "no training": ("grpo.py:{start}", ["--config.stages=()"]),
     "format-only reward": (
@@ -51,7 +60,7 @@ RUNS = {
     "LaTRO": ("latro.py:{start}", []),
     "LaTRO, first term only": ("latro.py:{start}", ["--config.rl.algorithm.nll_coef=0"]),
     "one example": ("one_example.py:{start}", []),
-    "one example, until saturation": ("one_example.py:{start}", ["--config.rl.steps=20"]),
+    "one example, until saturation": ("one_example.py:{start}", ["--config.rl.steps=15"]),
     "one example, format-only": (
         "one_example.py:{start}", [NO_VERIFIER, "--config.rl.rewards.format.weight=1"]),
     "expert iteration": ("expert_iteration.py:{start}", []),
@@ -61,17 +70,16 @@ RUNS = {
     "ORPO": ("preference.py:orpo,{start}", []),
     "SimPO": ("preference.py:simpo,{start}", []),
     "R1": ("r1.py:{start}", []),
-    # With demonstrations of their own, and so with a supervised start of their own.
-    "return-conditioned": ("return_conditioned.py", []),
-    "Satori": ("satori.py", []),
-    "Satori without restarts": ("satori.py", ["--config.rl.problems=''"]),
-    "long reasoning, GRPO": ("overthinking.py:kimi", [NO_LENGTH]),
-    "long reasoning, length reward": ("overthinking.py:kimi", []),
-    "long reasoning, penalty from the start": ("overthinking.py:l1", [
+    "return-conditioned": ("return_conditioned.py:{labels}", []),
+    "Satori": ("satori.py:{meta}", []),
+    "Satori without restarts": ("satori.py:{meta}", ["--config.rl.problems=''"]),
+    "long reasoning, GRPO": ("overthinking.py:kimi,{long}", [NO_LENGTH]),
+    "long reasoning, length reward": ("overthinking.py:kimi,{long}", []),
+    "long reasoning, penalty from the start": ("overthinking.py:l1,{long}", [
         "--config.rl.rewards.l1_length.options.min_accuracy=0",
         "--config.rl.rewards.l1_length.options.target=1",
         "--config.rl.rewards.l1_length.options.a=0.1"]),
-    "long reasoning, pairs": ("overthinking.py:pairs", []),
+    "long reasoning, pairs": ("overthinking.py:pairs,{long}", []),
     "student, RL": ("grpo.py", STUDENT),
     "student, sequence distillation": ("distill_sequence.py:{teacher}", []),
     "student, on-policy distillation": ("distill_on_policy.py:{teacher}", []),
@@ -86,18 +94,20 @@ def main():
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/miniatures"))
   parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
-  parser.add_argument("--only", default="", help="names of runs, comma-separated; empty: all")
+  parser.add_argument("--only", default="", help="names of runs, separated by semicolons; empty: all")
   parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True,
                       help="into docs/results.md, else only to the terminal")
+  parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, which share the cores")
   args = parser.parse_args()
-  names = [name.strip() for name in args.only.split(",")] if args.only else list(RUNS)
+  names = [name.strip() for name in args.only.split(";")] if args.only else list(RUNS)
   unknown = sorted(set(names) - set(RUNS))
   if unknown:
-    parser.error(f"--only: got {unknown}, allowed: {', '.join(RUNS)}")
-  seeds = [Seed(args.root, seed) for seed in args.seeds.split(",")]
-  for seed in seeds:
-    for name in names:
-      seed.run(name)
+    parser.error(f"--only: got {unknown}, allowed: {'; '.join(RUNS)}")
+  pool = Pool(args.root.absolute(), args.jobs)
+  seeds = [Seed(pool, seed) for seed in args.seeds.split(",")]
+  pool.run(functools.partial(pool.make_start, start) for start in STARTS)
+  pool.run(functools.partial(seed.run, "GRPO") for seed in seeds)  # the teacher of others
+  pool.run(functools.partial(seed.run, name) for name in names for seed in seeds)
   text = "\n".join([table(names, seeds), *directions(names, seeds)]) + "\n"
   print(text)
   if args.write:
@@ -106,42 +116,74 @@ def main():
     DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END)[1])
 
 
+class Pool:
+  """Programs side by side, each with a share of the cores, and the folder they work in."""
+
+  def __init__(self, root: pathlib.Path, jobs: int):
+    self.root, self.jobs = root, jobs
+    self.devices = max(CORES // jobs, 1)
+
+  def run(self, tasks: Iterable[Callable[[], None]]):
+    """All tasks, `jobs` at a time; raises what one of them raised."""
+    with futures.ThreadPoolExecutor(self.jobs) as executor:
+      for done in futures.as_completed([executor.submit(task) for task in tasks]):
+        done.result()
+
+  def start(self, name: str) -> pathlib.Path:
+    return self.root / "starts" / name / "models" / "sft"
+
+  def make_start(self, name: str):
+    """Trains a supervised start, unless it is there."""
+    self.train(self.root / "starts" / name, STARTS[name], ["--config.stages=('sft',)"], "0")
+
+  def train(self, workdir: pathlib.Path, recipe: str, flags: list[str], seed: str):
+    """Runs a recipe to its end, unless it is there; evaluates only what it ends with."""
+    if not (workdir / "report.html").exists():
+      self.rlreason(
+          "train", f"--config={METHODS}/{recipe}", f"--workdir={workdir}",
+          f"--config.seed={seed}", f"--config.parallel.cpu_devices={self.devices}",
+          "--config.evaluation.every_stage=False", *flags)
+
+  def rlreason(self, *arguments: str):
+    print("rlreason", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "rlreason.main", *arguments], check=True, cwd=ROOT,
+                   stdout=subprocess.DEVNULL)
+
+
 class Seed:
   """The runs of one seed."""
 
-  def __init__(self, root: pathlib.Path, seed: str):
-    self.seed, self.root = seed, root.absolute() / f"seed{seed}"
-    self.start = self.root / "start" / "models" / "sft"
+  def __init__(self, pool: Pool, seed: str):
+    self.seed, self.pool, self.root = seed, pool, pool.root / f"seed{seed}"
 
   def run(self, name: str):
     """Trains, unless it is there."""
-    if not (self.root / "start" / "report.html").exists():
-      train(self.root / "start", "grpo.py", ["--config.stages=('sft',)"], self.seed)
     recipe, flags = RUNS[name]
-    if not (self.folder(name) / "report.html").exists():
-      teacher = self.folder("GRPO") / "models" / "rl"
-      train(self.folder(name), recipe.format(start=self.start, teacher=teacher), flags, self.seed)
+    starts = {start: self.pool.start(start) for start in STARTS}
+    recipe = recipe.format(**starts, teacher=self.folder("GRPO") / "models" / "rl")
+    self.pool.train(self.folder(name), recipe, flags, self.seed)
 
   def accuracy_asked_with(self, suffix: str) -> float:
     """Mean of 8 of the return-conditioned model, its prompts ending in `suffix`, in percent."""
     folder = self.folder("return-conditioned")
     output = folder / f"asked_with_{suffix.strip() or 'nothing'}.json"
     if not output.exists():
-      rlreason("evaluate", f"--config={METHODS}/return_conditioned.py", f"--output={output}",
+      self.pool.rlreason(
+               "evaluate", f"--config={METHODS}/return_conditioned.py", f"--output={output}",
                f"--model={folder / 'models' / 'conditioned'}", f"--config.seed={self.seed}",
                f"--config.evaluation.prompt_suffix={suffix!r}")
     return 100 * json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]["mean"]["value"]
 
-  def mended(self, name: str, stage: str) -> float:
-    """Share of wrong beginnings that end right, in percent, after a stage of a Satori run."""
-    folder = self.folder(name) / f"again_{stage}"
-    if not (folder / "report.html").exists():
-      train(folder, "satori.py", [
-          "--config.stages=('again',)", "--config.again.kind=sample", "--config.again.steps=8",
-          "--config.again.num_prompts=64", "--config.again.group_size=4",
-          "--config.again.sampling.max_new_tokens=64", "--config.again.rewards.verifier.weight=1",
-          f"--config.again.problems={self.folder('Satori') / 'data' / 'restarts.jsonl'}",
-          f"--config.again.start={self.folder(name) / 'models' / stage}"], self.seed)
+  def mended(self, name: str) -> float:
+    """Share of wrong beginnings that end right, in percent: of a Satori run, or of its start."""
+    folder = self.root / f"mended_by_{self.folder(name).name}"
+    policy = self.pool.start("meta") if name == "start" else self.folder(name) / "models" / "rl"
+    restarts = self.folder("Satori") / "data" / "restarts.jsonl"
+    self.pool.train(folder, f"satori.py:{policy}", [
+        "--config.stages=('again',)", "--config.again.kind=sample", "--config.again.steps=8",
+        "--config.again.num_prompts=64", "--config.again.group_size=4",
+        "--config.again.sampling.max_new_tokens=48", "--config.again.rewards.verifier.weight=1",
+        f"--config.again.problems={restarts}"], self.seed)
     with (folder / "data" / "again.jsonl").open() as lines:
       rows = [json.loads(line) for line in lines]
     return 100 * mean_of([float(row["is_right"]) for row in rows if row["start"] == "wrong"])
@@ -163,17 +205,6 @@ class Seed:
     with (self.folder(name) / "metrics.jsonl").open() as lines:
       steps = [json.loads(line) for line in lines]
     return [step[metric] for step in steps if step["stage"] == stage and metric in step]
-
-
-def train(workdir: pathlib.Path, recipe: str, flags: list[str], seed: str):
-  rlreason("train", f"--config={METHODS}/{recipe}", f"--workdir={workdir.absolute()}",
-           f"--config.seed={seed}", *flags)
-
-
-def rlreason(*arguments: str):
-  print("rlreason", *arguments, flush=True)
-  subprocess.run([sys.executable, "-m", "rlreason.main", *arguments], check=True, cwd=ROOT,
-                 stdout=subprocess.DEVNULL)
 
 
 def table(names: list[str], seeds: list[Seed]) -> str:
@@ -285,7 +316,7 @@ DIRECTIONS = (
         "by more than a reward for boxes does", "mean of 8, %: one example, format-only"),
      compare(accuracy("one example"), accuracy("one example, format-only")), more),
     (("one example", "one example, until saturation"), (
-        "others go on improving after it is learned", "mean of 8, %: 100 steps, 20 steps"),
+        "others go on improving after it is learned", "mean of 8, %: 60 steps, 15 steps"),
      compare(accuracy("one example"), accuracy("one example, until saturation")), more),
     (("expert iteration", "GRPO"), (
         "expert iteration is about as good as a policy gradient", "mean of 8, %: EI, GRPO"),
@@ -301,12 +332,11 @@ DIRECTIONS = (
      compare(lambda seed: seed.accuracy_asked_with(""),
              lambda seed: seed.accuracy_asked_with(" BAD")), more),
     (("Satori",), ("Satori mends wrong beginnings", "mended, %: after RL, before"),
-     compare(lambda seed: seed.mended("Satori", "rl"),
-             lambda seed: seed.mended("Satori", "sft")), more),
+     compare(lambda seed: seed.mended("Satori"), lambda seed: seed.mended("start")), more),
     (("Satori", "Satori without restarts"), (
         "more often than without restarts", "mended, %: with, without"),
-     compare(lambda seed: seed.mended("Satori", "rl"),
-             lambda seed: seed.mended("Satori without restarts", "rl")), more),
+     compare(lambda seed: seed.mended("Satori"),
+             lambda seed: seed.mended("Satori without restarts")), more),
     (("long reasoning, length reward", "long reasoning, GRPO"), (
         "a length reward shortens", "greedy tokens: with, without"),
      compare(lambda seed: seed.last("long reasoning, length reward")["length"]["value"],

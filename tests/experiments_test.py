@@ -226,7 +226,8 @@ def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
   miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
   for name, (recipe, flags) in miniatures.RUNS.items():
     overrides, rest = main._split_overrides(flags)
-    path = FOLDER / "methods" / recipe.format(start="some/folder", teacher="some/teacher")
+    starts = dict.fromkeys(miniatures.STARTS, "some/folder")
+    path = FOLDER / "methods" / recipe.format(**starts, teacher="some/teacher")
     stages = from_config(main.load_config(str(path), overrides)).stages
     assert not rest and (stages or name == "no training"), name
   assert all(set(needed) <= set(miniatures.RUNS) for needed, *_ in miniatures.DIRECTIONS)
@@ -235,7 +236,8 @@ def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
 def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
   """The table and the claims, of runs that are made up."""
   miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
-  seeds = [miniatures.Seed(tmp_path, seed) for seed in "01"]
+  pool = miniatures.Pool(tmp_path, jobs=1)
+  seeds = [miniatures.Seed(pool, seed) for seed in "01"]
   for seed in seeds:
     for i, name in enumerate(("GRPO", "no training")):
       estimate = {"value": 0.5 - 0.1 * i + 0.01 * int(seed.seed)}

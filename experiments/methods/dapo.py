@@ -20,5 +20,5 @@ def get_config(start=""):
       rewards=dict(
           # +1 and -1, but for a constant, which the group's mean takes away.
           verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),
-          overlong=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS, cache=16))))
+          overlong=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS, cache=8))))
   return config

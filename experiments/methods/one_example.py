@@ -23,11 +23,11 @@ def get_config(start=""):
   config = beds.chain(start)
   config.task.problems.num_train = POOL
   algorithm = presets.one_example(minibatch_size=128)
-  config.pool = beds.rl(algorithm, steps=20, writes_accuracy=True)
+  config.pool = beds.rl(algorithm, steps=15, writes_accuracy=True)
   config.choose = dict(
       kind="select", inputs=("pool",), select=Slot(selection.most_variable, {"count": 1}))
   config.rl = beds.rl(
-      algorithm, steps=100, start="initial" if start else "sft", problems="stage:choose",
+      algorithm, steps=60, start="initial" if start else "sft", problems="stage:choose",
       rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.0)))
   config.stages = (*config.stages[:-1], "pool", "choose", "rl")
   return config

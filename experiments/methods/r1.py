@@ -33,13 +33,13 @@ def get_config(start=""):
   config.cold_start = dict(
       kind="sft", steps=60, batch_size=16, length=128, num_examples=1000,
       optimizer=dict(learning_rate=5e-4, warmup_steps=10))
-  config.rl = beds.rl(presets.r1_zero(minibatch_size=128), steps=40, rewards=REWARDS)
+  config.rl = beds.rl(presets.r1_zero(minibatch_size=128), steps=25, rewards=REWARDS)
   config.samples = dict(
       kind="sample", steps=8, num_prompts=64, group_size=8,
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=REWARDS)
   config.clean = dict(
       kind="select", inputs=("samples",), select=Slot(
-          completions.clean_completions, {"max_tokens": 48, "min_rewards": {"language": 1.0}}))
+          completions.clean_completions, {"max_tokens": 40, "min_rewards": {"language": 1.0}}))
   config.kept = dict(
       kind="select", inputs=("clean",), select=Slot(
           completions.right_completions, {"max_per_question": 4}))
@@ -47,7 +47,7 @@ def get_config(start=""):
       kind="sft", steps=150, batch_size=16, length=128, examples="stage:kept",
       start="initial" if start else "pretraining",
       optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
-  config.final = beds.rl(presets.r1_zero(minibatch_size=128), steps=20, rewards=REWARDS)
+  config.final = beds.rl(presets.r1_zero(minibatch_size=128), steps=15, rewards=REWARDS)
   first = () if start else ("pretraining",)
   config.stages = (*first, "cold_start", "rl", "samples", "clean", "kept", "sft", "final")
   return config

@@ -18,5 +18,5 @@ def get_config(start=""):
   config.rl = beds.rl(
       presets.vapo(
           minibatch_size=32, critic_warmup_steps=10, length_adaptive_alpha=0.5, value_coef=0.5),
-      steps=70, optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))
+      steps=50, optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))
   return config

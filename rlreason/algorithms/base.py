@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlreason.models import lora
+from rlreason.models import ModelConfig, lora
 from rlreason.parallel import Replicas
 from rlreason.types import Metrics, Params
 
@@ -140,6 +140,33 @@ def apply_gradients(
       "loss/total": (jnp.where(is_finite, loss, 0.0), finite),
   }
   return state, metrics
+
+
+def step_on_batch(
+    loss_fn: Callable, state: TrainState, micro_batches: Any,
+    optimizer: optax.GradientTransformation, replicas: Replicas,
+) -> tuple[TrainState, Metrics]:
+  """A whole update that is one optimiser step; arguments as of `accumulate_gradients`.
+
+  The metrics of `loss_fn` are here (loss, metrics), the loss to be added up like them.
+  """
+  gradients, (loss, metrics) = accumulate_gradients(
+      loss_fn, state.params, micro_batches, replicas)
+  state, optim_metrics = apply_gradients(state, gradients, loss, optimizer)
+  return state.replace(step=state.step + 1), metrics | optim_metrics | skip_metrics(state)
+
+
+def with_balance(
+    model: ModelConfig, loss: jax.Array, metrics: Metrics, balance: jax.Array, share: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+  """(loss, (loss, metrics)) with the load-balancing loss of experts, if the model has any.
+
+  `share` f32 scalar is the part of the batch that the pass holds.
+  """
+  if model.num_experts:
+    loss = loss + model.balance_coef * share * balance
+    metrics = metrics | {"loss/balance": (share * balance, share)}
+  return loss, (loss, metrics)
 
 
 def trained_part(state: TrainState) -> TrainState:

@@ -165,10 +165,7 @@ def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[ja
       _divergence(spec, params, hidden, batch) * weights, batch.loss_mask)
   share = jnp.sum(weights)
   metrics = {"loss/distill": (loss, share)}
-  if spec.model.num_experts:
-    loss = loss + spec.model.balance_coef * share * balance
-    metrics["loss/balance"] = (share * balance, share)
-  return loss, (loss, metrics)
+  return base.with_balance(spec.model, loss, metrics, balance, share)
 
 
 def _update_step(spec: _Spec, optimizer, state, batch: DistillBatch, key, *, replicas=ALONE):
@@ -181,9 +178,6 @@ def _update_step(spec: _Spec, optimizer, state, batch: DistillBatch, key, *, rep
       lambda x: masks.zero_masked(x, batch.loss_mask[..., None]), batch.teacher))
   weights = masks.token_weights(batch.loss_mask, config.aggregation)  # of all rows: gathered
   indices = rows.micro_batch_indices(weights.shape[0], config.micro_batch_size)
-  gradients, (loss, metrics) = base.accumulate_gradients(
-      functools.partial(_loss, spec), state.params,
-      replicas.take((batch, weights), indices), replicas)
-  state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
-  return state.replace(step=state.step + 1), (
-      metrics | optim_metrics | base.skip_metrics(state))
+  return base.step_on_batch(
+      functools.partial(_loss, spec), state, replicas.take((batch, weights), indices), optimizer,
+      replicas)

@@ -208,10 +208,7 @@ def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[ja
       "log_probs/rejected": (log_probs[:, -1], is_rejected)}
   metrics |= {f"preference/{name}": (masks.masked_sum(x, mask), jnp.sum(mask.astype(jnp.float32)))
               for name, (x, mask) in averaged.items()}
-  if spec.model.num_experts:
-    loss = loss + spec.model.balance_coef * share * balance
-    metrics["loss/balance"] = (share * balance, share)
-  return loss, (loss, metrics)
+  return base.with_balance(spec.model, loss, metrics, balance, share)
 
 
 def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replicas=ALONE):
@@ -229,9 +226,6 @@ def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replic
   is_kept = jnp.all(has_tokens, axis=-1).astype(jnp.float32)
   weights = masks.safe_divide(is_kept, jnp.sum(is_kept))  # of all rows: they were gathered
   indices = rows.micro_batch_indices(weights.shape[0], config.micro_batch_size)
-  gradients, (loss, metrics) = base.accumulate_gradients(
-      functools.partial(_loss, spec), state.params,
-      replicas.take((batch, weights), indices), replicas)
-  state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
-  return state.replace(step=state.step + 1), (
-      metrics | optim_metrics | base.skip_metrics(state))
+  return base.step_on_batch(
+      functools.partial(_loss, spec), state, replicas.take((batch, weights), indices), optimizer,
+      replicas)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rlreason import masks
-from rlreason.algorithms import base
+from rlreason.algorithms import base, rows
 from rlreason.models import ModelConfig, forward_and_balance, token_log_probs
 from rlreason.parallel import ALONE
 from rlreason.types import PackedBatch
@@ -47,29 +47,18 @@ def sft(
             jnp.sum(batch.segment_ids == 0).astype(jnp.float32),
             jnp.float32(batch.segment_ids.size)),
     }
-    if model.num_experts:
-      share = jnp.sum(weights)  # of this pass in the batch
-      loss = loss + model.balance_coef * share * balance
-      metrics["loss/balance"] = (share * balance, share)
-    return loss, (loss, metrics)
+    return base.with_balance(model, loss, metrics, balance, jnp.sum(weights))
 
   def update_step(state, batch: PackedBatch, key, *, replicas=ALONE):
     del key  # nothing here is random
     batch = replicas.gather(batch)
-    rows = batch.tokens.shape[0]
-    size = config.micro_batch_size or rows
-    if rows % size:
-      raise ValueError(f"micro_batch_size: got {size}, allowed: a divisor of the {rows} rows")
-    indices = jnp.arange(rows).reshape(rows // size, size)
+    indices = rows.micro_batch_indices(batch.tokens.shape[0], config.micro_batch_size)
     # A token is predicted from the one before it, which must be of the same example.
     follows = batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]
     weights = jnp.where(follows, batch.loss_weights[:, 1:], 0.0)
     weights = masks.safe_divide(weights, jnp.sum(weights))  # of all rows: they were gathered
-    gradients, (loss, metrics) = base.accumulate_gradients(
-        loss_fn, state.params, replicas.take((batch, weights), indices), replicas)
-    state, optim_metrics = base.apply_gradients(state, gradients, loss, optimizer)
-    return state.replace(step=state.step + 1), (
-        metrics | optim_metrics | base.skip_metrics(state))
+    return base.step_on_batch(
+        loss_fn, state, replicas.take((batch, weights), indices), optimizer, replicas)
 
   return base.Algorithm(
       init=lambda params: base.init_state(params, optimizer), score=None, make_batch=None,

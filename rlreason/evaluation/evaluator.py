@@ -62,6 +62,7 @@ class EvaluationConfig:
   # Put after each prompt (or the text of its last message) as it is, such as the label " GOOD" of a
   # policy that is conditioned on its return.
   prompt_suffix: str = ""
+  every_stage: bool = True  # also before the first stage and between stages; else only at the end
 
   def __post_init__(self):
     for name in ("num_problems", "batch_size", "max_new_tokens"):

@@ -19,7 +19,7 @@ from rlreason.types import Key, Params, Prompts, Rollout
 
 _FIRST_SEGMENT = 32  # tokens
 _GROWTH = 4
-_SHRINKAGE = 2  # of the rows of a group
+_SHRINKAGE = 4  # of the rows of a group
 
 
 @struct.dataclass

@@ -269,7 +269,10 @@ class _Run:
   def _finish_stage(self, name: str, policy: Params | None, steps: int):
     """Evaluates the policy, if there is a new one, and adds the stage to the summary."""
     seconds = self.host["seconds"] + time.monotonic() - self.started
-    evaluation = {} if policy is None else self._evaluate(name, policy, steps)
+    recipe = self.setup.recipe
+    last = next((stage.name for stage in reversed(recipe.stages) if trains(stage)), "start")
+    is_wanted = policy is not None and (recipe.evaluation.every_stage or name == last)
+    evaluation = self._evaluate(name, policy, steps) if is_wanted else {}
     self.host["summary"]["stages"].append({
         "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
         "tokens": self.host["tokens"], "evaluation": evaluation})
