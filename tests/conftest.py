@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import tempfile
 
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""),
@@ -14,6 +15,13 @@ os.environ["XLA_FLAGS"] = " ".join([
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 ]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A program is compiled once for the whole suite, and not by every test, worker and process anew.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_OWN_CACHE = None
+if _CACHE not in os.environ:  # the workers of xdist inherit that of the process that starts them
+  _OWN_CACHE = tempfile.TemporaryDirectory(prefix="rlreason-jax-")
+  os.environ[_CACHE] = _OWN_CACHE.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax  # pylint: disable=wrong-import-position
 
