@@ -17,7 +17,7 @@ from rlreason.data.sources import BadRows
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import CombinedReward, RewardResult, answer
+from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
 from rlreason.sampling import SamplingOptions, sample
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -172,7 +172,8 @@ def reasoning_tokens(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int
 
 
 def score(
-    reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout
+    reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout,
+    model_scores: np.ndarray | None = None,
 ) -> Scored:
   """Decodes a rollout on the host and scores it.
 
@@ -181,6 +182,7 @@ def score(
     tokenizer: that made the prompts.
     rows: the P task rows; their columns reach the reward functions, once per completion.
     rollout: B = P * G completions, numpy.
+    model_scores: f32[B] of a reward model, for the reward `learned`; None: there is none.
 
   Returns:
     Texts and rewards of the B completions.
@@ -198,6 +200,8 @@ def score(
       "tokens": lengths.tolist(), "reasoning_tokens": reasoning_lengths,
       "truncated": rollout.truncated.tolist(),
       "group": [row // group_size for row in range(len(completions))]}
+  if model_scores is not None:
+    columns[SCORE_COLUMN] = model_scores.tolist()
   result = reward(prompts, completions, **columns)
   return Scored(
       completions=completions, rewards=result,

@@ -1,25 +1,47 @@
-"""PPO as for RLHF, https://arxiv.org/abs/1909.08593 and https://arxiv.org/abs/2203.02155.
+"""RLHF, https://arxiv.org/abs/1909.08593 and https://arxiv.org/abs/2203.02155: SFT, RM, PPO.
 
     rlreason train --config=experiments/methods/ppo_rlhf.py --workdir=runs/ppo_rlhf
 
+1. sft: demonstrations;
+2. samples, pairs: completions of that policy, compared. Here a verifier prefers, where the papers
+   ask people; preferences of your own are a file of {prompt, chosen, rejected}, which
+   `--config.reward_model.examples` names;
+3. reward_model: Bradley-Terry on the pairs, scores of mean 0 and variance 1;
+4. rl: PPO that is paid by the reward model alone. What the verifier says is only looked at: where
+   `reward/learned/mean` rises and `rollout/accuracy` does not, the policy has found a fault of it.
+
 What changes results (https://arxiv.org/abs/2403.17031): rewards scaled without their mean,
 advantages whitened, a KL coefficient that follows a target, several epochs, a low score for what
-does not end. The reward is a verifier's here; `critic_path` starts the critic from a reward model.
+does not end. `--config.rl.algorithm.critic=separate --config.rl.critic_path=stage:reward_model`
+starts a critic from the reward model.
 """
 
 import beds
 
 from rlreason.algorithms import presets
+from rlreason.data import pairs
+from rlreason.slots import Slot
 
 
 def get_config(start=""):
   config = beds.chain(start)
+  config.samples = dict(
+      kind="sample", steps=8, num_prompts=64, group_size=8,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
+  config.pairs = dict(
+      kind="select", inputs=("samples",), select=Slot(
+          pairs.preference_pairs, {"max_per_question": 4}))
+  config.reward_model = dict(
+      kind="reward_model", steps=100, batch_size=32, completion_length=beds.NEW_TOKENS,
+      examples="stage:pairs",
+      optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
   config.rl = beds.rl(
       presets.ppo_rlhf(
           epochs=2, minibatch_size=64, kl_coef=0.02, kl_target=2.0, kl_horizon=2000.0,
           value_coef=0.5, critic_warmup_steps=4),
-      num_prompts=128, group_size=1,
+      num_prompts=128, group_size=1, reward_model="stage:reward_model",
       rewards=dict(
-          verifier=dict(weight=1.0),
+          learned=dict(weight=1.0), verifier=dict(weight=0.0),
           unfinished=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS))))
+  config.stages = (*config.stages[:-1], "samples", "pairs", "reward_model", "rl")
   return config

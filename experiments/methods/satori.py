@@ -4,34 +4,82 @@
 
 Format tuning on steps that begin with a meta-action (continue, reflect, explore); then PPO on
 problems and on beginnings of right and of wrong attempts, after which `reflect` is put. An attempt
-that was wrong and ends right is paid a bonus of 0.5, and the reverse costs it. Settings of the
-paper: 10,000 demonstrations, KL 0, T = 0.6, the last t <= T steps taken back, then all of it again
-from the distilled policy. There the reward has a learned part as well (the sigmoid of an outcome
-reward model), which this recipe leaves out.
+that was wrong and ends right is paid a bonus of 0.5, and the reverse costs it. To that comes the
+sigmoid of an outcome reward model, trained on pairs of right and wrong attempts. Settings of the
+paper: 10,000 demonstrations, KL 0, T = 0.6, the last t <= T steps taken back.
+
+The argument is a model to start from, after a comma the number of rounds (1): after each round but
+the last, the first policy is fine-tuned on what the trained one gets right, and all begins again:
+`satori.py:,2`.
 """
 
 import beds
 
 from rlreason.algorithms import presets
-from rlreason.data import restarts
+from rlreason.data import completions, pairs, restarts
 from rlreason.slots import Slot
 
-VERDICT = dict(verifier=dict(weight=0.0), restart=dict(weight=1.0, options=dict(bonus=0.5)))
+REWARDS = dict(
+    verifier=dict(weight=0.0), restart=dict(weight=1.0, options=dict(bonus=0.5)),
+    learned=dict(weight=1.0, options=dict(sigmoid=True)))
 
 
-def get_config(start=""):
+def get_config(argument=""):
+  start, _, rounds = argument.partition(",")
   config = beds.chain(start)
   config.task.problems.update(meta=True, slip=0.2)
   config.prompt_buckets = (beds.PROMPT_TOKENS, beds.PROMPT_TOKENS + beds.NEW_TOKENS)
-  config.attempts = dict(
-      kind="sample", steps=8, num_prompts=64, group_size=8, start="previous",
-      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
-  config.restarts = dict(
-      kind="select", inputs=("attempts",), select=Slot(
-          restarts.restart_prompts, {"seed": 0, "max_back": 3, "marker": "reflect"}))
-  config.rl = beds.rl(
-      presets.satori(minibatch_size=64, critic_warmup_steps=4, value_coef=0.5),
-      num_prompts=128, group_size=1, problems="stage:restarts", rewards=VERDICT,
-      optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))
-  config.stages = (*config.stages[:-1], "attempts", "restarts", "rl")
+  stages = list(config.stages[:-1])
+  for number in range(1, int(rounds or 1) + 1):
+    suffix = "" if number == 1 else str(number)
+    if suffix:
+      stages += add_distillation(config, suffix, start="initial" if start else "sft")
+    stages += add_round(config, suffix)
+  config.stages = tuple(stages)
   return config
+
+
+def add_round(config, suffix: str) -> list[str]:
+  """Adds the sections of a round; returns the names of its stages."""
+  attempts, orm = f"attempts{suffix}", f"orm{suffix}"
+  sections = {
+      attempts: sampled(),
+      f"restarts{suffix}": dict(
+          kind="select", inputs=(attempts,), select=Slot(
+              restarts.restart_prompts, {"seed": 0, "max_back": 3, "marker": "reflect"})),
+      f"pairs{suffix}": dict(
+          kind="select", inputs=(attempts,), select=Slot(
+              pairs.preference_pairs, {"max_per_question": 4})),
+      orm: dict(
+          kind="reward_model", steps=100, batch_size=32, completion_length=beds.NEW_TOKENS,
+          examples=f"stage:pairs{suffix}",
+          optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine")),
+      f"rl{suffix}": beds.rl(
+          presets.satori(minibatch_size=64, critic_warmup_steps=4, value_coef=0.5),
+          num_prompts=128, group_size=1, problems=f"stage:restarts{suffix}",
+          reward_model=f"stage:{orm}", rewards=REWARDS,
+          optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))}
+  config.update(sections)
+  return list(sections)
+
+
+def add_distillation(config, suffix: str, start: str) -> list[str]:
+  """Adds the sections that put what the last round learned into the first policy."""
+  sections = {
+      f"samples{suffix}": sampled(),
+      f"right{suffix}": dict(
+          kind="select", inputs=(f"samples{suffix}",), select=Slot(
+              completions.right_completions, {"max_per_question": 4})),
+      f"sft{suffix}": dict(
+          kind="sft", steps=150, batch_size=16, length=128, start=start,
+          examples=f"stage:right{suffix}",
+          optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))}
+  config.update(sections)
+  return list(sections)
+
+
+def sampled() -> dict:
+  """Eight completions of each of 512 problems, by the policy at hand."""
+  return dict(
+      kind="sample", steps=8, num_prompts=64, group_size=8,
+      sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))

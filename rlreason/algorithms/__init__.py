@@ -7,4 +7,6 @@ from rlreason.algorithms.policy_gradient import (
     init_rl_params, minibatch_rows, policy_gradient)
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
 from rlreason.algorithms.preference import PreferenceConfig, preference, unpaired_batch
+from rlreason.algorithms.reward_model import (
+    RewardModelConfig, init_reward_params, reward_model, score_completions)
 from rlreason.algorithms.sft import SFTConfig, sft

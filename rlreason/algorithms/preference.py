@@ -112,24 +112,12 @@ def unpaired_batch(
 
 def _sequence_log_probs(model: ModelConfig, params: Params, batch: PairBatch):
   """Log-probs f32[B, n] of the n completions of each row, and the load-balancing loss."""
-  num_rows, count, length = batch.completion_tokens.shape
-  # Beside their row: rows that are split over devices stay where they are.
-  repeat = lambda x: jnp.broadcast_to(
-      x[:, None], (num_rows, count, x.shape[1])).reshape(-1, x.shape[1])
-  tokens, mask = (
-      x.reshape(-1, length) for x in (batch.completion_tokens, batch.completion_mask))
-  flat = batch.replace(
-      prompt_tokens=repeat(batch.prompt_tokens), prompt_mask=repeat(batch.prompt_mask),
-      completion_tokens=tokens)
+  flat = rows.flatten_completions(batch)
+  mask = flat.completion_mask
   hidden, balance = rows.completion_features(model, params, flat, mask)
-  log_probs, _ = token_log_probs(model, params, hidden, tokens)
-  return masks.masked_sum(log_probs, mask, axis=1).reshape(num_rows, count), balance
-
-
-def _take_completions(batch: PairBatch, place: slice) -> PairBatch:
-  return batch.replace(
-      completion_tokens=batch.completion_tokens[:, place],
-      completion_mask=batch.completion_mask[:, place])
+  log_probs, _ = token_log_probs(model, params, hidden, flat.completion_tokens)
+  sums = masks.masked_sum(log_probs, mask, axis=1)
+  return sums.reshape(batch.completion_tokens.shape[:2]), balance
 
 
 def _per_token(config: PreferenceConfig, log_probs: jax.Array, mask: jax.Array) -> jax.Array:
@@ -147,7 +135,7 @@ def _score(spec: _Spec, models, batch: PairBatch, key):
     scores = {"ref_log_probs": of(rows.reference_of(models), batch)}
     if not spec.config.has_pairs:
       scores["other_log_probs"] = of(
-          models["params"]["policy"], _take_completions(batch, np.s_[1:]))[:, 0]
+          models["params"]["policy"], rows.take_completions(batch, np.s_[1:]))[:, 0]
     return scores
 
   return rows.in_chunks(score_rows, batch, spec.config.micro_batch_size)
@@ -217,7 +205,7 @@ def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replic
   config = spec.config
   batch = replicas.gather(batch)
   if not config.has_pairs:
-    batch = _take_completions(batch, np.s_[:1])
+    batch = rows.take_completions(batch, np.s_[:1])
   has_tokens = jnp.any(batch.completion_mask, axis=-1)
   if config.has_reference:
     # A NaN in a row of padding must not reach a gradient, where 0 * NaN is NaN.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason.models import ModelConfig, forward_and_balance, lora
-from rlreason.types import Params
+from rlreason.types import PairBatch, Params
 
 
 def completion_features(
@@ -43,6 +43,25 @@ def features_with_last(
       join(rows.prompt_mask, everything), is_counted=None if completion_mask is None else join(
           rows.prompt_mask, completion_mask))
   return hidden[:, rows.prompt_tokens.shape[1] - 1:], balance
+
+
+def flatten_completions(batch: PairBatch) -> PairBatch:
+  """The n completions of each row as rows of their own, [B * n, ...], with their prompt."""
+  num_rows, count, length = batch.completion_tokens.shape
+  # Beside their row: rows that are split over devices stay where they are.
+  repeat = lambda x: jnp.broadcast_to(
+      x[:, None], (num_rows, count, x.shape[1])).reshape(-1, x.shape[1])
+  return batch.replace(
+      prompt_tokens=repeat(batch.prompt_tokens), prompt_mask=repeat(batch.prompt_mask),
+      completion_tokens=batch.completion_tokens.reshape(-1, length),
+      completion_mask=batch.completion_mask.reshape(-1, length))
+
+
+def take_completions(batch: PairBatch, places: slice) -> PairBatch:
+  """The batch with some of the n completions of each row."""
+  return batch.replace(
+      completion_tokens=batch.completion_tokens[:, places],
+      completion_mask=batch.completion_mask[:, places])
 
 
 def in_chunks(fn: Callable, rows: Any, size: int) -> Any:

@@ -16,4 +16,5 @@ from rlreason.losses.policy import (
 from rlreason.losses.preference import dpo, ipo, kto, kto_baseline, orpo, simpo
 from rlreason.losses.returns import (
     gae, length_adaptive_lambda, n_step_returns, returns_to_go, terminal_rewards)
+from rlreason.losses.reward_model import bradley_terry, outcome_cross_entropy, standardized
 from rlreason.losses.value import clipped_value_loss, explained_variance

@@ -6,7 +6,8 @@ from rlreason.models.config import (
     DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, LoRAConfig, ModelConfig,
     YarnRopeScaling)
 from rlreason.models.groups import forward_groups, group_features, pack, unpack
-from rlreason.models.heads import apply_value_head, init_value_head, reward_of_rows
+from rlreason.models.heads import (
+    apply_value_head, init_reward_head, init_value_head, reward_of_rows)
 from rlreason.models.transformer import (
     abstract_boxed_params, abstract_params, boxed_params, cap_logits, decode_step, forward,
     forward_and_balance, init_adapters, init_params, logits, prefill, split_layers, token_log_probs,

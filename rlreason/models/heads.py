@@ -3,12 +3,21 @@
 import jax
 import jax.numpy as jnp
 
-from rlreason.types import Params
+from rlreason.types import Key, Params
 
 
 def init_value_head(width: int) -> Params:
   """A linear map to a scalar, all zero: V = 0 before the first update."""
   return {"kernel": jnp.zeros((width,), jnp.float32), "bias": jnp.zeros((), jnp.float32)}
+
+
+def init_reward_head(width: int, key: Key) -> Params:
+  """A linear map to a scalar of normal weights, of standard deviation 1 / sqrt(width + 1), no bias.
+
+  As reward models begin in https://arxiv.org/abs/2403.17031.
+  """
+  kernel = jax.random.normal(key, (width,), jnp.float32) / (width + 1) ** 0.5
+  return {"kernel": kernel, "bias": jnp.zeros((), jnp.float32)}
 
 
 def apply_value_head(head: Params, hidden: jax.Array) -> jax.Array:

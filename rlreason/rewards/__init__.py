@@ -12,6 +12,7 @@ from rlreason.rewards.exploration import (
     exploration_reward,
 )
 from rlreason.rewards.format import finished_reward, format_reward, unfinished_reward
+from rlreason.rewards.learned import SCORE_COLUMN, learned_reward
 from rlreason.rewards.length import (
     arora_length_reward,
     kimi_length_reward,

@@ -20,6 +20,7 @@ from absl import logging
 from rlreason.rewards import control
 from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
+from rlreason.rewards import learned
 from rlreason.rewards import length
 from rlreason.rewards import pool as pools
 from rlreason.rewards import restart
@@ -34,7 +35,7 @@ RewardFunction = Callable[..., Sequence[float | None]]
 ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group")
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # What a built-in reward may read; its other keyword-only parameters are options.
-_READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN)
+_READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
 BUILT_IN = {  # beside "verifier", which the task chooses
     "arora_length": length.arora_length_reward,
     "exploration": exploration.exploration_reward,
@@ -43,6 +44,7 @@ BUILT_IN = {  # beside "verifier", which the task chooses
     "kimi_length": length.kimi_length_reward,
     "l1_length": length.l1_length_reward,
     "l1_max_length": length.l1_max_length_reward,
+    "learned": learned.learned_reward,
     "language": style.language_reward,
     "overlong": length.overlong_reward,
     "random": control.random_reward,

@@ -37,7 +37,7 @@ from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places)
 from rlreason.training.stage_configs import SelectStage, start_of, trains, writes_data
 from rlreason.training.stages import (
-    Stage, StepOutput, check_stages, data_file, make_stage, select)
+    Stage, StepOutput, check_stages, data_file, make_stage, model_folder, select)
 from rlreason.types import Key, Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
@@ -210,6 +210,9 @@ class _Run:
           self._leave_if_asked()
     if not stage.steps:
       self._save(stage)
+    if stage.finish is not None:
+      stage.finish(
+          self.setup.layout.get_state(self.state.params), self._model_folder(stage.name))
     policy = self.setup.layout.get_state(self.state.params["policy"]) if stage.trains else None
     self.state = None  # the moments and a critic make room
     if stage.trains:
@@ -321,7 +324,7 @@ class _Run:
     self.state = with_frozen(self.setup.layout.put_state(restored), frozen)
 
   def _model_folder(self, stage: str) -> pathlib.Path:
-    return self.workdir / "models" / stage
+    return model_folder(self.workdir, stage)
 
   def _adapters_folder(self, stage: str) -> pathlib.Path:
     return self.workdir / "adapters" / stage

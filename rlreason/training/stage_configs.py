@@ -11,13 +11,13 @@ import math
 from typing import Any, Literal
 
 from rlreason.algorithms import (
-    DistillConfig, PolicyGradientConfig, PreferenceConfig, SFTConfig)
+    DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
 from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training.optimizer import OptimizerConfig
 
-STAGE_PREFIX = "stage:"  # of a data source that is what a stage wrote
+STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
 # the name of an earlier stage that trains, or a folder as a run writes it.
 START = ("previous", "initial")
@@ -27,6 +27,14 @@ def check_positive(config: Any, *names: str):
   for name in names:
     if not vars(config)[name] > 0:
       raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
+
+
+def _check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
+  is_paid = any(spec.name == "learned" and spec.function is None for spec in rewards)
+  if is_paid != bool(reward_model):
+    raise ValueError(
+        f"reward_model: got {reward_model!r} {'with' if is_paid else 'without'} a reward "
+        "'learned', allowed: both, a model and the reward that it gives, or neither")
 
 
 def _check_steps(steps: int, updates: int, optimizer: OptimizerConfig):
@@ -93,8 +101,11 @@ class RLStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   algorithm: PolicyGradientConfig
   optimizer: OptimizerConfig
-  # A separate critic starts from this model (a folder or .gguf file; a reward model brings its
-  # head); empty: from the policy.
+  # What gives the reward `learned`: the folder of a reward model of the policy's vocabulary, or
+  # "stage:NAME", a stage that trains one.
+  reward_model: str = ""
+  # A separate critic starts from this model (a folder or .gguf file, or "stage:NAME" as above; a
+  # reward model brings its head); empty: from the policy.
   critic_path: str = ""
   # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
   # right answer always beats the longest wrong one.
@@ -143,6 +154,7 @@ class RLStage:
       raise ValueError(
           f"critic_path: got {self.critic_path!r} with algorithm.critic="
           f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
+    _check_learned(self.rewards, self.reward_model)
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
     if not self.allow_length_over_correctness:
@@ -198,11 +210,13 @@ class SampleStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   start: str = "previous"  # see `START`
   problems: str = ""  # as of `RLStage`
+  reward_model: str = ""  # as of `RLStage`
   # A folder or .gguf file to sample from in place of the policy, such as a larger teacher's.
   model: str = ""
 
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
+    _check_learned(self.rewards, self.reward_model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,6 +259,28 @@ class PreferenceStage:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardModelStage:
+  """A reward model on the trunk of a policy: models/<stage>/. The policy stays what it is."""
+
+  kind: Literal["reward_model"]
+  name: str
+  steps: int  # optimiser steps
+  batch_size: int  # prompts per step, over all devices
+  completion_length: int  # tokens; rows with a longer completion are left out
+  examples: str  # as of `PreferenceStage`: pairs, or completions with verdicts
+  optimizer: OptimizerConfig
+  reward_model: RewardModelConfig = RewardModelConfig()
+  # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
+  # in place of pairs a score is a log-odds of being right, which this would undo.
+  standardize: bool = True
+  start: str = "previous"  # see `START`: the trunk
+
+  def __post_init__(self):
+    check_positive(self, "batch_size", "completion_length")
+    _check_steps(self.steps, self.steps, self.optimizer)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillStage:
   """Token-level distillation from a teacher of the same vocabulary."""
 
@@ -274,20 +310,23 @@ class DistillStage:
           f"student_fraction: got {self.student_fraction} without examples, allowed: 1")
 
 
-StageConfig = SFTStage | RLStage | SampleStage | SelectStage | PreferenceStage | DistillStage
+StageConfig = (
+    SFTStage | RLStage | SampleStage | SelectStage | PreferenceStage | RewardModelStage |
+    DistillStage)
 STAGES = {
     "sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage,
-    "preference": PreferenceStage, "distill": DistillStage}
+    "preference": PreferenceStage, "reward_model": RewardModelStage, "distill": DistillStage}
 
 
 def trains(stage: StageConfig) -> bool:
   """Whether a stage changes the policy."""
-  return not isinstance(stage, SampleStage | SelectStage)
+  return not isinstance(stage, SampleStage | SelectStage | RewardModelStage)
 
 
 def writes_data(stage: StageConfig) -> bool:
   """Whether a stage writes data/<stage>.jsonl."""
-  return not trains(stage) or (isinstance(stage, RLStage) and stage.writes_accuracy)
+  return isinstance(stage, SampleStage | SelectStage) or (
+      isinstance(stage, RLStage) and stage.writes_accuracy)
 
 
 def data_sources(stage: StageConfig) -> dict[str, tuple[str, ...]]:
@@ -297,6 +336,15 @@ def data_sources(stage: StageConfig) -> dict[str, tuple[str, ...]]:
   named = {name: source for name in ("examples", "problems")
            if (source := vars(stage).get(name, "")).startswith(STAGE_PREFIX)}
   return {name: (source.removeprefix(STAGE_PREFIX),) for name, source in named.items()}
+
+
+def reward_model_sources(stage: StageConfig) -> dict[str, str]:
+  """Field -> the stage whose reward model it names."""
+  if not isinstance(stage, RLStage | SampleStage):
+    return {}
+  named = {name: vars(stage).get(name, "") for name in ("reward_model", "critic_path")}
+  return {name: source.removeprefix(STAGE_PREFIX) for name, source in named.items()
+          if source.startswith(STAGE_PREFIX)}
 
 
 def check_sources(stages: tuple[StageConfig, ...]):
@@ -314,6 +362,12 @@ def check_sources(stages: tuple[StageConfig, ...]):
           raise ValueError(
               f"{stage.name}.{field}: got {name!r}, allowed: earlier stages that write data "
               f"({', '.join(allowed) or 'there are none'})")
+    reward_models = [earlier for earlier in before if isinstance(before[earlier], RewardModelStage)]
+    for field, name in reward_model_sources(stage).items():
+      if name not in reward_models:
+        raise ValueError(
+            f"{stage.name}.{field}: got {name!r}, allowed: earlier stages of kind 'reward_model' "
+            f"({', '.join(reward_models) or 'there are none'})")
     start = "previous" if isinstance(stage, SelectStage) else stage.start
     names = [other.name for other in stages]
     if start in names and not (start in before and trains(before[start])):

@@ -2,6 +2,7 @@
 
 from rlreason.weights.conversion import check_destination, convert
 from rlreason.weights.load import (
-    load_model, load_scalar_model, open_model, open_scalar_model, save_model)
+    load_model, load_scalar_model, open_model, open_scalar_model, save_model,
+    save_scalar_model)
 from rlreason.weights.peft import load_adapters, save_adapters
 from rlreason.weights.smollm2 import SMOLLM2, find_model, find_smollm2

@@ -23,7 +23,8 @@ from rlreason.weights import gguf, names, safetensors, stream
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-_SCORE = "score.weight"  # of transformers' models for sequence classification
+# Of transformers' models for sequence classification; they have no bias, and leave ours out.
+_SCORE, _SCORE_BIAS = "score.weight", "score.bias"
 _COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nobody needs
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -138,6 +139,8 @@ def _open_scalar(
   head = init_value_head(opened.config.width)
   if opened.source is not None and _SCORE in opened.source.names:
     head["kernel"] = jnp.asarray(opened.read(_SCORE, slice(None))[0].astype(np.float32))
+    if _SCORE_BIAS in opened.source.names:
+      head["bias"] = jnp.asarray(opened.read(_SCORE_BIAS, slice(None))[0].astype(np.float32))
   entries = {name: entry for name, entry in opened.entries.items() if entry.path[0] != "lm_head"}
   config = dataclasses.replace(opened.config, tie_embeddings=True)
   return opened._replace(config=config, entries=entries), head
@@ -173,9 +176,54 @@ def save_model(
     ValueError: `params` are not those of `config`: missing or unknown entries, wrong shapes; or a
       value does not fit float16.
   """
+  fields = _model_fields(config, tokenizer)
+  _write_folder(folder, params, names.hf_entries(config), tokenizer, fields, dtype, max_shard_bytes)
+
+
+def save_scalar_model(
+    folder: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer, *,
+    dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+  """Writes a reward model as transformers has it: sequence classification with one label.
+
+  Such a model has no bias in its head, so that ours is a tensor of its own, which `load_scalar_model`
+  reads and transformers leaves out: rewards there are lower by it, all of them.
+
+  Args:
+    folder: as for `save_model`.
+    config: of the trunk.
+    params: {"trunk", "value_head"}; an output matrix of the trunk is left out.
+    tokenizer, dtype, max_shard_bytes: as for `save_model`.
+
+  Raises:
+    ValueError: as `save_model`.
+  """
+  head = params["value_head"]
+  tree = {name: part for name, part in params["trunk"].items() if name != "lm_head"} | {
+      "score": {"kernel": head["kernel"][:, None], "bias": head["bias"][None]}}
+  entries = {name: entry for name, entry in names.hf_entries(config).items() if name != _HEAD} | {
+      _SCORE: names.Entry(("score", "kernel"), (config.width, 1), in_axes=1),
+      _SCORE_BIAS: names.Entry(("score", "bias"), (1,))}
+  fields = _model_fields(config, tokenizer)
+  fields["architectures"] = [
+      name.replace("ForCausalLM", "ForSequenceClassification") for name in fields["architectures"]]
+  fields |= {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+  _write_folder(folder, tree, entries, tokenizer, fields, dtype, max_shard_bytes)
+
+
+def _model_fields(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+  """config.json of a model with this tokenizer."""
+  return families.config_to_hf(
+      config, eos_ids=tokenizer.eos_ids, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id)
+
+
+def _write_folder(
+    folder: str | os.PathLike, params: Params, entries: dict[str, names.Entry],
+    tokenizer: Tokenizer, fields: dict[str, Any], dtype: str | None, max_shard_bytes: int,
+):
+  """A folder of the tensors of `entries`; arguments as of `save_model`."""
   folder = pathlib.Path(folder)
   check_stored_dtype(dtype)
-  entries = names.hf_entries(config)
   _check_tree(params, entries)
   kinds = {name: safetensors.KINDS[dtype or str(names.check_leaf(params, name, entry).dtype)]
            for name, entry in entries.items()}
@@ -188,8 +236,6 @@ def save_model(
           params, name, entries[name], max_elements=stream.PIECE_ELEMENTS),
       max_shard_bytes=max_shard_bytes)
   save_tokenizer(folder, tokenizer)
-  fields = families.config_to_hf(
-      config, eos_ids=tokenizer.eos_ids, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id)
   fields["torch_dtype"] = dtype or str(params["embed"]["embedding"].dtype)
   write_json(folder / "config.json", fields)
 
@@ -295,7 +341,7 @@ def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set
   if shape != (1, config.width):
     raise ValueError(f"{checkpoint.folder}: {_SCORE} has shape {shape}, expected "
                      f"{(1, config.width)}: a head of one label")
-  return {_SCORE, _HEAD}
+  return {_SCORE, _SCORE_BIAS, _HEAD}
 
 
 def _stored_dtype(checkpoint: safetensors.Checkpoint | None) -> str:

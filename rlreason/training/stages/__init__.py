@@ -6,11 +6,12 @@ import pathlib
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import (
-    START, DistillStage, PreferenceStage, RLStage, SampleStage, SelectStage, SFTStage,
-    StageConfig)
-from rlreason.training.stages.base import Stage, StepOutput, data_file
+    START, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
+    SFTStage, StageConfig)
+from rlreason.training.stages.base import Stage, StepOutput, data_file, model_folder
 from rlreason.training.stages.distill import check_distill, make_distill
 from rlreason.training.stages.preference import check_preference, make_preference
+from rlreason.training.stages.reward_model import check_reward_model, make_reward_model
 from rlreason.training.stages.rl import check_rl, make_rl
 from rlreason.training.stages.sample import check_sample, check_select, make_sample, select
 from rlreason.training.stages.sft import check_sft, make_sft
@@ -18,8 +19,11 @@ from rlreason.types import Params
 
 _CHECKS = {
     SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
-    SelectStage: check_select, PreferenceStage: check_preference, DistillStage: check_distill}
-_MAKERS = {SFTStage: make_sft, PreferenceStage: make_preference, DistillStage: make_distill}
+    SelectStage: check_select, PreferenceStage: check_preference,
+    RewardModelStage: check_reward_model, DistillStage: check_distill}
+_MAKERS = {
+    SFTStage: make_sft, PreferenceStage: make_preference, RewardModelStage: make_reward_model,
+    DistillStage: make_distill}
 _SCORED_MAKERS = {RLStage: make_rl, SampleStage: make_sample}  # of stages with rewards
 
 

@@ -12,7 +12,7 @@ from rlreason.data.tasks.base import Row, RowSource
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
 from rlreason.training.stage_configs import STAGE_PREFIX
-from rlreason.types import Key, Metrics
+from rlreason.types import Key, Metrics, Params
 
 
 class StepOutput(NamedTuple):
@@ -36,11 +36,18 @@ class Stage(NamedTuple):
   # (state, step, data, key): takes from the data what it needs
   step: Callable[[TrainState, int, pipeline.BatchIterator, Key], StepOutput]
   trains: bool = True  # whether its state holds a policy for the stages after it
+  # (parameters after the last step, folder): writes a model that is no policy; None: there is none.
+  finish: Callable[[Params, pathlib.Path], None] | None = None
 
 
 def data_file(folder: pathlib.Path, stage: str) -> pathlib.Path:
   """Where the data of a stage is, in the run's folder."""
   return folder / "data" / f"{stage}.jsonl"
+
+
+def model_folder(folder: pathlib.Path, stage: str) -> pathlib.Path:
+  """Where the model of a stage is, in the run's folder."""
+  return folder / "models" / stage
 
 
 def read_source(source: str, folder: pathlib.Path, required: Sequence[str]) -> RowSource:

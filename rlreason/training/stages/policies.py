@@ -1,17 +1,22 @@
 """The models a stage works with: its own policy, its reference, its critic."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlreason import models, weights
+from rlreason.algorithms import score_completions
 from rlreason.models import ModelConfig, lora
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup, base_kind, init_key, places
-from rlreason.training.stage_configs import RLStage
-from rlreason.types import Key, Params
+from rlreason.training.stage_configs import STAGE_PREFIX, RLStage, SampleStage
+from rlreason.training.stages.base import model_folder
+from rlreason.types import Key, Params, Rollout
 
 
 def own_policy(
@@ -36,14 +41,43 @@ def _add_adapters(setup: Setup, model: ModelConfig, params: Params, key: Key) ->
   return lora.join(params, start(key))
 
 
+def without_adapters(model: ModelConfig) -> ModelConfig:
+  """The model that adapters are merged into."""
+  return dataclasses.replace(model, lora=None)
+
+
+def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
+  """The folder or file of a model, or of what a stage ("stage:NAME") of the run in `folder` made."""
+  if source.startswith(STAGE_PREFIX):
+    return model_folder(folder, source.removeprefix(STAGE_PREFIX))
+  return weights.find_model(source)
+
+
+def make_model_scores(
+    setup: Setup, stage: RLStage | SampleStage, folder: pathlib.Path
+) -> Callable[[Rollout], np.ndarray] | None:
+  """Makes `model_scores(rollout)`, f32[B] of the stage's reward model; None: it has none."""
+  if not stage.reward_model:
+    return None
+  layout = setup.layout
+  model, params, _ = weights.load_scalar_model(
+      _find_scalar_model(stage.reward_model, folder), dtype=setup.model.param_dtype,
+      compute_dtype=setup.model.dtype, sharding=places(layout))
+  model = dataclasses.replace(model, unroll=setup.model.unroll, attention=setup.model.attention)
+  params = layout.put_state(params)
+  score = layout.compile_rows(
+      lambda params, rows, key: score_completions(model, params, rows))
+  return lambda rollout: layout.get_rows(score(params, layout.put_rows(rollout), None))
+
+
 def load_critic(
-    setup: Setup, stage: RLStage, seed: int
+    setup: Setup, stage: RLStage, seed: int, folder: pathlib.Path
 ) -> tuple[ModelConfig | None, Params | None]:
   """The model and the parameters of a critic from another checkpoint; None for none."""
   if not stage.critic_path:
     return None, None
   model, params, _ = weights.load_scalar_model(
-      weights.find_model(stage.critic_path), dtype=setup.model.param_dtype,
+      _find_scalar_model(stage.critic_path, folder), dtype=setup.model.param_dtype,
       compute_dtype=setup.model.dtype, sharding=places(setup.layout),
       quantize=base_kind(setup.recipe))
   model = dataclasses.replace(
@@ -54,13 +88,18 @@ def load_critic(
   return model, params
 
 
-def check_critic(setup: Setup, stage: RLStage):
-  """Opens the model of a critic without loading it: it has to read what the policy writes."""
-  if not stage.critic_path:
-    return
-  model, tokenizer = weights.open_scalar_model(weights.find_model(stage.critic_path))
-  dataclasses.replace(model, lora=setup.model.lora)  # raises where it cannot have the adapters
-  check_other_model(setup, "critic_path", model, tokenizer, stage.sampling.max_new_tokens)
+def check_scalar_models(setup: Setup, stage: RLStage | SampleStage):
+  """Opens critic and reward model without loading them: they have to read what the policy writes.
+
+  Those that a stage of the run trains have its vocabulary.
+  """
+  for field in ("critic_path", "reward_model"):
+    source = vars(stage).get(field, "")
+    if source and not source.startswith(STAGE_PREFIX):
+      model, tokenizer = weights.open_scalar_model(weights.find_model(source))
+      if field == "critic_path":
+        dataclasses.replace(model, lora=setup.model.lora)  # raises where it cannot have adapters
+      check_other_model(setup, field, model, tokenizer, stage.sampling.max_new_tokens)
 
 
 def check_other_model(

@@ -14,13 +14,16 @@ from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
-from rlreason.rollout import Sampled
+from rlreason.rollout import Sampled, Scored
+from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
 from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import RLStage, SampleStage
 from rlreason.training.stages import base, policies
-from rlreason.types import Key, Outcome, Params
+from rlreason.types import Key, Outcome, Params, Rollout
+
+Scorer = Callable[[list[Row], Rollout], Scored]
 
 
 def check_rl(setup: Setup, stage: RLStage):
@@ -31,7 +34,7 @@ def check_rl(setup: Setup, stage: RLStage):
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
   base.check_source("problems", stage.problems, "{prompt, answer}")
   make_reward(setup, stage, None)
-  policies.check_critic(setup, stage)
+  policies.check_scalar_models(setup, stage)
 
 
 def make_reward(
@@ -45,6 +48,24 @@ def make_reward(
              if spec.name == "exploration" and spec.function is None else spec for spec in specs]
   return combine_rewards(
       specs, verifier=setup.tasks["train"].verifier, pool=pool, clip_range=stage.reward_clip)
+
+
+def make_scorer(
+    setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool, folder: pathlib.Path,
+    tokenizer: Tokenizer | None = None,
+) -> Scorer:
+  """Makes `score(rows, rollout)`: texts and rewards of completions, with the reward model's score.
+
+  `tokenizer` is that of the completions, where it is not the policy's.
+  """
+  reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
+  model_scores = policies.make_model_scores(setup, stage, folder)
+
+  def score(rows, rollout):
+    return rollout_lib.score(
+        reward, tokenizer, rows, rollout, model_scores(rollout) if model_scores else None)
+
+  return score
 
 
 def make_problems(
@@ -80,7 +101,7 @@ def make_rl(
   own, reference = policies.own_policy(
       setup, policy, seed, has_reference=config.kl_coef > 0 and not config.reference_every)
   reference = None if reference is None else layout.put_state(reference)
-  critic_model, critic = policies.load_critic(setup, stage, seed)
+  critic_model, critic = policies.load_critic(setup, stage, seed, folder)
   algorithm = policy_gradient(
       config, setup.model, optimizer, temperature=stage.sampling.temperature,
       group_size=stage.group_size, critic=critic_model)
@@ -88,10 +109,10 @@ def make_rl(
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
   problems = make_problems(setup, stage, folder)
-  reward = make_reward(setup, stage, pool)
+  scorer = make_scorer(setup, stage, pool, folder)
   planner = GroupPlanner(config, stage.group_size, layout)
-  draw = _make_draw(setup, stage, reward, layout.compile_rows(algorithm.score), planner)
-  greedy_scores = _make_greedy_scores(setup, stage, reward)
+  draw = _make_draw(setup, stage, scorer, layout.compile_rows(algorithm.score), planner)
+  greedy_scores = _make_greedy_scores(setup, stage, scorer)
 
   def step(state, number, data, key):
     key_sample, key_update = jax.random.split(key)
@@ -123,7 +144,7 @@ def make_rl(
 
 
 def _make_draw(
-    setup: Setup, stage: RLStage, reward: CombinedReward, score: Callable, planner: GroupPlanner
+    setup: Setup, stage: RLStage, scorer: Scorer, score: Callable, planner: GroupPlanner
 ) -> Callable[[dict, pipeline.BatchIterator, Key], _Drawn]:
   """Makes `draw(models, data, key)`: the completions a step trains on, with their scores."""
   layout, config = setup.layout, stage.algorithm
@@ -147,7 +168,7 @@ def _make_draw(
       trained = rollout_lib.append_answers(setup.tokenizer, rows, rollout, stage.answer_template)
     # Dispatched, not awaited: the device computes while the host reads and scores the texts.
     placed, scores = score_on_device(models, trained)
-    result = Sampled(rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout))
+    result = Sampled(rows, rollout, scorer(rows, rollout))
     seconds = {"time/sampling": sampled - started, "time/rewards": time.perf_counter() - sampled}
     return _Drawn(result, [result], scores, placed, seconds)
 
@@ -158,8 +179,7 @@ def _make_draw(
     while useful < stage.num_prompts and len(parts) < stage.max_rounds:
       rows = next(data)
       rollout = generate(models["params"], rows, jax.random.fold_in(key, len(parts)))
-      parts.append(Sampled(
-          rows, rollout, rollout_lib.score(reward, setup.tokenizer, rows, rollout)))
+      parts.append(Sampled(rows, rollout, scorer(rows, rollout)))
       useful += int(parts[-1].differs(stage.group_size).sum())
     chosen = rollout_lib.fill_with_useful(parts, stage.num_prompts, stage.group_size)
     chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
@@ -171,7 +191,7 @@ def _make_draw(
 
 
 def _make_greedy_scores(
-    setup: Setup, stage: RLStage, reward: CombinedReward
+    setup: Setup, stage: RLStage, scorer: Scorer
 ) -> Callable[[Params, list[Row], Key], np.ndarray | None]:
   """Makes the baseline of ReMax, f32[B]; of a method that does not ask for it, None."""
   if "greedy_scores" not in stage.algorithm.advantage.arrays:
@@ -182,7 +202,7 @@ def _make_greedy_scores(
       prompt_buckets=setup.recipe.prompt_buckets)
 
   def greedy_scores(params, rows, key):
-    scored = rollout_lib.score(reward, setup.tokenizer, rows, generate(params, rows, key))
+    scored = scorer(rows, generate(params, rows, key))
     return np.repeat(
         np.where(scored.is_scored, scored.totals, np.nan).astype(np.float32), stage.group_size)
 

@@ -12,7 +12,7 @@ from rlreason.rollout import Sampled
 from rlreason.training import rl_metrics
 from rlreason.training.setup import Setup, places
 from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
-from rlreason.training.stages import base, rl
+from rlreason.training.stages import base, policies, rl
 from rlreason.types import Params
 
 
@@ -21,8 +21,12 @@ def check_sample(setup: Setup, stage: SampleStage):
   base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   base.check_source("problems", stage.problems, "{prompt, answer}")
   rl.make_reward(setup, stage, None)
+  policies.check_scalar_models(setup, stage)
   if stage.model:
-    weights.open_model(weights.find_model(stage.model))
+    _, tokenizer = weights.open_model(weights.find_model(stage.model))
+    if stage.reward_model and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
+      raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
+                       "token ids of the policy's, allowed: one of the policy's vocabulary")
 
 
 def check_select(setup: Setup, stage: SelectStage):
@@ -47,7 +51,7 @@ def make_sample(
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
   problems = rl.make_problems(setup, stage, folder)
-  reward = rl.make_reward(setup, stage, pool)
+  scorer = rl.make_scorer(setup, stage, pool, folder, tokenizer)
   stages = setup.recipe.stages
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
@@ -57,7 +61,7 @@ def make_sample(
   def step(state, number, data, key):
     rows = next(data)
     rollout = generate(params, rows, key)
-    sampled = Sampled(rows, rollout, rollout_lib.score(reward, tokenizer, rows, rollout))
+    sampled = Sampled(rows, rollout, scorer(rows, rollout))
     host_metrics = rl_metrics.rollout_metrics(sampled.scored, rollout, stage.group_size) | {
         "rollout/dropped_prompts": problems.num_dropped}
     samples = rl_metrics.sample_rows(

@@ -1,0 +1,128 @@
+"""Reward models: a policy's trunk and a scalar head, read at the last token of a completion.
+
+The loss is a function of `losses/reward_model.py`, given the arrays that its parameters name: of
+pairs `chosen_scores` and `rejected_scores`, without pairs `scores` and `is_right`, [B] each.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rlreason import losses, masks
+from rlreason.algorithms import base, rows
+from rlreason.models import ModelConfig, init_reward_head, reward_of_rows
+from rlreason.parallel import ALONE
+from rlreason.slots import Slot
+from rlreason.types import Key, PairBatch, Params
+
+_PAIRED = ("chosen_scores", "rejected_scores")
+_UNPAIRED = ("scores", "is_right")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModelConfig:
+  """Settings of the update of a reward model."""
+
+  loss: Slot = Slot(losses.bradley_terry)  # of losses/reward_model.py
+  micro_batch_size: int = 0  # prompts per gradient pass over all devices; 0 = the whole batch
+
+  def __post_init__(self):
+    if self.micro_batch_size < 0:
+      raise ValueError(f"micro_batch_size: got {self.micro_batch_size}, allowed: 0 or more")
+    if set(self.loss.arrays) not in (set(_PAIRED), set(_UNPAIRED)):
+      raise ValueError(
+          f"loss: got a function of {self.loss.arrays}, allowed: of {_PAIRED} or of {_UNPAIRED}")
+
+  @property
+  def has_pairs(self) -> bool:
+    return set(self.loss.arrays) == set(_PAIRED)
+
+
+class _Spec(NamedTuple):
+  """What every part of the algorithm is made for."""
+
+  config: RewardModelConfig
+  model: ModelConfig
+
+
+def reward_model(
+    config: RewardModelConfig, model: ModelConfig, optimizer: optax.GradientTransformation
+) -> base.Algorithm:
+  """The algorithm on `PairBatch`es; its parameters are those of `init_reward_params`.
+
+  `score(params, rows, key)` gives f32[B] scores of completions (see `score_completions`);
+  `update_step` takes a batch as it is.
+  """
+  spec = _Spec(config, model)
+  return base.Algorithm(
+      init=lambda params: base.init_state(params, optimizer),
+      score=lambda params, batch, key: score_completions(model, params, batch),
+      make_batch=None, update_step=functools.partial(_update_step, spec, optimizer))
+
+
+def init_reward_params(model: ModelConfig, trunk: Params, key: Key) -> Params:
+  """{"trunk", "value_head"}: the trunk is taken over, the head is random (`init_reward_head`)."""
+  return {"trunk": trunk, "value_head": init_reward_head(model.width, key)}
+
+
+def score_completions(model: ModelConfig, params: Params, batch) -> jax.Array:
+  """What a reward model says of completions, f32[B].
+
+  Args:
+    model: of its trunk.
+    params: {"trunk", "value_head"}.
+    batch: anything with prompt_tokens i32[B, S], prompt_mask bool[B, S], completion_tokens
+      i32[B, T] and completion_mask bool[B, T], such as a `Rollout`. Of a completion without tokens
+      the prompt is scored.
+  """
+  return _scores_and_balance(model, params, batch)[0]
+
+
+def _scores_and_balance(model: ModelConfig, params: Params, batch) -> tuple[jax.Array, jax.Array]:
+  mask = batch.completion_mask
+  hidden, balance = rows.features_with_last(model, params["trunk"], batch, mask)
+  read = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)  # the end of the prompt comes first
+  return reward_of_rows(params["value_head"], hidden, read), balance
+
+
+def _loss(spec: _Spec, params: Params, micro_batch):
+  """The share of a micro-batch (rows, f32[b] weights) in its batch's loss, and its metrics."""
+  config, (batch, weights) = spec.config, micro_batch
+  scores, balance = _scores_and_balance(spec.model, params, rows.flatten_completions(batch))
+  scores = scores.reshape(weights.shape[0], -1)
+  is_kept, share = weights > 0, jnp.sum(weights)
+  if config.has_pairs:
+    arrays = {"chosen_scores": scores[:, 0], "rejected_scores": scores[:, 1]}
+    is_chosen, is_rejected, margin = is_kept, is_kept, scores[:, 0] - scores[:, 1]
+  else:
+    is_right = batch.is_desirable
+    arrays = {"scores": scores[:, 0], "is_right": is_right}
+    is_chosen, is_rejected = is_kept & is_right, is_kept & ~is_right
+    margin = jnp.where(is_right, scores[:, 0], -scores[:, 0])
+  loss = masks.masked_sum(config.loss(**arrays) * weights, is_kept)
+  averaged = {
+      "accuracy": (margin > 0, is_kept), "margin": (margin, is_kept),
+      "score_chosen": (scores[:, 0], is_chosen), "score_rejected": (scores[:, -1], is_rejected)}
+  metrics = {"loss/reward_model": (loss, share)} | {
+      f"reward_model/{name}": (masks.masked_sum(x, mask), jnp.sum(mask.astype(jnp.float32)))
+      for name, (x, mask) in averaged.items()}
+  return base.with_balance(spec.model, loss, metrics, balance, share)
+
+
+def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replicas=ALONE):
+  """One optimiser step on the mean over a batch; rows without tokens are left out."""
+  del key  # nothing here is random
+  batch = replicas.gather(batch)
+  if not spec.config.has_pairs:
+    batch = rows.take_completions(batch, np.s_[:1])
+  is_kept = jnp.all(jnp.any(batch.completion_mask, axis=-1), axis=-1).astype(jnp.float32)
+  weights = masks.safe_divide(is_kept, jnp.sum(is_kept))  # of all rows: they were gathered
+  indices = rows.micro_batch_indices(weights.shape[0], spec.config.micro_batch_size)
+  return base.step_on_batch(
+      functools.partial(_loss, spec), state, replicas.take((batch, weights), indices), optimizer,
+      replicas)

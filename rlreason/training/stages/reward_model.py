@@ -1,0 +1,78 @@
+"""A reward model: the policy's trunk and a scalar head, trained on pairs or on verdicts."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason import losses, weights
+from rlreason.algorithms import init_reward_params, reward_model, rows as rows_lib
+from rlreason.data import pipeline
+from rlreason.models import lora
+from rlreason.training.setup import Setup, init_key
+from rlreason.training.stage_configs import RewardModelStage
+from rlreason.training.stages import base, pairs, policies
+from rlreason.types import Params
+
+
+def check_reward_model(setup: Setup, stage: RewardModelStage):
+  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  config = stage.reward_model
+  base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
+  base.check_rows(
+      "reward_model.micro_batch_size", config.micro_batch_size, setup.layout.num_replicas)
+  base.check_source("examples", stage.examples, pairs.columns(config.has_pairs))
+  if stage.standardize and not config.has_pairs:
+    raise ValueError("standardize: got True with verdicts in place of pairs, allowed: False")
+
+
+def make_reward_model(
+    setup: Setup, stage: RewardModelStage, policy: Params, seed: int, folder: pathlib.Path
+) -> base.Stage:
+  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  layout, config = setup.layout, stage.reward_model
+  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  # A copy: the policy is not trained here, and later stages start from it.
+  trunk, _ = policies.own_policy(
+      setup, jax.tree.map(jnp.copy, policy), seed, has_reference=False)
+  algorithm = reward_model(config, setup.model, optimizer)
+  state = layout.put_state(algorithm.init(
+      init_reward_params(setup.model, trunk, jax.random.fold_in(init_key(seed), 3))))
+  update = layout.compile_update(algorithm.update_step, state)
+  score = layout.compile_rows(algorithm.score)
+  rows, dropped = pairs.fitting_rows(setup, stage, folder, config.has_pairs)
+  pad = lambda rows: pairs.pad_batch(
+      rows, max(setup.recipe.prompt_buckets), stage.completion_length, setup.tokenizer.pad_id)
+
+  def step(state, number, data, key):
+    batch = pad(next(data))
+    state, metrics = update(state, layout.put_rows(batch), key)
+    host_metrics = {"optim/lr": float(schedule(number)), "rollout/dropped_examples": dropped}
+    tokens = int(batch.completion_mask.sum() + 2 * batch.prompt_mask.sum())
+    return base.StepOutput(state, metrics, host_metrics, tokens)
+
+  def scores_of_examples(params) -> np.ndarray:
+    placed, found = layout.put_state(params), []
+    for start in range(0, len(rows), stage.batch_size):
+      some = rows[start:start + stage.batch_size]
+      missing = stage.batch_size - len(some)  # every batch is of one shape
+      flat = rows_lib.flatten_completions(pad(some + some[:1] * missing))
+      scores = layout.get_rows(score(placed, layout.put_rows(flat), None))
+      found.append(np.reshape(scores, (stage.batch_size, -1))[:len(some)].reshape(-1))
+    return np.concatenate(found)
+
+  def finish(params: Params, destination: pathlib.Path):
+    """Writes the folder of the reward model."""
+    if stage.standardize:
+      scores = scores_of_examples(params)
+      params = params | {"value_head": losses.standardized(
+          params["value_head"], jnp.asarray(scores), jnp.ones(scores.shape, bool))}
+    merged = params | {"trunk": lora.merged_view(setup.model, params["trunk"])
+                       if setup.model.lora is not None else params["trunk"]}
+    model = policies.without_adapters(setup.model)
+    weights.save_scalar_model(destination, model, merged, setup.tokenizer)
+
+  return base.Stage(
+      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), step,
+      trains=False, finish=finish)
