@@ -1,4 +1,4 @@
-"""Shorter reasoning at the same accuracy: length rewards that are paid once a group is good enough.
+r"""Shorter reasoning at the same accuracy: length rewards, paid once a group is good enough.
 
     rlreason train --config=experiments/methods/overthinking.py:kimi --workdir=runs/overthinking
 
@@ -8,6 +8,13 @@ preference tuning of the shortest right completion against the longest
 (https://arxiv.org/abs/2412.21187); a model to start from follows after a comma. The demonstrations
 of this bed solve each chain up to three times. `min_accuracy` switches the reward on, group by
 group: `--config.rl.rewards.kimi_length.options.min_accuracy=0` is the control.
+
+What a model has found out after 30 tokens, with its answer forced (s1,
+https://arxiv.org/abs/2501.19393):
+
+    rlreason evaluate --config=experiments/methods/overthinking.py \
+        --model=runs/overthinking/models/rl --config.evaluation.max_new_tokens=30 \
+        --config.evaluation.forced_answer='\boxed{'
 """
 
 import beds

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlreason import forcing as forcing_lib
 from rlreason import rollout as rollout_lib
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
@@ -62,6 +63,12 @@ class EvaluationConfig:
   # Put after each prompt (or the text of its last message) as it is, such as the label " GOOD" of a
   # policy that is conditioned on its return.
   prompt_suffix: str = ""
+  # Budget forcing (`forcing.py`): a completion that `max_new_tokens` cut off goes on after the text
+  # `forced_answer`, and one that ended before after `wait`, in the place of its end token.
+  forced_answer: str = ""  # empty: off
+  answer_tokens: int = 16  # that may follow it
+  wait: str = ""
+  num_waits: int = 0  # times at most, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
 
   def __post_init__(self):
@@ -74,6 +81,13 @@ class EvaluationConfig:
       raise ValueError(f"split: got {self.split!r}, allowed: validation, test")
     answer.check_which_box(self.which_box)
     self.options(is_greedy=False)
+    self.forcing()
+
+  def forcing(self) -> forcing_lib.Forcing:
+    """What is put after completions."""
+    return forcing_lib.Forcing(
+        forced_answer=self.forced_answer, answer_tokens=self.answer_tokens, wait=self.wait,
+        num_waits=self.num_waits)
 
   def options(self, *, is_greedy: bool, blocked_bigrams: tuple = ()) -> SamplingOptions:
     """How completions are sampled."""
@@ -122,7 +136,7 @@ def make_evaluator(
     reading: how completions are read.
 
   Raises:
-    ValueError: no problem fits the prompt buckets, or none has the columns of its verifier.
+    ValueError: no problem fits, or none has the columns of its verifier; a forced text is too long.
   """
   rows = rollout_lib.FittingRows(
       _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
@@ -131,8 +145,8 @@ def make_evaluator(
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
-    generate = rollout_lib.make_generator(
-        model, tokenizer, layout, options=options, group_size=group_size,
+    generate = forcing_lib.make_generator(
+        model, tokenizer, layout, config.forcing(), options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)
     return functools.partial(_run, generate, rows, batch_size, group_size)
 

@@ -1,5 +1,7 @@
 """Evaluation of made-up completions, where every figure can be worked out by hand."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from tests.algorithms import tiny
 WORDS = ("p0", "p1", "p2", "p3", "p4", "\\boxed{", "}", "1", "2", "back", "check")
 TOKENIZER = WordTokenizer.from_words(WORDS)
 RIGHT, WRONG, NONE = "\\boxed{ 1 } <eos>", "\\boxed{ 2 } <eos>", "back back check"
-GREEDY = {"p0": f"back {RIGHT}", "p1": RIGHT, "p2": WRONG, "p3": NONE, "p4": f"check back {RIGHT}"}
+CONTINUED = "continued"  # a row that is no problem, but a completion that goes on
+GREEDY = {CONTINUED: "1 } <eos>", "p0": f"back {RIGHT}", "p1": RIGHT, "p2": WRONG, "p3": NONE,
+          "p4": f"check back {RIGHT}"}
 SAMPLED = {
     "p0": [RIGHT, RIGHT, WRONG], "p1": [WRONG, WRONG, RIGHT], "p2": [WRONG, WRONG, WRONG],
     "p3": [RIGHT, NONE, NONE], "p4": [RIGHT, WRONG, NONE]}
@@ -35,9 +39,10 @@ def canned_generator_fixture(monkeypatch):
     del model, layout, prompt_buckets
 
     def generate(params, rows, key):
-      calls.append((options, group_size, [row["prompt"] for row in rows], key))
-      texts = [text for row in rows
-               for text in ([GREEDY[row["prompt"]]] if group_size == 1 else params[row["prompt"]])]
+      prompts = [row.get("prompt", CONTINUED) for row in rows]
+      calls.append((options, group_size, prompts, key))
+      texts = [text for prompt in prompts
+               for text in ([GREEDY[prompt]] if group_size == 1 else params[prompt])]
       return make_rollout(tokenizer, texts)
 
     return generate
@@ -172,6 +177,22 @@ def test_blocked_words_become_ids(calls):
     evaluate(EvaluationConfig(blocked_words=((("1 2",), ("back",)),)))
 
 
+def test_what_was_cut_off_answers_when_forced(calls):
+  evaluation, samples = evaluate(dataclasses.replace(
+      CONFIG, forced_answer="\\boxed{", answer_tokens=3))
+  assert samples[3]["completion"] == "back back check \\boxed{ 1 }"
+  assert samples[3]["length"] == 3 + 1 + 3 and not samples[3]["truncated"]
+  found = values(evaluation["toy"])
+  assert found["greedy"] == 4 / 5 and found["truncated_fraction"] == 0.0
+  assert found["length"] == (5 + 4 + 4 + 7 + 6) / 5
+  # Of p3 two of three samples were cut off, of p4 one.
+  assert found["mean"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
+  # The second batch of two problems, greedy; the same sampled, and the third, of p4 and a copy.
+  assert [(options.temperature, options.max_new_tokens, prompts)
+          for options, _, prompts, _ in calls if CONTINUED in prompts] == [
+              (temperature, 3, [CONTINUED] * 2) for temperature in (0.0, 1.0, 1.0)]
+
+
 def test_a_suffix_is_put_after_each_prompt(calls, monkeypatch):
   config = EvaluationConfig(num_problems=2, max_new_tokens=8, num_samples=0, prompt_suffix=" 2")
   rows = [{"prompt": "1", "answer": "1", "prompt_ids": [7]}, {"prompt": "back", "answer": "1"}]
@@ -207,6 +228,9 @@ def test_no_problem_that_fits():
     (dict(num_samples=-1), "num_samples: got -1, allowed: 0 or more"),
     (dict(split="train"), "split: got 'train', allowed: validation, test"),
     (dict(temperature=-1.0), "temperature: got -1.0, allowed: 0"),
+    (dict(answer_tokens=0), "answer_tokens: got 0, allowed: 1 or more"),
+    (dict(num_waits=-1), "num_waits: got -1, allowed: 0 or more"),
+    (dict(num_waits=2), "wait: got '' with num_waits=2, allowed: a text"),
     (dict(top_p=0.0), "top_p: got 0.0, allowed: above 0, at most 1"),
 ])
 def test_settings_out_of_range_are_named(fields, message):
