@@ -6,6 +6,7 @@ A cell says what a recipe's configuration says, or · where that is what GRPO's 
 rates and numbers of steps are left out.
 """
 
+from collections.abc import Mapping
 import inspect
 import pathlib
 import sys
@@ -59,6 +60,7 @@ PIPELINES = {
     "r1.py": ("R1", "2501.12948"),
     "one_example.py": ("one-example RLVR", "2504.20571"),
     "satori.py": ("Satori", "2502.02508"),
+    "ppo_rlhf.py": ("RLHF", "2203.02155"),
     "distill_sequence.py:TEACHER": ("sequence-level distillation", "2501.12948"),
     "distill_on_policy.py:TEACHER": ("on-policy distillation (GKD)", "2306.13649 (1)"),
 }
@@ -118,7 +120,7 @@ def slot(value: Slot | None) -> str:
     return "none"
   parameters = inspect.signature(value.function).parameters.values()
   defaults = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
-  options = [f"{name}={option}" for name, option in sorted((defaults | dict(value.options)).items())
+  options = [f"{name}={dict(option) if isinstance(option, Mapping) else option}" for name, option in sorted((defaults | dict(value.options)).items())
              if option is not None]
   return f"{value.name}({', '.join(options)})" if options else value.name
 
@@ -184,8 +186,11 @@ def describe(stage) -> str:
   parts += ["on " + " + ".join(sources)] if sources else []
   for function in (getattr(stage, "select", None),
                    stage.preference.loss if stage.kind == "preference" else None,
+                   stage.reward_model.loss if stage.kind == "reward_model" else None,
                    stage.distill.divergence if stage.kind == "distill" else None):
     parts += [f"by {slot(function)}"] if function is not None else []
+  if stage.kind == "rl" and stage.reward_model:
+    parts += [f"paid by {stage.reward_model.removeprefix(stage_configs.STAGE_PREFIX)}"]
   start = getattr(stage, "start", "previous")
   parts += [f"from {start}"] if start != "previous" else []
   parts += ["of the teacher"] if getattr(stage, "model", "") else []

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import losses, rollout as rollout_lib, weights
+from rlreason import losses, models, rollout as rollout_lib, weights
 from rlreason.algorithms import DistillConfig, PreferenceConfig, presets
 from rlreason.rewards import RewardResult, WorkerPool
 from rlreason.rollout import Sampled, Scored
 from rlreason.slots import Slot
-from rlreason.training import stages as stages_lib
+from rlreason.training import loop, metrics, stages as stages_lib
 from rlreason.training.recipe import from_config
 from rlreason.training.setup import make_setup
 from tests import rollout_test
@@ -171,6 +171,60 @@ def test_a_preference_stage_learns_its_pairs(tmp_path, loss, columns):
   missing = dataclasses.replace(recipe.stages[0], examples="nowhere.jsonl")
   with pytest.raises(FileNotFoundError, match="config.other: examples: 'nowhere.jsonl' not found"):
     stages_lib.check_stages(make_setup(dataclasses.replace(recipe, stages=(missing,)))[0])
+
+
+def test_a_reward_model_is_trained_and_pays_a_policy(tmp_path):
+  """Its stage leaves the policy alone and a folder whose standardized scores are the reward."""
+  row = {"prompt": "1 2 3 target 6 :", "chosen": "1 + 2 = 3", "rejected": "3 - 1 = 2"}
+  (tmp_path / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 10)  # 8, and 2 of the next batch
+  config = other_config(
+      "reward_model", batch_size=8, completion_length=8, examples=str(tmp_path / "pairs.jsonl"))
+  config.rl.update(
+      steps=1, num_prompts=8, group_size=1, reward_model="stage:other",
+      rewards=dict(learned=dict(weight=1.0), verifier=dict(weight=0.0)),
+      algorithm=presets.rloo(minibatch_size=8, kl_coef=0.0))
+  config.stages = ("other", "rl")
+  recipe = from_config(config.to_dict())
+  summary = loop.train(recipe, tmp_path / "run")
+  assert [stage["name"] for stage in summary["stages"]] == ["start", "other", "rl"]
+  assert not summary["stages"][1]["evaluation"]  # it is no policy
+  lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
+  steps = [line for line in lines if line["stage"] == "other"]
+  assert steps[1]["reward_model/margin"] > steps[0]["reward_model/margin"]
+
+  model, params, tokenizer = weights.load_scalar_model(tmp_path / "run" / "models" / "other")
+  ids = lambda text: tokenizer.encode(text) + [tokenizer.eos_ids[0]]
+  prompt = tokenizer.encode(row["prompt"], add_special=True)
+  def score(completion):
+    tokens = np.array([prompt + completion])
+    hidden = models.forward(model, params["trunk"], tokens, np.ones(tokens.shape, bool))
+    head = params["value_head"]
+    return float(hidden[0, -1] @ head["kernel"] + head["bias"])
+  # Two values with mean 0 and variance 1.
+  np.testing.assert_allclose(
+      [score(ids(row["chosen"])), score(ids(row["rejected"]))], [1.0, -1.0], atol=1e-3)
+  sample = next(line for line in metrics.read_lines(tmp_path / "run" / "samples.jsonl")
+                if line["stage"] == "rl")
+  prompt = tokenizer.encode(sample["prompt"], add_special=True)
+  completion = tokenizer.encode(sample["completion"])
+  if sample["length"] > len(completion):
+    completion.append(tokenizer.eos_ids[0])
+  assert sample["rewards"]["learned"] == pytest.approx(score(completion), abs=1e-3)
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(reward_model=""), "reward_model: got '' with a reward 'learned', allowed: both"),
+    (dict(rewards=dict(verifier=dict(weight=1.0))), "reward_model: got 'stage:other' without"),
+    (dict(reward_model="stage:nobody"), "rl.reward_model: got 'nobody', allowed: earlier stages"),
+    (dict(reward_model="nowhere"), "nowhere")])
+def test_a_reward_model_that_is_not_there_is_refused(tmp_path, fields, message):
+  config = other_config(
+      "reward_model", batch_size=8, completion_length=8, examples=str(tmp_path / "pairs.jsonl"))
+  (tmp_path / "pairs.jsonl").write_text("{}")
+  config = config.to_dict() | {"stages": ("other", "rl")}
+  config["rl"] |= dict(reward_model="stage:other", rewards=dict(learned=dict(weight=1.0))) | fields
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    stages_lib.check_stages(make_setup(from_config(config))[0])
 
 
 @pytest.mark.parametrize("student_fraction", [1.0, 0.0])

@@ -64,3 +64,20 @@ def test_several_labels_and_other_tensors_are_refused(folder):
     weights.load_scalar_model(folder)
   with pytest.raises(ValueError, match="missing tensors .*lm_head.* unknown tensors .*score"):
     weights.load_model(folder)
+
+
+def test_what_is_saved_is_loaded_again_with_its_bias(folder, tmp_path):
+  config, params, tokenizer = weights.load_scalar_model(folder)
+  random = np.random.default_rng(2)
+  head = {"kernel": random.standard_normal(config.width).astype(np.float32),
+          "bias": np.float32(0.25)}
+  params = params | {"value_head": head}
+  weights.save_scalar_model(tmp_path / "saved", config, params, tokenizer)
+  again_config, again, _ = weights.load_scalar_model(tmp_path / "saved")
+  assert again_config == config
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  fields = json.loads((tmp_path / "saved" / "config.json").read_text())
+  assert fields["architectures"] == ["Qwen2ForSequenceClassification"]
+  assert fields["id2label"] == {"0": "reward"}
+  stored = safetensors_numpy.load_file(tmp_path / "saved" / "model.safetensors")
+  assert stored["score.weight"].shape == (1, config.width) and "lm_head.weight" not in stored

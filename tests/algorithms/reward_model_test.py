@@ -1,0 +1,142 @@
+"""Reward models: where a score is read, what must not change an update, and that they learn."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlreason import losses, models
+from rlreason.algorithms import (
+    RewardModelConfig, init_reward_params, reward_model, score_completions)
+from rlreason.slots import Slot
+from rlreason.types import PairBatch
+from tests.algorithms import preference_test, tiny
+
+PAIRS = RewardModelConfig()
+VERDICTS = RewardModelConfig(loss=Slot(losses.outcome_cross_entropy))
+kinds = pytest.mark.parametrize("config", [PAIRS, VERDICTS], ids=["pairs", "verdicts"])
+assert_close = functools.partial(
+    jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5))
+
+
+def make_params():
+  return init_reward_params(tiny.MODEL, tiny.random_params(), jax.random.key(3))
+
+
+def make_batch(config):
+  return preference_test.make_pairs() if config.has_pairs else preference_test.make_unpaired()
+
+
+@functools.cache
+def compiled(config, learning_rate=0.1):
+  algorithm = reward_model(config, tiny.MODEL, optax.sgd(learning_rate))
+  return algorithm.init, jax.jit(algorithm.update_step)
+
+
+def step(config, batch, params=None):
+  init, update = compiled(config)
+  return update(init(params or make_params()), batch, jax.random.key(0))
+
+
+def mean(metrics, name):
+  return float(metrics[name][0] / metrics[name][1])
+
+
+def first_completions(batch):
+  return batch.replace(completion_tokens=batch.completion_tokens[:, 0],
+                       completion_mask=batch.completion_mask[:, 0])
+
+
+def test_a_score_is_the_head_at_the_last_token_of_the_unpadded_text():
+  params, batch = make_params(), first_completions(preference_test.make_pairs())
+  scores = score_completions(tiny.MODEL, params, batch)
+  for row, score in enumerate(scores):
+    ids = np.concatenate([batch.prompt_tokens[row][batch.prompt_mask[row]],
+                          batch.completion_tokens[row][batch.completion_mask[row]]])[None]
+    hidden = models.forward(tiny.MODEL, params["trunk"], ids, np.ones(ids.shape, bool))
+    expected = hidden[0, -1] @ params["value_head"]["kernel"]
+    assert float(score) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_head_begins_as_small_normal_numbers():
+  head = models.init_reward_head(4000, jax.random.key(0))
+  assert float(jnp.std(head["kernel"])) == pytest.approx(4001 ** -0.5, rel=0.05)
+  assert float(head["bias"]) == 0.0
+
+
+def test_the_loss_is_the_mean_over_pairs_of_the_formula():
+  batch, params = preference_test.make_pairs(), make_params()
+  scores = [score_completions(tiny.MODEL, params, batch.replace(
+      completion_tokens=batch.completion_tokens[:, place],
+      completion_mask=batch.completion_mask[:, place])) for place in (0, 1)]
+  _, metrics = step(PAIRS, batch)
+  gaps = np.asarray(scores[0] - scores[1])
+  assert mean(metrics, "loss/reward_model") == pytest.approx(
+      float(np.mean(np.log1p(np.exp(-gaps)))), abs=1e-5)
+  assert mean(metrics, "reward_model/accuracy") == pytest.approx(np.mean(gaps > 0))
+  assert mean(metrics, "reward_model/margin") == pytest.approx(np.mean(gaps), abs=1e-5)
+
+
+@kinds
+def test_micro_batches_padding_and_empty_rows_change_nothing(config):
+  batch = make_batch(config)
+  expected = step(config, batch)[0].params
+  micro = RewardModelConfig(loss=config.loss, micro_batch_size=2)
+  assert_close(step(micro, batch)[0].params, expected)
+  pad = lambda x, n: np.pad(np.asarray(x), [*[(0, 0)] * (x.ndim - 1), (0, n)])
+  wider = batch.replace(completion_tokens=pad(batch.completion_tokens, 3),
+                        completion_mask=pad(batch.completion_mask, 3))
+  assert_close(step(config, wider)[0].params, expected)
+  longer = jax.tree.map(lambda x: np.concatenate([x, np.zeros_like(x)]), batch)
+  longer = longer.replace(prompt_mask=np.concatenate([batch.prompt_mask] * 2))
+  assert_close(step(config, longer)[0].params, expected)
+
+
+@kinds
+def test_a_batch_of_padding_alone_changes_nothing(config):
+  batch = jax.tree.map(np.zeros_like, make_batch(config))
+  state, metrics = step(config, batch)
+  assert_close(state.params, make_params())
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(metrics))
+
+
+@kinds
+def test_it_learns_its_batch(config):
+  init, update = compiled(config, 0.3)
+  state, batch = init(make_params()), make_batch(config)
+  for _ in range(60):
+    state, metrics = update(state, batch, jax.random.key(0))
+  assert mean(metrics, "reward_model/accuracy") == 1.0
+  assert mean(metrics, "loss/reward_model") < 0.2
+
+
+def test_accuracy_on_pairs_of_a_bradley_terry_judge_nears_the_best_possible():
+  """One token decides, and the judge errs: σ(1.5) = 82% of the pairs are for the better one."""
+  random = np.random.default_rng(0)
+
+  def draw(count):
+    good = random.random(count) < 1 / (1 + np.exp(-1.5))
+    tokens = np.where(good[:, None], [[2, 3]], [[3, 2]])[..., None].astype(np.int32)
+    prompts = np.full((count, 1), 5, np.int32)
+    return PairBatch(prompt_tokens=prompts, prompt_mask=np.ones((count, 1), bool),
+                     completion_tokens=tokens, completion_mask=np.ones(tokens.shape, bool))
+
+  init, update = compiled(PAIRS, 0.3)
+  state = init(make_params())
+  for _ in range(100):
+    state, _ = update(state, draw(64), jax.random.key(0))
+  _, metrics = update(state, draw(2048), jax.random.key(0))
+  assert mean(metrics, "reward_model/accuracy") == pytest.approx(0.818, abs=0.03)
+  assert mean(metrics, "reward_model/margin") == pytest.approx(1.5 * 0.635, abs=0.3)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    (dict(micro_batch_size=-1), "micro_batch_size: got -1, allowed: 0 or more"),
+    (dict(loss=Slot(losses.dpo, {"beta": 0.1})), "loss: got a function of .*, allowed: of"),
+])
+def test_bad_settings_are_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    RewardModelConfig(**fields)

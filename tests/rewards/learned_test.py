@@ -1,0 +1,28 @@
+"""The score of a reward model as a part of the reward."""
+
+import pytest
+
+from rlreason.rewards import RewardSpec, combine_rewards, learned_reward
+
+
+def test_scores_as_they_are_and_squeezed():
+  assert learned_reward(["p"] * 2, ["a", "b"], model_score=[-1.5, 2.0]) == [-1.5, 2.0]
+  assert learned_reward(["p"] * 3, ["a"] * 3, model_score=[0.0, 1.0, -1.0], sigmoid=True) == (
+      pytest.approx([0.5, 0.731059, 0.268941], abs=1e-6))
+  assert learned_reward(["p"], ["a"], model_score=[-1000.0], sigmoid=True) == [0.0]
+
+
+def test_satori_pays_verdict_bonus_and_score():
+  """With s the sigmoid: from a wrong start right s + .5, wrong s - 1; from a right one s, s - 1.5."""
+  reward = combine_rewards([
+      RewardSpec(name="verifier", weight=0.0), RewardSpec(name="restart", options={"bonus": 0.5}),
+      RewardSpec(name="learned", options={"sigmoid": True})])
+  result = reward(
+      ["p"] * 6, ["\\boxed{1}", "\\boxed{2}"] * 3, answer=["1"] * 6,
+      start=["wrong", "wrong", "right", "right", "", ""], model_score=[0.0] * 6)
+  assert result.total == pytest.approx([1.0, -0.5, 0.5, -1.0, 0.5, -0.5])
+
+
+def test_a_score_is_needed_for_each_completion():
+  with pytest.raises(ValueError, match="model_score: got 1, allowed: 2"):
+    learned_reward(["p"] * 2, ["a", "b"], model_score=[1.0])
