@@ -304,16 +304,16 @@ def test_the_estimators_take_the_gradient_of_the_library(monkeypatch):
   estimators = import_file(FOLDER / "estimators.py", monkeypatch)
   model = models.ModelConfig(
       vocab_size=7, width=8, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=4, mlp_width=16)
-  params = models.init_params(model, jax.random.key(0))
-  prompts = Prompts(
-      tokens=jnp.array([[1, 2], [3, 4]]), mask=jnp.ones((2, 2), bool), index=jnp.arange(2))
-  options = sampling.SamplingOptions(max_new_tokens=4, temperature=1.0)
-  rollout = jax.device_get(sampling.sample(
-      model, params, prompts, jax.random.key(1), options=options, stop_ids=(0,), group_size=2))
+  params = jax.jit(models.init_params, static_argnums=0)(model, jax.random.key(0))
+  mask = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
+  rollout = Rollout(  # made by hand: the sampler takes long to compile
+      prompt_tokens=np.int32([[1, 2], [1, 2], [3, 4], [3, 4]]), prompt_mask=np.ones((4, 2), bool),
+      completion_tokens=np.int32(np.arange(12).reshape(4, 3) % 7 * mask), completion_mask=mask,
+      log_probs=np.zeros((4, 3), np.float32), values=None, truncated=np.zeros(4, bool))
   scores = np.array([1.0, 0.0, 0.0, 1.0], np.float32)
   bed = estimators.Bed(
-      setup=SimpleNamespace(model=model), stage=SimpleNamespace(sampling=options), params=params,
-      problems=None, reward=None)
+      setup=SimpleNamespace(model=model), params=params, problems=None, reward=None,
+      stage=SimpleNamespace(sampling=sampling.SamplingOptions(max_new_tokens=3, temperature=1.0)))
   config = presets.rloo(minibatch_size=4, kl_coef=0.0, share_prompts=False)
   gradient, trained = estimators.make_gradient(bed, config, 2)(
       rollout, Outcome(scores, np.ones(4, bool), scores > 0), jax.random.key(2))
@@ -327,6 +327,6 @@ def test_the_estimators_take_the_gradient_of_the_library(monkeypatch):
     sums = jnp.sum(jnp.where(rollout.completion_mask, log_probs, 0.0), axis=1)
     return -jnp.mean((scores - others) * sums)
 
-  expected, _ = jax.flatten_util.ravel_pytree(jax.grad(loss)(params))
+  expected, _ = jax.flatten_util.ravel_pytree(jax.jit(jax.grad(loss))(params))
   assert trained == 1.0 and jnp.linalg.norm(expected) > 0.01
   np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
