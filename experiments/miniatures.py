@@ -145,9 +145,12 @@ class Pool:
           "--config.evaluation.every_stage=False", *flags)
 
   def rlreason(self, *arguments: str):
-    print("rlreason", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "rlreason.main", *arguments], check=True, cwd=ROOT,
-                   stdout=subprocess.DEVNULL)
+    self.python("-m", "rlreason.main", *arguments)
+
+  def python(self, *arguments: str):
+    print("python", *arguments, flush=True)
+    subprocess.run(
+        [sys.executable, *arguments], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 class Seed:
@@ -187,6 +190,18 @@ class Seed:
     with (folder / "data" / "again.jsonl").open() as lines:
       rows = [json.loads(line) for line in lines]
     return 100 * mean_of([float(row["is_right"]) for row in rows if row["start"] == "wrong"])
+
+  def estimate(self, what: str, policy: str = "start", reference: str = "") -> dict:
+    """What experiments/estimators.py measures of the end of a run, or of a start."""
+    output = self.root / f"{what}_of_{self.folder(policy).name}.json"
+    if not output.exists():
+      model = lambda name: (
+          self.pool.start(name) if name in STARTS else self.folder(name) / "models" / "rl")
+      flags = [f"--reference={model(reference)}"] if reference else []
+      self.pool.python(
+          "experiments/estimators.py", what, f"--model={model(policy)}", f"--output={output}",
+          f"--seed={self.seed}", *flags)
+    return json.loads(output.read_text())
 
   def folder(self, name: str) -> pathlib.Path:
     return self.root / name.replace(" ", "_").replace(",", "").replace(".", "").lower()
@@ -265,6 +280,16 @@ def first_step(name: str, metric: str, share: float):
   return measure
 
 
+def variance(group_size: int):
+  """Trace of the covariance of RLOO's gradient."""
+  return lambda seed: seed.estimate("variance")["variance"][str(group_size)]
+
+
+def moved(name: str):
+  """KL of a run's policy from that it started from, nats per token."""
+  return lambda seed: seed.estimate("kl", name, "start")["kl"]
+
+
 def more(left, right):
   return left > right
 
@@ -297,6 +322,22 @@ DIRECTIONS = (
      compare(lambda seed: mean_of(seed.series("DAPO", "rollout/useless_groups")),
              lambda seed: mean_of(seed.series("GRPO", "reward/uniform_group_share"))),
      lambda left, right: left < 0.05 < right),
+    # A baseline of K - 1 completions is itself noise: trace = (a + b / (K - 1)) / K, and the second
+    # part is large at K = 2 and all but gone at K = 16.
+    (("RLOO",), ("RLOO: the variance of its gradient falls with K, at least as 1 / K",
+                 "trace of covariance: K = 2, K = 16"),
+     compare(variance(2), variance(16)), lambda left, right: left > 8 * right),
+    (("RLOO",), ("and about as 1 / K, within a factor of 2, for larger groups",
+                 "trace of covariance: K = 4, K = 16"),
+     compare(variance(4), variance(16)), lambda left, right: 2 < left / right < 8),
+    (("DASH",), ("DASH: one call of the sampler in place of 8 gives the same completions",
+                 "share of equal tokens: found, all"),
+     lambda seed: (seed.estimate("dash")["equal_tokens"], 1.0),
+     lambda left, right: left > 0.99 * right),  # rounding may turn a token, and then what follows
+    (("DASH",), ("and takes less time", "seconds: 1 call, 8 calls"),
+     lambda seed: seed.estimate("dash")["seconds"][::-1], less),
+    (("DASH",), ("its filter leaves the gradient as it is", "relative difference: found, allowed"),
+     lambda seed: (seed.estimate("dash")["gradient_difference"], 1e-4), less),
     (("DASH", "GRPO"), ("DASH: fewer completions, same accuracy", "mean of 8, %: DASH, GRPO"),
      compare(accuracy("DASH"), accuracy("GRPO")), lambda left, right: abs(left - right) < 3),
     (("DASH",), ("which of them enter the network", "share of completions: last 20 steps, all"),
@@ -304,6 +345,9 @@ DIRECTIONS = (
     (("T1", "T1, fixed reference"), (
         "T1: nearer to the anchor than to a fixed reference", "KL, nats per token: T1, fixed"),
      compare(late("T1", "policy/kl"), late("T1, fixed reference", "policy/kl")), less),
+    (("T1", "T1, fixed reference"), (
+        "T1: farther from where it started than with a fixed reference",
+        "KL, nats per token: T1, fixed"), compare(moved("T1"), moved("T1, fixed reference")), more),
     (("LaTRO", "no training"), (
         "LaTRO raises accuracy without a verifier", "mean of 8, %: after, before"),
      compare(accuracy("LaTRO"), accuracy("no training")), more),

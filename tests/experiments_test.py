@@ -7,13 +7,15 @@ import importlib.util
 import json
 import math
 import pathlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlreason import config as config_lib, losses, main, models, sampling
-from rlreason.algorithms import init_rl_params, policy_gradient
+from rlreason.algorithms import init_rl_params, policy_gradient, presets
 from rlreason.models import families
 from rlreason.parallel import ALONE
 from rlreason.slots import Slot
@@ -22,7 +24,8 @@ from rlreason.training.recipe import from_config
 from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "miniatures")
+PROGRAMS = ("estimators", "miniatures")
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in PROGRAMS)
 
 # The values of the published config.json files.
 LLAMA_8B = dict(
@@ -249,3 +252,81 @@ def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
   assert "| GRPO | 50.5 [50.0, 51.0] | 50.5 |" in miniatures.table(names, seeds)
   assert miniatures.directions(names, seeds)[-1].endswith(
       "| mean of 8, %: after, before | 50 against 40; 51 against 41 | 2 of 2 |")
+
+
+def test_the_miniatures_ask_the_estimators_once(monkeypatch, tmp_path):
+  miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
+  pool, calls = miniatures.Pool(tmp_path, jobs=1), []
+
+  def python(program, what, *flags):
+    calls.append((program, what, *flags))
+    values = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+    pathlib.Path(values["output"]).write_text(json.dumps(
+        {"kl": 0.1 if "/t1/" in values["model"] else 0.05,
+         "variance": {"2": 90.0, "4": 22.0, "8": 9.0, "16": 4.0}, "equal_tokens": 1.0,
+         "calls": [8, 1], "seconds": [2.0, 1.0], "gradient_difference": 1e-6}))
+
+  monkeypatch.setattr(pool, "python", python)
+  seed = miniatures.Seed(pool, "3")
+  seed.root.mkdir()
+  names = ["RLOO", "DASH", "T1", "T1, fixed reference"]
+  of_metrics = ("which of them enter", "T1: nearer")
+  rows = [row for row in miniatures.DIRECTIONS
+          if set(row[0]) <= set(names) and not row[1][0].startswith(of_metrics)]
+  monkeypatch.setattr(miniatures, "DIRECTIONS", rows)
+  first = miniatures.directions(names, [seed])
+  assert len(first) == 3 + 6 and all("1 of 1" in line for line in first[3:])
+  assert any("seconds: 1 call, 8 calls | 1 against 2" in line for line in first)
+  start = f"--model={pool.start('start')}"
+  assert [call[1] for call in calls] == ["variance", "dash", "kl", "kl"]
+  assert all(start in call for call in calls[:2])
+  assert all(f"--reference={pool.start('start')}" in call for call in calls[2:])
+  assert {call[0] for call in calls} == {"experiments/estimators.py"}
+  assert all("--seed=3" in call for call in calls)
+  assert miniatures.directions(names, [seed]) == first and len(calls) == 4
+
+
+def test_formulas_of_the_estimators(monkeypatch):
+  estimators = import_file(FOLDER / "estimators.py", monkeypatch)
+  gradients = [np.array([1.0, 0.0]), np.array([3.0, 0.0]), np.array([2.0, 3.0])]
+  assert estimators.trace_of_covariance(gradients) == pytest.approx(1 + 3)
+  assert estimators.relative_difference(np.array([3.0, 4.5]), np.array([3.0, 4.0])) == 0.1
+  assert estimators.group_places(2, 4, 2).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+  values, mask = np.array([[1.0, 2.0], [4.0, 9.0]]), np.array([[True, True], [True, False]])
+  # 7 nats on 3 tokens; the sums of values - 7 / 3 are -5 / 3 and 5 / 3, the mean length is 3 / 2.
+  mean, error = estimators.mean_per_token(values, mask)
+  assert mean == pytest.approx(7 / 3)
+  assert error == pytest.approx((10 / 3) / 2**0.5 / 1.5 / 2**0.5)
+
+
+def test_the_estimators_take_the_gradient_of_the_library(monkeypatch):
+  """Against the derivative of hand-written REINFORCE, on a tiny untrained model."""
+  estimators = import_file(FOLDER / "estimators.py", monkeypatch)
+  model = models.ModelConfig(
+      vocab_size=7, width=8, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=4, mlp_width=16)
+  params = jax.jit(models.init_params, static_argnums=0)(model, jax.random.key(0))
+  mask = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
+  rollout = Rollout(  # made by hand: the sampler takes long to compile
+      prompt_tokens=np.int32([[1, 2], [1, 2], [3, 4], [3, 4]]), prompt_mask=np.ones((4, 2), bool),
+      completion_tokens=np.int32(np.arange(12).reshape(4, 3) % 7 * mask), completion_mask=mask,
+      log_probs=np.zeros((4, 3), np.float32), values=None, truncated=np.zeros(4, bool))
+  scores = np.array([1.0, 0.0, 0.0, 1.0], np.float32)
+  bed = estimators.Bed(
+      setup=SimpleNamespace(model=model), params=params, problems=None, reward=None,
+      stage=SimpleNamespace(sampling=sampling.SamplingOptions(max_new_tokens=3, temperature=1.0)))
+  config = presets.rloo(minibatch_size=4, kl_coef=0.0, share_prompts=False)
+  gradient, trained = estimators.make_gradient(bed, config, 2)(
+      rollout, Outcome(scores, np.ones(4, bool), scores > 0), jax.random.key(2))
+
+  def loss(params):
+    tokens = jnp.concatenate([rollout.prompt_tokens, rollout.completion_tokens], axis=1)
+    hidden = models.forward(model, params, tokens, jnp.ones(tokens.shape, bool))[:, 1:-1]
+    log_probs, _ = models.token_log_probs(
+        model, params, hidden, rollout.completion_tokens, temperature=1.0)
+    others = scores[np.array([1, 0, 3, 2])]
+    sums = jnp.sum(jnp.where(rollout.completion_mask, log_probs, 0.0), axis=1)
+    return -jnp.mean((scores - others) * sums)
+
+  expected, _ = jax.flatten_util.ravel_pytree(jax.jit(jax.grad(loss))(params))
+  assert trained == 1.0 and jnp.linalg.norm(expected) > 0.01
+  np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
