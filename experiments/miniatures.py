@@ -3,9 +3,10 @@
     .venv/bin/python experiments/miniatures.py --root=runs/miniatures --seeds=0,1,2
 
 Everything is on the test bed of chains (experiments/methods/beds.py). The supervised starts are
-trained once, and every seed of every method goes on from them, as from one pretrained model. What is
-finished is not run again, so that the program may be stopped and started; `--only="GRPO;DAPO"` runs
-and shows a part. A run takes about a minute on two CPU cores.
+trained once, and every seed of every method goes on from them, as from one pretrained model. What
+is finished is not run again, so that the program may be stopped and started; `--only="GRPO;DAPO"`
+runs a part. What is measured is kept in docs/miniatures.json, of which the tables are made:
+`--seeds=` makes them anew and runs nothing. A run takes about a minute on two CPU cores.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = "experiments/methods"
 DOCUMENT = ROOT / "docs" / "results.md"
+RECORD = ROOT / "docs" / "miniatures.json"
 BEGIN, END = "<!-- miniatures: miniatures.py -->\n", "<!-- end of miniatures -->"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 # Supervised starts: name in the recipes below -> the recipe whose demonstrations they are of.
@@ -51,6 +53,8 @@ RUNS = {
     "PPO of RLHF": ("ppo_rlhf.py:{start}", []),
     "T1": ("t1.py:{start}", []),
     "T1, fixed reference": ("t1.py:{start}", ["--config.rl.algorithm.reference_every=0"]),
+    "T1, T = 0.6": ("t1.py:{start}", ["--config.rl.sampling.temperature=0.6"]),
+    "T1, T = 2": ("t1.py:{start}", ["--config.rl.sampling.temperature=2.0"]),
     "DASH": ("dash.py:{start}", []),
     "CISPO": ("variants.py:cispo,{start}", []),
     "OPO": ("variants.py:opo,{start}", []),
@@ -73,6 +77,8 @@ RUNS = {
     "return-conditioned": ("return_conditioned.py:{labels}", []),
     "Satori": ("satori.py:{meta}", []),
     "Satori without restarts": ("satori.py:{meta}", ["--config.rl.problems=''"]),
+    "Satori, two rounds": ("satori.py:{meta},2", []),
+    "long reasoning, no training": ("overthinking.py:kimi,{long}", ["--config.stages=()"]),
     "long reasoning, GRPO": ("overthinking.py:kimi,{long}", [NO_LENGTH]),
     "long reasoning, length reward": ("overthinking.py:kimi,{long}", []),
     "long reasoning, penalty from the start": ("overthinking.py:l1,{long}", [
@@ -94,26 +100,47 @@ def main():
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/miniatures"))
   parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
-  parser.add_argument("--only", default="", help="names of runs, separated by semicolons; empty: all")
-  parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=True,
-                      help="into docs/results.md, else only to the terminal")
-  parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, which share the cores")
+  parser.add_argument("--only", default="", help="names of runs, with ; between them; empty: all")
+  parser.add_argument("--jobs", type=int, default=CORES, help="runs at a time, sharing the cores")
   args = parser.parse_args()
   names = [name.strip() for name in args.only.split(";")] if args.only else list(RUNS)
   unknown = sorted(set(names) - set(RUNS))
   if unknown:
     parser.error(f"--only: got {unknown}, allowed: {'; '.join(RUNS)}")
   pool = Pool(args.root.absolute(), args.jobs)
-  seeds = [Seed(pool, seed) for seed in args.seeds.split(",")]
-  pool.run(functools.partial(pool.make_start, start) for start in STARTS)
-  pool.run(functools.partial(seed.run, "GRPO") for seed in seeds)  # the teacher of others
-  pool.run(functools.partial(seed.run, name) for name in names for seed in seeds)
-  text = "\n".join([table(names, seeds), *directions(names, seeds)]) + "\n"
+  seeds = [Seed(pool, seed) for seed in args.seeds.split(",") if seed]
+  run_all(pool, seeds, names)
+  record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": {}, "claims": {}}
+  pool.run(functools.partial(measure, seed, record) for seed in seeds)
+  RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+  text = "\n".join([*table(record), "", *directions(record)]) + "\n"
   print(text)
-  if args.write:
-    document = DOCUMENT.read_text()
-    before, rest = document.split(BEGIN)
-    DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END)[1])
+  before, rest = DOCUMENT.read_text().split(BEGIN)
+  DOCUMENT.write_text(before + BEGIN + text + END + rest.split(END)[1])
+
+
+def run_all(pool: "Pool", seeds: list["Seed"], names: list[str]):
+  """Runs what is missing, and first what others start from."""
+  if seeds:
+    pool.run(functools.partial(pool.make_start, start) for start in STARTS)
+    pool.run(functools.partial(seed.run, "GRPO") for seed in seeds)  # the teacher of others
+  pool.run(functools.partial(seed.run, name) for name in names for seed in seeds)
+
+
+def measure(seed: "Seed", record: dict):
+  """Puts the runs of a seed that are finished, and the claims they allow, into the record."""
+  done = [name for name in RUNS if seed.is_done(name)]
+  for name in done:
+    record["runs"].setdefault(name, {})[seed.seed] = seed.result(name)
+  for needed, claim, two_numbers, _ in DIRECTIONS:
+    if set(needed) <= set(done):
+      shown = record["claims"].setdefault(key_of(needed, claim), {})
+      shown[seed.seed] = list(two_numbers(seed))
+
+
+def key_of(needed: tuple[str, ...], claim: tuple[str, str]) -> str:
+  """What a claim is called in the record."""
+  return f"{needed[0]}: {claim[0]}"
 
 
 class Pool:
@@ -177,6 +204,21 @@ class Seed:
                f"--config.evaluation.prompt_suffix={suffix!r}")
     return 100 * json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]["mean"]["value"]
 
+  def under_budget(self, name: str, forced_answer: str) -> float:
+    """Greedy accuracy with 24 tokens to reason in, in percent; what is cut off then is wrong, or
+    has `forced_answer` put after it and goes on."""
+    kind = "forced" if forced_answer else "cut_off"
+    output = self.root / f"{kind}_{self.folder(name).name}.json"
+    if not output.exists():
+      self.pool.rlreason(
+          "evaluate", f"--config={METHODS}/overthinking.py", f"--output={output}",
+          f"--model={self.folder(name) / 'models' / 'rl'}", f"--config.seed={self.seed}",
+          "--config.evaluation.max_new_tokens=24", "--config.evaluation.num_samples=0",
+          f"--config.evaluation.forced_answer={forced_answer!r}",
+          "--config.evaluation.answer_tokens=3")
+    evaluation = json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]
+    return 100 * evaluation["greedy"]["value"]
+
   def mended(self, name: str) -> float:
     """Share of wrong beginnings that end right, in percent: of a Satori run, or of its start."""
     folder = self.root / f"mended_by_{self.folder(name).name}"
@@ -206,10 +248,18 @@ class Seed:
   def folder(self, name: str) -> pathlib.Path:
     return self.root / name.replace(" ", "_").replace(",", "").replace(".", "").lower()
 
-  def last(self, name: str) -> dict:
-    """The stages of a run that were evaluated: the estimates of the last."""
+  def is_done(self, name: str) -> bool:
+    return (self.folder(name) / "report.html").exists()
+
+  def result(self, name: str) -> dict[str, float]:
+    """What the table shows of a run."""
+    found = self.last(name)
+    return {column: found[column]["value"] for column in COLUMNS} | {"tokens": self.tokens(name)}
+
+  def last(self, name: str, task: str = "chain") -> dict:
+    """The estimates of the last stage of a run that was evaluated, on the task or a part of it."""
     stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
-    return [stage for stage in stages if stage["evaluation"]][-1]["evaluation"]["chain"]
+    return [stage for stage in stages if stage["evaluation"]][-1]["evaluation"][task]
 
   def tokens(self, name: str) -> int:
     stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
@@ -222,16 +272,16 @@ class Seed:
     return [step[metric] for step in steps if step["stage"] == stage and metric in step]
 
 
-def table(names: list[str], seeds: list[Seed]) -> str:
-  """One line per run: mean over seeds and each seed's accuracy."""
+def table(record: dict) -> list[str]:
+  """One line per run: means over seeds and, of the accuracy, each seed's."""
   lines = ["| run | " + " | ".join(COLUMNS.values()) + " | tokens worked on |",
            "|---" * (len(COLUMNS) + 2) + "|"]
-  for name in names:
-    results = [seed.last(name) for seed in seeds]
-    cells = [cell([result[column]["value"] for result in results], column) for column in COLUMNS]
-    worked = statistics.mean(seed.tokens(name) for seed in seeds)
+  for name in (name for name in RUNS if name in record["runs"]):
+    results = [result for _, result in sorted(record["runs"][name].items())]
+    cells = [cell([result[column] for result in results], column) for column in COLUMNS]
+    worked = statistics.mean(result["tokens"] for result in results)
     lines.append(f"| {name} | " + " | ".join(cells) + f" | {worked:,.0f} |")
-  return "\n".join(lines)
+  return lines
 
 
 def cell(values: list[float], column: str) -> str:
@@ -241,12 +291,13 @@ def cell(values: list[float], column: str) -> str:
   return f"{mean} [{', '.join(shown)}]" if column == "mean" else mean
 
 
-def directions(names: list[str], seeds: list[Seed]) -> list[str]:
-  """What each paper claims, and what was seen, for the runs that are there."""
-  lines = ["", "| claim | measured | seeds | holds |", "|---|---|---|---|"]
-  for needed, claim, measure, holds in DIRECTIONS:
-    if set(needed) <= set(names):
-      pairs = [measure(seed) for seed in seeds]
+def directions(record: dict) -> list[str]:
+  """What each paper claims, and what was seen."""
+  lines = ["| claim | measured | seeds | holds |", "|---|---|---|---|"]
+  for needed, claim, _, holds in DIRECTIONS:
+    pairs = [pair for _, pair in sorted(
+        record["claims"].get(key_of(needed, claim), {}).items())]
+    if pairs:
       shown = "; ".join(" against ".join(f"{value:.3g}" for value in pair) for pair in pairs)
       count = sum(holds(*pair) for pair in pairs)
       lines.append(f"| {claim[0]} | {claim[1]} | {shown} | {count} of {len(pairs)} |")
@@ -264,6 +315,15 @@ def accuracy(name: str):
 
 def compare(left, right):
   return lambda seed: (left(seed), right(seed))
+
+
+def shortened(task: str):
+  """Share of the tokens of a part of the task that the length reward saves, in percent."""
+  def measure(seed):
+    with_reward, without = (seed.last(f"long reasoning, {name}", task)["length"]["value"]
+                            for name in ("length reward", "GRPO"))
+    return 100 * (1 - with_reward / without)
+  return measure
 
 
 def late(name: str, metric: str):
@@ -348,6 +408,10 @@ DIRECTIONS = (
     (("T1", "T1, fixed reference"), (
         "T1: farther from where it started than with a fixed reference",
         "KL, nats per token: T1, fixed"), compare(moved("T1"), moved("T1, fixed reference")), more),
+    (("T1", "T1, T = 0.6", "T1, T = 2"), (
+        "T1: 1.2 is a better temperature than 0.6 and 2", "mean of 8, %: 1.2, best of the others"),
+     lambda seed: (accuracy("T1")(seed),
+                   max(accuracy(f"T1, T = {other}")(seed) for other in ("0.6", "2"))), more),
     (("LaTRO", "no training"), (
         "LaTRO raises accuracy without a verifier", "mean of 8, %: after, before"),
      compare(accuracy("LaTRO"), accuracy("no training")), more),
@@ -366,6 +430,13 @@ DIRECTIONS = (
         "expert iteration is about as good as a policy gradient", "mean of 8, %: EI, GRPO"),
      compare(accuracy("expert iteration"), accuracy("GRPO")),
      lambda left, right: left > right - 3),
+    (("expert iteration", "PPO of RLHF"), (
+        "and as PPO, within 3 points", "mean of 8, %: EI, PPO"),
+     compare(accuracy("expert iteration"), accuracy("PPO of RLHF")),
+     lambda left, right: left > right - 3),
+    (("PPO of RLHF", "no training"), (
+        "RLHF: paid by a learned reward alone, PPO raises accuracy", "mean of 8, %: after, before"),
+     compare(accuracy("PPO of RLHF"), accuracy("no training")), more),
     (("DPO", "no training"), ("DPO on own samples raises accuracy", "mean of 8, %: after, before"),
      compare(accuracy("DPO"), accuracy("no training")), more),
     (("return-conditioned",), ("asked for GOOD it does better than asked for nothing",
@@ -381,6 +452,10 @@ DIRECTIONS = (
         "more often than without restarts", "mended, %: with, without"),
      compare(lambda seed: seed.mended("Satori"),
              lambda seed: seed.mended("Satori without restarts")), more),
+    (("Satori, two rounds", "Satori"), (
+        "a second round from the first policy does no harm", "mean of 8, %: two, one"),
+     compare(accuracy("Satori, two rounds"), accuracy("Satori")),
+     lambda left, right: left > right - 2),
     (("long reasoning, length reward", "long reasoning, GRPO"), (
         "a length reward shortens", "greedy tokens: with, without"),
      compare(lambda seed: seed.last("long reasoning, length reward")["length"]["value"],
@@ -389,6 +464,18 @@ DIRECTIONS = (
         "at the same accuracy, within 2 points", "mean of 8, %: with, without"),
      compare(accuracy("long reasoning, length reward"), accuracy("long reasoning, GRPO")),
      lambda left, right: left > right - 2),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "easy problems more than hard ones", "% of the tokens saved: 2 steps, 5 steps"),
+     compare(shortened("chain-2"), shortened("chain-5")), more),
+    (("long reasoning, pairs", "long reasoning, no training"), (
+        "pairs of the shortest right and the longest shorten", "greedy tokens: after, before"),
+     compare(lambda seed: seed.last("long reasoning, pairs")["length"]["value"],
+             lambda seed: seed.last("long reasoning, no training")["length"]["value"]), less),
+    (("long reasoning, GRPO",), (
+        "budget forcing: an answer forced after 24 tokens beats none",
+        "greedy, %: forced, cut off"),
+     compare(lambda seed: seed.under_budget("long reasoning, GRPO", "\\boxed{"),
+             lambda seed: seed.under_budget("long reasoning, GRPO", "")), more),
     (("long reasoning, penalty from the start", "long reasoning, GRPO"), (
         "a strong one, paid from the start, destroys it", "mean of 8, %: with, without"),
      compare(accuracy("long reasoning, penalty from the start"), accuracy("long reasoning, GRPO")),

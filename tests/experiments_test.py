@@ -232,8 +232,10 @@ def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
     starts = dict.fromkeys(miniatures.STARTS, "some/folder")
     path = FOLDER / "methods" / recipe.format(**starts, teacher="some/teacher")
     stages = from_config(main.load_config(str(path), overrides)).stages
-    assert not rest and (stages or name == "no training"), name
+    assert not rest and (stages or name.endswith("no training")), name
   assert all(set(needed) <= set(miniatures.RUNS) for needed, *_ in miniatures.DIRECTIONS)
+  keys = [miniatures.key_of(needed, claim) for needed, claim, *_ in miniatures.DIRECTIONS]
+  assert len(set(keys)) == len(keys)
 
 
 def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
@@ -248,10 +250,25 @@ def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
           "chain": dict.fromkeys(miniatures.COLUMNS, estimate)}}]}
       seed.folder(name).mkdir(parents=True)
       (seed.folder(name) / "summary.json").write_text(json.dumps(summary))
-  names = ["GRPO", "no training"]
-  assert "| GRPO | 50.5 [50.0, 51.0] | 50.5 |" in miniatures.table(names, seeds)
-  assert miniatures.directions(names, seeds)[-1].endswith(
+      (seed.folder(name) / "report.html").touch()
+  record = {"runs": {}, "claims": {}}
+  for seed in seeds:
+    miniatures.measure(seed, record)
+  record = json.loads(json.dumps(record))  # as it is kept
+  table = miniatures.table(record)
+  assert len(table) == 4 and table[2].startswith("| no training | 40.5 [40.0, 41.0] | 40.5 |")
+  assert table[3].startswith("| GRPO | 50.5 [50.0, 51.0] | 50.5 |")
+  claims = miniatures.directions(record)
+  assert len(claims) == 3 and claims[-1].endswith(
       "| mean of 8, %: after, before | 50 against 40; 51 against 41 | 2 of 2 |")
+
+
+def test_the_tables_of_the_miniatures_are_those_of_the_record(monkeypatch):
+  miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
+  record = json.loads(miniatures.RECORD.read_text())
+  shown = miniatures.DOCUMENT.read_text().split(miniatures.BEGIN)[1].split(miniatures.END)[0]
+  lines = [*miniatures.table(record), "", *miniatures.directions(record)]
+  assert shown == "\n".join(lines) + "\n"
 
 
 def test_the_miniatures_ask_the_estimators_once(monkeypatch, tmp_path):
@@ -274,8 +291,16 @@ def test_the_miniatures_ask_the_estimators_once(monkeypatch, tmp_path):
   rows = [row for row in miniatures.DIRECTIONS
           if set(row[0]) <= set(names) and not row[1][0].startswith(of_metrics)]
   monkeypatch.setattr(miniatures, "DIRECTIONS", rows)
-  first = miniatures.directions(names, [seed])
-  assert len(first) == 3 + 6 and all("1 of 1" in line for line in first[3:])
+  monkeypatch.setattr(miniatures.Seed, "is_done", lambda self, name: name in names)
+  monkeypatch.setattr(miniatures.Seed, "result", lambda self, name: {})
+
+  def claims():
+    record = {"runs": {}, "claims": {}}
+    miniatures.measure(seed, record)
+    return miniatures.directions(record)
+
+  first = claims()
+  assert len(first) == 2 + 6 and all("1 of 1" in line for line in first[2:])
   assert any("seconds: 1 call, 8 calls | 1 against 2" in line for line in first)
   start = f"--model={pool.start('start')}"
   assert [call[1] for call in calls] == ["variance", "dash", "kl", "kl"]
@@ -283,7 +308,7 @@ def test_the_miniatures_ask_the_estimators_once(monkeypatch, tmp_path):
   assert all(f"--reference={pool.start('start')}" in call for call in calls[2:])
   assert {call[0] for call in calls} == {"experiments/estimators.py"}
   assert all("--seed=3" in call for call in calls)
-  assert miniatures.directions(names, [seed]) == first and len(calls) == 4
+  assert claims() == first and len(calls) == 4
 
 
 def test_formulas_of_the_estimators(monkeypatch):
