@@ -19,7 +19,7 @@ from rlreason.types import Key, Params, Prompts, Rollout
 
 _FIRST_SEGMENT = 32  # tokens
 _GROWTH = 4
-_SHRINKAGE = 4  # of the rows of a group
+_SHRINKAGE = 4  # of the rows of a group; with a smaller one there are more loops to compile
 
 
 @struct.dataclass
@@ -142,7 +142,7 @@ def _segments(needed: int) -> list[int]:
 def _rooms(group_size: int) -> list[int]:
   """Rows of a group that loops go on with, one after the other, the last of them 0.
 
-  16 -> [8, 4, 2, 1, 0]
+  16 -> [4, 1, 0]
   """
   rooms = [group_size // _SHRINKAGE]
   while rooms[-1]:
