@@ -26,18 +26,18 @@ from rlreason.slots import Slot
 def get_config(start=""):
   config = beds.chain(start)
   config.samples = dict(
-      kind="sample", steps=8, num_prompts=64, group_size=8,
+      kind="sample", steps=16, num_prompts=64, group_size=8,
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
   config.pairs = dict(
       kind="select", inputs=("samples",), select=Slot(
           pairs.preference_pairs, {"max_per_question": 4}))
   config.reward_model = dict(
-      kind="reward_model", steps=100, batch_size=32, completion_length=beds.NEW_TOKENS,
+      kind="reward_model", steps=300, batch_size=32, completion_length=beds.NEW_TOKENS,
       examples="stage:pairs",
       optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
   config.rl = beds.rl(
       presets.ppo_rlhf(
-          epochs=2, minibatch_size=64, kl_coef=0.02, kl_target=2.0, kl_horizon=2000.0,
+          epochs=2, minibatch_size=64, kl_coef=0.1, kl_target=4.0, kl_horizon=2000.0,
           value_coef=0.5, critic_warmup_steps=4),
       num_prompts=128, group_size=1, reward_model="stage:reward_model",
       rewards=dict(

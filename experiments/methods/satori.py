@@ -51,7 +51,7 @@ def add_round(config, suffix: str) -> list[str]:
           kind="select", inputs=(attempts,), select=Slot(
               pairs.preference_pairs, {"max_per_question": 4})),
       orm: dict(
-          kind="reward_model", steps=100, batch_size=32, completion_length=beds.NEW_TOKENS,
+          kind="reward_model", steps=200, batch_size=32, completion_length=beds.NEW_TOKENS,
           examples=f"stage:pairs{suffix}",
           optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine")),
       f"rl{suffix}": beds.rl(
