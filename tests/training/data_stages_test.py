@@ -102,22 +102,31 @@ def test_rl_scores_by_where_a_prompt_starts(uninterrupted):
     assert line["reward/restart/mean"] == pytest.approx(total / 16)
 
 
+def test_a_reward_model_is_paid_out(uninterrupted):
+  for line in steps_of(uninterrupted, "rl"):
+    assert 0 < line["reward/learned/mean"] < 1
+    assert line["reward/total/mean"] == pytest.approx(
+        line["reward/restart/mean"] + 0.5 * line["reward/learned/mean"], abs=1e-6)
+  model, params, _ = weights.load_scalar_model(uninterrupted / "models" / "scorer")
+  assert params["value_head"]["kernel"].shape == (model.width,)
+
+
 def test_the_summary_has_every_stage(uninterrupted):
   stages = json.loads((uninterrupted / "summary.json").read_text())["stages"]
-  names = ["start", "sft", "sample", "right", "distil", "restarts", "rl"]
+  names = ["start", "sft", "sample", "right", "distil", "restarts", "scorer", "rl"]
   assert [stage["name"] for stage in stages] == names
-  assert [stage["steps"] for stage in stages] == [0, SFT_STEPS, 5, 0, 3, 0, 2]
+  assert [stage["steps"] for stage in stages] == [0, SFT_STEPS, 5, 0, 3, 0, 2, 2]
   assert {stage["name"] for stage in stages if not stage["evaluation"]} == {
-      "sample", "right", "restarts"}
+      "sample", "right", "restarts", "scorer"}
   rows = {stage["name"]: stage["rows"] for stage in stages if "rows" in stage}
   assert rows == {name: len(data_of(uninterrupted, name)) for name in ("right", "restarts")}
 
 
 def test_a_run_that_is_killed_while_it_samples_is_the_same_run(uninterrupted, cache, tmp_path):
   # Rows of the third step of `sample` are written, and no checkpoint counts on them; then in the
-  # stage after the selection, before its first checkpoint.
+  # stage after the selection, before its first checkpoint; then in that of the reward model.
   for moment, code in ((f"step {SFT_STEPS + 4}", -9), (f"step {SFT_STEPS + 5 + 1}", -9),
-                       ("end", 0)):
+                       (f"step {SFT_STEPS + 5 + 3 + 1}", -9), ("end", 0)):
     process = run_process(tmp_path, moment, cache)
     assert process.returncode == code, (moment, process.stdout, process.stderr[-2000:])
     if moment == f"step {SFT_STEPS + 4}":

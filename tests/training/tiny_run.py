@@ -61,11 +61,11 @@ def make_config(has_adapters=False):
 
 
 def make_data_config():
-  """Learn a format, sample, train the initial model on what is right, and RL on restarts."""
+  """Learn a format, sample, train the initial model and a reward model on that, RL on restarts."""
   config = make_config()
   config.task = dict(kind="chain", problems=dict(
       min_steps=1, max_steps=1, modulus=2, num_validation=1, num_test=2, answers_only=True))
-  config.stages = ("sft", "sample", "right", "distil", "restarts", "rl")
+  config.stages = ("sft", "sample", "right", "distil", "restarts", "scorer", "rl")
   optimizer = dict(learning_rate=5e-2)
   config.sft = dict(
       kind="sft", steps=12, batch_size=8, length=16, num_examples=64, optimizer=optimizer)
@@ -83,10 +83,16 @@ def make_data_config():
       kind="select", inputs=("sample",), select=dict(
           function="rlreason.data.restarts:restart_prompts",
           options=dict(seed=1, max_back=2, step_ends=("\\boxed{",))))
+  config.scorer = dict(
+      kind="reward_model", steps=2, batch_size=8, completion_length=6, examples="stage:sample",
+      start="sft", optimizer=optimizer, standardize=False, reward_model=dict(
+          loss=dict(function="rlreason.losses:outcome_cross_entropy")))
   config.rl = dict(
       kind="rl", steps=2, num_prompts=8, group_size=2, problems="stage:restarts", start="sft",
+      reward_model="stage:scorer",
       sampling=dict(max_new_tokens=6), writes_accuracy=True, optimizer=config.optimizer,
-      rewards=dict(verifier=dict(weight=0.0), restart=dict(weight=1.0)),
+      rewards=dict(verifier=dict(weight=0.0), restart=dict(weight=1.0),
+                   learned=dict(weight=0.5, options=dict(sigmoid=True))),
       algorithm=presets.grpo(minibatch_size=16, kl_coef=0.0))
   config.rl.optimizer = config.optimizer
   config.evaluation = dict(num_problems=2, batch_size=8, max_new_tokens=6, num_samples=0)
