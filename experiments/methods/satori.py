@@ -55,8 +55,8 @@ def add_round(config, suffix: str) -> list[str]:
           examples=f"stage:pairs{suffix}",
           optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine")),
       f"rl{suffix}": beds.rl(
-          presets.satori(minibatch_size=64, critic_warmup_steps=4, value_coef=0.5),
-          num_prompts=128, group_size=1, problems=f"stage:restarts{suffix}",
+          presets.satori(minibatch_size=32, critic_warmup_steps=4, value_coef=0.5),
+          num_prompts=64, group_size=1, problems=f"stage:restarts{suffix}",
           reward_model=f"stage:{orm}", rewards=REWARDS,
           optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))}
   config.update(sections)
