@@ -120,8 +120,10 @@ def slot(value: Slot | None) -> str:
     return "none"
   parameters = inspect.signature(value.function).parameters.values()
   defaults = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
-  options = [f"{name}={dict(option) if isinstance(option, Mapping) else option}" for name, option in sorted((defaults | dict(value.options)).items())
-             if option is not None]
+  plain = lambda option: dict(option) if isinstance(option, Mapping) else option
+  options = [
+      f"{name}={plain(option)}" for name, option in sorted(
+          (defaults | dict(value.options)).items()) if option is not None]
   return f"{value.name}({', '.join(options)})" if options else value.name
 
 

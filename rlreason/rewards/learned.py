@@ -1,4 +1,4 @@
-"""The score of a reward model as a reward; the model itself runs on the device (training/stages)."""
+"""The score of a reward model as a reward; the model itself runs on the device."""
 
 from collections.abc import Sequence
 import math

@@ -186,8 +186,8 @@ def save_scalar_model(
 ) -> None:
   """Writes a reward model as transformers has it: sequence classification with one label.
 
-  Such a model has no bias in its head, so that ours is a tensor of its own, which `load_scalar_model`
-  reads and transformers leaves out: rewards there are lower by it, all of them.
+  Such a model has no bias in its head, so that ours is a tensor of its own, which
+  `load_scalar_model` reads and transformers leaves out: rewards there are lower by it, all of them.
 
   Args:
     folder: as for `save_model`.

@@ -13,7 +13,7 @@ def test_scores_as_they_are_and_squeezed():
 
 
 def test_satori_pays_verdict_bonus_and_score():
-  """With s the sigmoid: from a wrong start right s + .5, wrong s - 1; from a right one s, s - 1.5."""
+  """With s the sigmoid: s + .5 and s - 1 from a wrong start, s and s - 1.5 from a right one."""
   reward = combine_rewards([
       RewardSpec(name="verifier", weight=0.0), RewardSpec(name="restart", options={"bonus": 0.5}),
       RewardSpec(name="learned", options={"sigmoid": True})])

@@ -47,7 +47,7 @@ def without_adapters(model: ModelConfig) -> ModelConfig:
 
 
 def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
-  """The folder or file of a model, or of what a stage ("stage:NAME") of the run in `folder` made."""
+  """Where a model is; "stage:NAME" is what a stage of the run in `folder` made."""
   if source.startswith(STAGE_PREFIX):
     return model_folder(folder, source.removeprefix(STAGE_PREFIX))
   return weights.find_model(source)
