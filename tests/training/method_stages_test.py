@@ -179,13 +179,12 @@ def test_a_reward_model_is_trained_and_pays_a_policy(tmp_path):
   (tmp_path / "pairs.jsonl").write_text((json.dumps(row) + "\n") * 10)  # 8, and 2 of the next batch
   config = other_config(
       "reward_model", batch_size=8, completion_length=8, examples=str(tmp_path / "pairs.jsonl"))
-  config.rl.update(
+  config = config.to_dict() | {"stages": ("other", "rl")}
+  config["rl"] |= dict(
       steps=1, num_prompts=8, group_size=1, reward_model="stage:other",
       rewards=dict(learned=dict(weight=1.0), verifier=dict(weight=0.0)),
       algorithm=presets.rloo(minibatch_size=8, kl_coef=0.0))
-  config.stages = ("other", "rl")
-  recipe = from_config(config.to_dict())
-  summary = loop.train(recipe, tmp_path / "run")
+  summary = loop.train(from_config(config), tmp_path / "run")
   assert [stage["name"] for stage in summary["stages"]] == ["start", "other", "rl"]
   assert not summary["stages"][1]["evaluation"]  # it is no policy
   lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")
