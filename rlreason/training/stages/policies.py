@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason import models, weights
-from rlreason.algorithms import score_completions
+from rlreason.algorithms import rows, score_completions
 from rlreason.models import ModelConfig, lora
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup, base_kind, init_key, places
@@ -63,10 +63,13 @@ def make_model_scores(
   model, params, _ = weights.load_scalar_model(
       _find_scalar_model(stage.reward_model, folder), dtype=setup.model.param_dtype,
       compute_dtype=setup.model.dtype, sharding=places(layout))
-  model = dataclasses.replace(model, unroll=setup.model.unroll, attention=setup.model.attention)
-  params = layout.put_state(params)
-  score = layout.compile_rows(
-      lambda params, rows, key: score_completions(model, params, rows))
+  model = dataclasses.replace(
+      model, unroll=min(setup.model.unroll, model.num_layers), attention=setup.model.attention)
+  params, size = layout.put_state(params), 0
+  if isinstance(stage, RLStage):  # no more rows at a time than in a gradient pass
+    size = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
+  score = layout.compile_rows(lambda params, rollout, key: rows.in_chunks(
+      functools.partial(score_completions, model, params), rollout, size))
   return lambda rollout: layout.get_rows(score(params, layout.put_rows(rollout), None))
 
 
