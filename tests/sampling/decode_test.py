@@ -77,7 +77,9 @@ def _assert_follows_the_model(config, params, rollout, key, options, group_size,
     np.testing.assert_allclose(rollout.log_probs[kept, t], log_probs[kept], atol=1e-5)
   if head is not None:
     values = np.where(mask, models.apply_value_head(head, hidden), 0.0)
-    np.testing.assert_allclose(rollout.values, values, atol=1e-5)
+    # Of values up to 3: f32 keeps the sixth digit of the largest term of a sum, not of the sum.
+    np.testing.assert_allclose(
+        rollout.values, values, rtol=0, atol=1e-5 * max(1.0, float(np.max(np.abs(values)))))
   assert not np.any(rollout.completion_tokens[~mask]) and not np.any(rollout.log_probs[~mask])
 
 
@@ -234,7 +236,7 @@ def test_segments(needed, lengths):
 
 
 @pytest.mark.parametrize("group, rooms", [
-    (1, [0]), (2, [1, 0]), (6, [3, 1, 0]), (16, [8, 4, 2, 1, 0])])
+    (1, [0]), (2, [0]), (4, [1, 0]), (6, [1, 0]), (16, [4, 1, 0]), (64, [16, 4, 1, 0])])
 def test_rooms(group, rooms):
   assert decode._rooms(group) == rooms  # pylint: disable=protected-access
 
