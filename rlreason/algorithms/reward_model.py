@@ -55,14 +55,12 @@ def reward_model(
 ) -> base.Algorithm:
   """The algorithm on `PairBatch`es; its parameters are those of `init_reward_params`.
 
-  `score(params, rows, key)` gives f32[B] scores of completions (see `score_completions`);
-  `update_step` takes a batch as it is.
+  `update_step` takes a batch as it is: nothing is scored before.
   """
   spec = _Spec(config, model)
   return base.Algorithm(
-      init=lambda params: base.init_state(params, optimizer),
-      score=lambda params, batch, key: score_completions(model, params, batch),
-      make_batch=None, update_step=functools.partial(_update_step, spec, optimizer))
+      init=lambda params: base.init_state(params, optimizer), score=None, make_batch=None,
+      update_step=functools.partial(_update_step, spec, optimizer))
 
 
 def init_reward_params(model: ModelConfig, trunk: Params, key: Key) -> Params:

@@ -1,4 +1,4 @@
-"""Preference tuning and distillation on eight devices, over a mesh and under pmap, against one."""
+"""Preferences, reward models and distillation on eight devices, by mesh and pmap, against one."""
 
 import dataclasses
 import functools
@@ -10,7 +10,8 @@ import pytest
 
 from rlreason import losses, models
 from rlreason.algorithms import (
-    DistillConfig, PreferenceConfig, distill, init_distill_params, preference, unpaired_batch)
+    DistillConfig, PreferenceConfig, RewardModelConfig, distill, init_distill_params,
+    init_reward_params, preference, reward_model, unpaired_batch)
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
 from rlreason.types import PairBatch, Rollout
@@ -78,6 +79,15 @@ def run_preference(name, parallel):
 
 
 @functools.cache
+def run_reward_model(parallel):
+  layout = make_layout(parallel)
+  trunk = put_params(layout, MODEL, 0)
+  return run(layout, reward_model(RewardModelConfig(micro_batch_size=8), MODEL, OPTIMIZER),
+             init_reward_params(MODEL, trunk, jax.random.key(3)), None,
+             PairBatch(*make_texts(0, 2)), ())
+
+
+@functools.cache
 def run_distill(name, parallel):
   layout, config = make_layout(parallel), DISTILLATIONS[name]
   prompts, prompt_mask, completions, mask = make_texts(0, 1)
@@ -105,6 +115,11 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_preference_updates_are_those_of_one_device(name, layout):
   assert_same(run_preference(name, LAYOUTS[layout]), run_preference(name, ParallelConfig(data=1)))
+
+
+@layouts
+def test_reward_model_updates_are_those_of_one_device(layout):
+  assert_same(run_reward_model(LAYOUTS[layout]), run_reward_model(ParallelConfig(data=1)))
 
 
 @layouts

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason import losses, weights
-from rlreason.algorithms import init_reward_params, reward_model, rows as rows_lib
+from rlreason.algorithms import (
+    init_reward_params, reward_model, rows as rows_lib, score_completions)
 from rlreason.data import pipeline
 from rlreason.models import lora
 from rlreason.training.setup import Setup, init_key
@@ -40,7 +41,8 @@ def make_reward_model(
   state = layout.put_state(algorithm.init(
       init_reward_params(setup.model, trunk, jax.random.fold_in(init_key(seed), 3))))
   update = layout.compile_update(algorithm.update_step, state)
-  score = layout.compile_rows(algorithm.score)
+  score = layout.compile_rows(
+      lambda params, batch, key: score_completions(setup.model, params, batch))
   rows, dropped = pairs.fitting_rows(setup, stage, folder, config.has_pairs)
   pad = lambda rows: pairs.pad_batch(
       rows, max(setup.recipe.prompt_buckets), stage.completion_length, setup.tokenizer.pad_id)
