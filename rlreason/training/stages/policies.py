@@ -41,11 +41,6 @@ def _add_adapters(setup: Setup, model: ModelConfig, params: Params, key: Key) ->
   return lora.join(params, start(key))
 
 
-def without_adapters(model: ModelConfig) -> ModelConfig:
-  """The model that adapters are merged into."""
-  return dataclasses.replace(model, lora=None)
-
-
 def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
   """Where a model is; "stage:NAME" is what a stage of the run in `folder` made."""
   if source.startswith(STAGE_PREFIX):

@@ -1,5 +1,6 @@
 """A reward model: the policy's trunk and a scalar head, trained on pairs or on verdicts."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -72,8 +73,8 @@ def make_reward_model(
           params["value_head"], jnp.asarray(scores), jnp.ones(scores.shape, bool))}
     merged = params | {"trunk": lora.merged_view(setup.model, params["trunk"])
                        if setup.model.lora is not None else params["trunk"]}
-    model = policies.without_adapters(setup.model)
-    weights.save_scalar_model(destination, model, merged, setup.tokenizer)
+    weights.save_scalar_model(
+        destination, dataclasses.replace(setup.model, lora=None), merged, setup.tokenizer)
 
   return base.Stage(
       stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), step,
