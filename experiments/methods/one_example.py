@@ -23,11 +23,14 @@ def get_config(start=""):
   config = beds.chain(start)
   config.task.problems.num_train = POOL
   algorithm = presets.one_example(minibatch_size=128)
-  config.pool = beds.rl(algorithm, steps=15, writes_accuracy=True)
+  sampling = dict(max_new_tokens=beds.NEW_TOKENS, temperature=0.6)
+  optimizer = dict(learning_rate=1e-4)  # at 3e-4 the one answer is learned by heart
+  config.pool = beds.rl(algorithm, steps=15, sampling=sampling, writes_accuracy=True)
   config.choose = dict(
       kind="select", inputs=("pool",), select=Slot(selection.most_variable, {"count": 1}))
   config.rl = beds.rl(
       algorithm, steps=60, start="initial" if start else "sft", problems="stage:choose",
+      sampling=sampling, optimizer=optimizer,
       rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.0)))
   config.stages = (*config.stages[:-1], "pool", "choose", "rl")
   return config

@@ -42,6 +42,7 @@ def get_config(start=""):
       num_prompts=128, group_size=1, reward_model="stage:reward_model",
       rewards=dict(
           learned=dict(weight=1.0), verifier=dict(weight=0.0),
-          unfinished=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS))))
+          unfinished=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS))),
+      optimizer=dict(learning_rate=1e-4))
   config.stages = (*config.stages[:-1], "samples", "pairs", "reward_model", "rl")
   return config
