@@ -7,6 +7,8 @@ import nbclient
 import nbformat
 import pytest
 
+from tests import compiler
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 
@@ -24,7 +26,7 @@ def test_a_notebook_is_committed_without_outputs(path):
 
 
 def test_the_quickstart_runs(tmp_path, monkeypatch):
-  monkeypatch.setenv("XLA_FLAGS", "")  # one device, as on a user's machine
+  monkeypatch.setenv("XLA_FLAGS", compiler.FLAGS)  # one device, as on a user's machine
   monkeypatch.setenv("PYTHONPATH", os.pathsep.join(
       [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
   monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -5,8 +5,11 @@ import os
 import pathlib
 import tempfile
 
+from tests import compiler
+
 os.environ["XLA_FLAGS"] = " ".join([
     os.environ.get("XLA_FLAGS", ""),
+    compiler.FLAGS,
     # Eight CPU devices, so that sharded programs are tested without an accelerator. A test that
     # starts a process of its own inherits this and may override it.
     "--xla_force_host_platform_device_count=8",

@@ -23,7 +23,6 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
-import tensorboardX
 
 from rlreason import types
 
@@ -122,6 +121,8 @@ class MetricsWriter:
     numbers = {name: self._finite(step, name, values[name]) for name in _ordered(values)}
     if self._tensorboard is None:
       # Made only now: after a resume, what TensorBoard has from here on was cut from the JSON.
+      import tensorboardX  # imports torch where that is installed, which takes seconds
+
       folder = str(self._workdir / "tensorboard")
       self._tensorboard = tensorboardX.SummaryWriter(folder, purge_step=step)
     self._lines.append({"step": int(step), "stage": stage, **numbers})

@@ -202,7 +202,7 @@ def test_cached_decoding_equals_a_full_forward(config):
   full = forward(config, params, rows, rows_mask)
   cached = _cached(config, params, tokens, mask, completions, group)
   kept = np.asarray(rows_mask)
-  np.testing.assert_allclose(cached[kept], full[kept], atol=1e-5)
+  np.testing.assert_allclose(cached[kept], full[kept], rtol=1e-5, atol=1e-5)
 
 
 def test_bf16_computation_with_f32_parameters():

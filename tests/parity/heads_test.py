@@ -1,11 +1,15 @@
 """Rewards of transformers' models for sequence classification, of every family."""
 
+import json
+
+import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 
 from rlreason import models, weights
+from rlreason.models import families
 from rlreason.tokenizers import WordTokenizer
 from tests.parity.logits_test import CONFIGS
 
@@ -34,3 +38,29 @@ def test_rewards_are_those_of_transformers(name, tmp_path):
   got = models.reward_of_rows(params["value_head"], hidden, mask)
   assert np.ptp(expected) > 0.01
   np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_reads_what_is_saved(name, tmp_path):
+  """All its rewards are lower by the bias, for which it has no place."""
+  reference = CONFIGS[name]
+  reference.save_pretrained(tmp_path / "config")
+  config = families.config_from_hf(json.loads((tmp_path / "config/config.json").read_text()))
+  random = np.random.default_rng(0)
+  tree = {"trunk": models.abstract_params(config),
+          "value_head": {"kernel": np.zeros(config.width), "bias": np.zeros(())}}
+  params = jax.tree.map(lambda x: 0.3 * random.standard_normal(x.shape, np.float32), tree)
+  tokenizer = WordTokenizer.from_words([f"w{i}" for i in range(40)])
+  weights.save_scalar_model(tmp_path / "saved", config, params, tokenizer)
+  theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+      tmp_path / "saved", dtype=torch.float32).eval()
+  tokens = random.integers(5, 44, (3, 12)).astype(np.int32)
+  mask = np.arange(12) < np.array([[12], [7], [1]])
+  tokens[~mask] = tokenizer.pad_id
+  with torch.no_grad():
+    got = theirs(
+        torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits[:, 0].numpy()
+  hidden = models.forward(config, params["trunk"], tokens, mask)
+  expected = models.reward_of_rows(params["value_head"], hidden, mask)
+  assert np.ptp(expected) > 0.01
+  np.testing.assert_allclose(got + params["value_head"]["bias"], expected, atol=1e-4)

@@ -18,6 +18,7 @@ from rlreason.training import loop, metrics
 from rlreason.training.recipe import from_config
 from rlreason.training.stage_configs import SelectStage
 from rlreason.training.stages.sample import select
+from tests import compiler
 from tests.training import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,7 +29,7 @@ SFT_STEPS = 12
 def run_process(workdir, moment, cache):
   """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
   environment = os.environ | {
-      "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(ROOT), "XLA_FLAGS": compiler.FLAGS, "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
   return subprocess.run(

@@ -15,6 +15,7 @@ from rlreason import weights
 from rlreason.algorithms import base
 from rlreason.training import checkpoint, loop, metrics
 from rlreason.training.recipe import from_config
+from tests import compiler
 from tests.training import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,7 +25,7 @@ STEPS = tiny_run.STEPS
 def run_process(workdir, moment, cache, *options):
   """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
   environment = os.environ | {
-      "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(ROOT), "XLA_FLAGS": compiler.FLAGS, "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
   return subprocess.run(
