@@ -22,7 +22,7 @@ def get_config(teacher):
       kind="select", inputs=("samples",), select=Slot(
           completions.right_completions, {"max_per_question": 4}))
   config.student = dict(
-      kind="sft", steps=600, batch_size=16, length=128, examples="stage:right",
+      kind="sft", steps=150, batch_size=16, length=128, examples="stage:right",
       optimizer=dict(learning_rate=3e-3, warmup_steps=50, schedule="cosine"))
   config.stages = ("samples", "right", "student")
   return config
