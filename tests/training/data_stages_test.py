@@ -1,10 +1,6 @@
 """Stages that write data and stages that read it: a whole run, killed in it, and wrong recipes."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import types
 
 import pytest
@@ -18,32 +14,15 @@ from rlreason.training import loop, metrics
 from rlreason.training.recipe import from_config
 from rlreason.training.stage_configs import SelectStage
 from rlreason.training.stages.sample import select
-from tests import compiler
 from tests.training import tiny_run
+from tests.training.processes import reproducible_lines, run_process
 
-ROOT = pathlib.Path(__file__).parents[2]
 SAMPLED = 5 * 8 * 4  # steps, problems, completions of each
 SFT_STEPS = 12
 
 
-def run_process(workdir, moment, cache):
-  """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
-  environment = os.environ | {
-      "PYTHONPATH": str(ROOT), "XLA_FLAGS": compiler.FLAGS, "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-  return subprocess.run(
-      [sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), moment, "data"],
-      env=environment, capture_output=True, text=True, timeout=280, check=False)
-
-
 def data_of(workdir, stage):
   return metrics.read_lines(workdir / "data" / f"{stage}.jsonl")
-
-
-def reproducible_lines(workdir):
-  return [{name: value for name, value in line.items() if metrics.is_reproducible(name)}
-          for line in metrics.read_lines(workdir / "metrics.jsonl")]
 
 
 def steps_of(workdir, stage):
@@ -58,7 +37,7 @@ def cache_fixture(tmp_path_factory):
 @pytest.fixture(scope="module", name="uninterrupted")
 def uninterrupted_fixture(tmp_path_factory, cache):
   workdir = tmp_path_factory.mktemp("uninterrupted")
-  process = run_process(workdir, "end", cache)
+  process = run_process(workdir, "end", cache, "data")
   assert process.returncode == 0, process.stderr[-2000:]
   return workdir
 
@@ -128,7 +107,7 @@ def test_a_run_that_is_killed_while_it_samples_is_the_same_run(uninterrupted, ca
   # stage after the selection, before its first checkpoint; then in that of the reward model.
   for moment, code in ((f"step {SFT_STEPS + 4}", -9), (f"step {SFT_STEPS + 5 + 1}", -9),
                        (f"step {SFT_STEPS + 5 + 3 + 1}", -9), ("end", 0)):
-    process = run_process(tmp_path, moment, cache)
+    process = run_process(tmp_path, moment, cache, "data")
     assert process.returncode == code, (moment, process.stdout, process.stderr[-2000:])
     if moment == f"step {SFT_STEPS + 4}":
       assert len(data_of(tmp_path, "sample")) == 3 * 32

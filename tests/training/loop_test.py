@@ -1,10 +1,7 @@
 """Whole runs: what they write, and that a killed one goes on as if nothing had happened."""
 
 import json
-import os
-import pathlib
 import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,28 +12,10 @@ from rlreason import weights
 from rlreason.algorithms import base
 from rlreason.training import checkpoint, loop, metrics
 from rlreason.training.recipe import from_config
-from tests import compiler
 from tests.training import tiny_run
+from tests.training.processes import reproducible_lines, run_process
 
-ROOT = pathlib.Path(__file__).parents[2]
 STEPS = tiny_run.STEPS
-
-
-def run_process(workdir, moment, cache, *options):
-  """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
-  environment = os.environ | {
-      "PYTHONPATH": str(ROOT), "XLA_FLAGS": compiler.FLAGS, "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-  return subprocess.run(
-      [sys.executable, str(ROOT / "tests/training/tiny_run.py"), str(workdir), moment, *options],
-      env=environment, capture_output=True, text=True, timeout=280, check=False)
-
-
-def reproducible_lines(workdir):
-  """The metrics without what depends on the machine."""
-  return [{name: value for name, value in line.items() if metrics.is_reproducible(name)}
-          for line in metrics.read_lines(workdir / "metrics.jsonl")]
 
 
 def files_of(folder):
