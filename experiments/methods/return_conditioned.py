@@ -3,7 +3,8 @@
     rlreason train --config=experiments/methods/return_conditioned.py --workdir=runs/rcrl
 
 Samples of the policy, labelled GOOD where right and BAD where wrong, are what it is fine-tuned on;
-the evaluation asks with GOOD. The same model asked with BAD, or with nothing:
+every fourth has no label, so that there is something to compare with. The evaluation asks with
+GOOD. The same model asked with BAD, or with nothing:
 
     rlreason evaluate --config=experiments/methods/return_conditioned.py \
         --model=runs/rcrl/models/conditioned --config.evaluation.prompt_suffix=" BAD"
@@ -26,7 +27,8 @@ def get_config(start=""):
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
   config.labelled = dict(
       kind="select", inputs=("samples",), select=Slot(
-          completions.labelled_completions, {"good": " GOOD", "bad": " BAD"}))
+          completions.labelled_completions,
+          {"good": " GOOD", "bad": " BAD", "unlabelled_every": 4}))
   config.conditioned = dict(
       kind="sft", steps=300, batch_size=16, length=128, examples="stage:labelled",
       optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))

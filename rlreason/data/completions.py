@@ -100,6 +100,7 @@ def clean_completions(
 
 def labelled_completions(
     rows: list[Row], *, good: str = " GOOD", bad: str = " BAD", allow_truncated: bool = False,
+    unlabelled_every: int = 0,
 ) -> list[Row]:
   """Completions whose prompt says how they end: with `good` where right, with `bad` where wrong.
 
@@ -113,22 +114,30 @@ def labelled_completions(
     good: put after the prompt, or after the text of its last message, as it is.
     bad: the same.
     allow_truncated: whether completions that were cut off take part; they train without an end.
+    unlabelled_every: each row of this number keeps its prompt as it is, so that the policy can also
+      be asked for nothing: 4 = every fourth; 0 = none, as in the paper.
 
   Returns:
-    The rows, in their order, without `prompt_ids`: the prompts are others, and are tokenised anew;
-    `completion_ids` stay what was sampled.
+    The rows, in their order; where the prompt is another without `prompt_ids`, for it is tokenised
+    anew. `completion_ids` stay what was sampled.
 
   Raises:
-    ValueError: the labels are empty or the same, or a row is not of a completion.
+    ValueError: the labels are empty or the same, an option is out of range, or a row is not of a
+      completion.
   """
+  sampled.check_least(0, unlabelled_every=unlabelled_every)
   if not good.strip() or not bad.strip() or good == bad:
     raise ValueError(f"good, bad: got {good!r} and {bad!r}, allowed: two different texts")
   sampled.check_columns(rows, "prompt", "completion", "is_right", "truncated")
   kept = [row for row in rows
           if row["is_right"] is not None and (allow_truncated or not row["truncated"])]
-  return [
-      {name: value for name, value in row.items() if name != "prompt_ids"}
-      | {"prompt": add_to_prompt(row["prompt"], good if row["is_right"] else bad)} for row in kept]
+  labelled = []
+  for number, row in enumerate(kept, 1):
+    if not unlabelled_every or number % unlabelled_every:
+      row = {name: value for name, value in row.items() if name != "prompt_ids"} | {
+          "prompt": add_to_prompt(row["prompt"], good if row["is_right"] else bad)}
+    labelled.append(row)
+  return labelled
 
 
 def _longest_paragraph(text: str) -> int:

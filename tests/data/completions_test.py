@@ -126,6 +126,12 @@ def test_labels_after_the_prompt():
   chat = completion(0, [1], False, prompt=[{"role": "user", "content": "u"}])
   assert labelled_completions([chat], bad=" (badly)")[0]["prompt"] == [
       {"role": "user", "content": "u (badly)"}]
+  mixed = labelled_completions(ROWS, unlabelled_every=3)
+  assert [row["prompt"] for row in mixed] == [
+      "q0 GOOD", "q0 BAD", "q1", "q0 GOOD", "q0 GOOD", "q0", "q2 BAD"]
+  assert mixed[2] == ROWS[2]
+  with pytest.raises(ValueError, match="unlabelled_every: got -1, allowed: 0 or more"):
+    labelled_completions([], unlabelled_every=-1)
   for options in (dict(good=" "), dict(good="x", bad="x")):
     with pytest.raises(ValueError, match="good, bad: got .*allowed: two different texts"):
       labelled_completions([], **options)
