@@ -31,7 +31,7 @@ test: $(VENV)/test.stamp
 	@$(VENV)/bin/python -m pytest -q -n 2 --ignore=tests/parity --durations=10 $(PYTEST_ARGS)
 
 parity: $(VENV)/parity.stamp
-	@$(VENV)/bin/python -m pytest -q tests/parity --durations=10 $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/parity --durations=10 $(PYTEST_ARGS)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "rlreason needs Python >= 3.11 with its venv module, and found none:" \

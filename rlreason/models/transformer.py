@@ -4,6 +4,7 @@ The trunk returns hidden states; logits are made from them where and for as many
 are needed (`losses/logprobs.py`, `sampling/`), never for `[B, T, V]` at once.
 """
 
+import functools
 import math
 
 from flax import linen as nn
@@ -231,11 +232,19 @@ def decode_step(
   # Behind a barrier, or XLA computes cosines and sines again in every layer.
   rotations = jax.lax.optimization_barrier(rope_rotations(positions[:, None], config))
   prompt_masks = [_prompt_mask(prompt_mask, slot, kind.window) for kind in config.kinds]
-  block, new_caches = Block(config, keep_cache=True), []
+
+  # Traced once per kind, not once per layer: the layers of a kind are calls of one function.
+  @functools.partial(jax.jit, static_argnums=0)
+  def apply_layer(place, layer, x, cache, rotations, prompt_mask, slot):
+    step = DecodeStep(cache, prompt_mask, slot, config.kinds[place].window)
+    block = Block(config, keep_cache=True)
+    x, (cache, _) = block.apply({"params": layer}, x, place, rotations, step=step)
+    return x, cache
+
+  new_caches = []
   for kind, layer, cache in zip(config.layer_kinds, layers, caches, strict=True):
     place = config.kinds.index(kind)
-    step = DecodeStep(cache, prompt_masks[place], slot, kind.window)
-    x, (cache, _) = block.apply({"params": layer}, x, place, rotations, step=step)
+    x, cache = apply_layer(place, layer, x, cache, rotations, prompt_masks[place], slot)
     new_caches.append(cache)
   return RMSNorm(config).apply({"params": params["final_norm"]}, x)[:, 0], new_caches
 
