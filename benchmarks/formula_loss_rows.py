@@ -309,6 +309,22 @@ def preference_rows():
   ]
 
 
+def reward_model_rows():
+  ours = lambda margin: lambda x: of_pairs(
+      lambda chosen, rejected, x: losses.bradley_terry(chosen, rejected, margin=margin),
+      "pairs")(x) / x["pairs"].shape[1]
+  open_rlhf = lambda loss, **options: ("openrlhf.reward_model", {"loss": loss, **options})
+  return [
+      Row("TRL", "RewardTrainer", ("trl.reward_model", {}), "bradley_terry", ours(0.0)),
+      Row("TRL", "RewardTrainer, margins of .4", ("trl.reward_model", {"margin": 0.4}),
+          "bradley_terry(margin=.4)", ours(0.4)),
+      Row("OpenRLHF", "PairWiseLoss", open_rlhf("PairWiseLoss"), "bradley_terry", ours(0.0)),
+      Row("OpenRLHF", "PairWiseLoss, margins of .4", open_rlhf("PairWiseLoss", margin=0.4),
+          "bradley_terry(margin=.4)", ours(0.4)),
+      Row("OpenRLHF", "LogExpLoss", open_rlhf("LogExpLoss"), "bradley_terry", ours(0.0)),
+  ]
+
+
 def distillation_rows():
   def ours(beta, temperature=1.0):
     def per_token(logits, x):

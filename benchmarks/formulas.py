@@ -28,6 +28,7 @@ SECTIONS = {
     "Aggregation": formula_loss_rows.aggregation_rows,
     "Value losses, with gradients": formula_loss_rows.value_rows,
     "Preferences, with gradients": formula_loss_rows.preference_rows,
+    "Reward models, with gradients": formula_loss_rows.reward_model_rows,
     "Distillation, with gradients": formula_loss_rows.distillation_rows,
 }
 

@@ -65,6 +65,11 @@ def dpo(x, **options):
       lambda both: loss(*both, x["ref_pairs"][0], x["ref_pairs"][1])[0], x["pairs"])
 
 
+def reward_model(x, *, loss, margin=None):
+  margin = None if margin is None else torch.full_like(x["pairs"][0], margin)
+  return differentiate(lambda both: getattr(losses, loss)()(*both, margin), x["pairs"])
+
+
 def kl(x, *, estimator):
   return differentiate(
       lambda log_probs: (utils.compute_approx_kl(

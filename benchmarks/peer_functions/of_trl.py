@@ -21,6 +21,7 @@ from trl.experimental.orpo.orpo_trainer import ORPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 
@@ -204,6 +205,22 @@ def simpo(x, *, beta, gamma):
       beta=beta, simpo_gamma=gamma, loss_type="simpo", alpha=0.0, label_smoothing=0.0)
   return differentiate(
       lambda both: CPOTrainer.cpo_loss(trainer, *both)[0].sum(), x["mean_pairs"])
+
+
+def reward_model(x, *, margin=None):
+  """Of the scores of pairs, the chosen before the rejected."""
+  batch = {"attention_mask": torch.ones(1)}
+  if margin is not None:
+    batch["margin"] = torch.full_like(x["pairs"][0], margin)
+
+  def loss(both):
+    model = lambda **inputs: types.SimpleNamespace(logits=both.reshape(-1, 1))
+    model.training = True
+    trainer = _trainer(
+        model=model, args=types.SimpleNamespace(center_rewards_coefficient=None), _tp_size=1)
+    return RewardTrainer.compute_loss(trainer, model, batch)
+
+  return differentiate(loss, x["pairs"])
 
 
 def jsd(x, *, beta, temperature=1.0):
