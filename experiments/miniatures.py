@@ -461,6 +461,12 @@ DIRECTIONS = (
      compare(lambda seed: seed.last("long reasoning, length reward")["length"]["value"],
              lambda seed: seed.last("long reasoning, GRPO")["length"]["value"]), less),
     (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "or at least it is short sooner", "tokens, mean of all steps: with, without"),
+     compare(lambda seed: mean_of(
+         seed.series("long reasoning, length reward", "rollout/length/mean")),
+             lambda seed: mean_of(seed.series("long reasoning, GRPO", "rollout/length/mean"))),
+     less),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
         "at the same accuracy, within 2 points", "mean of 8, %: with, without"),
      compare(accuracy("long reasoning, length reward"), accuracy("long reasoning, GRPO")),
      lambda left, right: left > right - 2),

@@ -23,14 +23,14 @@ def get_config(start=""):
   config.task.problems.extra_words = ("GOOD", "BAD")
   config.prompt_buckets = (beds.PROMPT_TOKENS + 1,)
   config.samples = dict(
-      kind="sample", steps=8, num_prompts=64, group_size=8,
+      kind="sample", steps=16, num_prompts=64, group_size=8,
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
   config.labelled = dict(
       kind="select", inputs=("samples",), select=Slot(
           completions.labelled_completions,
           {"good": " GOOD", "bad": " BAD", "unlabelled_every": 4}))
   config.conditioned = dict(
-      kind="sft", steps=300, batch_size=16, length=128, examples="stage:labelled",
+      kind="sft", steps=1000, batch_size=16, length=128, examples="stage:labelled",
       optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
   config.evaluation.prompt_suffix = " GOOD"
   config.stages = (*config.stages[:-1], "samples", "labelled", "conditioned")
