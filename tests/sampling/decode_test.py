@@ -20,6 +20,7 @@ QWEN2 = dataclasses.replace(TINY, qkv_bias=True, tie_embeddings=False)
 QWEN3 = dataclasses.replace(TINY, qk_norm=True)
 
 forward = jax.jit(models.forward, static_argnums=0)
+logits_of = jax.jit(models.logits, static_argnums=0)
 sample = jax.jit(
     sampling.sample, static_argnums=0, static_argnames=("options", "stop_ids", "group_size"))
 
@@ -56,25 +57,34 @@ def _hidden(config, params, rollout):
   return forward(config, params, tokens, mask)[:, start:-1]
 
 
+@functools.partial(jax.jit, static_argnames=("options", "group_size"))
+def _expected(logits, previous, key, options, group_size):
+  """Tokens and log-probs [B, T], of logits [B, T, V], the tokens before and the documented keys."""
+  row = jnp.arange(logits.shape[0])
+
+  def of_step(t, logits, previous):
+    logits = logits_lib.block_bigrams(logits, previous, options.blocked_bigrams)
+    if options.temperature == 0:
+      return jnp.argmax(logits, axis=1), jnp.max(jax.nn.log_softmax(logits), axis=1)
+    key_of = lambda row: jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(
+        key, row // group_size), row % group_size), t)
+    uniforms = jax.vmap(lambda row: jax.random.uniform(key_of(row), (2,)))(row)
+    return logits_lib.choose(logits_lib.filter_logits(logits, options), uniforms)
+
+  return jax.vmap(of_step, in_axes=(0, 1, 1), out_axes=1)(
+      jnp.arange(logits.shape[1]), logits, previous)
+
+
 def _assert_follows_the_model(config, params, rollout, key, options, group_size, head=None):
   """Every token, log-prob and value again, from a full forward pass and the documented keys."""
   hidden = _hidden(config, params, rollout)
-  logits = models.logits(config, params, hidden)
-  batch, length = rollout.completion_tokens.shape
+  previous = jnp.concatenate(
+      [rollout.prompt_tokens[:, -1:], rollout.completion_tokens[:, :-1]], axis=1)
   mask = np.asarray(rollout.completion_mask)
-  for t in range(length):
-    previous = (rollout.completion_tokens[:, t - 1] if t else rollout.prompt_tokens[:, -1])
-    step = logits_lib.block_bigrams(logits[:, t], previous, options.blocked_bigrams)
-    if options.temperature == 0:
-      tokens, log_probs = jnp.argmax(step, axis=1), jnp.max(jax.nn.log_softmax(step), axis=1)
-    else:
-      keys = [jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(
-          key, b // group_size), b % group_size), t) for b in range(batch)]
-      uniforms = jnp.stack([jax.random.uniform(key, (2,)) for key in keys])
-      tokens, log_probs = logits_lib.choose(logits_lib.filter_logits(step, options), uniforms)
-    kept = mask[:, t]
-    np.testing.assert_array_equal(rollout.completion_tokens[kept, t], tokens[kept])
-    np.testing.assert_allclose(rollout.log_probs[kept, t], log_probs[kept], atol=1e-5)
+  tokens, log_probs = _expected(
+      logits_of(config, params, hidden), previous, key, options, group_size)
+  np.testing.assert_array_equal(rollout.completion_tokens[mask], tokens[mask])
+  np.testing.assert_allclose(rollout.log_probs[mask], log_probs[mask], atol=1e-5)
   if head is not None:
     values = np.where(mask, models.apply_value_head(head, hidden), 0.0)
     # Of values up to 3: f32 keeps the sixth digit of the largest term of a sum, not of the sum.
