@@ -437,8 +437,10 @@ DIRECTIONS = (
     (("PPO of RLHF", "no training"), (
         "RLHF: paid by a learned reward alone, PPO raises accuracy", "mean of 8, %: after, before"),
      compare(accuracy("PPO of RLHF"), accuracy("no training")), more),
-    (("DPO", "no training"), ("DPO on own samples raises accuracy", "mean of 8, %: after, before"),
-     compare(accuracy("DPO"), accuracy("no training")), more),
+    *(((name, "no training"), (
+        f"{name} on own samples raises accuracy", "mean of 8, %: after, before"),
+       compare(accuracy(name), accuracy("no training")), more)
+      for name in ("DPO", "IPO", "KTO", "ORPO", "SimPO")),
     (("return-conditioned",), ("asked for GOOD it does better than asked for nothing",
                                "mean of 8, %: GOOD, nothing"),
      compare(lambda seed: seed.accuracy_asked_with(" GOOD"),

@@ -37,6 +37,9 @@ def get_config(argument="dpo"):
   config.tuned = dict(
       kind="preference", steps=60, batch_size=32, completion_length=beds.NEW_TOKENS,
       examples="stage:samples" if name == "kto" else "stage:pairs",
-      preference=PreferenceConfig(**LOSSES[name]), optimizer=dict(learning_rate=1e-4))
+      preference=PreferenceConfig(**LOSSES[name]),
+      # A loss of differences alone may lower the likelihood of both completions, and with steps as
+      # large as those of ORPO, which holds up that of the chosen one, texts no longer end.
+      optimizer=dict(learning_rate=1e-4 if name == "orpo" else 3e-5))
   config.stages = (*config.stages[:-1], "samples", "pairs", "tuned")
   return config
