@@ -479,6 +479,10 @@ DIRECTIONS = (
         "pairs of the shortest right and the longest shorten", "greedy tokens: after, before"),
      compare(lambda seed: seed.last("long reasoning, pairs")["length"]["value"],
              lambda seed: seed.last("long reasoning, no training")["length"]["value"]), less),
+    (("long reasoning, pairs", "long reasoning, no training"), (
+        "at the same accuracy, within 5 points", "mean of 8, %: after, before"),
+     compare(accuracy("long reasoning, pairs"), accuracy("long reasoning, no training")),
+     lambda left, right: left > right - 5),
     (("long reasoning, GRPO",), (
         "budget forcing: an answer forced after 24 tokens beats none",
         "greedy, %: forced, cut off"),

@@ -52,7 +52,7 @@ def get_config(argument="kimi"):
           pairs.preference_pairs, {"chosen": "shortest_right", "rejected": "longest"}))
   config.tuned = dict(
       kind="preference", steps=60, batch_size=32, completion_length=TOKENS,
-      examples="stage:pairs", optimizer=dict(learning_rate=1e-4), preference=PreferenceConfig(
+      examples="stage:pairs", optimizer=dict(learning_rate=1e-5), preference=PreferenceConfig(
           loss=Slot(losses.simpo, {"beta": 2.0, "gamma": 0.5}), average_log_probs=True))
   config.stages = (*config.stages[:-1], "samples", "pairs", "tuned")
   return config
