@@ -24,7 +24,7 @@ from rlreason.training.recipe import from_config
 from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-PROGRAMS = ("estimators", "miniatures")
+PROGRAMS = ("estimators", "miniature_claims", "miniatures")
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in PROGRAMS)
 
 # The values of the published config.json files.

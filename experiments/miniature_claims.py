@@ -1,0 +1,217 @@
+"""What papers claim of their methods, as two numbers of the runs of miniatures.py for each seed.
+
+A measure is a function of a `miniatures.Seed`.
+"""
+
+import statistics
+
+
+def mean_of(values: list[float]) -> float:
+  return statistics.mean(values) if values else float("nan")
+
+
+def accuracy(name: str):
+  """Mean accuracy of 8 samples, in percent."""
+  return lambda seed: 100 * seed.last(name)["mean"]["value"]
+
+
+def length(name: str):
+  """Mean tokens of greedy completions."""
+  return lambda seed: seed.last(name)["length"]["value"]
+
+
+def compare(left, right):
+  return lambda seed: (left(seed), right(seed))
+
+
+def shortened(task: str):
+  """Share of the tokens of a part of the task that the length reward saves, in percent."""
+  def measure(seed):
+    with_reward, without = (seed.last(f"long reasoning, {name}", task)["length"]["value"]
+                            for name in ("length reward", "GRPO"))
+    return 100 * (1 - with_reward / without)
+  return measure
+
+
+def late(name: str, metric: str):
+  """Mean of a metric over the last 20 steps."""
+  return lambda seed: mean_of(seed.series(name, metric)[-20:])
+
+
+def mean_over_steps(name: str, metric: str):
+  return lambda seed: mean_of(seed.series(name, metric))
+
+
+def first_step(name: str, metric: str, share: float):
+  """The first step at which a metric has gained `share` of what it gains in all."""
+  def measure(seed):
+    values = seed.series(name, metric)
+    goal = values[0] + share * (mean_of(values[-5:]) - values[0])
+    return next((i for i, value in enumerate(values) if value >= goal), len(values))
+  return measure
+
+
+def asked_with(suffix: str):
+  return lambda seed: seed.accuracy_asked_with(suffix)
+
+
+def mended(name: str):
+  return lambda seed: seed.mended(name)
+
+
+def variance(group_size: int):
+  """Trace of the covariance of RLOO's gradient."""
+  return lambda seed: seed.estimate("variance")["variance"][str(group_size)]
+
+
+def moved(name: str):
+  """KL of a run's policy from that it started from, nats per token."""
+  return lambda seed: seed.estimate("kl", name, "start")["kl"]
+
+
+def more(left, right):
+  return left > right
+
+
+def less(left, right):
+  return left < right
+
+
+# (runs needed, (claim, what the two numbers are), (seed) -> two numbers, whether they show it)
+DIRECTIONS = (
+    (("GRPO", "no training"), ("GRPO raises accuracy", "mean of 8, %: after, before"),
+     compare(accuracy("GRPO"), accuracy("no training")), more),
+    (("GRPO", "format-only reward"), (
+        "by more than a reward for boxes does", "mean of 8, %: GRPO, format-only"),
+     compare(accuracy("GRPO"), accuracy("format-only reward")), more),
+    (("GRPO", "random reward"), ("and a random one", "mean of 8, %: GRPO, random"),
+     compare(accuracy("GRPO"), accuracy("random reward")), more),
+    (("R1-Zero",), ("R1-Zero: the format comes first", "step of half the gain: boxes, accuracy"),
+     compare(first_step("R1-Zero", "reward/format/mean", 0.5),
+             first_step("R1-Zero", "rollout/accuracy", 0.5)), less),
+    (("Dr. GRPO", "GRPO"), (
+        "Dr. GRPO: wrong answers are shorter", "tokens, last 20 steps: Dr. GRPO, GRPO"),
+     compare(late("Dr. GRPO", "rollout/length_wrong/mean"),
+             late("GRPO", "rollout/length_wrong/mean")), less),
+    (("Dr. GRPO", "GRPO"), ("at equal reward", "accuracy, last 20 steps: Dr. GRPO, GRPO"),
+     compare(late("Dr. GRPO", "rollout/accuracy"), late("GRPO", "rollout/accuracy")),
+     lambda left, right: abs(left - right) < 0.03),
+    (("DAPO", "GRPO"), (
+        "DAPO: no useless groups", "share of groups that score all the same: DAPO, GRPO"),
+     compare(mean_over_steps("DAPO", "rollout/useless_groups"),
+             mean_over_steps("GRPO", "reward/uniform_group_share")),
+     lambda left, right: left < 0.05 < right),
+    # A baseline of K - 1 completions is itself noise: trace = (a + b / (K - 1)) / K, and the second
+    # part is large at K = 2 and all but gone at K = 16.
+    (("RLOO",), ("RLOO: the variance of its gradient falls with K, at least as 1 / K",
+                 "trace of covariance: K = 2, K = 16"),
+     compare(variance(2), variance(16)), lambda left, right: left > 8 * right),
+    (("RLOO",), ("and about as 1 / K, within a factor of 2, for larger groups",
+                 "trace of covariance: K = 4, K = 16"),
+     compare(variance(4), variance(16)), lambda left, right: 2 < left / right < 8),
+    (("DASH",), ("DASH: one call of the sampler in place of 8 gives the same completions",
+                 "share of equal tokens: found, all"),
+     lambda seed: (seed.estimate("dash")["equal_tokens"], 1.0),
+     lambda left, right: left > 0.99 * right),  # rounding may turn a token, and then what follows
+    (("DASH",), ("and takes less time", "seconds: 1 call, 8 calls"),
+     lambda seed: seed.estimate("dash")["seconds"][::-1], less),
+    (("DASH",), ("its filter leaves the gradient as it is", "relative difference: found, allowed"),
+     lambda seed: (seed.estimate("dash")["gradient_difference"], 1e-4), less),
+    (("DASH", "GRPO"), ("DASH: fewer completions, same accuracy", "mean of 8, %: DASH, GRPO"),
+     compare(accuracy("DASH"), accuracy("GRPO")), lambda left, right: abs(left - right) < 3),
+    (("DASH",), ("which of them enter the network", "share of completions: last 20 steps, all"),
+     lambda seed: (late("DASH", "rollout/trained_fraction")(seed), 1.0), less),
+    (("T1", "T1, fixed reference"), (
+        "T1: nearer to the anchor than to a fixed reference", "KL, nats per token: T1, fixed"),
+     compare(late("T1", "policy/kl"), late("T1, fixed reference", "policy/kl")), less),
+    (("T1", "T1, fixed reference"), (
+        "T1: farther from where it started than with a fixed reference",
+        "KL, nats per token: T1, fixed"), compare(moved("T1"), moved("T1, fixed reference")), more),
+    (("T1", "T1, T = 0.6", "T1, T = 2"), (
+        "T1: 1.2 is a better temperature than 0.6 and 2", "mean of 8, %: 1.2, best of the others"),
+     lambda seed: (accuracy("T1")(seed),
+                   max(accuracy(f"T1, T = {other}")(seed) for other in ("0.6", "2"))), more),
+    (("LaTRO", "no training"), (
+        "LaTRO raises accuracy without a verifier", "mean of 8, %: after, before"),
+     compare(accuracy("LaTRO"), accuracy("no training")), more),
+    (("LaTRO",), ("and the likelihood of the answer", "log-prob, nats: last 20 steps, first"),
+     lambda seed: (late("LaTRO", "reward/answer_log_prob")(seed),
+                   seed.series("LaTRO", "reward/answer_log_prob")[0]), more),
+    (("one example", "no training"), ("one example is enough", "mean of 8, %: after, before"),
+     compare(accuracy("one example"), accuracy("no training")), more),
+    (("one example", "one example, format-only"), (
+        "by more than a reward for boxes does", "mean of 8, %: one example, format-only"),
+     compare(accuracy("one example"), accuracy("one example, format-only")), more),
+    (("one example", "one example, until saturation"), (
+        "others go on improving after it is learned", "mean of 8, %: 60 steps, 15 steps"),
+     compare(accuracy("one example"), accuracy("one example, until saturation")), more),
+    (("expert iteration", "GRPO"), (
+        "expert iteration is about as good as a policy gradient", "mean of 8, %: EI, GRPO"),
+     compare(accuracy("expert iteration"), accuracy("GRPO")),
+     lambda left, right: left > right - 3),
+    (("expert iteration", "PPO of RLHF"), (
+        "and as PPO, within 3 points", "mean of 8, %: EI, PPO"),
+     compare(accuracy("expert iteration"), accuracy("PPO of RLHF")),
+     lambda left, right: left > right - 3),
+    (("PPO of RLHF", "no training"), (
+        "RLHF: paid by a learned reward alone, PPO raises accuracy", "mean of 8, %: after, before"),
+     compare(accuracy("PPO of RLHF"), accuracy("no training")), more),
+    *(((name, "no training"), (
+        f"{name} on own samples raises accuracy", "mean of 8, %: after, before"),
+       compare(accuracy(name), accuracy("no training")), more)
+      for name in ("DPO", "IPO", "KTO", "ORPO", "SimPO")),
+    (("return-conditioned",), ("asked for GOOD it does better than asked for nothing",
+                               "mean of 8, %: GOOD, nothing"),
+     compare(asked_with(" GOOD"), asked_with("")), more),
+    (("return-conditioned",), ("and that better than for BAD", "mean of 8, %: nothing, BAD"),
+     compare(asked_with(""), asked_with(" BAD")), more),
+    (("Satori",), ("Satori mends wrong beginnings", "mended, %: after RL, before"),
+     compare(mended("Satori"), mended("start")), more),
+    (("Satori", "Satori without restarts"), (
+        "more often than without restarts", "mended, %: with, without"),
+     compare(mended("Satori"), mended("Satori without restarts")), more),
+    (("Satori, two rounds", "Satori"), (
+        "a second round from the first policy does no harm", "mean of 8, %: two, one"),
+     compare(accuracy("Satori, two rounds"), accuracy("Satori")),
+     lambda left, right: left > right - 2),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "a length reward shortens", "greedy tokens: with, without"),
+     compare(length("long reasoning, length reward"), length("long reasoning, GRPO")), less),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "or at least it is short sooner", "tokens, mean of all steps: with, without"),
+     compare(*(mean_over_steps(f"long reasoning, {name}", "rollout/length/mean")
+               for name in ("length reward", "GRPO"))), less),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "at the same accuracy, within 2 points", "mean of 8, %: with, without"),
+     compare(accuracy("long reasoning, length reward"), accuracy("long reasoning, GRPO")),
+     lambda left, right: left > right - 2),
+    (("long reasoning, length reward", "long reasoning, GRPO"), (
+        "easy problems more than hard ones", "% of the tokens saved: 2 steps, 5 steps"),
+     compare(shortened("chain-2"), shortened("chain-5")), more),
+    (("long reasoning, pairs", "long reasoning, no training"), (
+        "pairs of the shortest right and the longest shorten", "greedy tokens: after, before"),
+     compare(length("long reasoning, pairs"), length("long reasoning, no training")), less),
+    (("long reasoning, pairs", "long reasoning, no training"), (
+        "at the same accuracy, within 5 points", "mean of 8, %: after, before"),
+     compare(accuracy("long reasoning, pairs"), accuracy("long reasoning, no training")),
+     lambda left, right: left > right - 5),
+    (("long reasoning, GRPO",), (
+        "budget forcing: an answer forced after 24 tokens beats none",
+        "greedy, %: forced, cut off"),
+     compare(lambda seed: seed.under_budget("long reasoning, GRPO", "\\boxed{"),
+             lambda seed: seed.under_budget("long reasoning, GRPO", "")), more),
+    (("long reasoning, penalty from the start", "long reasoning, GRPO"), (
+        "a strong one, paid from the start, destroys it", "mean of 8, %: with, without"),
+     compare(accuracy("long reasoning, penalty from the start"), accuracy("long reasoning, GRPO")),
+     lambda left, right: left < right - 20),
+    (("student, sequence distillation", "student, RL"), (
+        "distillation beats RL on a small model", "mean of 8, %: distilled, RL"),
+     compare(accuracy("student, sequence distillation"), accuracy("student, RL")), more),
+    (("student, sequence distillation", "student, RL"), (
+        "with fewer tokens", "millions worked on: distilled, RL"),
+     compare(lambda seed: seed.tokens("student, sequence distillation") / 1e6,
+             lambda seed: seed.tokens("student, RL") / 1e6), less),
+    (("student, on-policy distillation", "student, RL"), (
+        "on-policy distillation as well", "mean of 8, %: distilled, RL"),
+     compare(accuracy("student, on-policy distillation"), accuracy("student, RL")), more),
+)
