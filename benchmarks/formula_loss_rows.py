@@ -58,6 +58,8 @@ def policy_rows():
           "clipped_surrogate, sequence-mean",
           _policy(_SURROGATE, "sequence-mean", clip_high=0.28), EMPTY),
       Row("OpenRLHF", "PolicyLoss", open_rlhf(), "clipped_surrogate", clipped, FAR, False),
+      Row("OpenRLHF", "PolicyLoss", open_rlhf(), "clipped_surrogate(max_log_ratio=20)",
+          _policy(_SURROGATE, clip_high=0.28, max_log_ratio=20.0), FAR),
       Row("OpenRLHF", "PolicyLoss(\"gspo\")",
           open_rlhf(policy_loss_type="gspo", clip_eps_low=0.03, clip_eps_high=0.04),
           "gspo, sequence-mean", ours_gspo(_GSPO), ONE_ADVANTAGE),

@@ -214,4 +214,12 @@ DIRECTIONS = (
     (("student, on-policy distillation", "student, RL"), (
         "on-policy distillation as well", "mean of 8, %: distilled, RL"),
      compare(accuracy("student, on-policy distillation"), accuracy("student, RL")), more),
+    (("student, sequence distillation, longer", "student, RL, longer"), (
+        "distillation beats RL on a small model, both longer", "mean of 8, %: distilled, RL"),
+     compare(accuracy("student, sequence distillation, longer"),
+             accuracy("student, RL, longer")), more),
+    (("student, sequence distillation, longer", "student, RL, longer"), (
+        "with fewer tokens", "millions worked on: distilled, RL"),
+     compare(lambda seed: seed.tokens("student, sequence distillation, longer") / 1e6,
+             lambda seed: seed.tokens("student, RL, longer") / 1e6), less),
 )

@@ -91,6 +91,9 @@ RUNS = {
     "student, RL": ("grpo.py", STUDENT),
     "student, sequence distillation": ("distill_sequence.py:{teacher}", []),
     "student, on-policy distillation": ("distill_on_policy.py:{teacher}", []),
+    "student, RL, longer": ("grpo.py", [*STUDENT, "--config.rl.steps=190"]),
+    "student, sequence distillation, longer": (
+        "distill_sequence.py:{teacher}", ["--config.student.steps=600"]),
 }
 COLUMNS = {"mean": "mean of 8, %", "greedy": "greedy, %", "pass@8": "pass@8, %",
            "boxed_fraction": "boxed, %", "length": "tokens"}

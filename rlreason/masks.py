@@ -35,11 +35,11 @@ def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 
 
 def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Array:
-  """Variance over True positions, in f32; 0 for one position or none.
+  """Variance over True positions, in f32; 0 for one position or none, and for equal numbers.
 
   The sum of squares is divided by the positions less `ddof`: 0 is biased, 1 is not.
   """
-  centred = zero_masked(x.astype(jnp.float32), mask) - masked_mean(x, mask)
+  centred = _centred(x, mask)
   freedom = jnp.sum(mask.astype(jnp.float32)) - ddof
   return safe_divide(masked_sum(jnp.square(centred), mask), freedom)
 
@@ -50,7 +50,7 @@ def whiten(
 ) -> jax.Array:
   """Scales `x` to unit variance over True positions; 0 where masked.
 
-  With `shift_mean=False` the mean is kept, as PPO for language models does for rewards (Ziegler et
+  Equal numbers become 0. With `shift_mean=False` the mean is kept, as PPO for language models does for rewards (Ziegler et
   al. 2019, https://arxiv.org/abs/1909.08593).
 
   Args:
@@ -65,9 +65,21 @@ def whiten(
   """
   # First, or the gradient of the product below is 0 * NaN where a masked `x` is NaN.
   x = zero_masked(x, mask)
-  mean = masked_mean(x, mask)
-  scaled = (x - mean) * jax.lax.rsqrt(masked_variance(x, mask, ddof=ddof) + epsilon)
-  return zero_masked(scaled if shift_mean else scaled + mean, mask)
+  scaled = _centred(x, mask) * jax.lax.rsqrt(masked_variance(x, mask, ddof=ddof) + epsilon)
+  return zero_masked(scaled if shift_mean else scaled + masked_mean(x, mask), mask)
+
+
+def _centred(x, mask):
+  """`x` less its mean over True positions, in f32; 0 where masked.
+
+  The highest is taken away first. Equal numbers then become 0 to the bit, where what rounding
+  leaves of them would be blown up by a division by their deviation.
+  """
+  x = zero_masked(x.astype(jnp.float32), mask)
+  lowest = jnp.finfo(jnp.float32).min
+  shifted = zero_masked(
+      x - jax.lax.stop_gradient(jnp.max(x, initial=lowest, where=mask)), mask)
+  return zero_masked(shifted - masked_mean(shifted, mask), mask)
 
 
 def token_weights(

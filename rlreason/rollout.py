@@ -5,7 +5,7 @@ tokenised again.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from absl import logging
 import jax
@@ -47,12 +47,15 @@ class Sampled(NamedTuple):
   rollout: Rollout  # B = P * G rows, numpy
   scored: Scored  # of the same
 
-  def differs(self, group_size: int) -> np.ndarray:
-    """bool[P]: whether the scored completions of a group do not all have one reward."""
-    totals, is_scored = (
-        x.reshape(-1, group_size) for x in (self.scored.totals, self.scored.is_scored))
-    lowest = np.min(totals, axis=1, initial=np.inf, where=is_scored)
-    return np.max(totals, axis=1, initial=-np.inf, where=is_scored) > lowest
+  def differs(
+      self, group_size: int, by: Literal["reward", "accuracy"] = "reward"
+  ) -> np.ndarray:
+    """bool[P]: whether the scored completions of a group do not all have one reward or verdict."""
+    values = self.scored.totals if by == "reward" else self.scored.is_right
+    values, is_scored = (x.reshape(-1, group_size) for x in (values, self.scored.is_scored))
+    values = values.astype(np.float32)
+    lowest = np.min(values, axis=1, initial=np.inf, where=is_scored)
+    return np.max(values, axis=1, initial=-np.inf, where=is_scored) > lowest
 
 
 def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
@@ -275,16 +278,20 @@ def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:
       values=cut(rollout.values), answer_mask=cut(rollout.answer_mask))
 
 
-def fill_with_useful(parts: Sequence[Sampled], num_prompts: int, group_size: int) -> Sampled:
+def fill_with_useful(
+    parts: Sequence[Sampled], num_prompts: int, group_size: int,
+    by: Literal["reward", "accuracy"] = "reward",
+) -> Sampled:
   """The first `num_prompts` groups that differ within themselves; where there are too few, others.
 
   Args:
     parts: of one group size; together at least `num_prompts` groups.
     num_prompts: P of the result.
     group_size: G.
+    by: what has to differ.
   """
   places = [(part, group) for part in range(len(parts)) for group in range(len(parts[part].rows))]
-  is_useful = np.concatenate([part.differs(group_size) for part in parts])
+  is_useful = np.concatenate([part.differs(group_size, by) for part in parts])
   chosen = sorted(np.argsort(~is_useful, kind="stable")[:num_prompts])
   return _join([_take_groups(
       parts[part], [places[i][1] for i in chosen if places[i][0] == part], group_size)

@@ -197,7 +197,8 @@ def test_flags_reach_the_options_of_a_default():
   other = load_algorithm(TINY, "policy_loss.function=rlreason.losses:gspo")
   assert other.policy_loss == Slot(losses.gspo)
   corrected = load_algorithm(
-      TINY, "correction.function=rlreason.losses:truncated_importance", "correction.options.cap=3")
+      TINY, "correction.function=rlreason.losses:truncated_importance", "correction.options.cap=3",
+      "recompute_log_probs=True")
   assert corrected.correction == Slot(losses.truncated_importance, {"cap": 3})
   with pytest.raises(ValueError, match="config.rl.algorithm.policy_loss: options of clipped_surro"):
     load_algorithm(TINY, "policy_loss.options.clip=0.28")
@@ -218,8 +219,9 @@ def test_a_preset_is_a_section_whose_fields_flags_reach(preset_file):
   ) == replaced(advantage=Slot(losses.leave_one_out))
   # A slot that the preset leaves empty.
   assert load_algorithm(
-      preset_file, "correction.function=rlreason.losses:truncated_importance"
-  ) == replaced(correction=Slot(losses.truncated_importance))
+      preset_file, "correction.function=rlreason.losses:truncated_importance",
+      "recompute_log_probs=True"
+  ) == replaced(correction=Slot(losses.truncated_importance), recompute_log_probs=True)
 
 
 def test_a_preset_in_a_config_without_a_file():

@@ -123,8 +123,10 @@ def _make_batch(
   sampler_log_probs = masks.zero_masked(rollout.log_probs, mask)
   kl = jnp.zeros_like(old_log_probs)
   if config.kl_coef > 0:
+    # Where it is in the loss, this one is looked at, and moves an adaptive coefficient.
+    estimator = "k1" if config.kl_placement == "loss" else config.kl_estimator
     kl = losses.kl_estimate(
-        old_log_probs, scores["ref_log_probs"], "k1", **config.kl_clamps)
+        old_log_probs, scores["ref_log_probs"], estimator, **config.kl_clamps)
   answer_mask = rollout.answer_mask
   if answer_mask is not None:  # its likelihood is the score of the tokens before it
     answer_mask = answer_mask & mask

@@ -74,6 +74,9 @@ class PolicyGradientConfig:
   # In the reward of each token, in the score of the completion, or in the loss.
   kl_placement: Literal["reward", "score", "loss"] = "reward"
   kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # k1 in rewards and scores; k2 or k3 in the loss
+  # Also k2 and k3 in rewards and scores, and k1 in the loss, as released codes let one choose them.
+  # What they lead to is not the gradient of the KL: that of k1 in the loss has expectation 0.
+  allow_any_kl: bool = False
   kl_clamp_ratio: float | None = None  # the log-ratio is held within ± this; None = free
   kl_clamp: float | None = None  # and the estimate within ± this
   kl_target: float | None = None  # nats per sequence; None = the coefficient is fixed
@@ -126,10 +129,12 @@ class PolicyGradientConfig:
           f"{self.policy_loss.name}, allowed: one with a loss that takes `is_selected`, else None")
 
   def _check_kl(self):
-    if (self.kl_placement == "loss") == (self.kl_estimator == "k1"):
+    is_unusual = (self.kl_placement == "loss") == (self.kl_estimator == "k1")
+    if is_unusual and not self.allow_any_kl:
       raise ValueError(
           f"kl_estimator: got {self.kl_estimator!r} with kl_placement={self.kl_placement!r}, "
-          "allowed: k1 in the reward or score, k2 or k3 in the loss (their gradients differ)")
+          "allowed: k1 in the reward or score, k2 or k3 in the loss (their gradients differ); or set "
+          "allow_any_kl")
     if self.whiten_kl and self.kl_placement != "score":
       raise ValueError(
           f"whiten_kl: got True with kl_placement={self.kl_placement!r}, allowed: 'score'")

@@ -90,9 +90,11 @@ def preference(
 
 def unpaired_batch(
     prompt_tokens: np.ndarray, prompt_mask: np.ndarray, completion_tokens: np.ndarray,
-    completion_mask: np.ndarray, is_desirable: np.ndarray, *, shift: int = 1,
+    completion_mask: np.ndarray, is_desirable: np.ndarray,
 ) -> PairBatch:
-  """A batch without pairs, each row's second completion that of another row.
+  """A batch without pairs, each row's second completion that of the next row of another prompt.
+
+  In a circle; where all rows are of one prompt, that of the next row.
 
   Args:
     prompt_tokens: i32[B, S].
@@ -100,10 +102,13 @@ def unpaired_batch(
     completion_tokens: i32[B, T].
     completion_mask: bool[B, T].
     is_desirable: bool[B].
-    shift: how many rows further on the other completion is from, in a circle; that row must be of
-      another prompt.
   """
-  both = lambda x: np.stack([x, np.roll(x, -shift, axis=0)], axis=1)
+  rows = np.arange(len(prompt_tokens))
+  prompts = np.where(prompt_mask, prompt_tokens, -1)
+  next_rows = (rows[:, None] + 1 + rows) % len(rows)  # of each row, those after it
+  is_other = (prompts[next_rows] != prompts[:, None]).any(axis=-1)
+  other = next_rows[rows, is_other.argmax(axis=1)]
+  both = lambda x: np.stack([x, x[other]], axis=1)
   return PairBatch(
       prompt_tokens=prompt_tokens, prompt_mask=prompt_mask,
       completion_tokens=both(completion_tokens), completion_mask=both(completion_mask),

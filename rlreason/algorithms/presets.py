@@ -5,7 +5,7 @@ experiment does otherwise than the paper, are `changes`. What a method does to d
 rewards is in its recipe (experiments/); docs/algorithms.md shows all of them side by side.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from rlreason import losses
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
@@ -47,6 +47,30 @@ def grpo(*, ddof: int = 1, epsilon: float = 1e-6, **changes) -> PolicyGradientCo
   return _preset(_NO_CRITIC, dict(
       advantage=Slot(losses.group_normalized, {"ddof": ddof, "epsilon": epsilon}),
       kl_coef=0.04, kl_placement="loss", kl_estimator="k3"), changes)
+
+
+def grpo_of(code: Literal["verl", "TRL", "OpenRLHF"], **changes) -> PolicyGradientConfig:
+  """GRPO with the defaults of a released code, where they differ from the paper and each other.
+
+  Of verl 0.9, TRL 1.16 and OpenRLHF 0.11 (docs/formulas.md, where each is compared). verl's and
+  OpenRLHF's KL is that of their GRPO examples; TRL has none by default.
+
+  Raises:
+    ValueError: no such code.
+  """
+  slots = lambda advantage, loss: {
+      "advantage": Slot(losses.group_normalized, advantage),
+      "policy_loss": Slot(losses.clipped_surrogate, loss)}
+  settings = {
+      "verl": dict(
+          slots({"epsilon": 1e-6, "group_of_one": "raw"}, {"dual_clip": 3.0}), kl_coef=0.001,
+          kl_clamp_ratio=20.0, kl_clamp=10.0),
+      "TRL": dict(slots({"epsilon": 1e-4}, {}), kl_coef=0.0),
+      "OpenRLHF": dict(
+          slots({"epsilon": 1e-9}, {"max_log_ratio": 20.0}), kl_coef=0.01, kl_clamp=10.0)}
+  if code not in settings:
+    raise ValueError(f"code: got {code!r}, allowed: {', '.join(settings)}")
+  return grpo(**dict(aggregation="token-mean") | settings[code] | changes)
 
 
 def r1_zero(**changes) -> PolicyGradientConfig:
@@ -160,8 +184,12 @@ def t1(**changes) -> PolicyGradientConfig:
 
 
 def dash(**changes) -> PolicyGradientConfig:
-  """DASH, https://arxiv.org/abs/2505.17218: on-policy, and |A| <= 0.1 never enters the network."""
-  return grpo(**dict(drop_threshold=0.1, kl_coef=0.0) | changes)
+  """DASH, https://arxiv.org/abs/2505.17218: on-policy, and |A| <= 0.1 never enters the network.
+
+  With a KL or an entropy bonus in the loss, what is dropped loses those gradients as well; with
+  `kl_coef=0`, the paper's "No-KL", the filter leaves the gradient as it is.
+  """
+  return grpo(**dict(drop_threshold=0.1) | changes)
 
 
 def one_example(**changes) -> PolicyGradientConfig:

@@ -5,7 +5,7 @@ f32[P, G], one of each completion, and `is_kept` bool[P, G], False where a compl
 scored: it is 0 and takes part in nothing. Every function returns f32[P, G], gradients stopped.
 
 A group whose kept scores are equal gets exactly 0, to the bit, and so does a group of one, where
-released codes disagree: verl gives it its raw score. `no_baseline` and `remax`, which do not look
+released codes disagree: verl gives it its raw score (`group_of_one="raw"`). `no_baseline` and `remax`, which do not look
 at the rest of the group, are the exceptions.
 """
 
@@ -17,10 +17,12 @@ import jax.numpy as jnp
 
 from rlreason import masks
 
+GroupOfOne = Literal["zero", "raw"]
+
 
 def group_normalized(
     scores: jax.Array, is_kept: jax.Array, *, ddof: int = 1, epsilon: float = 1e-6,
-    group_of_one: Literal["zero", "raw"] = "zero",
+    group_of_one: GroupOfOne = "zero",
 ) -> jax.Array:
   """A = (r - mean) / (std + ε) within the group: GRPO, https://arxiv.org/abs/2402.03300.
 
@@ -40,14 +42,9 @@ def group_normalized(
   Raises:
     ValueError: `group_of_one` is unknown.
   """
-  if group_of_one not in ("zero", "raw"):
-    raise ValueError(f"group_of_one: got {group_of_one!r}, allowed: zero, raw")
   advantages = masks.safe_divide(
       _centred(scores, is_kept), _std(scores, is_kept, ddof) + epsilon)
-  if group_of_one == "raw":
-    is_alone = jnp.sum(is_kept, axis=-1, keepdims=True) == 1
-    advantages = jnp.where(is_alone, masks.zero_masked(scores, is_kept), advantages)
-  return jax.lax.stop_gradient(advantages)
+  return jax.lax.stop_gradient(_with_lone_scores(advantages, scores, is_kept, group_of_one))
 
 
 def group_centered(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
@@ -72,15 +69,18 @@ def batch_normalized(
       masks.safe_divide(_centred(scores, is_kept), std[None] + epsilon))
 
 
-def leave_one_out(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
+def leave_one_out(
+    scores: jax.Array, is_kept: jax.Array, *, group_of_one: GroupOfOne = "zero"
+) -> jax.Array:
   """A = r - mean of the others: RLOO, https://arxiv.org/abs/2402.14740.
 
   The baseline does not depend on the completion, so the gradient is unbiased. G / (G - 1) times
-  `group_centered`. r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3].
+  `group_centered`. r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3]. `group_of_one` as of
+  `group_normalized`.
   """
   count = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32)
-  return jax.lax.stop_gradient(
-      _centred(scores, is_kept) * masks.safe_divide(count, count - 1.0))
+  advantages = _centred(scores, is_kept) * masks.safe_divide(count, count - 1.0)
+  return jax.lax.stop_gradient(_with_lone_scores(advantages, scores, is_kept, group_of_one))
 
 
 def leave_one_out_normalized(
@@ -136,7 +136,10 @@ def remax(scores: jax.Array, is_kept: jax.Array, greedy_scores: jax.Array) -> ja
   return jax.lax.stop_gradient(masks.zero_masked(scores.astype(jnp.float32) - greedy, is_kept))
 
 
-def opo(scores: jax.Array, is_kept: jax.Array, lengths: jax.Array) -> jax.Array:
+def opo(
+    scores: jax.Array, is_kept: jax.Array, lengths: jax.Array, *,
+    group_of_one: GroupOfOne = "zero",
+) -> jax.Array:
   """A = r - sum(l r) / sum(l) over the group: OPO, https://arxiv.org/abs/2505.23585.
 
   The baseline of least variance weighs a score with the squared norm of its gradient, which the
@@ -146,6 +149,7 @@ def opo(scores: jax.Array, is_kept: jax.Array, lengths: jax.Array) -> jax.Array:
     scores: f32[P, G].
     is_kept: bool[P, G].
     lengths: f32[P, G] tokens.
+    group_of_one: as of `group_normalized`.
 
   Returns:
     f32[P, G]; 0 in a group without tokens.
@@ -154,7 +158,8 @@ def opo(scores: jax.Array, is_kept: jax.Array, lengths: jax.Array) -> jax.Array:
   lengths = masks.zero_masked(lengths.astype(jnp.float32), is_kept)
   total = jnp.sum(lengths, axis=-1, keepdims=True)
   baseline = masks.safe_divide(jnp.sum(lengths * shifted, axis=-1, keepdims=True), total)
-  return jax.lax.stop_gradient(masks.zero_masked(shifted - baseline, is_kept & (total > 0)))
+  advantages = masks.zero_masked(shifted - baseline, is_kept & (total > 0))
+  return jax.lax.stop_gradient(_with_lone_scores(advantages, scores, is_kept, group_of_one))
 
 
 def pass_at_k(
@@ -200,6 +205,17 @@ def pass_at_k(
   advantages = fails - jnp.where(is_right, 0.0, fails_with_wrong)
   advantages = masks.safe_divide(advantages, jnp.sqrt(fails * (1.0 - fails)) + epsilon)
   return jax.lax.stop_gradient(masks.zero_masked(advantages, is_kept))
+
+
+def _with_lone_scores(advantages, scores, is_kept, group_of_one: GroupOfOne):
+  """Advantages with that of the only score of a group in place, by `group_of_one`."""
+  if group_of_one not in ("zero", "raw"):
+    raise ValueError(f"group_of_one: got {group_of_one!r}, allowed: zero, raw")
+  if group_of_one == "zero":
+    return advantages
+  is_alone = jnp.sum(is_kept, axis=-1, keepdims=True) == 1
+  scores = masks.zero_masked(scores.astype(jnp.float32), is_kept)
+  return jnp.where(is_alone, scores, advantages)
 
 
 def _shifted(scores, is_kept):

@@ -19,7 +19,9 @@ from rlreason.losses.logprobs import CHUNK_ELEMENTS, cap, log1mexp
 
 Others = Literal["bucket", "renormalize"]
 
-_ZERO = -1e4  # nats: a probability of 0 in f32, from which one can still subtract
+# Nats: a probability of 0 in f32, from which one can still subtract. An outcome that only the other
+# side rules out then costs much, and not infinity, whose gradient is NaN.
+_ZERO = -1e4
 
 
 def forward_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -69,9 +71,7 @@ def generalized_jsd(student: jax.Array, teacher: jax.Array, *, beta: float) -> j
     return forward_kl(student, teacher)
   if beta == 1:
     return reverse_kl(student, teacher)
-  # The sum of two zeros has no finite gradient in logarithms.
-  student, teacher = (
-      jnp.maximum(x, _ZERO) for x in (student, jax.lax.stop_gradient(teacher)))
+  student, teacher = _finite(student), _finite(jax.lax.stop_gradient(teacher))
   mixture = jnp.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
   return beta * _kl(teacher, mixture) + (1.0 - beta) * _kl(student, mixture)
 
@@ -79,9 +79,12 @@ def generalized_jsd(student: jax.Array, teacher: jax.Array, *, beta: float) -> j
 def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
   """KL(p || q) of log-probs; an outcome that p rules out adds nothing."""
   chex.assert_equal_shape([p, q])
-  is_possible = p > -jnp.inf
-  p, q = jnp.where(is_possible, p, 0.0), jnp.where(is_possible, q, 0.0)
-  return jnp.sum(jnp.where(is_possible, jnp.exp(p) * (p - q), 0.0), axis=-1)
+  p, q = _finite(p), _finite(q)
+  return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+
+def _finite(log_probs):
+  return jnp.maximum(log_probs, _ZERO)
 
 
 def with_others(log_probs: jax.Array, others: Others) -> jax.Array:

@@ -81,6 +81,11 @@ def adapt_kl_coef(
 
   Returns:
     f32 scalar; `kl_coef` itself where the KL is not finite, as in a step that is skipped.
+
+  Raises:
+    ValueError: the target is not above 0.
   """
+  if target <= 0:
+    raise ValueError(f"target: got {target}, allowed: above 0")
   error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
   return jnp.where(jnp.isfinite(kl), kl_coef * (1.0 + error * num_sequences / horizon), kl_coef)

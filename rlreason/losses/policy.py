@@ -15,9 +15,9 @@ from rlreason import masks
 MAX_LOG_RATIO = 80.0
 
 
-def finite_ratio(log_ratio: jax.Array) -> jax.Array:
-  """exp, finite whatever the argument; flat above 80 nats."""
-  return jnp.exp(jnp.minimum(log_ratio, MAX_LOG_RATIO))
+def finite_ratio(log_ratio: jax.Array, max_log_ratio: float = MAX_LOG_RATIO) -> jax.Array:
+  """exp, finite whatever the argument; flat above 80 nats, or `max_log_ratio`."""
+  return jnp.exp(jnp.minimum(log_ratio, max_log_ratio))
 
 
 def reinforce(log_probs: jax.Array, advantages: jax.Array) -> jax.Array:
@@ -37,6 +37,7 @@ def reinforce(log_probs: jax.Array, advantages: jax.Array) -> jax.Array:
 def clipped_surrogate(
     log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, *,
     clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = None,
+    max_log_ratio: float = MAX_LOG_RATIO,
 ) -> jax.Array:
   """PPO's pessimistic surrogate, as a loss.
 
@@ -53,17 +54,22 @@ def clipped_surrogate(
     clip_low: ε_low in [0, 1].
     clip_high: ε_high, 0 or more.
     dual_clip: c, above 1; None for no such bound.
+    max_log_ratio: nats, above which log ρ is held, without a gradient; OpenRLHF has 20.
 
   Returns:
     f32[B, T].
 
   Raises:
-    ValueError: the dual clip is not above 1.
+    ValueError: the dual clip is not above 1, or the bound of log ρ not in (0, 80].
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages])
   if dual_clip is not None and dual_clip <= 1:
     raise ValueError(f"dual_clip: got {dual_clip}, allowed: above 1, or None")
-  loss = _pessimistic(finite_ratio(log_probs - old_log_probs), advantages, clip_low, clip_high)
+  if not 0 < max_log_ratio <= MAX_LOG_RATIO:
+    raise ValueError(
+        f"max_log_ratio: got {max_log_ratio}, allowed: above 0, at most {MAX_LOG_RATIO:g}")
+  ratios = finite_ratio(log_probs - old_log_probs, max_log_ratio)
+  loss = _pessimistic(ratios, advantages, clip_low, clip_high)
   if dual_clip is not None:
     loss = jnp.where(advantages < 0, jnp.minimum(loss, -advantages * dual_clip), loss)
   return loss

@@ -68,6 +68,7 @@ def standardized(
   Returns:
     Such a head.
   """
+  scores = masks.zero_masked(scores, mask)
   mean = masks.masked_mean(scores, mask)
   variance = masks.masked_mean((scores - mean) ** 2, mask)
   gain = jax.lax.rsqrt(jax.numpy.where(variance > 0, variance, 1.0))

@@ -9,7 +9,8 @@ SCORE_COLUMN = "model_score"  # of a rollout: what the stage's reward model says
 
 def learned_reward(
     prompts: Sequence[Any], completions: Sequence[str], *, model_score: Sequence[float],
-    sigmoid: bool = False, **columns: Sequence[Any],
+    sigmoid: bool = False, unfinished_score: float | None = None,
+    truncated: Sequence[bool] | None = None, **columns: Sequence[Any],
 ) -> list[float]:
   """Returns the reward model's score of each completion.
 
@@ -18,11 +19,23 @@ def learned_reward(
     model_score: [B] scores; of a Bradley-Terry model differences of log-odds.
     sigmoid: whether to squeeze them into (0, 1), as Satori adds them to verdicts
       (https://arxiv.org/abs/2502.02508).
+    unfinished_score: what a completion that was cut off gets in place of its score, such as -1
+      (https://arxiv.org/abs/2403.17031); None: its score.
+    truncated: [B] whether the length limit ended each; for `unfinished_score`.
     **columns: not used.
+
+  Raises:
+    ValueError: a column is missing, or of another length.
   """
   del prompts, columns
   scores = [float(score) for score in model_score]
   if len(scores) != len(completions):
     raise ValueError(f"{SCORE_COLUMN}: got {len(scores)}, allowed: {len(completions)}")
-  # tanh does not overflow.
-  return [0.5 + 0.5 * math.tanh(0.5 * score) for score in scores] if sigmoid else scores
+  if sigmoid:  # tanh does not overflow
+    scores = [0.5 + 0.5 * math.tanh(0.5 * score) for score in scores]
+  if unfinished_score is None:
+    return scores
+  if truncated is None:
+    raise ValueError("the reward 'learned' needs the column truncated for its unfinished_score")
+  return [unfinished_score if is_cut else score
+          for score, is_cut in zip(scores, truncated, strict=True)]

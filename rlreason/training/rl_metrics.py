@@ -1,7 +1,7 @@
 """What a rollout and its rewards tell, as host metrics and as readable samples."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,13 +57,14 @@ def sample_rows(
 
 
 def round_metrics(
-    everything: Sequence[Sampled], chosen: Sampled, group_size: int
+    everything: Sequence[Sampled], chosen: Sampled, group_size: int,
+    by: Literal["reward", "accuracy"],
 ) -> dict[str, float]:
   """What dynamic sampling did: rounds, groups of no use in what is trained on, all verdicts."""
   is_right = np.concatenate([part.scored.is_right for part in everything])
   return {"rollout/rounds": float(len(everything)),
           "rollout/sampled_groups": float(sum(len(part.rows) for part in everything)),
-          "rollout/useless_groups": _mean(~chosen.differs(group_size)),
+          "rollout/useless_groups": _mean(~chosen.differs(group_size, by)),
           "rollout/accuracy_sampled": _mean(is_right)}
 
 

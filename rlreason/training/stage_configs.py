@@ -115,9 +115,12 @@ class RLStage:
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
   start: str = "previous"  # see `START`
   problems: str = ""  # JSONL or parquet of {prompt, answer}, or "stage:NAME"; empty = the task's
-  # Groups whose completions all score the same teach nothing: with this, up to so many batches of
+  # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
+  # What has to differ: the whole reward, or whether the verifier says right (DAPO: 0 < right < G),
+  # so that a penalty of length alone makes no group useful.
+  useful_by: Literal["reward", "accuracy"] = "reward"
   # The likelihood of the problem's answer after the reasoning is the reward (LaTRO): this text,
   # such as "The answer is {answer}.", takes the place of the completion's own answer.
   answer_template: str = ""
@@ -150,6 +153,10 @@ class RLStage:
       raise ValueError(
           "algorithm.recompute_log_probs: got False with top_k, top_p, min_p, blocked_bigrams or "
           "int8 weights, allowed: True (the sampler's log-probs are then of another distribution)")
+    if self.algorithm.uses_sampler_log_probs and not self.algorithm.recompute_log_probs:
+      raise ValueError(
+          "algorithm.recompute_log_probs: got False with a correction for what the sampler did "
+          "otherwise, allowed: True (old log-probs are else the sampler's own, and all weights 1)")
     if self.critic_path and self.algorithm.critic != "separate":
       raise ValueError(
           f"critic_path: got {self.critic_path!r} with algorithm.critic="

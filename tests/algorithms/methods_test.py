@@ -30,6 +30,7 @@ PRESETS = {
     "ppo": presets.ppo(**SIZES),
     "ppo_rlhf": presets.ppo_rlhf(**SIZES),
     "grpo": presets.grpo(**SIZES),
+    "grpo_of": presets.grpo_of("verl", **SIZES),
     "r1_zero": presets.r1_zero(**SIZES),
     "dr_grpo": presets.dr_grpo(max_length=10, **SIZES),
     "dapo": presets.dapo(**SIZES),
@@ -45,7 +46,7 @@ PRESETS = {
     "clip_cov": presets.clip_cov(selection=SELECT["clip"], **SIZES),
     "kl_cov": presets.kl_cov(selection=SELECT["kl"], **SIZES),
     "t1": presets.t1(**SIZES),
-    "dash": presets.dash(**SIZES),
+    "dash": presets.dash(kl_coef=0.0, **SIZES),
     "one_example": presets.one_example(**SIZES),
     "satori": presets.satori(**SIZES),
     "latro": presets.latro(**SIZES),
@@ -126,6 +127,19 @@ def noisy(batch):
 
 def is_finite(tree):
   return all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+
+
+def test_grpo_as_released_codes_have_it():
+  """What docs/formulas.md says gives each code's numbers."""
+  verl, trl, openrlhf = map(presets.grpo_of, ("verl", "TRL", "OpenRLHF"))
+  assert [config.advantage.options["epsilon"] for config in (verl, trl, openrlhf)] == [
+      1e-6, 1e-4, 1e-9]
+  assert {config.aggregation for config in (verl, trl, openrlhf)} == {"token-mean"}
+  assert verl.policy_loss.options == {"dual_clip": 3.0} and verl.kl_clamps == {
+      "clamp_ratio": 20.0, "clamp": 10.0}
+  assert trl.kl_coef == 0.0 and openrlhf.policy_loss.options == {"max_log_ratio": 20.0}
+  with pytest.raises(ValueError, match="code: got 'trl', allowed: verl, TRL, OpenRLHF"):
+    presets.grpo_of("trl")
 
 
 # What every method has in common.
@@ -391,6 +405,15 @@ def test_filtered_rows_do_not_change_the_gradient():
   # The mean over 4 rows in the place of 8.
   assert_close(kept, jax.tree.map(lambda x: 2 * x, everything), 1e-6)
   assert max(np.abs(x).max() for x in jax.tree.leaves(everything)) > 1e-3
+
+
+def test_filtered_rows_lose_their_kl():
+  """So that the filter leaves the gradient as it is without a KL in the loss alone."""
+  everything, filtered = (
+      moved(update(config, noisy(compiled(config).make_batch(
+          (rollout(), take_step("grpo").scores, make_outcome(HALF)), np.float32(0.0))[0]))[0])
+      for config in (PRESETS["grpo"], presets.dash(**SIZES)))
+  assert differs(everything, filtered)
 
 
 def test_micro_batches_without_a_kept_row_are_not_computed(monkeypatch):

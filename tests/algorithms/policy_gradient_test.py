@@ -186,6 +186,15 @@ def test_token_rewards_are_the_clipped_reward_minus_the_kl(rollout, batch):
       doubled.sum(axis=1), clipped - 2 * beta * kl.sum(axis=1), atol=1e-5)
 
 
+@pytest.mark.parametrize("estimator, of", [
+    ("k2", lambda x: x**2 / 2), ("k3", lambda x: np.exp(-x) - 1 + x)])
+def test_other_estimates_in_the_reward(rollout, batch, estimator, of):
+  config = tiny.replace(BASE, kl_coef=0.05, kl_estimator=estimator, allow_any_kl=True)
+  got = token_rewards(config, rollout, make_scores(rollout, batch), REWARDS)
+  kl = np.where(rollout.completion_mask, of(batch.old_log_probs - batch.ref_log_probs), 0.0)
+  np.testing.assert_allclose(got.sum(axis=1), REWARDS - 0.05 * kl.sum(axis=1), atol=1e-5)
+
+
 def test_kl_in_the_loss_is_not_in_the_rewards(rollout, batch):
   got = token_rewards(K3, rollout, make_scores(rollout, batch), REWARDS)
   np.testing.assert_allclose(got.sum(axis=1), REWARDS, atol=1e-6)
@@ -435,7 +444,7 @@ def test_a_new_critic_starts_at_zero_and_shares_no_buffer(policy):
     (dict(kl_target=6.0, kl_coef=0.0), "kl_target: got 6.0 with kl_coef=0, allowed: none"),
     (dict(minibatch_size=6, micro_batch_size=4), "micro_batch_size: got 4, allowed: a divisor of"),
     (dict(kl_estimator="k3"), "kl_estimator: got 'k3' with kl_placement='reward'"),
-    (dict(kl_placement="loss"), "kl_estimator: got 'k1' with kl_placement='loss'"),
+    (dict(kl_placement="loss"), "kl_estimator: got 'k1' with .* or set allow_any_kl"),
 ])
 def test_settings_out_of_range_are_named(fields, message):
   with pytest.raises(ValueError, match=message):

@@ -324,6 +324,17 @@ def test_the_other_completion_is_of_the_next_row():
   assert_equal(batch.completion_mask[:, 1], mask[[*range(1, ROWS), 0]])
 
 
+def test_the_other_completion_is_of_another_prompt():
+  """Rows 0, 1 and 3 ask the same: padding does not tell them apart."""
+  prompts = np.array([[7, 3], [9, 3], [3, 3], [8, 3]], np.int32)
+  mask = np.array([[False, True], [False, True], [True, True], [False, True]])
+  completions = np.arange(4, dtype=np.int32)[:, None]
+  other = lambda prompts, mask: unpaired_batch(
+      prompts, mask, completions, completions >= 0, np.ones(4, bool)).completion_tokens[:, 1, 0]
+  np.testing.assert_array_equal(other(prompts, mask), [2, 2, 3, 2])
+  np.testing.assert_array_equal(other(prompts[:, 1:], mask[:, 1:]), [1, 2, 3, 0])  # all the same
+
+
 @pytest.mark.parametrize("fields, message", [
     (dict(micro_batch_size=-1), "micro_batch_size: got -1, allowed: 0 or more"),
     (dict(nll_coef=-0.1), "nll_coef: got -0.1, allowed: 0 or more"),

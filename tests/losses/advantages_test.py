@@ -202,7 +202,7 @@ def test_bad_options_name_what_is_allowed():
   with pytest.raises(ValueError, match="k: got 0, allowed: 1 or more"):
     losses.pass_at_k(scores, is_kept, k=0)
   with pytest.raises(ValueError, match="group_of_one: got 'one', allowed: zero, raw"):
-    losses.group_normalized(scores, is_kept, group_of_one="one")
+    losses.leave_one_out(scores, is_kept, group_of_one="one")
 
 
 @within_group
@@ -229,6 +229,11 @@ def test_group_of_one_may_keep_its_score():
   raw = apply(losses.group_normalized, [[9, 3], [1, 0]], [[F, T], [T, T]], group_of_one="raw")
   np.testing.assert_allclose(raw[0], [0, 3])
   np.testing.assert_array_equal(raw[1], apply(losses.group_normalized, [[1, 0]])[0])
+  opo = lambda scores, is_kept, **options: losses.opo(
+      scores, is_kept, jnp.full(scores.shape, 2.0), **options)
+  for function, expected in ((losses.leave_one_out, [1, -1]), (opo, [0.5, -0.5])):
+    raw = apply(function, [[9, 3], [1, 0]], [[F, T], [T, T]], group_of_one="raw")
+    np.testing.assert_allclose(raw, [[0, 3], expected])
 
 
 @every

@@ -102,6 +102,18 @@ def test_words_that_both_rule_out_change_nothing(divergence):
   assert_close(narrow, jax.value_and_grad(loss)(student, wide))
 
 
+@divergences
+def test_a_word_that_one_side_rules_out_stays_finite(divergence):
+  apart = (jnp.array([0.0, -200.0]), jnp.array([0.0, -jnp.inf]))
+  for student, teacher in (apart, apart[::-1]):
+    assert float(divergence(student, teacher)) == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(jax.grad(divergence)(student, teacher)[1], 0.0, atol=1e-6)
+  certain, half = jnp.array([0.0, -jnp.inf]), HALVES
+  for student, teacher in ((certain, half), (half, certain)):
+    loss, gradient = jax.value_and_grad(divergence)(student, teacher)
+    assert float(loss) > 0.1 and np.all(np.isfinite(gradient))
+
+
 def test_beta_out_of_range_is_named():
   with pytest.raises(ValueError, match="beta: got 1.5, allowed: 0 to 1"):
     losses.generalized_jsd(HALVES, HALVES, beta=1.5)

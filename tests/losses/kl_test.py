@@ -111,3 +111,8 @@ def test_adaptive_coefficient_hand_worked():
   assert adapt(6.0) == pytest.approx(1.0, abs=1e-6)
   assert adapt(float("nan")) == adapt(float("inf")) == pytest.approx(1.0)  # of a skipped step
   assert adapt(6.6) == pytest.approx(1.00512, abs=2e-6)  # 0.1 * 512 / 10000, not clipped
+
+
+def test_a_target_of_zero_is_refused():
+  with pytest.raises(ValueError, match="target: got 0.0, allowed: above 0"):
+    adapt(0.0, target=0.0)

@@ -136,6 +136,15 @@ def test_dual_clip_names_what_is_allowed(dual_clip):
     surrogate(0.0, 1.0, dual_clip=dual_clip)
 
 
+def test_log_ratios_are_held_at_their_bound():
+  held = lambda log_prob: surrogate(log_prob, -1.0, max_log_ratio=2.0)
+  assert float(held(5.0)) == pytest.approx(np.exp(2.0), rel=1e-6)
+  assert float(held(1.0)) == pytest.approx(np.e, rel=1e-6)
+  assert float(jax.grad(held)(5.0)) == 0.0
+  with pytest.raises(ValueError, match="max_log_ratio: got 90.0, allowed: above 0, at most 80"):
+    surrogate(0.0, 1.0, max_log_ratio=90.0)
+
+
 def test_gspo_hand_worked():
   # Log-ratios 0.3 and 0.1 have the mean 0.2, s = 1.2214, above 1 + 0.1.
   log_probs, mask = jnp.array([[0.3, 0.1, 9.0]]), jnp.array([[True, True, False]])

@@ -59,6 +59,8 @@ def test_standardized_scores_have_mean_zero_and_variance_one():
   after = of(losses.standardized(head, scores, mask))[:40]
   np.testing.assert_allclose([np.mean(after), np.var(after)], [0.0, 1.0], atol=1e-5)
   assert np.array_equal(np.argsort(after), np.argsort(of(head)[:40]))
+  gradient = jax.grad(lambda scores: losses.standardized(head, scores, mask)["bias"])(scores)
+  assert np.all(np.isfinite(gradient)) and not np.any(gradient[40:])
 
 
 @pytest.mark.parametrize("mask", [[True, True], [False, False]])

@@ -122,6 +122,17 @@ def test_useful_groups_go_first_and_others_fill_up():
   assert chosen.scored.rewards.counts == {"errors": 2}
 
 
+def test_groups_all_right_or_all_wrong_are_of_no_use_to_accuracy():
+  """Their rewards differ by a penalty of length; one completion could not be scored."""
+  sampled = make_sampled([2.0, 1.5, -0.5, 0.0, 2.0, 0.0, None, 1.0], prompts=3)
+  verdicts = [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+  sampled.scored.rewards.parts["verifier"] = verdicts
+  np.testing.assert_array_equal(sampled.differs(2), [True, True, True, False])
+  np.testing.assert_array_equal(sampled.differs(2, "accuracy"), [False, False, True, False])
+  chosen = rollout_lib.fill_with_useful([sampled], 1, 2, "accuracy")
+  assert [row["prompt"] for row in chosen.rows] == ["2"]
+
+
 def test_answers_take_the_place_of_the_completions_own():
   tokenizer = rollout_test.TOKENIZER
   rollout = rollout_test.make_rollout(

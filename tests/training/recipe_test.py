@@ -162,6 +162,8 @@ MISTAKES = [
     ("rl.sampling.temperature", 0.0, "config.rl: sampling.temperature: got 0.0, allowed: above 0"),
     ("rl.sampling.top_p", 0.9, "config.rl: algorithm.recompute_log_probs: got False with top_k"),
     ("rl.critic_path", "a", "config.rl: critic_path: got 'a' with algorithm.critic='shared', all"),
+    ("rl.algorithm.correction.function", "rlreason.losses:truncated_importance",
+     "config.rl: algorithm.recompute_log_probs: got False with a correction for what the sampler"),
     ("rl.sampling.weights", "int8", "config.rl: algorithm.recompute_log_probs: .*int8 weights"),
     ("rl.reward_clip", [1.0, -1.0], r"config.rl: reward_clip: got \(1.0, -1.0\), allowed: \(low"),
     ("rl.length_buckets", [97], r"config.rl: length_buckets: got \(97,\), allowed: 1 to max_new_t"),

@@ -129,7 +129,8 @@ def make_rl(
         "optim/lr": float(schedule(number * updates)),
         "rollout/dropped_prompts": problems.num_dropped, **drawn.seconds}
     if stage.max_rounds > 1:
-      host_metrics |= rl_metrics.round_metrics(drawn.everything, drawn.sampled, stage.group_size)
+      host_metrics |= rl_metrics.round_metrics(
+          drawn.everything, drawn.sampled, stage.group_size, stage.useful_by)
     samples = rl_metrics.sample_rows(
         rows, scored, stage.group_size, setup.recipe.samples_per_step)
     accuracies = rl_metrics.accuracy_rows(drawn.everything, number) if stage.writes_accuracy else []
@@ -180,8 +181,9 @@ def _make_draw(
       rows = next(data)
       rollout = generate(models["params"], rows, jax.random.fold_in(key, len(parts)))
       parts.append(Sampled(rows, rollout, scorer(rows, rollout)))
-      useful += int(parts[-1].differs(stage.group_size).sum())
-    chosen = rollout_lib.fill_with_useful(parts, stage.num_prompts, stage.group_size)
+      useful += int(parts[-1].differs(stage.group_size, stage.useful_by).sum())
+    chosen = rollout_lib.fill_with_useful(
+        parts, stage.num_prompts, stage.group_size, stage.useful_by)
     chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
     placed, scores = score_on_device(models, chosen.rollout)
     seconds = {"time/sampling": time.perf_counter() - started}
