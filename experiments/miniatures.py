@@ -37,7 +37,8 @@ NO_LENGTH = "--config.rl.rewards.kimi_length.weight=0"
 STUDENT = [  # of `beds.small_chain`
     "--config.model.width=80", "--config.model.head_dim=20", "--config.model.mlp_width=208",
     "--config.sft.steps=150"]
-# Name -> recipe, flags. {start} and others are of `STARTS`, {teacher} is the seed's after GRPO.
+# Name -> recipe, flags. {start} and others are of `STARTS`, {teacher} is the seed's after GRPO, and
+# {r1_data} what its R1 kept, so that it comes after that.
 RUNS = {
     "no training": ("grpo.py:{start}", ["--config.stages=()"]),
     "format-only reward": (
@@ -45,13 +46,16 @@ RUNS = {
     "random reward": ("grpo.py:{start}", [NO_VERIFIER, "--config.rl.rewards.random.weight=1"]),
     "GRPO": ("grpo.py:{start}", []),
     "R1-Zero": ("r1_zero.py:{start}", []),
+    "GRPO, no KL": ("grpo.py:{start}", ["--config.rl.algorithm.kl_coef=0"]),
     "Dr. GRPO": ("dr_grpo.py:{start}", []),
     "DAPO": ("dapo.py:{start}", []),
     "GSPO": ("gspo.py:{start}", []),
+    "PPO": ("ppo.py:{start}", []),
     "VAPO": ("vapo.py:{start}", []),
     "RLOO": ("rloo.py:{start}", []),
     "ReMax": ("remax.py:{start}", []),
     "REINFORCE++": ("reinforce_plus_plus.py:{start}", []),
+    "REINFORCE++-baseline": ("variants.py:reinforce_plus_plus_baseline,{start}", []),
     "PPO of RLHF": ("ppo_rlhf.py:{start}", []),
     "T1": ("t1.py:{start}", []),
     "T1, fixed reference": ("t1.py:{start}", ["--config.rl.algorithm.reference_every=0"]),
@@ -91,6 +95,7 @@ RUNS = {
     "student, RL": ("grpo.py", STUDENT),
     "student, sequence distillation": ("distill_sequence.py:{teacher}", []),
     "student, on-policy distillation": ("distill_on_policy.py:{teacher}", []),
+    "student, of R1's data": ("distill_sequence.py:{r1_data}", []),
     "student, RL, longer": ("grpo.py", [*STUDENT, "--config.rl.steps=190"]),
     "student, sequence distillation, longer": (
         "distill_sequence.py:{teacher}", ["--config.student.steps=600"]),
@@ -117,6 +122,8 @@ def main():
   run_all(pool, seeds, names)
   record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": {}, "claims": {}}
   pool.run(functools.partial(measure, seed, record) for seed in seeds)
+  known = {key_of(needed, claim) for needed, claim, *_ in DIRECTIONS}
+  record["claims"] = {key: shown for key, shown in record["claims"].items() if key in known}
   RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
   text = "\n".join([*table(record), "", *directions(record)]) + "\n"
   print(text)
@@ -195,7 +202,9 @@ class Seed:
     """Trains, unless it is there."""
     recipe, flags = RUNS[name]
     starts = {start: self.pool.start(start) for start in STARTS}
-    recipe = recipe.format(**starts, teacher=self.folder("GRPO") / "models" / "rl")
+    recipe = recipe.format(
+        **starts, teacher=self.folder("GRPO") / "models" / "rl",
+        r1_data=self.folder("R1") / "data" / "kept.jsonl")
     self.pool.train(self.folder(name), recipe, flags, self.seed)
 
   def accuracy_asked_with(self, suffix: str) -> float:
@@ -251,7 +260,8 @@ class Seed:
     return json.loads(output.read_text())
 
   def folder(self, name: str) -> pathlib.Path:
-    return self.root / name.replace(" ", "_").replace(",", "").replace(".", "").lower()
+    kept = (letter for letter in name.lower().replace(" ", "_") if letter not in ",.'")
+    return self.root / "".join(kept)
 
   def is_done(self, name: str) -> bool:
     return (self.folder(name) / "report.html").exists()

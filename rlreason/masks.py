@@ -50,8 +50,8 @@ def whiten(
 ) -> jax.Array:
   """Scales `x` to unit variance over True positions; 0 where masked.
 
-  Equal numbers become 0. With `shift_mean=False` the mean is kept, as PPO for language models does for rewards (Ziegler et
-  al. 2019, https://arxiv.org/abs/1909.08593).
+  Equal numbers become 0. With `shift_mean=False` the mean is kept, as PPO for language models does
+  for rewards (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593).
 
   Args:
     x: f32[...], such as [B, T] of tokens or [B] of rows.

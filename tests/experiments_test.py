@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
 from types import SimpleNamespace
 
 import jax
@@ -217,12 +218,14 @@ def test_the_tables_of_the_algorithms_are_those_of_the_recipes(monkeypatch):
   assert shown == recipes
 
 
-def test_each_method_says_its_command(monkeypatch):
+def test_each_method_says_its_command_settings_and_what_to_expect():
   for path in (FOLDER / "methods").glob("*.py"):
     text = ast.get_docstring(ast.parse(path.read_text()))
     if path.stem not in ("beds", "table"):
       assert f"rlreason train --config=experiments/methods/{path.name}" in text
-      assert "arxiv.org" in text
+      assert "arxiv.org" in text and "Expected" in text, path.name
+      assert re.search(r"settings\s+of\s+the\s+papers?|As DeepSeek-R1", text, re.I) or (
+          "Settings of papers" in text), path.name
 
 
 def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
@@ -230,7 +233,8 @@ def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
   for name, (recipe, flags) in miniatures.RUNS.items():
     overrides, rest = main._split_overrides(flags)
     starts = dict.fromkeys(miniatures.STARTS, "some/folder")
-    path = FOLDER / "methods" / recipe.format(**starts, teacher="some/teacher")
+    path = FOLDER / "methods" / recipe.format(
+        **starts, teacher="some/teacher", r1_data="some/kept.jsonl")
     stages = from_config(main.load_config(str(path), overrides)).stages
     assert not rest and (stages or name.endswith("no training")), name
   assert all(set(needed) <= set(miniatures.RUNS) for needed, *_ in miniatures.DIRECTIONS)

@@ -3,9 +3,9 @@
     rlreason train --config=experiments/methods/dapo.py --workdir=runs/dapo
 
 Settings of the paper: 512 problems of 16 completions, minibatches of 512, rewards +1 and -1, clips
-0.2 and 0.28, 20480 tokens of which the last 4096 are punished more and more. Groups that score all
-the same are sampled anew until the batch is full, in at most 10 rounds as in the released settings:
-`rollout/rounds` and `rollout/useless_groups` tell how that went.
+0.2 and 0.28, 20480 tokens of which the last 4096 are punished more and more. Groups that are all
+right or all wrong are sampled anew until the batch is full, in at most 10 rounds as in the released
+settings: `rollout/rounds` and `rollout/useless_groups` tell how that went.
 """
 
 import beds
@@ -16,7 +16,7 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(
-      presets.dapo(minibatch_size=64), max_rounds=10,
+      presets.dapo(minibatch_size=64), max_rounds=10, useful_by="accuracy",
       rewards=dict(
           # +1 and -1, but for a constant, which the group's mean takes away.
           verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),

@@ -1,10 +1,12 @@
 """DASH, https://arxiv.org/abs/2505.17218: sample all at once, drop what is useless.
 
-Settings of the paper: 4 completions of a problem, 32 micro-batches of 4, T = 0.9, |A| above 0.1.
-A rollout here is always of a whole step: one call of the sampler however many micro-batches the
-update has. Completions whose advantage is within the threshold never enter the network.
-`drop_normalizer` says whether they count in the mean ("all": the same gradient as without the
-filter) or not ("kept", as the released code has it).
+Settings of the paper: 4 completions of a problem, 32 micro-batches of 4, T = 0.9, |A| above 0.1, a
+KL of 0.04. Here T is 1 and there is no KL, the paper's "No-KL": what is filtered would lose its KL
+as well. A rollout here is always of a whole step: one call of the sampler however many
+micro-batches the update has. Completions whose advantage is within the threshold never enter the
+network. `drop_normalizer` says whether they count in the mean ("all": without a KL or an entropy
+bonus the same gradient as without the filter) or not ("kept", as the released code has it).
+Expected: GRPO's accuracy from fewer completions in the network; on this bed 94% from half of them.
 
     rlreason train --config=experiments/methods/dash.py --workdir=runs/dash
 """
@@ -16,5 +18,5 @@ from rlreason.algorithms import presets
 
 def get_config(start=""):
   config = beds.chain(start)
-  config.rl = beds.rl(presets.dash(minibatch_size=128, micro_batch_size=16))
+  config.rl = beds.rl(presets.dash(minibatch_size=128, micro_batch_size=16, kl_coef=0.0))
   return config

@@ -4,7 +4,9 @@
         --workdir=runs/student
 
 As DeepSeek-R1 makes its small models, https://arxiv.org/abs/2501.12948: 800,000 completions of the
-teacher that a verifier accepts, two epochs, no reinforcement learning. The argument is the teacher.
+teacher that a verifier accepts, two epochs, no reinforcement learning. The argument is the teacher,
+or a file of completions that are there already, such as r1.py's `runs/r1/data/kept.jsonl`.
+Expected: better than reinforcement learning of the student at equal tokens; see docs/results.md.
 """
 
 import beds
@@ -14,15 +16,20 @@ from rlreason.slots import Slot
 
 
 def get_config(teacher):
+  is_data = teacher.endswith(".jsonl")
   config = beds.small_chain()
+  config.student = dict(
+      kind="sft", steps=150, batch_size=16, length=128,
+      examples=teacher if is_data else "stage:right",
+      optimizer=dict(learning_rate=3e-3, warmup_steps=50, schedule="cosine"))
+  config.stages = ("student",)
+  if is_data:
+    return config
   config.samples = dict(
       kind="sample", steps=16, num_prompts=64, group_size=4, model=teacher,
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))
   config.right = dict(
       kind="select", inputs=("samples",), select=Slot(
           completions.right_completions, {"max_per_question": 4}))
-  config.student = dict(
-      kind="sft", steps=150, batch_size=16, length=128, examples="stage:right",
-      optimizer=dict(learning_rate=3e-3, warmup_steps=50, schedule="cosine"))
-  config.stages = ("samples", "right", "student")
+  config.stages = ("samples", "right", *config.stages)
   return config

@@ -1,6 +1,11 @@
 """LaTRO, https://arxiv.org/abs/2411.04282: reasoning that makes the answer likely, no verifier.
 
     rlreason train --config=experiments/methods/latro.py --workdir=runs/latro
+
+Settings of the paper: 16 completions of a problem of up to 500 tokens, T = 1, 48 problems in a
+batch, learning rate 5e-7, a KL of 0.05 (GSM8K) or 0.25 (ARC), the sum over the answer's tokens as
+the reward, twice the mean for what does not end. Expected: answers get likelier and accuracy rises
+without a verifier; on this bed from 38% to 85%, to 74% without the second term.
 """
 
 import beds

@@ -7,7 +7,10 @@ The argument names the reward: kimi (Kimi k1.5, https://arxiv.org/abs/2501.12599
 preference tuning of the shortest right completion against the longest
 (https://arxiv.org/abs/2412.21187); a model to start from follows after a comma. The demonstrations
 of this bed solve each chain up to three times. `min_accuracy` switches the reward on, group by
-group: `--config.rl.rewards.kimi_length.options.min_accuracy=0` is the control.
+group: `--config.rl.rewards.kimi_length.options.min_accuracy=0` is the control. Settings of the
+papers: Kimi's reward is warmed in after training without it; α of arora is 0 to 0.4; l1 asks for a
+length in the prompt, α 0.0003. Expected: shorter at the same accuracy; on this bed short sooner
+than GRPO alone, which shortens as well, and pairs save a fifth of the tokens.
 
 What a model has found out after 30 tokens, with its answer forced (s1,
 https://arxiv.org/abs/2501.19393):

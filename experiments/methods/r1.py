@@ -9,12 +9,16 @@
 4. sft: the *initial* model on these;
 5. final: GRPO on all scenarios (here one: the rewards of the last stage may differ).
 
-The sixth step, smaller models trained on the data of the third, is distill_sequence.py. Settings of
-the paper: thousands of demonstrations, 600,000 + 200,000 kept completions, two epochs.
+The sixth step, smaller models trained on the data of the third, has a model of its own and so a
+command of its own: distill_sequence.py:runs/r1/data/kept.jsonl. Settings of the paper: thousands of
+demonstrations, a clip of 10 in the first reinforcement stage, completions without mixed languages,
+code or long paragraphs, of which 600,000 + 200,000 were kept, two epochs. Its reward models for
+helpfulness and harmlessness have no part here. Expected on this bed: from 38% to 94%.
 """
 
 import beds
 
+from rlreason import losses
 from rlreason.algorithms import presets
 from rlreason.data import completions
 from rlreason.slots import Slot
@@ -33,13 +37,16 @@ def get_config(start=""):
   config.cold_start = dict(
       kind="sft", steps=60, batch_size=16, length=128, num_examples=1000,
       optimizer=dict(learning_rate=5e-4, warmup_steps=10))
-  config.rl = beds.rl(presets.r1_zero(minibatch_size=128), steps=25, rewards=REWARDS)
+  clip = Slot(losses.clipped_surrogate, {"clip_low": 1.0, "clip_high": 10.0})
+  config.rl = beds.rl(
+      presets.r1_zero(minibatch_size=128, policy_loss=clip), steps=25, rewards=REWARDS)
   config.samples = dict(
       kind="sample", steps=8, num_prompts=64, group_size=8,
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=REWARDS)
   config.clean = dict(
       kind="select", inputs=("samples",), select=Slot(
-          completions.clean_completions, {"max_tokens": 40, "min_rewards": {"language": 1.0}}))
+          completions.clean_completions, {
+              "allow_code": False, "max_tokens": 40, "min_rewards": {"language": 1.0}}))
   config.kept = dict(
       kind="select", inputs=("clean",), select=Slot(
           completions.right_completions, {"max_per_question": 4}))

@@ -4,7 +4,8 @@
 
 Settings of the paper: 16 completions of 32 problems, learning rate 3e-6, KL 0.001, the reference
 replaced every 400 steps, rules only. Here the "pretrained" model is one that boxes three answers in
-ten. Expected: the share of boxes rises first, accuracy after it.
+ten, the reward for boxes asks for no think tags, and the reference is replaced every 20 steps.
+Expected: the share of boxes rises first, accuracy after it, to 91%.
 """
 
 import beds

@@ -1,6 +1,9 @@
 """ReMax, https://arxiv.org/abs/2310.10505: the score of the greedy completion is the baseline.
 
     rlreason train --config=experiments/methods/remax.py --workdir=runs/remax
+
+Settings of the paper: one completion of a prompt beside the greedy one, the KL in the reward of
+each token. Here there are 8 of each. Expected on this bed: from 38% of samples right to 90%.
 """
 
 import beds

@@ -9,7 +9,8 @@ GOOD. The same model asked with BAD, or with nothing:
     rlreason evaluate --config=experiments/methods/return_conditioned.py \
         --model=runs/rcrl/models/conditioned --config.evaluation.prompt_suffix=" BAD"
 
-Differs from the paper: there each step has a label, by a reward model, and none goes without.
+Differs from the settings of the paper: there each step has a label, by a reward model, and none
+goes without. Expected: GOOD above no label above BAD; on this bed 84%, 40% and 20%.
 """
 
 import beds

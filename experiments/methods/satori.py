@@ -6,7 +6,9 @@ Format tuning on steps that begin with a meta-action (continue, reflect, explore
 problems and on beginnings of right and of wrong attempts, after which `reflect` is put. An attempt
 that was wrong and ends right is paid a bonus of 0.5, and the reverse costs it. To that comes the
 sigmoid of an outcome reward model, trained on pairs of right and wrong attempts. Settings of the
-paper: 10,000 demonstrations, KL 0, T = 0.6, the last t <= T steps taken back.
+paper: 10,000 demonstrations, KL 0, T = 0.6 (here 1), the last t <= T steps taken back, the answer
+looked for in the last 128 characters (here anywhere). Expected: wrong beginnings are mended more
+often; on this bed 38% to 50% of them, 25% before.
 
 The argument is a model to start from, after a comma the number of rounds (1): after each round but
 the last, the first policy is fine-tuned on what the trained one gets right, and all begins again:

@@ -44,6 +44,7 @@ POLICY_GRADIENTS = {
         "one-example RLVR", "2504.20571", "GRPO + entropy on the item of most variance"),
     "latro.py": ("LaTRO", "2411.04282 (4)", "r = log π(y | x, z) - β log π(z) / π_0(z); + its NLL"),
     "ppo_rlhf.py": ("PPO of RLHF", "1909.08593", "r_t = r - β KL_t; GAE; β to a target"),
+    "ppo.py": ("PPO", "1707.06347 (7)", "A by GAE of r_t = r - β KL_t; clipped"),
     "vapo.py": ("VAPO", "2504.05118", "λ = 1 for V, 1 - 1 / (α length) for π; + NLL where right"),
     "satori.py": ("Satori", "2502.02508", "r = right - 1 ± bonus, from states restarted at"),
     "overthinking.py:kimi": ("length reward", "2501.12599", "+ 1/2 - (n - min) / (max - min)"),
@@ -157,7 +158,8 @@ def cells_of(recipe) -> dict[str, str]:
 def rollout(stage) -> str:
   parts = [f"T={stage.sampling.temperature:g}"]
   parts += ["one of each prompt"] if stage.group_size == 1 else []
-  parts += [f"until full, {stage.max_rounds} rounds"] if stage.max_rounds > 1 else []
+  if stage.max_rounds > 1:
+    parts.append(f"until full by {stage.useful_by}, {stage.max_rounds} rounds")
   parts += ["then the answer"] if stage.answer_template else []
   return ", ".join(parts)
 

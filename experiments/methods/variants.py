@@ -6,6 +6,11 @@ cispo (https://arxiv.org/abs/2506.13585), opo (https://arxiv.org/abs/2505.23585)
 (https://arxiv.org/abs/2508.10751), clip_cov and kl_cov (https://arxiv.org/abs/2505.22617),
 reinforce_plus_plus_baseline (https://arxiv.org/abs/2501.03262). A model to start from follows after
 a comma.
+
+Settings of the papers: cispo bounds the ratio from above alone; opo updates once for each rollout,
+without KL or entropy; pass_at_k pays 4 completions together; clip_cov keeps 0.02% of the tokens, of
+covariances from 1 to 5, from learning, kl_cov penalises the 0.2% of the highest. Expected on this
+bed, from 38% of samples right: 79%, 94%, 81%, 83%, 89%, and see docs/results.md.
 """
 
 import beds

@@ -133,8 +133,8 @@ class PolicyGradientConfig:
     if is_unusual and not self.allow_any_kl:
       raise ValueError(
           f"kl_estimator: got {self.kl_estimator!r} with kl_placement={self.kl_placement!r}, "
-          "allowed: k1 in the reward or score, k2 or k3 in the loss (their gradients differ); or set "
-          "allow_any_kl")
+          "allowed: k1 in the reward or score, k2 or k3 in the loss (their gradients differ), or "
+          "set allow_any_kl")
     if self.whiten_kl and self.kl_placement != "score":
       raise ValueError(
           f"whiten_kl: got True with kl_placement={self.kl_placement!r}, allowed: 'score'")

@@ -5,8 +5,8 @@ f32[P, G], one of each completion, and `is_kept` bool[P, G], False where a compl
 scored: it is 0 and takes part in nothing. Every function returns f32[P, G], gradients stopped.
 
 A group whose kept scores are equal gets exactly 0, to the bit, and so does a group of one, where
-released codes disagree: verl gives it its raw score (`group_of_one="raw"`). `no_baseline` and `remax`, which do not look
-at the rest of the group, are the exceptions.
+released codes disagree: verl gives it its raw score (`group_of_one="raw"`). `no_baseline` and
+`remax`, which do not look at the rest of the group, are the exceptions.
 """
 
 from typing import Literal

@@ -1,0 +1,23 @@
+"""PPO with a critic, https://arxiv.org/abs/1707.06347, paid by a verifier.
+
+    rlreason train --config=experiments/methods/ppo.py --workdir=runs/ppo
+
+Settings of papers: λ 0.95, γ 1, clip 0.2, a KL of 0.05 in the reward
+(https://arxiv.org/abs/2403.04642). Here the critic is a model of its own and has 10 steps to
+itself. Expected on this bed: see docs/results.md.
+"""
+
+import beds
+
+from rlreason.algorithms import presets
+
+
+def get_config(start=""):
+  config = beds.chain(start)
+  config.rl = beds.rl(
+      presets.ppo(
+          critic="separate", minibatch_size=32, critic_warmup_steps=10, value_coef=0.5,
+          kl_coef=0.01),
+      steps=50, num_prompts=128, group_size=1,
+      optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))
+  return config
