@@ -29,7 +29,7 @@ train: $(VENV)/train.stamp $(if $(findstring smollm2,$(CONFIG)),$(VENV)/smollm2.
 	@$(VENV)/bin/rlreason train --config=$(CONFIG) $(WORKDIR_FLAG) $(ARGS)
 
 test: $(VENV)/test.stamp
-	@$(VENV)/bin/python -m pytest -q -n 2 --ignore=tests/parity --durations=10 $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal --ignore=tests/parity --durations=10 $(PYTEST_ARGS)
 
 parity: $(VENV)/parity.stamp
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/parity --durations=10 $(PYTEST_ARGS)

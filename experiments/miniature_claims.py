@@ -201,6 +201,10 @@ DIRECTIONS = (
         "at the same accuracy, within 2 points", "mean of 8, %: with, without"),
      compare(accuracy("long reasoning, length reward"), accuracy("long reasoning, GRPO")),
      lambda left, right: left > right - 2),
+    *(((f"long reasoning, {name}", "long reasoning, GRPO"), (
+        f"{name} is short sooner as well", "tokens, mean of all steps: with, without"),
+       compare(*(mean_over_steps(f"long reasoning, {run}", "rollout/length/mean")
+                 for run in (name, "GRPO"))), less) for name in ("Arora's reward", "L1's reward")),
     (("long reasoning, length reward", "long reasoning, GRPO"), (
         "easy problems more than hard ones", "% of the tokens saved: 2 steps, 5 steps"),
      compare(shortened("chain-2"), shortened("chain-5")), more),

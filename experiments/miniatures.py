@@ -87,6 +87,8 @@ RUNS = {
     "long reasoning, no training": ("overthinking.py:kimi,{long}", ["--config.stages=()"]),
     "long reasoning, GRPO": ("overthinking.py:kimi,{long}", [NO_LENGTH]),
     "long reasoning, length reward": ("overthinking.py:kimi,{long}", []),
+    "long reasoning, Arora's reward": ("overthinking.py:arora,{long}", []),
+    "long reasoning, L1's reward": ("overthinking.py:l1,{long}", []),
     "long reasoning, penalty from the start": ("overthinking.py:l1,{long}", [
         "--config.rl.rewards.l1_length.options.min_accuracy=0",
         "--config.rl.rewards.l1_length.options.target=1",
@@ -96,7 +98,7 @@ RUNS = {
     "student, sequence distillation": ("distill_sequence.py:{teacher}", []),
     "student, on-policy distillation": ("distill_on_policy.py:{teacher}", []),
     "student, of R1's data": ("distill_sequence.py:{r1_data}", []),
-    "student, RL, longer": ("grpo.py", [*STUDENT, "--config.rl.steps=190"]),
+    "student, RL, longer": ("grpo.py", [*STUDENT, "--config.rl.steps=235"]),
     "student, sequence distillation, longer": (
         "distill_sequence.py:{teacher}", ["--config.student.steps=600"]),
 }

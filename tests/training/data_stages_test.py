@@ -15,7 +15,7 @@ from rlreason.training.recipe import from_config
 from rlreason.training.stage_configs import SelectStage
 from rlreason.training.stages.sample import select
 from tests.training import tiny_run
-from tests.training.processes import reproducible_lines, run_process
+from tests.training.processes import reproducible_lines, run_process, run_processes
 
 SAMPLED = 5 * 8 * 4  # steps, problems, completions of each
 SFT_STEPS = 12
@@ -105,12 +105,11 @@ def test_the_summary_has_every_stage(uninterrupted):
 def test_a_run_that_is_killed_while_it_samples_is_the_same_run(uninterrupted, cache, tmp_path):
   # Rows of the third step of `sample` are written, and no checkpoint counts on them; then in the
   # stage after the selection, before its first checkpoint; then in that of the reward model.
-  for moment, code in ((f"step {SFT_STEPS + 4}", -9), (f"step {SFT_STEPS + 5 + 1}", -9),
-                       (f"step {SFT_STEPS + 5 + 3 + 1}", -9), ("end", 0)):
-    process = run_process(tmp_path, moment, cache, "data")
-    assert process.returncode == code, (moment, process.stdout, process.stderr[-2000:])
-    if moment == f"step {SFT_STEPS + 4}":
-      assert len(data_of(tmp_path, "sample")) == 3 * 32
+  first, *others = (SFT_STEPS + 4, SFT_STEPS + 5 + 1, SFT_STEPS + 5 + 3 + 1)
+  process = run_process(tmp_path, f"step {first}", cache, "data")
+  assert process.returncode == -9 and len(data_of(tmp_path, "sample")) == 3 * 32
+  ended = run_processes(tmp_path, [*(f"step {step}" for step in others), "end"], cache, "data")
+  assert [process.returncode for process in ended] == [-9, -9, 0], ended[-1].stderr[-2000:]
   for path in (uninterrupted / "data").iterdir():
     assert (tmp_path / "data" / path.name).read_bytes() == path.read_bytes(), path.name
   for path in (uninterrupted / "models").rglob("*"):

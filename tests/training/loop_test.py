@@ -13,7 +13,7 @@ from rlreason.algorithms import base
 from rlreason.training import checkpoint, loop, metrics
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
-from tests.training.processes import reproducible_lines, run_process
+from tests.training.processes import reproducible_lines, run_process, run_processes
 
 STEPS = tiny_run.STEPS
 
@@ -62,14 +62,16 @@ MOMENTS = [
 def test_a_run_that_is_killed_again_and_again_is_the_same_run(
     uninterrupted, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("killed")
-  for moment, code in MOMENTS:
-    process = run_process(workdir, moment, cache)
-    assert process.returncode == code, (moment, process.stdout, process.stderr[-2000:])
-    if moment.startswith("stop"):
-      # It saved itself, with the step it was at, and says how to go on.
-      assert "stopped on request after step 7" in process.stdout
-      assert f"--workdir={workdir} goes on from there" in process.stdout
-      assert checkpoint.Checkpointer(str(workdir), read_only=True).latest_step() == 7
+  names = [moment for moment, _ in MOMENTS]
+  stopped = names.index("stop 6") + 1
+  ended = run_processes(workdir, names[:stopped], cache)
+  # It saved itself, with the step it was at, and says how to go on.
+  assert "stopped on request after step 7" in ended[-1].stdout
+  assert f"--workdir={workdir} goes on from there" in ended[-1].stdout
+  assert checkpoint.Checkpointer(str(workdir), read_only=True).latest_step() == 7
+  ended += run_processes(workdir, names[stopped:], cache)
+  assert [process.returncode for process in ended] == [code for _, code in MOMENTS], (
+      ended[-1].stderr[-2000:])
   assert reproducible_lines(workdir) == reproducible_lines(uninterrupted)
   assert (workdir / "samples.jsonl").read_bytes() == (uninterrupted / "samples.jsonl").read_bytes()
   for stage in ("sft", "rl"):
@@ -84,8 +86,8 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
 
 def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   for workdir, moments in (("one", ["end"]), ("killed", ["save 4", "step 8", "end"])):
-    for moment in moments:
-      process = run_process(tmp_path / workdir, moment, cache, "adapters")
+    for process, moment in zip(
+        run_processes(tmp_path / workdir, moments, cache, "adapters"), moments, strict=True):
       assert process.returncode == (0 if moment == "end" else -9), process.stderr[-2000:]
   one, killed = tmp_path / "one", tmp_path / "killed"
   assert reproducible_lines(killed) == reproducible_lines(one)

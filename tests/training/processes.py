@@ -4,22 +4,50 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 from rlreason.training import metrics
 from tests import compiler
+from tests.training import tiny_run
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
+class Ended(NamedTuple):
+  """How a process ended, and what it and those after it printed."""
+
+  returncode: int
+  stdout: str
+  stderr: str
+
+
 def run_process(workdir, moment, cache, *options):
-  """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`."""
+  """`run_processes` of one moment."""
+  return run_processes(workdir, [moment], cache, *options)[0]
+
+
+def run_processes(workdir, moments, cache, *options):
+  """Runs `tiny_run.py` on one device; programs are compiled once and then found in `cache`.
+
+  Returns an `Ended` for each moment; stderr is that of all.
+  """
   environment = os.environ | {
       "PYTHONPATH": str(_ROOT), "XLA_FLAGS": compiler.FLAGS, "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-  return subprocess.run(
-      [sys.executable, str(_ROOT / "tests/training/tiny_run.py"), str(workdir), moment, *options],
-      env=environment, capture_output=True, text=True, timeout=280, check=False)
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "OPENBLAS_NUM_THREADS": "1"}
+  process = subprocess.run(
+      [sys.executable, str(_ROOT / "tests/training/tiny_run.py"), str(workdir), ",".join(moments),
+       *options],
+      env=environment, capture_output=True, text=True, timeout=280 * len(moments), check=False)
+  assert process.returncode == 0, process.stderr[-2000:]
+  ended, stdout = [], []
+  for line in process.stdout.splitlines():
+    if line.startswith(tiny_run.ENDED):
+      ended.append(Ended(int(line.removeprefix(tiny_run.ENDED)), "\n".join(stdout), process.stderr))
+      stdout = []
+    else:
+      stdout.append(line)
+  return ended
 
 
 def reproducible_lines(workdir):

@@ -1,13 +1,14 @@
 """A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
 
-    python tests/training/tiny_run.py WORKDIR MOMENT [adapters | data]
+    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data]
 
-runs the recipe, with `adapters` by training these on a base of 4 bits, with `data` one whose stages
-write data for others, and at the moment named
-sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
+runs the recipe once for each of the moments, which have commas between them, each in a process of
+its own; with `adapters` by training these on a base of 4 bits, with `data` one whose stages write
+data for others. At its moment a process sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
 (the checkpoint of step 4 has just been handed to the background) and `eval sft` (the stage is
 evaluated and its model written, but no checkpoint says so); SIGTERM for `stop 3`. `end` is no
-moment: the run comes to its end.
+moment: the run comes to its end. After what each has printed comes a line of `ENDED` and how it
+ended.
 """
 
 import os
@@ -22,6 +23,7 @@ from rlreason.training import checkpoint, loop, metrics
 from rlreason.training.recipe import from_config
 
 STEPS = 5  # of each stage
+ENDED = "ended with "
 
 
 def make_config(has_adapters=False):
@@ -123,8 +125,7 @@ def signal_at(moment):
   checkpoint.Checkpointer.save = save_then_send
 
 
-def main():
-  workdir, moment, *options = sys.argv[1:]
+def run(workdir, moment, options):
   signal_at(moment)
   try:
     config = make_data_config() if "data" in options else make_config("adapters" in options)
@@ -132,6 +133,19 @@ def main():
   except loop.Interrupted as stopped:
     print(stopped)
     sys.exit(3)
+
+
+def main():
+  workdir, moments, *options = sys.argv[1:]
+  for moment in moments.split(","):
+    # Importing takes longer than the steps. This process starts no thread and no backend of jax, so
+    # that a copy of it is as good as a new one.
+    child = os.fork()
+    if not child:
+      run(workdir, moment, options)
+      return
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(f"{ENDED}{code}", flush=True)
 
 
 if __name__ == "__main__":
