@@ -6,7 +6,8 @@
 As DeepSeek-R1 makes its small models, https://arxiv.org/abs/2501.12948: 800,000 completions of the
 teacher that a verifier accepts, two epochs, no reinforcement learning. The argument is the teacher,
 or a file of completions that are there already, such as r1.py's `runs/r1/data/kept.jsonl`.
-Expected: better than reinforcement learning of the student at equal tokens; see docs/results.md.
+Expected: better than reinforcement learning of the student at equal tokens; on this bed 60% against
+11% with `--config.student.steps=600`, no better with 150.
 """
 
 import beds

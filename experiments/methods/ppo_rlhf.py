@@ -16,7 +16,8 @@ score of what does not end. A critic can start from the reward model:
 `--config.rl.algorithm.critic=separate --config.rl.critic_path=stage:reward_model`. Settings of the
 papers: four epochs, λ 0.95, clip 0.2, a KL of 0.15 towards 6 nats over a horizon of 10,000, value
 loss 0.1, learning rate 1e-5 falling to 0. Their Adam adds ε before the bias is corrected; this one
-after. Expected on this bed: the learned reward rises, accuracy a little; see docs/results.md.
+after. Expected: the learned reward rises, and accuracy with it as far as the reward model is right;
+on this bed that is 3 points in one seed of three.
 """
 
 import beds
