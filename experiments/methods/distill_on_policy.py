@@ -8,8 +8,8 @@ The student samples, and its next-token distributions are drawn to the teacher's
 `rlreason.losses:generalized_jsd` are the others. Before that the student learns the task's form
 from demonstrations. The argument is the teacher, which must share the vocabulary. Settings of the
 paper: all samples the student's own, or half; T = 1; forward, reverse and Jensen-Shannon (β 0.1,
-0.5, 0.9). Expected: better than reinforcement learning of the student at equal tokens; on this bed by 0
-to 7 points.
+0.5, 0.9). Expected: better than reinforcement learning of the student at equal tokens; on this bed
+by 0 to 7 points.
 """
 
 import beds

@@ -4,11 +4,11 @@
 
 runs the recipe once for each of the moments, which have commas between them, each in a process of
 its own; with `adapters` by training these on a base of 4 bits, with `data` one whose stages write
-data for others. At its moment a process sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
-(the checkpoint of step 4 has just been handed to the background) and `eval sft` (the stage is
-evaluated and its model written, but no checkpoint says so); SIGTERM for `stop 3`. `end` is no
-moment: the run comes to its end. After what each has printed comes a line of `ENDED` and how it
-ended.
+data for others. At its moment a process sends itself a signal: SIGKILL for `step 3` (the metrics of
+step 3 have just been written), `save 4` (the checkpoint of step 4 has just been handed to the
+background) and `eval sft` (the stage is evaluated and its model written, but no checkpoint says
+so); SIGTERM for `stop 3`. `end` is no moment: the run comes to its end. After what each has printed
+comes a line of `ENDED` and how it ended.
 """
 
 import os
