@@ -39,9 +39,9 @@ def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Arra
 
   The sum of squares is divided by the positions less `ddof`: 0 is biased, 1 is not.
   """
-  centred = _centred(x, mask)
+  errors = centred(x, mask)
   freedom = jnp.sum(mask.astype(jnp.float32)) - ddof
-  return safe_divide(masked_sum(jnp.square(centred), mask), freedom)
+  return safe_divide(masked_sum(jnp.square(errors), mask), freedom)
 
 
 def whiten(
@@ -65,21 +65,30 @@ def whiten(
   """
   # First, or the gradient of the product below is 0 * NaN where a masked `x` is NaN.
   x = zero_masked(x, mask)
-  scaled = _centred(x, mask) * jax.lax.rsqrt(masked_variance(x, mask, ddof=ddof) + epsilon)
+  scaled = centred(x, mask) * jax.lax.rsqrt(masked_variance(x, mask, ddof=ddof) + epsilon)
   return zero_masked(scaled if shift_mean else scaled + masked_mean(x, mask), mask)
 
 
-def _centred(x, mask):
-  """`x` less its mean over True positions, in f32; 0 where masked.
+def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
+  """`x` less the highest of its True positions, in f32; 0 where masked. Gradients pass through.
 
-  The highest is taken away first. Equal numbers then become 0 to the bit, where what rounding
-  leaves of them would be blown up by a division by their deviation.
+  Equal numbers become 0 to the bit.
   """
   x = zero_masked(x.astype(jnp.float32), mask)
   lowest = jnp.finfo(jnp.float32).min
-  shifted = zero_masked(
-      x - jax.lax.stop_gradient(jnp.max(x, initial=lowest, where=mask)), mask)
-  return zero_masked(shifted - masked_mean(shifted, mask), mask)
+  highest = jnp.max(x, axis=axis, keepdims=True, initial=lowest, where=mask)
+  return zero_masked(x - jax.lax.stop_gradient(highest), mask)
+
+
+def centred(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
+  """`x` less its mean over True positions, in f32; 0 where masked.
+
+  Equal numbers become 0 to the bit: what rounding leaves of them would be blown up by a division by
+  their deviation.
+  """
+  x = shifted(x, mask, axis)
+  total, count = (jnp.sum(y, axis=axis, keepdims=True) for y in (x, mask.astype(jnp.float32)))
+  return zero_masked(x - safe_divide(total, count), mask)
 
 
 def token_weights(

@@ -154,7 +154,8 @@ def opo(
   Returns:
     f32[P, G]; 0 in a group without tokens.
   """
-  shifted = _shifted(scores, is_kept)
+  chex.assert_equal_shape([scores, is_kept, lengths])
+  shifted = masks.shifted(scores, is_kept, axis=-1)
   lengths = masks.zero_masked(lengths.astype(jnp.float32), is_kept)
   total = jnp.sum(lengths, axis=-1, keepdims=True)
   baseline = masks.safe_divide(jnp.sum(lengths * shifted, axis=-1, keepdims=True), total)
@@ -218,20 +219,10 @@ def _with_lone_scores(advantages, scores, is_kept, group_of_one: GroupOfOne):
   return jnp.where(is_alone, scores, advantages)
 
 
-def _shifted(scores, is_kept):
-  """Scores less the highest of their row, 0 where not kept: equal scores become 0 to the bit."""
-  chex.assert_equal_shape([scores, is_kept])
-  scores = masks.zero_masked(scores.astype(jnp.float32), is_kept)
-  lowest = jnp.finfo(jnp.float32).min
-  highest = jnp.max(scores, axis=-1, keepdims=True, initial=lowest, where=is_kept)
-  return masks.zero_masked(scores - highest, is_kept)
-
-
 def _centred(scores, is_kept):
   """Scores less the mean of their row, 0 where not kept."""
-  shifted = _shifted(scores, is_kept)
-  mean = masks.masked_mean(shifted, is_kept, axis=-1)[..., None]
-  return masks.zero_masked(shifted - mean, is_kept)
+  chex.assert_equal_shape([scores, is_kept])
+  return masks.centred(scores, is_kept, axis=-1)
 
 
 def _std(scores, is_kept, ddof):
