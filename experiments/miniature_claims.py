@@ -55,6 +55,20 @@ def asked_with(suffix: str):
   return lambda seed: seed.accuracy_asked_with(suffix)
 
 
+def more(left, right):
+  return left > right
+
+
+def less(left, right):
+  return left < right
+
+
+def accuracies(left: str, right: str, claim: str, shown: str, holds=more):
+  """The row of `DIRECTIONS` that compares the accuracies of two runs."""
+  return ((left, right), (claim, f"mean of 8, %: {shown}"),
+          compare(accuracy(left), accuracy(right)), holds)
+
+
 def mended(name: str):
   return lambda seed: seed.mended(name)
 
@@ -69,31 +83,21 @@ def moved(name: str):
   return lambda seed: seed.estimate("kl", name, "start")["kl"]
 
 
-def more(left, right):
-  return left > right
-
-
-def less(left, right):
-  return left < right
-
-
 # Policy gradients with a verifier, of which no more is asked than that they learn.
 LEARN = ("R1-Zero", "GSPO", "PPO", "RLOO", "ReMax", "REINFORCE++", "REINFORCE++-baseline", "CISPO",
          "OPO", "pass@4", "Clip-Cov", "KL-Cov", "R1")
 # (runs needed, (claim, what the two numbers are), (seed) -> two numbers, whether they show it)
 DIRECTIONS = (
-    (("GRPO", "no training"), ("GRPO raises accuracy", "mean of 8, %: after, before"),
-     compare(accuracy("GRPO"), accuracy("no training")), more),
-    (("GRPO", "format-only reward"), (
-        "by more than a reward for boxes does", "mean of 8, %: GRPO, format-only"),
-     compare(accuracy("GRPO"), accuracy("format-only reward")), more),
-    (("GRPO", "random reward"), ("and a random one", "mean of 8, %: GRPO, random"),
-     compare(accuracy("GRPO"), accuracy("random reward")), more),
+    accuracies("GRPO", "no training", "GRPO raises accuracy", "after, before"),
+    accuracies(
+        "GRPO", "format-only reward", "by more than a reward for boxes does",
+        "GRPO, format-only"),
+    accuracies("GRPO", "random reward", "and a random one", "GRPO, random"),
     (("R1-Zero",), ("R1-Zero: the format comes first", "step of half the gain: boxes, accuracy"),
      compare(first_step("R1-Zero", "reward/format/mean", 0.5),
              first_step("R1-Zero", "rollout/accuracy", 0.5)), less),
-    *(((name, "no training"), (f"{name} raises accuracy", "mean of 8, %: after, before"),
-       compare(accuracy(name), accuracy("no training")), more) for name in LEARN),
+    *(accuracies(name, "no training", f"{name} raises accuracy", "after, before")
+      for name in LEARN),
     (("Dr. GRPO", "GRPO, no KL"), (
         "Dr. GRPO: wrong answers are shorter", "tokens, last 20 steps: Dr. GRPO, GRPO without KL"),
      compare(late("Dr. GRPO", "rollout/length_wrong/mean"),
@@ -124,13 +128,12 @@ DIRECTIONS = (
      lambda seed: seed.estimate("dash")["seconds"][::-1], less),
     (("DASH",), ("its filter leaves the gradient as it is", "relative difference: found, allowed"),
      lambda seed: (seed.estimate("dash")["gradient_difference"], 1e-4), less),
-    (("DASH", "GRPO, no KL"), (
-        "DASH: fewer completions, same accuracy", "mean of 8, %: DASH, GRPO without KL"),
-     compare(accuracy("DASH"), accuracy("GRPO, no KL")), lambda left, right: abs(left - right) < 3),
+    accuracies(
+        "DASH", "GRPO, no KL", "DASH: fewer completions, same accuracy",
+        "DASH, GRPO without KL", lambda left, right: abs(left - right) < 3),
     (("DASH",), ("which of them enter the network", "share of completions: last 20 steps, all"),
      lambda seed: (late("DASH", "rollout/trained_fraction")(seed), 1.0), less),
-    (("VAPO", "PPO"), ("VAPO is better than PPO", "mean of 8, %: VAPO, PPO"),
-     compare(accuracy("VAPO"), accuracy("PPO")), more),
+    accuracies("VAPO", "PPO", "VAPO is better than PPO", "VAPO, PPO"),
     (("pass@4", "no training"), ("what pass@4 pays for rises", "pass@8, %: after, before"),
      compare(lambda seed: 100 * seed.last("pass@4")["pass@8"]["value"],
              lambda seed: 100 * seed.last("no training")["pass@8"]["value"]), more),
@@ -144,37 +147,31 @@ DIRECTIONS = (
         "T1: 1.2 is a better temperature than 0.6 and 2", "mean of 8, %: 1.2, best of the others"),
      lambda seed: (accuracy("T1")(seed),
                    max(accuracy(f"T1, T = {other}")(seed) for other in ("0.6", "2"))), more),
-    (("LaTRO", "no training"), (
-        "LaTRO raises accuracy without a verifier", "mean of 8, %: after, before"),
-     compare(accuracy("LaTRO"), accuracy("no training")), more),
+    accuracies("LaTRO", "no training", "LaTRO raises accuracy without a verifier", "after, before"),
     (("LaTRO",), ("and the likelihood of the answer", "log-prob, nats: last 20 steps, first"),
      lambda seed: (late("LaTRO", "reward/answer_log_prob")(seed),
                    seed.series("LaTRO", "reward/answer_log_prob")[0]), more),
-    (("one example", "no training"), ("one example is enough", "mean of 8, %: after, before"),
-     compare(accuracy("one example"), accuracy("no training")), more),
-    (("one example", "one example, format-only"), (
-        "by more than a reward for boxes does", "mean of 8, %: one example, format-only"),
-     compare(accuracy("one example"), accuracy("one example, format-only")), more),
+    accuracies("one example", "no training", "one example is enough", "after, before"),
+    accuracies(
+        "one example", "one example, format-only", "by more than a reward for boxes does",
+        "one example, format-only"),
     (("one example",), (
         "the example itself is learned, within 2 points", "training accuracy: last 20 steps, goal"),
      lambda seed: (late("one example", "rollout/accuracy")(seed), 1.0),
      lambda left, right: left > right - 0.02),
-    (("one example", "one example, until saturation"), (
-        "others go on improving after it is learned", "mean of 8, %: 60 steps, 15 steps"),
-     compare(accuracy("one example"), accuracy("one example, until saturation")), more),
-    (("expert iteration", "GRPO"), (
-        "expert iteration is about as good as a policy gradient", "mean of 8, %: EI, GRPO"),
-     compare(accuracy("expert iteration"), accuracy("GRPO")),
-     lambda left, right: left > right - 3),
-    (("expert iteration", "PPO"), ("and as PPO, within 3 points", "mean of 8, %: EI, PPO"),
-     compare(accuracy("expert iteration"), accuracy("PPO")),
-     lambda left, right: abs(left - right) < 3),
-    (("PPO of RLHF", "no training"), (
-        "RLHF: paid by a learned reward alone, PPO raises accuracy", "mean of 8, %: after, before"),
-     compare(accuracy("PPO of RLHF"), accuracy("no training")), more),
-    *(((name, "no training"), (
-        f"{name} on own samples raises accuracy", "mean of 8, %: after, before"),
-       compare(accuracy(name), accuracy("no training")), more)
+    accuracies(
+        "one example", "one example, until saturation",
+        "others go on improving after it is learned", "60 steps, 15 steps"),
+    accuracies(
+        "expert iteration", "GRPO", "expert iteration is about as good as a policy gradient",
+        "EI, GRPO", lambda left, right: left > right - 3),
+    accuracies(
+        "expert iteration", "PPO", "and as PPO, within 3 points",
+        "EI, PPO", lambda left, right: abs(left - right) < 3),
+    accuracies(
+        "PPO of RLHF", "no training", "RLHF: paid by a learned reward alone, PPO raises accuracy",
+        "after, before"),
+    *(accuracies(name, "no training", f"{name} on own samples raises accuracy", "after, before")
       for name in ("DPO", "IPO", "KTO", "ORPO", "SimPO")),
     (("return-conditioned",), ("asked for GOOD it does better than asked for nothing",
                                "mean of 8, %: GOOD, nothing"),
@@ -186,10 +183,9 @@ DIRECTIONS = (
     (("Satori", "Satori without restarts"), (
         "more often than without restarts", "mended, %: with, without"),
      compare(mended("Satori"), mended("Satori without restarts")), more),
-    (("Satori, two rounds", "Satori"), (
-        "a second round from the first policy does no harm", "mean of 8, %: two, one"),
-     compare(accuracy("Satori, two rounds"), accuracy("Satori")),
-     lambda left, right: left > right - 2),
+    accuracies(
+        "Satori, two rounds", "Satori", "a second round from the first policy does no harm",
+        "two, one", lambda left, right: left > right - 2),
     (("long reasoning, length reward", "long reasoning, GRPO"), (
         "a length reward shortens", "greedy tokens: with, without"),
      compare(length("long reasoning, length reward"), length("long reasoning, GRPO")), less),
@@ -197,10 +193,10 @@ DIRECTIONS = (
         "or at least it is short sooner", "tokens, mean of all steps: with, without"),
      compare(*(mean_over_steps(f"long reasoning, {name}", "rollout/length/mean")
                for name in ("length reward", "GRPO"))), less),
-    (("long reasoning, length reward", "long reasoning, GRPO"), (
-        "at the same accuracy, within 2 points", "mean of 8, %: with, without"),
-     compare(accuracy("long reasoning, length reward"), accuracy("long reasoning, GRPO")),
-     lambda left, right: left > right - 2),
+    accuracies(
+        "long reasoning, length reward", "long reasoning, GRPO",
+        "at the same accuracy, within 2 points", "with, without",
+        lambda left, right: left > right - 2),
     *(((f"long reasoning, {name}", "long reasoning, GRPO"), (
         f"{name} is short sooner as well", "tokens, mean of all steps: with, without"),
        compare(*(mean_over_steps(f"long reasoning, {run}", "rollout/length/mean")
@@ -211,36 +207,33 @@ DIRECTIONS = (
     (("long reasoning, pairs", "long reasoning, no training"), (
         "pairs of the shortest right and the longest shorten", "greedy tokens: after, before"),
      compare(length("long reasoning, pairs"), length("long reasoning, no training")), less),
-    (("long reasoning, pairs", "long reasoning, no training"), (
-        "at the same accuracy, within 5 points", "mean of 8, %: after, before"),
-     compare(accuracy("long reasoning, pairs"), accuracy("long reasoning, no training")),
-     lambda left, right: left > right - 5),
+    accuracies(
+        "long reasoning, pairs", "long reasoning, no training",
+        "at the same accuracy, within 5 points", "after, before",
+        lambda left, right: left > right - 5),
     (("long reasoning, GRPO",), (
         "budget forcing: an answer forced after 24 tokens beats none",
         "greedy, %: forced, cut off"),
      compare(lambda seed: seed.under_budget("long reasoning, GRPO", "\\boxed{"),
              lambda seed: seed.under_budget("long reasoning, GRPO", "")), more),
-    (("long reasoning, penalty from the start", "long reasoning, GRPO"), (
-        "a strong one, paid from the start, destroys it", "mean of 8, %: with, without"),
-     compare(accuracy("long reasoning, penalty from the start"), accuracy("long reasoning, GRPO")),
-     lambda left, right: left < right - 20),
-    (("student, sequence distillation", "student, RL"), (
-        "distillation beats RL on a small model", "mean of 8, %: distilled, RL"),
-     compare(accuracy("student, sequence distillation"), accuracy("student, RL")), more),
+    accuracies(
+        "long reasoning, penalty from the start", "long reasoning, GRPO",
+        "a strong one, paid from the start, destroys it", "with, without",
+        lambda left, right: left < right - 20),
+    accuracies(
+        "student, sequence distillation", "student, RL", "distillation beats RL on a small model",
+        "distilled, RL"),
     (("student, sequence distillation", "student, RL"), (
         "with fewer tokens", "millions worked on: distilled, RL"),
      compare(lambda seed: seed.tokens("student, sequence distillation") / 1e6,
              lambda seed: seed.tokens("student, RL") / 1e6), less),
-    (("student, on-policy distillation", "student, RL"), (
-        "on-policy distillation as well", "mean of 8, %: distilled, RL"),
-     compare(accuracy("student, on-policy distillation"), accuracy("student, RL")), more),
-    (("student, of R1's data", "student, RL"), (
-        "on what R1 kept as well", "mean of 8, %: distilled, RL"),
-     compare(accuracy("student, of R1's data"), accuracy("student, RL")), more),
-    (("student, sequence distillation, longer", "student, RL, longer"), (
-        "distillation beats RL on a small model, both longer", "mean of 8, %: distilled, RL"),
-     compare(accuracy("student, sequence distillation, longer"),
-             accuracy("student, RL, longer")), more),
+    accuracies(
+        "student, on-policy distillation", "student, RL", "on-policy distillation as well",
+        "distilled, RL"),
+    accuracies("student, of R1's data", "student, RL", "on what R1 kept as well", "distilled, RL"),
+    accuracies(
+        "student, sequence distillation, longer", "student, RL, longer",
+        "distillation beats RL on a small model, both longer", "distilled, RL"),
     (("student, sequence distillation, longer", "student, RL, longer"), (
         "with fewer tokens", "millions worked on: distilled, RL"),
      compare(lambda seed: seed.tokens("student, sequence distillation, longer") / 1e6,
