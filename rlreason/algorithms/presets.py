@@ -52,8 +52,9 @@ def grpo(*, ddof: int = 1, epsilon: float = 1e-6, **changes) -> PolicyGradientCo
 def grpo_of(code: Literal["verl", "TRL", "OpenRLHF"], **changes) -> PolicyGradientConfig:
   """GRPO with the defaults of a released code, where they differ from the paper and each other.
 
-  Of verl 0.9, TRL 1.16 and OpenRLHF 0.11 (docs/formulas.md, where each is compared). verl's and
-  OpenRLHF's KL is that of their GRPO examples; TRL has none by default.
+  Of verl 0.9, TRL 1.16 and OpenRLHF 0.11 (docs/formulas.md, where the functions are compared). A KL
+  in the loss is an option of verl and OpenRLHF, here on, with their default coefficients; k3 is one
+  of the two estimates that OpenRLHF recommends for it. TRL's default is no KL.
 
   Raises:
     ValueError: no such code.
