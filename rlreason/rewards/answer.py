@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 MAX_ANSWER_CHARACTERS = 2_000  # a longer answer is never right; callers check this first
 _WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
 
-WhichBox = Literal["first", "last", "all"]
+WhichBox = Literal["first", "last"]
 
 
 class Box(NamedTuple):
@@ -65,7 +65,7 @@ def find_boxes(text: str) -> list[Box]:
 def check_which_box(which_box: str) -> None:
   """Raises ValueError unless it is one of `WhichBox`."""
   if which_box not in typing.get_args(WhichBox):
-    raise ValueError(f"which_box must be 'first' or 'last' or 'all'. Got: {which_box!r}")
+    raise ValueError(f"which_box must be 'first' or 'last'. Got: {which_box!r}")
 
 
 def check_no_box_score(score: float) -> None:
@@ -101,7 +101,8 @@ def extract_answer(
 
   Args:
     text: a completion.
-    which_box: which `\boxed{}` counts; "all": the parts of an answer are in several boxes.
+    which_box: which `\boxed{}` counts. Boxes that only a comma, "and" or "or" separates
+      from the last are parts of one answer, `1, 2`.
     answer_tags: look only inside the last `<answer>...</answer>`; a box in it is unwrapped,
       otherwise its text is the answer.
   """
@@ -112,11 +113,9 @@ def extract_answer(
       return None
     text = text[start + len("<answer>") : end]
   box = find_box(text, which_box)
-  if box is not None and which_box == "all":
-    contents = (box.content.strip() for box in find_boxes(text))
-    return ", ".join(dict.fromkeys(content for content in contents if content))
   if box is not None:
-    return box.content.strip()
+    parts = [box] if which_box == "first" else _joined(text, box)
+    return ", ".join(part.content.strip() for part in parts)
   return text.strip() if answer_tags else None
 
 
@@ -124,6 +123,23 @@ def last_number(text: str) -> str | None:
   """The last number written in digits, as it stands; None without one."""
   found = _WRITTEN_NUMBER.findall(text)
   return found[-1].rstrip(",") if found else None
+
+
+# Between the boxes of an answer in parts: a comma, "and" or "or", and what typesets them.
+_JOINT = re.compile(
+    r"(?:[\s$~]|\\\(|\\\)|\\\[|\\\]|\\[,;: !]|\\q?quad|\\text\{\s*\}|[A-Za-z]\w{0,3}\s*=)*"
+    r"(?:,|;|,?\s*(?:\\(?:text|mathrm)\{\s*)?(?:and|or)\s*\}?)"
+    r"(?:[\s$~]|\\\(|\\\)|\\\[|\\\]|\\[,;: !]|\\q?quad|\\text\{\s*\}|[A-Za-z]\w{0,3}\s*=)*")
+
+
+def _joined(text: str, last: Box) -> list[Box]:
+  """The boxes that end with `last` and that only commas and such separate."""
+  parts = [last]
+  for box in reversed([box for box in find_boxes(text) if box.end <= last.start]):
+    if not _JOINT.fullmatch(text, box.end, parts[0].start) or len(parts) > 50:
+      break
+    parts.insert(0, box)
+  return parts
 
 
 _NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan"))

@@ -16,6 +16,7 @@ Judge = Callable[[str, str], bool | None]
 Percent = Literal["either", "exact"]  # does 50 agree with 50%, beside 0.5?
 MAX_OPEN_PAIRS = 200  # of a list in any order; more are not compared
 
+_EMPTY = Expression("\\emptyset")
 _ANY_ORDER = ("list", "{}", "union")
 
 
@@ -36,7 +37,11 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
   if isinstance(gold, Equation) or isinstance(answer, Equation):
     return _match_equations(gold, answer, judge, recurse)
   if isinstance(gold, Items) or isinstance(answer, Items):
-    return _match_items(gold, answer, recurse)
+    verdict = _match_items(gold, answer, recurse)
+    tex = [matrix_latex(one) for one in (gold, answer)]
+    # A matrix that still has to be multiplied or added up is a matter of mathematics.
+    is_open = verdict is False and isinstance(gold, Items) != isinstance(answer, Items) and all(tex)
+    return judge(*tex) if is_open and "\\begin" in tex[0] and "\\begin" in tex[1] else verdict
   if isinstance(gold, Words) or isinstance(answer, Words):
     return _text(gold) is not None and _text(gold) == _text(answer)
   if isinstance(gold, Number):
@@ -45,13 +50,15 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
     return False
   left = gold.latex
   right = answer.latex if isinstance(answer, Expression) else str(answer.value)
-  if _is_label(left) and _is_label(right):
-    return left.upper() == right.upper()
+  if _is_label(left) and left.isupper():
+    return left == right.upper()
   if left == right:
     return True
   if isinstance(answer, Number) and answer.is_percent:
     return False
-  return judge(left, right) if left and right else False
+  if not (left and right) or any((sign in left) != (sign in right) for sign in ("=", "\\in")):
+    return False
+  return judge(left, right)
 
 
 def _match_numbers(gold: Number, answer: Number, percent: Percent) -> bool:
@@ -69,7 +76,21 @@ def _text(reading: Reading) -> str | None:
 
 
 def _is_label(latex: str) -> bool:
-  return len(latex) == 1 and latex.upper() in "ABCDEFGH"
+  return latex.upper() in tuple("ABCDEFGH")
+
+
+def matrix_latex(reading: Reading) -> str:
+  """LaTeX of an expression, or of a matrix of such; empty for all else."""
+  if isinstance(reading, Number):
+    return str(reading.value)
+  if isinstance(reading, Expression):
+    return reading.latex
+  if not (isinstance(reading, Items) and reading.kind == "matrix"):
+    return ""
+  rows = [[matrix_latex(cell) for cell in row.items] for row in reading.items]
+  if not all(all(row) for row in rows):
+    return ""
+  return r"\begin{pmatrix}" + r" \\ ".join(" & ".join(row) for row in rows) + r"\end{pmatrix}"
 
 
 def _match_choices(gold: Reading, answer: Reading, recurse) -> bool | None:
@@ -96,7 +117,10 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
   if isinstance(other, Expression) and len(other.latex) == 1 and other.latex.isupper():
     return False  # a = b is not the choice B
   if not (is_name(equation.name) or _is_statement(equation)):
-    return False
+    # m+n = 540 gives what a problem asks for; x^2+y^2 = 4 is a circle.
+    is_sum = re.fullmatch(r"[a-zA-Z](?:[+-]?[a-zA-Z])+", equation.name)
+    if not (is_sum and isinstance(equation.value, Number)):
+      return False
   return recurse(gold.value, answer) if equation is gold else recurse(gold, equation.value)
 
 
@@ -110,27 +134,34 @@ def _same_name(left: str, right: str) -> bool:
 
 
 def _is_statement(equation: Equation) -> bool:
-  """Whether its left side is arithmetic, such as 7 + 8 = 15, and no other plain number."""
+  """Whether its left side is arithmetic, such as 7 + 8 = 15, and not just another number."""
   name = re.sub(r"\\[A-Za-z]+", "", equation.name)
   return not re.search(r"[A-Za-z]", name) and quantities.number(equation.name) is None
 
 
 def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
+  for given, other in ((gold, answer), (answer, gold)):
+    if isinstance(given, Items) and given.kind == "given" and not (
+        isinstance(other, Items) and other.kind == "given"):
+      formula = given.items[0]
+      return recurse(formula, other) if given is gold else recurse(other, formula)
   if isinstance(gold, Items) != isinstance(answer, Items):
     # {5} and [5] are 5 too; an interval with equal ends, or a matrix, is not.
     items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)
-    if items.kind in ("{}", "[]") and len(items.items) == 1 and not isinstance(other, Words):
+    if items.kind in ("{}", "[]") and len(items.items) == 1 and not isinstance(
+        other, Words) and items.items[0] != _EMPTY:
       return recurse(items.items[0], answer) if items is gold else recurse(gold, items.items[0])
     return _match_real_line(items, other)
   if gold.name and answer.name and not _same_name(gold.name, answer.name):
     return False
+  gold, answer = _as_set(gold), _as_set(answer)
   if len(gold.items) != len(answer.items):
     return _match_flat(gold, answer, recurse)
   if gold.kind == answer.kind:
-    in_order = gold.kind not in _ANY_ORDER
+    in_order = gold.kind not in _ANY_ORDER or all(isinstance(item, Words) for item in gold.items)
   elif "list" in (gold.kind, answer.kind):
     plain, other = (gold, answer) if gold.kind == "list" else (answer, gold)
-    if other.kind not in ("{}", "()", "[]") or other.name:
+    if other.kind not in ("{}", "()", "[]") or other.name and other.kind != "{}":
       return False
     # A list without brackets stands for a pair only in the pair's order.
     in_order = other.kind != "{}" and other is gold
@@ -143,6 +174,14 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
   if in_order:
     return _all(recurse(*pair) for pair in zip(gold.items, answer.items))
   return _match_unordered(gold.items, answer.items, recurse)
+
+
+def _as_set(items: Items) -> Items:
+  """Without what is there twice; in a plain list of numbers 2, 2 may be meant."""
+  if items.kind in ("{}", "union") or items.kind == "list" and all(
+      isinstance(item, Items) for item in items.items):
+    return items._replace(items=tuple(dict.fromkeys(items.items)))
+  return items
 
 
 def _has_infinity(items: Items) -> bool:

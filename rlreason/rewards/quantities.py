@@ -127,7 +127,7 @@ Unit = tuple[tuple[str, int], ...]
 
 _ALIASES = {
     "m": "meter metre meters metres", "cm": "centimeter centimetre", "mm": "millimeter millimetre",
-    "km": "kilometer kilometre", "dm": "decimeter decimetre", "in": "inch inches \"", "nm":
+    "km": "kilometer kilometre", "dm": "decimeter decimetre", "inch": "inches in \"", "nm":
     "nanometer", "\u00b5m": "micrometer micron", "ft": "foot feet", "yd": "yard",
     "mi": "mile", "g": "gram gm gramme", "kg": "kilogram kilo", "mg": "milligram", "lb":
     "pound lbs pounds", "oz": "ounce", "t": "ton tonne", "s": "second sec secs", "min":
@@ -154,7 +154,7 @@ _TIMES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 1
 _SAYING = frozenset(
     "or and if when for not no more less than at least most mod where to from over plus minus times "
     "but except either both with without is are otherwise only between each all none".split())
-_IGNORED = frozenset(("unit", "of", "the", "in", "total", "a", "whole"))
+_IGNORED = frozenset(("of", "the", "total", "a", "whole"))
 _UNIT_TOKEN = re.compile(
     r"\\text\{([^{}]*)\}|\\(dollar|euro|pounds|yen|Omega|mu)(?![A-Za-z])|(\^\\circ ?[CF]?(?![A-Za-z]))"
     r"|([A-Za-z\u00b5\u00a2\u2103]+\.?|\"|%)|\^(?:\{(-?\d)\}|(-?\d))|(/)|(\\cdot|\*|-)| ")
@@ -249,10 +249,13 @@ def is_measure(unit: Unit) -> bool:
 def agree(left: Unit, right: Unit) -> bool:
   """Whether two units may be of the same answer: one is missing, or they are the same.
 
-  Nouns agree where one of them says more: clips and paper clips.
+  "Units" may be any. Nouns agree where one of them says more: clips and paper clips.
   """
   if not left or not right or left == right:
     return True
+  for one, other in ((left, right), (right, left)):
+    if one[0][0] == "unit" and len(one) == 1:  # square units may be cm^2, but no cubic units
+      return is_measure(other) and sum(exponent for _, exponent in other) == one[0][1]
   if is_measure(left) or is_measure(right):
     return False
   return set(left) <= set(right) or set(right) <= set(left)

@@ -59,7 +59,8 @@ class Items(NamedTuple):
 
   Attributes:
     kind: "list" (no brackets, any order), "{}" (any order), "union" (any order), "()", "[]", "(]",
-      "[)" (tuples and intervals), "matrix", "vmatrix", "row", "cases".
+      "[)" (tuples and intervals), "matrix", "vmatrix", "row", "cases", "mod" (a residue and its
+      modulus), "given" (a formula, and what its letters range over), "chain" with its signs.
     items: the parts; of a matrix its rows.
     name: the variable of an inequality or of `x \\in ...`; empty without one.
   """
@@ -88,7 +89,7 @@ _LEAD = re.compile(
 _ABOUT = re.compile(r"(?:\\approx|\\text\{ ?(?:about|approximately)\s*\}|approximately|about|=) *")
 _CHOICE = re.compile(
     r"(?:\\text\{ ?\(([A-Z])\)[.:]? ?\}|\\text\{ ?([A-Z])[).:] ?\}|\(([A-Z])\)[.:]?"
-    r"|\(\\text\{([A-Z])\}\)|([A-Z])[).:](?=\s)) *(?=\S)(?![=,;])")
+    r"|\(\\text\{([A-Z])\}\)|([A-Z])[).:](?=\s)) *(?=\S)(?![=,;]|(?:or|and)\b|\\l(?:or|and))")
 _OUTER = {"(": ")", "[": "]", "\\{": "\\}", "{": "}", "\\langle": "\\rangle", "]": "["}
 _TOKEN = re.compile(
     r"\\begin\{[a-zA-Z*]+\}|\\end\{[a-zA-Z*]+\}|\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
@@ -147,12 +148,14 @@ def _read(text: str, depth: int) -> Reading:
   choice = _CHOICE.match(text)
   if choice and choice.end() < len(text):
     return Choice(next(filter(None, choice.groups())), _read(text[choice.end():], depth + 1))
-  for reader in (_read_rows, _read_list, _read_brackets, _read_membership, _read_inequality,
-                 _read_equation):
+  for reader in (_read_code, _read_rows, _read_list, _read_brackets, _read_membership, _read_residue,
+                 _read_inequality, _read_equation):
     found = reader(text, depth + 1)
     if found is not None:
       return found
-  return _read_words(text) or _read_expression(text)
+  head, unit = _without_unit(text)
+  words = None if head != text and not _read_words(head) else _read_words(text)
+  return words or Expression(formula(head), unit)
 
 
 def _unwrapped(text: str) -> str | None:
@@ -241,6 +244,22 @@ def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
   return bool(word[1]) and len(letters) > 2 and letters.isalpha()
 
 
+_BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?_\{?(?:\\text\{)?(\d+|[a-z]{3,8})\}?\}?")
+_BASES = {name: number for number, name in enumerate(
+    "two three four five six seven eight nine ten eleven twelve".split(), 2)}
+
+
+def _read_code(text: str, depth: int) -> Words | None:
+  """Digits that are no decimal number: with their base, hexadecimal, or rows of numbers."""
+  del depth
+  based = _BASED.fullmatch(text)
+  if based and based[1][0].isdigit() and (based[2].isdigit() or based[2] in _BASES):
+    return Words(f"{based[1].lower()} in base {_BASES.get(based[2], based[2])}")
+  if re.fullmatch(r"0[xbo][0-9a-fA-F]+|[+-]?[\d.]+(?: [+-]?[\d.]+)+", text):
+    return Words(text.lower())
+  return None
+
+
 _ROW_SETS = {"matrix": "matrix", "pmatrix": "matrix", "bmatrix": "matrix", "Bmatrix": "matrix",
              "smallmatrix": "matrix", "array": "matrix", "vmatrix": "vmatrix", "Vmatrix": "Vmatrix",
              "cases": "cases", "dcases": "cases", "rcases": "cases", "aligned": "list", "align": "list",
@@ -326,8 +345,8 @@ def _read_list(text: str, depth: int) -> Reading | None:
     return Items("union", tuple(_read(part, depth) for part in unions), name)
   pieces = _commas(text)
   if len(pieces) > 1 and _INTEGER_NOTE.fullmatch(pieces[-1].strip()):
-    pieces = pieces[:-1]
-    return _read(_trim(", ".join(pieces)), depth)
+    domain = "natural" if re.search(r"\\mathbb\{N\}|positive|natural", pieces[-1]) else "integer"
+    return Items("given", (_read(_trim(", ".join(pieces[:-1])), depth), Words(domain)))
   if 1 < len(pieces) <= MAX_ITEMS:
     return _listed(pieces, depth)
   return _plus_minus(text, depth)
@@ -353,6 +372,8 @@ def _plus_minus(text: str, depth: int) -> Reading | None:
   marks = re.findall(r"\\(?:pm|mp)(?![A-Za-z])", text)
   if not marks or "\\pm" not in marks or len(marks) > 2:
     return None
+  if "," in text and len(_split(text, lambda kind, *_: kind in ("\\pm", "\\mp")) or ()) < 2:
+    return None  # of one of several things in brackets
   both = [re.sub(r"\\(pm|mp)(?![A-Za-z]) ?", lambda m, flip=flip: "+-"[(m[1] == "mp") ^ flip], text)
           for flip in (False, True)]
   return Items("list", tuple(_read(re.sub(r"(^|[=(,{]) ?\+", r"\1", one), depth) for one in both))
@@ -396,7 +417,26 @@ def _read_membership(text: str, depth: int) -> Reading | None:
   if not found:
     return None
   inner = _read(text[found.end():], depth)
-  return inner._replace(name=found[1]) if isinstance(inner, Items) else inner
+  return inner._replace(name=found[1]) if isinstance(inner, Items) else None
+
+
+def _read_residue(text: str, depth: int) -> Reading | None:
+  r"""`x \equiv 3 \pmod{7}`, and `3 \pmod{7}`; of the real line without points, what is left."""
+  hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}", text)
+  if hole:
+    points = [_read(part, depth) for part in _commas(hole[1])]
+    if not all(isinstance(point, Number) for point in points) and len(points) > 1:
+      return None
+    points = sorted(points) if len(points) > 1 else points
+    ends = [_MINUS_INFINITY, *points, _INFINITY]
+    return Items("union", tuple(Items("()", pair) for pair in zip(ends, ends[1:])))
+  found = re.fullmatch(r"(?:(.*?) ?\\equiv ?)?(.*?),? ?\\pmod\{(\w+)\}", text)
+  if not found:
+    return None
+  value, modulus = _read(found[2], depth), _read(found[3], depth)
+  if isinstance(value, Number) and isinstance(modulus, Number) and modulus.value:
+    value = value._replace(value=value.value % modulus.value)
+  return Items("mod", (value, modulus), squeeze(found[1] or ""))
 
 
 _VARIABLE = re.compile(r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-z]\)|\\text\{[^{}]*\}")
@@ -410,9 +450,17 @@ def _read_inequality(text: str, depth: int) -> Reading | None:
   signs = []
   parts = _split(text, lambda kind, *_: (
       kind in _RELATIONS or kind == "\\ne") and not signs.append(kind))
-  if parts is None or not 2 <= len(parts) <= 3:
+  if parts is None or len(parts) < 2:
     return None
   parts = [part.strip() for part in parts]
+  if len(parts) > 2 and not (len(parts) == 3 and _VARIABLE.fullmatch(parts[1])):
+    return _read_chain(parts, signs, depth)
+  negative = re.fullmatch(r"- ?(\\?[a-z])", parts[0])
+  number = _read_number(parts[1]) if negative else None
+  if number is not None and len(parts) == 2 and signs[0] in _RELATIONS:  # -x > -1
+    found = _read_inequality(f"0 {signs[0]} {negative[1]}", depth)
+    end = number._replace(value=-number.value)
+    return found._replace(items=tuple(end if isinstance(item, Number) else item for item in found.items))
   read = lambda part: _endpoint(_read(part, depth))
   if signs == ["\\ne"]:
     if not _VARIABLE.fullmatch(parts[0]):
@@ -433,12 +481,22 @@ def _read_inequality(text: str, depth: int) -> Reading | None:
     if direction == ">":
       return Items("(" + ")" if is_open else "[)", (read(right), _INFINITY), squeeze(left))
     return Items("()" if is_open else "(]", (_MINUS_INFINITY, read(right)), squeeze(left))
-  if directions[0][0] != directions[1][0] or not _VARIABLE.fullmatch(parts[1]):
+  if directions[0][0] != directions[1][0]:
     return None
   if directions[0][0] == ">":
     parts, directions = parts[::-1], directions[::-1]
   kind = "(["[not directions[0][1]] + ")]"[not directions[1][1]]
   return Items(kind, (read(parts[0]), read(parts[2])), squeeze(parts[1]))
+
+
+def _read_chain(parts: list[str], signs: list[str], depth: int) -> Items | None:
+  """`a < b \\le c`, from the smallest to the largest."""
+  if not all(sign in _RELATIONS for sign in signs) or len({_RELATIONS[s][0] for s in signs}) != 1:
+    return None
+  kinds = ["<" if _RELATIONS[sign][1] else "<=" for sign in signs]
+  if _RELATIONS[signs[0]][0] == ">":
+    parts, kinds = parts[::-1], kinds[::-1]
+  return Items(" ".join(["chain", *kinds]), tuple(_read(part, depth) for part in parts))
 
 
 def _endpoint(reading: Reading) -> Reading:
@@ -450,7 +508,8 @@ def _endpoint(reading: Reading) -> Reading:
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'*|\\text\{[^{}]*\}|(?:\\angle|\\triangle) ?[A-Z]+|\|[A-Za-z]+\||\[[A-Z]+\]"
     r"|m ?\\angle ?[A-Z]+|\\overline\{[A-Z]+\}|[A-Za-z]+(?: [A-Za-z]+)+|\\frac\{d[a-z]?\}\{d[a-z]\}"
-    r"|\\sqrt\{[A-Za-z]\})"
+    r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\([A-Za-z](?:, ?[A-Za-z])+\)"
+    r"|[A-Z]+(?:_\{?\w+\}?)? ?: ?[A-Z]+(?:_\{?\w+\}?)?)"
     r"(?: ?_ ?(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?: ?\^ ?(?:\{-1\}|\{\([^()]*\)\}|\*|'))?"
     r"(?: ?\([^()=]*\))?")
 
@@ -467,8 +526,15 @@ def _read_equation(text: str, depth: int) -> Reading | None:
                  and not signs.append(kind))
   if parts is None or len(parts) < 2 or not parts[-1].strip():
     return None
+  if "\\approx" in signs:  # what is written before it is exact
+    exact = parts[:signs.index("\\approx") + 1]
+    parts = parts if len(exact) == 1 and is_name(exact[0]) else exact
+    if len(parts) == 1:
+      return _read(parts[0], depth)
   if "\\equiv" in signs or not parts[0].strip():
     return None
+  if len(parts) > 2 and all(len(part.strip()) == 1 for part in parts):
+    return Expression(squeeze(text))  # a = b = c
   value = _read(_trim(parts[-1]), depth)
   first = parts[0].strip()
   latex = squeeze(text if len(parts) == 2 else f"{first}={parts[-1]}")
@@ -515,21 +581,20 @@ _TAIL = re.compile(
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
 
 
-def _read_expression(text: str) -> Reading:
-  """A formula, its unit taken off where there is one."""
-  head, unit = text, ()
-  money = _MONEY.match(head)
+def _without_unit(text: str) -> tuple[str, Unit]:
+  """A formula and its unit; where there is none, all of the text."""
+  money = _MONEY.match(text)
   if money:
-    head, unit = money[1] + head[money.end():], quantities.read_unit("\\" + money[2])[0]
-  elif head.endswith("%") and len(head) > 1:
-    head, unit = head[:-1].rstrip(), (("%", 1),)
-  else:
-    tail = None if _TRIGONOMETRY.search(head) and head.endswith("\\circ") else _TAIL.search(head)
-    found = quantities.read_unit(tail[0]) if tail and tail.start() else None
-    if found and not found[1] and (
-        quantities.is_measure(found[0]) or _is_constant(head[:tail.start()])):
-      head, unit = head[:tail.start()].rstrip(), found[0]
-  return Expression(formula(head), unit)
+    return money[1] + text[money.end():], quantities.read_unit("\\" + money[2])[0]
+  if text.endswith("%") and len(text) > 1:
+    return text[:-1].rstrip(), (("%", 1),)
+  tail = _TAIL.search(text)
+  if not tail or not tail.start() or _TRIGONOMETRY.search(text) and text.endswith("\\circ"):
+    return text, ()
+  head, unit = text[:tail.start()].rstrip(), quantities.read_unit(tail[0])
+  if unit is None or unit[1] or not (quantities.is_measure(unit[0]) or _is_constant(head)):
+    return text, ()
+  return head, unit[0]
 
 
 def _is_constant(text: str) -> bool:
@@ -549,4 +614,4 @@ def formula(text: str) -> str:
   text = re.sub(r"(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
   text = re.sub(r"(?<=[\d)}A-Za-z]) ?\*+ ?", r"\\cdot ", text)
   text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
-  return squeeze(text)
+  return squeeze(text).replace("\\cr", r"\\ ")

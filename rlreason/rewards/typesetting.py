@@ -62,12 +62,14 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\(?:hspace|vspace|hskip|phantom|label|tag)\*?\s*\{[^{}]*\}", " "),
     (r"\\(?:left|right)\s*\.", ""),
     (_SIZES, " "),
-    (r"\\[!/]|\{\s*,\s*\}\s*(?=\d{3})|,\\!\s*(?=\d{3})", lambda m: "," if "," in m[0] else ""),
+    (r",\\!\s*(?=\d{3})", ","),  # thousands, as MATH writes them
+    (r"\\[!/]", ""),
+    (r"\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
     (r"\\\(|\\\)|\\\[|\\\]", " "),
     (r"\*\*(?=[\d({\\-]|[A-Za-z](?![A-Za-z]))(?<=[\w)}\]]\*\*)", "^"),  # Python's power
     (r"\*\*|`|__(?=\w)|(?<=\w)__", " "),  # bold, code
     (r"(?<=\d)\\[,;: ](?=\d{3}(?!\d))", ","),  # thousands: 10\,000
-    (r"\\[,;:> ]|~|\\(?:quad|qquad|enspace|thinspace|,)(?![A-Za-z])", " "),
+    (r"\\[,;:> ]|~|\\(?:qquad|quad|enspace|thinspace)|\\$", " "),
     (_UPRIGHT + r"\s*(?=\{)", r"\\text"),
     (r"\\text\{\s*%\s*\}|\\%|\\percent(?![A-Za-z])", "%"),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -82,8 +84,11 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])", r"^\\circ "),
     (r"\^\\circ\s*\\text\{\s*([CF])\s*\}", r"^\\circ \1"),
     (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])|\.\.\.", r"\\ldots "),
-    (r"\\(?:wedge|land|text\{\s*and\s*\})(?![A-Za-z])", r" \\land "),
-    (r"\\(?:vee|lor|text\{\s*or\s*\})(?![A-Za-z])", r" \\lor "),
+    (r"\\(?:wedge|land)(?![A-Za-z])|\\text\{\s*and\s*\}", r" \\land "),
+    (r"\\(?:vee|lor)(?![A-Za-z])|\\text\{\s*or\s*\}", r" \\lor "),
+    (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+    (r"\(?\s*(?:\\(?:b?mod|pmod)(?![A-Za-z])|\\text\{\s*mod(?:ulo)?\s*\}|(?<![A-Za-z])mod(?![A-Za-z]))"
+     r"\s*\{?\s*(\d+|[a-z](?![A-Za-z]))\s*\}?\s*\)?", r" \\pmod{\1}"),
     (r"\\bar\s*(?=\{|\d)", r"\\overline"),
     (r"\\(?:bigcup|sqcup)(?![A-Za-z])", r"\\cup "),
     (r"\\(?:colon)(?![A-Za-z])|\\text\{\s*:\s*\}", ":"),
@@ -91,7 +96,7 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\frac\s*(\d)\s*(?=\{)", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d|[A-Za-z])", r"\1{\2}"),
-    (r"\\(sqrt|overline)\s*(\d|[A-Za-z])", r"\\\1{\2}"),
+    (r"\\(sqrt|overline|sqrt\[[^\[\]{}]*\])\s*(\d|[A-Za-z])", r"\\\1{\2}"),
     (r"\\(frac|sqrt|text|overline|begin|end)\s+(?=[{\[])", r"\\\1"),
     (r"\^\s*(-?\d{2,})", r"^{\1}"),
     (r"\^\s*\((-?\d+)\)", r"^{\1}"),

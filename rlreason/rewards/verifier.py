@@ -9,6 +9,7 @@ and how often the verdicts are wrong.
 from collections.abc import Sequence
 import dataclasses
 import inspect
+import re
 import typing
 from typing import Any
 
@@ -16,9 +17,11 @@ from rlreason.rewards import answer as answers
 from rlreason.rewards import countdown
 from rlreason.rewards import matching
 from rlreason.rewards import pool as pools
-from rlreason.rewards.reading import Reading, read
+from rlreason.rewards.reading import Number, read
 from rlreason.rewards.typesetting import clean, squeeze
 
+# 2,74 in place of 2.74, which is only looked for where the gold answer is no integer.
+_DECIMAL_COMMA = re.compile(r"[^\d,]*\d+,\d{1,2}[^\d,]*", re.ASCII)
 _MAX_PAIRS = 1_000  # pieces of one answer that are compared by mathematics
 
 
@@ -135,4 +138,7 @@ def match_text(
     cleaned = tuple(map(squeeze, cleaned))
   if not cleaned[1] or cleaned[0] == cleaned[1]:
     return bool(cleaned[1])
-  return matching.match(read(gold), read(answer), judge, percent)
+  gold = read(gold)
+  if isinstance(gold, Number) and gold.value.denominator > 1 and _DECIMAL_COMMA.fullmatch(answer):
+    answer = answer.replace(",", ".")
+  return matching.match(gold, read(answer), judge, percent)

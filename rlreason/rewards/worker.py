@@ -27,6 +27,7 @@ _SPARE_SECONDS = 2  # the parent's own limit always comes first
 
 def make_symbolic_equal():
   """Loads math-verify and returns its comparison; raises nothing by itself."""
+  import sympy
   from latex2sympy2_extended import NormalizationConfig, latex2sympy
   from math_verify import verify
   from math_verify.grader import should_treat_as_complex
@@ -41,22 +42,30 @@ def make_symbolic_equal():
       basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
   )
 
-  def parse(text):
-    return latex2sympy(
+  def parse(text, is_complex):
+    value = latex2sympy(
         text,
-        is_real=not should_treat_as_complex(text),
+        is_real=not is_complex,
         convert_degrees=False,
         normalization_config=normalization,
     )
+    units = [symbol for symbol in getattr(value, "free_symbols", ()) if symbol.name == "i"]
+    return value.subs({symbol: sympy.I for symbol in units}) if units else value
 
   def symbolic_equal(gold, answer):
     """Whether two LaTeX texts are equal; without an answer, whether the gold one can be read."""
     try:
-      gold = parse(gold)
+      is_complex = any(map(should_treat_as_complex, (gold, answer or "")))
+      gold = parse(gold, is_complex)
       if answer is None:
         return True
+      answer = parse(answer, is_complex)
+      if all(isinstance(value, sympy.Expr) for value in (gold, answer)):
+        verdict = equal_expressions(gold, answer)
+        if verdict is not None:
+          return verdict
       # No time limit inside: it would use SIGALRM, and cannot stop one long operation of C code.
-      return bool(verify(gold, parse(answer), timeout_seconds=None, raise_on_error=True))
+      return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
     except (RecursionError, MemoryError):
       raise
     except Exception:  # no mathematics, or of a kind that does not compare with the gold answer
@@ -64,6 +73,51 @@ def make_symbolic_equal():
 
   symbolic_equal("x^2-1", "(x-1)(x+1)")  # SymPy imports much at first use: not in a request's time
   return symbolic_equal
+
+
+# Values of variables, taken in turn: of both signs, and without a relation between them.
+_POINTS = ("0.7310585786", "1.618033988", "2.302585093", "0.5772156649", "3.274712305")
+_DIGITS = 60
+_TOLERANCE = "1e-45"  # relative: far above the rounding of 60 digits, far below what is written
+
+
+def equal_expressions(gold, answer):
+  """Whether two SymPy expressions have one value: exactly, or to 45 digits at several points.
+
+  Where a root or logarithm of a variable is taken, and no absolute value, variables are positive.
+
+  Returns:
+    None where that cannot be computed: unknown functions, integrals, sums, no point of the domain.
+  """
+  import sympy
+  from sympy.core.function import AppliedUndef
+
+  if gold == answer:
+    return True
+  unknown = (AppliedUndef, sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative,
+             sympy.MatrixBase, sympy.MatrixSymbol)
+  if gold.has(*unknown) or answer.has(*unknown):
+    return None
+  gold, answer = gold.doit(), answer.doit()
+  if gold.is_Rational and answer.is_Rational:
+    return bool(gold == answer)
+  symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+  is_partial = any(
+      part.free_symbols for value in (gold, answer) for part in value.atoms(sympy.Pow, sympy.log)
+      if isinstance(part, sympy.log) or not part.exp.is_integer and part.base.free_symbols)
+  signs = (1,) if is_partial and not (gold.has(sympy.Abs) or answer.has(sympy.Abs)) else (1, -1)
+  tries = [(shift, sign) for shift in range(3) for sign in signs] if symbols else [(0, 1)]
+  verdicts = []
+  for shift, sign in tries:
+    point = {symbol: sign ** (place + shift) * sympy.Rational(_POINTS[(place + shift) % 5])
+             * (1 + (place + shift) // 5) for place, symbol in enumerate(symbols)}
+    left, right, difference = (
+        sympy.N(value.subs(point), _DIGITS) for value in (gold, answer, gold - answer))
+    if not all(value.is_number and value.is_finite for value in (left, right)):
+      continue
+    size = max(abs(left), abs(right), sympy.Float(_TOLERANCE))
+    verdicts.append(bool(abs(difference) <= size * sympy.Float(_TOLERANCE, _DIGITS)))
+  return all(verdicts) if verdicts else None
 
 
 def read_atom(text, *unused_arguments, **unused_options):
