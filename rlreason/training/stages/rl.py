@@ -13,7 +13,8 @@ from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row
-from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
+from rlreason.rewards import (
+    CombinedReward, RewardSpec, WorkerPool, combine_rewards, verifier_columns)
 from rlreason.rollout import Sampled, Scored
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
@@ -76,8 +77,10 @@ def make_problems(
   rows = train.rows
   if stage.problems:
     rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
+  specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
+  needed = verifier_columns(*specs or [RewardSpec(name="verifier")], train.verifier)
   return rollout_lib.FittingRows(
-      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), verifier.columns(train.verifier))
+      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), needed)
 
 
 class _Drawn(NamedTuple):
