@@ -11,6 +11,7 @@ import numpy as np
 
 from rlreason import forcing as forcing_lib
 from rlreason import rollout as rollout_lib
+from rlreason.config import check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -89,6 +90,14 @@ class EvaluationConfig:
       answer.check_which_box(self.which_box)
     self.options(is_greedy=False)
     self.forcing()
+    if self.num_samples > 1 and not self.temperature:
+      raise ValueError(
+          f"temperature: got 0 with num_samples={self.num_samples}, allowed: above 0 (all samples "
+          "of a problem would be the same), or num_samples=0")
+    if not self.temperature:
+      check_unread(self, "with temperature=0", "top_p")
+    if not self.forced_answer:
+      check_unread(self, "without forced_answer", "answer_tokens")
 
   def forcing(self) -> forcing_lib.Forcing:
     """What is put after completions."""

@@ -34,6 +34,7 @@ def check_rl(setup: Setup, stage: RLStage):
     base.check_rows(
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
   base.check_source("problems", stage.problems, "{prompt, answer}")
+  base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
 
