@@ -150,7 +150,8 @@ def evaluate(
   tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
   run = make_evaluator(
       config, tasks[config.split], policy.config, policy.tokenizer, layout,
-      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
+      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task),
+      grading=recipe.grading)
   params = layout.put_state({"policy": layout.put_params(
       policy.params, models.abstract_boxed_params(policy.config))})
   with WorkerPool(

@@ -72,6 +72,26 @@ def build(cls: type[T], mapping: Any, where: str = "config") -> T:
     raise ValueError(f"{where}: {error}") from error
 
 
+def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
+  """Refuses fields that something else in the config keeps from having any effect.
+
+  Args:
+    config: a dataclass.
+    reason: what keeps them from it, such as "with critic='none'".
+    *names: of fields, each with a default.
+    allowed: what to do, beside leaving the field at its default.
+
+  Raises:
+    ValueError: one of them is not at its default.
+  """
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.name in names and value != field.default:
+      raise ValueError(
+          f"{field.name}: got {value!r} {reason}, allowed: {field.default!r}, the default"
+          f"{', or ' if allowed else ' '}{allowed or '(nothing would read another value)'}")
+
+
 def load_config_file(path: str) -> ml_collections.ConfigDict:
   """Returns `get_config()` of the experiment file `path`.
 

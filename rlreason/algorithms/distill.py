@@ -17,6 +17,7 @@ import optax
 
 from rlreason import losses, masks
 from rlreason.algorithms import base, rows
+from rlreason.config import check_unread
 from rlreason.models import ModelConfig
 from rlreason.parallel import ALONE
 from rlreason.slots import Slot
@@ -39,6 +40,8 @@ class DistillConfig:
     for name in ("top_k", "micro_batch_size"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
+    if not self.top_k:
+      check_unread(self, "with top_k=0", "others")
     if self.temperature <= 0:
       raise ValueError(f"temperature: got {self.temperature}, allowed: above 0")
     for name, allowed in (("others", ("bucket", "renormalize")),

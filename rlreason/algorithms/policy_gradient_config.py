@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 from rlreason import losses, masks
+from rlreason.config import check_unread
 from rlreason.losses import kl
 from rlreason.slots import Slot
 
@@ -111,6 +112,7 @@ class PolicyGradientConfig:
     self._check_slots()
     self._check_kl()
     self._check_critic()
+    self._check_unread()
 
   def _check_slots(self):
     offered = {
@@ -143,12 +145,38 @@ class PolicyGradientConfig:
         raise ValueError(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
 
   def _check_critic(self):
-    if self.critic != "none":
-      return
-    for name in ("critic_lambda", "length_adaptive_alpha", "huber_delta", "critic_warmup_steps",
-                 "bootstrap_truncated"):
-      if vars(self)[name]:
-        raise ValueError(f"{name}: got {vars(self)[name]} with critic='none', allowed: a critic")
+    if not self.has_critic:
+      check_unread(
+          self, "with critic='none'", "critic_lambda", "length_adaptive_alpha", "huber_delta",
+          "critic_warmup_steps", "bootstrap_truncated", "gae_lambda", "value_clip", "value_coef",
+          allowed="a critic")
+    elif self.critic_warmup_steps and not self.value_coef:
+      raise ValueError(
+          f"critic_warmup_steps: got {self.critic_warmup_steps} with value_coef=0, allowed: 0, or "
+          "a weight of the value loss, from which alone the critic learns")
+
+  def _check_unread(self):
+    """What would do nothing. A weight of 0 turns a term off, and its options may stay."""
+    if self.length_adaptive_alpha is not None and self.critic_lambda is not None:
+      check_unread(self, "with length_adaptive_alpha and critic_lambda", "gae_lambda")
+    if self.drop_threshold is None:
+      check_unread(self, "without drop_threshold", "drop_normalizer")
+    if "constant" not in (self.aggregation, self.nll_aggregation):
+      check_unread(self, f"with aggregation={self.aggregation!r}", "constant_length",
+                   allowed="aggregation='constant'")
+    if not self.whiten_advantages:
+      check_unread(self, "with whiten_advantages=False", "whiten_ddof")
+    if self.kl_target is None:
+      check_unread(self, "without kl_target", "kl_horizon")
+    if self.entropy_target is None:
+      check_unread(self, "without entropy_target", "entropy_step")
+    elif not self.entropy_step:
+      raise ValueError(
+          "entropy_step: got 0 with entropy_target, allowed: above 0 (the weight would never move)")
+    if self.reference_every and self.reference_decay == 1:
+      raise ValueError(
+          f"reference_decay: got 1 with reference_every={self.reference_every}, allowed: below 1 "
+          "(the reference would never move), or reference_every=0")
 
   @property
   def has_critic(self) -> bool:

@@ -1,6 +1,6 @@
 """Evaluation of a policy on held-out problems: greedy accuracy, pass@k, maj@k and behaviours."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -11,24 +11,28 @@ import numpy as np
 
 from rlreason import forcing as forcing_lib
 from rlreason import rollout as rollout_lib
+from rlreason.config import check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
 from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import CombinedReward, RewardSpec, answer, combine_rewards, verifier
+from rlreason.rewards import (
+    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, verifier, verifier_columns)
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 
 
-def vote_answer(text: str, which_box: answer.WhichBox = "last") -> Hashable | None:
+def vote_answer(
+    text: str, which_box: answer.WhichBox = "last", answer_tags: bool = False
+) -> Hashable | None:
   """What a completion votes for: the value of its boxed answer, or its normalised text.
 
   None, no vote, without an answer and for one too long to be right.
   """
-  found = answer.extract_answer(text, which_box=which_box)
+  found = answer.extract_answer(text, which_box=which_box, answer_tags=answer_tags)
   if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
     return None
   found = answer.normalize(found)
@@ -41,8 +45,8 @@ class Reading:
   """How completions of a task are read, beside being verified."""
 
   count_behaviours: Callable[[str], behaviours.Behaviours] = behaviours.text_behaviours
-  # (text, which box) -> what it votes for; equal values are one answer.
-  vote: Callable[[str, answer.WhichBox], Hashable | None] = vote_answer
+  # (text, which box, answer tags) -> what it votes for; equal values are one answer.
+  vote: Callable[[str, answer.WhichBox, bool], Hashable | None] = vote_answer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,10 @@ class EvaluationConfig:
   num_samples: int = 8  # k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
-  which_box: answer.WhichBox = "last"  # the answer of a completion: as in the training's verifier
+  # The answer of a completion with several boxes, and other options of the verifier. What is not
+  # given here is as in the training: of the part "verifier" of its last stage that has one.
+  which_box: answer.WhichBox | None = None
+  verifier_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # Pairs (previous words, next words), one token each: after one of the first, none of the second
   # may follow. For controls, such as a model that is kept from giving up.
   blocked_words: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
@@ -79,9 +86,18 @@ class EvaluationConfig:
       raise ValueError(f"num_samples: got {self.num_samples}, allowed: 0 or more")
     if self.split not in ("validation", "test"):
       raise ValueError(f"split: got {self.split!r}, allowed: validation, test")
-    answer.check_which_box(self.which_box)
+    if self.which_box is not None:
+      answer.check_which_box(self.which_box)
     self.options(is_greedy=False)
     self.forcing()
+    if self.num_samples > 1 and not self.temperature:
+      raise ValueError(
+          f"temperature: got 0 with num_samples={self.num_samples}, allowed: above 0 (all samples "
+          "of a problem would be the same), or num_samples=0")
+    if not self.temperature:
+      check_unread(self, "with temperature=0", "top_p")
+    if not self.forced_answer:
+      check_unread(self, "without forced_answer", "answer_tokens")
 
   def forcing(self) -> forcing_lib.Forcing:
     """What is put after completions."""
@@ -114,10 +130,44 @@ class _Solution(NamedTuple):
     return None if self.score is None else self.score >= 1.0
 
 
+class _Grader(NamedTuple):
+  """How completions of a task are verified and read."""
+
+  task_verifier: str
+  spec: RewardSpec  # of the part "verifier"
+  is_built_in: bool  # or else a reward function, which may read anything
+  reading: Reading
+  which_box: answer.WhichBox
+  answer_tags: bool
+
+  def reward(self, pool: WorkerPool | None) -> CombinedReward:
+    return combine_rewards([self.spec], verifier=self.task_verifier, pool=pool)
+
+  def find(self, text: str) -> str | None:
+    """The answer of a completion."""
+    return answer.extract_answer(text, which_box=self.which_box, answer_tags=self.answer_tags)
+
+  def vote(self, text: str) -> Hashable | None:
+    return self.reading.vote(text, self.which_box, self.answer_tags)
+
+
+def _make_grader(
+    config: EvaluationConfig, task_verifier: str, grading: RewardSpec, reading: Reading) -> _Grader:
+  """The training's part "verifier" with the options of the evaluation."""
+  options = {**grading.options, **config.verifier_options}
+  is_built_in = grading.function is None and ":" not in task_verifier
+  if config.which_box is not None and is_built_in:
+    options["which_box"] = config.which_box
+  return _Grader(
+      task_verifier, dataclasses.replace(grading, weight=1.0, options=options), is_built_in,
+      reading, config.which_box or options.get("which_box", "last"),
+      bool(options.get("answer_tags", False)))
+
+
 def make_evaluator(
     config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
     layout: Layout, *, prompt_buckets: Sequence[int],
-    reading: Reading = Reading(),
+    reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
 ) -> Callable[..., tuple[Evaluation, list[dict[str, Any]]]]:
   """Makes `evaluate(params, key, pool=None, before_batch=...) -> (evaluation, samples)`.
 
@@ -134,13 +184,17 @@ def make_evaluator(
     layout: where programs run.
     prompt_buckets: allowed widths of prompts, tokens.
     reading: how completions are read.
+    grading: how they are verified: the part "verifier" of a training's rewards.
 
   Raises:
-    ValueError: no problem fits, or none has the columns of its verifier; a forced text is too long.
+    ValueError: no problem fits, or none has the columns of its verifier; a forced text is too long;
+      the verifier or one of its options does not exist.
   """
+  grader = _make_grader(config, task.verifier, grading, reading)
+  grader.reward(None)  # checks it now
   rows = rollout_lib.FittingRows(
       _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
-      verifier.columns(task.verifier))
+      verifier_columns(grader.spec, task.verifier))
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
@@ -158,19 +212,13 @@ def make_evaluator(
         config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
 
   def evaluate(params, key, pool=None, before_batch=lambda: None):
-    score = _make_score(config, task.verifier, tokenizer, pool)
+    score = functools.partial(_score, grader.reward(pool), tokenizer, grader.is_built_in)
     firsts = [group[0] for group in greedy(score, params, key, before_batch)]
     groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
       take = lambda values, places=places: [values[i] for i in places]
-      found = _greedy_metrics(take(firsts), reading)
-      found["unscored_fraction"] = _unscored(take(firsts), take(groups))
-      if task.verifier == "math":
-        found["greedy_unboxed"] = _unboxed_accuracy(take(rows), take(firsts))
-      if sampled:
-        found |= _sampled_metrics(take(groups), config, reading)
-      evaluation[name] = {metric: _without_nan(estimate) for metric, estimate in found.items()}
+      evaluation[name] = _measure(take(rows), take(firsts), take(groups), grader)
     return evaluation, list(map(_sample, rows, firsts))
 
   return evaluate
@@ -184,20 +232,14 @@ def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
   return sources.FunctionRows(lambda i: change(rows[i]), len(rows))
 
 
-def _make_score(config: EvaluationConfig, verifier_name: str, tokenizer, pool):
-  reward = combine_rewards(
-      [RewardSpec(name="verifier", options={"which_box": config.which_box})],
-      verifier=verifier_name, pool=pool)
-  return functools.partial(_score, reward, tokenizer)
-
-
 def _score(
-    reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout
+    reward: CombinedReward, tokenizer: Tokenizer, is_built_in: bool, rows: Sequence[Row],
+    rollout: Rollout,
 ) -> list[_Solution]:
   scored = rollout_lib.score(reward, tokenizer, rows, rollout)
   ids = [tokens[mask].tolist() for tokens, mask in zip(
       rollout.completion_tokens, rollout.completion_mask, strict=True)]
-  ends = _first_right_boxes(reward, rows, scored)
+  ends = _first_right_boxes(reward, is_built_in, rows, scored)
   firsts = [None if end is None else rollout_lib.tokens_until(tokenizer, ids[i], end)
             for i, end in enumerate(ends)]
   return list(map(
@@ -206,15 +248,21 @@ def _score(
 
 
 def _first_right_boxes(
-    reward: CombinedReward, rows: Sequence[Row], scored: rollout_lib.Scored) -> list[int | None]:
-  """Where the first right box of each text ends, in characters; None where no box is right."""
+    reward: CombinedReward, is_built_in: bool, rows: Sequence[Row], scored: rollout_lib.Scored
+) -> list[int | None]:
+  """Where the first right box of each text ends, in characters; None where the text is wrong.
+
+  Where the answer of a right text is no box, as may be with `answer_tags`, or the verifier is a
+  function of the user's, which need not read boxes, it is the end of the text.
+  """
   texts, scores = scored.completions, scored.rewards.parts["verifier"]
   boxes = [answer.find_boxes(text) for text in texts]
   is_right = lambda score: score is not None and score >= 1.0
   ends = [found[0].end if len(found) == 1 and is_right(score) else None
           for found, score in zip(boxes, scores, strict=True)]
   # The verdict on a text is on one of its boxes: where it has several, each is verified by itself.
-  several = [(i, box) for i, found in enumerate(boxes) if len(found) > 1 for box in found]
+  several = [(i, box) for i, found in enumerate(boxes) if len(found) > 1 and is_built_in
+             for box in found]
   group_size = len(texts) // len(rows)
   columns = {name: [rows[i // group_size][name] for i, _ in several] for name in rows[0]}
   verdicts = reward(
@@ -222,7 +270,8 @@ def _first_right_boxes(
   for (i, box), score in zip(several, verdicts.parts["verifier"], strict=True):
     if ends[i] is None and is_right(score):
       ends[i] = box.end
-  return ends
+  return [len(text) if end is None and text and is_right(score) else end
+          for end, text, score in zip(ends, texts, scores, strict=True)]
 
 
 def _run(
@@ -264,8 +313,21 @@ def _task_places(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
   return places
 
 
-def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Estimate]:
-  counted = [reading.count_behaviours(solution.text) for solution in solutions]
+def _measure(
+    rows, firsts: list[_Solution], groups: list[list[_Solution]], grader: _Grader
+) -> dict[str, metrics.Estimate]:
+  """All metrics of some problems, by their greedy and their sampled completions, if any."""
+  found = _greedy_metrics(firsts, grader)
+  found["unscored_fraction"] = _unscored(firsts, groups)
+  if grader.is_built_in and grader.task_verifier == "math":
+    found["greedy_unboxed"] = _unboxed_accuracy(rows, firsts, grader)
+  if groups[0]:
+    found |= _sampled_metrics(groups, grader)
+  return {metric: _without_nan(estimate) for metric, estimate in found.items()}
+
+
+def _greedy_metrics(solutions: list[_Solution], grader: _Grader) -> dict[str, metrics.Estimate]:
+  counted = [grader.reading.count_behaviours(solution.text) for solution in solutions]
   known = [solution for solution in solutions if solution.is_right is not None]
   lengths = [solution.length for solution in known]
   found = {
@@ -276,7 +338,7 @@ def _greedy_metrics(solutions: list[_Solution], reading) -> dict[str, metrics.Es
       "checks": metrics.mean([count.checking for count in counted]),
       "truncated_fraction": metrics.proportion([solution.truncated for solution in solutions]),
       "boxed_fraction": metrics.proportion(
-          [answer.extract_answer(solution.text) is not None for solution in solutions]),
+          [grader.find(solution.text) is not None for solution in solutions]),
       "outcome_efficiency": metrics.outcome_efficiency(
           [solution.first_right for solution in known], lengths),
   }
@@ -292,24 +354,25 @@ def _unscored(firsts: list[_Solution], groups: list[list[_Solution]]) -> metrics
       for first, group in zip(firsts, groups, strict=True)])
 
 
-def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:
+def _unboxed_accuracy(rows, solutions: list[_Solution], grader: _Grader) -> metrics.Estimate:
   """Greedy accuracy with the last number as the answer of a completion that boxes nothing.
 
   What a model can do before it has learned the format; `greedy` counts such a completion as wrong.
   """
   verdicts = [solution.is_right for solution in solutions]
   for place, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
-    number = None if answer.find_box(solution.text) else answer.last_number(solution.text)
+    has_answer = grader.find(solution.text) is not None
+    number = None if has_answer else answer.last_number(solution.text)
     if number is not None:
       verdicts[place] = verifier.match_text(verifier.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 
-def _sampled_metrics(groups: list[list[_Solution]], config, reading) -> dict[str, metrics.Estimate]:
-  k = config.num_samples
+def _sampled_metrics(
+    groups: list[list[_Solution]], grader: _Grader) -> dict[str, metrics.Estimate]:
+  k = len(groups[0])
   correct = [[solution.is_right for solution in group] for group in groups]
-  answers = [[reading.vote(solution.text, config.which_box) for solution in group]
-             for group in groups]
+  answers = [[grader.vote(solution.text) for solution in group] for group in groups]
   return {
       "mean": metrics.mean([
           float(np.mean(known)) for row in correct

@@ -1,8 +1,8 @@
 """Pure array mathematics: no model and no configuration object is known here."""
 
 from rlreason.losses.advantages import (
-    batch_normalized, group_centered, group_normalized, leave_one_out, leave_one_out_normalized,
-    no_baseline, opo, pass_at_k, remax)
+    batch_normalized, group_centered, group_normalized, is_always_zero, leave_one_out,
+    leave_one_out_normalized, no_baseline, opo, pass_at_k, remax)
 from rlreason.losses.corrections import masked_importance, truncated_importance
 from rlreason.losses.covariance import clip_cov, kl_cov, select_clip_cov, select_kl_cov
 from rlreason.losses.distill import (

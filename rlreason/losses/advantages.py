@@ -9,7 +9,8 @@ released codes disagree: verl gives it its raw score (`group_of_one="raw"`). `no
 `remax`, which do not look at the rest of the group, are the exceptions.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Callable, Literal
 
 import chex
 import jax
@@ -206,6 +207,26 @@ def pass_at_k(
   advantages = fails - jnp.where(is_right, 0.0, fails_with_wrong)
   advantages = masks.safe_divide(advantages, jnp.sqrt(fails * (1.0 - fails)) + epsilon)
   return jax.lax.stop_gradient(masks.zero_masked(advantages, is_kept))
+
+
+_GROUP_RELATIVE = (
+    group_normalized, group_centered, batch_normalized, leave_one_out, leave_one_out_normalized,
+    opo, pass_at_k)
+
+
+def is_always_zero(
+    function: Callable[..., jax.Array], options: Mapping[str, Any], group_size: int) -> bool:
+  """Whether one of these advantages is 0 for groups of this size, whatever their scores.
+
+  Args:
+    function: of this module; of another function nothing is known: False.
+    options: of it.
+    group_size: G.
+  """
+  if function is pass_at_k:
+    return group_size <= options["k"]
+  return (group_size == 1 and function in _GROUP_RELATIVE
+          and options.get("group_of_one", "zero") == "zero")
 
 
 def _with_lone_scores(advantages, scores, is_kept, group_of_one: GroupOfOne):

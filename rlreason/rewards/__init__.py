@@ -3,7 +3,8 @@
 A reward function is f(prompts, completions, **columns: list) -> list[float | None].
 """
 
-from rlreason.rewards.combine import CombinedReward, RewardResult, RewardSpec, combine_rewards
+from rlreason.rewards.combine import (
+    CombinedReward, RewardResult, RewardSpec, combine_rewards, verifier_columns)
 from rlreason.rewards.control import random_reward
 from rlreason.rewards.countdown import CountdownVerifier
 from rlreason.rewards.exploration import (

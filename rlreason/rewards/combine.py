@@ -121,7 +121,8 @@ def combine_rewards(
   Args:
     specs: the parts, each name once.
     verifier: what the part "verifier" is: a name of `verifier.VERIFIERS` (a task gives it) or a
-      reward function. Its options are the fields of that verifier.
+      reward function, also as "package.module:function". Its options are the fields of that
+      verifier, or arguments of the function.
     pool: worker processes; None for the shared default pool.
     clip_range: of the total; [-10, 10] in RLSP.
 
@@ -239,11 +240,34 @@ def _make_verifier(
 ) -> RewardFunction:
   if callable(verifier):
     return functools.partial(_call_with_options, verifier, options)
+  if ":" in verifier:
+    return _make_pool_function(verifier, options, pool)
   make = verifiers.find(verifier)
   _check_options("verifier", options, make)
   if "pool" in inspect.signature(make).parameters:
     options.setdefault("pool", pool)
   return make(**options)
+
+
+def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:
+  """The columns that rows must have for the part "verifier" of a task with this verifier.
+
+  Args:
+    spec: the part.
+    verifier: of the task, as of `combine_rewards`.
+
+  Raises:
+    ValueError: there is no such verifier or function.
+  """
+  function = spec.function or (verifier if ":" in verifier else None)
+  if function is None:
+    return verifiers.columns(verifier)
+  function = _import(function) if isinstance(function, str) else function
+  given = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, learned.SCORE_COLUMN, *spec.options)
+  parameters = list(inspect.signature(function).parameters.values())[2:]  # prompts, completions
+  return {parameter.name for parameter in parameters
+          if parameter.default is parameter.empty and parameter.name not in given
+          and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)}
 
 
 def _call_with_options(function, options, prompts, completions, /, **columns):
@@ -303,7 +327,7 @@ def _check_option(where: str, value: Any, hint: Any) -> None:
 def _make_pool_function(
     target: str, options: dict[str, Any], pool: pools.WorkerPool
 ) -> RewardFunction:
-  _import(target)
+  check_arguments(f"reward function {target!r}", _import(target), options)
 
   def score(prompts, completions, **columns):
     requests = [
@@ -333,9 +357,24 @@ def _report_errors(target: str, errors: list[str], count: int):
         target, len(errors), count, errors[0])
 
 
+def check_arguments(where: str, function: Callable[..., Any], options: Mapping[str, Any]):
+  """Raises ValueError where a function of the user's takes no argument of an option's name."""
+  try:
+    parameters = inspect.signature(function).parameters.values()
+  except ValueError:  # some functions of C have none
+    return
+  if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+    return
+  allowed = [parameter.name for parameter in parameters][2:]  # prompts, completions
+  if not set(options) <= set(allowed):
+    raise ValueError(f"{where}: options must be of {allowed}. Got: {sorted(options)}")
+
+
 def _import(target: str) -> Callable[..., Any]:
   """Finds a misspelt name now, and not in the workers after the first rollout."""
   module, _, name = target.partition(":")
+  if not (name.isidentifier() and module.replace(".", "_").isidentifier()):
+    raise ValueError(f"reward function must be 'package.module:function'. Got: {target!r}")
   try:
     function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:

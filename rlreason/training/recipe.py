@@ -15,7 +15,7 @@ from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
 from rlreason.training.stage_configs import (
-    START, STAGES, StageConfig, check_positive, check_sources)
+    START, STAGES, RLStage, StageConfig, check_positive, check_sources)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,17 @@ class Recipe:
     check_sources(self.stages)
     if not self.prompt_buckets or min(self.prompt_buckets) < 1:
       raise ValueError(f"prompt_buckets: got {self.prompt_buckets}, allowed: widths of 1 or more")
+
+  @property
+  def grading(self) -> RewardSpec:
+    """How the training verifies completions: by the part "verifier" of its last stage with one.
+
+    A stage of reinforcement learning comes before one that samples.
+    """
+    specs = [(isinstance(stage, RLStage), number, spec)
+             for number, stage in enumerate(self.stages)
+             for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
+    return max(specs, key=lambda found: found[:2])[2] if specs else RewardSpec(name="verifier")
 
 
 def from_config(config: Any) -> Recipe:

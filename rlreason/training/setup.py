@@ -55,9 +55,13 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     raise ValueError(
         f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "
         f"allowed: {model.max_positions} together, the positions of the model")
-  evaluate = make_evaluator(
-      recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
-      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
+  try:
+    evaluate = make_evaluator(
+        recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
+        prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task),
+        grading=recipe.grading)
+  except ValueError as error:
+    raise ValueError(f"config.evaluation: {error}") from error
   return Setup(recipe, model, tokenizer, tasks, layout, evaluate), params
 
 
@@ -136,8 +140,9 @@ def make_reading(task: TaskConfig) -> Reading:
   return Reading(count_behaviours=count, vote=vote)
 
 
-def _expression_value(text: str, which_box: answer.WhichBox) -> Hashable | None:
+def _expression_value(
+    text: str, which_box: answer.WhichBox, answer_tags: bool = False) -> Hashable | None:
   """The value of the boxed expression: two ways to make 24 are one answer."""
-  found = answer.extract_answer(text, which_box=which_box)
+  found = answer.extract_answer(text, which_box=which_box, answer_tags=answer_tags)
   evaluated = None if found is None else evaluate_expression(found)
   return None if evaluated is None else evaluated.value

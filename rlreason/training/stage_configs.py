@@ -10,40 +10,22 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from rlreason import losses
 from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
+from rlreason.config import check_unread
 from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
+from rlreason.training.checks import (
+    check_critic_rate, check_filters, check_learned, check_positive, check_samples_differ,
+    check_steps)
 from rlreason.training.optimizer import OptimizerConfig
 
 STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
 # the name of an earlier stage that trains, or a folder as a run writes it.
 START = ("previous", "initial")
-
-
-def check_positive(config: Any, *names: str):
-  for name in names:
-    if not vars(config)[name] > 0:
-      raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
-
-
-def _check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
-  is_paid = any(spec.name == "learned" and spec.function is None for spec in rewards)
-  if is_paid != bool(reward_model):
-    raise ValueError(
-        f"reward_model: got {reward_model!r} {'with' if is_paid else 'without'} a reward "
-        "'learned', allowed: both, a model and the reward that it gives, or neither")
-
-
-def _check_steps(steps: int, updates: int, optimizer: OptimizerConfig):
-  if steps < 0:
-    raise ValueError(f"steps: got {steps}, allowed: 0 or more")
-  if steps and optimizer.warmup_steps >= updates:
-    raise ValueError(
-        f"optimizer.warmup_steps: got {optimizer.warmup_steps}, allowed: less than the {updates} "
-        "updates of the stage")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,12 +49,15 @@ class SFTStage:
 
   def __post_init__(self):
     check_positive(self, "batch_size", "length", "num_examples")
-    _check_steps(self.steps, self.steps, self.optimizer)
+    check_steps(self.steps, self.steps, self.optimizer)
     micro_size = self.sft.micro_batch_size
     if micro_size and self.batch_size % micro_size:
       raise ValueError(
           f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
           f"batch_size={self.batch_size}, or 0")
+    check_critic_rate(self.optimizer, "in a supervised stage, which has no critic")
+    if self.examples:
+      check_unread(self, "with examples", "num_examples")
     if self.answer_template and self.examples:
       raise ValueError("answer_template: got one beside examples, allowed: one of the two")
     if self.answer_template and "{answer}" not in self.answer_template:
@@ -137,7 +122,7 @@ class RLStage:
       raise ValueError(
           f"algorithm.minibatch_size: got {self.algorithm.minibatch_size}, allowed: a divisor of "
           f"num_prompts * group_size = {num_rows}")
-    _check_steps(self.steps, self.steps * self.updates_per_step, self.optimizer)
+    check_steps(self.steps, self.steps * self.updates_per_step, self.optimizer)
     self._check_answers()
     longest = self.sampling.max_new_tokens
     if any(not 1 <= width <= longest for width in self.length_buckets):
@@ -161,17 +146,59 @@ class RLStage:
       raise ValueError(
           f"critic_path: got {self.critic_path!r} with algorithm.critic="
           f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
-    _check_learned(self.rewards, self.reward_model)
+    check_learned(self.rewards, self.reward_model)
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
     if not self.allow_length_over_correctness:
       self._check_exploration()
+    self._check_advantage()
+    self._check_unread()
 
   @property
   def updates_per_step(self) -> int:
     """Optimiser updates made of one rollout."""
     rows = self.algorithm.epochs * self.num_prompts * self.group_size
     return rows // self.algorithm.minibatch_size
+
+  def _check_advantage(self):
+    """Raises ValueError where no completion could ever be worth more than another."""
+    advantage, algorithm = self.algorithm.advantage, self.algorithm
+    if not algorithm.nll_coef and losses.is_always_zero(
+        advantage.function, advantage.options, self.group_size):
+      raise ValueError(
+          f"group_size: got {self.group_size} with algorithm.advantage={advantage.name}, which "
+          "gives 0 to every completion of so small a group, allowed: more, or another advantage "
+          "(such as no_baseline; group_of_one='raw' where it has that option)")
+    if not (self.answer_template or algorithm.nll_coef or any(
+        spec.weight for spec in self.rewards)):
+      raise ValueError(
+          f"rewards: got the weight 0 for each of {[spec.name for spec in self.rewards]}, allowed: "
+          "one at least with another weight")
+    check_samples_differ(self.sampling, self.group_size)
+    if self.steps and algorithm.critic_warmup_steps >= self.steps:
+      raise ValueError(
+          f"algorithm.critic_warmup_steps: got {algorithm.critic_warmup_steps}, allowed: less than "
+          f"steps={self.steps} (the policy would not learn)")
+    if algorithm.has_critic and not algorithm.value_coef and not self.critic_path:
+      raise ValueError(
+          "algorithm.value_coef: got 0 with a new critic, allowed: above 0, algorithm.critic="
+          "'none', or a critic_path")
+
+  def _check_unread(self):
+    names = [spec.name for spec in self.rewards]
+    if not self.algorithm.has_critic:
+      check_critic_rate(self.optimizer, "with algorithm.critic='none'")
+    if self.max_rounds == 1:
+      check_unread(self, "with max_rounds=1", "useful_by")
+    if "exploration" not in names:
+      check_unread(self, "without a reward 'exploration'", "min_reasoning")
+    if "verifier" not in names:
+      check_unread(self, "without a reward 'verifier'", "useful_by", "writes_accuracy",
+                   allowed="such a reward (its weight may be 0)")
+      if self.algorithm.nll_coef and not self.answer_template:
+        raise ValueError(
+            f"algorithm.nll_coef: got {self.algorithm.nll_coef} without a reward 'verifier', which "
+            "says what is right, allowed: 0, or such a reward (its weight may be 0)")
 
   def _check_answers(self):
     if not self.answer_template:
@@ -223,7 +250,9 @@ class SampleStage:
 
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
-    _check_learned(self.rewards, self.reward_model)
+    check_learned(self.rewards, self.reward_model)
+    check_samples_differ(self.sampling, self.group_size)
+    check_filters(self.sampling)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,7 +291,8 @@ class PreferenceStage:
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
-    _check_steps(self.steps, self.steps, self.optimizer)
+    check_steps(self.steps, self.steps, self.optimizer)
+    check_critic_rate(self.optimizer, "in a preference stage, which has no critic")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,7 +314,7 @@ class RewardModelStage:
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
-    _check_steps(self.steps, self.steps, self.optimizer)
+    check_steps(self.steps, self.steps, self.optimizer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,12 +339,26 @@ class DistillStage:
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size")
-    _check_steps(self.steps, self.steps, self.optimizer)
+    check_steps(self.steps, self.steps, self.optimizer)
     if not 0 <= self.student_fraction <= 1:
       raise ValueError(f"student_fraction: got {self.student_fraction}, allowed: 0 to 1")
     if self.student_fraction < 1 and not self.examples:
       raise ValueError(
           f"student_fraction: got {self.student_fraction} without examples, allowed: 1")
+    check_critic_rate(self.optimizer, "in a distillation stage, which has no critic")
+    if self.examples:
+      check_unread(self, "with examples, whose prompts are the problems", "problems")
+    if self.student_fraction:
+      check_samples_differ(self.sampling, self.group_size)
+      check_filters(self.sampling)
+    elif self.group_size > 1:
+      raise ValueError(
+          f"group_size: got {self.group_size} with student_fraction=0, allowed: 1 (each prompt has "
+          "one completion in the examples)")
+    elif self.sampling != SamplingOptions(max_new_tokens=self.sampling.max_new_tokens):
+      raise ValueError(
+          "sampling: got options with student_fraction=0, allowed: max_new_tokens alone (nothing "
+          "is sampled)")
 
 
 StageConfig = (

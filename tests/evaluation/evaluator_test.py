@@ -12,7 +12,7 @@ from rlreason.evaluation import evaluator
 from rlreason.evaluation.behaviours import Behaviours
 from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
 from rlreason.parallel import ParallelConfig, make_layout
-from rlreason.rewards import WorkerPool, verifier
+from rlreason.rewards import RewardSpec, WorkerPool, verifier
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 from tests.algorithms import tiny
@@ -236,3 +236,68 @@ def test_no_problem_that_fits():
 def test_settings_out_of_range_are_named(fields, message):
   with pytest.raises(ValueError, match=message):
     EvaluationConfig(**fields)
+
+
+# Grading as the training does.
+
+
+HAS_TWO = """
+def has_two(prompts, completions, *, answer, least=1, **columns):
+  return [float(text.split().count("2") >= least) for text in completions]
+"""
+
+
+def test_options_of_the_trainings_verifier_hold(monkeypatch):
+  """A box before the last, an answer between tags; what the evaluation says itself goes first."""
+  monkeypatch.setitem(GREEDY, "p0", "\\boxed{ 1 } \\boxed{ 2 } <eos>")
+  first = RewardSpec(name="verifier", options={"which_box": "first", "no_box_score": -0.5})
+  greedy = lambda config, **settings: values(
+      evaluate(config, ROWS[:2], **settings)[0]["toy"])["greedy"]
+  assert greedy(CONFIG) == 0.5 and greedy(CONFIG, grading=first) == 1.0
+  last = dataclasses.replace(CONFIG, which_box="last")
+  assert greedy(last, grading=first) == 0.5
+  assert greedy(dataclasses.replace(CONFIG, verifier_options={"which_box": "first"})) == 1.0
+  with pytest.raises(ValueError, match="'verifier': options must be of .*'answer_tags'.*Got: .'x"):
+    evaluate(dataclasses.replace(CONFIG, verifier_options={"x": 1}))
+
+
+def test_answers_between_tags_are_found(monkeypatch):
+  decode = WordTokenizer.decode
+  tags = lambda text: text.replace("\\boxed{", "<answer>").replace(" }", "</answer>")
+  monkeypatch.setattr(WordTokenizer, "decode", lambda self, *args: tags(decode(self, *args)))
+  assert values(evaluate()[0]["toy"])["greedy"] == 0.0
+  found = values(evaluate(
+      grading=RewardSpec(name="verifier", options={"answer_tags": True}))[0]["toy"])
+  assert found["greedy"] == found["greedy_unboxed"] == 3 / 5 and found["boxed_fraction"] == 4 / 5
+  assert found["maj@3"] == pytest.approx((1 + 0 + 0 + 1 + 0.5) / 5)
+  assert found["outcome_efficiency"] == pytest.approx(
+      (4 / 5 + 3 / 4 + 0 + 0 + 5 / 6) / 5)  # to the end of the text, but for `<eos>`
+
+
+@pytest.mark.parametrize("is_part", [True, False], ids=["part", "task"])
+def test_a_reward_function_grades_in_the_workers(is_part, tmp_path, monkeypatch):
+  """As the part "verifier" of the training, or as the verifier of the task, with its options."""
+  (tmp_path / "grades_by_two.py").write_text(HAS_TWO)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  target = "grades_by_two:has_two"
+  grading = RewardSpec(name="verifier", function=target if is_part else None, weight=0.0)
+  task = Task(name="toy", rows=ROWS, verifier="math" if is_part else target)
+  run = lambda spec, pool: values(make_evaluator(
+      CONFIG, task, tiny.MODEL, TOKENIZER, make_layout(ParallelConfig(data=1)),
+      prompt_buckets=(4,), grading=spec)(SAMPLED, jax.random.key(0), pool)[0]["toy"])
+  with WorkerPool(num_workers=1) as pool:
+    found = run(grading, pool)
+    assert found["greedy"] == 1 / 5 and "greedy_unboxed" not in found
+    assert found["mean"] == pytest.approx((1 / 3 + 2 / 3 + 1 + 0 + 1 / 3) / 5)
+    assert run(dataclasses.replace(grading, options={"least": 2}), pool)["greedy"] == 0.0
+
+
+@pytest.mark.parametrize("verifier_name, message", [
+    ("no_such_module:f", "reward function 'no_such_module:f' cannot be imported"),
+    (f"{__name__}:f", "has no function 'f'"), ("a:b:c", "must be 'package.module:function'"),
+    ("chess", "verifier must be one of .*'math'.* or a function. Got: 'chess'")])
+def test_a_verifier_that_is_not_there_is_found_when_it_is_loaded(verifier_name, message):
+  task = Task(name="toy", rows=ROWS, verifier=verifier_name)
+  with pytest.raises(ValueError, match=message):
+    make_evaluator(CONFIG, task, tiny.MODEL, TOKENIZER, make_layout(ParallelConfig(data=1)),
+                   prompt_buckets=(4,))

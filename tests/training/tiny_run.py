@@ -43,13 +43,13 @@ def make_config(has_adapters=False):
       kind="sft", steps=STEPS, batch_size=8, length=48, num_examples=64,
       token_weights=dict(equal=4.0),
       optimizer=dict(learning_rate=1e-2, warmup_steps=1, schedule="cosine"))
-  config.optimizer = dict(learning_rate=1e-3, critic_learning_rate=1e-2)
+  config.optimizer = dict(learning_rate=1e-3)
   config.rl = dict(
-      kind="rl", steps=STEPS, num_prompts=8, group_size=2, min_reasoning=11,
+      kind="rl", steps=STEPS, num_prompts=8, group_size=2,
       sampling=dict(max_new_tokens=12),
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
-          exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
+          exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
           random=dict(weight=0.1)),
       algorithm=dict(minibatch_size=8, epochs=2, kl_coef=0.05, kl_target=1.0, kl_horizon=100.0,
                critic_warmup_steps=1, entropy_coef=0.01),

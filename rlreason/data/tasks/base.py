@@ -28,7 +28,8 @@ class Task:
   Attributes:
     name: what metrics call the task.
     rows: random-access source of rows.
-    verifier: name of the verifier of `rewards/verifier.py` that scores a completion of a row.
+    verifier: name of the verifier of `rewards/verifier.py` that scores a completion of a row, or a
+      reward function, "package.module:function".
   """
 
   name: str

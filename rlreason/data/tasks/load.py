@@ -15,6 +15,7 @@ class CountdownTask:
 
   kind: Literal["countdown"]
   problems: countdown.CountdownConfig = countdown.CountdownConfig()
+  verifier: str = ""  # as of `FileTask`; empty = the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class ChainTask:
 
   kind: Literal["chain"]
   problems: chain.ChainConfig = chain.ChainConfig()
+  verifier: str = ""  # as of `FileTask`; empty = the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class ArithmeticTask:
 
   kind: Literal["arithmetic"]
   problems: arithmetic.ArithmeticConfig
+  verifier: str = ""  # as of `FileTask`; empty = the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,9 @@ class FileTask:
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # ours -> the file's
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
   is_chat: bool = True  # whether prompts go through the chat template
+  # What says whether a completion is right, in training and in evaluation: a name of
+  # `rewards.verifier.VERIFIERS`, or a reward function, "package.module:function", of which 1 is
+  # right.
   verifier: str = "math"
 
 
@@ -79,6 +85,12 @@ def load_tasks(config: TaskConfig) -> dict[str, Task]:
     FileNotFoundError: a file is missing.
     ValueError: rows are all bad, or the generator refuses its options.
   """
+  tasks = _load_tasks(config)
+  return {split: dataclasses.replace(task, verifier=config.verifier or task.verifier)
+          for split, task in tasks.items()}
+
+
+def _load_tasks(config: TaskConfig) -> dict[str, Task]:
   if type(config) in _WORD_TASKS:
     task = _WORD_TASKS[type(config)]
     return {split: task.make_task(config.problems, split) for split in task.SPLITS}

@@ -80,6 +80,14 @@ def check_source(name: str, source: str, columns: str):
         f"{STAGE_PREFIX!r} and the name of a stage")
 
 
+def check_top_k(top_k: int, vocab_size: int):
+  """Raises ValueError where a filter of the sampler would let every token pass."""
+  if top_k >= vocab_size:
+    raise ValueError(
+        f"sampling.top_k: got {top_k}, allowed: less than the {vocab_size} tokens of the model, or "
+        "0, which is all")
+
+
 def check_rows(name: str, rows: int, count: int):
   """Raises ValueError where `count` devices cannot split the rows."""
   if rows % count:

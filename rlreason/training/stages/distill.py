@@ -26,6 +26,7 @@ def check_distill(setup: Setup, stage: DistillStage):
       stage.sampling.max_new_tokens)
   base.check_source("examples", stage.examples, "{prompt, completion}")
   base.check_source("problems", stage.problems, "{prompt, answer}")
+  base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
 
 
 def make_distill(

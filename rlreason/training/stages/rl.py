@@ -13,7 +13,8 @@ from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row
-from rlreason.rewards import CombinedReward, WorkerPool, combine_rewards, verifier
+from rlreason.rewards import (
+    CombinedReward, RewardSpec, WorkerPool, combine_rewards, verifier_columns)
 from rlreason.rollout import Sampled, Scored
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import rl_metrics
@@ -33,6 +34,7 @@ def check_rl(setup: Setup, stage: RLStage):
     base.check_rows(
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
   base.check_source("problems", stage.problems, "{prompt, answer}")
+  base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
 
@@ -76,8 +78,10 @@ def make_problems(
   rows = train.rows
   if stage.problems:
     rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
+  specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
+  needed = verifier_columns(*specs or [RewardSpec(name="verifier")], train.verifier)
   return rollout_lib.FittingRows(
-      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), verifier.columns(train.verifier))
+      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), needed)
 
 
 class _Drawn(NamedTuple):

@@ -22,11 +22,13 @@ def check_sample(setup: Setup, stage: SampleStage):
   base.check_source("problems", stage.problems, "{prompt, answer}")
   rl.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  model = setup.model
   if stage.model:
-    _, tokenizer = weights.open_model(weights.find_model(stage.model))
+    model, tokenizer = weights.open_model(weights.find_model(stage.model))
     if stage.reward_model and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
       raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
                        "token ids of the policy's, allowed: one of the policy's vocabulary")
+  base.check_top_k(stage.sampling.top_k, model.vocab_size)
 
 
 def check_select(setup: Setup, stage: SelectStage):

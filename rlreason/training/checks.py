@@ -1,0 +1,61 @@
+"""Checks that the settings of several kinds of stages share; each raises ValueError.
+
+A setting that could have no effect is refused too (`config.check_unread`): whoever writes it means
+something by it.
+"""
+
+from typing import Any
+
+from rlreason.config import check_unread
+from rlreason.rewards import RewardSpec
+from rlreason.sampling import SamplingOptions
+from rlreason.training.optimizer import OptimizerConfig
+
+
+def check_positive(config: Any, *names: str):
+  for name in names:
+    if not vars(config)[name] > 0:
+      raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
+
+
+def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
+  is_paid = any(spec.name == "learned" and spec.function is None for spec in rewards)
+  if is_paid != bool(reward_model):
+    raise ValueError(
+        f"reward_model: got {reward_model!r} {'with' if is_paid else 'without'} a reward "
+        "'learned', allowed: both, a model and the reward that it gives, or neither")
+
+
+def check_critic_rate(optimizer: OptimizerConfig, reason: str):
+  if optimizer.critic_learning_rate is not None:
+    raise ValueError(
+        f"optimizer.critic_learning_rate: got {optimizer.critic_learning_rate} {reason}, allowed: "
+        "None, the default (nothing would read it)")
+
+
+def check_samples_differ(sampling: SamplingOptions, group_size: int):
+  """Raises ValueError where all completions of a prompt would be the same."""
+  is_greedy = {"temperature": sampling.temperature == 0, "top_k": sampling.top_k == 1,
+               "min_p": sampling.min_p == 1}
+  for name, is_so in is_greedy.items():
+    if is_so and group_size > 1:
+      raise ValueError(
+          f"sampling.{name}: got {vars(sampling)[name]} with group_size={group_size}, allowed: "
+          "what lets the completions of a prompt differ, or group_size=1")
+
+
+def check_filters(sampling: SamplingOptions):
+  if not sampling.temperature:
+    try:
+      check_unread(sampling, "with temperature=0", "top_k", "top_p", "min_p")
+    except ValueError as error:
+      raise ValueError(f"sampling.{error}") from error
+
+
+def check_steps(steps: int, updates: int, optimizer: OptimizerConfig):
+  if steps < 0:
+    raise ValueError(f"steps: got {steps}, allowed: 0 or more")
+  if steps and optimizer.warmup_steps >= updates:
+    raise ValueError(
+        f"optimizer.warmup_steps: got {optimizer.warmup_steps}, allowed: less than the {updates} "
+        "updates of the stage")
