@@ -17,7 +17,7 @@ from rlreason.data.sources import BadRows
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
+from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer, verifier
 from rlreason.sampling import SamplingOptions, sample
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -75,6 +75,7 @@ class FittingRows:
 
   def __init__(
       self, rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
+      has_math_golds: bool = False,
   ):
     """Encodes every prompt once; a bad row is logged, counted and left out like one too long.
 
@@ -83,22 +84,27 @@ class FittingRows:
       tokenizer: of the policy.
       max_length: tokens.
       columns: that each row must have and fill: those of its verifier.
+      has_math_golds: whether `answer` is read as mathematics; a row without a gold answer (`proof`)
+        is bad, and golds that are no mathematics are counted and shown.
 
     Raises:
       ValueError: all rows are bad, or no prompt fits.
     """
-    lists, bad_rows = [], BadRows("prompts")
+    lists, golds, bad_rows = [], {}, BadRows("prompts")
     for i in range(len(rows)):
       try:
         row = rows[i]
         missing = sorted(name for name in columns if row.get(name) is None)
         if missing:
           raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
+        if has_math_golds:
+          golds[i] = answer.gold_text(row["answer"])
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
         bad_rows.add(i, error)
     bad_rows.finish(len(rows))
+    verifier.report_texts(golds)
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
     if self.num_dropped:
       logging.warning("%d of %d prompts left out: bad, empty or longer than %d tokens",

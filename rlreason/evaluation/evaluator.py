@@ -19,7 +19,8 @@ from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, verifier, verifier_columns)
+    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, reading,
+    verifier, verifier_columns)
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -28,16 +29,14 @@ from rlreason.types import Key, Params, Rollout
 def vote_answer(
     text: str, which_box: answer.WhichBox = "last", answer_tags: bool = False
 ) -> Hashable | None:
-  """What a completion votes for: the value of its boxed answer, or its normalised text.
+  """What a completion votes for: the value of its boxed answer, or what else it says.
 
   None, no vote, without an answer and for one too long to be right.
   """
   found = answer.extract_answer(text, which_box=which_box, answer_tags=answer_tags)
   if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
     return None
-  found = answer.normalize(found)
-  number = answer.exact_number(found)
-  return found if number is None else number  # 0.5 and 1/2 are one answer
+  return reading.vote(reading.read(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +193,7 @@ def make_evaluator(
   grader.reward(None)  # checks it now
   rows = rollout_lib.FittingRows(
       _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
-      verifier_columns(grader.spec, task.verifier))
+      verifier_columns(grader.spec, task.verifier), has_math_golds(grader.spec, task.verifier))
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
@@ -364,7 +363,7 @@ def _unboxed_accuracy(rows, solutions: list[_Solution], grader: _Grader) -> metr
     has_answer = grader.find(solution.text) is not None
     number = None if has_answer else answer.last_number(solution.text)
     if number is not None:
-      verdicts[place] = verifier.match_text(verifier.gold_text(row["answer"]), number)
+      verdicts[place] = verifier.match_text(answer.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 

@@ -24,9 +24,10 @@ class Box(NamedTuple):
   end: int
 
 
-# An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace; JSON
-# that was escaped twice gives \\boxed.
-_BOX_TOKENS = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\+boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
+# An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace;
+# JSON that was escaped twice gives \\boxed.
+_BOX_TOKENS = re.compile(
+    r"\\{1,2}(?:boxed|fbox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"\s*((?:\\[A-Za-z]+|\{[^{}]*\}|[^\s{}$\\])+)")  # \boxed 2
 
 

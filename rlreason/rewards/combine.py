@@ -270,6 +270,11 @@ def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:
           and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)}
 
 
+def has_math_golds(spec: RewardSpec, verifier: str) -> bool:
+  """Whether the part "verifier" of such a task reads gold answers as mathematics."""
+  return spec.function is None and verifier == "math"
+
+
 def _call_with_options(function, options, prompts, completions, /, **columns):
   return function(prompts, completions, **{**columns, **options})
 

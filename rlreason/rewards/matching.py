@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterable
 import re
 from typing import Literal
 
-from rlreason.rewards import quantities
-from rlreason.rewards.reading import (
-    Choice, Equation, Expression, Items, Number, Reading, Words, fold, is_name)
+from rlreason.rewards.reading import quantities
+from rlreason.rewards.reading.language import fold
+from rlreason.rewards.reading.relations import is_name
+from rlreason.rewards.reading.types import (
+    Choice, Equation, Expression, Items, Number, Reading, Words)
 
 # (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
 Judge = Callable[[str, str], bool | None]
 Percent = Literal["either", "exact"]  # does 50 agree with 50%, beside 0.5?
 MAX_OPEN_PAIRS = 200  # of a list in any order; more are not compared
 
+# "1 2" is neither a product nor a mixed number; SymPy takes gcd(m, n) of letters for 1.
+_UNSOUND = re.compile(r"\d \d|\\(?:gcd|lcm)[^,]*[a-z]")
+_LONG_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")  # no product, in which order is nothing
 _EMPTY = Expression("\\emptyset")
-_ANY_ORDER = ("list", "{}", "union")
+_ANY_ORDER = ("list", "{}", "union", "cases")
 
 
 def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "either") -> bool | None:
@@ -56,7 +61,9 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
     return True
   if isinstance(answer, Number) and answer.is_percent:
     return False
-  if not (left and right) or any((sign in left) != (sign in right) for sign in ("=", "\\in")):
+  differs = any((sign in left) != (sign in right) for sign in ("=", "\\in"))
+  names = [set(_LONG_NAME.findall(latex)) for latex in (left, right)]
+  if not (left and right) or differs or names[0] != names[1] or _UNSOUND.search(left + "," + right):
     return False
   return judge(left, right)
 
@@ -146,9 +153,9 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
       formula = given.items[0]
       return recurse(formula, other) if given is gold else recurse(other, formula)
   if isinstance(gold, Items) != isinstance(answer, Items):
-    # {5} and [5] are 5 too; an interval with equal ends, or a matrix, is not.
+    # {5} is 5 too; a list of one, or a matrix, is not.
     items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)
-    if items.kind in ("{}", "[]") and len(items.items) == 1 and not isinstance(
+    if items.kind == "{}" and len(items.items) == 1 and not isinstance(
         other, Words) and items.items[0] != _EMPTY:
       return recurse(items.items[0], answer) if items is gold else recurse(gold, items.items[0])
     return _match_real_line(items, other)
@@ -158,7 +165,7 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
   if len(gold.items) != len(answer.items):
     return _match_flat(gold, answer, recurse)
   if gold.kind == answer.kind:
-    in_order = gold.kind not in _ANY_ORDER or all(isinstance(item, Words) for item in gold.items)
+    in_order = gold.kind not in _ANY_ORDER or any(isinstance(item, Words) for item in gold.items)
   elif "list" in (gold.kind, answer.kind):
     plain, other = (gold, answer) if gold.kind == "list" else (answer, gold)
     if other.kind not in ("{}", "()", "[]") or other.name and other.kind != "{}":
@@ -185,7 +192,8 @@ def _as_set(items: Items) -> Items:
 
 
 def _has_infinity(items: Items) -> bool:
-  return any(isinstance(item, Expression) and item.latex.endswith("\\infty") for item in items.items)
+  return any(isinstance(item, Expression) and item.latex.endswith("\\infty")
+             for item in items.items)
 
 
 def _names_are_order(gold: Items, answer: Items) -> bool:

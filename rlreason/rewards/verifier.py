@@ -6,22 +6,27 @@ processes of `pool.py`. docs/verifier.md has the rules for answers that could be
 and how often the verdicts are wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
 import re
 import typing
 from typing import Any
 
+from absl import logging
+
 from rlreason.rewards import answer as answers
 from rlreason.rewards import countdown
 from rlreason.rewards import matching
 from rlreason.rewards import pool as pools
-from rlreason.rewards.reading import Number, read
-from rlreason.rewards.typesetting import clean, squeeze
+from rlreason.rewards import reading
+from rlreason.rewards.reading import read
+from rlreason.rewards.reading.types import Number
+from rlreason.rewards.reading.typesetting import clean, squeeze
 
 # 2,74 in place of 2.74, which is only looked for where the gold answer is no integer.
 _DECIMAL_COMMA = re.compile(r"[^\d,]*\d+,\d{1,2}[^\d,]*", re.ASCII)
+_MAX_TRIED = 500  # formulas of a task's gold answers that are read before a run
 _MAX_PAIRS = 1_000  # pieces of one answer that are compared by mathematics
 
 
@@ -124,6 +129,34 @@ def compare(
     for pair in asked:
       verdicts[pair] = match_text(*pair, percent, lambda *piece: known.get(piece))
   return [verdicts[pair] for pair in pairs]
+
+
+def report_texts(golds: Mapping[int, str], pool: pools.WorkerPool | None = None):
+  """Logs which gold answers are no mathematics: an answer must then be the same text.
+
+  Args:
+    golds: row -> its gold answer, as `answer.gold_text` gives it.
+    pool: of workers that try to read formulas; at most `_MAX_TRIED` of them.
+  """
+  formulas = {}
+  texts = {}
+  for row, gold in golds.items():
+    parts = reading.expressions(read(gold)) if len(gold) <= answers.MAX_ANSWER_CHARACTERS else None
+    if parts is None:
+      texts[row] = gold
+    elif parts:
+      formulas[row] = parts
+  tried = list(dict.fromkeys(part for parts in formulas.values() for part in parts))[:_MAX_TRIED]
+  if tried:
+    replies = (pool or pools.default_pool()).map(
+        pools.SYMBOLIC, [dict(gold=part, answer=None) for part in tried])
+    bad = {part for part, reply in zip(tried, replies) if not reply.value}
+    texts |= {row: golds[row] for row, parts in formulas.items() if bad.intersection(parts)}
+  if texts:
+    shown = "; ".join(f"{gold[:30]!r} (row {row})" for row, gold in sorted(texts.items())[:3])
+    logging.warning(
+        "%d of %d gold answers are no mathematics and count only as the same text: %s%s",
+        len(texts), len(golds), shown, "; ..." if len(texts) > 3 else "")
 
 
 def match_text(

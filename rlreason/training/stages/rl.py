@@ -79,9 +79,10 @@ def make_problems(
   if stage.problems:
     rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
-  needed = verifier_columns(*specs or [RewardSpec(name="verifier")], train.verifier)
+  spec = specs[0] if specs else RewardSpec(name="verifier")
   return rollout_lib.FittingRows(
-      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), needed)
+      rows, setup.tokenizer, max(setup.recipe.prompt_buckets),
+      verifier_columns(spec, train.verifier), has_math_golds(spec, train.verifier))
 
 
 class _Drawn(NamedTuple):

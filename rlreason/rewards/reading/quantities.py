@@ -138,7 +138,8 @@ _ALIASES = {
     "C": "coulomb", "mol": "mole", "eV": "electronvolt", "rad": "radian", "ohm": "\\Omega",
     "degree": "^\\circ deg", "celsius": "^\\circC \u2103 degrees_celsius", "fahrenheit":
     "^\\circF degrees_fahrenheit", "$": "\\dollar dollar usd buck", "euro": "\\euro euros eur",
-    "pound_sterling": "\\pounds gbp quid", "yen": "\\yen jpy", "cent": "\u00a2 cents", "rupee": "rs", "%": "percent pct percentage", "person":
+    "pound_sterling": "\\pounds gbp quid", "yen": "\\yen jpy", "cent": "\u00a2 cents",
+    "rupee": "rs", "%": "percent pct percentage", "person":
     "people persons", "man": "men", "woman": "women", "child": "children", "hectare": "ha",
     "acre": "acres", "au": "AU", "ly": "lightyear", "T": "tesla", "cal": "calorie", "kcal":
     "kilocalorie", "dB": "decibel", "kHz": "kilohertz", "MHz": "megahertz", "GB": "gigabyte",
@@ -152,11 +153,12 @@ _SUFFIXES = {"squared": 2, "cubed": 3}
 _TIMES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Words that say more than what is counted: with one of them a text is no number with a unit.
 _SAYING = frozenset(
-    "or and if when for not no more less than at least most mod where to from over plus minus times "
-    "but except either both with without is are otherwise only between each all none".split())
+    "or and if when for not no more less than at least most mod where to from over plus minus "
+    "times but except either both with without is are otherwise only between each all none".split())
 _IGNORED = frozenset(("of", "the", "total", "a", "whole"))
 _UNIT_TOKEN = re.compile(
-    r"\\text\{([^{}]*)\}|\\(dollar|euro|pounds|yen|Omega|mu)(?![A-Za-z])|(\^\\circ ?[CF]?(?![A-Za-z]))"
+    r"\\text\{([^{}]*)\}|\\(dollar|euro|pounds|yen|Omega|mu)(?![A-Za-z])"
+    r"|(\^\\circ ?[CF]?(?![A-Za-z]))"
     r"|([A-Za-z\u00b5\u00a2\u2103]+\.?|\"|%)|\^(?:\{(-?\d)\}|(-?\d))|(/)|(\\cdot|\*|-)| ")
 
 

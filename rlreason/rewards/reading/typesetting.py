@@ -56,7 +56,7 @@ _SIZES = (
     r"|centering|noindent|hline|nonumber|notag|relax)(?![A-Za-z])")
 
 _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in (
-    (rf"\\\\(?=(?:{_COMMANDS})(?![a-z]))", r"\\"),
+    (rf"(?<!\\)\\\\(?=(?:{_COMMANDS})(?![a-z]))", r"\\"),
     (r"\\\\\*?(?:\s*\[-?[\d.]+\s*[a-z]{2}\])?", r"\\cr "),  # a row break, and its extra height
     (r"\\newline(?![A-Za-z])|\\tabularnewline(?![A-Za-z])", r"\\cr "),
     (r"\\(?:hspace|vspace|hskip|phantom|label|tag)\*?\s*\{[^{}]*\}", " "),
@@ -87,7 +87,7 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\(?:wedge|land)(?![A-Za-z])|\\text\{\s*and\s*\}", r" \\land "),
     (r"\\(?:vee|lor)(?![A-Za-z])|\\text\{\s*or\s*\}", r" \\lor "),
     (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
-    (r"\(?\s*(?:\\(?:b?mod|pmod)(?![A-Za-z])|\\text\{\s*mod(?:ulo)?\s*\}|(?<![A-Za-z])mod(?![A-Za-z]))"
+    (r"\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*mod(?:ulo)?\s*\}|(?<![A-Za-z])mod(?![A-Za-z]))"
      r"\s*\{?\s*(\d+|[a-z](?![A-Za-z]))\s*\}?\s*\)?", r" \\pmod{\1}"),
     (r"\\bar\s*(?=\{|\d)", r"\\overline"),
     (r"\\(?:bigcup|sqcup)(?![A-Za-z])", r"\\cup "),
@@ -98,8 +98,10 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"(\\frac\s*\{[^{}]*\})\s*(\d|[A-Za-z])", r"\1{\2}"),
     (r"\\(sqrt|overline|sqrt\[[^\[\]{}]*\])\s*(\d|[A-Za-z])", r"\\\1{\2}"),
     (r"\\(frac|sqrt|text|overline|begin|end)\s+(?=[{\[])", r"\\\1"),
+    (r"\\?(log) ?_ ?(\d)", r"\\\1_{\2}"),
     (r"\^\s*(-?\d{2,})", r"^{\1}"),
     (r"\^\s*\((-?\d+)\)", r"^{\1}"),
+    (r"(?<=[\d\]])[ \t]*\n\s*(?=[\d\[-])", r"\\cr "),  # the rows of a grid
     (r"\s+", " "),
 ))  # fmt: skip
 _ROOT = re.compile("\u221a\\s*(\\d+(?:\\.\\d+)?|[A-Za-z]|\\{[^{}]*\\})")
