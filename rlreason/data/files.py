@@ -41,10 +41,10 @@ def find_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     found = sorted(match for match in map(pathlib.Path, glob.glob(str(path), recursive=True))
                    if match.is_file())
   for file in found:
-    if _kind(file) not in _READERS:
+    if _kind(file) not in _READERS and (file.suffix or file.exists()):  # else a folder was meant
       raise ValueError(f"{file}: the name must end in {KINDS}.")
   if not found or not found[0].is_file():
-    raise FileNotFoundError(f"{path}: no such file.")
+    raise FileNotFoundError(f"{path}: no such file or folder.")
   return found
 
 

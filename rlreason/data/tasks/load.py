@@ -150,8 +150,8 @@ def _solutions(config: FileTask, size: int) -> RowSource:
 def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
   if "{question}" not in config.template:
     raise ValueError(f"template: got {config.template!r}, allowed: text with {{question}} in it")
-  splits = {"train": config.train, "validation": config.validation or config.test,
-            "test": config.test}
+  splits = {"train": config.train, "test": config.test,
+            "validation": config.validation or config.test}
   rows = {}
   for split, name in splits.items():
     if name not in rows:
