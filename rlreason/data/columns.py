@@ -84,9 +84,11 @@ def find(row: Mapping[str, Any], path: str) -> tuple[Any] | None:
   for part in path.split("."):
     if isinstance(value, str):
       value = messages.parse(value)
+    elif isinstance(value, np.ndarray) and value.ndim:
+      value = list(value)
     if isinstance(value, Mapping) and part in value:
       value = value[part]
-    elif (isinstance(value, (list, np.ndarray)) and re.fullmatch(r"-?\d{1,9}", part)
+    elif (isinstance(value, list) and re.fullmatch(r"-?\d{1,9}", part)
           and -len(value) <= int(part) < len(value)):
       value = value[int(part)]
     else:
@@ -245,13 +247,15 @@ def _found_example(
   return prompt, completion
 
 
-def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt | None, str]:
+def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
   """A prompt and the text that follows it, of a completion that is text or chat messages.
 
   Messages may begin with the whole of the prompt again, or go on after it for some turns.
   """
   chat = messages.read_chat(values.plain(value)) if values.may_be_chat(value) else None
   if chat is None:
+    if prompt is None:
+      raise ValueError("there is no column 'prompt'")
     return prompt, values.text(value, name)
   if not messages.ends_with_assistant(chat):
     raise ValueError(f"the last message of {name} must be the assistant's")

@@ -233,19 +233,20 @@ def _read_arrow(file: pathlib.Path) -> Iterator[Raw]:
 def _numbered(batches: Iterator[Any]) -> Iterator[Raw]:
   number = 0
   for batch in batches:
-    batch = _plain_types(batch)
-    try:
-      rows = batch.to_pylist()
-    except (ValueError, OverflowError):  # a text that is not UTF-8, a date beyond Python's
-      rows = [_row(batch, i) for i in range(batch.num_rows)]
+    rows = _values(batch)
+    if isinstance(rows, ValueError):  # of one row of many, most likely
+      rows = [_values(batch.slice(i, 1)) for i in range(batch.num_rows)]
+      rows = [row if isinstance(row, ValueError) else row[0] for row in rows]
     for row in rows:
       number += 1
       yield number, row
 
 
-def _row(batch: Any, index: int) -> Any:
+def _values(batch: Any) -> list[Any] | ValueError:
+  """The rows of a batch, or what is wrong: text that is not UTF-8, dates beyond Python's, ..."""
   try:
-    return batch.slice(index, 1).to_pylist()[0]
+    batch.validate(full=True)  # damaged offsets would be read beyond the end of the memory
+    return _plain_types(batch).to_pylist()
   except (ValueError, OverflowError) as error:
     return ValueError(str(error))
 

@@ -44,13 +44,14 @@ def read_chat(value: Any) -> list[Message] | None:
     value = _transposed(value)
   if not isinstance(value, list):
     return None
-  if not value:
-    raise ValueError("the list of messages is empty")
   messages = list(map(_read_message, value))
   for message in messages:
     if not message["content"].strip() and message["role"] != "system":
       raise ValueError("content is empty")
-  return [message for message in messages if message["content"].strip()]
+  messages = [message for message in messages if message["content"].strip()]
+  if not messages:
+    raise ValueError("the list of messages is empty")
+  return messages
 
 
 def ends_with_assistant(messages: Sequence[Message]) -> bool:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import pathlib
+import textwrap
 from typing import Literal
 
 from absl import logging
@@ -23,6 +24,7 @@ from rlreason.data.tasks.base import Row, RowSource
 
 MAX_LOGGED = 20  # bad rows logged one by one
 _MAX_REASONS = 3  # told in the line that counts them
+_MAX_REASON = 500  # characters
 
 
 class BadRows(list):
@@ -34,9 +36,10 @@ class BadRows(list):
 
   def add(self, place: int | str, error: ValueError):
     """Notes a row that cannot be used."""
-    self.append((place, str(error)))
+    reason = textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")  # and on one line
+    self.append((place, reason))
     if len(self) <= MAX_LOGGED:
-      logging.warning("%s:%s: row left out: %s", self._source, place, error)
+      logging.warning("%s:%s: row left out: %s", self._source, place, reason)
 
   def finish(self, total: int):
     """Logs how many of `total` rows are left out, and the most frequent reasons.

@@ -194,7 +194,7 @@ def test_bad_rows_of_arrow(tmp_path, kind):
     with pyarrow.ipc.new_stream(file, table.schema) as stream:
       stream.write_table(table)
   rows = sources.FileRows(file)
-  assert [line for line, _ in rows.bad_rows] == [2, 3] and "utf-8" in rows.bad_rows[0][1]
+  assert [line for line, _ in rows.bad_rows] == [2, 3] and "UTF8" in rows.bad_rows[0][1]
   assert list(rows) == [
       {"prompt": "q", "answer": answer, "extra": extra, "image": None, "cost": "1.5"}
       for answer, extra in (("1", None), ("4", "2024-01-02 00:00:00.000000"))]
