@@ -13,7 +13,7 @@ import numpy as np
 
 from rlreason import tokenizers
 from rlreason.data import prompts as prompts_lib
-from rlreason.data.sources import BadRows
+from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
@@ -102,7 +102,7 @@ class FittingRows:
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
-        bad_rows.add(i, error)
+        bad_rows.add(origin(rows, i), error)
     bad_rows.finish(len(rows))
     verifier.report_texts(golds)
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)

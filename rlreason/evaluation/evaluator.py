@@ -228,7 +228,7 @@ def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
   if not suffix:
     return rows
   change = lambda row: row | {"prompt": add_to_prompt(row["prompt"], suffix), "prompt_ids": None}
-  return sources.FunctionRows(lambda i: change(rows[i]), len(rows))
+  return sources.FunctionRows(lambda i: change(rows[i]), len(rows), rows)
 
 
 def _score(

@@ -69,7 +69,7 @@ def test_a_missing_file_or_unknown_kind_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="absent.jsonl"):
     sources.FileRows(tmp_path / "absent.jsonl")
   with pytest.raises(ValueError, match="parquet"):
-    sources.FileRows(tmp_path / "a.csv")
+    sources.FileRows(tmp_path / "a.txt")
 
 
 def test_fields_name_the_columns_and_prompts_are_found(tmp_path):

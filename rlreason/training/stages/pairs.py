@@ -8,7 +8,7 @@ import numpy as np
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import unpaired_batch
 from rlreason.data import prompts
-from rlreason.data.sources import BadRows
+from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup
@@ -41,7 +41,7 @@ def fitting_rows(
                          f"allowed: {width} and {stage.completion_length}")
       fitting.append(row)
     except ValueError as error:
-      bad_rows.add(i, error)
+      bad_rows.add(origin(rows, i), error)
   bad_rows.finish(len(rows))
   return fitting, len(bad_rows)
 
