@@ -108,5 +108,5 @@ class FailureWatch:
     if count > 1 and not self._has_scored:
       raise ValueError(f"{self.label} failed on all {count} completions: {message}")
     if self._failed_calls >= MAX_FAILED_CALLS:
-      raise ValueError(f"{self.label} failed on every completion of {self._failed_calls} calls in a "
-                       f"row, the last time: {message}")
+      raise ValueError(f"{self.label} failed on every completion of {self._failed_calls} calls in"
+                       f" a row, the last time: {message}")

@@ -7,16 +7,21 @@ import pathlib
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from typing import Any
 
-from rlreason import main, weights
+import jax
+import numpy as np
+
+from rlreason import main, models, weights
 from rlreason.tokenizers import chat
 from tests.fuzz import mutations
 from tests.fuzz import seeds
 
+_ALONE_SECONDS = 300
 MESSAGES = [{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"},
             {"role": "user", "content": "Why?"}]
 
@@ -28,12 +33,18 @@ def run(path: pathlib.Path, name: str, progress) -> None:
     weights.load_adapters(path, dataclasses.replace(seeds.ADAPTED, lora=None))
     return
   path = path / "model.gguf" if name.startswith("gguf") else path
-  _, _, tokenizer = weights.load_model(path)
+  load = weights.load_scalar_model if name == "reward model" else weights.load_model
+  config, params, tokenizer = load(path)
+  progress("forward")
+  tokens = np.zeros((1, 3), np.int32)
+  jax.eval_shape(lambda: models.forward(config, params.get("trunk", params), tokens, tokens + 1))
   progress("encode")
   tokenizer.decode(tokenizer.encode("a b 12 <end> \ud83d".encode(errors="replace").decode()))
   if tokenizer.chat_template is not None:
     progress("chat")
     chat.encode_prompt(tokenizer, MESSAGES)
+  if name == "reward model":
+    return
   progress("convert")
   weights.convert(path, path.parent / "converted")
 
@@ -66,6 +77,7 @@ def main_loop(seed_folder: pathlib.Path) -> None:
   os.dup2(2, 1)
   send = lambda **fields: (replies.write(json.dumps(fields) + "\n"), replies.flush())
   for line in sys.stdin:
+    signal.alarm(_ALONE_SECONDS)  # should nobody be left to end it
     with tempfile.TemporaryDirectory(prefix="fuzz-") as parent:
       folder = pathlib.Path(parent) / "model"
       name, how = damage(folder, seed_folder, int(line))

@@ -36,8 +36,8 @@ TEMPLATES = (
 def mutate_folder(folder: pathlib.Path, chance: random.Random) -> str:
   """Damages one file of a folder, up to three times; says which and how."""
   files = sorted(path for path in folder.iterdir() if path.is_file())
-  # As likely as the others: tokenizer.json is by far the largest, and config.json says the most.
-  path = chance.choice(files)
+  # config.json says the most, and in the fewest bytes.
+  path = chance.choices(files, [3 if path.name == "config.json" else 1 for path in files])[0]
   names = [mutate(path, chance) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
   return f"{path.name}: {', '.join(names)}"
 

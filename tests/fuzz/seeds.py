@@ -7,6 +7,7 @@ import pathlib
 
 import jax
 import numpy as np
+from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.models import LoRAConfig, abstract_params, lora
@@ -58,6 +59,23 @@ def _stored(config):
   return stored, lambda name: weights.load.names.read_pieces(params, name, entries[name])
 
 
+def _reward_model(path: pathlib.Path) -> None:
+  """A trunk with a scalar head."""
+  tokenizer = tiny_models.byte_level(_SPECIAL, chat_template=TEMPLATE)
+  config = dataclasses.replace(tiny_families.LLAMA, vocab_size=tokenizer.vocab_size)
+  head = {"kernel": np.ones(config.width, np.float32), "bias": np.ones((), np.float32)}
+  params = {"trunk": tiny_gguf.random_params(config), "value_head": head}
+  weights.save_scalar_model(path, config, params, tokenizer)
+
+
+def _buffers(path: pathlib.Path) -> None:
+  """Old checkpoints carry what can be computed."""
+  _folder(tiny_families.LLAMA, path)
+  tensors = safetensors_numpy.load_file(path / "model.safetensors")
+  tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(3, np.float32)
+  safetensors_numpy.save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
 def _gguf(config, architecture: str, path: pathlib.Path) -> None:
   path.mkdir()
   params = tiny_gguf.random_params(config)
@@ -83,6 +101,8 @@ SEEDS: dict[str, Callable[[pathlib.Path], None]] = {
     **{name: lambda path, config=config: _folder(config, path)
        for name, config in tiny_families.CONFIGS.items()},
     "template file": _template_file,
+    "buffers": _buffers,
+    "reward model": _reward_model,
     "shards": lambda path: _folder(tiny_families.LLAMA, path, max_shard_bytes=10_000),
     "sentencepiece": _sentencepiece,
     "gguf llama": lambda path: _gguf(tiny_gguf.TINY, "llama", path),
