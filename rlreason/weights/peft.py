@@ -85,15 +85,17 @@ def load_adapters(
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder / name} not found; expected a folder that PEFT wrote, with "
                               "safetensors")
-  try:
-    config = dataclasses.replace(config, lora=_read_config(read_json(folder / _CONFIG)))
-  except ValueError as error:
-    raise ValueError(f"{folder / _CONFIG}: {error}") from error
-  entries = names.adapter_entries(config)
+  path = folder / _WEIGHTS
+  with safetensors.damage_named(path), safe_open(path, framework="numpy") as file:
+    try:
+      config = dataclasses.replace(config, lora=_read_config(read_json(folder / _CONFIG)))
+    except ValueError as error:
+      raise ValueError(f"{folder / _CONFIG}: {error}") from error
+    entries = names.adapter_entries(config)
+    arrays = _read_tensors(file, entries, str(path))
   parts = {}  # path -> what each layer has there
-  for name, array in _read_tensors(folder / _WEIGHTS, entries).items():
-    entry = entries[name]
-    parts.setdefault(entry.path, []).append(entry.from_file(array.astype(np.float32)))
+  for name, entry in entries.items():
+    parts.setdefault(entry.path, []).append(entry.from_file(arrays[name].astype(np.float32)))
   adapters = {}
   for path, layers in parts.items():
     node = functools.reduce(lambda node, part: node.setdefault(part, {}), path[:-1], adapters)
@@ -102,19 +104,18 @@ def load_adapters(
 
 
 def _read_tensors(
-    path: pathlib.Path, entries: Mapping[str, names.Entry]
+    file: safe_open, entries: Mapping[str, names.Entry], where: str
 ) -> dict[str, np.ndarray]:
   """The arrays of all entries, checked before any of them is read."""
-  with safetensors.damage_named(path), safe_open(path, framework="numpy") as file:
-    names.check_names(file.keys(), entries, str(path))
-    for name, entry in entries.items():
-      tensor = file.get_slice(name)
-      names.check_shape(tensor.get_shape(), name, entry, str(path))
-      safetensors.check_kind(tensor.get_dtype(), name, str(path))
-    arrays = {name: file.get_tensor(name) for name in entries}
+  names.check_names(file.keys(), entries, where)
+  for name, entry in entries.items():
+    tensor = file.get_slice(name)
+    names.check_shape(tensor.get_shape(), name, entry, where)
+    safetensors.check_kind(tensor.get_dtype(), name, where)
+  arrays = {name: file.get_tensor(name) for name in entries}
   broken = [name for name, array in arrays.items() if not safetensors.is_finite(array)]
   if broken:
-    logging.warning("%s: NaN or infinite values in %d of %d tensors: %s", path, len(broken),
+    logging.warning("%s: NaN or infinite values in %d of %d tensors: %s", where, len(broken),
                     len(arrays), show(broken[:5]))
   return arrays
 

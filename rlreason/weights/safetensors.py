@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from rlreason.models.fields import short
 from rlreason.tokenizers.hf import read_json
 
 SINGLE = "model.safetensors"
@@ -238,8 +239,8 @@ def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
     raise ValueError(f"{folder / INDEX}: not an index of safetensors shards: {error!r}") from error
   for name in files:
     # An index comes with a download: it must not point outside its folder.
-    if pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
-      raise ValueError(f"{folder / INDEX}: got the file {name!r}, allowed: names of .safetensors "
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
+      raise ValueError(f"{folder / INDEX}: got the file {short(name)}, allowed: names of .safetensors "
                        "files beside the index")
   return {
       name: frozenset(tensor for tensor, file in weight_map.items() if file == name)
