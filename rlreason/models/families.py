@@ -86,6 +86,9 @@ _NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll")
 
 # Fields no family has any other value of.
 _ALWAYS_FIXED = {"partial_rotary_factor": (1.0,), "quantization_config": (None,)}
+# They may be written as whole numbers, which need not fit those of the device.
+_FLOATS = ("rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping",
+           "router_aux_loss_coef")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _KINDS = {
     **dict.fromkeys(
@@ -122,6 +125,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   fields = {**family.defaults, **{_OTHER_NAMES.get(key, key): value for key, value in fields.items()
                                   if value is not None or key in _MAY_BE_NONE}}
   check_kinds(fields, _KINDS)
+  fields |= {key: float(fields[key]) for key in _FLOATS if fields.get(key) is not None}
   for key, allowed in (_ALWAYS_FIXED | dict(family.fixed)).items():
     if fields.get(key, allowed[0]) not in allowed:
       raise ValueError(f"config.json {key}: got {short(fields[key])}, allowed: {show(allowed)}")

@@ -88,8 +88,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
   if name == "gemma3":
     own = dict(local_rope_theta=rope.local_theta or _GEMMA3_LOCAL_THETA)
   if name == "smollm3":
-    rotates = tuple((i + 1) % _SMOLLM3_ROPE_INTERVAL != 0 for i in range(layers))
-    own = dict(rope_layers=() if all(rotates) else rotates)
+    own = dict(rope_layers=_some_of(layers, _SMOLLM3_ROPE_INTERVAL))
   if architecture.layers_scaled_by_width == layers:
     own["score_width"] = width // heads
   return ModelConfig(
@@ -121,5 +120,10 @@ def _check_layers(field: str, layers: int, num_tensors: int):
 def _windows(window: int | None, pattern: int, layers: int) -> dict[str, Any]:
   if not window or not pattern:
     return {}
-  slides = tuple((i + 1) % pattern != 0 for i in range(layers))
-  return {"sliding_window": window, "sliding_layers": () if all(slides) else slides}
+  return {"sliding_window": window, "sliding_layers": _some_of(layers, pattern)}
+
+
+def _some_of(layers: int, pattern: int) -> tuple[bool, ...]:
+  """All layers but every n-th; empty where that is all of them."""
+  chosen = tuple((i + 1) % pattern != 0 for i in range(layers))
+  return () if all(chosen) else chosen

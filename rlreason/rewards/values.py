@@ -6,15 +6,16 @@ number (`worker.py`, which checks it before a score leaves its process).
 """
 
 from collections.abc import Sequence
-import math
 from typing import Any
 
 from absl import logging
+import numpy as np
 
 from rlreason.rewards import pool as pools
 from rlreason.rewards import worker
 
 MAX_FAILED_CALLS = 10  # in a row, each of them on every completion
+_LARGEST = float(np.finfo(np.float32).max)  # rewards are f32 where they are used
 _MAX_LOGGED = 5  # messages about single completions
 
 
@@ -64,7 +65,7 @@ def _read_value(name: str, row: int, value: Any) -> tuple[float | None, str | No
   except worker.NoNumber as error:
     raise ValueError(
         f"reward {name!r} must return finite numbers or None. {error} for row {row}") from error
-  if math.isfinite(number):
+  if abs(number) <= _LARGEST:
     return number, None
   return None, f"reward {name!r} must return finite numbers or None. Got: {number}"
 

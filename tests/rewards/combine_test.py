@@ -231,7 +231,7 @@ def test_options_of_the_verifier_are_checked(options, message):
 
 
 @pytest.mark.parametrize("value", [
-    math.nan, -math.inf, 10**400, np.float32("inf"), decimal.Decimal("sNaN")])
+    math.nan, -math.inf, 1e39, 10**400, np.float32("inf"), decimal.Decimal("sNaN")])
 def test_one_value_that_is_not_finite_is_no_score(value):
   spec = RewardSpec(name="mine", function=lambda p, c, **_: [1, value, None])
   result = score(["", "", ""], [spec, RewardSpec(name="format")])
