@@ -23,6 +23,8 @@ _KINDS = {  # what a field may be -> whether a value is that; True is no number
     "list": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, Mapping),
 }
+_LIMITS = dict.fromkeys(("whole number", "whole number above 0"), f" up to {MAX_WHOLE}") | (
+    dict.fromkeys(("positive number", "number of 0 or more"), " that f32 has"))
 
 
 def check_kinds(
@@ -41,7 +43,8 @@ def check_kinds(
   for name, kind in kinds.items():
     value = fields.get(name)
     if value is not None and not _KINDS[kind](value):
-      raise ValueError(f"{where}{name}: got {short(value)}, expected a {kind}")
+      raise ValueError(
+          f"{where}{name}: got {short(value)}, expected a {kind}{_LIMITS.get(kind, '')}")
 
 
 def required(fields: Mapping[str, Any], name: str, where: str = "config.json") -> Any:

@@ -140,7 +140,8 @@ def tokenizer_from_gguf(
   try:
     return _build(metadata, end_tokens)
   except Exception as error:  # the package raises bare Exceptions
-    raise ValueError(f"tokenizer of the GGUF file: {error}") from error
+    message = " ".join(str(error).split())  # some of the package are lists
+    raise ValueError(f"tokenizer of the GGUF file: {message}") from error
 
 
 def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenizer:

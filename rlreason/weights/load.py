@@ -366,10 +366,13 @@ def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set
   """What else a folder may hold or lack: its scalar head and, with one, the output matrix."""
   if _SCORE not in checkpoint.names:
     return set()
-  shape = checkpoint.shape(_SCORE)
-  if shape != (1, config.width):
-    raise ValueError(f"{checkpoint.folder}: {_SCORE} has shape {shape}, expected "
-                     f"{(1, config.width)}: a head of one label")
+  for name, expected in ((_SCORE, (1, config.width)), (_SCORE_BIAS, (1,))):
+    if name not in checkpoint.names:
+      continue
+    safetensors.check_kind(checkpoint.stored_type(name), name, str(checkpoint.folder))
+    if checkpoint.shape(name) != expected:
+      raise ValueError(f"{checkpoint.folder}: {name} has shape {checkpoint.shape(name)}, expected "
+                       f"{expected}: a head of one label")
   return {_SCORE, _SCORE_BIAS, _HEAD}
 
 

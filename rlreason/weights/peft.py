@@ -85,10 +85,10 @@ def load_adapters(
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder / name} not found; expected a folder that PEFT wrote, with "
                               "safetensors")
-  path = folder / _WEIGHTS
+  fields, path = read_json(folder / _CONFIG), folder / _WEIGHTS
   with safetensors.damage_named(path), safe_open(path, framework="numpy") as file:
     try:
-      config = dataclasses.replace(config, lora=_read_config(read_json(folder / _CONFIG)))
+      config = dataclasses.replace(config, lora=_read_config(fields))
     except ValueError as error:
       raise ValueError(f"{folder / _CONFIG}: {error}") from error
     entries = names.adapter_entries(config)

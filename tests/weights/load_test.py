@@ -244,6 +244,16 @@ def test_old_rotary_buffers_are_ignored(folder):
   _assert_same(weights.load_model(folder)[1], _params(TINY))
 
 
+@pytest.mark.parametrize("buffer, message", [
+    (np.ones(3), "inv_freq is stored as F64, allowed: F32"),
+    (np.ones((), np.float32), r"inv_freq has shape \(\), allowed: one axis")])
+def test_buffers_that_cannot_be_copied_are_refused(folder, tmp_path, buffer, message):
+  _edit(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": buffer})
+  with pytest.raises(ValueError, match=message):
+    weights.convert(folder, tmp_path / "copy")
+  assert not (tmp_path / "copy").exists()
+
+
 def test_tied_output_matrix_that_is_stored_as_well(folder):
   embedding = np.asarray(_params(TINY)["embed"]["embedding"])
   _edit(folder, **{"lm_head.weight": embedding})
