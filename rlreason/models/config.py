@@ -9,11 +9,21 @@ Remat = Literal["none", "full", "dots"]
 AttentionChoice = Literal["auto", "xla", "cudnn", "flash"]
 
 
+def _check_above(lowest: float, scaling: "RopeScaling", *names: str) -> None:
+  for name in names:
+    if not getattr(scaling, name) > lowest:
+      raise ValueError(f"rope_scaling {name}: got {getattr(scaling, name)}, allowed: above "
+                       f"{lowest}")
+
+
 @dataclasses.dataclass(frozen=True)
 class LinearRopeScaling:
   """Every frequency divided by `factor` (position interpolation, Chen et al. 2023)."""
 
   factor: float
+
+  def __post_init__(self):
+    _check_above(0, self, "factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +37,9 @@ class DynamicRopeScaling:
   factor: float
   original_max_positions: int  # tokens
 
+  def __post_init__(self):
+    _check_above(0, self, "factor", "original_max_positions")
+
 
 @dataclasses.dataclass(frozen=True)
 class Llama3RopeScaling:
@@ -36,6 +49,10 @@ class Llama3RopeScaling:
   low_freq_factor: float
   high_freq_factor: float
   original_max_positions: int  # tokens
+
+  def __post_init__(self):
+    _check_above(0, self, "factor", "low_freq_factor", "original_max_positions")
+    _check_above(self.low_freq_factor, self, "high_freq_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +65,9 @@ class YarnRopeScaling:
   beta_fast: float = 32.0  # turns over the original length above which a pair is left alone
   beta_slow: float = 1.0  # turns below which it is interpolated
   truncate: bool = True  # whether the two bounds are rounded to whole pairs
+
+  def __post_init__(self):
+    _check_above(0, self, "factor", "original_max_positions", "beta_fast", "beta_slow")
 
 
 RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnRopeScaling
@@ -147,6 +167,10 @@ class ModelConfig:
           f"num_heads={self.num_heads}")
     if self.head_dim < 2 or self.head_dim % 2:
       raise ValueError(f"head_dim: got {self.head_dim}, allowed: even and 2 or more")
+    if isinstance(self.rope_scaling, (DynamicRopeScaling, YarnRopeScaling)) and not (
+        self.rope_theta > 1 and self.head_dim > 2):
+      raise ValueError(f"rope_theta, head_dim: got {self.rope_theta}, {self.head_dim}, allowed with "
+                       "a scaling that depends on them: above 1, above 2")
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: float32, bfloat16")

@@ -6,16 +6,25 @@ JSON request a line from stdin and answers one JSON line on stdout:
 
     {"load": TARGET, "seconds": LIMIT}                        -> {"value": true} or {"error": TEXT}
     {"call": TARGET, "seconds": LIMIT, "arguments": {...}}    -> {"value": ...} or {"error": TEXT}
+                                                                 or {"refused": TEXT}: no number
 
 TARGET is "symbolic" (mathematical equality of two LaTeX texts) or "package.module:function" (a
 reward function, called with lists of length one). Three nets hold a request: the parent kills the
 process at the time limit; RLIMIT_AS bounds memory; a CPU limit and an alarm, both left at their
 default action (death), end a hung worker whose parent is gone. An idle worker ends with its stdin.
+
+On Linux the process that the parent starts only guards: it forks the worker, is told by the kernel
+of every process that the worker's descendants leave behind, in whatever session, and when the
+worker ends, or on SIGTERM, it ends them all and itself. Elsewhere the parent kills the group.
 """
 
+from collections.abc import Mapping, Set
+import contextlib
+import decimal
 import importlib
 import json
 import logging
+import numbers
 import os
 import re
 import resource
@@ -23,6 +32,7 @@ import signal
 import sys
 
 _SPARE_SECONDS = 2  # the parent's own limit always comes first
+_PR_SET_CHILD_SUBREAPER = 36  # of Linux: orphans below a process become its children
 
 
 def make_symbolic_equal():
@@ -142,12 +152,49 @@ def make_row_function(target):
 
   def score_row(prompt, completion, columns, options):
     columns = {column: [value] for column, value in columns.items()}
-    scores = list(function([prompt], [completion], **{**columns, **options}))
+    scores = as_list(function([prompt], [completion], **{**columns, **options}))
     if len(scores) != 1:
       raise ValueError(f"{target} returned {len(scores)} scores for one completion")
-    return None if scores[0] is None else float(scores[0])
+    return None if scores[0] is None else to_number(scores[0])
 
   return score_row
+
+
+class NoNumber(TypeError):
+  """A score is no number: the function is wrong, whatever the completion was."""
+
+  def __init__(self, value):
+    super().__init__(f"Got: {repr(value)[:200]} ({type(value).__name__})")
+
+
+def as_list(scores):
+  """The scores a function returned; raises NoNumber for a text, a table or no list at all."""
+  if isinstance(scores, (str, bytes, Mapping, Set)):
+    raise NoNumber(scores)
+  try:
+    scores = iter(scores)
+  except TypeError:
+    raise NoNumber(scores) from None
+  return list(scores)
+
+
+def to_number(value):
+  """A score as a float: of any library, a truth value as 0 or 1, an array only without axes.
+
+  Numbers too large for a float become infinite. Raises NoNumber for text, complex numbers and
+  everything else.
+  """
+  plain = value
+  if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # NumPy, JAX, PyTorch
+    plain = value.item()
+  if not isinstance(plain, (numbers.Real, decimal.Decimal)):
+    raise NoNumber(value)
+  try:
+    return float(plain)
+  except OverflowError:  # 10**400
+    return float("inf")
+  except ValueError:  # a signalling NaN of decimal
+    return float("nan")
 
 
 def answer_request(request, functions):
@@ -159,6 +206,8 @@ def answer_request(request, functions):
       functions[target] = make()
       return {"value": True}
     return {"value": functions[request["call"]](**request["arguments"])}
+  except NoNumber as error:
+    return {"refused": str(error)}
   except BaseException as error:  # SystemExit of a user's function too: the worker outlives it
     return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
@@ -183,8 +232,68 @@ def limit_next_request(seconds):
   signal.alarm(seconds)
 
 
+def guard_worker():
+  """Returns in a new process, the worker; this one ends with all that came of the worker."""
+  import ctypes
+
+  ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+  signals = {signal.SIGTERM, signal.SIGCHLD}
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # they wait for sigwait
+  worker = os.fork()
+  if not worker:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return
+  for descriptor in (0, 1):  # a worker that is gone must not leave its pipes open
+    os.close(descriptor)
+  while signal.sigwait(signals) == signal.SIGCHLD and worker not in reap(os.WNOHANG):
+    pass
+  end_descendants()
+  reap(0)
+  os._exit(0)
+
+
+def end_descendants():
+  """Kills every process that came of this one: first all are stopped, so that none makes more."""
+  stopped = set()
+  while new := find_descendants(os.getpid()) - stopped:
+    send_all(new, signal.SIGSTOP)
+    stopped |= new
+  send_all(stopped, signal.SIGKILL)
+
+
+def send_all(processes, number):
+  """Sends a signal to processes, some of which may be gone, or another user's."""
+  for process in processes:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+      os.kill(process, number)
+
+
+def find_descendants(root):
+  """Ids of the processes below `root`; ended ones too, until they are reaped."""
+  parents = {}
+  for name in filter(str.isdigit, os.listdir("/proc")):
+    with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+      parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+  found, new = set(), {root}
+  while new:
+    new = {process for process, parent in parents.items() if parent in new} - found
+    found |= new
+  return found
+
+
+def reap(flags):
+  """Takes leave of children that have ended, with os.WNOHANG of those alone; their ids."""
+  ended = set()
+  with contextlib.suppress(ChildProcessError):
+    while child := os.waitpid(-1, flags)[0]:
+      ended.add(child)
+  return ended
+
+
 def main():
   settings = json.loads(sys.argv[1])
+  if sys.platform == "linux":
+    guard_worker()
   sys.path.extend(path for path in settings["path"] if path not in sys.path)
   # The protocol gets private descriptors: what a library prints goes to stderr, its stdin is empty.
   requests = os.fdopen(os.dup(0), encoding="utf-8")

@@ -48,12 +48,42 @@ _PRE_TOKENIZERS = {
 }
 
 
+# More than any model has, and few enough for the objects that the package makes of each.
+_MAX_FIELDS, _MAX_TENSORS, _MAX_TEXTS = 2**16, 2**18, 2**21
+
+
+def _bounded(what: str, count: int, most: int) -> int:
+  if count > most:
+    raise ValueError(f"got {count} {what}, allowed: up to {most}")
+  return count
+
+
 class _Reader(gguf.GGUFReader):
   """A reader that stops at the end of the file, and makes small objects of what it finds there.
 
   The package's own takes what lies beyond the end for empty, so that a damaged length may keep it
   busy for ever; and hundreds of bytes for each token of the vocabulary.
   """
+
+  def _build_fields(self, offs, count):
+    return super()._build_fields(offs, _bounded("fields", count, _MAX_FIELDS))
+
+  def _build_tensor_info(self, offs, count):
+    return super()._build_tensor_info(offs, _bounded("tensors", count, _MAX_TENSORS))
+
+  def _get_field_parts(self, orig_offs, raw_type):
+    if raw_type != gguf.GGUFValueType.ARRAY:
+      return super()._get_field_parts(orig_offs, raw_type)
+    kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+    number = self.gguf_scalar_to_np.get(gguf.GGUFValueType(kind[0]))
+    if number is not None:  # one object for all of them
+      items = self._get(orig_offs + 12, number, count[0])
+      types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
+      return 12 + items.nbytes, [kind, count, items], [2], types
+    if kind[0] == gguf.GGUFValueType.ARRAY:
+      raise ValueError("an array within an array")
+    _bounded("texts in an array", count[0], _MAX_TEXTS)
+    return super()._get_field_parts(orig_offs, raw_type)
 
   def _get(self, offset, dtype, count=1, override_order=None):
     dtype = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
@@ -110,7 +140,8 @@ def tokenizer_from_gguf(
   try:
     return _build(metadata, end_tokens)
   except Exception as error:  # the package raises bare Exceptions
-    raise ValueError(f"tokenizer of the GGUF file: {error}") from error
+    message = " ".join(str(error).split())  # some of the package are lists
+    raise ValueError(f"tokenizer of the GGUF file: {message}") from error
 
 
 def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenizer:

@@ -16,6 +16,8 @@ from typing import Any
 import tokenizers
 
 _DEFAULT_TEMPLATE = "default"  # the one taken when a folder names several chat templates
+_MAX_JSON_BYTES = 2**26  # of the files read as objects, which hold settings and names
+_MAX_JSON_DEPTH = 100  # objects and lists within one another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +152,29 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    if path.stat().st_size > _MAX_JSON_BYTES:
+      raise ValueError(f"got {path.stat().st_size} bytes, allowed: up to {_MAX_JSON_BYTES}")
+    text = path.read_text(encoding="utf-8")
+    value = json.loads(text)
+    _check_depth(value)
+    if "\\u" in text:  # half a character, "\\ud83d", is none that could be shown or written
+      json.dumps(value, ensure_ascii=False).encode()
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON: {error}") from error
   if not isinstance(value, dict):
     raise ValueError(f"{path}: got a {type(value).__name__}, expected an object")
   return value
+
+
+def _check_depth(value: Any) -> None:
+  """Raises ValueError for what is nested so deep that others fail on it."""
+  level = [value]
+  for _ in range(_MAX_JSON_DEPTH):
+    level = [child for node in level if isinstance(node, (dict, list))
+             for child in (node.values() if isinstance(node, dict) else node)]
+    if not level:
+      return
+  raise ValueError(f"nested more than {_MAX_JSON_DEPTH} deep")
 
 
 def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
@@ -179,7 +198,7 @@ def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str |
                        f"{_DEFAULT_TEMPLATE!r} among them")
     template = named[_DEFAULT_TEMPLATE]
   if not isinstance(template, str | None):
-    raise ValueError(f"chat_template: got {template!r}, expected a text")
+    raise ValueError(f"chat_template: got {repr(template)[:200]}, expected a text")
   return template
 
 
@@ -192,7 +211,7 @@ def _special_ids(
   if token is None:
     return []
   if not isinstance(token, str):
-    raise ValueError(f"tokenizer_config.json {name}: got {token!r}, expected a text")
+    raise ValueError(f"tokenizer_config.json {name}: got {repr(token)[:200]}, expected a text")
   return end_token_ids(backend, [token], f"tokenizer.json (as {name})")
 
 

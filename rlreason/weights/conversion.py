@@ -48,6 +48,10 @@ def convert(
     return
   _, _, checkpoint, tokenizer = load.open_folder(source)
   with checkpoint:
+    for name in checkpoint.names:  # those that no parameter comes from are copied as well
+      safetensors.check_kind(checkpoint.stored_type(name), name, str(source))
+      if not checkpoint.shape(name):
+        raise ValueError(f"{source}: {name} has shape (), allowed: one axis or more")
     destination.mkdir(parents=True, exist_ok=True)
     (destination / "config.json").unlink(missing_ok=True)
     tensors = {name: safetensors.Stored(

@@ -17,6 +17,9 @@ from rlreason.models import ModelConfig
 from rlreason.types import Params
 
 
+_MOST_LISTED, _MOST_LETTERS = 50, 200  # names in a message, letters of each
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
   """One tensor of a file and its place in the parameter tree."""
@@ -157,12 +160,19 @@ def check_names(found: Iterable[str], entries: Mapping[str, Entry], where: str) 
   """Checks that a checkpoint has exactly these tensors.
 
   Raises:
-    ValueError: lists every missing and every unknown name.
+    ValueError: lists the missing and the unknown names.
   """
   found = set(found)
   missing, unknown = sorted(set(entries) - found), sorted(found - set(entries))
   if missing or unknown:
-    raise ValueError(f"{where}: missing tensors {missing}; unknown tensors {unknown}")
+    raise ValueError(
+        f"{where}: missing tensors {_listed(missing)}; unknown tensors {_listed(unknown)}")
+
+
+def _listed(names: list[str]) -> str:
+  """So many that what is wrong can be seen."""
+  rest = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+  return f"{[name[:_MOST_LETTERS] for name in names[:_MOST_LISTED]]}{rest}"
 
 
 def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> None:

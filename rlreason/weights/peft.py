@@ -8,16 +8,18 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors import numpy as safetensors_numpy
+from safetensors import numpy as safetensors_numpy, safe_open
 
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.models.config import LORA_TARGETS
+from rlreason.models.fields import MAX_WHOLE, short, show
 from rlreason.tokenizers.hf import read_json
+from rlreason.tokenizers.load import check_links
 from rlreason.types import Params
-from rlreason.weights import names
+from rlreason.weights import names, safetensors
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SUFFIX = "_proj"  # of a projection's name in files
@@ -78,26 +80,22 @@ def load_adapters(
     ValueError: a damaged file, adapters of another kind or for another model.
   """
   folder = pathlib.Path(folder)
+  check_links(folder)
   for name in (_CONFIG, _WEIGHTS):
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder / name} not found; expected a folder that PEFT wrote, with "
                               "safetensors")
-  try:
-    config = dataclasses.replace(config, lora=_read_config(read_json(folder / _CONFIG)))
-  except ValueError as error:
-    raise ValueError(f"{folder / _CONFIG}: {error}") from error
-  entries = names.adapter_entries(config)
-  where = str(folder / _WEIGHTS)
-  try:
-    tensors = safetensors_numpy.load_file(where)
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"{where}: not a whole safetensors file (damaged or cut short?): {error}"
-                     ) from error
-  names.check_names(tensors, entries, where)
+  fields, path = read_json(folder / _CONFIG), folder / _WEIGHTS
+  with safetensors.damage_named(path), safe_open(path, framework="numpy") as file:
+    try:
+      config = dataclasses.replace(config, lora=_read_config(fields))
+    except ValueError as error:
+      raise ValueError(f"{folder / _CONFIG}: {error}") from error
+    entries = names.adapter_entries(config)
+    arrays = _read_tensors(file, entries, str(path))
   parts = {}  # path -> what each layer has there
   for name, entry in entries.items():
-    names.check_shape(tensors[name].shape, name, entry, where)
-    parts.setdefault(entry.path, []).append(entry.from_file(tensors[name].astype(np.float32)))
+    parts.setdefault(entry.path, []).append(entry.from_file(arrays[name].astype(np.float32)))
   adapters = {}
   for path, layers in parts.items():
     node = functools.reduce(lambda node, part: node.setdefault(part, {}), path[:-1], adapters)
@@ -105,22 +103,40 @@ def load_adapters(
   return config, adapters
 
 
+def _read_tensors(
+    file: safe_open, entries: Mapping[str, names.Entry], where: str
+) -> dict[str, np.ndarray]:
+  """The arrays of all entries, checked before any of them is read."""
+  names.check_names(file.keys(), entries, where)
+  for name, entry in entries.items():
+    tensor = file.get_slice(name)
+    names.check_shape(tensor.get_shape(), name, entry, where)
+    safetensors.check_kind(tensor.get_dtype(), name, where)
+  arrays = {name: file.get_tensor(name) for name in entries}
+  broken = [name for name, array in arrays.items() if not safetensors.is_finite(array)]
+  if broken:
+    logging.warning("%s: NaN or infinite values in %d of %d tensors: %s", where, len(broken),
+                    len(arrays), show(broken[:5]))
+  return arrays
+
+
 def _read_config(fields: Mapping[str, Any]) -> LoRAConfig:
   if fields.get("peft_type") != "LORA":
     raise ValueError(f"peft_type: got {fields.get('peft_type')!r}, allowed: 'LORA'")
   for name, plain in _PLAIN.items():
     if name in fields and fields[name] not in (*plain, None):
-      raise ValueError(f"{name}: got {fields[name]!r}, allowed: {plain[0]!r}")
+      raise ValueError(f"{name}: got {short(fields[name])}, allowed: {plain[0]!r}")
   found = fields.get("target_modules")
   if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-    raise ValueError(f"target_modules: got {found!r}, allowed: a list of names")
+    raise ValueError(f"target_modules: got {short(found)}, allowed: a list of names")
   allowed = [target + _SUFFIX for target in LORA_TARGETS]
   if not set(found) <= set(allowed):
     raise ValueError(f"target_modules: got {sorted(found)}, allowed: of {allowed}")
   rank, alpha = fields.get("r"), fields.get("lora_alpha")
-  if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
-    raise ValueError(
-        f"r, lora_alpha: got {rank!r}, {alpha!r}, allowed: an integer above 0 and a number")
+  if type(rank) is not int or not 0 < rank <= MAX_WHOLE or type(alpha) not in (int, float) or (
+      not 0 < alpha <= MAX_WHOLE):
+    raise ValueError(f"r, lora_alpha: got {short(rank)}, {short(alpha)}, allowed: an integer above "
+                     "0 and a number above 0")
   if fields.get("use_rslora"):
     alpha *= rank ** 0.5  # scaled by alpha / sqrt(r)
   targets = tuple(target for target in LORA_TARGETS if target + _SUFFIX in found)
