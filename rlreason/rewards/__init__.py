@@ -4,7 +4,8 @@ A reward function is f(prompts, completions, **columns: list) -> list[float | No
 """
 
 from rlreason.rewards.combine import (
-    CombinedReward, RewardResult, RewardSpec, combine_rewards, verifier_columns)
+    CombinedReward, RewardResult, RewardSpec, combine_rewards, default_options,
+    verifier_columns)
 from rlreason.rewards.control import random_reward
 from rlreason.rewards.countdown import CountdownVerifier
 from rlreason.rewards.exploration import (

@@ -71,6 +71,11 @@ class TfdsTask:
   verifier: str = "math"
 
 
+def verifier_name(config: "TaskConfig") -> str:
+  """The verifier of a task, as of `Task`."""
+  return config.verifier or ("countdown" if isinstance(config, CountdownTask) else "math")
+
+
 TaskConfig = CountdownTask | ChainTask | ArithmeticTask | FileTask | TfdsTask
 # Tasks in words of their own, with demonstrations in them.
 _WORD_TASKS = {CountdownTask: countdown, ChainTask: chain}
