@@ -75,6 +75,7 @@ class Recipe:
   lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
+  preflight: bool = True  # try a few problems before the first step of reinforcement learning
   samples_per_step: int = 2  # completions written to samples.jsonl
   max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
   reward_workers: int = 2  # processes for verifiers
