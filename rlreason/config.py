@@ -8,7 +8,7 @@ Not here: flags and command-line overrides (ml_collections.config_flags) and the
 themselves, which stand beside the code they configure.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import difflib
 import functools
@@ -169,6 +169,59 @@ def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
   raise ValueError(f"a config holds plain values, functions and dataclasses, got {_show(config)}")
 
 
+def with_defaults(record: Any, config: Any) -> Any:
+  """What a config holds, with what it leaves at its defaults.
+
+  A dataclass may say more of what its record leaves out, such as defaults of the options of a
+  function, by a method `with_default_options(record) -> record`.
+
+  Args:
+    record: a result of `to_dict`, maybe an old one, from when there were fewer fields.
+    config: of the same kind: it says which fields there are.
+
+  Returns:
+    The record, in which a field that it lacks has its default.
+  """
+  if isinstance(record, list) and isinstance(config, (list, tuple)) and len(record) == len(config):
+    return [with_defaults(*pair) for pair in zip(record, config, strict=True)]
+  if not isinstance(record, dict) or isinstance(config, type):
+    return record
+  if _is_mapping(config):
+    return {name: with_defaults(value, config[name]) if name in config else value
+            for name, value in record.items()}
+  if not dataclasses.is_dataclass(config):
+    return record
+  fields = {field.name: field for field in dataclasses.fields(config)}
+  found = dict(record)
+  for name, field in fields.items():
+    if name in record or not _is_required(field):
+      value = record[name] if name in record else to_dict(_default(field))
+      found[name] = with_defaults(value, getattr(config, name))
+  complete = getattr(config, "with_default_options", None)
+  return found if complete is None else complete(found)
+
+
+def options_of(function: Callable[..., Any], skipped: Collection[str] = ()) -> dict[str, Any]:
+  """The parameters of a function that have a default which JSON holds, and that default.
+
+  Args:
+    function: or a class.
+    skipped: names of parameters that are no options.
+  """
+  try:
+    parameters = inspect.signature(function).parameters.values()
+  except ValueError:  # some functions of C have none
+    return {}
+  found = {}
+  for parameter in parameters:
+    if parameter.default is not parameter.empty and parameter.name not in skipped:
+      try:
+        found[parameter.name] = to_dict(parameter.default)
+      except ValueError:
+        pass
+  return found
+
+
 def differences(old: Any, new: Any, where: str = "config") -> list[str]:
   """Lists the fields in which two results of `to_dict` differ, as `path: old -> new`."""
   if isinstance(old, dict) and isinstance(new, dict):
@@ -289,6 +342,10 @@ def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
 def _is_mapping(value: Any) -> bool:
   # A ConfigDict is not registered as a Mapping.
   return isinstance(value, (Mapping, ml_collections.ConfigDict))
+
+
+def _default(field: dataclasses.Field) -> Any:
+  return field.default_factory() if field.default is dataclasses.MISSING else field.default
 
 
 def _is_required(field: dataclasses.Field) -> bool:

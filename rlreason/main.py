@@ -119,6 +119,8 @@ def _dispatch(argv: list[str]):
 
 def _train(values: flags.FlagValues, overrides: Overrides):
   config = load_config(values.config, overrides)
+  if values.preflight is not None:
+    config.preflight = values.preflight
   from rlreason import api
 
   api.train(config, values.workdir)
@@ -186,6 +188,10 @@ def _define_train(values: flags.FlagValues):
   flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
   flags.DEFINE_string(
       "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
+      flag_values=values)
+  flags.DEFINE_bool(
+      "preflight", None, "before the first step of reinforcement learning, sample and score 8 "
+      "problems and say what keeps the run from learning; the default is the config's, which is on",
       flag_values=values)
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from flax.core import FrozenDict
 
+from rlreason import config as config_lib
+
 
 def import_function(path: str) -> Callable[..., Any]:
   """The function "package.module:function".
@@ -73,6 +75,15 @@ class Slot:
   def arrays(self) -> tuple[str, ...]:
     """Names of the arrays that the function takes."""
     return tuple(self._parameters(inspect.Parameter.POSITIONAL_OR_KEYWORD))
+
+  def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
+    """A record (`config.with_defaults`) of a slot of this function with all of its options."""
+    if record.get("function") != config_lib.to_dict(self.function):
+      return record
+    defaults = {name: config_lib.to_dict(parameter.default)
+                for name, parameter in self._parameters(inspect.Parameter.KEYWORD_ONLY).items()
+                if parameter.default is not parameter.empty}
+    return record | {"options": {**defaults, **record.get("options", {})}}
 
   def check(self, offered: tuple[str, ...]):
     """Raises ValueError where the function asks for an array that this slot does not offer."""

@@ -185,6 +185,7 @@ def preset_file_fixture(tmp_path):
       "  config = tiny_experiment.get_config()\n"
       "  with config.ignore_type():\n"
       "    config.rl.algorithm = presets.grpo(minibatch_size=8)\n"
+      "    config.rl.group_size = 2\n"
       "  return config\n")
   return file
 
@@ -229,4 +230,5 @@ def test_a_preset_in_a_config_without_a_file():
   preset = presets.dapo(minibatch_size=8)
   with config.unlocked(), config.ignore_type():
     config.rl.algorithm = preset
+    config.rl.group_size = 2
   assert recipe_lib.from_config(config).stages[-1].algorithm == preset

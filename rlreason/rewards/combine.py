@@ -16,6 +16,7 @@ import numbers
 import typing
 from typing import Any, Literal, NamedTuple
 
+from rlreason import config as config_lib
 from rlreason.rewards import control
 from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
@@ -252,6 +253,15 @@ def _make_verifier(
   if "pool" in inspect.signature(make).parameters:
     options.setdefault("pool", pool)
   return make(**options)
+
+
+def default_options(spec: RewardSpec, verifier: str) -> dict[str, Any]:
+  """What the options of a part are where it does not give them; arguments as `verifier_columns`."""
+  function = spec.function or BUILT_IN.get(spec.name)
+  if function is None:
+    function = verifier if ":" in verifier else verifiers.find(verifier)
+  function = _import(function) if isinstance(function, str) else function
+  return config_lib.options_of(function, skipped=("pool", *_READ))
 
 
 def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:

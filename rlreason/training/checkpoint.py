@@ -173,6 +173,8 @@ class Checkpointer:
 def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
   """Writes the config to `workdir`, or checks that it is the one the run was started with.
 
+  What is left at its default is written too. A field that an older run did not write had it.
+
   A run that ended before its first checkpoint has nothing to go on with: its config is replaced.
 
   Args:
@@ -184,11 +186,12 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
     ValueError: other fields differ; the message lists them.
   """
   file = pathlib.Path(workdir) / "config.json"
-  new = json.loads(json.dumps(config_lib.to_dict(config)))
+  read = lambda record: config_lib.with_defaults(json.loads(json.dumps(record)), config)
+  new = read(config_lib.to_dict(config))
   if file.exists() and _has_checkpoints(file.parent):
     lines = [
         line
-        for line in config_lib.differences(json.loads(file.read_text()), new)
+        for line in config_lib.differences(read(json.loads(file.read_text())), new)
         if not any(line.startswith((f"{path}:", f"{path}.", f"{path}[")) for path in free)
     ]
     if lines:

@@ -30,19 +30,21 @@ from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.rewards import WorkerPool
-from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
+from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib, preflight
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import (
-    Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places)
-from rlreason.training.stage_configs import SelectStage, start_of, trains, writes_data
+    Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
+    preflight_key)
+from rlreason.training.stage_configs import (
+    RLStage, SelectStage, start_of, trains, writes_data)
 from rlreason.training.stages import (
     Stage, StepOutput, check_stages, data_file, make_stage, model_folder, select)
 from rlreason.types import Key, Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
 # Fields that may differ when a run is resumed: none changes a result.
-_FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel")
+_FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel", "config.preflight")
 
 
 class Interrupted(Exception):
@@ -188,6 +190,9 @@ class _Run:
     recipe = self.setup.recipe
     if self.host["step"]:
       self._restore(stage, latest)
+    elif recipe.preflight and number == next(
+        (i for i, config in enumerate(recipe.stages) if isinstance(config, RLStage)), None):
+      self._preflight(stage)
     key = jax.random.fold_in(self.key, number)
     self.progress.start_stage(stage.name, stage.steps, self.host["step"])
     self.started = time.monotonic()
@@ -224,6 +229,29 @@ class _Run:
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
 
+  def _preflight(self, stage: Stage):
+    """Says before the first step what a few problems say; the run goes on as if it had not."""
+    values, samples = stage.preflight(
+        self.state.params, preflight_key(self.setup.recipe.seed))
+    if self._warn(stage.name, values):
+      name = f"preflight-{stage.name}"
+      self.samples.write(self.host["global_step"], name, samples)
+      self.metrics.write(
+          self.host["global_step"], name,
+          {f"preflight/{metric}": value for metric, value in values.items()})
+
+  def _warn(self, name: str, values: dict[str, float]) -> bool:
+    """Says why nothing can be learned, each reason once; returns whether there is a new one."""
+    config = next(stage for stage in self.setup.recipe.stages if stage.name == name)
+    said = self.host["summary"].get("warnings", {})
+    new = {f"{name}: {sign}": line for sign, line in preflight.signs(values, config).items()
+           if f"{name}: {sign}" not in said}
+    for line in new.values():
+      self.progress.message(f"warning: {name}: {line}")
+    if new:
+      self.host["summary"]["warnings"] = said | new
+    return bool(new)
+
   def _write_model(self, stage: str, policy: Params):
     """The model folder of a stage, and that of its adapters, if it has any."""
     config, source = self.setup.model, self.setup.recipe.model
@@ -255,6 +283,8 @@ class _Run:
     rate = self.progress.tokens_per_second()
     if rate is not None:
       values["time/tokens_per_second"] = rate
+    if step == 0:
+      self._warn(stage.name, values)
     self.metrics.write(self.host["global_step"], stage.name, values)
     self.samples.write(self.host["global_step"], stage.name, output.samples)
     for row in output.rows:

@@ -9,11 +9,11 @@ import dataclasses
 from typing import Any, Literal
 
 from rlreason import config as config_lib
-from rlreason.data.tasks.load import TaskConfig
+from rlreason.data.tasks.load import TaskConfig, verifier_name
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
-from rlreason.rewards import RewardSpec
+from rlreason.rewards import RewardSpec, default_options
 from rlreason.training.stage_configs import (
     START, STAGES, RLStage, StageConfig, check_positive, check_sources)
 
@@ -75,6 +75,7 @@ class Recipe:
   lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
+  preflight: bool = True  # try a few problems before the first step of reinforcement learning
   samples_per_step: int = 2  # completions written to samples.jsonl
   max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
   reward_workers: int = 2  # processes for verifiers
@@ -104,6 +105,40 @@ class Recipe:
              for number, stage in enumerate(self.stages)
              for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
     return max(specs, key=lambda found: found[:2])[2] if specs else RewardSpec(name="verifier")
+
+  def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
+    """A record (`config.with_defaults`) with all options of its rewards and its grading."""
+    of_task = verifier_name(self.task)
+    grading, evaluation = self.grading, record["evaluation"]
+    options = {**default_options(grading, of_task), **grading.options,
+               **evaluation["verifier_options"]}
+    if evaluation["which_box"] is not None:
+      options["which_box"] = evaluation["which_box"]
+    stages = record["stages"]
+    if len(stages) == len(self.stages):
+      stages = [_with_reward_options(stage, config, of_task)
+                for stage, config in zip(stages, self.stages, strict=True)]
+    own = verifier_name(dataclasses.replace(self.task, verifier=""))
+    task = record["task"] | {"verifier": record["task"].get("verifier") or own}
+    evaluation = evaluation | {
+        "which_box": options.get("which_box", "last"), "verifier_options": options}
+    return record | {"task": task, "stages": stages, "evaluation": evaluation}
+
+
+def _with_reward_options(
+    record: dict[str, Any], stage: StageConfig, verifier: str) -> dict[str, Any]:
+  specs = {spec.name: spec for spec in vars(stage).get("rewards", ())}
+
+  def completed(reward: dict[str, Any]) -> dict[str, Any]:
+    spec = specs.get(reward["name"])
+    if spec is None or config_lib.to_dict(spec.function) != reward["function"]:
+      return reward
+    defaults = default_options(spec, verifier)
+    if spec.function is None and spec.name == "exploration" and "min_reasoning" in record:
+      defaults["min_length"] = record["min_reasoning"]
+    return reward | {"options": {**defaults, **reward["options"]}}
+
+  return record | {"rewards": list(map(completed, record["rewards"]))} if specs else record
 
 
 def from_config(config: Any) -> Recipe:

@@ -75,6 +75,11 @@ def evaluation_key(seed: int) -> Key:
   return jax.random.fold_in(jax.random.key(seed), 2**30)
 
 
+def preflight_key(seed: int) -> Key:
+  """The key of what is tried before the first step, apart from all others."""
+  return jax.random.fold_in(jax.random.key(seed), 2**30 + 1)
+
+
 def load_policy(
     recipe: Recipe, layout: Layout, key: Key
 ) -> tuple[ModelConfig, Params, Tokenizer]:

@@ -16,6 +16,8 @@ import pytest
 
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training import optimizer as optimizer_lib
+from rlreason.training.recipe import from_config
+from tests.training import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -239,6 +241,70 @@ def test_check_config(tmp_path):
   checkpoint_lib.check_config(
       tmp_path / "run", changed, free=("config.model", "config.seed", "config.stages")
   )
+
+
+def older(record):
+  """The record as runs wrote it that knew fewer fields, and no options but those given."""
+  record["evaluation"] |= {"which_box": "last"}  # the default then
+  del record["evaluation"]["verifier_options"], record["task"]["verifier"]
+  del record["stages"][1]["algorithm"]["kl_clamp"], record["parallel"]["cpu_devices"]
+  record["stages"][1]["algorithm"]["policy_loss"]["options"] = {}
+  for reward in record["stages"][1]["rewards"]:
+    reward["options"] = {
+        name: value for name, value in reward["options"].items() if name in ("c", "unit")}
+  return record
+
+
+def test_a_config_is_recorded_with_what_is_left_at_its_default(tmp_path):
+  """The clip range of a slot, options of rewards; each may be named later, or be missing."""
+  config = tiny_run.make_config().to_dict()
+  config["rl"]["rewards"]["verifier"] = dict(weight=1.0)
+  file = tmp_path / "config.json"
+  check = lambda config: checkpoint_lib.check_config(tmp_path, from_config(config))
+  check(config)
+  record = json.loads(file.read_text())
+  rl = record["stages"][1]
+  assert rl["algorithm"]["policy_loss"] == {
+      "function": "rlreason.losses.policy:clipped_surrogate", "options": {
+          "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None, "max_log_ratio": 80.0}}
+  options = {reward["name"]: reward["options"] for reward in rl["rewards"]}
+  verifier = {"which_box": "last", "no_box_score": 0.0}
+  assert options == {
+      "verifier": verifier, "random": {"probability": 0.5, "seed": 0},
+      "exploration": {"c": 1.0, "unit": "tokens", "min_length": 1}}
+  assert record["evaluation"]["verifier_options"] == verifier
+  assert record["evaluation"]["which_box"] == "last" and record["task"]["verifier"] == "countdown"
+
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  config["rl"]["algorithm"]["policy_loss"] = dict(
+      function="rlreason.losses:clipped_surrogate", options=dict(clip_high=0.2))
+  config["rl"]["rewards"]["verifier"]["options"] = dict(which_box="last", no_box_score=0)
+  config["rl"]["rewards"]["exploration"]["options"]["min_length"] = 1
+  config["evaluation"] |= dict(which_box="last", verifier_options=dict(no_box_score=0.0))
+  config["task"]["verifier"] = "countdown"
+  check(config)
+  file.write_text(json.dumps(older(record)))
+  check(config)
+  config["rl"]["algorithm"]["policy_loss"]["options"]["clip_high"] = 0.3
+  with pytest.raises(ValueError, match=(
+      r"\(config.stages\[1\].algorithm.policy_loss.options.clip_high: 0.2 -> 0.3\); go on")):
+    check(config)
+
+
+def test_options_of_functions_are_recorded(tmp_path):
+  config = tiny_run.make_config().to_dict() | dict(stages=("sample",))
+  config["sample"] = dict(
+      kind="sample", steps=1, num_prompts=8, group_size=1, sampling=dict(max_new_tokens=4),
+      rewards=dict(mine=dict(function=half_of)))
+  checkpoint_lib.check_config(tmp_path, from_config(config))
+  record = json.loads((tmp_path / "config.json").read_text())
+  assert record["stages"][0]["rewards"][0]["options"] == {"share": 0.5, "column": None}
+
+
+def half_of(prompts, completions, *, share=0.5, column=None, made=object(), **columns):
+  """A reward function, one of whose defaults JSON does not hold."""
+  del prompts, column, made, columns
+  return [share for _ in completions]
 
 
 def test_a_run_without_a_checkpoint_takes_a_corrected_config(tmp_path):

@@ -5,7 +5,9 @@ stands what is allowed, where that is near.
 """
 
 import inspect
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,7 +48,7 @@ PASS_AT_2 = GRPO | dict(
 
 REFUSED = [
     # Every completion is worth as much as any other.
-    ("rl", dict(algorithm=GRPO, group_size=1), "group_size: got 1 with algorithm.advantage=group_n"),
+    ("rl", dict(algorithm=GRPO, group_size=1), "group_size: got 1 with algorithm.advantage=group_"),
     ("rl", dict(algorithm=PASS_AT_2), "group_size: got 2 with algorithm.advantage=pass_at_k, whi"),
     ("rl", dict(rewards=dict(verifier=dict(weight=0.0))), "rewards: got the weight 0 for each of"),
     ("rl", dict(sampling=dict(top_k=1), algorithm=dict(recompute_log_probs=True)),
@@ -55,54 +57,54 @@ REFUSED = [
      "sampling.min_p: got 1.0 with group_size=2"),
     ("rl", dict(sampling=dict(temperature=0.0)), "sampling.temperature: got 0.0, allowed: above 0"),
     ("rl", dict(max_rounds=2, group_size=1), "max_rounds: got 2 with group_size=1"),
-    ("sample", dict(sampling=dict(temperature=0.0)), "sampling.temperature: got 0.0 with group_siz"),
+    ("sample", dict(sampling=dict(temperature=0.0)), "sampling.temperature: got 0.0 with group_si"),
     ("distill", dict(group_size=2, sampling=dict(temperature=0.0)), "sampling.temperature: got 0"),
     ("evaluation", dict(temperature=0.0), "temperature: got 0 with num_samples=8, allowed: above"),
     # Nothing learns, or nothing moves.
-    ("rl", dict(algorithm=dict(critic_warmup_steps=4)), "algorithm.critic_warmup_steps: got 4, all"),
+    ("rl", dict(algorithm=dict(critic_warmup_steps=4)), "algorithm.critic_warmup_steps: got 4, al"),
     ("rl", dict(algorithm=dict(value_coef=0.0)), "algorithm.value_coef: got 0 with a new critic"),
     ("rl", dict(algorithm=dict(value_coef=0.0, critic_warmup_steps=1)),
-     "algorithm: critic_warmup_steps: got 1 with value_coef=0"),
-    ("rl", dict(algorithm=dict(reference_every=2, reference_decay=1.0)), "algorithm: reference_dec"),
-    ("rl", dict(algorithm=dict(entropy_target=1.0, entropy_step=0.0)), "algorithm: entropy_step: g"),
+     "algorithm.critic_warmup_steps: got 1 with value_coef=0"),
+    ("rl", dict(algorithm=dict(reference_every=2, reference_decay=1.0)), "algorithm.reference_dec"),
+    ("rl", dict(algorithm=dict(entropy_target=1.0, entropy_step=0.0)), "algorithm.entropy_step: g"),
     # What another setting turns off.
     *(("rl", dict(algorithm=NO_CRITIC | {name: value}),
-       f"algorithm: {name}: got {value} with critic='none', allowed: .* a critic")
+       f"algorithm.{name}: got {value} with critic='none', allowed: .* a critic")
       for name, value in dict(
           critic_lambda=0.5, length_adaptive_alpha=0.5, huber_delta=1.0, critic_warmup_steps=1,
           bootstrap_truncated=True, gae_lambda=0.5, value_clip=0.5, value_coef=0.5).items()),
     ("rl", dict(algorithm=dict(
         length_adaptive_alpha=0.1, critic_lambda=1.0, gae_lambda=0.9)),
-     "algorithm: gae_lambda: got 0.9 with length_adaptive_alpha and critic_lambda"),
-    ("rl", dict(algorithm=dict(drop_normalizer="kept")), "algorithm: drop_normalizer: got 'kept' wi"),
-    ("rl", dict(algorithm=dict(constant_length=9)), "algorithm: constant_length: got 9 with aggreg"),
-    ("rl", dict(algorithm=dict(whiten_advantages=False, whiten_ddof=1)), "algorithm: whiten_ddof:"),
-    ("rl", dict(algorithm=dict(kl_horizon=9.0)), "algorithm: kl_horizon: got 9.0 without kl_target"),
-    ("rl", dict(algorithm=dict(kl_coef=0.0, kl_target=1.0)), "algorithm: kl_target: got 1.0 with kl"),
-    ("rl", dict(algorithm=dict(kl_coef=0.0, reference_every=1)), "algorithm: reference_every: got 1"),
-    ("rl", dict(algorithm=dict(entropy_step=0.1)), "algorithm: entropy_step: got 0.1 without entrop"),
+     "algorithm.gae_lambda: got 0.9 with length_adaptive_alpha and critic_lambda"),
+    ("rl", dict(algorithm=dict(drop_normalizer="kept")), "algorithm.drop_normalizer: got 'kept' w"),
+    ("rl", dict(algorithm=dict(constant_length=9)), "algorithm.constant_length: got 9 with aggreg"),
+    ("rl", dict(algorithm=dict(whiten_advantages=False, whiten_ddof=1)), "algorithm.whiten_ddof:"),
+    ("rl", dict(algorithm=dict(kl_horizon=9.0)), "algorithm.kl_horizon: got 9.0 without kl_target"),
+    ("rl", dict(algorithm=dict(kl_coef=0.0, kl_target=1.0)), "algorithm.kl_target: got 1.0 with k"),
+    ("rl", dict(algorithm=dict(kl_coef=0.0, reference_every=1)), "algorithm.reference_every: got"),
+    ("rl", dict(algorithm=dict(entropy_step=0.1)), "algorithm.entropy_step: got 0.1 without entro"),
     ("rl", dict(algorithm=NO_CRITIC, optimizer=dict(critic_learning_rate=0.1)),
      "optimizer.critic_learning_rate: got 0.1 with algorithm.critic='none'"),
-    ("rl", dict(useful_by="accuracy"), "useful_by: got 'accuracy' with max_rounds=1, allowed: 'rew"),
-    ("rl", dict(min_reasoning=5), "min_reasoning: got 5 without a reward 'exploration', allowed: 1"),
+    ("rl", dict(useful_by="accuracy"), "useful_by: got 'accuracy' with max_rounds=1, allowed: 're"),
+    ("rl", dict(min_reasoning=5), "min_reasoning: got 5 without a reward 'exploration', allowed:"),
     *(("rl", dict(rewards=dict(random=dict(weight=1.0), verifier=None)) | changes, message)
       for changes, message in [
           (dict(writes_accuracy=True), "writes_accuracy: got True without a reward 'verifier'"),
           (dict(useful_by="accuracy", max_rounds=2), "useful_by: got 'accuracy' without a reward"),
           (dict(algorithm=dict(nll_coef=0.1)), "algorithm.nll_coef: got 0.1 without a reward")]),
-    ("sft", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: got 0"),
-    ("sft", dict(examples="a.jsonl", num_examples=9), "num_examples: got 9 with examples, allowed:"),
+    ("sft", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: got"),
+    ("sft", dict(examples="a.jsonl", num_examples=9), "num_examples: got 9 with examples, allowed"),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0, top_p=0.5)),
      "sampling.top_p: got 0.5 with temperature=0, allowed: 1.0"),
-    ("preference", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate"),
-    ("distill", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: g"),
-    ("distill", dict(distill=dict(others="renormalize")), "distill: others: got 'renormalize' with"),
+    ("preference", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rat"),
+    ("distill", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate:"),
+    ("distill", dict(distill=dict(others="renormalize")), "distill.others: got 'renormalize' with"),
     ("distill", dict(examples="a", problems="b"), "problems: got 'b' with examples"),
-    ("distill", dict(examples="a", student_fraction=0.0, group_size=2), "group_size: got 2 with stu"),
+    ("distill", dict(examples="a", student_fraction=0.0, group_size=2), "group_size: got 2 with s"),
     ("distill", dict(examples="a", student_fraction=0.0, sampling=dict(temperature=0.5)),
      "sampling: got options with student_fraction=0, allowed: max_new_tokens alone"),
     ("evaluation", dict(num_samples=1, temperature=0.0, top_p=0.5), "top_p: got 0.5 with temperat"),
-    ("evaluation", dict(answer_tokens=5), "answer_tokens: got 5 without forced_answer, allowed: 16"),
+    ("evaluation", dict(answer_tokens=5), "answer_tokens: got 5 without forced_answer, allowed: 1"),
 ]
 
 
@@ -125,9 +127,11 @@ def make_recipe(section, changes):
 @pytest.mark.parametrize("section, changes, message", REFUSED)
 def test_what_could_not_do_anything_is_refused(section, changes, message):
   make_recipe(section, {})
-  with pytest.raises(ValueError, match=f"^config.{section}(: |.){message}") as error:
+  with pytest.raises(ValueError) as error:
     make_recipe(section, changes)
-  assert "\n" not in str(error.value)
+  # Where a section's own check speaks, a colon stands before the field.
+  text = re.sub(r"^([\w.]+): (?=\w+[.:])", r"\1.", str(error.value))
+  assert re.match(f"config.{section}.{message}", text) and "\n" not in text
 
 
 @pytest.mark.parametrize("section, changes", [
@@ -163,20 +167,26 @@ def test_a_term_that_a_weight_of_0_turns_off_may_keep_its_options():
 
 def test_every_advantage_is_known_to_be_zero_or_not_in_small_groups():
   """Each function of the module, of groups of one and two; `is_always_zero` says what it gives."""
-  random = np.random.default_rng(0)
+  slots, random = [], np.random.default_rng(0)
   for name, function in vars(advantages_lib).items():
-    if not inspect.isfunction(function) or name.startswith("_") or name == "is_always_zero":
-      continue
-    parameters = inspect.signature(function).parameters
-    for options in [{}, {"group_of_one": "raw"}] if "group_of_one" in parameters else [{}]:
-      options = options | ({"k": 2} if "k" in parameters else {})
-      for size in (1, 2, 3):
-        scores = jnp.asarray(random.normal(size=(20, size)), jnp.float32)
-        arrays = dict(
-            scores=scores, is_kept=jnp.ones(scores.shape, bool), lengths=jnp.ones(scores.shape),
-            greedy_scores=jnp.zeros(20))
-        found = Slot(function, options)(**arrays)
-        assert losses.is_always_zero(function, options, size) == (not jnp.any(found)), (name, size)
+    parameters = inspect.signature(function).parameters if inspect.isfunction(function) else ()
+    if "is_kept" in parameters and not name.startswith("_"):
+      options = {"k": 2} if "k" in parameters else {}
+      raw = [options | {"group_of_one": "raw"}] if "group_of_one" in parameters else []
+      slots += [Slot(function, given) for given in [options, *raw]]
+  assert len(slots) >= 12
+
+  @jax.jit  # one program, which takes a second to compile
+  def are_zero(scores):
+    arrays = dict(
+        scores=scores, is_kept=jnp.ones(scores.shape, bool), lengths=jnp.ones(scores.shape),
+        greedy_scores=jnp.zeros(len(scores)))
+    return [jnp.all(slot(**arrays) == 0) for slot in slots]
+
+  for size in (1, 2, 3):
+    found = are_zero(random.normal(size=(20, size)).astype(np.float32))
+    assert list(map(bool, found)) == [
+        losses.is_always_zero(slot.function, slot.options, size) for slot in slots], size
 
 
 def test_a_filter_that_every_token_passes_is_refused():

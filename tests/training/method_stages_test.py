@@ -194,7 +194,7 @@ def test_a_reward_model_is_trained_and_pays_a_policy(tmp_path):
   config["rl"] |= dict(
       steps=1, num_prompts=8, group_size=1, reward_model="stage:other",
       rewards=dict(learned=dict(weight=1.0), verifier=dict(weight=0.0)),
-      algorithm=presets.rloo(minibatch_size=8, kl_coef=0.0))
+      algorithm=presets.reinforce_plus_plus(minibatch_size=8, kl_coef=0.0))
   summary = loop.train(from_config(config), tmp_path / "run")
   assert [stage["name"] for stage in summary["stages"]] == ["start", "other", "rl"]
   assert not summary["stages"][1]["evaluation"]  # it is no policy

@@ -15,6 +15,7 @@ import re
 
 import numpy as np
 
+from rlreason.config import options_of
 from rlreason.data import sources
 from rlreason.data.tasks import base
 
@@ -53,6 +54,11 @@ class ArithmeticConfig:
   system: str = ""
   is_chat: bool = True
   seed: int = 0
+
+  def with_default_options(self, record: dict) -> dict:
+    """A record (`config.with_defaults`) with all options of the generators it names."""
+    return record | {"tasks": {
+        name: _default_options(name) | options for name, options in record["tasks"].items()}}
 
   def __post_init__(self):
     if not self.tasks:
@@ -139,6 +145,14 @@ def _draw_splits(
           f"{len(pairs)} found in {len(items)} draws. Ask for fewer rows, or widen its options.")
     splits[split] = pairs
   return splits
+
+
+def _default_options(name: str) -> dict[str, object]:
+  """Of a generator, but for what the splits decide."""
+  from reasoning_gym import factory
+
+  _, config = factory.DATASETS.get(name, (None, dict))
+  return options_of(config, skipped=("seed", "size"))
 
 
 def _make_items(name: str, options: Mapping[str, object], size: int, seed: int):

@@ -77,6 +77,13 @@ class TfdsTask:
 _NO_DEMONSTRATIONS = (
     "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
     "completion}, or `answer_template`")
+
+
+def verifier_name(config: "TaskConfig") -> str:
+  """The verifier of a task, as of `Task`."""
+  return config.verifier or ("countdown" if isinstance(config, CountdownTask) else "math")
+
+
 TaskConfig = CountdownTask | ChainTask | ArithmeticTask | FileTask | TfdsTask
 # Tasks in words of their own, with demonstrations in them.
 _WORD_TASKS = {CountdownTask: countdown, ChainTask: chain}

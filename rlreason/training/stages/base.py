@@ -37,6 +37,9 @@ class Stage(NamedTuple):
   trains: bool = True  # whether its state holds a policy for the stages after it
   # (parameters after the last step, folder): writes a model that is no policy; None: there is none.
   finish: Callable[[Params, pathlib.Path], None] | None = None
+  # (parameters, key): metrics and samples of a few problems, which nothing is learned from; None:
+  # there is nothing to try.
+  preflight: Callable[[Params, Key], tuple[dict[str, float], list[dict[str, Any]]]] | None = None
 
 
 def data_file(folder: pathlib.Path, stage: str) -> pathlib.Path:

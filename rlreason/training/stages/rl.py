@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from rlreason.rewards import (
     CombinedReward, RewardSpec, WorkerPool, combine_rewards, verifier_columns)
 from rlreason.rollout import Sampled, Scored
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import rl_metrics
+from rlreason.training import preflight, rl_metrics
 from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import RLStage, SampleStage
@@ -116,7 +117,12 @@ def make_rl(
   problems = make_problems(setup, stage, folder)
   scorer = make_scorer(setup, stage, pool, folder)
   planner = GroupPlanner(config, stage.group_size, layout)
-  draw = _make_draw(setup, stage, scorer, layout.compile_rows(algorithm.score), planner)
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
+      prompt_buckets=setup.recipe.prompt_buckets,
+      has_values=config.critic == "shared" and not config.recompute_log_probs)
+  score = layout.compile_rows(algorithm.score)
+  draw = _make_draw(setup, stage, scorer, generate, score, planner)
   greedy_scores = _make_greedy_scores(setup, stage, scorer)
 
   def step(state, number, data, key):
@@ -146,18 +152,36 @@ def make_rl(
 
   return base.Stage(
       stage.name, stage.steps, state,
-      pipeline.prompt_batches(problems, stage.num_prompts, seed), step)
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), step,
+      preflight=functools.partial(_preflight, stage, problems, generate, scorer))
+
+
+def _preflight(
+    stage: RLStage, problems: rollout_lib.FittingRows, generate: Callable, scorer: Scorer,
+    params: Params, key: Key,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+  """Samples and scores a few problems of the whole data set; see `Stage.preflight`.
+
+  The rows are as many as in a step, the problems over and over, so that no program is compiled for
+  this alone; with a reward model all of them are scored, for the same reason.
+  """
+  count = min(preflight.NUM_PROMPTS, len(problems), stage.num_prompts)
+  chosen = [problems[i * len(problems) // count] for i in range(count)]
+  rows = [chosen[i % count] for i in range(stage.num_prompts)]
+  rollout = generate(params, rows, key)
+  if not stage.reward_model:
+    rows, rollout = chosen, jax.tree.map(lambda x: x[:count * stage.group_size], rollout)
+  scored = scorer(rows, rollout)
+  samples = rl_metrics.sample_rows(rows, scored, stage.group_size, count * stage.group_size)
+  return rl_metrics.rollout_metrics(scored, rollout, stage.group_size), samples
 
 
 def _make_draw(
-    setup: Setup, stage: RLStage, scorer: Scorer, score: Callable, planner: GroupPlanner
+    setup: Setup, stage: RLStage, scorer: Scorer, generate: Callable, score: Callable,
+    planner: GroupPlanner,
 ) -> Callable[[dict, pipeline.BatchIterator, Key], _Drawn]:
   """Makes `draw(models, data, key)`: the completions a step trains on, with their scores."""
-  layout, config = setup.layout, stage.algorithm
-  generate = rollout_lib.make_generator(
-      setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
-      prompt_buckets=setup.recipe.prompt_buckets,
-      has_values=config.critic == "shared" and not config.recompute_log_probs)
+  layout = setup.layout
   buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
 
   def score_on_device(models, rollout):

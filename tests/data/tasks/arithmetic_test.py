@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from rlreason import config as config_lib
 from rlreason.data.tasks import arithmetic
 
 pytest.importorskip("reasoning_gym")  # an extra: one of its own dependencies wants a C compiler
@@ -101,3 +102,10 @@ def test_config_refuses(fields):
 def test_word_problems_have_numeric_answers():
   tasks = arithmetic.make_tasks(_config(tasks={"gsm_symbolic": {}}, num_train=50))
   assert len(set(_questions(tasks["train"]))) > 25
+
+
+def test_options_left_at_their_defaults_are_recorded():
+  config = arithmetic.ArithmeticConfig(tasks={"gcd": {"max_value": 30}})
+  record = config_lib.with_defaults(config_lib.to_dict(config), config)
+  assert record["tasks"] == {"gcd": {
+      "min_numbers": 2, "max_numbers": 2, "min_value": 1, "max_value": 30}}

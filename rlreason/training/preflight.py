@@ -1,0 +1,65 @@
+"""Signs that a run cannot learn, told before an hour is spent on it.
+
+They are read off the metrics of a step: of the first step of each stage, and before the first step
+of reinforcement learning of a few problems that are sampled and scored for this alone. None of them
+proves anything, so they are warnings and no refusals.
+"""
+
+from collections.abc import Mapping
+
+from rlreason import losses
+from rlreason.training.stage_configs import RLStage, StageConfig
+
+NUM_PROMPTS = 8  # that are sampled and scored before the first step
+
+
+def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
+  """Why nothing can be learned: name of the sign -> one line that says what to look at.
+
+  Args:
+    values: metrics of one step, those of the update among them if there was one.
+    stage: that the step is of.
+  """
+  found = {}
+  if values.get("rollout/truncated_fraction") == 1:
+    found["truncated"] = (
+        "every completion was cut off at sampling.max_new_tokens="
+        f"{stage.sampling.max_new_tokens}: no end token was ever sampled; look in samples.jsonl: "
+        "where completions answer and then run on, the model ends its turns with another token "
+        "than its tokenizer says (model.end_tokens), else raise max_new_tokens")
+  is_scored = "reward/total/mean" in values
+  if "reward/unscored" in values and not is_scored:
+    counts = ", ".join(f"{name} {values.get(f'reward/{name}', 0):.0f}"
+                       for name in ("timeouts", "crashes", "errors"))
+    found["unscored"] = (
+        f"no completion could be scored ({counts}): all rewards are None, and nothing gets a "
+        "gradient; look at reward_timeout, at the answers of the data and at the reward functions")
+  is_from_rewards = isinstance(stage, RLStage) and not stage.answer_template
+  if is_scored and is_from_rewards and _are_equal(values, stage):
+    parts = ", ".join(f"{spec.name} {values[name]:.4g}" for spec in stage.rewards
+                      if (name := f"reward/{spec.name}/mean") in values)
+    where = " in every group" if _is_relative(stage) else ""
+    found["equal"] = (
+        f"all rewards are equal{where} (means: {parts})"
+        ": there is nothing to tell good completions from bad ones; look in samples.jsonl: problems "
+        "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
+        "that ends completions before it")
+  if values.get("optim/grad_norm") == 0:
+    found["gradient"] = (
+        "the gradient is exactly 0: the update has changed nothing; look at the rewards, at "
+        "rollout/trained_fraction (filters that leave out every completion) and at the weights of "
+        "the loss")
+  return found
+
+
+def _is_relative(stage: RLStage) -> bool:
+  """Whether a completion is worth something only beside the others of its group."""
+  advantage = stage.algorithm.advantage
+  return losses.is_always_zero(advantage.function, advantage.options, group_size=1)
+
+
+def _are_equal(values: Mapping[str, float], stage: RLStage) -> bool:
+  """Whether no completion is worth more than those it is compared with."""
+  if _is_relative(stage):
+    return values.get("reward/uniform_group_share") == 1
+  return values["reward/total/std"] <= 1e-6 * max(1.0, abs(values["reward/total/mean"]))

@@ -1,0 +1,92 @@
+"""What a row of the table is, and an instance of every dataclass of a config to change fields of."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+from rlreason import losses
+from rlreason.algorithms import (
+    DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
+from rlreason.data.tasks import arithmetic, chain, countdown
+from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
+from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.models import LoRAConfig
+from rlreason.parallel import ParallelConfig
+from rlreason.rewards import RewardSpec
+from rlreason.sampling import SamplingOptions
+from rlreason.slots import Slot
+from rlreason.training.optimizer import OptimizerConfig
+from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
+from rlreason.training.stage_configs import (
+    DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage, SFTStage)
+
+
+class Row(NamedTuple):
+  """A field's row: another value, and what must then be seen to differ.
+
+  `seen` takes an instance of the field's class, and is called on two that differ in this field
+  (and in `with_other`, where the value could not stand alone). Of several functions each must see a
+  difference. To be refused with a ValueError is something to see as well.
+  """
+
+  other: Any
+  seen: Callable[[Any], Any] | tuple[Callable[[Any], Any], ...]
+  beside: dict[str, Any] = {}  # other fields of both instances
+  with_other: dict[str, Any] = {}  # and of the one with the other value
+
+
+OPTIMIZER = OptimizerConfig(learning_rate=0.1, schedule="linear")
+SAMPLING = SamplingOptions(max_new_tokens=8)
+VERIFIER = RewardSpec(name="verifier")
+REINFORCE = PolicyGradientConfig(minibatch_size=2, critic="none", share_prompts=False)
+EVALUATION = EvaluationConfig(num_problems=2, batch_size=2, max_new_tokens=8, num_samples=2)
+MODEL = dict(width=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=16)
+_OPTIMIZED = dict(steps=2, optimizer=OPTIMIZER)
+_ON_FILES = dict(batch_size=2, completion_length=8, examples="a.jsonl", **_OPTIMIZED)
+
+BASES = {
+    Recipe: dict(
+        seed=0, model=NewModel(kind="new", **MODEL), task=ChainTask(kind="chain"),
+        prompt_buckets=(4,), stages=(), evaluation=EVALUATION),
+    PretrainedModel: dict(kind="pretrained", path="a"),
+    NewModel: dict(kind="new", **MODEL),
+    CheckpointConfig: {}, LoRAConfig: {}, ParallelConfig: {}, SFTConfig: {}, RewardModelConfig: {},
+    DistillConfig: {}, OptimizerConfig: dict(learning_rate=0.1),
+    PreferenceConfig: dict(loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False),
+    PolicyGradientConfig: dict(minibatch_size=4, share_prompts=False),
+    EvaluationConfig: {field.name: getattr(EVALUATION, field.name)
+                       for field in dataclasses.fields(EvaluationConfig)},
+    SamplingOptions: dict(max_new_tokens=8), RewardSpec: dict(name="verifier"),
+    Slot: dict(function=losses.clipped_surrogate),
+    RLStage: dict(
+        kind="rl", name="rl", num_prompts=2, group_size=2, sampling=SAMPLING, rewards=(VERIFIER,),
+        algorithm=REINFORCE, **_OPTIMIZED),
+    SampleStage: dict(
+        kind="sample", name="sample", steps=2, num_prompts=2, group_size=2, sampling=SAMPLING,
+        rewards=(VERIFIER,)),
+    SFTStage: dict(
+        kind="sft", name="sft", batch_size=1, length=12, answer_template="a {answer}",
+        **_OPTIMIZED),
+    SelectStage: dict(
+        kind="select", name="select", inputs=("one",), select=Slot(
+            "rlreason.data.completions:right_completions", {"max_per_question": 9})),
+    PreferenceStage: dict(
+        kind="preference", name="preference", preference=PreferenceConfig(
+            loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False), **_ON_FILES),
+    RewardModelStage: dict(kind="reward_model", name="reward_model", **_ON_FILES),
+    DistillStage: dict(
+        kind="distill", name="distill", teacher="a", num_prompts=2, sampling=SAMPLING,
+        distill=DistillConfig(), **_OPTIMIZED),
+    ChainTask: dict(kind="chain"), CountdownTask: dict(kind="countdown"),
+    chain.ChainConfig: dict(num_train=50, num_validation=4, num_test=4),
+    countdown.CountdownConfig: dict(max_number=6, max_target=20, num_validation=4, num_test=4),
+    ArithmeticTask: dict(
+        kind="arithmetic", problems=arithmetic.ArithmeticConfig(tasks={"a": {}})),
+    arithmetic.ArithmeticConfig: dict(tasks={"a": {}, "b": {}}),
+    FileTask: dict(kind="file", name="toy", train="train.jsonl", test="test.jsonl"),
+    TfdsTask: dict(kind="tfds", name="toy", fields={"prompt": "q"}),
+}
+
+
+def make_recipe(**fields) -> Recipe:
+  return Recipe(**BASES[Recipe] | fields)
