@@ -25,6 +25,7 @@ from rlreason.tokenizers.hf import HFTokenizer, end_token_ids
 SPACE = "\u2581"  # how sentencepiece writes a space
 # Kinds of piece; GGUF's token_type uses the same numbers.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_MAX_PIECE = 1000  # characters; sentencepiece itself trains pieces of 16, unless told otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +169,22 @@ def _merges(vocabulary: PieceVocabulary) -> list[tuple[str, str]]:
   """All ways to make one piece of two others, best score first.
 
   sentencepiece merges the neighbours whose union has the best score; `tokenizers` wants the pairs
-  in that order.
+  in that order. Of equals sentencepiece takes the leftmost, which no order of pairs can say. That
+  with the longest left part comes to the same in a run of one character, which it grows from the
+  left; elsewhere equals do not meet (Mistral's runs of spaces all have one score).
+
+  Raises:
+    ValueError: a piece is too long for all its parts to be looked up.
   """
   ids = {
       piece: i for i, piece in enumerate(vocabulary.pieces) if vocabulary.kinds[i] == NORMAL}
+  longest = max(ids, key=len, default="")
+  if len(longest) > _MAX_PIECE:
+    raise ValueError(f"piece {ids[longest]}: got {len(longest)} characters, allowed: {_MAX_PIECE}")
   found = []
   for piece, i in ids.items():
     splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-    found += [(-vocabulary.scores[i], ids[left], ids[right], left, right)
+    found += [(-vocabulary.scores[i], -len(left), ids[left], ids[right], left, right)
               for left, right in splits if left in ids and right in ids]
   return [(left, right) for *_, left, right in sorted(found)]
 
