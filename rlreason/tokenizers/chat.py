@@ -1,21 +1,13 @@
 """Chat messages to text, to token ids, and to the mask of what the assistant wrote.
 
-Templates come with downloaded models and are untrusted: they run in jinja2's sandbox, where they
-can neither change what they are given nor reach Python's internals.
+Templates come with downloaded models and are untrusted: `template_worker.py` renders them.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import datetime
-import functools
-import json
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
-
+from rlreason.tokenizers import template_pool
 from rlreason.tokenizers.base import Tokenizer
 
 Message = Mapping[str, Any]  # role (system, user, assistant) and content
@@ -45,7 +37,8 @@ def render(
     The text, special tokens spelled out.
 
   Raises:
-    ValueError: there is no template, it is not valid, or it refuses these messages.
+    ValueError: there is no template, it is not valid, refuses these messages, or takes more time
+      or memory than rendering can.
   """
   if tokenizer.chat_template is None:
     raise ValueError(
@@ -56,11 +49,9 @@ def render(
                "pad_token": _spelled(tokenizer, tokenizer.pad_id),
                "tools": None, "documents": None,  # templates may ask whether they are none
                **variables}
-  try:
-    return _compile(tokenizer.chat_template).render(
-        messages=list(messages), add_generation_prompt=add_generation_prompt, **variables)
-  except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-    raise ValueError(f"the chat template refuses these messages: {error}") from error
+  return template_pool.render(
+      tokenizer.chat_template, messages,
+      {"add_generation_prompt": add_generation_prompt, **variables})
 
 
 def encode_prompt(
@@ -138,40 +129,3 @@ def _prefix(
 
 def _spelled(tokenizer: Tokenizer, token_id: int) -> str:
   return tokenizer.decode([token_id], skip_special=False)
-
-
-class _GenerationTag(jinja2.ext.Extension):
-  """Accepts `{% generation %}...{% endgeneration %}`: the mask is found without these marks."""
-
-  tags = {"generation"}
-
-  def parse(self, parser):
-    line = next(parser.stream).lineno
-    body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-    return jinja2.nodes.Scope(body, lineno=line)  # what is set within stays within
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(source: str) -> jinja2.Template:
-  """The template in the environment that model publishers write for."""
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-      trim_blocks=True, lstrip_blocks=True,
-      extensions=[jinja2.ext.loopcontrols, _GenerationTag])
-  # jinja2's own tojson escapes for HTML.
-  environment.filters["tojson"] = _to_json
-  environment.globals["raise_exception"] = _raise_exception
-  environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-  try:
-    return environment.from_string(source)
-  except jinja2.TemplateSyntaxError as error:
-    raise ValueError(f"chat_template: not a valid template: {error}") from error
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
-             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-  return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
-                    sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-  raise jinja2.TemplateError(message)
