@@ -17,7 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from rlreason.tokenizers import sentencepiece
-from rlreason.tokenizers.hf import HFTokenizer, end_token_ids
+from rlreason.tokenizers.chat import with_turn_end
+from rlreason.tokenizers.hf import HFTokenizer, end_token_ids, no_panics
 
 _ANY_CASE_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS_THEN = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -127,7 +128,8 @@ def tokenizer_from_gguf(
       and what is allowed.
   """
   try:
-    return _build(metadata, end_tokens)
+    with no_panics():
+      return _build(metadata, end_tokens)
   except Exception as error:  # the package raises bare Exceptions
     raise ValueError(f"tokenizer of the GGUF file: {error}") from error
 
@@ -148,10 +150,10 @@ def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenize
   eos_ids += [metadata[name] for name in fields if name in metadata]
   if not eos_ids:
     raise ValueError("tokenizer.ggml.eos_token_id: missing; pass end_tokens")
-  return HFTokenizer(
+  return with_turn_end(HFTokenizer(
       backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)),
       pad_id=metadata.get("tokenizer.ggml.padding_token_id", eos_ids[0]), bos_id=bos_id,
-      chat_template=metadata.get("tokenizer.chat_template"))
+      chat_template=metadata.get("tokenizer.chat_template")))
 
 
 def _build_byte_level(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,7 @@ from rlreason.models import families, init_value_head
 from rlreason.models.config import ModelConfig
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
-from rlreason.tokenizers.hf import read_json
+from rlreason.tokenizers.hf import HFTokenizer, read_json
 from rlreason.tokenizers.load import load_tokenizer
 from rlreason.types import Params
 from rlreason.weights import gguf, names, safetensors, stream
@@ -265,8 +266,7 @@ def _open_gguf(
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
   config, entries, read = gguf.open_model(reader, metadata, path)
-  _check_vocabulary(path, config, tokenizer)
-  return config, entries, read, tokenizer
+  return config, entries, read, _fitting(path, config, tokenizer)
 
 
 def open_folder(
@@ -294,8 +294,7 @@ def open_folder(
     config = families.config_from_hf(fields)
   except ValueError as error:
     raise ValueError(f"{folder}: {error}") from error
-  tokenizer = load_tokenizer(folder, end_tokens=end_tokens)
-  _check_vocabulary(folder, config, tokenizer)
+  tokenizer = _fitting(folder, config, load_tokenizer(folder, end_tokens=end_tokens))
   checkpoint = safetensors.Checkpoint(folder)
   try:
     ignored = _check_score(checkpoint, config) if is_scalar else set()
@@ -308,10 +307,17 @@ def open_folder(
   return config, entries, checkpoint, tokenizer
 
 
-def _check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-  if tokenizer.vocab_size > config.vocab_size:
-    raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                     f"{config.vocab_size} embeddings")
+def _fitting(path: pathlib.Path, config: ModelConfig, tokenizer: HFTokenizer) -> HFTokenizer:
+  """The tokenizer, which refuses what the model has no embedding for if it has more tokens."""
+  if tokenizer.vocab_size <= config.vocab_size:
+    return tokenizer
+  logging.warning(
+      "%s: the tokenizer has %d tokens, the model %d embeddings: texts with the other tokens are "
+      "refused", path, tokenizer.vocab_size, config.vocab_size)
+  try:
+    return tokenizer.with_rows(config.vocab_size)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def _check_tensors(
