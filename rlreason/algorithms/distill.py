@@ -123,7 +123,8 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
     if not config.top_k:
       return {"hidden": hidden}
     ids, log_probs = losses.top_k_log_probs(
-        _unembedded(spec.teacher, params, hidden, spec.model.num_tokens), config.top_k, temperature=config.temperature)
+        _unembedded(spec.teacher, params, hidden, spec.model.num_tokens), config.top_k,
+        temperature=config.temperature)
     return {"ids": ids, "log_probs": log_probs}
 
   return rows.in_chunks(score_rows, rollout, config.micro_batch_size)

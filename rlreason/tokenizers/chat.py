@@ -163,8 +163,9 @@ def encode_example(
   prompt, whole, content = text_of(last, True), text_of(last + 1, False), messages[-1]["content"]
   opening = opened(prompt)
   turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+  said = _squeezed(opening + whole[len(prompt):])
   is_kept = whole.startswith(prompt) and (
-      not isinstance(content, str) or _squeezed(content) in _squeezed(opening + whole[len(prompt):]))
+      not isinstance(content, str) or _squeezed(content) in said)
   for chosen in dict.fromkeys([(*turns,), (last,)]) if is_kept else ():
     try:
       chat = _encode_turns(tokenizer, text_of, len(messages), chosen)
@@ -275,8 +276,8 @@ def with_chat_options(tokenizer: T, options: Mapping[str, Any]) -> T:
   names = set(template_pool.variable_names(tokenizer.chat_template)) - _OWN_VARIABLES
   unknown = sorted(set(options) - names)
   if unknown:
-    raise ValueError(f"chat_options: got {unknown}, allowed: variables of the model's chat template "
-                     f"({', '.join(sorted(names)) or 'there are none'})")
+    raise ValueError(f"chat_options: got {unknown}, allowed: variables of the model's chat "
+                     f"template ({', '.join(sorted(names)) or 'there are none'})")
   return dataclasses.replace(tokenizer, chat_options=dict(options))
 
 

@@ -45,7 +45,7 @@ class _Pre(NamedTuple):
   """What llama.cpp does for a name of `tokenizer.ggml.pre`."""
 
   split: Callable[[], pre_tokenizers.PreTokenizer]
-  takes_words: bool = False  # a whole word that is a token as it is, also where no merges lead to it
+  takes_words: bool = False  # whole words that are tokens, also where no merges lead to them
   begins: bool = False  # with a begin token, where the file does not say
   composes: bool = False  # characters (NFC): not llama.cpp, but the model's own tokenizer does
 

@@ -61,8 +61,8 @@ class HFTokenizer:
     """
     eos_ids = tuple(i for i in self.eos_ids if i < count)
     if not eos_ids:
-      raise ValueError(f"end tokens: got the ids {self.eos_ids}, allowed: one at least below {count},"
-                       " the rows of the model's embedding")
+      raise ValueError(f"end tokens: got the ids {self.eos_ids}, allowed: one at least below "
+                       f"{count}, the rows of the model's embedding")
     return dataclasses.replace(
         self, num_rows=count, eos_ids=eos_ids,
         pad_id=self.pad_id if self.pad_id < count else eos_ids[0])
@@ -88,8 +88,9 @@ class HFTokenizer:
       raise ValueError(f"text: got {text[:80]!r}, which has no ids: {error}") from error
     if self.num_rows is not None and max(ids, default=0) >= self.num_rows:
       token = self.backend.id_to_token(max(ids))
-      raise ValueError(f"text: got {text[:80]!r} with the token {token!r} (id {max(ids)}), allowed: "
-                       f"tokens that the model has an embedding for, ids below {self.num_rows}")
+      raise ValueError(
+          f"text: got {text[:80]!r} with the token {token!r} (id {max(ids)}), allowed: tokens that "
+          f"the model has an embedding for, ids below {self.num_rows}")
     return ids
 
   def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:

@@ -21,7 +21,9 @@ class LimitError(ValueError):
   """A template that takes more time or memory than any honest one."""
 
 
-def render(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
+def render(
+    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+) -> str:
   """The text of a template.
 
   Args:
