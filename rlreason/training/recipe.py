@@ -29,6 +29,11 @@ class PretrainedModel:
   remat: Literal["none", "full", "dots"] = "none"
   unroll: int = 1  # layers per turn of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
+  # Tokens that end a completion beside those of its files, put first. The one that its chat
+  # template closes a turn with is found without it.
+  end_tokens: tuple[str, ...] = ()
+  # Further variables of its chat template, such as {"enable_thinking": False}, wherever it is used.
+  chat_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlreason import models, weights
+from rlreason import models, tokenizers, weights
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import (
     CountdownTask, TaskConfig, behaviour_words, load_tasks, vocabulary)
@@ -88,7 +88,12 @@ def load_policy(
   if isinstance(choice, PretrainedModel):
     model, params, tokenizer = weights.load_model(
         weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype,
-        sharding=places(layout), quantize=base_kind(recipe))
+        sharding=places(layout), quantize=base_kind(recipe), end_tokens=choice.end_tokens)
+    try:
+      tokenizer = tokenizers.with_chat_options(tokenizer, choice.chat_options)
+    except ValueError as error:
+      raise ValueError(f"config.model.{error}") from error
+    model = models.with_tokens(model, tokenizer.vocab_size)
     model = dataclasses.replace(
         model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
     return model, params, tokenizer

@@ -19,7 +19,7 @@ from rlreason.models.config import ModelConfig
 from rlreason.models.fields import short, show
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
-from rlreason.tokenizers.hf import read_json
+from rlreason.tokenizers.hf import HFTokenizer, read_json
 from rlreason.tokenizers.load import check_links, load_tokenizer
 from rlreason.types import Params
 from rlreason.weights import gguf, names, safetensors, stream
@@ -283,8 +283,7 @@ def _open_gguf(
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
   config, entries, read = gguf.open_model(reader, metadata, path)
-  _check_vocabulary(path, config, tokenizer)
-  return config, entries, read, tokenizer
+  return config, entries, read, _fitting(path, config, tokenizer)
 
 
 def open_folder(
@@ -316,8 +315,7 @@ def open_folder(
       config = families.config_from_hf(fields)
     except ValueError as error:
       raise ValueError(f"{folder}: {error}") from error
-    tokenizer = load_tokenizer(folder, end_tokens=end_tokens)
-    _check_vocabulary(folder, config, tokenizer)
+    tokenizer = _fitting(folder, config, load_tokenizer(folder, end_tokens=end_tokens))
     ignored = _check_score(checkpoint, config) if is_scalar else set()
     entries = {name: entry for name, entry in names.hf_entries(config).items()
                if name not in ignored}
@@ -339,10 +337,17 @@ def _check_counts(fields: dict[str, Any], num_tensors: int) -> None:
                      f"files hold {num_tensors} tensors")
 
 
-def _check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-  if tokenizer.vocab_size > config.vocab_size:
-    raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                     f"{config.vocab_size} embeddings")
+def _fitting(path: pathlib.Path, config: ModelConfig, tokenizer: HFTokenizer) -> HFTokenizer:
+  """The tokenizer, which refuses what the model has no embedding for if it has more tokens."""
+  if tokenizer.vocab_size <= config.vocab_size:
+    return tokenizer
+  logging.warning(
+      "%s: the tokenizer has %d tokens, the model %d embeddings: texts with the other tokens are "
+      "refused", path, tokenizer.vocab_size, config.vocab_size)
+  try:
+    return tokenizer.with_rows(config.vocab_size)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def _check_tensors(

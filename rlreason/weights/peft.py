@@ -1,6 +1,6 @@
 """LoRA adapters from and to folders as PEFT writes them: adapter_config.json and safetensors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import functools
 import json
@@ -30,6 +30,14 @@ _PLAIN = {
     "layer_replication": (None, []), "use_qalora": (False,), "target_parameters": (None, []),
     # Others (pissa, olora, corda, ...) start by changing the base.
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva")}
+# Read below, or of no meaning to what a trained adapter computes. What is in neither list may have
+# one: it has to be empty.
+_READ = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules")
+_HARMLESS = (
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config",
+    "inference_mode", "layers_pattern", "lora_dropout", "megatron_core", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "task_type")
+_ALL_LINEAR = "all-linear"
 
 
 def save_adapters(
@@ -88,7 +96,7 @@ def load_adapters(
   fields, path = read_json(folder / _CONFIG), folder / _WEIGHTS
   with safetensors.damage_named(path), safe_open(path, framework="numpy") as file:
     try:
-      config = dataclasses.replace(config, lora=_read_config(fields))
+      config = dataclasses.replace(config, lora=_read_config(fields, config, file.keys()))
     except ValueError as error:
       raise ValueError(f"{folder / _CONFIG}: {error}") from error
     entries = names.adapter_entries(config)
@@ -120,18 +128,16 @@ def _read_tensors(
   return arrays
 
 
-def _read_config(fields: Mapping[str, Any]) -> LoRAConfig:
+def _read_config(
+    fields: Mapping[str, Any], config: ModelConfig, tensors: Collection[str]
+) -> LoRAConfig:
+  """What adapter_config.json says of adapters whose file has the `tensors`."""
   if fields.get("peft_type") != "LORA":
     raise ValueError(f"peft_type: got {fields.get('peft_type')!r}, allowed: 'LORA'")
-  for name, plain in _PLAIN.items():
-    if name in fields and fields[name] not in (*plain, None):
-      raise ValueError(f"{name}: got {short(fields[name])}, allowed: {plain[0]!r}")
-  found = fields.get("target_modules")
-  if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-    raise ValueError(f"target_modules: got {short(found)}, allowed: a list of names")
-  allowed = [target + _SUFFIX for target in LORA_TARGETS]
-  if not set(found) <= set(allowed):
-    raise ValueError(f"target_modules: got {sorted(found)}, allowed: of {allowed}")
+  for name, value in fields.items():
+    plain = _PLAIN.get(name, ())
+    if name not in (*_READ, *_HARMLESS) and value not in (*plain, None) and (plain or value):
+      raise ValueError(f"{name}: got {short(value)}, allowed: {plain[0] if plain else 'nothing'!r}")
   rank, alpha = fields.get("r"), fields.get("lora_alpha")
   if type(rank) is not int or not 0 < rank <= MAX_WHOLE or type(alpha) not in (int, float) or (
       not 0 < alpha <= MAX_WHOLE):
@@ -139,5 +145,36 @@ def _read_config(fields: Mapping[str, Any]) -> LoRAConfig:
                      "0 and a number above 0")
   if fields.get("use_rslora"):
     alpha *= rank ** 0.5  # scaled by alpha / sqrt(r)
-  targets = tuple(target for target in LORA_TARGETS if target + _SUFFIX in found)
-  return LoRAConfig(rank=rank, alpha=float(alpha), targets=targets)
+  return LoRAConfig(rank=rank, alpha=float(alpha),
+                    targets=_read_targets(fields.get("target_modules"), config, tensors))
+
+
+def _read_targets(
+    found: Any, config: ModelConfig, tensors: Collection[str]
+) -> tuple[str, ...]:
+  """The projections that `target_modules` names: by their ends, by whole paths, or by a pattern.
+
+  What a pattern matches is what the file has tensors of: it is not matched anew, for one that comes
+  with a download may take for ever.
+  """
+  if isinstance(found, str) and found:
+    parts = {part for name in tensors for part in name.split(".")}
+    every = found.lower() == _ALL_LINEAR and not config.num_experts
+    return tuple(target for target in LORA_TARGETS if every or target + _SUFFIX in parts)
+  if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    raise ValueError(f"target_modules: got {found!r}, allowed: a list of names, or a pattern")
+  modules = {}  # projection -> its path in each layer
+  for path in names.projection_paths(config):
+    modules.setdefault(path.rpartition(".")[2], []).append(path)
+  is_of = lambda name, path: f".{path}".endswith(f".{name}")
+  unknown = sorted(name for name in found
+                   if not any(is_of(name, path) for paths in modules.values() for path in paths))
+  if unknown:
+    raise ValueError(f"target_modules: got {unknown}, allowed: of {list(modules)}, or their paths")
+  chosen = []
+  for module, paths in modules.items():
+    missing = [path for path in paths if not any(is_of(name, path) for name in found)]
+    if missing and len(missing) < len(paths):
+      raise ValueError(f"target_modules: got {module} without {missing[0]}, allowed: all layers")
+    chosen += [] if missing else [module.removesuffix(_SUFFIX)]
+  return tuple(target for target in LORA_TARGETS if target in chosen)

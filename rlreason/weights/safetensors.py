@@ -227,11 +227,15 @@ def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
 
 
 def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
-  """File name to the tensors it must hold; None where no index says so."""
-  if not (folder / INDEX).is_file():
-    if not (folder / SINGLE).is_file():
-      raise FileNotFoundError(f"no weights in {folder}; looked for {SINGLE} and {INDEX}")
+  """File name to the tensors it must hold; None where no index says so.
+
+  With a single file an index beside it, and the shards it names, are not looked at: so transformers
+  has it.
+  """
+  if (folder / SINGLE).is_file():
     return {SINGLE: None}
+  if not (folder / INDEX).is_file():
+    raise FileNotFoundError(f"no weights in {folder}; looked for {SINGLE} and {INDEX}")
   try:
     weight_map = read_json(folder / INDEX)["weight_map"]
     files = sorted(set(weight_map.values()))

@@ -195,9 +195,6 @@ SINGLE_FILE = {
         lambda folder: (_write("tokenizer.model", b"\x0a\xff\xff")(folder),
                         (folder / TOKENIZER).unlink()),
         "tokenizer.model", "not a sentencepiece model"),
-    "tokenizer too large": (
-        lambda folder: WordTokenizer.from_words("abcdefgh").save(folder),
-        "the tokenizer has 10 tokens, the model only 9 embeddings"),
     "settings truncated": (_cut(SETTINGS), SETTINGS, "not JSON"),
     "template a number": (_set(SETTINGS, chat_template=3), "chat_template: got 3"),
     "end token unknown": (_set(SETTINGS, eos_token="zzz"), "got ['zzz']"),

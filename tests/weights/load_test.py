@@ -291,9 +291,25 @@ def test_missing_and_unsupported_files_are_named(folder, tmp_path):
     weights.load_model(folder)
 
 
-def test_tokenizer_must_fit_the_embedding(folder):
+def test_tokenizer_may_have_more_tokens_than_the_embedding_rows(folder):
   WordTokenizer.from_words("abcdefgh").save(folder)
-  with pytest.raises(ValueError, match="the tokenizer has 10 tokens, the model only 9 embeddings"):
+  config, _, tokenizer = weights.load_model(folder)
+  assert (config.vocab_size, tokenizer.vocab_size, tokenizer.num_rows) == (9, 10, 9)
+  assert tokenizer.encode("a g") == [2, 8]
+  with pytest.raises(ValueError, match=(
+      r"text: got 'a h' with the token 'h' \(id 9\), allowed: tokens .*, ids below 9")):
+    tokenizer.encode("a h")
+
+
+def test_end_and_padding_tokens_have_rows(folder):
+  tokenizer = WordTokenizer.from_words("abcdefghi")
+  dataclasses.replace(tokenizer, eos_ids=(10, 3, 1), pad_id=9).save(folder)
+  _, _, tokenizer = weights.load_model(folder)
+  assert (tokenizer.eos_ids, tokenizer.pad_id) == ((3, 1), 3)
+  dataclasses.replace(tokenizer, eos_ids=(10,)).save(folder)
+  for name in ("generation_config.json", "config.json"):
+    _configure(folder, name, eos_token_id=None)
+  with pytest.raises(ValueError, match=r"end tokens: got the ids \(10,\), allowed: .* below 9"):
     weights.load_model(folder)
 
 

@@ -71,6 +71,31 @@ def test_rank_stabilised_adapters_have_their_scale(folder):
   assert load(folder)[0].lora.scale == pytest.approx(6.0 / 3 ** 0.5)
 
 
+@pytest.mark.parametrize("targets", [
+    r".*\.(q_proj|o_proj|down_proj)", r"(.*.*.*.*.*.*)*x",  # which nobody may try to match
+    ["self_attn.q_proj", "model.layers.0.self_attn.o_proj", "model.layers.1.self_attn.o_proj",
+     "model.layers.2.self_attn.o_proj", "mlp.down_proj"]])
+def test_targets_by_pattern_and_by_path(folder, targets):
+  change(folder, target_modules=targets)
+  assert load(folder)[0] == CONFIG
+
+
+def test_fields_that_mean_nothing_are_read_over(folder):
+  change(folder, peft_version="0.99", revision="main", lora_dropout=0.1, task_type="CAUSAL_LM",
+         megatron_core="megatron.core", qalora_group_size=16, auto_mapping={"parent_library": "x"},
+         of_next_year=None, of_that_year={}, and_of_that=False)
+  assert load(folder)[0] == CONFIG
+
+
+def test_all_linear_is_every_projection(tmp_path):
+  every = dataclasses.replace(CONFIG, lora=LoRAConfig(rank=3, alpha=6.0))
+  adapters = jax.tree.map(
+      lambda x: np.ones(x.shape, np.float32), lora.split(abstract_params(every))[0])
+  weights.save_adapters(tmp_path, every, adapters)
+  change(tmp_path, target_modules="all-linear")
+  assert load(tmp_path)[0] == every
+
+
 @pytest.mark.parametrize("fields, message", [
     (dict(peft_type="IA3"), "peft_type: got 'IA3', allowed: 'LORA'"),
     (dict(use_dora=True), "use_dora: got True, allowed: False"),
@@ -78,7 +103,16 @@ def test_rank_stabilised_adapters_have_their_scale(folder):
     (dict(rank_pattern={"q_proj": 8}), "rank_pattern: got"),
     (dict(modules_to_save=["lm_head"]), "modules_to_save: got"),
     (dict(target_modules=["q_proj", "embed_tokens"]), "target_modules: got .*embed_tokens"),
-    (dict(target_modules="all-linear"), "target_modules: got 'all-linear'"),
+    (dict(target_modules="all-linear"), "missing tensors .*gate_proj"),
+    (dict(target_modules=""), "target_modules: got ''"),
+    (dict(target_modules=["layers.1.self_attn.q_proj", "o_proj", "down_proj"]),
+     "target_modules: got q_proj without model.layers.0.self_attn.q_proj, allowed: all layers"),
+    (dict(target_modules=["model.layers.9.self_attn.q_proj"]), "target_modules: got .*layers.9"),
+    (dict(exclude_modules=["k_proj"]), r"exclude_modules: got \['k_proj'\], allowed: 'nothing'"),
+    (dict(alora_invocation_tokens=[5]), "alora_invocation_tokens: got"),
+    (dict(trainable_token_indices=[5]), "trainable_token_indices: got"),
+    (dict(lora_bias=True), "lora_bias: got True"),
+    (dict(of_next_year={"scale": 2}), "of_next_year: got"),
     (dict(r="3"), "r, lora_alpha: got '3'"),
     (dict(r=0), "r, lora_alpha: got 0"),
     (dict(r=-1, use_rslora=True), "r, lora_alpha: got -1"),

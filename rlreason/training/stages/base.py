@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any, Literal, NamedTuple
 
+from rlreason import tokenizers
 from rlreason.algorithms import TrainState
 from rlreason.data import files, pipeline
 from rlreason.data.sources import FileRows
@@ -73,6 +74,8 @@ def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
   """
   if row.get(f"{name}_ids"):
     return row[f"{name}_ids"]
+  if not isinstance(row["prompt"], str):
+    return tokenizers.encode_completion(tokenizer, row["prompt"], row[name])
   ids = tokenizer.encode(row[name])
   return ids if ids and ids[-1] in tokenizer.eos_ids else [*ids, tokenizer.eos_ids[0]]
 

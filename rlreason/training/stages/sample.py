@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from rlreason import rollout as rollout_lib, weights
+from rlreason import models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
 from rlreason.rewards import WorkerPool
@@ -50,6 +50,7 @@ def make_sample(
     model, policy, tokenizer = weights.load_model(
         weights.find_model(stage.model), dtype=model.param_dtype, compute_dtype=model.dtype,
         sharding=places(layout))
+    model = models.with_tokens(model, tokenizer.vocab_size)
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
   problems = rl.make_problems(setup, stage, folder)

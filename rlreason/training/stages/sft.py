@@ -105,7 +105,11 @@ def _tokenize_examples(
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
   if not isinstance(row["prompt"], str) and not row.get("completion_ids"):
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
-    chat = tokenizers.encode_chat(tokenizer, messages)
+    chat = tokenizers.encode_example(tokenizer, messages)
+    if chat.is_last_alone:
+      logging.log_first_n(
+          logging.WARNING, "the chat template rewrites what the assistant said before: of chats "
+          "with several turns the last is trained on alone", 1)
     return packing.mask_example(chat.ids, chat.completion_mask, weights)
   return packing.make_example(
       rollout_lib.encode_prompt(tokenizer, row),
