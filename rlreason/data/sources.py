@@ -7,6 +7,7 @@ without any good row is an error. Not here: order, batches and resuming (`data/p
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
 import json
 import math
 import pathlib
@@ -247,6 +248,33 @@ def lay_out_mixture(shares: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
   place = np.concatenate([np.arange(count) for count in counts])
   order = np.argsort((place + 0.5) / shares[which], kind="stable")[:size]
   return which[order], place[order]
+
+
+def digest(path: str | pathlib.Path) -> str:
+  """SHA-256, in hexadecimal, of what a file holds, or of the names and contents in a folder.
+
+  A folder's is the same wherever it lies; what is hidden (a name with a dot before it) is no part
+  of it, and links to files are followed, as caches have them.
+
+  Raises:
+    FileNotFoundError: there is neither a file nor a folder.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: no such file or folder.")
+  if not path.is_dir():
+    return _file_digest(path).hex()
+  names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+  total = hashlib.sha256()
+  for name in names:
+    if not any(part.startswith(".") for part in name.split("/")):
+      total.update(name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(path / name))
+  return total.hexdigest()
+
+
+def _file_digest(path: pathlib.Path) -> bytes:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").digest()
 
 
 def make_row(raw: Any, fields: Mapping[str, str] | None, required: Sequence[str]) -> Row:
