@@ -153,7 +153,7 @@ def test_what_a_mapping_leaves_out_stays_as_in_the_default():
     build(slot={"option": {}})
   with pytest.raises(ValueError, match="config.slot: options of scaled: power: got 1.5"):
     build(slot={"options": {"scale": 1.0, "power": 1.5}})
-  with pytest.raises(ValueError, match="config.slot: function: got 3, allowed: a function"):
+  with pytest.raises(ValueError, match="config.slot.function: got 3, allowed: a function"):
     build(slot={"function": 3})
 
 

@@ -1,6 +1,6 @@
 """The loop: the only hub of a run. It owns the state, the checkpoints, the writers and the clock.
 
-    workdir/config.json      what was asked for
+    workdir/config.json, inputs.json  what was asked for, and checksums of what is read
     workdir/checkpoints/     everything a resume needs
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
     workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
@@ -25,13 +25,14 @@ from typing import Any
 
 import jax
 
-from rlreason import models, weights
+from rlreason import files, models, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib
 from rlreason.training import progress as progress_lib, report as report_lib
+from rlreason.training import workdir as workdir_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places)
@@ -49,30 +50,36 @@ class Interrupted(Exception):
   """The run was asked to stop, has saved itself, and can be resumed."""
 
 
-def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
+def train(
+    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
   Args:
     recipe: what to do.
     workdir: the folder of the run, made if missing.
+    allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
+      those that it was started with.
 
   Returns:
     The summary, as in summary.json.
 
   Raises:
-    ValueError, FileNotFoundError: the recipe cannot be run; nothing has been computed.
+    ValueError, FileNotFoundError: the recipe cannot be run, or not here: another process or other
+      files are in the folder; nothing has been computed.
     FloatingPointError: too many non-finite updates in a row; names the step.
+    OSError: the disk is full, or the like; names the file. What was saved is intact.
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
-  setup, policy = make_setup(recipe)
-  check_stages(setup)
-  checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
+  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir)))
   with contextlib.ExitStack() as stack:
-    run = _Run(setup, policy, pathlib.Path(workdir), stack)
-    del policy  # the run lets go of it where no stage has it as its reference
-    summary = run.go()
-  (run.workdir / "summary.json").write_text(json.dumps(summary, indent=2))
-  report = report_lib.make_report(run.workdir)
+    setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
+    with contextlib.ExitStack() as inner:
+      run = _Run(setup, policy, workdir, inner)
+      del policy  # the run lets go of it where no stage has it as its reference
+      summary = run.go()
+    checkpoint_lib.write_json(workdir / "summary.json", summary)
+    report = report_lib.make_report(workdir)
   places = {
       "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
       "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
@@ -81,6 +88,33 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
     places = {"model": run.workdir / "models" / trained[-1], **places}
   progress_lib.print_summary(summary, {name: str(place) for name, place in places.items()})
   return summary
+
+
+def _enter(
+    recipe: Recipe, workdir: pathlib.Path, allow_changed_inputs: bool, stack: contextlib.ExitStack
+) -> tuple[Setup, Params]:
+  """Takes hold of the folder until `stack` ends, and makes the set-up of the run.
+
+  A folder that is missing is made when the recipe is found to be good, and one that is not ours
+  stays as it is.
+  """
+  check_config = lambda: checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
+  workdir_lib.check_free(workdir)
+  is_there = workdir.is_dir()
+  if is_there:
+    stack.enter_context(files.locked(workdir))
+  if checkpoint_lib.has_checkpoints(workdir):
+    check_config()
+  inputs = workdir_lib.read_inputs(recipe)
+  workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
+  setup, policy = make_setup(recipe)
+  check_stages(setup)
+  if not is_there:
+    stack.enter_context(files.locked(workdir))
+    workdir_lib.check_free(workdir)  # another process may have been here
+  check_config()
+  checkpoint_lib.write_json(workdir / workdir_lib.INPUTS, inputs)
+  return setup, policy
 
 
 class _Run:
@@ -115,6 +149,10 @@ class _Run:
   def go(self) -> dict[str, Any]:
     """All stages; returns the summary."""
     latest = self.checkpoints.latest_step()
+    for step, reason in self.checkpoints.damaged:
+      self.progress.message(
+          f"the checkpoint of step {step} is damaged ({reason}); it is now "
+          f"{step}.damaged, and the run goes on from that of step {latest}")
     saved = None if latest is None else self._restore_host(latest)
     cursors = (0, 0, 0) if saved is None else saved.pop("cursors")
     self.metrics.truncate_to(cursors[0])
@@ -279,8 +317,7 @@ class _Run:
     self.host["summary"]["stages"].append({
         "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
         "tokens": self.host["tokens"], "evaluation": evaluation})
-    summary = json.dumps(self.host["summary"], indent=2)
-    (self.workdir / "summary.json").write_text(summary)
+    checkpoint_lib.write_json(self.workdir / "summary.json", self.host["summary"])
 
   def _evaluate(self, name: str, policy: Params, steps: int) -> dict[str, Any]:
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any, Literal
 
+from rlreason.config import Path
 from rlreason.data import sources
 from rlreason.data.tasks import arithmetic, chain, countdown, workings
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -39,9 +40,9 @@ class FileTask:
 
   kind: Literal["file"]
   name: str
-  train: str  # path
-  test: str  # path
-  validation: str = ""  # path; empty = the test file
+  train: Path
+  test: Path
+  validation: Path = ""  # empty = the test file
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # ours -> the file's
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
   is_chat: bool = True  # whether prompts go through the chat template
@@ -53,12 +54,12 @@ class TfdsTask:
   """Problems from a tensorflow-datasets folder or builder, read without TensorFlow."""
 
   kind: Literal["tfds"]
-  name: str  # of the builder, or its folder
+  name: Path  # of the builder, or its folder
   fields: Mapping[str, str]  # ours -> the data set's
   train: str = "train"  # split
   test: str = "test"  # split
   validation: str = ""  # split; empty = the test split
-  data_dir: str | None = None  # where prepared data sets lie; None = where tfds keeps them
+  data_dir: Path | None = None  # where prepared data sets lie; None = where tfds keeps them
   download: bool = False  # download and prepare a builder's data where they are absent
   template: str = "{question}"
   is_chat: bool = True

@@ -1,8 +1,10 @@
 """A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
 
+import dataclasses
 import os
 import pathlib
 
+from rlreason import config as config_lib
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import (
@@ -39,7 +41,8 @@ def check_stages(setup: Setup):
       if not isinstance(stage, SelectStage):
         _check_start(setup, stage)
     except (ValueError, FileNotFoundError) as error:
-      raise type(error)(f"config.{stage.name}: {error}") from error
+      fields = [field.name for field in dataclasses.fields(stage)]
+      raise type(error)(config_lib.at(f"config.{stage.name}", error, fields)) from error
 
 
 def _check_start(setup: Setup, stage: StageConfig):
