@@ -264,7 +264,8 @@ def _convert_annotated(arguments: tuple, value: Any, where: str) -> Any:
   value = _convert(hint, value, where)
   for note in notes:
     if isinstance(note, AtMost) and value > note.limit:
-      raise ValueError(f"{where}: got {_show(value)}, allowed: at most {note.limit} ({note.reason})")
+      raise ValueError(
+          f"{where}: got {_show(value)}, allowed: at most {note.limit} ({note.reason})")
   return value
 
 

@@ -92,6 +92,27 @@ def local_path(name: str, path: str) -> str:
   return expanded
 
 
+def check_writable(name: str, folder: pathlib.Path) -> None:
+  """Finds before any work that a folder cannot be made or written in.
+
+  Raises:
+    OSError: names what is in the way.
+  """
+  there = folder
+  try:
+    while not os.path.lexists(there):
+      there = there.parent
+    is_folder, is_link = there.is_dir(), there.is_symlink()
+  except OSError as error:  # a name that is too long, a loop of links
+    raise OSError(error.errno, f"{name}: {error.strerror}", str(folder)) from error
+  if not is_folder:
+    what = "is a link to nothing" if is_link and not there.exists() else "is no folder"
+    raise NotADirectoryError(f"{name}: {str(there)!r} {what}, allowed: a folder, or a new name")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise PermissionError(
+        f"{name}: {str(there)!r} cannot be written in, allowed: a folder that can")
+
+
 def _is_text(path: str) -> bool:
   try:
     path.encode("utf-8")

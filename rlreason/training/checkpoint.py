@@ -42,9 +42,11 @@ _CHECKSUMS = "checksums.json"
 _ITEMS = ("state", "host", "layout")
 # Orbax changes these while it renames; nothing that a resume needs is in them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
-# What Orbax logs of an error in its threads, at length, is raised as well.
+# What is logged of an error in Orbax's threads, at length, is raised as well.
 python_logging.getLogger("absl").addFilter(
     lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+python_logging.getLogger("asyncio").addFilter(lambda record: not (
+    record.exc_info and getattr(record.exc_info[1], "errno", None) in files.DISK_ERRORS))
 
 
 class Checkpointer:

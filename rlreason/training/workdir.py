@@ -14,7 +14,7 @@ from concurrent import futures
 import os
 import pathlib
 
-from rlreason import config as config_lib, weights
+from rlreason import config as config_lib, files, weights
 from rlreason.data.sources import digest
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training.checkpoint import FOLDER, UNSAVED, has_checkpoints
@@ -40,7 +40,7 @@ def check_free(workdir: pathlib.Path) -> None:
       it.
     NotADirectoryError, PermissionError: nothing can be written here.
   """
-  _check_writable(workdir)
+  files.check_writable("workdir", workdir)
   if has_checkpoints(workdir) or (workdir / FOLDER / UNSAVED).exists():
     return
   for name in (*_WRITTEN, FOLDER):
@@ -51,18 +51,6 @@ def check_free(workdir: pathlib.Path) -> None:
       raise ValueError(
           f"workdir: {str(path)!r} is there already, and no checkpoint of a run that it could be "
           f"of; it would be replaced: give a new workdir, or move it away")
-
-
-def _check_writable(workdir: pathlib.Path) -> None:
-  """Finds now that a folder cannot be made or written in."""
-  there = workdir
-  while not os.path.lexists(there):
-    there = there.parent
-  if not there.is_dir():
-    what = "a link to nothing" if there.is_symlink() else "no folder"
-    raise NotADirectoryError(f"workdir: {str(there)!r} is {what}, allowed: a folder, or a new name")
-  if not os.access(there, os.W_OK | os.X_OK):
-    raise PermissionError(f"workdir: {str(there)!r} cannot be written in, allowed: a folder that can")
 
 
 Inputs = dict[str, dict[str, str]]  # field of the config -> file -> SHA-256

@@ -89,8 +89,9 @@ class CountdownConfig:
           f"Got: {self.max_intermediate}")
     sets = math.comb(self.max_number + self.num_numbers - 1, self.num_numbers)
     if sets > _MAX_SETS:
-      raise ValueError(f"max_number must leave at most {_MAX_SETS} sets of numbers to look at. Got: "
-                       f"{self.max_number}, which makes {sets}")
+      raise ValueError(
+          f"max_number must leave at most {_MAX_SETS} sets of numbers to look at. "
+          f"Got: {self.max_number}, which makes {sets}")
     if self.seed < 0:
       raise ValueError(f"seed must not be negative. Got: {self.seed}")
     for name in ("give_up", "restart", "insight"):
