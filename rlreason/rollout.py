@@ -116,6 +116,21 @@ class FittingRows:
     return self._rows[self._places[index]]
 
 
+def check_fitting(
+    rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = ()
+) -> None:
+  """Raises what `FittingRows` would, and looks no further than to the first row that fits."""
+  for i in range(len(rows)):
+    try:
+      row = rows[i]
+      if all(row.get(name) is not None for name in columns) and (
+          0 < len(encode_prompt(tokenizer, row)) <= max_length):
+        return
+    except ValueError:
+      continue
+  FittingRows(rows, tokenizer, max_length, columns)
+
+
 def make_generator(
     model: ModelConfig, tokenizer: Tokenizer, layout: Layout, *, options: SamplingOptions,
     group_size: int, prompt_buckets: Sequence[int], has_values: bool = False,

@@ -22,11 +22,14 @@ import asyncio
 from collections.abc import Collection, Iterator
 from concurrent import futures
 import contextlib
+import errno
+import hashlib
 import json
 import logging as python_logging
 import os
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -42,11 +45,7 @@ _CHECKSUMS = "checksums.json"
 _ITEMS = ("state", "host", "layout")
 # Orbax changes these while it renames; nothing that a resume needs is in them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
-# What is logged of an error in Orbax's threads, at length, is raised as well.
-python_logging.getLogger("absl").addFilter(
-    lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
-python_logging.getLogger("asyncio").addFilter(lambda record: not (
-    record.exc_info and getattr(record.exc_info[1], "errno", None) in files.DISK_ERRORS))
+_SPARE_BYTES = 2**18  # for the small files of a checkpoint
 
 
 class Checkpointer:
@@ -126,7 +125,11 @@ class Checkpointer:
     if step in self._manager.all_steps():
       return False
     arrays = jax.tree.map(_to_array, state)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) * 9 // 8 + _SPARE_BYTES
     with self._naming():
+      # Found before it starts: tensorstore leaves the others of its threads behind where one fails.
+      if shutil.disk_usage(self.folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       return self._manager.save(
           step,
           force=True,
@@ -218,7 +221,7 @@ class Checkpointer:
     try:
       yield
     except Exception as error:
-      number = next((n for n in files.DISK_ERRORS if os.strerror(n) in str(error)), None)
+      number = _disk_error(error)
       if number is None:
         raise
       raise OSError(number, os.strerror(number), str(self.folder)) from error
@@ -294,9 +297,57 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
   return value
 
 
+def write_sealed(file: pathlib.Path, value: dict[str, Any]) -> None:
+  """`write_json` of an object and its checksum."""
+  write_json(file, {"sha256": _sum_of(value), "value": value})
+
+
+def read_sealed(file: pathlib.Path) -> dict[str, Any] | None:
+  """What `write_sealed` wrote, or an older version without a checksum; None: damaged or missing."""
+  try:
+    held = json.loads(file.read_bytes())
+    if "sha256" not in held:
+      return held
+    return held["value"] if held["sha256"] == _sum_of(held["value"]) else None
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return None
+
+
+def _sum_of(value: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def has_checkpoints(workdir: pathlib.Path) -> bool:
   """Whether there is one of a run, intact or not."""
   return any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+  """The number of the system's error that is named in the text of another."""
+  return next((n for n in files.DISK_ERRORS if os.strerror(n) in str(error)), None)
+
+
+def _be_quiet() -> None:
+  """Keeps what Orbax and tensorstore print of a failed save, at length, off the console.
+
+  All of it is raised as one error as well: see `Checkpointer._naming`.
+  """
+  python_logging.getLogger("absl").addFilter(
+      lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+  python_logging.getLogger("asyncio").addFilter(
+      lambda record: not (record.exc_info and _disk_error(record.exc_info[1])))
+  hook = sys.unraisablehook
+
+  def on_unraisable(event):
+    # Of writes that were still under way when the first one failed.
+    if not (isinstance(event.exc_value, RuntimeError) and event.object is None
+            and str(event.exc_value) == "Event loop is closed"):
+      hook(event)
+
+  sys.unraisablehook = on_unraisable
+
+
+_be_quiet()
 
 
 class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -339,6 +390,13 @@ def find_damage(folder: pathlib.Path) -> str | None:
   missing = [name for name in _ITEMS if not (folder / name).is_dir()]
   if missing:
     return f"{', '.join(missing)} missing"
+  try:  # Orbax reads it, if it is there
+    if not isinstance(json.loads((folder / _UNCHECKED[0]).read_bytes()), dict):
+      raise ValueError("no object")
+  except FileNotFoundError:
+    pass
+  except (ValueError, OSError, RecursionError) as error:
+    return f"{_UNCHECKED[0]}: {' '.join(str(error).split())[:200]}"
   if not (folder / _CHECKSUMS).exists():
     return None
   try:

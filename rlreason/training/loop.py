@@ -15,7 +15,6 @@ Keys are folded from the seed and the step, never stored.
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -42,6 +41,7 @@ from rlreason.training.stages import (
 from rlreason.types import Key, Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
+_HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
 # Fields that may differ when a run is resumed: none changes a result.
 _FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel")
 
@@ -161,6 +161,8 @@ class _Run:
       self._finish_stage("start", self.policy, 0)
     else:
       self.host = saved
+      if self.host["stage"] < len(self.setup.recipe.stages):
+        workdir_lib.check_files(self.workdir, self.host.get("files", {}))
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
@@ -195,6 +197,7 @@ class _Run:
         "name": config.name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": {},
         "rows": count})
     self.host |= {"stage": number + 1}
+    self._note_files(config.name)
 
   def _start_policy(self, source: str | None) -> Params:
     """To the bit what a stage, or the run whose folder it is, ended with; None: the initial one."""
@@ -254,10 +257,12 @@ class _Run:
     policy = self.setup.layout.get_state(self.state.params["policy"]) if stage.trains else None
     self.state = None  # the moments and a critic make room
     if stage.trains:
+      self.checkpoints.wait()  # of a full disk the two would not know who has the rest
       self._write_model(stage.name, policy)
     self._finish_stage(stage.name, policy, stage.steps)
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
-    checkpoint_lib.write_json(
+    self._note_files(stage.name)
+    checkpoint_lib.write_sealed(
         self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
@@ -344,11 +349,19 @@ class _Run:
 
   def _restore_host(self, latest: int) -> dict[str, Any]:
     """The host's side of the latest checkpoint, or of the evaluation that came after it."""
-    file = self.checkpoints.folder / _EVALUATED
-    evaluated = json.loads(file.read_text()) if file.exists() else {}
-    if evaluated.get("global_step") == latest:
-      return evaluated
-    return self.checkpoints.restore_host(latest)
+    # Where it is damaged, the end of the stage is evaluated again, to the same numbers.
+    evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
+    is_after = evaluated.get("global_step") == latest
+    host = evaluated if is_after else self.checkpoints.restore_host(latest)
+    if not _HOST_FIELDS <= host.keys():
+      raise ValueError(
+          f"the checkpoint of step {latest} in {str(self.checkpoints.folder)!r} is damaged: it "
+          f"lacks {sorted(_HOST_FIELDS - host.keys())}; put it back, or give a new workdir")
+    return host
+
+  def _note_files(self, stage: str):
+    """Keeps the checksums of what a stage wrote for those after it."""
+    self.host["files"] = self.host.get("files", {}) | workdir_lib.stage_files(self.workdir, stage)
 
   def _restore(self, stage: Stage, latest: int):
     template = jax.tree.map(

@@ -92,6 +92,32 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
         "back, give a new workdir, or go on with these: --allow_changed_inputs")
 
 
+def stage_files(workdir: pathlib.Path, stage: str) -> dict[str, str]:
+  """The checksums of what a stage wrote for the stages after it, by the path in the folder."""
+  folders = [workdir / "models" / stage, workdir / "adapters" / stage]
+  found = [file for folder in folders for file in sorted(folder.glob("*")) if file.is_file()]
+  data = workdir / "data" / f"{stage}.jsonl"
+  found += [data] if data.is_file() else []
+  with futures.ThreadPoolExecutor() as threads:
+    return dict(zip((str(file.relative_to(workdir)) for file in found), threads.map(digest, found)))
+
+
+def check_files(workdir: pathlib.Path, sums: dict[str, str]) -> None:
+  """Looks whether what stages wrote is still that; what is gone is missed where it is read.
+
+  Raises:
+    ValueError: names a file that is damaged or was changed.
+  """
+  with futures.ThreadPoolExecutor() as threads:
+    wrong = threads.map(
+        lambda name: (workdir / name).is_file() and digest(workdir / name) != sums[name], sums)
+    for name, is_wrong in zip(sums, wrong):
+      if is_wrong:
+        raise ValueError(
+            f"{str(workdir / name)!r} is not what its stage wrote, and later stages may read it: "
+            "put it back from a copy, or give a new workdir")
+
+
 def _input_paths(recipe: Recipe) -> Iterator[tuple[str, pathlib.Path]]:
   """(field, file or folder) of what is there of the recipe's paths, and is no stage's."""
   stages = {f"config.stages[{i}]": f"config.{stage.name}" for i, stage in enumerate(recipe.stages)}

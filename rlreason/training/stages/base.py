@@ -50,13 +50,18 @@ def model_folder(folder: pathlib.Path, stage: str) -> pathlib.Path:
   return folder / "models" / stage
 
 
+def is_of_stage(source: str) -> bool:
+  """Whether a source is what another stage writes, and so not there before the run."""
+  return source.startswith(STAGE_PREFIX)
+
+
 def read_source(source: str, folder: pathlib.Path, required: Sequence[str]) -> RowSource:
   """The rows of a file, or of a stage ("stage:NAME") of the run in `folder`.
 
   Raises:
     FileNotFoundError, ValueError: as `FileRows`.
   """
-  if source.startswith(STAGE_PREFIX):
+  if is_of_stage(source):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
   return FileRows(source, required=required)
 
@@ -74,7 +79,7 @@ def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
 
 def check_source(name: str, source: str, columns: str):
   """Raises FileNotFoundError where a source is a file that is not there."""
-  if source and not source.startswith(STAGE_PREFIX) and not os.path.isfile(source):
+  if source and not is_of_stage(source) and not os.path.isfile(source):
     raise FileNotFoundError(
         f"{name}: {source!r} not found, allowed: a .jsonl or .parquet file of {columns}, or "
         f"{STAGE_PREFIX!r} and the name of a stage")

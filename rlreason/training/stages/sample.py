@@ -21,8 +21,10 @@ def check_sample(setup: Setup, stage: SampleStage):
   base.check_source("problems", stage.problems, "{prompt, answer}")
   rl.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  rl.check_problems(setup, stage)
   if stage.model:
-    _, tokenizer = weights.open_model(weights.find_model(stage.model))
+    model, tokenizer = weights.open_model(weights.find_model(stage.model))
+    policies.check_positions(setup, "model", model, stage.sampling.max_new_tokens)
     if stage.reward_model and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
       raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
                        "token ids of the policy's, allowed: one of the policy's vocabulary")

@@ -1,7 +1,6 @@
 """Supervised stages: on demonstrations of the task, on files, and on what other stages wrote."""
 
-from collections.abc import Iterator
-import os
+from collections.abc import Iterable, Iterator
 import pathlib
 
 from absl import logging
@@ -14,7 +13,7 @@ from rlreason.data.tasks.base import RowSource
 from rlreason.data.tasks.load import demonstrations
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import STAGE_PREFIX, SFTStage
+from rlreason.training.stage_configs import SFTStage
 from rlreason.training.stages import base, policies
 from rlreason.types import Params
 
@@ -25,6 +24,20 @@ def check_sft(setup: Setup, stage: SFTStage):
   _check_examples(setup, stage)
   base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   base.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
+  if not base.is_of_stage(stage.examples):
+    rows = _load_examples(setup, stage, pathlib.Path())
+    _check_some_fit(stage, _tokenize_examples(setup, stage, rows))
+
+
+def _check_some_fit(stage: SFTStage, examples: Iterable[packing.Example]):
+  """Looks no further than to the first example that fits."""
+  count = 0
+  for count, example in enumerate(examples, 1):
+    if packing.fit_examples([example], stage.length)[0]:
+      return
+  raise ValueError(
+      f"length: got {stage.length}, allowed: enough for at least one of the {count} examples, with "
+      "a token in it to learn")
 
 
 def make_sft(
@@ -38,7 +51,7 @@ def make_sft(
   update = setup.layout.compile_update(algorithm.update_step, state)
   examples, dropped = packing.fit_examples(
       _tokenize_examples(setup, stage, _load_examples(setup, stage, folder)), stage.length)
-  if not examples:
+  if not examples:  # of another stage
     raise ValueError(
         f"config.{stage.name}.length: got {stage.length}, allowed: enough for at least one of the "
         f"{dropped} examples")
@@ -75,11 +88,7 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
-  is_file = not stage.examples.startswith(STAGE_PREFIX)
-  if stage.examples and is_file and not os.path.isfile(stage.examples):
-    raise FileNotFoundError(
-        f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or "
-        ".parquet file of {prompt, completion}")
+  base.check_source("examples", stage.examples, "{prompt, completion}")
   if not stage.examples and not stage.answer_template:
     demonstrations(setup.recipe.task, setup.tasks["train"].rows, stage.num_examples)
 
