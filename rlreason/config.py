@@ -78,7 +78,7 @@ def build(
   for name in mapping:
     if name not in fields:
       raise ValueError(_unknown_field(where, str(name), list(fields), cls))
-  hints = typing.get_type_hints(cls, include_extras=True)
+  hints = _hints(cls)
   values = {}
   for name, field in fields.items():
     if name in mapping:
@@ -97,6 +97,11 @@ def build(
     raise ValueError(at(where, error, (*fields, *sections))) from error
 
 
+@functools.lru_cache(maxsize=None)
+def _hints(cls: type) -> dict[str, Any]:
+  return typing.get_type_hints(cls, include_extras=True)
+
+
 def at(where: str, error: Exception, names: Collection[str]) -> str:
   """The message of an error, with the whole path of the field that it begins with.
 
@@ -105,7 +110,7 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
     error: whose message may begin with the name of a field.
     names: of the fields in the section.
   """
-  message = str(error)
+  message = re.sub(r"^options of \w+: (?=\w+: )", "options.", str(error))  # of a slot
   name = re.match(r"(\w+)(?=[:.,\[]| must )", message)
   return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 
@@ -161,7 +166,7 @@ def _open_dataclasses(config: ml_collections.ConfigDict):
         _open_dataclasses(value)
 
 
-def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
+def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config") -> Any:
   """Turns a config (dataclass, ConfigDict or dict) into plain JSON values.
 
   Tuples become lists and functions `module:name`, so that two configs are equal when their JSON is.
@@ -169,22 +174,25 @@ def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
   Args:
     config: of those, or a value in one.
     keep_functions: leaves functions as they are, for `build`.
+    where: the path of `config`, for messages.
 
   Raises:
     ValueError: a value has no JSON form.
   """
   inner = functools.partial(to_dict, keep_functions=keep_functions)
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
-    return {f.name: inner(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {f.name: inner(getattr(config, f.name), where=f"{where}.{f.name}")
+            for f in dataclasses.fields(config)}
   if _is_mapping(config):
-    return {str(name): inner(config[name]) for name in config}
+    return {str(name): inner(config[name], where=f"{where}.{name}") for name in config}
   if isinstance(config, (list, tuple)):
-    return [inner(value) for value in config]
+    return [inner(value, where=f"{where}[{i}]") for i, value in enumerate(config)]
   if config is None or isinstance(config, (bool, int, float, str)):
     return config
   if callable(config):
     return config if keep_functions else f"{config.__module__}:{config.__qualname__}"
-  raise ValueError(f"a config holds plain values, functions and dataclasses, got {_show(config)}")
+  raise ValueError(
+      f"{where}: got {_show(config)}, allowed: plain values, functions and dataclasses")
 
 
 def differences(old: Any, new: Any, where: str = "config") -> list[str]:
@@ -343,7 +351,7 @@ def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
     return classes[0]
   fitting, allowed = [], {}
   for cls in classes:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     literals = {
         field.name: typing.get_args(hints[field.name]) for field in dataclasses.fields(cls)
         if typing.get_origin(hints[field.name]) is Literal and _is_required(field)}

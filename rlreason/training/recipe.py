@@ -130,14 +130,15 @@ def from_config(config: Any) -> Recipe:
             if name not in names and not _is_stage(value)}
   built = []
   for name, stage in zip(names, stages, strict=True):
-    if stage.get("kind") not in STAGES:
+    if not _is_stage(stage):
       raise ValueError(f"config.{name}.kind: got {stage.get('kind')!r}, allowed: {sorted(STAGES)}")
     built.append(config_lib.build(STAGES[stage["kind"]], stage, f"config.{name}"))
   return config_lib.build(Recipe, fields | {"stages": tuple(built)}, sections=names)
 
 
 def _is_stage(value: Any) -> bool:
-  return isinstance(value, Mapping) and value.get("kind") in STAGES
+  kind = value.get("kind") if isinstance(value, Mapping) else None
+  return isinstance(kind, str) and kind in STAGES
 
 
 def _stage_fields(name: str, section: Any) -> dict[str, Any]:
