@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason import models, sampling, tokenizers, weights
+from rlreason import files, models, sampling, tokenizers, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
@@ -87,6 +87,7 @@ def load(
     FileNotFoundError, ValueError: as `weights.load_model` and `weights.load_adapters`; or a
       variable that the template does not read.
   """
+  path, adapters = _local("path", path), _local("adapters", adapters)
   config, params, tokenizer = weights.load_model(
       weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype, end_tokens=end_tokens)
   tokenizer = tokenizers.with_chat_options(tokenizer, chat_options or {})
@@ -168,12 +169,15 @@ def evaluate(
       {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": evaluation}]}
 
 
-def train(recipe: Any, workdir: str | os.PathLike) -> dict[str, Any]:
+def train(
+    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
   Args:
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
+    allow_changed_inputs: go on also where files that the run reads have changed since it started.
 
   Returns:
     The summary, as in summary.json.
@@ -181,7 +185,7 @@ def train(recipe: Any, workdir: str | os.PathLike) -> dict[str, Any]:
   Raises:
     As `training.loop.train`.
   """
-  return loop.train(_as_recipe(recipe), workdir)
+  return loop.train(_as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs)
 
 
 def convert(
@@ -201,6 +205,7 @@ def convert(
   Raises:
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
+  source, destination = _local("source", source), _local("destination", destination)
   if adapters is None:
     weights.convert(weights.find_model(source), destination, dtype=dtype)
   else:
@@ -209,6 +214,10 @@ def convert(
     policy = load(source, dtype=held, adapters=adapters)
     weights.save_model(
         destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
+
+
+def _local(name: str, path: str | os.PathLike | None) -> str | None:
+  return None if path is None else files.local_path(name, os.fspath(path))
 
 
 def _as_recipe(recipe: Any) -> Recipe:

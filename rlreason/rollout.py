@@ -26,6 +26,9 @@ from rlreason.types import Key, Params, Rollout
 _OPENING_TOKENS = 32
 
 
+_MAX_GOLDS = 2_000  # rows whose gold answers are looked at before a run
+
+
 class Scored(NamedTuple):
   """A rollout's texts and rewards, on the host; lists of B."""
 
@@ -88,12 +91,12 @@ class FittingRows:
       max_length: tokens.
       columns: that each row must have and fill: those of its verifier.
       has_math_golds: whether `answer` is read as mathematics; a row without a gold answer (`proof`)
-        is bad, and golds that are no mathematics are counted and shown.
+        is bad.
 
     Raises:
       ValueError: all rows are bad, or no prompt fits.
     """
-    lists, golds, bad_rows = [], {}, BadRows("prompts")
+    lists, bad_rows = [], BadRows("prompts")
     for i in range(len(rows)):
       try:
         row = rows[i]
@@ -101,13 +104,12 @@ class FittingRows:
         if missing:
           raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
         if has_math_golds:
-          golds[i] = answer.gold_text(row["answer"])
+          answer.gold_text(row["answer"])
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
         bad_rows.add(origin(rows, i), error)
     bad_rows.finish(len(rows))
-    verifier.report_texts(golds)
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
     if self.num_dropped:
       logging.warning("%d of %d prompts left out: bad, empty or longer than %d tokens",
@@ -123,6 +125,40 @@ class FittingRows:
 
   def __getitem__(self, index: int) -> Row:
     return self._rows[self._places[index]]
+
+
+def check_fitting(
+    rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
+    has_math_golds: bool = False,
+) -> None:
+  """Raises what `FittingRows` would, and looks no further than to the first row that fits.
+
+  Gold answers that are no mathematics are counted and shown.
+  """
+  if has_math_golds:
+    report_golds(rows)
+  for i in range(len(rows)):
+    try:
+      row = rows[i]
+      is_full = all(row.get(name) is not None for name in columns)
+      if is_full and has_math_golds:
+        answer.gold_text(row["answer"])
+      if is_full and 0 < len(encode_prompt(tokenizer, row)) <= max_length:
+        return
+    except ValueError:
+      continue
+  FittingRows(rows, tokenizer, max_length, columns, has_math_golds)
+
+
+def report_golds(rows: RowSource) -> None:
+  """Logs which of the first gold answers are no mathematics."""
+  golds = {}
+  for i in range(min(len(rows), _MAX_GOLDS)):
+    try:
+      golds[i] = answer.gold_text(rows[i].get("answer"))
+    except ValueError:
+      continue  # a bad row: `FittingRows` says so
+  verifier.report_texts(golds)
 
 
 def make_generator(

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlreason import forcing as forcing_lib
 from rlreason import rollout as rollout_lib
-from rlreason.config import check_unread
+from rlreason.config import Examples, Rows, Tokens, check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -53,10 +53,10 @@ class EvaluationConfig:
   """What is measured, between stages and at the end."""
 
   split: str = "test"  # of the task: validation while settings are chosen, test for a result
-  num_problems: int = 500  # the first of the split
-  batch_size: int = 100  # problems sampled at once
-  max_new_tokens: int = 256
-  num_samples: int = 8  # k of pass@k and maj@k; 0 = greedy only
+  num_problems: Examples = 500  # the first of the split
+  batch_size: Rows = 100  # problems sampled at once
+  max_new_tokens: Tokens = 256
+  num_samples: Rows = 8  # k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
   # The answer of a completion with several boxes, and other options of the verifier. What is not
@@ -72,7 +72,7 @@ class EvaluationConfig:
   # Budget forcing (`forcing.py`): a completion that `max_new_tokens` cut off goes on after the text
   # `forced_answer`, and one that ended before after `wait`, in the place of its end token.
   forced_answer: str = ""  # empty: off
-  answer_tokens: int = 16  # that may follow it
+  answer_tokens: Tokens = 16  # that may follow it
   wait: str = ""
   num_waits: int = 0  # times at most, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end

@@ -1,7 +1,6 @@
 """Reading the fields of a configuration file."""
 
 from collections.abc import Collection, Mapping
-import math
 import reprlib
 from typing import Any
 

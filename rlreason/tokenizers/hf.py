@@ -17,6 +17,7 @@ from typing import Any
 
 import tokenizers
 
+from rlreason import files
 from rlreason.tokenizers.chat import with_turn_end
 
 _TAG = re.compile(r"([<\[])/?(\w+)([>\]])")
@@ -121,7 +122,7 @@ class HFTokenizer:
       config["chat_template"] = self.chat_template
     # Read before tokenizer_config.json: one left from another model must not win.
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    self.backend.save(str(folder / "tokenizer.json"))
+    files.write_whole(folder / "tokenizer.json", self.backend.to_str(pretty=True))
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "special_tokens_map.json", special)
 
@@ -279,4 +280,4 @@ def no_panics() -> Iterator[None]:
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  files.write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlreason import files
 from rlreason.models import families, init_value_head
 from rlreason.models.config import ModelConfig
 from rlreason.models.fields import short, show
@@ -411,4 +412,4 @@ def _pickle_message(path: pathlib.Path) -> str:
 
 
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  files.write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

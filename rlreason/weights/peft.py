@@ -11,8 +11,9 @@ from typing import Any
 from absl import logging
 import jax.numpy as jnp
 import numpy as np
-from safetensors import numpy as safetensors_numpy, safe_open
+from safetensors import safe_open
 
+from rlreason import files
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.models.config import LORA_TARGETS
 from rlreason.models.fields import MAX_WHOLE, short, show
@@ -20,6 +21,7 @@ from rlreason.tokenizers.hf import read_json
 from rlreason.tokenizers.load import check_links
 from rlreason.types import Params
 from rlreason.weights import names, safetensors
+from rlreason.weights.safetensors import Stored, write_file
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SUFFIX = "_proj"  # of a projection's name in files
@@ -56,18 +58,16 @@ def save_adapters(
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  tensors = {name: np.concatenate([*names.read_pieces(adapters, name, entry)])
-             for name, entry in names.adapter_entries(config).items()}
+  entries = names.adapter_entries(config)
   lora = config.lora
   fields = {
       "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base or None,
       "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none",
       "target_modules": [target + _SUFFIX for target in lora.targets], "inference_mode": True}
-  (folder / _WEIGHTS).touch()
-  mode = (folder / _WEIGHTS).stat().st_mode
-  safetensors_numpy.save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
-  (folder / _WEIGHTS).chmod(mode)  # the package makes files that only their owner can read
-  (folder / _CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+  stored = {name: Stored("F32", entry.file_shape) for name, entry in entries.items()}
+  write_file(
+      folder / _WEIGHTS, stored, lambda name: names.read_pieces(adapters, name, entries[name]))
+  files.write_whole(folder / _CONFIG, json.dumps(fields, indent=2) + "\n")
 
 
 def load_adapters(

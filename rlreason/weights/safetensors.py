@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from rlreason.files import naming, write_whole
 from rlreason.models.fields import short
 from rlreason.tokenizers.hf import read_json
 
@@ -181,18 +182,21 @@ def write(
   weight_map = {}
   for number, names in enumerate(shards, 1):
     name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-    _write_file(folder / name, {name: tensors[name] for name in names}, read)
+    write_file(folder / name, {name: tensors[name] for name in names}, read)
     weight_map.update(dict.fromkeys(names, name))
   if len(shards) > 1:
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(
+def write_file(
     path: pathlib.Path, tensors: Mapping[str, Stored], read: Callable[[str], Iterable[np.ndarray]]
 ) -> None:
-  """The package's own writer wants all tensors in memory at once; the format does not."""
+  """One file of `write`, whole or not at all.
+
+  The package's own writer wants all tensors in memory at once; the format does not.
+  """
   # Wide types first, as the package has them: a tensor starts at a multiple of its type's size.
   names = sorted(tensors, key=lambda name: -_DTYPES[tensors[name].kind].itemsize)
   header, end = {"__metadata__": _METADATA}, 0
@@ -204,7 +208,7 @@ def _write_file(
   text += b" " * (-len(text) % 8)
   unfinished = path.with_name(f"{path.name}.unfinished")
   try:
-    with unfinished.open("wb") as file:
+    with naming(path), unfinished.open("wb") as file:
       file.write(struct.pack("<Q", len(text)) + text)
       for name in names:
         start = file.tell()
@@ -213,6 +217,8 @@ def _write_file(
           file.write(piece.reshape(-1).view(np.uint8))
         if file.tell() - start != tensors[name].nbytes:
           raise ValueError(f"{name}: got {file.tell() - start} bytes, expected {tensors[name]}")
+      file.flush()
+      os.fsync(file.fileno())
     unfinished.replace(path)
   finally:
     unfinished.unlink(missing_ok=True)

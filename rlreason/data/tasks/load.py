@@ -6,6 +6,7 @@ from typing import Literal
 
 from absl import logging
 
+from rlreason.config import Path
 from rlreason.data import sources
 from rlreason.data.tasks import arithmetic, chain, countdown, workings
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -44,9 +45,9 @@ class FileTask:
 
   kind: Literal["file"]
   name: str
-  train: str  # path of a file or a folder, or a pattern
-  test: str  # the same
-  validation: str = ""  # the same; empty = that of the test
+  train: Path  # of a file or a folder, or a pattern
+  test: Path  # the same
+  validation: Path = ""  # the same; empty = that of the test
   # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
@@ -62,12 +63,12 @@ class TfdsTask:
   """Problems from a tensorflow-datasets folder or builder, read without TensorFlow."""
 
   kind: Literal["tfds"]
-  name: str  # of the builder, or its folder
+  name: Path  # of the builder, or its folder
   fields: Mapping[str, str]  # ours -> the data set's
   train: str = "train"  # split
   test: str = "test"  # split
   validation: str = ""  # split; empty = the test split
-  data_dir: str | None = None  # where prepared data sets lie; None = where tfds keeps them
+  data_dir: Path | None = None  # where prepared data sets lie; None = where tfds keeps them
   download: bool = False  # download and prepare a builder's data where they are absent
   template: str = "{question}"
   is_chat: bool = True

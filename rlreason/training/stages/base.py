@@ -53,6 +53,11 @@ def model_folder(folder: pathlib.Path, stage: str) -> pathlib.Path:
   return folder / "models" / stage
 
 
+def is_of_stage(source: str) -> bool:
+  """Whether a source is what another stage writes, and so not there before the run."""
+  return source.startswith(STAGE_PREFIX)
+
+
 def read_source(
     source: str, folder: pathlib.Path, required: Sequence[str],
     questions: Literal["text", "chat"] = "text",
@@ -62,7 +67,7 @@ def read_source(
   Raises:
     FileNotFoundError, ValueError: as `FileRows`.
   """
-  if source.startswith(STAGE_PREFIX):
+  if is_of_stage(source):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
   return FileRows(source, required=required, questions=questions)
 
@@ -82,7 +87,7 @@ def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
 
 def check_source(name: str, source: str, columns: str):
   """Raises FileNotFoundError or ValueError where a source is no file that can be read."""
-  if not source or source.startswith(STAGE_PREFIX):
+  if not source or is_of_stage(source):
     return
   try:
     files.find_files(source)

@@ -46,6 +46,12 @@ def fitting_rows(
   return fitting, len(bad_rows)
 
 
+def check_rows(setup: Setup, stage: PreferenceStage | RewardModelStage, has_pairs: bool):
+  """Raises ValueError where no row fits; those of a stage come later."""
+  if not base.is_of_stage(stage.examples):
+    fitting_rows(setup, stage, pathlib.Path(), has_pairs)
+
+
 def _names(has_pairs: bool) -> tuple[str, ...]:
   return ("chosen", "rejected") if has_pairs else ("completion",)
 

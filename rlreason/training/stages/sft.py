@@ -1,6 +1,6 @@
 """Supervised stages: on demonstrations of the task, on files, and on what other stages wrote."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import pathlib
 
 from absl import logging
@@ -24,6 +24,20 @@ def check_sft(setup: Setup, stage: SFTStage):
   _check_examples(setup, stage)
   base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   base.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
+  if not base.is_of_stage(stage.examples):
+    rows = _load_examples(setup, stage, pathlib.Path())
+    _check_some_fit(stage, _tokenize_examples(setup, stage, rows))
+
+
+def _check_some_fit(stage: SFTStage, examples: Iterable[packing.Example]):
+  """Looks no further than to the first example that fits."""
+  count = 0
+  for count, example in enumerate(examples, 1):
+    if packing.fit_examples([example], stage.length)[0]:
+      return
+  raise ValueError(
+      f"length: got {stage.length}, allowed: enough for at least one of the {count} examples, with "
+      "a token in it to learn")
 
 
 def make_sft(
@@ -37,7 +51,7 @@ def make_sft(
   update = setup.layout.compile_update(algorithm.update_step, state)
   examples, dropped = packing.fit_examples(
       _tokenize_examples(setup, stage, _load_examples(setup, stage, folder)), stage.length)
-  if not examples:
+  if not examples:  # of another stage
     raise ValueError(
         f"config.{stage.name}.length: got {stage.length}, allowed: enough for at least one of the "
         f"{dropped} examples")
@@ -76,7 +90,7 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
-  base.check_source(f"config.{stage.name}.examples", stage.examples, "{prompt, completion}")
+  base.check_source("examples", stage.examples, "{prompt, completion}")
   if not stage.examples and not stage.answer_template:
     demonstrations(setup.recipe.task, setup.tasks["train"].rows, stage.num_examples)
 
