@@ -1,0 +1,98 @@
+"""Pairs of a gold answer and a completion, read from the tests of Math-Verify.
+
+The tests come with its source distribution; nothing of them is kept here:
+
+  pip download --no-deps --no-binary :all: math-verify==0.9.0
+  tar xzf math_verify-0.9.0.tar.gz          # the folder is math_verify-0.9.0/tests
+
+Every table of `pytest.mark.parametrize` with a gold answer, a prediction and a verdict is taken;
+the files are parsed, never run. Math-Verify finds answers in free text, ours in boxes: it gets the
+prediction as it stands, ours gets its last formula in a box where it has none of its own.
+"""
+
+import ast
+import pathlib
+import re
+from typing import Any, Iterator, NamedTuple
+
+_NAMES = ({"gold"}, {"pred"}, {"expected", "result"})  # of a table's columns
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_FORMULA = re.compile(
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$((?:\\\$|[^$])+?)(?<!\\)\$", re.DOTALL)
+_CUE = re.compile(r"(?:answer is|solution is)\s*:?\s*(.+?)(?:\.\s|\.?$)", re.DOTALL | re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?:(?<=\s)|^)([-+]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?\s?(?:%|[$€]|m²)?)(?![\w{])")
+_SHORT = re.compile(r"[-+\d.\\$]\S*(?: \d+)*(?: [a-z%]+)?|\S+")
+
+
+class Row(NamedTuple):
+  """One row of a table: `name` is file::function[row]; `prediction` is what Math-Verify reads."""
+
+  name: str
+  gold: str
+  prediction: str
+  completion: str  # with a box
+  is_right: bool
+
+
+def read(folder: pathlib.Path) -> list[Row]:
+  """All pairs of the test files in `folder`.
+
+  Raises:
+    ValueError: there are none.
+  """
+  rows = [row for path in sorted(folder.glob("test_*.py")) for row in _read_file(path)]
+  if not rows:
+    raise ValueError(f"no tests of Math-Verify with pairs in {folder}")
+  return rows
+
+
+def _read_file(path: pathlib.Path) -> Iterator[Row]:
+  for function in ast.walk(ast.parse(path.read_text("utf-8"))):
+    if not isinstance(function, ast.FunctionDef):
+      continue
+    for decorator in function.decorator_list:
+      for i, values in enumerate(_read_table(decorator)):
+        gold, prediction, verdict = values
+        yield Row(f"{path.name}::{function.name}[{i}]", gold, prediction, in_box(prediction),
+                  bool(verdict))
+
+
+def _read_table(decorator: ast.expr) -> list[list[Any]]:
+  """[gold, prediction, verdict] of each row that is written out; rows that are computed go."""
+  if not isinstance(decorator, ast.Call) or not ast.unparse(decorator.func).endswith("parametrize"):
+    return []
+  columns = [name.strip() for name in str(ast.literal_eval(decorator.args[0])).split(",")]
+  chosen = [i for names in _NAMES for i, column in enumerate(columns) if column in names]
+  if len(chosen) != len(_NAMES):
+    return []
+  rows = []
+  for row in decorator.args[1].elts:
+    try:
+      values = ast.literal_eval(row)
+    except ValueError:
+      continue
+    rows.append([values[i] for i in chosen])
+  return rows
+
+
+def in_box(prediction: str) -> str:
+  r"""`prediction`, or `\boxed{}` of the last formula or number, after "answer is" if it is there."""
+  if _BOX.search(prediction):
+    return prediction
+  cues = _CUE.findall(prediction)
+  text = cues[-1] if cues else prediction
+  found = [(match.end(), _content(match)) for match in _FORMULA.finditer(text)]
+  if not found and not cues and _SHORT.fullmatch(text):
+    return rf"\boxed{{{text}}}"
+  between = _FORMULA.sub(lambda match: "#" * len(match.group()), text)
+  found += [(match.end(), match.group()) for match in _NUMBER.finditer(between)]
+  if found:
+    end, text = max(found)
+    rest = between[end:].strip()
+    text = f"{text} {rest}" if re.fullmatch(r"%|percent|pct", rest) else text
+  return rf"\boxed{{{text.strip()}}}"
+
+
+def _content(formula: re.Match) -> str:
+  return next(group for group in formula.groups() if group)
