@@ -75,8 +75,20 @@ def read_tests(folder: pathlib.Path) -> list[Pair]:
 
 
 def judge_ours(pairs: Sequence[Pair], pool: pools.WorkerPool) -> list[float | None]:
-  return verifiers.verify(
-      [pair.completion for pair in pairs], [pair.gold for pair in pairs], pool=pool)
+  """Scores; 0 also where the gold answer is refused."""
+  taken = [pair for pair in pairs if not _is_refused(pair.gold)]
+  scores = verifiers.verify(
+      [pair.completion for pair in taken], [pair.gold for pair in taken], pool=pool)
+  scores = dict(zip(taken, scores, strict=True))
+  return [scores.get(pair, 0.0) for pair in pairs]
+
+
+def _is_refused(gold: str) -> bool:
+  try:
+    verifiers.verify(["no box"], [gold])
+  except ValueError:
+    return True
+  return False
 
 
 def judge_theirs(pairs: Sequence[Pair], pool: pools.WorkerPool) -> list[float | None]:
