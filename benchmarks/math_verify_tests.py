@@ -48,19 +48,20 @@ def _names(table: str, *rows: int) -> tuple[str, ...]:
 
 
 POLICY = (
-    Rule("the last box counts, in a completion and in a gold answer that is a working", False, (
-        *_names("all.py::test_math_extraction_additional_cases", 27, 28),
-        *_names("boxed.py::test_boxed", 0), *_names("numina_cases.py::test_numina_cases", 12, 13),
-        *_names("open_thoughts.py::test_open_thoughts", 0, 12, 13, 14, 16, 18, 19, 23, 24, 25, 26,
-                27))),
+    Rule("the last box counts; boxes that a comma or \"and\" joins are one answer, others are not",
+         False, (*_names("all.py::test_math_extraction_additional_cases", 17, 27),
+                 *_names("boxed.py::test_boxed", 0),
+                 *_names("open_thoughts.py::test_open_thoughts", 14, 27))),
     Rule("a box that is never closed is none", False,
          _names("numina_cases.py::test_numina_cases", 24)),
     Rule("numbers are equal exactly, not to some places", False,
          _names("all.py::test_complex_math_expressions", 0, 7, 13)),
-    Rule("a gold answer that is a plain number wants a plain number", False,
-         _names("all.py::test_latex_notation", 4)),
-    Rule("a comma is never a decimal point", False,
-         _names("all.py::test_number_extraction", 5, 6, 7, 17)),
+    Rule("a gold answer of plain numbers wants plain numbers: a sum restates the question", False, (
+        *_names("all.py::test_latex_notation", 4), *_names("all.py::test_matrix_extraction", 5, 6))),
+    Rule("a comma in a gold answer is never a decimal point", False,
+         _names("all.py::test_number_extraction", 6, 17)),
+    Rule("contradicts itself: 1/2 = 10/9, 1 = 0", False, (
+        *_names("all.py::test_latex_notation", 9), *_names("all.py::test_relations_math", 21))),
     Rule("the names of variables matter (there an option)", False,
          _names("strict.py::test_strict_variable_comparison", 1)),
     Rule("labelled right by mistake: 1 + 1/e is not 1 - 1/e", False,
