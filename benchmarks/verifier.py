@@ -141,18 +141,24 @@ def render_policy() -> str:
   return "\n".join(lines)
 
 
-def fill(page: str, sections: dict[str, str]) -> str:
-  """`page` with the text between its marks `<!-- NAME: verifier.py -->` and `<!-- end of NAME -->`.
+def section(page: str, name: str) -> str:
+  """The text of `page` between its marks `<!-- NAME: verifier.py -->` and `<!-- end of NAME -->`.
 
   Raises:
     ValueError: a mark is missing.
   """
+  start, end = f"<!-- {name}: verifier.py -->\n", f"\n<!-- end of {name} -->"
+  _, found, after = page.partition(start)
+  if not found or end not in after:
+    raise ValueError(f"{PAGE}: no {start.strip()} with its {end.strip()}")
+  return after[: after.index(end)]
+
+
+def fill(page: str, sections: dict[str, str]) -> str:
+  """`page` with the sections of these names replaced."""
   for name, text in sections.items():
-    start, end = f"<!-- {name}: verifier.py -->\n", f"\n<!-- end of {name} -->"
-    before, found, after = page.partition(start)
-    if not found or end not in after:
-      raise ValueError(f"{PAGE}: no {start.strip()} with its {end.strip()}")
-    page = before + start + text + after[after.index(end) :]
+    start = f"<!-- {name}: verifier.py -->\n"
+    page = page.replace(f"{start}{section(page, name)}\n", f"{start}{text}\n")
   return page
 
 
