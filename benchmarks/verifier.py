@@ -23,7 +23,7 @@ from rlreason.rewards import verifier as verifiers
 FOLDER = pathlib.Path(__file__).parent
 PAIRS = FOLDER / "verifier_pairs.jsonl"
 PAGE = FOLDER.parent / "docs" / "verifier.md"
-TIMEOUT_SECONDS = 20.0  # Math-Verify's own limits are 5 s for each of three steps
+TIMEOUT_SECONDS = 12.0  # Math-Verify's own limits are 5 s a step, and few take long
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,7 @@ class Verdicts(NamedTuple):
   theirs: list[float | None]
 
 
-def read_pairs(path: pathlib.Path = PAIRS) -> list[Pair]:
+def read_pairs(path: pathlib.Path) -> list[Pair]:
   r"""Our own pairs; `answer` is short for a completion that is one box, `\boxed{answer}`."""
   pairs = []
   for line in path.read_text("utf-8").splitlines():
@@ -165,7 +165,7 @@ def fill(page: str, sections: dict[str, str]) -> str:
 def make_sections(tests: pathlib.Path | None) -> dict[str, str]:
   """Name of a section to its text; prints how the verdicts came out."""
   sections = {}
-  for name, pairs in (("own", read_pairs()), ("tests", read_tests(tests) if tests else [])):
+  for name, pairs in (("own", read_pairs(PAIRS)), ("tests", read_tests(tests) if tests else [])):
     if not pairs:
       continue
     verdicts = judge(pairs)

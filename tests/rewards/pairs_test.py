@@ -12,7 +12,7 @@ def test_every_pair_has_its_verdict_but_for_those_that_the_page_lists(monkeypatc
   monkeypatch.syspath_prepend(str(BENCHMARKS))
   import verifier
 
-  pairs = verifier.read_pairs()
+  pairs = verifier.read_pairs(verifier.PAIRS)
   with pools.WorkerPool(2, verifier.TIMEOUT_SECONDS) as pool:
     scores = verifier.judge_ours(pairs, pool)
   known = verifier.section(verifier.PAGE.read_text("utf-8"), "own wrong")
@@ -23,7 +23,7 @@ def test_pairs_are_of_both_kinds_and_none_comes_twice(monkeypatch):
   monkeypatch.syspath_prepend(str(BENCHMARKS))
   import verifier
 
-  pairs = verifier.read_pairs()
+  pairs = verifier.read_pairs(verifier.PAIRS)
   assert len({(pair.form, pair.key) for pair in pairs}) == len(pairs) >= 400
   share = sum(pair.is_right for pair in pairs) / len(pairs)
   assert 0.35 < share < 0.65
