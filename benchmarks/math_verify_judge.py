@@ -1,11 +1,12 @@
-"""Math-Verify as it is usually called, as a reward function for the processes of rewards/pool.py."""
+"""Math-Verify as it is usually called: a reward function for the processes of rewards/pool.py."""
 
 import re
 
 import math_verify
 
 # What its `parse` finds an answer in; a bare gold answer gets a box, as verl and others do.
-_FOUND = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])|(?<!\\)\$|\\\[|\\\(|####|answer is", re.IGNORECASE)
+_FOUND = re.compile(
+    r"\\(?:boxed|fbox)(?![A-Za-z])|(?<!\\)\$|\\\[|\\\(|####|answer is", re.IGNORECASE)
 
 
 def judge(prompts, completions, *, gold):

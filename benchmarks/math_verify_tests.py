@@ -57,7 +57,8 @@ POLICY = (
     Rule("numbers are equal exactly, not to some places", False,
          _names("all.py::test_complex_math_expressions", 0, 7, 13)),
     Rule("a gold answer of plain numbers wants plain numbers: a sum restates the question", False, (
-        *_names("all.py::test_latex_notation", 4), *_names("all.py::test_matrix_extraction", 5, 6))),
+        *_names("all.py::test_latex_notation", 4),
+        *_names("all.py::test_matrix_extraction", 5, 6))),
     Rule("a comma in a gold answer is never a decimal point", False,
          _names("all.py::test_number_extraction", 6, 17)),
     Rule("contradicts itself: 1/2 = 10/9, 1 = 0", False, (
@@ -115,7 +116,7 @@ def _read_table(decorator: ast.expr) -> list[list[Any]]:
 
 
 def in_box(prediction: str) -> str:
-  r"""`prediction`, or `\boxed{}` of the last formula or number, after "answer is" if it is there."""
+  r"""`prediction`, or `\boxed{}` of its last formula or number, or that after "answer is"."""
   if _BOX.search(prediction):
     return prediction
   cues = _CUE.findall(prediction)

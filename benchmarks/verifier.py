@@ -70,7 +70,8 @@ def read_tests(folder: pathlib.Path) -> list[Pair]:
     raise ValueError(f"{folder}: other tests than those of Math-Verify 0.9.0, without {unknown}")
   return [
       Pair(row.name.partition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " "),
-           (row.name,), row.gold, row.completion, row.prediction, policy.get(row.name, row.is_right))
+           (row.name,), row.gold, row.completion, row.prediction,
+           policy.get(row.name, row.is_right))
       for row in rows]
 
 
@@ -107,8 +108,8 @@ def judge(pairs: Sequence[Pair]) -> Verdicts:
 
 def render_table(pairs: Sequence[Pair], verdicts: Verdicts) -> str:
   """False rejects and false accepts of each form, in the order in which forms come."""
-  lines = ["| form | false rejects: ours / Math-Verify's, of n | false accepts: ours / Math-Verify's,"
-           " of n |", "| --- | --- | --- |"]
+  lines = ["| form | false rejects: ours / Math-Verify's, of n "
+           "| false accepts: ours / Math-Verify's, of n |", "| --- | --- | --- |"]
   for form in [*dict.fromkeys(pair.form for pair in pairs), None]:
     chosen = [i for i, pair in enumerate(pairs) if form in (pair.form, None)]
     cells = []

@@ -1,4 +1,4 @@
-"""Pairs of gold answers and completions whose verdict is known, of the forms that data sets have."""
+"""Pairs of gold answers and completions whose verdict is known, by the forms of data sets."""
 
 import pathlib
 
