@@ -23,7 +23,8 @@ from rlreason.rewards import verifier as verifiers
 FOLDER = pathlib.Path(__file__).parent
 PAIRS = FOLDER / "verifier_pairs.jsonl"
 PAGE = FOLDER.parent / "docs" / "verifier.md"
-TIMEOUT_SECONDS = 12.0  # Math-Verify's own limits are 5 s a step, and few take long
+TIMEOUT_SECONDS = 6.0  # of a comparison of ours; most take 0.01 s, those that hang for ever
+_THEIR_SECONDS = 20.0  # Math-Verify has limits of its own, 5 s a step
 
 
 class Pair(NamedTuple):
@@ -102,7 +103,7 @@ def judge_theirs(pairs: Sequence[Pair], pool: pools.WorkerPool) -> list[float | 
 def judge(pairs: Sequence[Pair]) -> Verdicts:
   with pools.WorkerPool(2, TIMEOUT_SECONDS) as pool:
     ours = judge_ours(pairs, pool)
-  with pools.WorkerPool(2, TIMEOUT_SECONDS) as pool:  # apart: ours changes SymPy in its processes
+  with pools.WorkerPool(2, _THEIR_SECONDS) as pool:  # apart: ours changes SymPy in its processes
     return Verdicts(ours, judge_theirs(pairs, pool))
 
 
