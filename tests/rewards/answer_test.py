@@ -131,17 +131,17 @@ def test_any_text_is_handled(text):
 
 @pytest.mark.parametrize("piece", [r"\boxed{", "{", "}", "\\", r"\boxed{}", " "])
 def test_finding_boxes_takes_linear_time(piece):
-  start = time.perf_counter()
+  start = time.thread_time()
   answers.find_boxes(piece * 50_000)
-  assert time.perf_counter() - start < 5
+  assert time.thread_time() - start < 5
 
 
 @pytest.mark.parametrize("piece", ["1,", " ", "1 ", r"\text{", r"\frac", "1,234", r"\text{ a", "}"])
 def test_normalizing_the_longest_answer_is_fast(piece):
   answer = (piece * answers.MAX_ANSWER_CHARACTERS)[: answers.MAX_ANSWER_CHARACTERS]
-  start = time.perf_counter()
+  start = time.thread_time()
   answers.exact_number(answers.normalize(answer))
-  assert time.perf_counter() - start < 1
+  assert time.thread_time() - start < 1
 
 
 @pytest.mark.parametrize("text, number", [
