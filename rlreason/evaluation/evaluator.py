@@ -191,10 +191,13 @@ def make_evaluator(
   """
   grader = _make_grader(config, task.verifier, grading, reading)
   grader.reward(None)  # checks it now
+  is_math = has_math_golds(grader.spec, task.verifier)
   rows = rollout_lib.FittingRows(
       _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
-      verifier_columns(grader.spec, task.verifier), has_math_golds(grader.spec, task.verifier))
+      verifier_columns(grader.spec, task.verifier), is_math)
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
+  if is_math:
+    rollout_lib.report_golds(rows)
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):

@@ -82,9 +82,9 @@ def test_any_text_is_handled(text):
 
 @pytest.mark.parametrize("piece", [r"\boxed{", "{", "}", "\\", r"\boxed{}", " "])
 def test_finding_boxes_takes_linear_time(piece):
-  start = time.perf_counter()
+  start = time.thread_time()
   answers.find_boxes(piece * 50_000)
-  assert time.perf_counter() - start < 5
+  assert time.thread_time() - start < 5
 
 
 @pytest.mark.parametrize("text, number", [
