@@ -144,7 +144,7 @@ def _joined(text: str, last: Box) -> list[Box]:
 
 
 _NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan"))
-_MAX_WORDS = 25  # of a gold answer; one with more is a working
+_MAX_WORDS = 25  # of a gold answer that is made of sentences; one with more is a working
 _STATED = re.compile(
     r"(?:final answer|the answer|answer)(?: is)?(?:\s*[:=])?\s*(?=\S)"
     r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
@@ -174,7 +174,8 @@ def gold_text(gold: Any) -> str:
     found = stated[-1].strip() if stated else text
   if not found or found.casefold().strip(" .") in _NO_GOLDS:
     raise ValueError(f"there is no gold answer in {_shown(text)}")
-  if len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", found)) > _MAX_WORDS:
+  is_prose = re.search(r"[a-z)][.!?](?:\s|$)", found)
+  if is_prose and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", found)) > _MAX_WORDS:
     raise ValueError(
         f"the gold answer is a whole text, {_shown(text)}; allowed: an answer, or a working that "
         "marks it by ####, \\boxed{} or 'the answer is'")

@@ -128,7 +128,12 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
     is_sum = re.fullmatch(r"[a-zA-Z](?:[+-]?[a-zA-Z])+", equation.name)
     if not (is_sum and isinstance(equation.value, Number)):
       return False
-  return recurse(gold.value, answer) if equation is gold else recurse(gold, equation.value)
+  if equation is gold:
+    return recurse(gold.value, answer)
+  # 7+9 = 15 does not say 15.
+  is_true = isinstance(gold, Number) and _all(
+      side == str(gold.value) or judge(side, str(gold.value)) for side in equation.sides)
+  return _all([recurse(gold, equation.value), is_true if isinstance(gold, Number) else True])
 
 
 def _same_name(left: str, right: str) -> bool:

@@ -8,6 +8,7 @@ from rlreason.rewards.reading.quantities import Unit
 from rlreason.rewards.reading.types import Number
 from rlreason.rewards.reading.typesetting import squeeze
 
+_SIGNED = re.compile(r"^([+-]) ?[({] ?([^(){}+-]*(?:\{[^{}]*\}[^(){}+-]*)*) ?[)}]$")  # -(5/6)
 _MONEY = re.compile(r"([+-]?) ?\\(dollar|euro|pounds|yen)(?![A-Za-z]) ?")
 _HEAD = re.compile(
     r"[+-]?(?:[\d.,/ ]|\\frac\{[\d.+-]*\}\{[\d.+-]*\}|\\times|\\cdot|[xeE*](?=[\d ])"
@@ -17,6 +18,7 @@ _HEAD = re.compile(
 def read_number(text: str) -> Number | None:
   """A number with what stands around it: money, a unit, a sign of per cent."""
   sign, unit = "", ()
+  text = _SIGNED.sub(r"\1\2", text)
   money = _MONEY.match(text)
   if money:
     sign, unit = money[1], quantities.read_unit("\\" + money[2])[0]

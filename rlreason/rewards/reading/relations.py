@@ -108,4 +108,6 @@ def read_equation(text: str, read: Reader) -> Reading | None:
   latex = squeeze(text if len(parts) == 2 else f"{first}={parts[-1]}")
   if isinstance(value, Items) and value.kind == "list" and len(parts) == 2:
     return Items("list", tuple(Equation(squeeze(first), item, latex) for item in value.items))
-  return Equation(squeeze(first), value, latex)
+  sides = [language.formula(part) for part in parts[:-1] if re.search(r"\d", part)]
+  sides = tuple(side for side in sides if not re.search(r"(?<!\\)\b[A-Za-z]|_", side))
+  return Equation(squeeze(first), value, latex, sides)

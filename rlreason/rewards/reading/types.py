@@ -29,11 +29,16 @@ class Expression(NamedTuple):
 
 
 class Equation(NamedTuple):
-  """`name = value`, or a chain of equations with its last value; `latex` is all of it."""
+  """`name = value`, or a chain `name = side = value`; `latex` is all of it.
+
+  `sides` are what a chain says of the same value on the way, where that is arithmetic: 4+1 of
+  x = 4+1 = 5.
+  """
 
   name: str
   value: "Reading"
   latex: str
+  sides: tuple[str, ...] = ()
 
 
 class Choice(NamedTuple):
@@ -49,8 +54,8 @@ class Items(NamedTuple):
   Attributes:
     kind: "list" (no brackets, any order), "{}" (any order), "union" (any order), "()", "[]", "(]",
       "[)" (tuples and intervals), "matrix", "vmatrix", "row", "rows" (of a grid), "cases",
-      "mod" (a residue and its modulus), "given" (a formula, and what its letters range over), "chain" with its
-      signs.
+      "mod" (a residue and its modulus), "given" (a formula, and what its letters range over),
+      "chain" with its signs.
     items: the parts; of a matrix its rows.
     name: the variable of an inequality or of `x \\in ...`; empty without one.
   """

@@ -75,7 +75,7 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])|<=|=<", r"\\le "),
     (r"\\(?:geq|geqslant|geqq)(?![A-Za-z])|>=", r"\\ge "),
-    (r"\\neq?(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
+    (r"\\neq?(?![A-Za-z])|(?<![\d)}])!=|\\not\s*=", r"\\ne "),
     (r"\\lt(?![A-Za-z])|&lt;", "<"), (r"\\gt(?![A-Za-z])|&gt;", ">"),
     (r"\\(?:lbrace|lbrack)(?![A-Za-z])", r"\\{"), (r"\\(?:rbrace|rbrack)(?![A-Za-z])", r"\\}"),
     (r"\\(?:varnothing|empty|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
