@@ -264,7 +264,8 @@ def test_options_of_the_trainings_verifier_hold(monkeypatch):
 def test_answers_between_tags_are_found(monkeypatch):
   decode = WordTokenizer.decode
   tags = lambda text: text.replace("\\boxed{", "<answer>").replace(" }", "</answer>")
-  monkeypatch.setattr(WordTokenizer, "decode", lambda self, *args: tags(decode(self, *args)))
+  monkeypatch.setattr(
+      WordTokenizer, "decode", lambda self, *args, **options: tags(decode(self, *args, **options)))
   assert values(evaluate()[0]["toy"])["greedy"] == 0.0
   found = values(evaluate(
       grading=RewardSpec(name="verifier", options={"answer_tags": True}))[0]["toy"])
