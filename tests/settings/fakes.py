@@ -46,7 +46,8 @@ POLICY = {"w": np.zeros(2, np.float32)}
 _same = lambda x, *unused: x
 LAYOUT = Layout(
     num_shards=1, num_replicas=1, takes_plans=True, param_shardings=lambda boxed: None,
-    put_params=_same, put_state=_same, get_state=_same, put_rows=_same, get_rows=_same, compile_sampler=_same,
+    put_params=_same, put_state=_same, get_state=_same, put_rows=_same, get_rows=_same,
+    compile_sampler=_same,
     compile_rows=_same, compile_whole=_same, compile_update=_same)
 
 Trace = collections.defaultdict

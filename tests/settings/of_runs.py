@@ -38,7 +38,7 @@ def looped(recipe, **settings):
 
 
 def loop_of(*names):
-  return lambda recipe: {name: looped(recipe)[name] for name in names}
+  return lambda recipe: {name: looped(recipe).get(name) for name in names}
 
 
 def steps_before_it_gives_up(recipe):

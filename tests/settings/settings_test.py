@@ -203,12 +203,17 @@ def test_kto_through_its_stage():
               fakes.policies, "own_policy", lambda *args, **has: (policy, reference)
           ), mock.patch.object(
               pairs, "pad_batch", lambda *args: drawn.append(pad(*args)) or drawn[-1]):
-    setup = fakes.make_setup(bases.make_recipe(stages=(stage,)))._replace(model=model)
+    layout = fakes.LAYOUT._replace(
+        compile_rows=tiny.fast_jit, compile_whole=tiny.fast_jit,
+        compile_update=lambda update, state: tiny.fast_jit(update))
+    setup = fakes.make_setup(bases.make_recipe(stages=(stage,)))._replace(
+        model=model, layout=layout)
     made = stages_lib.make_stage(setup, stage, None, 0, fakes.POOL, None)
     output = made.step(made.state, 0, made.data, jax.random.key(0))
   batch = jax.tree.map(jnp.asarray, drawn[0])
   assert sorted(batch.is_desirable.tolist()) == [False, False, True, True]
-  now, before = (kto_log_probs(None, params, batch)[0] for params in (policy, reference))
+  log_probs = jax.jit(lambda params: kto_log_probs(None, params, batch)[0])
+  now, before = log_probs(policy), log_probs(reference)
   kl = max(0.0, float(jnp.mean(now[:, 1] - before[:, 1])))  # of completions of other prompts
   gain = 0.5 * (now[:, 0] - before[:, 0] - kl)
   expected = jnp.mean(1 - jax.nn.sigmoid(jnp.where(batch.is_desirable, gain, -gain)))
