@@ -11,7 +11,7 @@ The command line (main.py) calls the same functions. Not here: single formulas (
 steps (`rr.algorithms`) and rewards (`rr.rewards`), which stand on their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from typing import Any
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason import models, sampling, weights
+from rlreason import files, models, sampling, tokenizers, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
@@ -57,7 +57,7 @@ class Policy:
 class Samples:
   """Completions of P prompts, G of each: B = P * G rows, row p * G + g."""
 
-  completions: list[str]  # B texts, special tokens left out
+  completions: list[str]  # B texts, special tokens but tags like <think> left out
   rollout: Rollout  # the arrays behind them (numpy): tokens, masks, log-probs, truncated
 
   @property
@@ -68,7 +68,8 @@ class Samples:
 
 def load(
     path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None,
-    adapters: str | os.PathLike | None = None,
+    adapters: str | os.PathLike | None = None, end_tokens: Sequence[str] = (),
+    chat_options: Mapping[str, Any] | None = None,
 ) -> Policy:
   """Loads a model: its configuration, parameters (a plain nested dict) and tokenizer.
 
@@ -78,12 +79,19 @@ def load(
     dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
+    end_tokens: tokens that end a completion beside those of the files, put first. The one that the
+      chat template closes a turn with is found without it.
+    chat_options: further variables of the chat template, such as {"enable_thinking": False}.
 
   Raises:
-    FileNotFoundError, ValueError: as `weights.load_model` and `weights.load_adapters`.
+    FileNotFoundError, ValueError: as `weights.load_model` and `weights.load_adapters`; or a
+      variable that the template does not read.
   """
+  path, adapters = _local("path", path), _local("adapters", adapters)
   config, params, tokenizer = weights.load_model(
-      weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype)
+      weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype, end_tokens=end_tokens)
+  tokenizer = tokenizers.with_chat_options(tokenizer, chat_options or {})
+  config = models.with_tokens(config, tokenizer.vocab_size)
   if adapters is not None:
     adapted, low_rank = weights.load_adapters(adapters, config)
     params = _merge(adapted, params, low_rank)
@@ -161,12 +169,15 @@ def evaluate(
       {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": evaluation}]}
 
 
-def train(recipe: Any, workdir: str | os.PathLike) -> dict[str, Any]:
+def train(
+    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
   Args:
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
+    allow_changed_inputs: go on also where files that the run reads have changed since it started.
 
   Returns:
     The summary, as in summary.json.
@@ -174,7 +185,7 @@ def train(recipe: Any, workdir: str | os.PathLike) -> dict[str, Any]:
   Raises:
     As `training.loop.train`.
   """
-  return loop.train(_as_recipe(recipe), workdir)
+  return loop.train(_as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs)
 
 
 def convert(
@@ -194,6 +205,7 @@ def convert(
   Raises:
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
+  source, destination = _local("source", source), _local("destination", destination)
   if adapters is None:
     weights.convert(weights.find_model(source), destination, dtype=dtype)
   else:
@@ -202,6 +214,10 @@ def convert(
     policy = load(source, dtype=held, adapters=adapters)
     weights.save_model(
         destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
+
+
+def _local(name: str, path: str | os.PathLike | None) -> str | None:
+  return None if path is None else files.local_path(name, os.fspath(path))
 
 
 def _as_recipe(recipe: Any) -> Recipe:

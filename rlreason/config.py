@@ -8,36 +8,61 @@ Not here: flags and command-line overrides (ml_collections.config_flags) and the
 themselves, which stand beside the code they configure.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
 import importlib.util
 import inspect
 import numbers
+import re
 import os
 import sys
 import types
 import typing
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 import ml_collections
 
+from rlreason import files
+
 T = TypeVar("T")
+# The type of a field that holds a path of this machine, or the name of something else where a path
+# may stand. A `~` is expanded, and an address (gs://) refused.
+Path = typing.NewType("Path", str)
+# What a number is computed with holds: larger ones are infinity there, and smaller ones 0.
+_MAX_INT = 2**31 - 1
+_MAX_FLOAT, _MIN_FLOAT = 3.4028235e38, 1.1754944e-38
 
 
-def build(cls: type[T], mapping: Any, where: str = "config") -> T:
+class AtMost(NamedTuple):
+  """In an annotation, `Annotated[int, AtMost(1024, "...")]`: the largest value, and why."""
+
+  limit: float
+  reason: str
+
+
+Rows = Annotated[int, AtMost(2**20, "rows of a step, which are in memory at once")]
+Examples = Annotated[int, AtMost(2**26, "examples, which are made before the run")]
+Tokens = Annotated[int, AtMost(2**24, "tokens of a row, which are in memory at once")]
+
+
+def build(
+    cls: type[T], mapping: Any, where: str = "config", *, sections: Collection[str] = ()
+) -> T:
   """Builds the dataclass `cls`, and the dataclasses inside it, from a mapping.
 
   Lists become tuples where the field is a tuple, and an int becomes a float where the field is a
   float; nothing else is converted. Of a union of dataclasses the one is taken whose `Literal`
   fields without a default agree with the mapping. Where a field's default is an instance of its
-  dataclass, what the mapping leaves out stays as in that default.
+  dataclass, what the mapping leaves out stays as in that default. Numbers are finite and such as an
+  int32 or float32 holds; an annotation may have a limit beside (`AtMost`).
 
   Args:
     cls: a dataclass whose annotations say what is allowed.
     mapping: a ConfigDict or dict of its fields, or an instance of `cls`, returned as it is.
     where: the path of `mapping`, for messages.
+    sections: other names than those of its fields that stand below `where`, for messages.
 
   Returns:
     An instance of `cls`.
@@ -53,7 +78,7 @@ def build(cls: type[T], mapping: Any, where: str = "config") -> T:
   for name in mapping:
     if name not in fields:
       raise ValueError(_unknown_field(where, str(name), list(fields), cls))
-  hints = typing.get_type_hints(cls)
+  hints = _hints(cls)
   values = {}
   for name, field in fields.items():
     if name in mapping:
@@ -69,7 +94,25 @@ def build(cls: type[T], mapping: Any, where: str = "config") -> T:
   try:
     return cls(**values)
   except ValueError as error:
-    raise ValueError(f"{where}: {error}") from error
+    raise ValueError(at(where, error, (*fields, *sections))) from error
+
+
+@functools.lru_cache(maxsize=None)
+def _hints(cls: type) -> dict[str, Any]:
+  return typing.get_type_hints(cls, include_extras=True)
+
+
+def at(where: str, error: Exception, names: Collection[str]) -> str:
+  """The message of an error, with the whole path of the field that it begins with.
+
+  Args:
+    where: the path of the section that the error is of.
+    error: whose message may begin with the name of a field.
+    names: of the fields in the section.
+  """
+  message = re.sub(r"^options of \w+: (?=\w+: )", "options.", str(error))  # of a slot
+  name = re.match(r"(\w+)(?=[:.,\[]| must )", message)
+  return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 
 
 def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
@@ -102,7 +145,7 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
     ValueError: the file is not Python, has no function `get_config`, or one without a parameter
       where an argument is given.
   """
-  file, colon, argument = path.partition(".py:")
+  file, colon, argument = files.local_path("config", path).partition(".py:")
   file += ".py" if colon else ""
   if not os.path.isfile(file):
     raise FileNotFoundError(
@@ -143,7 +186,7 @@ def _open_dataclasses(config: ml_collections.ConfigDict):
         _open_dataclasses(value)
 
 
-def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
+def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config") -> Any:
   """Turns a config (dataclass, ConfigDict or dict) into plain JSON values.
 
   Tuples become lists and functions `module:name`, so that two configs are equal when their JSON is.
@@ -151,22 +194,25 @@ def to_dict(config: Any, *, keep_functions: bool = False) -> Any:
   Args:
     config: of those, or a value in one.
     keep_functions: leaves functions as they are, for `build`.
+    where: the path of `config`, for messages.
 
   Raises:
     ValueError: a value has no JSON form.
   """
   inner = functools.partial(to_dict, keep_functions=keep_functions)
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
-    return {f.name: inner(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {f.name: inner(getattr(config, f.name), where=f"{where}.{f.name}")
+            for f in dataclasses.fields(config)}
   if _is_mapping(config):
-    return {str(name): inner(config[name]) for name in config}
+    return {str(name): inner(config[name], where=f"{where}.{name}") for name in config}
   if isinstance(config, (list, tuple)):
-    return [inner(value) for value in config]
+    return [inner(value, where=f"{where}[{i}]") for i, value in enumerate(config)]
   if config is None or isinstance(config, (bool, int, float, str)):
     return config
   if callable(config):
     return config if keep_functions else f"{config.__module__}:{config.__qualname__}"
-  raise ValueError(f"a config holds plain values, functions and dataclasses, got {_show(config)}")
+  raise ValueError(
+      f"{where}: got {_show(config)}, allowed: plain values, functions and dataclasses")
 
 
 def with_defaults(record: Any, config: Any) -> Any:
@@ -241,6 +287,22 @@ def differences(old: Any, new: Any, where: str = "config") -> list[str]:
   return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 
+def paths(config: Any, where: str = "config") -> Iterator[tuple[str, str]]:
+  """(field, value) of every field of a dataclass, and of those in it, that is a `Path`."""
+  hints = typing.get_type_hints(type(config))
+  for field in dataclasses.fields(config):
+    value, name = getattr(config, field.name), f"{where}.{field.name}"
+    if isinstance(value, str):
+      if Path in (hints[field.name], *typing.get_args(hints[field.name])):
+        yield name, value
+      continue
+    parts = [(f"{name}[{i}]", part) for i, part in enumerate(value)] if isinstance(
+        value, tuple) else [(name, value)]
+    for name, part in parts:
+      if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        yield from paths(part, name)
+
+
 def _fields_of(instance: Any) -> dict[str, Any]:
   return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance) if f.init}
 
@@ -249,7 +311,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   """Returns `value` as the annotation `hint` allows it, or raises ValueError."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if hint is Any or isinstance(hint, TypeVar) or origin is Callable or hint is Callable:
+    _check_numbers(value, where)
     return value
+  if origin is Annotated:
+    return _convert_annotated(arguments, value, where)
+  if hint is Path:
+    return files.local_path(where, _convert_plain(str, value, where))
   if origin in (Union, types.UnionType):
     return _convert_union(arguments, value, where)
   if origin is Literal:
@@ -273,11 +340,46 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   return _convert_plain(origin or hint, value, where)
 
 
+def _convert_annotated(arguments: tuple, value: Any, where: str) -> Any:
+  hint, *notes = arguments
+  value = _convert(hint, value, where)
+  for note in notes:
+    if isinstance(note, AtMost) and value > note.limit:
+      raise ValueError(
+          f"{where}: got {_show(value)}, allowed: at most {note.limit} ({note.reason})")
+  return value
+
+
+def _check_numbers(value: Any, where: str) -> None:
+  """Refuses what is no number among the options of functions, whose types are not known here."""
+  if _is_mapping(value):
+    for name in value:
+      _check_numbers(value[name], f"{where}.{name}")
+  elif isinstance(value, (list, tuple)):
+    for i, element in enumerate(value):
+      _check_numbers(element, f"{where}[{i}]")
+  elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+    _to_float(value, where)
+
+
+def _to_float(value: numbers.Real, where: str) -> float:
+  """A number as a float that float32 holds."""
+  size = abs(value)
+  if not (size == 0 or _MIN_FLOAT <= size <= _MAX_FLOAT):  # NaN is neither
+    raise ValueError(
+        f"{where}: got {_show(value)}, allowed: a finite number that float32 holds, 0 or "
+        f"{_MIN_FLOAT:.2g} to {_MAX_FLOAT:.2g} in size")
+  return float(value)
+
+
 def _convert_plain(hint: type, value: Any, where: str) -> Any:
   is_bool = isinstance(value, bool)
   if hint is float and isinstance(value, numbers.Real) and not is_bool:
-    return float(value)
+    return _to_float(value, where)
   if hint is int and isinstance(value, numbers.Integral) and not is_bool:
+    if abs(value) > _MAX_INT:
+      raise ValueError(
+          f"{where}: got {_show(value)}, allowed: at most {_MAX_INT} in size, as int32 holds it")
     return int(value)
   if hint not in (int, float) and isinstance(value, hint):
     return value
@@ -310,8 +412,9 @@ def _convert_union(choices: tuple, value: Any, where: str) -> Any:
   for choice in sorted(choices, key=lambda choice: choice is not type(value)):
     try:
       return _convert(choice, value, where)
-    except ValueError:
-      continue
+    except ValueError as error:
+      if str(error) != _wrong_value(choice, value, where):  # of its type, and out of range
+        raise
   raise ValueError(_wrong_value(allowed, value, where))
 
 
@@ -321,7 +424,7 @@ def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
     return classes[0]
   fitting, allowed = [], {}
   for cls in classes:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     literals = {
         field.name: typing.get_args(hints[field.name]) for field in dataclasses.fields(cls)
         if typing.get_origin(hints[field.name]) is Literal and _is_required(field)}
@@ -368,6 +471,10 @@ def _wrong_value(hint: Any, value: Any, where: str, note: str = "") -> str:
 
 
 def _type_name(hint: Any) -> str:
+  if typing.get_origin(hint) is Annotated:
+    return _type_name(typing.get_args(hint)[0])
+  if hint is Path:
+    return "str"
   if typing.get_origin(hint) is Literal:
     return ", ".join(repr(choice) for choice in typing.get_args(hint))
   if typing.get_origin(hint) in (Union, types.UnionType):

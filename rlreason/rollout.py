@@ -13,14 +13,20 @@ import numpy as np
 
 from rlreason import tokenizers
 from rlreason.data import prompts as prompts_lib
-from rlreason.data.sources import BadRows
+from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
-from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
+from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer, verifier
 from rlreason.sampling import SamplingOptions, sample
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
+
+# Of the end of a prompt: a few tags, written out, and the blanks around them.
+_OPENING_TOKENS = 32
+
+
+_MAX_GOLDS = 2_000  # rows whose gold answers are looked at before a run
 
 
 class Scored(NamedTuple):
@@ -75,6 +81,7 @@ class FittingRows:
 
   def __init__(
       self, rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
+      has_math_golds: bool = False,
   ):
     """Encodes every prompt once; a bad row is logged, counted and left out like one too long.
 
@@ -83,6 +90,8 @@ class FittingRows:
       tokenizer: of the policy.
       max_length: tokens.
       columns: that each row must have and fill: those of its verifier.
+      has_math_golds: whether `answer` is read as mathematics; a row without a gold answer (`proof`)
+        is bad.
 
     Raises:
       ValueError: all rows are bad, or no prompt fits.
@@ -94,10 +103,12 @@ class FittingRows:
         missing = sorted(name for name in columns if row.get(name) is None)
         if missing:
           raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
+        if has_math_golds:
+          answer.gold_text(row["answer"])
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
-        bad_rows.add(i, error)
+        bad_rows.add(origin(rows, i), error)
     bad_rows.finish(len(rows))
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
     if self.num_dropped:
@@ -114,6 +125,40 @@ class FittingRows:
 
   def __getitem__(self, index: int) -> Row:
     return self._rows[self._places[index]]
+
+
+def check_fitting(
+    rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
+    has_math_golds: bool = False,
+) -> None:
+  """Raises what `FittingRows` would, and looks no further than to the first row that fits.
+
+  Gold answers that are no mathematics are counted and shown.
+  """
+  if has_math_golds:
+    report_golds(rows)
+  for i in range(len(rows)):
+    try:
+      row = rows[i]
+      is_full = all(row.get(name) is not None for name in columns)
+      if is_full and has_math_golds:
+        answer.gold_text(row["answer"])
+      if is_full and 0 < len(encode_prompt(tokenizer, row)) <= max_length:
+        return
+    except ValueError:
+      continue
+  FittingRows(rows, tokenizer, max_length, columns, has_math_golds)
+
+
+def report_golds(rows: RowSource) -> None:
+  """Logs which of the first gold answers are no mathematics."""
+  golds = {}
+  for i in range(min(len(rows), _MAX_GOLDS)):
+    try:
+      golds[i] = answer.gold_text(rows[i].get("answer"))
+    except ValueError:
+      continue  # a bad row: `FittingRows` says so
+  verifier.report_texts(golds)
 
 
 def make_generator(
@@ -151,9 +196,15 @@ def make_generator(
 
 
 def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
-  """The text of each completion, special tokens left out."""
+  """The text of each completion, special tokens but tags like <think> left out."""
   return [tokenizer.decode(ids[mask].tolist())
           for ids, mask in zip(rollout.completion_tokens, rollout.completion_mask, strict=True)]
+
+
+def _opened(tokenizer: Tokenizer, rollout: Rollout, row: int) -> str:
+  """The tags of reasoning that the prompt of a row ends with."""
+  ids = rollout.prompt_tokens[row][rollout.prompt_mask[row]]
+  return tokenizers.opened(tokenizer.decode(ids[-_OPENING_TOKENS:].tolist(), skip_special=False))
 
 
 def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
@@ -199,8 +250,10 @@ def score(
       reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
   lengths = rollout.completion_mask.sum(axis=1).astype(np.int32)
+  openings = [_opened(tokenizer, rollout, row * group_size) for row in range(len(rows))]
   columns |= {
-      "tokens": lengths.tolist(), "reasoning_tokens": reasoning_lengths,
+      "tokens": lengths.tolist(), "opened": [text for text in openings for _ in range(group_size)],
+      "reasoning_tokens": reasoning_lengths,
       "truncated": rollout.truncated.tolist(),
       "group": [row // group_size for row in range(len(completions))]}
   if model_scores is not None:

@@ -191,3 +191,71 @@ def test_table_of_formulas(formulas, side_by_side, monkeypatch, capsys, answer, 
   printed = capsys.readouterr().out
   assert ended.value.code == code and printed.startswith("peer 1.2\n")
   assert f"| Peer | one(x) | ours | plain {verdict}" in printed
+
+
+@pytest.fixture(name="verifier")
+def _verifier(monkeypatch):
+  monkeypatch.syspath_prepend(str(BENCHMARKS))
+  import verifier
+
+  return verifier
+
+
+THEIR_TESTS = r"""
+@pytest.mark.parametrize("gold,pred,expected", [
+    ("$\\frac{1}{2}$", "The answer is $0.5$. I hope it is.", 1),
+    ("$2$", "1+1", 1),
+    (f"{1+1}", "$2$", 1),
+])
+def test_few(gold, pred, expected):
+  assert compare(gold, pred) == expected
+"""
+
+
+def test_table_of_verdicts(verifier, monkeypatch, tmp_path, capsys):
+  """Of both sides, written into the page, compared with it, and missed where it changed."""
+  tests, pairs, page = tmp_path / "test_a.py", tmp_path / "pairs.jsonl", tmp_path / "page.md"
+  tests.write_text(THEIR_TESTS)
+  rows = [
+      dict(form="sums", gold="2", answer="1+1", is_right=False),
+      dict(form="words", gold="crave", answer="carve", is_right=False),
+      dict(form="words", gold="crave", completion=r"It is \boxed{crave}.", is_right=True),
+      dict(form="words", gold="labelled", answer="wrong", is_right=True)]
+  pairs.write_text("\n".join(map(json.dumps, rows)))
+  rule = verifier.math_verify_tests.Rule("restated", False, ("test_a.py::test_few[1]",))
+  monkeypatch.setattr(verifier.math_verify_tests, "POLICY", (rule,))
+  names = ("own table", "own wrong", "tests table", "tests wrong", "policy")
+  marks = [f"<!-- {name}: verifier.py -->\n\n<!-- end of {name} -->" for name in names]
+  page.write_text("\n\n".join(marks))
+  monkeypatch.setattr(verifier, "PAIRS", pairs)
+  monkeypatch.setattr(verifier, "PAGE", page)
+  command = ["verifier.py", f"--math_verify_tests={tmp_path}"]
+  monkeypatch.setattr("sys.argv", command)
+  verifier.main()
+  filled = page.read_text()
+  assert verifier.section(filled, "own table").splitlines()[2:] == [
+      "| sums |  | 0 / 1 of 1 |", "| words | 1 / 1 of 2 | 0 / 1 of 1 |",
+      "| **all** | 1 / 1 of 2 | 0 / 2 of 2 |"]
+  assert verifier.section(filled, "own wrong") == (
+      '```\n["words", "labelled", "wrong", "rejected"]\n```')
+  assert verifier.section(filled, "tests table").endswith("| few | 0 / 0 of 1 | 0 / 1 of 1 |\n"
+                                                          "| **all** | 0 / 0 of 1 | 0 / 1 of 1 |")
+  assert verifier.section(filled, "tests wrong") == "None."
+  assert "| `test_a.py::test_few[1]` | right | wrong | restated |" in filled
+  pairs.write_text("\n".join(map(json.dumps, rows[:3])))
+  monkeypatch.setattr("sys.argv", ["verifier.py", "--check"])
+  with pytest.raises(SystemExit, match="run without --check"):
+    verifier.main()
+  assert page.read_text() == filled and capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prediction, completion", [
+    (r"so \boxed{3}, the answer is 4", r"so \boxed{3}, the answer is 4"),
+    ("The solution is $x=1$. Or $x=2$.", r"\boxed{x=1}"),
+    ("It fell by 1,000.5 in $n$ years", r"\boxed{n}"),
+    ("It fell by $n$ to 1,000.5", r"\boxed{1,000.5}"),
+    ("$28$ percent", r"\boxed{28 percent}"),
+    (r"\frac{1}{2}", r"\boxed{\frac{1}{2}}"),
+    ("1 000", r"\boxed{1 000}")])
+def test_their_predictions_get_a_box(verifier, prediction, completion):
+  assert verifier.math_verify_tests.in_box(prediction) == completion

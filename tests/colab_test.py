@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import pytest
 
-from tests import compiler
+from tests import compiler, waiting
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -32,7 +32,7 @@ def test_the_quickstart_runs(tmp_path, monkeypatch):
   monkeypatch.setenv("TMPDIR", str(tmp_path))
   notebook = read(ROOT / "colab" / "quickstart.ipynb")
   nbclient.NotebookClient(
-      notebook, timeout=900, kernel_name="python3",
+      notebook, timeout=waiting.PATIENCE, kernel_name="python3",
       resources={"metadata": {"path": str(tmp_path)}}).execute()
   outputs = [output for cell in notebook.cells if cell.cell_type == "code"
              for output in cell.outputs]

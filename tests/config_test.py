@@ -106,7 +106,7 @@ def test_a_union_of_numbers_keeps_the_type_given():
             ["config.optimizer.learning_rate", "'1e-3'", "float"],
         ),
         ({"optimizer": {"learning_rate": True}}, ["True", "float"]),
-        ({"optimizer": {"learning_rate": -1}}, ["config.optimizer: learning_rate must be > 0"]),
+        ({"optimizer": {"learning_rate": -1}}, ["config.optimizer.learning_rate must be > 0"]),
         ({"optimizer": 3}, ["config.optimizer", "3 (int)", "Optimizer"]),
         (
             {"optimizer": {"learning_rate": 1, "schedule": "cosin"}},

@@ -1,9 +1,13 @@
 """Settings of the whole suite, made before any test module imports jax."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import pathlib
 import tempfile
+
+import hypothesis
 
 from tests import compiler
 
@@ -31,16 +35,26 @@ import jax  # pylint: disable=wrong-import-position
 # Silent broadcasting of ranks hides mistakes of masks and shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
+
 _MAPS = pathlib.Path("/proc/self/maps")  # of Linux
 _MOST_MAPS = 30_000  # of the 65,530 that a process may have; each compiled program takes several
-_EVERY = 10  # tests
+_STATM = pathlib.Path("/proc/self/statm")
+_MOST_MEMORY = 1.5 * 2**30  # bytes; a single test adds up to 0.6 GB, and a worker may have 2.5
+_EVERY = 5  # tests
 
 
 def pytest_runtest_teardown(item):
-  """Forgets compiled programs before the process has too many, which aborts the compiler."""
+  """Forgets compiled programs before they fill the memory, or are too many for the compiler."""
   item.session.num_ended = getattr(item.session, "num_ended", 0) + 1
   if item.session.num_ended % _EVERY or not _MAPS.exists():
     return
-  if _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+  memory = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+  if memory > _MOST_MEMORY or _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
     jax.clear_caches()
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
+      ctypes.CDLL(None).malloc_trim(0)  # freed memory stays the process's without

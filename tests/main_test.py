@@ -7,9 +7,7 @@ import pathlib
 import re
 import shlex
 import signal
-import subprocess
 import sys
-import time
 import typing
 
 from absl import flags
@@ -21,6 +19,7 @@ from rlreason import api, main, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import recipe as recipe_lib
+from tests import waiting
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "tiny_experiment.py")
@@ -343,9 +342,8 @@ def test_evaluate_prints_a_table_and_writes_a_summary(capsys, model_folder, tmp_
 
 
 def start(environment, *argv):
-  return subprocess.Popen(
-      [sys.executable, "-m", "rlreason.main", *argv], cwd=ROOT, env=environment, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  return waiting.Running(
+      [sys.executable, "-m", "rlreason.main", *argv], cwd=ROOT, env=environment)
 
 
 def read_metrics(workdir):
@@ -363,24 +361,23 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   devices = ["--config.parallel.cpu_devices=2", "--config.parallel.data=2"]
   command = ["train", f"--config={CONFIG}", f"--workdir={workdir}", *devices]
 
-  process = start(environment, *command)
-  deadline = time.monotonic() + 500
-  while not any(line["stage"] == "rl" for line in read_metrics(workdir)):
-    assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-    time.sleep(0.05)
-  process.send_signal(signal.SIGTERM)
-  _, err = process.communicate()
-  assert process.returncode == main.EXIT_INTERRUPTED, err
+  running = start(environment, *command)
+  running.wait_until(
+      lambda: any(line["stage"] == "rl" for line in read_metrics(workdir)), workdir)
+  running.process.send_signal(signal.SIGTERM)
+  ended = running.finish()
+  err = ended.stderr
+  assert ended.returncode == main.EXIT_INTERRUPTED, ended
   assert err.count("\n") == 1 and f"--workdir={workdir} goes on from there" in err
   done = max(line["step"] for line in read_metrics(workdir))
   assert done < 42
   assert list((tmp_path / "cache" / "rlreason" / "jax").iterdir())
 
-  process = start(environment, *command)
-  out, err = process.communicate()
-  assert process.returncode == 0, err
+  ended = start(environment, *command).finish()
+  out = ended.stdout
+  assert ended.returncode == 0, ended.stderr
   assert f"resuming at step {done}" in out and "evaluating the start" not in out
-  assert not err  # nothing that a user would have to read past
+  assert not ended.stderr  # nothing that a user would have to read past
   steps = [line["step"] for line in read_metrics(workdir) if not line["stage"].startswith("eval")]
   assert steps == list(range(1, 43))  # 2 of SFT and 40 of RL, each once
   summary = json.loads((workdir / "summary.json").read_text())
@@ -400,10 +397,9 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
 
   # The model alone gives what the run measured with it.
   output = tmp_path / "evaluation.json"
-  process = start(environment, "evaluate", f"--config={CONFIG}", f"--model={workdir}/models/rl",
-                  f"--output={output}", *devices)
-  _, err = process.communicate()
-  assert process.returncode == 0, err
+  ended = start(environment, "evaluate", f"--config={CONFIG}", f"--model={workdir}/models/rl",
+                f"--output={output}", *devices).finish()
+  assert ended.returncode == 0, ended.stderr
   (stage,) = json.loads(output.read_text())["stages"]
   assert stage["evaluation"] == summary["stages"][-1]["evaluation"]
 

@@ -151,9 +151,9 @@ def test_what_a_mapping_leaves_out_stays_as_in_the_default():
     build(other={"options": {}})  # there is no default whose function it could be
   with pytest.raises(ValueError, match="config.slot.option: unknown field of Slot, did you mean"):
     build(slot={"option": {}})
-  with pytest.raises(ValueError, match="config.slot: options of scaled: power: got 1.5"):
+  with pytest.raises(ValueError, match="config.slot.options.power: got 1.5, allowed: int"):
     build(slot={"options": {"scale": 1.0, "power": 1.5}})
-  with pytest.raises(ValueError, match="config.slot: function: got 3, allowed: a function"):
+  with pytest.raises(ValueError, match="config.slot.function: got 3, allowed: a function"):
     build(slot={"function": 3})
 
 

@@ -108,10 +108,13 @@ def init_distill_params(
   return {"policy": policy, "frozen": {"kernel": kernel}}
 
 
-def _unembedded(model: ModelConfig, params: Params, hidden) -> losses.Unembedded:
+def _unembedded(
+    model: ModelConfig, params: Params, hidden, num_words: int | None = None
+) -> losses.Unembedded:
   if model.tie_embeddings:
-    return losses.Unembedded(hidden, params["embed"]["embedding"], 0, model.logit_softcap)
-  return losses.Unembedded(hidden, params["lm_head"]["kernel"], 1, model.logit_softcap)
+    return losses.Unembedded(
+        hidden, params["embed"]["embedding"], 0, model.logit_softcap, num_words)
+  return losses.Unembedded(hidden, params["lm_head"]["kernel"], 1, model.logit_softcap, num_words)
 
 
 def _score(spec: _Spec, models, rollout: Rollout, key):
@@ -123,7 +126,8 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
     if not config.top_k:
       return {"hidden": hidden}
     ids, log_probs = losses.top_k_log_probs(
-        _unembedded(spec.teacher, params, hidden), config.top_k, temperature=config.temperature)
+        _unembedded(spec.teacher, params, hidden, spec.model.num_tokens), config.top_k,
+        temperature=config.temperature)
     return {"ids": ids, "log_probs": log_probs}
 
   return rows.in_chunks(score_rows, rollout, config.micro_batch_size)
@@ -147,14 +151,15 @@ def _divergence(spec: _Spec, params: Params, hidden: jax.Array, batch: DistillBa
   """f32[B, T] nats; arbitrary where masked."""
   config, said = spec.config, batch.teacher
   divergence = lambda student, teacher: config.divergence(student=student, teacher=teacher)
-  student = _unembedded(spec.model, params["policy"], hidden)
+  # Both over the words of the student's tokenizer: those beyond it are nothing to either.
+  student = _unembedded(spec.model, params["policy"], hidden, spec.model.num_tokens)
   if config.top_k:
     return losses.top_k_divergence(
         student, said["ids"], said["log_probs"], divergence, others=config.others,
         temperature=config.temperature)
   teacher = losses.Unembedded(
       said["hidden"], params["frozen"]["kernel"], 0 if spec.teacher.tie_embeddings else 1,
-      spec.teacher.logit_softcap)
+      spec.teacher.logit_softcap, spec.model.num_tokens)
   return losses.token_divergence(
       student, teacher, divergence, temperature=config.temperature)
 

@@ -1,24 +1,30 @@
-"""Random-access sources of rows: functions of an index, JSONL and parquet files, tfds, mixtures.
+"""Random-access sources of rows: functions of an index, files and folders, tfds, mixtures.
 
 A row is a dict with a `prompt` (text or chat messages), what is `required` beside it (an `answer`
 for reinforcement learning, a `completion` for supervised learning), and any further columns. Files
 are read and checked once; a bad row is logged with its line, counted, and left out, and only a file
-without any good row is an error. Not here: order, batches and resuming (`data/pipeline.py`).
+without any good row is an error. Not here: kinds of files (`data/files.py`), what columns mean
+(`data/columns.py`), and order, batches and resuming (`data/pipeline.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import json
-import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+import hashlib
 import pathlib
-from typing import Any
+import textwrap
+from typing import Literal
 
 from absl import logging
 import numpy as np
 
+from rlreason.data import columns
+from rlreason.data.columns import make_row
+from rlreason.data.files import find_files, read_rows
 from rlreason.data.tasks.base import Row, RowSource
 
-PROMPT_COLUMNS = ("prompt", "messages", "problem", "question")  # where a prompt is looked for
 MAX_LOGGED = 20  # bad rows logged one by one
+_MAX_REASONS = 3  # told in the line that counts them
+_MAX_REASON = 500  # characters
 
 
 class BadRows(list):
@@ -28,14 +34,15 @@ class BadRows(list):
     super().__init__()
     self._source = source
 
-  def add(self, place: int, error: ValueError):
+  def add(self, place: int | str, error: ValueError):
     """Notes a row that cannot be used."""
-    self.append((place, str(error)))
+    reason = textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")  # and on one line
+    self.append((place, reason))
     if len(self) <= MAX_LOGGED:
-      logging.warning("%s:%d: row left out: %s", self._source, place, error)
+      logging.warning("%s:%s: row left out: %s", self._source, place, reason)
 
   def finish(self, total: int):
-    """Logs how many of `total` rows are left out.
+    """Logs how many of `total` rows are left out, and the most frequent reasons.
 
     Raises:
       ValueError: all of them are.
@@ -44,17 +51,30 @@ class BadRows(list):
       first = "row {}: {}".format(*self[0]) if self else "there are no rows"
       raise ValueError(f"{self._source}: no usable row among {total}; {first}")
     if self:
-      logging.warning("%s: %d of %d rows left out", self._source, len(self), total)
+      reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
+      told = [f"{count} x {reason}" for reason, count in reasons]
+      others = len(self) - sum(count for _, count in reasons)
+      logging.warning("%s: %d of %d rows left out: %s", self._source, len(self), total,
+                      "; ".join(told + [f"{others} for other reasons"] * (others > 0)))
+
+
+def origin(rows: RowSource, index: int) -> int | str:
+  """Where a row is from, for messages: its file and line where the source knows them."""
+  return rows.origin(index) if hasattr(rows, "origin") else index
 
 
 class FunctionRows:
-  """`size` rows, row i being `function(i)`; the function must depend on i alone."""
+  """`size` rows, row i being `function(i)`; the function must depend on i alone.
 
-  def __init__(self, function: Callable[[int], Row], size: int):
+  `rows` are those that row i is made of the i-th of, if there are such.
+  """
+
+  def __init__(self, function: Callable[[int], Row], size: int, rows: RowSource | None = None):
     if size < 1:
       raise ValueError(f"size must be at least 1. Got: {size}")
     self._function = function
     self._size = size
+    self._rows = rows
 
   def __len__(self) -> int:
     return self._size
@@ -64,12 +84,17 @@ class FunctionRows:
       raise IndexError(f"index must be in 0..{self._size - 1}. Got: {index}")
     return self._function(int(index))
 
+  def origin(self, index: int) -> int | str:
+    """Where the row is from that a row is made of."""
+    return index if self._rows is None else origin(self._rows, index)
+
 
 class FileRows:
-  """The good rows of a `.jsonl` or `.parquet` file, held in memory.
+  """The good rows of a file or of several, held in memory.
 
   Attributes:
-    bad_rows: (line, reason) of each row left out; lines of parquet files are row numbers from 1.
+    bad_rows: (place, reason) of each row left out: the line, or in files without lines the number
+      of the row from 1; after the name of the file where there are several.
   """
 
   def __init__(
@@ -77,44 +102,53 @@ class FileRows:
       path: str | pathlib.Path,
       fields: Mapping[str, str] | None = None,
       required: Sequence[str] = ("prompt", "answer"),
+      questions: Literal["text", "chat"] = "text",
   ):
-    """Reads and checks a file.
+    """Reads and checks the files.
 
     Args:
-      path: a file whose name ends in `.jsonl` or `.parquet`.
-      fields: column of a row -> column of the file, such as {"answer": "final_answer"}. A prompt
-        is also found under `messages`, `problem` or `question`; other columns keep their names.
-      required: columns each row must have. With "completion" among them, chat messages that end
-        in an assistant's turn are split into prompt and completion.
+      path: a file of one of `files.KINDS`, with `.gz` or without; a folder of such files, or one
+        that `datasets` saved; or a pattern, such as `data/train-*.parquet`.
+      fields: column of a row -> column of the file or path inside one, such as {"answer":
+        "reward_model.ground_truth"}. What it does not name is looked for (`data/columns.py`); other
+        columns keep their names.
+      required: columns each row must have.
+      questions: "chat": those whose completion is not called so either are a user's turn.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the kind of file is unknown, or no row is good.
+      ValueError: the kind of a file is unknown, or no row is good.
     """
-    path = pathlib.Path(path)
-    if path.suffix not in _READERS:
-      raise ValueError(f"{path}: the name must end in one of {sorted(_READERS)}.")
-    if not path.is_file():
-      raise FileNotFoundError(f"{path}: no such file.")
+    path = pathlib.Path(path).expanduser()
+    files, notes = find_files(path), Counter()
     self.bad_rows = BadRows(str(path))
-    self._rows = []
-    for line, raw in _READERS[path.suffix](path):
-      try:
-        if isinstance(raw, ValueError):
-          raise raw
-        self._rows.append(make_row(raw, fields, required))
-      except ValueError as error:
-        self.bad_rows.add(line, error)
+    self._rows, self._origins = [], []
+    for file in files:
+      name = file.relative_to(path) if path.is_dir() else file.name
+      for line, raw in read_rows(file):
+        try:
+          if isinstance(raw, ValueError):
+            raise raw
+          self._rows.append(make_row(raw, fields, required, questions, notes))
+          self._origins.append((file, line))
+        except ValueError as error:
+          self.bad_rows.add(line if files == [path] else f"{name}:{line}", error)
     self.bad_rows.finish(len(self.bad_rows) + len(self._rows))
+    _log_notes(str(path), notes)
     # Reward functions take columns of the whole batch: every row gets every column.
-    columns = {name: None for row in self._rows for name in row}
-    self._rows = [{**columns, **row} for row in self._rows]
+    names = {name: None for row in self._rows for name in row}
+    self._rows = [{**names, **row} for row in self._rows]
 
   def __len__(self) -> int:
     return len(self._rows)
 
   def __getitem__(self, index: int) -> Row:
     return self._rows[index]
+
+  def origin(self, index: int) -> str:
+    """The file and the line of a row."""
+    file, line = self._origins[index]
+    return f"{file}:{line}"
 
 
 class TfdsRows:
@@ -162,19 +196,21 @@ class TfdsRows:
     self._required = required
     if not len(self._source):
       raise ValueError(f"tensorflow-datasets: {name!r} split {split!r} is empty.")
-    self._check_some()
+    self._check_some(name, split)
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Row:
-    return make_row(_to_python(self._source[int(index)]), self._fields, self._required)
+    return make_row(self._source[int(index)], self._fields, self._required)
 
-  def _check_some(self):
+  def _check_some(self, name: str, split: str):
     """Raises what is wrong with the columns before a run starts; one bad row is no reason."""
     for index in range(min(MAX_LOGGED, len(self))):
+      notes = Counter()
       try:
-        return self[index]
+        make_row(self._source[index], self._fields, self._required, notes=notes)
+        return _log_notes(f"tensorflow-datasets {name!r} {split!r}, row {index}", notes)
       except ValueError as error:
         problem = error
     raise problem
@@ -230,6 +266,16 @@ class MixedRows:
     return {**row, "task_name": self._names[which]}
 
 
+def _log_notes(source: str, notes: Counter[str]):
+  """One line on where columns were found, and one on prompts that were cut."""
+  cut = notes.pop(columns.CUT, 0)
+  if notes:
+    logging.info("%s: %s", source, "; ".join(
+        f"{note} ({count})" for note, count in notes.items()))
+  if cut:
+    logging.warning("%s: %d rows: %s", source, cut, columns.CUT)
+
+
 def lay_out_mixture(shares: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
   """Which source each row of an even mixture is of, and which row of that source.
 
@@ -249,115 +295,28 @@ def lay_out_mixture(shares: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
   return which[order], place[order]
 
 
-def make_row(raw: Any, fields: Mapping[str, str] | None, required: Sequence[str]) -> Row:
-  """Checks one raw row and gives its columns the names of a task row.
+def digest(path: str | pathlib.Path) -> str:
+  """SHA-256, in hexadecimal, of what a file holds, or of the names and contents in a folder.
+
+  A folder's is the same wherever it lies; what is hidden (a name with a dot before it) is no part
+  of it, and links to files are followed, as caches have them.
 
   Raises:
-    ValueError: says what is wrong with the row.
+    FileNotFoundError: there is neither a file nor a folder.
   """
-  if not isinstance(raw, Mapping):
-    raise ValueError(f"a row must be an object. Got: {type(raw).__name__}")
-  row = dict(raw)
-  fields = dict(fields or {})
-  if "prompt" not in fields:
-    fields["prompt"] = next((name for name in PROMPT_COLUMNS if name in raw), "prompt")
-  for name, column in fields.items():
-    if column not in raw:
-      raise ValueError(f"there is no column {column!r} for {name!r}")
-  for column in fields.values():
-    row.pop(column, None)
-  row.update({name: raw[column] for name, column in fields.items()})
-  if "completion" in required and "completion" not in row:
-    row["prompt"], row["completion"] = _split_messages(row["prompt"])
-  for name in required:
-    if name not in row:
-      raise ValueError(f"there is no column {name!r}")
-    row[name] = _check_prompt(row[name]) if name == "prompt" else _check_text(row[name], name)
-  return row
+  path = pathlib.Path(path).expanduser()
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: no such file or folder.")
+  if not path.is_dir():
+    return _file_digest(path).hex()
+  names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+  total = hashlib.sha256()
+  for name in names:
+    if not any(part.startswith(".") for part in name.split("/")):
+      total.update(name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(path / name))
+  return total.hexdigest()
 
 
-def _check_prompt(value: Any) -> str | list[dict[str, str]]:
-  if not isinstance(value, list):
-    return _check_text(value, "prompt")
-  if not value:
-    raise ValueError("the list of messages is empty")
-  for message in value:
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-      raise ValueError("a message must have a role and a content")
-    _check_text(message["role"], "role")
-    _check_text(message["content"], "content")
-  return value
-
-
-def _check_text(value: Any, name: str) -> str:
-  """Text as it is; a finite number as text."""
-  if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-    value = str(value)
-  if not isinstance(value, str):
-    shown = value if isinstance(value, (int, float, type(None))) else type(value).__name__
-    raise ValueError(f"{name} must be text or a finite number. Got: {shown}")
-  if not value.strip():
-    raise ValueError(f"{name} is empty")
-  try:
-    value.encode("utf-8")
-  except UnicodeEncodeError as error:
-    raise ValueError(f"{name} is not valid Unicode: {error}") from error
-  return value
-
-
-def _split_messages(messages: Any) -> tuple[list, str]:
-  if not isinstance(messages, list) or len(messages) < 2 or not isinstance(messages[-1], Mapping):
-    raise ValueError("there is no column 'completion' and no chat messages to take it from")
-  if messages[-1].get("role") != "assistant":
-    raise ValueError("the last message must be the assistant's")
-  return messages[:-1], messages[-1].get("content")
-
-
-def _read_jsonl(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
-  """Yields (line, value or the ValueError that the line is); blank lines are passed over."""
+def _file_digest(path: pathlib.Path) -> bytes:
   with path.open("rb") as file:
-    for number, line in enumerate(file, 1):
-      line = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
-      if not line:
-        continue
-      try:
-        yield number, json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-      except ValueError as error:  # of the encoding, of JSON, and of absurdly long integers
-        yield number, ValueError(str(error))
-      except RecursionError:
-        yield number, ValueError("nested too deeply")
-
-
-def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
-  import pyarrow  # comes with tensorflow-datasets; only this format needs it
-  from pyarrow import parquet
-
-  try:
-    with parquet.ParquetFile(path) as file:
-      number = 0
-      for batch in file.iter_batches():
-        for row in batch.to_pylist():
-          number += 1
-          yield number, row
-  except (pyarrow.ArrowException, OSError) as error:
-    raise ValueError(f"{path}: not a readable parquet file: {error}") from error
-
-
-_READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _refuse_constant(name: str):
-  raise ValueError(f"{name} is not JSON")
-
-
-def _to_python(value: Any) -> Any:
-  """Arrays and bytes of tfds as plain Python values."""
-  if isinstance(value, Mapping):
-    return {name: _to_python(part) for name, part in value.items()}
-  if isinstance(value, bytes):
-    return value.decode("utf-8")
-  if isinstance(value, np.generic):
-    return _to_python(value.item())
-  if isinstance(value, np.ndarray):
-    return [_to_python(part) for part in value]
-  return value
+    return hashlib.file_digest(file, "sha256").digest()

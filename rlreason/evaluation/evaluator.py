@@ -11,7 +11,7 @@ import numpy as np
 
 from rlreason import forcing as forcing_lib
 from rlreason import rollout as rollout_lib
-from rlreason.config import check_unread
+from rlreason.config import Examples, Rows, Tokens, check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -19,7 +19,8 @@ from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, verifier, verifier_columns)
+    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, reading,
+    verifier, verifier_columns)
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -28,16 +29,14 @@ from rlreason.types import Key, Params, Rollout
 def vote_answer(
     text: str, which_box: answer.WhichBox = "last", answer_tags: bool = False
 ) -> Hashable | None:
-  """What a completion votes for: the value of its boxed answer, or its normalised text.
+  """What a completion votes for: the value of its boxed answer, or what else it says.
 
   None, no vote, without an answer and for one too long to be right.
   """
   found = answer.extract_answer(text, which_box=which_box, answer_tags=answer_tags)
   if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
     return None
-  found = answer.normalize(found)
-  number = answer.exact_number(found)
-  return found if number is None else number  # 0.5 and 1/2 are one answer
+  return reading.vote(reading.read(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +53,10 @@ class EvaluationConfig:
   """What is measured, between stages and at the end."""
 
   split: str = "test"  # of the task: validation while settings are chosen, test for a result
-  num_problems: int = 500  # the first of the split
-  batch_size: int = 100  # problems sampled at once
-  max_new_tokens: int = 256
-  num_samples: int = 8  # k of pass@k and maj@k; 0 = greedy only
+  num_problems: Examples = 500  # the first of the split
+  batch_size: Rows = 100  # problems sampled at once
+  max_new_tokens: Tokens = 256
+  num_samples: Rows = 8  # k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
   # The answer of a completion with several boxes, and other options of the verifier. What is not
@@ -73,7 +72,7 @@ class EvaluationConfig:
   # Budget forcing (`forcing.py`): a completion that `max_new_tokens` cut off goes on after the text
   # `forced_answer`, and one that ended before after `wait`, in the place of its end token.
   forced_answer: str = ""  # empty: off
-  answer_tokens: int = 16  # that may follow it
+  answer_tokens: Tokens = 16  # that may follow it
   wait: str = ""
   num_waits: int = 0  # times at most, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
@@ -192,10 +191,13 @@ def make_evaluator(
   """
   grader = _make_grader(config, task.verifier, grading, reading)
   grader.reward(None)  # checks it now
+  is_math = has_math_golds(grader.spec, task.verifier)
   rows = rollout_lib.FittingRows(
       _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
-      verifier_columns(grader.spec, task.verifier))
+      verifier_columns(grader.spec, task.verifier), is_math)
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
+  if is_math:
+    rollout_lib.report_golds(rows)
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
@@ -229,7 +231,7 @@ def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
   if not suffix:
     return rows
   change = lambda row: row | {"prompt": add_to_prompt(row["prompt"], suffix), "prompt_ids": None}
-  return sources.FunctionRows(lambda i: change(rows[i]), len(rows))
+  return sources.FunctionRows(lambda i: change(rows[i]), len(rows), rows)
 
 
 def _score(
@@ -364,7 +366,7 @@ def _unboxed_accuracy(rows, solutions: list[_Solution], grader: _Grader) -> metr
     has_answer = grader.find(solution.text) is not None
     number = None if has_answer else answer.last_number(solution.text)
     if number is not None:
-      verdicts[place] = verifier.match_text(verifier.gold_text(row["answer"]), number)
+      verdicts[place] = verifier.match_text(answer.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 

@@ -10,7 +10,7 @@ from rlreason.losses.distill import (
     top_k_log_probs, with_others)
 from rlreason.losses.entropy import active_entropy_coef, adapt_entropy_coef
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate
-from rlreason.losses.logprobs import cap, from_logits, log1mexp, token_log_probs
+from rlreason.losses.logprobs import cap, from_logits, hide_words, log1mexp, token_log_probs
 from rlreason.losses.policy import (
     cispo, clipped_surrogate, decoupled_surrogate, gspo, gspo_token, reinforce)
 from rlreason.losses.preference import dpo, ipo, kto, kto_baseline, orpo, simpo

@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlreason.losses.logprobs import CHUNK_ELEMENTS, cap, log1mexp
+from rlreason.losses.logprobs import CHUNK_ELEMENTS, cap, hide_words, log1mexp
 
 Others = Literal["bucket", "renormalize"]
 
@@ -113,6 +113,7 @@ class Unembedded(NamedTuple):
   kernel: jax.Array  # [D, V], or [V, D] with `vocab_axis=0`
   vocab_axis: int = 1
   softcap: float | None = None  # logits x become softcap * tanh(x / softcap)
+  num_words: int | None = None  # words from here on have probability 0; None: there are none
 
 
 def token_divergence(
@@ -186,7 +187,8 @@ def _log_probs(model: Unembedded, rows, kernel, temperature):
   equation = "rd,vd->rv" if model.vocab_axis == 0 else "rd,dv->rv"
   logits = jnp.einsum(
       equation, rows, kernel.astype(rows.dtype), preferred_element_type=jnp.float32)
-  return jax.nn.log_softmax(cap(logits, model.softcap) / temperature)
+  logits = cap(logits, model.softcap) / temperature
+  return jax.nn.log_softmax(hide_words(logits, model.num_words))
 
 
 def _in_blocks(of_block, model: Unembedded, arrays, chunk_elements):

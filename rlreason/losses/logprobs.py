@@ -25,6 +25,17 @@ def cap(x: jax.Array, limit: float | None) -> jax.Array:
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
+# Half of the lowest number, for logits of words that there are not: a difference to it is finite.
+_NO_LOGIT = float(jnp.finfo(jnp.float32).min) / 2
+
+
+def hide_words(logits: jax.Array, num_words: int | None) -> jax.Array:
+  """Logits f32[..., V] with those from `num_words` on of probability 0; None: unchanged."""
+  if num_words is None:
+    return logits
+  return jnp.where(jnp.arange(logits.shape[-1]) < num_words, logits, _NO_LOGIT)
+
+
 # Nearer to 0 than this a log-probability is 0: 1 - p is all rounding in f32.
 _NEAREST = 1e-6
 
@@ -88,7 +99,8 @@ def _join_parts(largest, total, weighted, chosen):
 
 def token_log_probs(
     hidden: jax.Array, kernel: jax.Array, targets: jax.Array, *, temperature: float = 1.0,
-    softcap: float | None = None, vocab_axis: int = 1, chunk_elements: int = CHUNK_ELEMENTS,
+    softcap: float | None = None, vocab_axis: int = 1, num_words: int | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[jax.Array, jax.Array]:
   """log p(target) under softmax(hidden @ kernel / temperature), and that distribution's entropy.
 
@@ -102,6 +114,7 @@ def token_log_probs(
     temperature: 0 or more.
     softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: they stay.
     vocab_axis: that of the kernel.
+    num_words: words of the kernel from here on have probability 0 and no gradient; None: none.
     chunk_elements: logits alive at once, or one per row of the batch if that is more.
 
   Returns:
@@ -115,7 +128,8 @@ def token_log_probs(
     equation = f"rd,{_KERNEL_AXES[vocab_axis]}->rc"
     logits = _scaled(_product(equation, rows, kernel.astype(rows.dtype)), scale, softcap)
     return jax.tree.map(
-        lambda x: x.reshape(targets.shape), from_logits(logits, targets.reshape(-1)))
+        lambda x: x.reshape(targets.shape),
+        from_logits(hide_words(logits, num_words), targets.reshape(-1)))
 
   # About as many tokens as words: each chunk of words adds to the tokens' gradient, and each block
   # of tokens to the kernel's.
@@ -128,7 +142,8 @@ def token_log_probs(
   words = min(max(1, chunk_elements // (batch * columns * shards)), vocabulary // shards)
   chunks = -(-vocabulary // (shards * words))
   plan = _Plan(
-      scale, softcap, vocab_axis, shards, chunks, -(-vocabulary // (shards * chunks)))
+      scale, softcap, vocab_axis, shards, chunks, -(-vocabulary // (shards * chunks)),
+      vocabulary if num_words is None else num_words)
 
   def to_blocks(x):
     x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
@@ -151,6 +166,7 @@ class _Plan(NamedTuple):
   shards: int  # devices that split the vocabulary: every chunk takes its words from each of them
   chunks: int
   words: int  # of one chunk, per shard
+  num_words: int  # those from here on are not looked at
 
 
 _KERNEL_AXES = ("cd", "dc")  # by vocab_axis: c for the words of a chunk, d for the width
@@ -170,13 +186,13 @@ def _take_chunk(plan, kernel, index):
   """The kernel of a chunk, its words i32[C], and where it starts in every shard.
 
   The last chunk overlaps the one before where the chunks do not divide the vocabulary. The words
-  that both hold are -1 in it.
+  that both hold are -1 in it, and so are those that are not to be looked at.
   """
   share = kernel.shape[plan.vocab_axis] // plan.shards
   start = jnp.minimum(index * plan.words, share - plan.words)
   place = start + jnp.arange(plan.words)
   words = jnp.arange(plan.shards)[:, None] * share + place[None]
-  words = jnp.where((place >= index * plan.words)[None], words, -1)
+  words = jnp.where((place >= index * plan.words)[None] & (words < plan.num_words), words, -1)
   part = jax.lax.dynamic_slice_in_dim(
       _by_shard(plan, kernel), start, plan.words, axis=plan.vocab_axis + 1)
   width = kernel.shape[1 - plan.vocab_axis]
@@ -205,8 +221,7 @@ def _forward(plan, rows, kernel, targets):
     def of_chunk(index):
       part, words, _ = _take_chunk(plan, kernel, index)
       logits = _scaled(_product(to_logits, rows, part.astype(rows.dtype)), plan.scale, plan.softcap)
-      # Half of the lowest number: a difference to it is finite.
-      logits = jnp.where((words >= 0)[None], logits, jnp.finfo(jnp.float32).min / 2)
+      logits = jnp.where((words >= 0)[None], logits, _NO_LOGIT)
       return _softmax_parts(logits, words, targets)
 
     return _join_parts(*jax.lax.map(of_chunk, jnp.arange(plan.chunks)))

@@ -4,7 +4,7 @@ from rlreason.models.cache import (
     LayerCache, grow as grow_cache, init as init_caches, keep_rows, take_rows)
 from rlreason.models.config import (
     DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, LoRAConfig, ModelConfig,
-    YarnRopeScaling)
+    YarnRopeScaling, with_tokens)
 from rlreason.models.groups import forward_groups, group_features, pack, unpack
 from rlreason.models.heads import (
     apply_value_head, init_reward_head, init_value_head, reward_of_rows)

@@ -9,11 +9,21 @@ Remat = Literal["none", "full", "dots"]
 AttentionChoice = Literal["auto", "xla", "cudnn", "flash"]
 
 
+def _check_above(lowest: float, scaling: "RopeScaling", *names: str) -> None:
+  for name in names:
+    if not getattr(scaling, name) > lowest:
+      raise ValueError(f"rope_scaling {name}: got {getattr(scaling, name)}, allowed: above "
+                       f"{lowest}")
+
+
 @dataclasses.dataclass(frozen=True)
 class LinearRopeScaling:
   """Every frequency divided by `factor` (position interpolation, Chen et al. 2023)."""
 
   factor: float
+
+  def __post_init__(self):
+    _check_above(0, self, "factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +37,9 @@ class DynamicRopeScaling:
   factor: float
   original_max_positions: int  # tokens
 
+  def __post_init__(self):
+    _check_above(0, self, "factor", "original_max_positions")
+
 
 @dataclasses.dataclass(frozen=True)
 class Llama3RopeScaling:
@@ -36,6 +49,10 @@ class Llama3RopeScaling:
   low_freq_factor: float
   high_freq_factor: float
   original_max_positions: int  # tokens
+
+  def __post_init__(self):
+    _check_above(0, self, "factor", "low_freq_factor", "original_max_positions")
+    _check_above(self.low_freq_factor, self, "high_freq_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +65,9 @@ class YarnRopeScaling:
   beta_fast: float = 32.0  # turns over the original length above which a pair is left alone
   beta_slow: float = 1.0  # turns below which it is interpolated
   truncate: bool = True  # whether the two bounds are rounded to whole pairs
+
+  def __post_init__(self):
+    _check_above(0, self, "factor", "original_max_positions", "beta_fast", "beta_slow")
 
 
 RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnRopeScaling
@@ -98,7 +118,7 @@ class ModelConfig:
   Hashable, so that it can be a static argument of `jax.jit`. The defaults are Llama's.
   """
 
-  vocab_size: int
+  vocab_size: int  # V, rows of the embedding
   width: int  # D
   num_layers: int  # N
   num_heads: int  # H
@@ -135,6 +155,9 @@ class ModelConfig:
   # How the attention of whole rows is computed: see `attention.resolve`.
   attention: AttentionChoice = "auto"
   lora: LoRAConfig | None = None  # of the adapters in the parameters, if there are any
+  # Tokens there are: ids from here on only fill the embedding to a round size, and have probability
+  # 0 in sampling and training. None: all of vocab_size. See `with_tokens`.
+  num_tokens: int | None = None
 
   def __post_init__(self):
     for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "mlp_width",
@@ -145,8 +168,15 @@ class ModelConfig:
       raise ValueError(
           f"num_kv_heads: got {self.num_kv_heads}, allowed: a divisor of "
           f"num_heads={self.num_heads}")
+    if self.num_tokens is not None and not 1 <= self.num_tokens <= self.vocab_size:
+      raise ValueError(
+          f"num_tokens: got {self.num_tokens}, allowed: 1 to vocab_size={self.vocab_size}, or None")
     if self.head_dim < 2 or self.head_dim % 2:
       raise ValueError(f"head_dim: got {self.head_dim}, allowed: even and 2 or more")
+    if isinstance(self.rope_scaling, (DynamicRopeScaling, YarnRopeScaling)) and not (
+        self.rope_theta > 1 and self.head_dim > 2):
+      raise ValueError(f"rope_theta, head_dim: got {self.rope_theta}, {self.head_dim}, allowed with "
+                       "a scaling that depends on them: above 1, above 2")
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: float32, bfloat16")
@@ -195,3 +225,8 @@ class ModelConfig:
   def kinds(self) -> tuple[LayerKind, ...]:
     """The different kinds of layers, each once."""
     return tuple(dict.fromkeys(self.layer_kinds))
+
+
+def with_tokens(config: ModelConfig, count: int) -> ModelConfig:
+  """The model as it is with a tokenizer of so many tokens, which may be fewer than its rows."""
+  return dataclasses.replace(config, num_tokens=count if count < config.vocab_size else None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlreason.models import rope_fields
 from rlreason.models.config import ModelConfig
-from rlreason.models.fields import check_kinds, choose, required, show
+from rlreason.models.fields import check_kinds, choose, required, short, show
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -86,13 +86,18 @@ _NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll")
 
 # Fields no family has any other value of.
 _ALWAYS_FIXED = {"partial_rotary_factor": (1.0,), "quantization_config": (None,)}
+# They may be written as whole numbers, which need not fit those of the device.
+_FLOATS = ("rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping",
+           "router_aux_loss_coef")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _KINDS = {
     **dict.fromkeys(
         ("vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size",
          "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-         "max_position_embeddings", "sliding_window", "sliding_window_pattern", "max_window_layers",
-         "num_experts", "num_experts_per_tok", "no_rope_layer_interval"), "whole number"),
+         "max_position_embeddings", "sliding_window", "max_window_layers", "num_experts",
+         "num_experts_per_tok"), "whole number"),
+    **dict.fromkeys(
+        ("sliding_window_pattern", "no_rope_layer_interval"), "whole number above 0"),
     **dict.fromkeys(
         ("rms_norm_eps", "rope_theta", "rope_local_base_freq", "query_pre_attn_scalar",
          "attn_logit_softcapping", "final_logit_softcapping"), "positive number"),
@@ -120,9 +125,10 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   fields = {**family.defaults, **{_OTHER_NAMES.get(key, key): value for key, value in fields.items()
                                   if value is not None or key in _MAY_BE_NONE}}
   check_kinds(fields, _KINDS)
+  fields |= {key: float(fields[key]) for key in _FLOATS if fields.get(key) is not None}
   for key, allowed in (_ALWAYS_FIXED | dict(family.fixed)).items():
     if fields.get(key, allowed[0]) not in allowed:
-      raise ValueError(f"config.json {key}: got {fields[key]!r}, allowed: {show(allowed)}")
+      raise ValueError(f"config.json {key}: got {short(fields[key])}, allowed: {show(allowed)}")
   heads, width = required(fields, "num_attention_heads"), required(fields, "hidden_size")
   # A norm over each head goes with head sizes that do not follow from the width.
   head_dim = required(fields, "head_dim") if "qk_norm" in family.features else (

@@ -70,6 +70,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
   need = lambda field: required(metadata, f"{name}.{field}", "GGUF")
   get = lambda field, default=None: metadata.get(f"{name}.{field}", default)
   heads, width, layers = need("attention.head_count"), need("embedding_length"), need("block_count")
+  _check_layers(f"{name}.block_count", layers, len(tensor_names))
   head_dim = get("attention.key_length", width // max(1, heads))
   if get("rope.dimension_count", head_dim) != head_dim:
     raise ValueError(f"GGUF {name}.rope.dimension_count: got {get('rope.dimension_count')}, "
@@ -87,8 +88,7 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
   if name == "gemma3":
     own = dict(local_rope_theta=rope.local_theta or _GEMMA3_LOCAL_THETA)
   if name == "smollm3":
-    rotates = tuple((i + 1) % _SMOLLM3_ROPE_INTERVAL != 0 for i in range(layers))
-    own = dict(rope_layers=() if all(rotates) else rotates)
+    own = dict(rope_layers=_some_of(layers, _SMOLLM3_ROPE_INTERVAL))
   if architecture.layers_scaled_by_width == layers:
     own["score_width"] = width // heads
   return ModelConfig(
@@ -111,8 +111,19 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
   )
 
 
+def _check_layers(field: str, layers: int, num_tensors: int):
+  """Before anything is done for each layer: a file can say a million and hold none."""
+  if layers > num_tensors:
+    raise ValueError(f"GGUF {field}: got {layers}, but the file has {num_tensors} tensors")
+
+
 def _windows(window: int | None, pattern: int, layers: int) -> dict[str, Any]:
   if not window or not pattern:
     return {}
-  slides = tuple((i + 1) % pattern != 0 for i in range(layers))
-  return {"sliding_window": window, "sliding_layers": () if all(slides) else slides}
+  return {"sliding_window": window, "sliding_layers": _some_of(layers, pattern)}
+
+
+def _some_of(layers: int, pattern: int) -> tuple[bool, ...]:
+  """All layers but every n-th; empty where that is all of them."""
+  chosen = tuple((i + 1) % pattern != 0 for i in range(layers))
+  return () if all(chosen) else chosen

@@ -9,7 +9,7 @@ import numpy as np
 from rlreason.models.config import (
     DynamicRopeScaling, LinearRopeScaling, Llama3RopeScaling, ModelConfig, RopeScaling,
     YarnRopeScaling)
-from rlreason.models.fields import check_kinds, choose, required, shortest_float
+from rlreason.models.fields import MAX_WHOLE, check_kinds, choose, required, shortest_float
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _WHERE = "config.json rope_scaling"
@@ -41,8 +41,9 @@ def from_hf(fields: Mapping[str, Any]) -> Rope:
     ValueError: a scaling that is not supported, or one of its fields is missing.
   """
   spelled = dict(fields.get("rope_scaling") or {}) | dict(fields.get("rope_parameters") or {})
-  for part in (spelled, spelled.get(_LOCAL) or {}, spelled.get(_GLOBAL) or {}):
-    check_kinds(part, _KINDS, f"{_WHERE} ")
+  check_kinds(spelled, _KINDS, f"{_WHERE} ")
+  for part in (spelled.get(_LOCAL), spelled.get(_GLOBAL)):
+    check_kinds(part or {}, _KINDS, f"{_WHERE} ")
   local_theta = fields.get("rope_local_base_freq")
   local = spelled.pop(_LOCAL, None)
   if local is not None:
@@ -57,6 +58,8 @@ def from_hf(fields: Mapping[str, Any]) -> Rope:
   scaling = _scaling_from_hf(spelled, positions)
   if isinstance(scaling, (DynamicRopeScaling, YarnRopeScaling)):
     positions = max(positions, round(scaling.factor * scaling.original_max_positions))
+  if positions > MAX_WHOLE:
+    raise ValueError(f"{_WHERE}: got {positions} positions, allowed: up to {MAX_WHOLE}")
   return Rope(theta, scaling, local_theta and float(local_theta), positions)
 
 

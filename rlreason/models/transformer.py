@@ -293,4 +293,5 @@ def token_log_probs(
   is_tied = config.tie_embeddings
   return losses.token_log_probs(
       hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets,
-      temperature=temperature, softcap=config.logit_softcap, vocab_axis=0 if is_tied else 1)
+      temperature=temperature, softcap=config.logit_softcap, vocab_axis=0 if is_tied else 1,
+      num_words=config.num_tokens)

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
+_MAX_CPU_DEVICES = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,9 @@ class ParallelConfig:
       if size < 1 and not (name == "data" and size == -1):
         raise ValueError(f"{name}: got {size}, allowed: 1 or more" +
                          (", or -1 for the rest" if name == "data" else ""))
-    if self.cpu_devices < 0:
-      raise ValueError(f"cpu_devices: got {self.cpu_devices}, allowed: 0 or more")
+    if not 0 <= self.cpu_devices <= _MAX_CPU_DEVICES:
+      raise ValueError(f"cpu_devices: got {self.cpu_devices}, allowed: 0 or more, up to "
+                       f"{_MAX_CPU_DEVICES} (each has threads of its own)")
     if self.mode == "pmap" and (self.fsdp > 1 or self.tensor > 1):
       raise ValueError(
           f"fsdp, tensor: got {self.fsdp}, {self.tensor} with mode='pmap', allowed: 1 (use 'jit')")
@@ -46,15 +48,25 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
     ValueError: the axes do not fit the devices there are.
   """
   _split_cpu(config.cpu_devices)
-  devices = jax.devices()
+  devices = _devices()
   inner = config.fsdp * config.tensor
   data = config.data if config.data > 0 else len(devices) // inner
   sizes = (data, config.fsdp, config.tensor)
   if math.prod(sizes) > len(devices) or data < 1:
     raise ValueError(
-        f"parallel: got data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
+        f"config.parallel: got data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
         f"allowed: a product of at most {len(devices)}, the number of devices")
   return devices[:math.prod(sizes)], sizes
+
+
+def _devices() -> list[jax.Device]:
+  try:
+    return jax.devices()
+  except RuntimeError as error:  # of many lines, of which the first says it
+    platforms = jax.config.jax_platforms
+    raise ValueError(
+        f"JAX_PLATFORMS: got {platforms!r}, allowed: platforms that this machine has, such as cpu "
+        f"({str(error).splitlines()[0]})") from error
 
 
 def _split_cpu(num_devices: int):

@@ -4,7 +4,7 @@ A reward function is f(prompts, completions, **columns: list) -> list[float | No
 """
 
 from rlreason.rewards.combine import (
-    CombinedReward, RewardResult, RewardSpec, combine_rewards, default_options,
+    CombinedReward, RewardResult, RewardSpec, combine_rewards, default_options, has_math_golds,
     verifier_columns)
 from rlreason.rewards.control import random_reward
 from rlreason.rewards.countdown import CountdownVerifier

@@ -1,18 +1,16 @@
-"""Finding the final answer in a text and bringing it into one normal form.
+r"""Finding the final answer in a text: of a completion, and of a data set's gold answer.
 
 One place for answer extraction: verifiers, the format and the exploration reward use it. All of it
-is plain text work: nothing is evaluated, no number above `MAX_DIGITS` digits is built.
-Not here: the decision whether two answers are equal (`verifier.py`).
+is plain text work. Not here: what an answer means (`reading.py`), and whether two are equal
+(`matching.py`, `verifier.py`).
 """
 
-from fractions import Fraction
 import math
 import re
 import typing
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 MAX_ANSWER_CHARACTERS = 2_000  # a longer answer is never right; callers check this first
-MAX_DIGITS = 100  # digits of a number read by exact_number
 _WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
 
 WhichBox = Literal["first", "last"]
@@ -26,16 +24,15 @@ class Box(NamedTuple):
   end: int
 
 
-# An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace.
-_BOX_TOKENS = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+# An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace;
+# JSON that was escaped twice gives \\boxed.
+_BOX_TOKENS = re.compile(
+    r"\\{1,2}(?:boxed|fbox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
+_BARE = re.compile(r"\s*((?:\\[A-Za-z]+|\{[^{}]*\}|[^\s{}$\\])+)")  # \boxed 2
 
 
-def find_boxes(text: str) -> list[Box]:
-  r"""All `\boxed{...}` of `text` whose braces balance, ordered by their start.
-
-  A box that is never closed, as in a truncated text, is no box. Braces may nest to any depth
-  (`\boxed{\frac{\sqrt{2}}{3}}`); one pass over the text, whatever it holds.
-  """
+def _scan(text: str) -> tuple[list[Box], int]:
+  """The boxes of a text, and where the first box begins that is never closed (-1: all are)."""
   boxes = []
   open_braces = []  # (is it a box?, start, start of the content)
   for token in _BOX_TOKENS.finditer(text):
@@ -48,7 +45,22 @@ def find_boxes(text: str) -> list[Box]:
         boxes.append(Box(text[content_start : token.start()], start, token.end()))
     elif kind == "{" or kind.endswith("{") and len(kind) > 2:
       open_braces.append((kind != "{", token.start(), token.end()))
-  return sorted(boxes, key=lambda box: box.start)
+    elif kind.endswith("boxed"):
+      bare = _BARE.match(text, token.end())
+      if bare:
+        content = bare[1].rstrip(".,;:)]" if "(" not in bare[1] and "[" not in bare[1] else ".,;:")
+        boxes.append(Box(content, token.start(), bare.start(1) + len(content)))
+  cut = max((start for is_box, start, _ in open_braces if is_box), default=-1)
+  return sorted(boxes, key=lambda box: box.start), cut
+
+
+def find_boxes(text: str) -> list[Box]:
+  r"""All `\boxed{...}` and `\fbox{...}` of `text` whose braces balance, ordered by their start.
+
+  A box that is never closed, as in a truncated text, is no box. Braces may nest to any depth
+  (`\boxed{\frac{\sqrt{2}}{3}}`); `\boxed 2` is one too. One pass over the text, whatever it holds.
+  """
+  return _scan(text)[0]
 
 
 def check_which_box(which_box: str) -> None:
@@ -64,12 +76,17 @@ def check_no_box_score(score: float) -> None:
 
 
 def find_box(text: str, which_box: WhichBox = "last") -> Box | None:
-  """The first (RLSP's choice) or last balanced box of `text`, or None."""
+  """The first (RLSP's choice) or last balanced box of `text` that is not empty, or None.
+
+  After a last box that was cut off there is none: what stands before it is not the answer. Where
+  all boxes are empty, it is an empty one.
+  """
   check_which_box(which_box)
-  boxes = find_boxes(text)
-  if not boxes:
+  boxes, cut = _scan(text)
+  if not boxes or which_box != "first" and cut > boxes[-1].start:
     return None
-  return boxes[0] if which_box == "first" else boxes[-1]
+  filled = [box for box in boxes if box.content.strip()] or boxes
+  return filled[0] if which_box == "first" else filled[-1]
 
 
 def text_before_box(text: str) -> str:
@@ -85,7 +102,8 @@ def extract_answer(
 
   Args:
     text: a completion.
-    which_box: which `\boxed{}` counts.
+    which_box: which `\boxed{}` counts. Boxes that only a comma, "and" or "or" separates
+      from the last are parts of one answer, `1, 2`.
     answer_tags: look only inside the last `<answer>...</answer>`; a box in it is unwrapped,
       otherwise its text is the answer.
   """
@@ -97,42 +115,9 @@ def extract_answer(
     text = text[start + len("<answer>") : end]
   box = find_box(text, which_box)
   if box is not None:
-    return box.content.strip()
+    parts = [box] if which_box == "first" else _joined(text, box)
+    return ", ".join(part.content.strip() for part in parts)
   return text.strip() if answer_tags else None
-
-
-_CHARACTERS = str.maketrans({
-    "\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-", "\u2010": "-", "\u2011": "-",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": " ",
-    "\u00d7": "\\times ", "\u00f7": "\\div ", "\u22c5": "\\cdot ", "\u00b7": "\\cdot ",
-    "\u03c0": "\\pi ", "\u221e": "\\infty ",
-})  # fmt: skip
-
-_TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*"
-_REWRITES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\{,\}", ","),
-        (r"\\\(|\\\)|\\\[|\\\]|\\?\$", ""),
-        (r"\\[!,;: ]|~|\\(?:quad|qquad)(?![A-Za-z])", " "),
-        (r"\\(?:left|right)(?![A-Za-z])\.?", ""),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\%", "%"),
-        (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\u00b0", ""),
-        # A unit after a number (5\text{ cm}) is dropped; any other \text{...} is unwrapped.
-        (rf"(?<=[\d}}%])\s*{_TEXT}\{{[A-Za-z. ]+\}}(?:\^\{{?\d\}}?)?\s*\.?\s*$", ""),
-        (rf"{_TEXT}\{{([^{{}}]*)\}}", r" \1 "),
-        (r"\\frac\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}"),
-        # The spaces that mean something: after a command, and between numbers (1 2 is not 12).
-        (r"(?<=\d)\s+(?=\d{3}(?!\d))", ""),
-        (r"(?<=\d)\s+(?=\d)", "\0"),
-        (r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", "\\1\0"),
-        (r"\s+", ""),
-        ("\0", " "),
-        (r"[.,;:]+$", ""),
-    )
-)
-_THOUSANDS = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+)(\.\d+)?(%?)")
 
 
 def last_number(text: str) -> str | None:
@@ -141,64 +126,62 @@ def last_number(text: str) -> str | None:
   return found[-1].rstrip(",") if found else None
 
 
-def normalize(answer: str) -> str:
-  r"""One spelling for answers that are the same text up to typesetting.
+# Between the boxes of an answer in parts: a comma, "and" or "or", and what typesets them.
+_JOINT = re.compile(
+    r"(?:[\s$~]|\\\(|\\\)|\\\[|\\\]|\\[,;: !]|\\q?quad|\\text\{\s*\}|[A-Za-z]\w{0,3}\s*=)*"
+    r"(?:,|;|,?\s*(?:\\(?:text|mathrm)\{\s*)?(?:and|or)\s*\}?)"
+    r"(?:[\s$~]|\\\(|\\\)|\\\[|\\\]|\\[,;: !]|\\q?quad|\\text\{\s*\}|[A-Za-z]\w{0,3}\s*=)*")
 
-  Unicode minus and signs, `$`, spaces, `\left`/`\right`, `\dfrac`, degrees, a trailing full stop,
-  commas in thousands (only when the whole answer is such a number) and `\text{}` go; `\%` becomes
-  `%` and stays, because 50% is not 50. Whether `x+1` equals `1+x` is not asked here.
+
+def _joined(text: str, last: Box) -> list[Box]:
+  """The boxes that end with `last` and that only commas and such separate."""
+  parts = [last]
+  for box in reversed([box for box in find_boxes(text) if box.end <= last.start]):
+    if not _JOINT.fullmatch(text, box.end, parts[0].start) or len(parts) > 50:
+      break
+    parts.insert(0, box)
+  return parts
+
+
+_NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan"))
+_MAX_WORDS = 25  # of a gold answer that is made of sentences; one with more is a working
+_STATED = re.compile(
+    r"(?:final answer|the answer|answer)(?: is)?(?:\s*[:=])?\s*(?=\S)"
+    r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
+
+
+def gold_text(gold: Any) -> str:
+  r"""The gold answer in what a data set calls the answer, which may be a whole working.
+
+  GSM8K writes `... #### 72`; others leave a working with the answer in the last box, in
+  `<answer>` tags, or after "the answer is".
+
+  Raises:
+    ValueError: there is no answer in it: None, nothing, `proof`, a box that is never closed, or a
+      working that marks no answer.
   """
-  answer = answer.translate(_CHARACTERS)
-  for pattern, replacement in _REWRITES:
-    answer = pattern.sub(replacement, answer)
-  thousands = _THOUSANDS.fullmatch(answer)
-  if thousands:
-    sign, digits, decimals, percent = thousands.groups()
-    answer = sign + digits.replace(",", "") + (decimals or "") + percent
-  return answer
+  text = str(gold).strip() if gold is not None else ""
+  if not text:
+    raise ValueError(f"the column 'answer' must hold an answer in every row. Got: {gold!r}")
+  if "####" in text:
+    found = (text.rpartition("####")[2].strip().splitlines() or [""])[0].strip()
+  elif "</answer>" in text:
+    found = extract_answer(text, answer_tags=True)
+  elif "boxed" in text or "\\fbox" in text:
+    found = extract_answer(text)
+  else:
+    stated = _STATED.findall(text)
+    found = stated[-1].strip() if stated else text
+  if not found or found.casefold().strip(" .") in _NO_GOLDS:
+    raise ValueError(f"there is no gold answer in {_shown(text)}")
+  is_prose = re.search(r"[a-z)][.!?](?:\s|$)", found)
+  if is_prose and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", found)) > _MAX_WORDS:
+    raise ValueError(
+        f"the gold answer is a whole text, {_shown(text)}; allowed: an answer, or a working that "
+        "marks it by ####, \\boxed{} or 'the answer is'")
+  return found
 
 
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-_PLAIN = re.compile(rf"([+-]?)({_NUMBER})(?:/([+-]?)({_NUMBER}))?")
-_FRACTION = re.compile(rf"([+-]?)(\d*)\\frac\{{([+-]?)({_NUMBER})\}}\{{([+-]?)({_NUMBER})\}}")
-_ASSIGNMENT = re.compile(r"\\?[A-Za-z]+=")
-
-
-def exact_number(answer: str) -> Fraction | None:
-  r"""The value of a plain number, else None.
-
-  Plain: an integer, a decimal, `a/b`, `\frac{a}{b}`, a mixed number `2\frac{1}{2}`, each with an
-  optional sign and an optional `x=` before it. Sums, powers, exponents, percentages and numbers
-  with more than `MAX_DIGITS` digits are not: they give None, and nothing is computed for them.
-
-  Args:
-    answer: text as returned by `normalize`.
-  """
-  if len(answer) > 4 * MAX_DIGITS:
-    return None
-  assignment = _ASSIGNMENT.match(answer)
-  if assignment:
-    answer = answer[assignment.end() :]
-  plain = _PLAIN.fullmatch(answer)
-  if plain:
-    sign, top, bottom_sign, bottom = plain.groups()
-    return _ratio(sign, "", top, bottom_sign, bottom or "1")
-  fraction = _FRACTION.fullmatch(answer)
-  if fraction:
-    sign, whole, top_sign, top, bottom_sign, bottom = fraction.groups()
-    if whole and (top_sign or bottom_sign):
-      return None  # 2\frac{-1}{2} is a product, if anything
-    return _ratio(sign + top_sign, whole, top, bottom_sign, bottom)
-  return None
-
-
-def _ratio(signs: str, whole: str, top: str, bottom_sign: str | None, bottom: str):
-  """The signed fraction `whole + top / bottom`, or None if it is too long or divides by zero."""
-  if max(len(whole), len(top), len(bottom)) > MAX_DIGITS:
-    return None
-  denominator = Fraction(bottom)
-  if not denominator:
-    return None
-  value = Fraction(whole or 0) + Fraction(top) / denominator
-  is_negative = (signs + (bottom_sign or "")).count("-") % 2
-  return -value if is_negative else value
+def _shown(text: str) -> str:
+  text = " ".join(text.split())
+  return repr(text if len(text) <= 60 else f"{text[:40]}...{text[-15:]}")

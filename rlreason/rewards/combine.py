@@ -6,6 +6,7 @@ a config as "package.module:function", which runs in the killable workers, one r
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -14,8 +15,6 @@ import math
 import numbers
 import typing
 from typing import Any, Literal, NamedTuple
-
-from absl import logging
 
 from rlreason import config as config_lib
 from rlreason.rewards import control
@@ -26,14 +25,16 @@ from rlreason.rewards import length
 from rlreason.rewards import pool as pools
 from rlreason.rewards import restart
 from rlreason.rewards import style
+from rlreason.rewards import values as values_lib
 from rlreason.rewards import verifier as verifiers
+from rlreason.rewards import worker
 
 # f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
 RewardFunction = Callable[..., Sequence[float | None]]
 
 # Of every rollout, beside the task's columns: generated tokens, those before the first box, whether
-# the length limit ended the completion, and the index of its prompt.
-ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group")
+# the length limit ended the completion, the index of its prompt, and the tags that this ends with.
+ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group", "opened")
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # What a built-in reward may read; its other keyword-only parameters are options.
 _READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
@@ -54,7 +55,6 @@ BUILT_IN = {  # beside "verifier", which the task chooses
     "unfinished": formats.unfinished_reward,
 }
 _NAMES = ("verifier", *BUILT_IN)
-_MAX_LOGGED = 5  # failures of reward functions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,8 @@ class RewardResult(NamedTuple):
     total: [B] the weighted sum, clipped; None where a part with a weight other than 0 is None.
     parts: reward name -> [B] its values, before weighting.
     counts: unscored (rows whose total is None) and, of this call, timeouts, crashes and errors of
-      workers and judge_failures (scores replaced by 0.5).
+      workers, not_finite (values that were NaN or infinite, which are None in `parts`) and
+      judge_failures (scores replaced by 0.5).
   """
 
   total: list[float | None]
@@ -154,6 +155,7 @@ class CombinedReward:
     self.specs = specs
     self.clip_range = clip_range
     self._functions = functions
+    self._watches = {spec.name: _make_watch(spec) for spec in specs}
     self._pool = pool
 
   def __call__(
@@ -170,8 +172,8 @@ class CombinedReward:
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, a reward is
-        neither None nor a finite number, or a function of the config raised on every one of
-        several rows; the reward is named.
+        neither None nor a number, or a function always fails (`values.FailureWatch`); the reward
+        is named. What a callable raises goes through, but for a judge's.
     """
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
@@ -180,15 +182,17 @@ class CombinedReward:
     columns = {name: column for name, column in columns.items()
                if name not in ("prompts", "completions", "self", VERDICT_COLUMN)}
     before = self._pool.counts
-    parts, judge_failures = {spec.name: [] for spec in self.specs}, 0
+    parts, judge_failures, not_finite = {spec.name: [] for spec in self.specs}, 0, 0
     for spec in sorted(self.specs, key=lambda spec: spec.name != "verifier"):
       function = self._functions[spec.name]
       if spec.is_judge:
         parts[spec.name], failures = _call_judge(function, prompts, completions, columns)
-        judge_failures += failures
+        judge_failures += count - failures.count(None)
       else:
         values = function(prompts, completions, **columns)
-        parts[spec.name] = _check_values(spec.name, values, count)
+        parts[spec.name], failures, lost = values_lib.read_values(spec.name, values, count)
+        not_finite += lost
+      self._watches[spec.name].note(failures)
       if spec.name == "verifier":
         columns[VERDICT_COLUMN] = [
             None if value is None else value >= 1.0 for value in parts["verifier"]]
@@ -199,6 +203,7 @@ class CombinedReward:
         "timeouts": after.timeouts - before.timeouts,
         "crashes": after.crashes - before.crashes,
         "errors": after.errors - before.errors,
+        "not_finite": not_finite,
         "judge_failures": judge_failures,
     }
     return RewardResult(total, parts, counts)
@@ -280,6 +285,11 @@ def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:
           and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)}
 
 
+def has_math_golds(spec: RewardSpec, verifier: str) -> bool:
+  """Whether the part "verifier" of such a task reads gold answers as mathematics."""
+  return spec.function is None and verifier == "math"
+
+
 def _call_with_options(function, options, prompts, completions, /, **columns):
   return function(prompts, completions, **{**columns, **options})
 
@@ -349,22 +359,10 @@ def _make_pool_function(
         )
         for row in range(len(completions))
     ]
-    replies = pool.map(target, requests)
-    _report_errors(target, [reply.message for reply in replies if reply.failure == "error"],
-                   len(replies))
-    return [reply.value for reply in replies]
+    # A failed reply stands for its row: its reason is told with those of the whole call.
+    return [reply if reply.failure else reply.value for reply in pool.map(target, requests)]
 
   return score
-
-
-def _report_errors(target: str, errors: list[str], count: int):
-  """Shows what a function raised, and gives up on one that fails on all of several completions."""
-  if len(errors) == count > 1:
-    raise ValueError(f"reward function {target!r} failed on all {count} completions: {errors[0]}")
-  if errors:
-    logging.log_first_n(
-        logging.WARNING, "reward function %r failed on %d of %d completions: %s", _MAX_LOGGED,
-        target, len(errors), count, errors[0])
 
 
 def check_arguments(where: str, function: Callable[..., Any], options: Mapping[str, Any]):
@@ -394,36 +392,36 @@ def _import(target: str) -> Callable[..., Any]:
   return function
 
 
-def _call_judge(function, prompts, completions, columns) -> tuple[list[float], int]:
-  """The judge's scores, and how many of them had to be replaced."""
+def _make_watch(spec: RewardSpec) -> values_lib.FailureWatch:
+  kind = "judge" if spec.is_judge else "reward"
+  label = f"{kind} {spec.name!r}"
+  if isinstance(spec.function, str):
+    label = f"{kind} function {spec.function!r}"
+  # What a judge asks can be away for a while; a run survives that.
+  return values_lib.FailureWatch(label, may_never_score=spec.is_judge)
+
+
+def _call_judge(
+    function, prompts, completions, columns
+) -> tuple[list[float], list[str | None]]:
+  """The judge's scores, and why they had to be replaced, where they had to be."""
+  count = len(completions)
   try:
     scores = list(function(prompts, completions, **columns))
-  except Exception as error:  # it asks a service that can fail in any way; a run survives that
-    logging.log_first_n(
-        logging.WARNING, "a judge failed, and its scores are replaced: %r", _MAX_LOGGED, error)
-    scores = []
-  cleaned = exploration.clean_judge_scores(scores, len(completions))
-  if len(scores) != len(cleaned):
-    return cleaned, len(cleaned)
-  return cleaned, sum(score != clean for score, clean in zip(scores, cleaned))
+  except Exception as error:  # it asks a service that can fail in any way
+    scores, reason = [], f"{type(error).__name__}: {error}"
+  else:
+    reason = f"it returned {len(scores)} scores for {count} completions"
+  cleaned = exploration.clean_judge_scores(scores, count)
+  if len(scores) != count:
+    return cleaned, [reason] * count
+  return cleaned, [_judge_failure(score, clean) for score, clean in zip(scores, cleaned)]
 
 
-def _check_values(name: str, values: Sequence[Any], count: int) -> list[float | None]:
-  values = list(values)
-  if len(values) != count:
-    raise ValueError(f"reward {name!r} returned {len(values)} values for {count} completions")
-  return [_check_value(name, row, value) for row, value in enumerate(values)]
-
-
-def _check_value(name: str, row: int, value: Any) -> float | None:
-  if value is None:
-    return None
-  try:
-    number = math.nan if isinstance(value, str) else float(value)
-  except (TypeError, ValueError):
-    number = math.nan
-  if not math.isfinite(number):
-    raise ValueError(
-        f"reward {name!r} must return finite numbers or None. Got: {value!r} for row {row}"
-    )
-  return number
+def _judge_failure(score: Any, clean: float) -> str | None:
+  if isinstance(score, pools.Reply):
+    return score.message or score.failure
+  with contextlib.suppress(worker.NoNumber):
+    if worker.to_number(score) == clean:
+      return None
+  return f"it returned {repr(score)[:200]}, allowed: a number from 0 to 1"

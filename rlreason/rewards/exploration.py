@@ -10,6 +10,7 @@ import math
 from typing import Any, Literal
 
 from rlreason.rewards import answer as answers
+from rlreason.rewards import worker
 
 CHARACTERS_PER_TOKEN = 4  # of the authors' code, where lengths are estimated from text
 JUDGE_FAILURE_SCORE = 0.5  # neither a reward nor a punishment
@@ -109,7 +110,7 @@ def clean_judge_scores(scores: Sequence[Any], count: int) -> list[float]:
 
 def _clean_judge_score(score: Any) -> float:
   try:
-    value = float(score)
-  except (TypeError, ValueError):
+    value = worker.to_number(score)
+  except worker.NoNumber:
     return JUDGE_FAILURE_SCORE
   return value if 0 <= value <= 1 else JUDGE_FAILURE_SCORE  # NaN compares as out of range

@@ -14,7 +14,7 @@ Style = Literal["box", "tags"]
 
 def format_reward(
     prompts: list[Any], completions: list[str], *, style: Style = "box",
-    **unused_columns: list[Any],
+    opened: Sequence[str] | None = None, **unused_columns: list[Any],
 ) -> list[float]:
   r"""1 for a completion in the wanted format, else 0.
 
@@ -24,11 +24,15 @@ def format_reward(
     style: "box" wants exactly one balanced `\boxed{}` that is not empty; "tags" wants
       `<think>...</think> <answer>...</answer>` with each tag once and nothing outside (DeepSeek-R1,
       https://arxiv.org/abs/2501.12948).
+    opened: tags that the prompt of each row ends with, such as "<think>", and which its completion
+      therefore lacks; None: there are none.
   """
   checks = {"box": _has_one_box, "tags": _has_tags}
   if style not in checks:
     raise ValueError(f"style must be one of {sorted(checks)}. Got: {style!r}")
-  return [float(checks[style](text)) for text in completions]
+  opened = opened or [""] * len(completions)
+  return [float(checks[style](opening + text))
+          for opening, text in zip(opened, completions, strict=True)]
 
 
 def finished_reward(

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Any, NamedTuple
 import weakref
 
@@ -29,6 +30,8 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 _LOAD_SECONDS = 120  # imports of a loaded machine; not part of a request's time
+_IS_GUARDED = sys.platform == "linux"  # see worker.py
+_GUARD_SECONDS = 5  # it takes milliseconds, unless the user's code has stopped or killed it
 
 
 class Reply(NamedTuple):
@@ -36,9 +39,9 @@ class Reply(NamedTuple):
 
   Attributes:
     value: the worker's answer; None where `failure` is set.
-    failure: None, "timeout" (killed at the limit), "crash" (the process died) or "error" (an
-      exception, also of recursion or memory).
-    message: the exception's text for "error".
+    failure: None, "timeout" (killed at the limit), "crash" (the process died), "error" (an
+      exception, also of recursion or memory) or "refused" (it returned no number).
+    message: the exception's text for "error"; what was returned for "refused".
   """
 
   value: Any = None
@@ -207,8 +210,10 @@ class _Worker:
       self.close()
       return Reply(failure="timeout" if expired.is_set() else "crash")
     reply = json.loads(answer)
-    if "error" not in reply:
+    if "value" in reply:
       return Reply(value=reply["value"])
+    if "refused" in reply:
+      return Reply(failure="refused", message=reply["refused"])
     if reply["error"].startswith("MemoryError"):
       self.close()  # what filled the memory may still be referenced
     return Reply(failure="error", message=reply["error"])
@@ -241,7 +246,21 @@ class _Worker:
 
 
 def _kill(process):
-  # The group's id stays ours until the process is reaped, which sets returncode.
-  if process.returncode is None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-      os.killpg(process.pid, signal.SIGKILL)
+  """Ends the process and all it started; it stays to be reaped."""
+  if process.returncode is not None:
+    return
+  # The group's id stays ours until the process is reaped, which another thread may have done.
+  with contextlib.suppress(ProcessLookupError, ChildProcessError, PermissionError):
+    if _IS_GUARDED:  # the guard also ends those that left the group
+      os.kill(process.pid, signal.SIGTERM)
+      _wait(process.pid, _GUARD_SECONDS)
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait(pid, seconds):
+  """Returns when a child has ended, or after that time; it stays to be reaped."""
+  limit = time.monotonic() + seconds
+  while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+    if time.monotonic() > limit:
+      return
+    time.sleep(0.002)

@@ -1,34 +1,33 @@
 r"""Outcome verifiers: is the final answer of a completion right?
 
-Numbers and equal texts are decided here, exactly and at once. Only what needs mathematics (roots,
-polynomials, sets) goes to math-verify, in the killable processes of `pool.py`.
-
-Decisions where answers could be read in two ways (math-verify alone says yes to each of them):
-
-- A gold answer that is a plain number wants a plain number: `1+1` or `\sqrt{4}` is not 2. Otherwise
-  copying the question into the box would be right ("What is 7 + 8?").
-- Numbers are equal exactly: 0.333333 is not 1/3.
-- 50% is 50/100: it equals 1/2 and 0.5, not 50.
-- A gold answer that is a word of three letters or more is compared as a word, ignoring case: SymPy
-  would read it as a product, in which the order of the letters does not matter.
-- A unit in `\text{}` after a number and a degree sign are dropped.
-
-Otherwise symbolic equality is math-verify's, decimals to 6 places: an answer that restates a
-symbolic question, such as an unfactored polynomial, is equal to the gold answer and scores 1.
+An answer and its gold answer are read (`reading.py`) and matched (`matching.py`) here, exactly and
+at once. Only pieces that need mathematics (roots, polynomials) go to math-verify, in the killable
+processes of `pool.py`. docs/verifier.md has the rules for answers that could be taken in two ways,
+and how often the verdicts are wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-from fractions import Fraction
 import inspect
 import re
+import typing
 from typing import Any
+
+from absl import logging
 
 from rlreason.rewards import answer as answers
 from rlreason.rewards import countdown
+from rlreason.rewards import matching
 from rlreason.rewards import pool as pools
+from rlreason.rewards import reading
+from rlreason.rewards.reading import read
+from rlreason.rewards.reading.types import Number
+from rlreason.rewards.reading.typesetting import clean, squeeze
 
-_WORD = re.compile(r"[A-Za-z]{3,}")
+# 2,74 in place of 2.74, which is only looked for where the gold answer is no integer.
+_DECIMAL_COMMA = re.compile(r"[^\d,]*\d+,\d{1,2}[^\d,]*", re.ASCII)
+_MAX_TRIED = 500  # formulas of a task's gold answers that are read before a run
+_MAX_PAIRS = 1_000  # pieces of one answer that are compared by mathematics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,37 +35,42 @@ class MathVerifier:
   r"""Scores 1 for a right boxed answer and 0 for a wrong one; RLSP: first box, -0.5 without one.
 
   Attributes:
-    which_box: "last" or "first" `\boxed{}` of the completion.
+    which_box: "last" or "first" `\boxed{}` of the completion, or "all" where the parts of an answer
+      are in several boxes.
     no_box_score: score, at most 0, of a completion without an answer.
     answer_tags: look for the answer in the last `<answer>...</answer>`, boxed or not.
+    percent: "either": 50 and 50% agree; "exact": 50% is 0.5 only.
     pool: processes for symbolic comparison; None for the shared `pool.default_pool()`.
   """
 
   which_box: answers.WhichBox = "last"
   no_box_score: float = 0.0
   answer_tags: bool = False
+  percent: matching.Percent = "either"
   pool: pools.WorkerPool | None = None
 
   def __post_init__(self):
     answers.check_which_box(self.which_box)
     answers.check_no_box_score(self.no_box_score)
+    if self.percent not in typing.get_args(matching.Percent):
+      raise ValueError(f"percent must be 'either' or 'exact'. Got: {self.percent!r}")
 
   def __call__(
       self, prompts: list[Any], completions: list[str], *, answer: list[Any],
       **unused_columns: list[Any],
   ) -> list[float | None]:
-    """Scores completions against the column `answer` (str, or a number; a box in it is unwrapped).
+    """Scores completions against the column `answer` (str, or a number; see `answer.gold_text`).
 
     Returns:
       1.0, 0.0 or `no_box_score` for each row; None where the comparison hung, crashed, recursed too
       deeply or ran out of memory (counted in the pool's `counts`).
     """
-    golds = [gold_text(gold) for gold in answer]
+    golds = [answers.gold_text(gold) for gold in answer]
     found = [
         answers.extract_answer(text, which_box=self.which_box, answer_tags=self.answer_tags)
         for text in completions
     ]
-    is_equal = compare(golds, [text or "" for text in found], self.pool)
+    is_equal = compare(golds, [text or "" for text in found], self.pool, self.percent)
     return [
         float(self.no_box_score) if text is None else None if equal is None else float(equal)
         for text, equal in zip(found, is_equal, strict=True)
@@ -103,53 +107,71 @@ def columns(name: str) -> set[str]:
 
 
 def compare(
-    golds: Sequence[str], found: Sequence[str], pool: pools.WorkerPool | None = None
+    golds: Sequence[str], found: Sequence[str], pool: pools.WorkerPool | None = None,
+    percent: matching.Percent = "either",
 ) -> list[bool | None]:
   """Whether each answer equals its gold answer; None where that could not be found out.
 
-  The same pair is judged once, however many rows hold it.
+  The same pair is judged once, however many rows hold it, and so is every piece of it.
   """
   pairs = list(zip(golds, found, strict=True))
-  verdicts = {pair: match_text(*pair) for pair in dict.fromkeys(pairs)}
-  open_pairs = [pair for pair, verdict in verdicts.items() if verdict is None]
-  if open_pairs:
-    requests = [
-        dict(gold=answers.normalize(gold), answer=answers.normalize(text))
-        for gold, text in open_pairs
-    ]
-    replies = (pool or pools.default_pool()).map(pools.SYMBOLIC, requests)
-    verdicts.update((pair, reply.value) for pair, reply in zip(open_pairs, replies))
+  verdicts, asked = {}, {}
+  for pair in dict.fromkeys(pairs):
+    pieces = []
+    verdicts[pair] = match_text(*pair, percent, lambda *piece: pieces.append(piece))
+    if verdicts[pair] is None and len(pieces) <= _MAX_PAIRS:
+      asked[pair] = pieces
+  if asked:
+    pieces = list(dict.fromkeys(piece for some in asked.values() for piece in some))
+    replies = (pool or pools.default_pool()).map(
+        pools.SYMBOLIC, [dict(gold=gold, answer=answer) for gold, answer in pieces])
+    known = {piece: reply.value for piece, reply in zip(pieces, replies)}
+    for pair in asked:
+      verdicts[pair] = match_text(*pair, percent, lambda *piece: known.get(piece))
   return [verdicts[pair] for pair in pairs]
 
 
-def match_text(gold: str, answer: str) -> bool | None:
-  """Decides by text and exact numbers; None where mathematics is needed."""
+def report_texts(golds: Mapping[int, str], pool: pools.WorkerPool | None = None):
+  """Logs which gold answers are no mathematics: an answer must then be the same text.
+
+  Args:
+    golds: row -> its gold answer, as `answer.gold_text` gives it.
+    pool: of workers that try to read formulas; at most `_MAX_TRIED` of them.
+  """
+  formulas = {}
+  texts = {}
+  for row, gold in golds.items():
+    parts = reading.expressions(read(gold)) if len(gold) <= answers.MAX_ANSWER_CHARACTERS else None
+    if parts is None:
+      texts[row] = gold
+    elif parts:
+      formulas[row] = parts
+  tried = list(dict.fromkeys(part for parts in formulas.values() for part in parts))[:_MAX_TRIED]
+  if tried:
+    replies = (pool or pools.default_pool()).map(
+        pools.SYMBOLIC, [dict(gold=part, answer=None) for part in tried])
+    bad = {part for part, reply in zip(tried, replies) if not reply.value}
+    texts |= {row: golds[row] for row, parts in formulas.items() if bad.intersection(parts)}
+  if texts:
+    shown = "; ".join(f"{gold[:30]!r} (row {row})" for row, gold in sorted(texts.items())[:3])
+    logging.warning(
+        "%d of %d gold answers are no mathematics and count only as the same text: %s%s",
+        len(texts), len(golds), shown, "; ..." if len(texts) > 3 else "")
+
+
+def match_text(
+    gold: str, answer: str, percent: matching.Percent = "either",
+    judge: matching.Judge = lambda gold, answer: None,
+) -> bool | None:
+  """Decides by text and exact numbers; None where mathematics is needed, which `judge` may know."""
   if len(answer) > answers.MAX_ANSWER_CHARACTERS:
     return False
-  gold, answer = answers.normalize(gold), answers.normalize(answer)
-  if not answer or gold == answer:
-    return bool(answer)
-  gold_value, value = _exact_value(gold), _exact_value(answer)
-  if gold_value is not None:
-    return gold_value == value
-  if _WORD.fullmatch(gold):
-    return gold.casefold() == answer.casefold()
-  if "%" in gold or "%" in answer:
-    return False  # not numbers, and not the same text
-  return None
-
-
-def _exact_value(normalized: str) -> Fraction | None:
-  """The value of a plain number or percentage."""
-  if normalized.endswith("%"):
-    value = answers.exact_number(normalized[:-1])
-    return None if value is None else value / 100
-  return answers.exact_number(normalized)
-
-
-def gold_text(gold: Any) -> str:
-  """The text of a gold answer, taken out of its box where it is in one."""
-  if gold is None:
-    raise ValueError("the column 'answer' must hold an answer in every row. Got: None")
-  box = answers.find_box(str(gold))
-  return str(gold) if box is None else box.content
+  cleaned = clean(gold), clean(answer)
+  if "," not in gold + answer:
+    cleaned = tuple(map(squeeze, cleaned))
+  if not cleaned[1] or cleaned[0] == cleaned[1]:
+    return bool(cleaned[1])
+  gold = read(gold)
+  if isinstance(gold, Number) and gold.value.denominator > 1 and _DECIMAL_COMMA.fullmatch(answer):
+    answer = answer.replace(",", ".")
+  return matching.match(gold, read(answer), judge, percent)

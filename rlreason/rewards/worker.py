@@ -6,16 +6,25 @@ JSON request a line from stdin and answers one JSON line on stdout:
 
     {"load": TARGET, "seconds": LIMIT}                        -> {"value": true} or {"error": TEXT}
     {"call": TARGET, "seconds": LIMIT, "arguments": {...}}    -> {"value": ...} or {"error": TEXT}
+                                                                 or {"refused": TEXT}: no number
 
 TARGET is "symbolic" (mathematical equality of two LaTeX texts) or "package.module:function" (a
 reward function, called with lists of length one). Three nets hold a request: the parent kills the
 process at the time limit; RLIMIT_AS bounds memory; a CPU limit and an alarm, both left at their
 default action (death), end a hung worker whose parent is gone. An idle worker ends with its stdin.
+
+On Linux the process that the parent starts only guards: it forks the worker, is told by the kernel
+of every process that the worker's descendants leave behind, in whatever session, and when the
+worker ends, or on SIGTERM, it ends them all and itself. Elsewhere the parent kills the group.
 """
 
+from collections.abc import Mapping, Set
+import contextlib
+import decimal
 import importlib
 import json
 import logging
+import numbers
 import os
 import re
 import resource
@@ -23,10 +32,12 @@ import signal
 import sys
 
 _SPARE_SECONDS = 2  # the parent's own limit always comes first
+_PR_SET_CHILD_SUBREAPER = 36  # of Linux: orphans below a process become its children
 
 
 def make_symbolic_equal():
   """Loads math-verify and returns its comparison; raises nothing by itself."""
+  import sympy
   from latex2sympy2_extended import NormalizationConfig, latex2sympy
   from math_verify import verify
   from math_verify.grader import should_treat_as_complex
@@ -38,22 +49,33 @@ def make_symbolic_equal():
   sympy_parser.eval_expr = None
   logging.disable(logging.CRITICAL)
   normalization = NormalizationConfig(
-      basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none"
+      basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
   )
 
-  def parse(text):
-    return latex2sympy(
+  def parse(text, is_complex):
+    value = latex2sympy(
         text,
-        is_real=not should_treat_as_complex(text),
+        is_real=not is_complex,
         convert_degrees=False,
         normalization_config=normalization,
     )
+    units = [symbol for symbol in getattr(value, "free_symbols", ()) if symbol.name == "i"]
+    return value.subs({symbol: sympy.I for symbol in units}) if units else value
 
   def symbolic_equal(gold, answer):
-    gold = parse(gold)
+    """Whether two LaTeX texts are equal; without an answer, whether the gold one can be read."""
     try:
+      is_complex = any(map(should_treat_as_complex, (gold, answer or "")))
+      gold = parse(gold, is_complex)
+      if answer is None:
+        return True
+      answer = parse(answer, is_complex)
+      if all(isinstance(value, sympy.Expr) for value in (gold, answer)):
+        verdict = equal_expressions(gold, answer)
+        if verdict is not None:
+          return verdict
       # No time limit inside: it would use SIGALRM, and cannot stop one long operation of C code.
-      return bool(verify(gold, parse(answer), timeout_seconds=None, raise_on_error=True))
+      return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
     except (RecursionError, MemoryError):
       raise
     except Exception:  # no mathematics, or of a kind that does not compare with the gold answer
@@ -63,6 +85,53 @@ def make_symbolic_equal():
   return symbolic_equal
 
 
+# Values of variables, taken in turn: of both signs, and without a relation between them.
+_POINTS = ("0.7310585786", "1.618033988", "2.302585093", "0.5772156649", "3.274712305")
+_DIGITS = 60
+_TOLERANCE = "1e-45"  # relative: far above the rounding of 60 digits, far below what is written
+
+
+def equal_expressions(gold, answer):
+  """Whether two SymPy expressions have one value: exactly, or to 45 digits at several points.
+
+  Where a root or logarithm of a variable is taken, and no absolute value, variables are positive.
+
+  Returns:
+    None where that cannot be computed: unknown functions, integrals, sums, no point of the domain.
+  """
+  import sympy
+  from sympy.core.function import AppliedUndef
+
+  if gold == answer:
+    return True
+  unknown = (AppliedUndef, sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative,
+             sympy.MatrixBase, sympy.MatrixSymbol)
+  if gold.has(*unknown) or answer.has(*unknown):
+    return None
+  has_abs = gold.has(sympy.Abs) or answer.has(sympy.Abs)  # as written: SymPy makes more of them
+  gold, answer = gold.doit(), answer.doit()
+  if gold.is_Rational and answer.is_Rational:
+    return bool(gold == answer)
+  symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+  is_partial = any(
+      part.free_symbols for value in (gold, answer) for part in value.atoms(sympy.Pow, sympy.log)
+      if isinstance(part, sympy.log) or not part.exp.is_integer and part.base.free_symbols)
+  signs = (1,) if is_partial and not has_abs else (1, -1)
+  tries = [(shift, sign) for shift in range(3) for sign in signs] if symbols else [(0, 1)]
+  verdicts = []
+  for shift, sign in tries:
+    point = {symbol: sign ** (place + shift) * sympy.Float(
+        _POINTS[(place + shift) % 5], 2 * _DIGITS)  # of a fraction SymPy would seek exact powers
+             * (1 + (place + shift) // 5) for place, symbol in enumerate(symbols)}
+    left, right, difference = (
+        sympy.N(value.subs(point), _DIGITS) for value in (gold, answer, gold - answer))
+    if not all(value.is_number and value.is_finite for value in (left, right)):
+      continue
+    size = max(abs(left), abs(right), sympy.Float(_TOLERANCE))
+    verdicts.append(bool(abs(difference) <= size * sympy.Float(_TOLERANCE, _DIGITS)))
+  return all(verdicts) if verdicts else None
+
+
 def read_atom(text, *unused_arguments, **unused_options):
   """A SymPy number or symbol, in place of SymPy's evaluation of text as Python code."""
   import sympy
@@ -70,7 +139,7 @@ def read_atom(text, *unused_arguments, **unused_options):
   if re.fullmatch(r"[0-9]+", text):
     return sympy.Integer(int(text))
   if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text):
-    return sympy.Float(text)
+    return sympy.Rational(text)  # exactly: a rounded root is not the root
   if re.fullmatch(r"[A-Za-z_]+", text):  # SymPy's own modules, loaded later, name things so
     return sympy.Symbol(text)
   raise ValueError("text is never evaluated as code")
@@ -83,12 +152,49 @@ def make_row_function(target):
 
   def score_row(prompt, completion, columns, options):
     columns = {column: [value] for column, value in columns.items()}
-    scores = list(function([prompt], [completion], **{**columns, **options}))
+    scores = as_list(function([prompt], [completion], **{**columns, **options}))
     if len(scores) != 1:
       raise ValueError(f"{target} returned {len(scores)} scores for one completion")
-    return None if scores[0] is None else float(scores[0])
+    return None if scores[0] is None else to_number(scores[0])
 
   return score_row
+
+
+class NoNumber(TypeError):
+  """A score is no number: the function is wrong, whatever the completion was."""
+
+  def __init__(self, value):
+    super().__init__(f"Got: {repr(value)[:200]} ({type(value).__name__})")
+
+
+def as_list(scores):
+  """The scores a function returned; raises NoNumber for a text, a table or no list at all."""
+  if isinstance(scores, (str, bytes, Mapping, Set)):
+    raise NoNumber(scores)
+  try:
+    scores = iter(scores)
+  except TypeError:
+    raise NoNumber(scores) from None
+  return list(scores)
+
+
+def to_number(value):
+  """A score as a float: of any library, a truth value as 0 or 1, an array only without axes.
+
+  Numbers too large for a float become infinite. Raises NoNumber for text, complex numbers and
+  everything else.
+  """
+  plain = value
+  if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # NumPy, JAX, PyTorch
+    plain = value.item()
+  if not isinstance(plain, (numbers.Real, decimal.Decimal)):
+    raise NoNumber(value)
+  try:
+    return float(plain)
+  except OverflowError:  # 10**400
+    return float("inf")
+  except ValueError:  # a signalling NaN of decimal
+    return float("nan")
 
 
 def answer_request(request, functions):
@@ -100,6 +206,8 @@ def answer_request(request, functions):
       functions[target] = make()
       return {"value": True}
     return {"value": functions[request["call"]](**request["arguments"])}
+  except NoNumber as error:
+    return {"refused": str(error)}
   except BaseException as error:  # SystemExit of a user's function too: the worker outlives it
     return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
@@ -124,8 +232,68 @@ def limit_next_request(seconds):
   signal.alarm(seconds)
 
 
+def guard_worker():
+  """Returns in a new process, the worker; this one ends with all that came of the worker."""
+  import ctypes
+
+  ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+  signals = {signal.SIGTERM, signal.SIGCHLD}
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # they wait for sigwait
+  worker = os.fork()
+  if not worker:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return
+  for descriptor in (0, 1):  # a worker that is gone must not leave its pipes open
+    os.close(descriptor)
+  while signal.sigwait(signals) == signal.SIGCHLD and worker not in reap(os.WNOHANG):
+    pass
+  end_descendants()
+  reap(0)
+  os._exit(0)
+
+
+def end_descendants():
+  """Kills every process that came of this one: first all are stopped, so that none makes more."""
+  stopped = set()
+  while new := find_descendants(os.getpid()) - stopped:
+    send_all(new, signal.SIGSTOP)
+    stopped |= new
+  send_all(stopped, signal.SIGKILL)
+
+
+def send_all(processes, number):
+  """Sends a signal to processes, some of which may be gone, or another user's."""
+  for process in processes:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+      os.kill(process, number)
+
+
+def find_descendants(root):
+  """Ids of the processes below `root`; ended ones too, until they are reaped."""
+  parents = {}
+  for name in filter(str.isdigit, os.listdir("/proc")):
+    with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+      parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+  found, new = set(), {root}
+  while new:
+    new = {process for process, parent in parents.items() if parent in new} - found
+    found |= new
+  return found
+
+
+def reap(flags):
+  """Takes leave of children that have ended, with os.WNOHANG of those alone; their ids."""
+  ended = set()
+  with contextlib.suppress(ChildProcessError):
+    while child := os.waitpid(-1, flags)[0]:
+      ended.add(child)
+  return ended
+
+
 def main():
   settings = json.loads(sys.argv[1])
+  if sys.platform == "linux":
+    guard_worker()
   sys.path.extend(path for path in settings["path"] if path not in sys.path)
   # The protocol gets private descriptors: what a library prints goes to stderr, its stdin is empty.
   requests = os.fdopen(os.dup(0), encoding="utf-8")

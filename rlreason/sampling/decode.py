@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason import models
+from rlreason import losses, models
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 from rlreason.sampling import logits as logits_lib
@@ -57,16 +57,14 @@ def sample(
     value_head: of `models.init_value_head`, or None for no values.
 
   Returns:
-    B = P * G completions, row p * G + g. `log_probs` are of the distribution sampled from, after
-    temperature, filters and blocked bigrams; with temperature 0, of the chosen token at
-    temperature 1. `values` are those of the hidden state a token was sampled from.
+    B = P * G completions, row p * G + g. `log_probs` are of the distribution sampled from, over the
+    model's tokens, after temperature, filters and blocked bigrams; with temperature 0, of the
+    chosen token at temperature 1. `values` are of the hidden state a token was sampled from.
 
   Raises:
-    ValueError: prompt columns and new tokens exceed `config.max_positions`; a stop id is not in the
-      vocabulary.
+    ValueError: columns and new tokens exceed `config.max_positions`; a stop id has no embedding.
   """
   _check_limits(config, prompts.tokens.shape[1], options.max_new_tokens, stop_ids)
-  repeat = lambda x: jnp.repeat(x, group_size, axis=0)
   hidden, (keys, values) = models.prefill(config, params, prompts.tokens, prompts.mask)
   layers = models.split_layers(config, params, is_int8=options.is_int8)
   # Turned and cast here, once: the loop then reads the rows of the vocabulary as they lie.
@@ -75,7 +73,8 @@ def sample(
 
   def emit(state, hidden):
     # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
-    logits = models.cap_logits(config, quantize.multiply_rows(vocabulary, hidden).T)
+    logits = quantize.multiply_rows(vocabulary, hidden).T
+    logits = losses.hide_words(models.cap_logits(config, logits), config.num_tokens)
     value = None if value_head is None else models.apply_value_head(value_head, hidden)
     token, log_prob = _draw(logits, state, options)
     return _record(state, token, log_prob, value, stop_ids)
@@ -87,6 +86,7 @@ def sample(
     return emit(state, hidden), caches
 
   state = _first_state(prompts, key, group_size, options, has_values=value_head is not None)
+  repeat = lambda x: jnp.repeat(x, group_size, axis=0)
   state = emit(state, repeat(hidden[:, -1]))
   if options.max_new_tokens > 1:
     lengths = _segments(options.max_new_tokens - 1)

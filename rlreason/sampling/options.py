@@ -13,7 +13,7 @@ class SamplingOptions:
   """
 
   max_new_tokens: int
-  temperature: float = 1.0  # 0 = greedy: always the most likely token
+  temperature: float = 1.0  # 0 = greedy: always the most likely token; else 1e-4 to 1e4
   top_k: int = 0  # tokens kept; 0 = all
   top_p: float = 1.0  # in (0, 1], probability mass kept; 1 = all
   min_p: float = 0.0  # in [0, 1], share of the largest probability a token must have; 0 = all
@@ -31,8 +31,10 @@ class SamplingOptions:
   def __post_init__(self):
     if self.max_new_tokens < 1:
       raise ValueError(f"max_new_tokens: got {self.max_new_tokens}, allowed: 1 or more")
-    if not 0 <= self.temperature < float("inf"):
-      raise ValueError(f"temperature: got {self.temperature}, allowed: 0 (greedy) or more, finite")
+    # Logits over less overflow, and over more are all the same.
+    if self.temperature and not 1e-4 <= self.temperature <= 1e4:
+      raise ValueError(
+          f"temperature: got {self.temperature}, allowed: 0 (greedy), or 0.0001 to 10000, finite")
     if self.top_k < 0:
       raise ValueError(f"top_k: got {self.top_k}, allowed: 0 (off) or more")
     if not 0 < self.top_p <= 1:

@@ -1,7 +1,9 @@
 """Text to token ids and back, chat templates, and the files a Hugging Face folder needs."""
 
 from rlreason.tokenizers.base import Tokenizer
-from rlreason.tokenizers.chat import ChatTokens, encode_chat, encode_prompt, render
+from rlreason.tokenizers.chat import (
+    ChatTokens, encode_chat, encode_completion, encode_example, encode_prompt, opened, render,
+    with_chat_options)
 from rlreason.tokenizers.gguf import tokenizer_from_gguf
 from rlreason.tokenizers.hf import HFTokenizer, load_hf
 from rlreason.tokenizers.incremental import IncrementalDecoder

@@ -1,8 +1,8 @@
 """What every tokenizer offers. Chat messages are rendered and masked in `chat.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
@@ -14,6 +14,9 @@ class Tokenizer(Protocol):
     pad_id: id that fills unused places. It may equal an end token: masks come from lengths.
     bos_id: id of the begin token, or None.
     chat_template: Jinja source that turns chat messages into text, or None.
+    chat_options: further variables of the template, such as {"enable_thinking": False}.
+    turn_end_id: id with which the template closes what the assistant says; None: the first end id.
+    num_rows: rows of the model's embedding, where it has fewer than there are tokens; or None.
   """
 
   vocab_size: int
@@ -21,6 +24,9 @@ class Tokenizer(Protocol):
   pad_id: int
   bos_id: int | None
   chat_template: str | None
+  chat_options: Mapping[str, Any]
+  turn_end_id: int | None
+  num_rows: int | None
 
   def get_vocab(self) -> dict[str, int]:
     """Token to id, as the vocabulary writes it; special ones included."""
@@ -31,10 +37,13 @@ class Tokenizer(Protocol):
     Args:
       text: any string.
       add_special: also add what the tokenizer puts around a text (a begin token, in most models).
+
+    Raises:
+      ValueError: the text has no ids, or one that the model has no embedding for.
     """
 
   def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-    """Text of `ids`, without special tokens when `skip_special`."""
+    """Text of `ids`, when `skip_special` without special tokens that are no tags like <think>."""
 
   def save(self, folder: str | os.PathLike) -> None:
     """Writes the tokenizer files of a Hugging Face folder."""

@@ -1,24 +1,25 @@
 """Chat messages to text, to token ids, and to the mask of what the assistant wrote.
 
-Templates come with downloaded models and are untrusted: they run in jinja2's sandbox, where they
-can neither change what they are given nor reach Python's internals.
+Templates come with downloaded models and are untrusted: `template_worker.py` renders them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import datetime
 import functools
-import json
-from typing import Any, NoReturn
+import re
+from typing import Any, TypeVar
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
-
+from rlreason.tokenizers import template_pool
 from rlreason.tokenizers.base import Tokenizer
 
 Message = Mapping[str, Any]  # role (system, user, assistant) and content
+T = TypeVar("T", bound=Tokenizer)
+_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+_PROBE = "probe7text"  # no template has a reason to change it
+_MAX_TAIL = 200  # characters
+_OWN_VARIABLES = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token",
+                  "raise_exception", "strftime_now", "range", "namespace", "dict", "lipsum",
+                  "cycler", "joiner"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ChatTokens:
 
   ids: list[int]
   completion_mask: list[bool]  # True on the assistant's tokens, its end tokens included
+  is_last_alone: bool = False  # whether earlier turns of the assistant are left out of the mask
 
 
 def render(
@@ -39,13 +41,15 @@ def render(
     tokenizer: has the template.
     messages: role and content of each turn.
     add_generation_prompt: whether the text ends where the assistant is to write.
-    **variables: further variables of the template, such as `date_string` or `enable_thinking`.
+    **variables: further variables of the template, such as `date_string` or `enable_thinking`,
+      beside the tokenizer's `chat_options`.
 
   Returns:
     The text, special tokens spelled out.
 
   Raises:
-    ValueError: there is no template, it is not valid, or it refuses these messages.
+    ValueError: there is no template, it is not valid, refuses these messages, or takes more time
+      or memory than rendering can.
   """
   if tokenizer.chat_template is None:
     raise ValueError(
@@ -55,12 +59,10 @@ def render(
   variables = {"eos_token": _spelled(tokenizer, tokenizer.eos_ids[0]),
                "pad_token": _spelled(tokenizer, tokenizer.pad_id),
                "tools": None, "documents": None,  # templates may ask whether they are none
-               **variables}
-  try:
-    return _compile(tokenizer.chat_template).render(
-        messages=list(messages), add_generation_prompt=add_generation_prompt, **variables)
-  except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-    raise ValueError(f"the chat template refuses these messages: {error}") from error
+               **tokenizer.chat_options, **variables}
+  return template_pool.render(
+      tokenizer.chat_template, messages,
+      {"add_generation_prompt": add_generation_prompt, **variables})
 
 
 def encode_prompt(
@@ -101,35 +103,199 @@ def encode_chat(
   turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
   if not turns:
     raise ValueError("messages: got no assistant turn, expected at least one")
-  ids = tokenizer.encode(render(tokenizer, messages, **variables))
+  return _encode_turns(
+      tokenizer, _make_text_of(tokenizer, messages, variables), len(messages), turns)
+
+
+# (number of messages, whether the assistant is to write next) -> the text of so many first messages
+_TextOf = Callable[[int, bool], str]
+
+
+def _make_text_of(
+    tokenizer: Tokenizer, messages: Sequence[Message], variables: Mapping[str, Any]
+) -> _TextOf:
+  return functools.cache(lambda count, is_prompt: render(
+      tokenizer, messages[:count], add_generation_prompt=is_prompt, **variables))
+
+
+def _encode_turns(
+    tokenizer: Tokenizer, text_of: _TextOf, count: int, turns: Sequence[int]
+) -> ChatTokens:
+  """As `encode_chat`, of `count` messages, with the mask on some of the assistant's turns."""
+  ids = tokenizer.encode(text_of(count, False))
   mask = [False] * len(ids)
   for turn in turns:
-    start = len(_prefix(tokenizer, ids, messages[:turn], True, variables))
-    stop = len(_prefix(tokenizer, ids, messages[:turn + 1], False, variables))
+    start = len(_prefix(tokenizer, ids, text_of, turn, True))
+    stop = len(_prefix(tokenizer, ids, text_of, turn + 1, False))
     ends = [i for i in range(start, stop) if ids[i] in tokenizer.eos_ids]
     if not ends:
       tail = tokenizer.decode(ids[max(start, stop - 3):stop], skip_special=False)
       raise ValueError(
           f"the chat template ends an assistant turn with {tail!r}, without an end token of this "
           f"tokenizer ({[_spelled(tokenizer, i) for i in tokenizer.eos_ids]}); name the template's "
-          "own in end_tokens when loading")
+          "own in end_tokens: of rr.load, of the config's model, or --end_tokens")
     mask[start:ends[-1] + 1] = [True] * (ends[-1] + 1 - start)
   return ChatTokens(ids=ids, completion_mask=mask)
 
 
+def encode_example(
+    tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any
+) -> ChatTokens:
+  """As `encode_chat`, also with templates that rewrite what the assistant said.
+
+  Templates of reasoning models leave the reasoning out of turns that are over, or of all of them,
+  and open `<think>` in the prompt. Where a conversation cannot be trained on as it is rendered,
+  with all its turns, the last one alone is: after the prompt, as the model gets it, come the words
+  that were given, and the end of the turn.
+
+  Args:
+    tokenizer: has the template.
+    messages: role and content of each turn; the last is the assistant's.
+    **variables: further variables of the template.
+
+  Raises:
+    ValueError: the last turn is not the assistant's, it cannot follow the prompt, or the template
+      refuses the messages.
+  """
+  if not messages or messages[-1].get("role") != "assistant":
+    raise ValueError("messages: the last turn must be the assistant's")
+  text_of, last = _make_text_of(tokenizer, messages, variables), len(messages) - 1
+  prompt, whole, content = text_of(last, True), text_of(last + 1, False), messages[-1]["content"]
+  opening = opened(prompt)
+  turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+  said = _squeezed(opening + whole[len(prompt):])
+  is_kept = whole.startswith(prompt) and (
+      not isinstance(content, str) or _squeezed(content) in said)
+  for chosen in dict.fromkeys([(*turns,), (last,)]) if is_kept else ():
+    try:
+      chat = _encode_turns(tokenizer, text_of, len(messages), chosen)
+      return dataclasses.replace(chat, is_last_alone=len(chosen) < len(turns))
+    except ValueError:
+      continue  # another way may do; the last one says what is wrong
+  if not isinstance(content, str):
+    raise ValueError(f"content: got {content!r}, allowed: a text, with this chat template")
+  ids = tokenizer.encode(
+      prompt + after_opening(opening, content) + _spelled(tokenizer, turn_end_id(tokenizer)))
+  start = len(_prefix(tokenizer, ids, text_of, last, True))
+  return ChatTokens(ids=ids, completion_mask=[i >= start for i in range(len(ids))],
+                    is_last_alone=len(turns) > 1)
+
+
+def encode_completion(
+    tokenizer: Tokenizer, prompt: Sequence[Message], text: str, **variables: Any
+) -> list[int]:
+  """Ids of what the assistant says after a prompt, without what this opens, an end token last.
+
+  Raises:
+    ValueError: the text cannot follow the prompt.
+  """
+  opening = opened(render(tokenizer, prompt, add_generation_prompt=True, **variables))
+  ids = tokenizer.encode(after_opening(opening, text))
+  return ids if ids and ids[-1] in tokenizer.eos_ids else [*ids, turn_end_id(tokenizer)]
+
+
+def opened(prompt: str) -> str:
+  """The tags of reasoning that a prompt ends with, and its completion therefore lacks.
+
+  "...<think>\\n" -> "<think>\\n"; "...<think>\\n\\n</think>\\n\\n" -> all of that; "..." -> "".
+  """
+  found = _OPENED.search(prompt)
+  return found[0] if found else ""
+
+
+def after_opening(opening: str, text: str) -> str:
+  """What of a completion is left to say after a prompt that ends with `opening`.
+
+  Text without reasoning, after an open `<think>`, gets an empty one.
+
+  Raises:
+    ValueError: it reasons, but the prompt has closed its reasoning.
+  """
+  reasons = text.lstrip().startswith("<think>")
+  if not opening:
+    return text
+  if "</think>" in opening:
+    if reasons:
+      raise ValueError(f"the prompt ends with {opening!r}, but the completion begins with <think>: "
+                       "allowed: one without reasoning, or a template that asks for it")
+    return text
+  if reasons:
+    rest = text.lstrip().removeprefix("<think>")
+    return rest.lstrip("\n") if opening.endswith("\n") else rest
+  return text if "</think>" in text else f"\n</think>\n\n{text}"
+
+
+def turn_end_id(tokenizer: Tokenizer) -> int:
+  """The id to close a turn of the assistant with."""
+  return tokenizer.eos_ids[0] if tokenizer.turn_end_id is None else tokenizer.turn_end_id
+
+
+def with_turn_end(tokenizer: T) -> T:
+  """A tokenizer whose end tokens include the one that its template closes a turn with.
+
+  It is found by rendering a turn: the special token right after what the assistant says.
+
+  Raises:
+    ValueError: the template takes more time or memory than rendering can.
+  """
+  if tokenizer.chat_template is None:
+    return tokenizer
+  try:
+    text = render(tokenizer, [
+        {"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}])
+  except template_pool.LimitError:
+    raise
+  except ValueError:  # a template that is broken, or wants other messages, says so when it is used
+    return tokenizer
+  # No more of it than any template needs: each turn of the loop goes through the rest.
+  run, tail = [], text.rpartition(_PROBE)[2][:_MAX_TAIL] if _PROBE in text else ""
+  added = tokenizer.backend.get_added_tokens_decoder()
+  while starts := [i for i, token in added.items()
+                   if token.content and tail.lstrip().startswith(token.content)]:
+    run.append(max(starts, key=lambda i: len(added[i].content)))
+    tail = tail.lstrip().removeprefix(added[run[-1]].content)
+  if not run:
+    return tokenizer
+  # A tag such as </answer> may stand before it.
+  is_tag = lambda i: added[i].content.startswith("</") and i not in tokenizer.eos_ids
+  found = next((i for i in run if not is_tag(i)), run[0])
+  eos_ids = tuple(dict.fromkeys([*tokenizer.eos_ids, found]))
+  return dataclasses.replace(tokenizer, eos_ids=eos_ids, turn_end_id=found)
+
+
+def with_chat_options(tokenizer: T, options: Mapping[str, Any]) -> T:
+  """A tokenizer that renders its template with further variables.
+
+  Raises:
+    ValueError: there is no template, or it does not read one of them.
+  """
+  if not options:
+    return tokenizer
+  if tokenizer.chat_template is None:
+    raise ValueError(f"chat_options: got {dict(options)}, allowed: none without a chat template")
+  names = set(template_pool.variable_names(tokenizer.chat_template)) - _OWN_VARIABLES
+  unknown = sorted(set(options) - names)
+  if unknown:
+    raise ValueError(f"chat_options: got {unknown}, allowed: variables of the model's chat "
+                     f"template ({', '.join(sorted(names)) or 'there are none'})")
+  return dataclasses.replace(tokenizer, chat_options=dict(options))
+
+
+def _squeezed(text: str) -> str:
+  return "".join(text.split())
+
+
 def _prefix(
-    tokenizer: Tokenizer, ids: list[int], messages: Sequence[Message], add_generation_prompt: bool,
-    variables: Mapping[str, Any],
+    tokenizer: Tokenizer, ids: list[int], text_of: _TextOf, count: int, is_prompt: bool
 ) -> list[int]:
   """Ids of the beginning of a conversation; raises unless `ids` starts with them."""
-  text = render(tokenizer, messages, add_generation_prompt=add_generation_prompt, **variables)
-  prefix = tokenizer.encode(text)
+  prefix = tokenizer.encode(text_of(count, is_prompt))
   if ids[:len(prefix)] != prefix:
     same = next((i for i, (a, b) in enumerate(zip(prefix, ids)) if a != b), len(ids))
     got = tokenizer.decode(ids[same:same + 4], skip_special=False)
     want = tokenizer.decode(prefix[same:same + 4], skip_special=False)
     raise ValueError(
-        f"the ids of the first {len(messages)} messages are not the first ids of the conversation: "
+        f"the ids of the first {count} messages are not the first ids of the conversation: "
         f"from token {same} on {want!r} became {got!r}. Either the completion begins with "
         "characters that join the prompt's last token (strip it), or the template rewrites earlier "
         "turns (make one example per assistant turn)")
@@ -138,40 +304,3 @@ def _prefix(
 
 def _spelled(tokenizer: Tokenizer, token_id: int) -> str:
   return tokenizer.decode([token_id], skip_special=False)
-
-
-class _GenerationTag(jinja2.ext.Extension):
-  """Accepts `{% generation %}...{% endgeneration %}`: the mask is found without these marks."""
-
-  tags = {"generation"}
-
-  def parse(self, parser):
-    line = next(parser.stream).lineno
-    body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-    return jinja2.nodes.Scope(body, lineno=line)  # what is set within stays within
-
-
-@functools.lru_cache(maxsize=16)
-def _compile(source: str) -> jinja2.Template:
-  """The template in the environment that model publishers write for."""
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-      trim_blocks=True, lstrip_blocks=True,
-      extensions=[jinja2.ext.loopcontrols, _GenerationTag])
-  # jinja2's own tojson escapes for HTML.
-  environment.filters["tojson"] = _to_json
-  environment.globals["raise_exception"] = _raise_exception
-  environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-  try:
-    return environment.from_string(source)
-  except jinja2.TemplateSyntaxError as error:
-    raise ValueError(f"chat_template: not a valid template: {error}") from error
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
-             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-  return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
-                    sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-  raise jinja2.TemplateError(message)

@@ -6,10 +6,10 @@ wrong ids for a few texts in a hundred, and nobody notices. Not here: the file's
 (`weights/gguf.py`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -17,7 +17,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from rlreason.tokenizers import sentencepiece
-from rlreason.tokenizers.hf import HFTokenizer, end_token_ids
+from rlreason.tokenizers.chat import with_turn_end
+from rlreason.tokenizers.hf import HFTokenizer, end_token_ids, no_panics
 
 _ANY_CASE_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS_THEN = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -40,12 +41,41 @@ def _split_smollm() -> pre_tokenizers.PreTokenizer:
   return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _split_gpt2()])
 
 
-_PRE_TOKENIZERS = {
-    "gpt-2": _split_gpt2,
-    "smollm": _split_smollm,
-    "llama-bpe": lambda: _split_with(r"\p{N}{1,3}"),
-    "qwen2": lambda: _split_with(r"\p{N}"),
+class _Pre(NamedTuple):
+  """What llama.cpp does for a name of `tokenizer.ggml.pre`."""
+
+  split: Callable[[], pre_tokenizers.PreTokenizer]
+  takes_words: bool = False  # whole words that are tokens, also where no merges lead to them
+  begins: bool = False  # with a begin token, where the file does not say
+  composes: bool = False  # characters (NFC): not llama.cpp, but the model's own tokenizer does
+
+
+_GPT2, _SMOLLM = _Pre(_split_gpt2), _Pre(_split_smollm)
+_LLAMA3 = _Pre(lambda: _split_with(r"\p{N}{1,3}"), takes_words=True, begins=True)
+_QWEN2 = _Pre(lambda: _split_with(r"\p{N}"))
+_PRE_TOKENIZERS: Mapping[str, _Pre] = {
+    "gpt-2": _GPT2, "smollm": _SMOLLM, "llama-bpe": _LLAMA3,
+    "qwen2": _QWEN2._replace(composes=True),
+    **dict.fromkeys(("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+                    _LLAMA3),
+    **dict.fromkeys(("smaug-bpe", "dbrx"), _Pre(_LLAMA3.split)),
+    **dict.fromkeys(("deepseek-r1-qwen", "megrez", "stablelm2", "kormo", "f2llmv2", "hunyuan",
+                     "solar-open", "grok-2"), _QWEN2),
+    **dict.fromkeys(("phi-2", "gigachat", "a.x-4.0", "mellum", "modern-bert", "mpt", "olmo", "jais",
+                     "exaone4", "trillion", "granite-docling"), _GPT2),
+    **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+                    _SMOLLM),
 }
+
+
+# More than any model has, and few enough for the objects that the package makes of each.
+_MAX_FIELDS, _MAX_TENSORS, _MAX_TEXTS = 2**16, 2**18, 2**21
+
+
+def _bounded(what: str, count: int, most: int) -> int:
+  if count > most:
+    raise ValueError(f"got {count} {what}, allowed: up to {most}")
+  return count
 
 
 class _Reader(gguf.GGUFReader):
@@ -54,6 +84,26 @@ class _Reader(gguf.GGUFReader):
   The package's own takes what lies beyond the end for empty, so that a damaged length may keep it
   busy for ever; and hundreds of bytes for each token of the vocabulary.
   """
+
+  def _build_fields(self, offs, count):
+    return super()._build_fields(offs, _bounded("fields", count, _MAX_FIELDS))
+
+  def _build_tensor_info(self, offs, count):
+    return super()._build_tensor_info(offs, _bounded("tensors", count, _MAX_TENSORS))
+
+  def _get_field_parts(self, orig_offs, raw_type):
+    if raw_type != gguf.GGUFValueType.ARRAY:
+      return super()._get_field_parts(orig_offs, raw_type)
+    kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+    number = self.gguf_scalar_to_np.get(gguf.GGUFValueType(kind[0]))
+    if number is not None:  # one object for all of them
+      items = self._get(orig_offs + 12, number, count[0])
+      types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(kind[0])]
+      return 12 + items.nbytes, [kind, count, items], [2], types
+    if kind[0] == gguf.GGUFValueType.ARRAY:
+      raise ValueError("an array within an array")
+    _bounded("texts in an array", count[0], _MAX_TEXTS)
+    return super()._get_field_parts(orig_offs, raw_type)
 
   def _get(self, offset, dtype, count=1, override_order=None):
     dtype = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
@@ -108,9 +158,11 @@ def tokenizer_from_gguf(
       and what is allowed.
   """
   try:
-    return _build(metadata, end_tokens)
+    with no_panics():
+      return _build(metadata, end_tokens)
   except Exception as error:  # the package raises bare Exceptions
-    raise ValueError(f"tokenizer of the GGUF file: {error}") from error
+    message = " ".join(str(error).split())  # some of the package are lists
+    raise ValueError(f"tokenizer of the GGUF file: {message}") from error
 
 
 def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenizer:
@@ -121,7 +173,7 @@ def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenize
   backend = builders[kind](metadata)
   bos_id = metadata.get("tokenizer.ggml.bos_token_id")
   # llama.cpp's default when the field is absent: sentencepiece models and Llama 3 have one.
-  begins = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+  begins = kind == "llama" or _PRE_TOKENIZERS[metadata["tokenizer.ggml.pre"]].begins
   if metadata.get("tokenizer.ggml.add_bos_token", begins):
     sentencepiece.add_begin_token(backend, bos_id)
   eos_ids = end_token_ids(backend, end_tokens, "the GGUF file")
@@ -129,10 +181,10 @@ def _build(metadata: Mapping[str, Any], end_tokens: Iterable[str]) -> HFTokenize
   eos_ids += [metadata[name] for name in fields if name in metadata]
   if not eos_ids:
     raise ValueError("tokenizer.ggml.eos_token_id: missing; pass end_tokens")
-  return HFTokenizer(
+  return with_turn_end(HFTokenizer(
       backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)),
       pad_id=metadata.get("tokenizer.ggml.padding_token_id", eos_ids[0]), bos_id=bos_id,
-      chat_template=metadata.get("tokenizer.chat_template"))
+      chat_template=metadata.get("tokenizer.chat_template")))
 
 
 def _build_byte_level(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -141,17 +193,16 @@ def _build_byte_level(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     raise ValueError(
         f"tokenizer.ggml.pre: got {name!r}, allowed: {', '.join(_PRE_TOKENIZERS)}; for another "
         "pre-tokenizer use the model's Hugging Face folder, whose tokenizer.json spells it out")
-  tokens = _required(metadata, "tokens")
+  tokens, kinds = _pieces(metadata)
   merges = [tuple(merge.split(" ")) for merge in _required(metadata, "merges")]
-  # Llama 3 takes a whole word that is a token as it is, also where no merges lead to it.
+  pre = _PRE_TOKENIZERS[name]
   backend = tokenizers.Tokenizer(models.BPE(
       vocab={token: i for i, token in enumerate(tokens)}, merges=merges,
-      ignore_merges=name == "llama-bpe"))
-  if name == "qwen2":
+      ignore_merges=pre.takes_words))
+  if pre.composes:
     backend.normalizer = normalizers.NFC()
-  backend.pre_tokenizer = _PRE_TOKENIZERS[name]()
+  backend.pre_tokenizer = pre.split()
   backend.decoder = decoders.ByteLevel()
-  kinds = _required(metadata, "token_type")
   chosen = lambda kind: [
       tokenizers.AddedToken(token, special=kind == sentencepiece.CONTROL, normalized=False)
       for token, other in zip(tokens, kinds, strict=True) if other == kind]
@@ -161,13 +212,22 @@ def _build_byte_level(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _build_sentencepiece(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
-  pieces, kinds = _required(metadata, "tokens"), _required(metadata, "token_type")
+  pieces, kinds = _pieces(metadata)
   return sentencepiece.build_bpe(sentencepiece.PieceVocabulary(
-      pieces=pieces, scores=_required(metadata, "scores"), kinds=kinds,
+      pieces=pieces, scores=_required(metadata, "scores")[:len(pieces)], kinds=kinds,
       unk_id=_required(metadata, "unknown_token_id"),
       add_dummy_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
       remove_extra_whitespaces=metadata.get("tokenizer.ggml.remove_extra_whitespaces", False),
       symbols_split_texts=True))
+
+
+def _pieces(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+  """Tokens and their kinds, without those at the end that only fill the rows of an embedding."""
+  tokens, kinds = list(_required(metadata, "tokens")), list(_required(metadata, "token_type"))
+  while kinds and kinds[-1] == sentencepiece.UNUSED and tokens[-1] == f"[PAD{len(tokens) - 1}]":
+    tokens.pop()
+    kinds.pop()
+  return tokens, kinds
 
 
 def _required(metadata: Mapping[str, Any], name: str) -> Any:

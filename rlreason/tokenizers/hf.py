@@ -5,17 +5,25 @@ from other sources, so that every tokenizer is saved the same way. Not here: cha
 (`chat.py`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import tokenizers
 
+from rlreason import files
+from rlreason.tokenizers.chat import with_turn_end
+
+_TAG = re.compile(r"([<\[])/?(\w+)([>\]])")
 _DEFAULT_TEMPLATE = "default"  # the one taken when a folder names several chat templates
+_MAX_JSON_BYTES = 2**26  # of the files read as objects, which hold settings and names
+_MAX_JSON_DEPTH = 100  # objects and lists within one another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +35,9 @@ class HFTokenizer:
   pad_id: int
   bos_id: int | None = None
   chat_template: str | None = None
+  chat_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+  turn_end_id: int | None = None
+  num_rows: int | None = None
 
   def __post_init__(self):
     if not self.eos_ids:
@@ -45,17 +56,50 @@ class HFTokenizer:
   def vocab_size(self) -> int:
     return max(self.get_vocab().values()) + 1
 
+  def with_rows(self, count: int) -> "HFTokenizer":
+    """The tokenizer of a model whose embedding has `count` rows, fewer than there are tokens.
+
+    Raises:
+      ValueError: no end token has a row.
+    """
+    eos_ids = tuple(i for i in self.eos_ids if i < count)
+    if not eos_ids:
+      raise ValueError(f"end tokens: got the ids {self.eos_ids}, allowed: one at least below "
+                       f"{count}, the rows of the model's embedding")
+    return dataclasses.replace(
+        self, num_rows=count, eos_ids=eos_ids,
+        pad_id=self.pad_id if self.pad_id < count else eos_ids[0])
+
+  @functools.cached_property
+  def _silent_ids(self) -> frozenset[int]:
+    """Special tokens that are left out of a text: all but tags, such as <think> and </think>."""
+    added = self.backend.get_added_tokens_decoder()
+    special = {token.content: i for i, token in added.items() if token.special}
+    own = {*self.eos_ids, self.pad_id, self.bos_id}
+    is_tag = lambda word: (found := _TAG.fullmatch(word)) and {
+        f"{found[1]}{found[2]}{found[3]}", f"{found[1]}/{found[2]}{found[3]}"} <= special.keys()
+    return frozenset(i for word, i in special.items() if i in own or not is_tag(word))
+
   def get_vocab(self) -> dict[str, int]:
     return self.backend.get_vocab(with_added_tokens=True)
 
   def encode(self, text: str, *, add_special: bool = False) -> list[int]:
     try:
-      return self.backend.encode(text, add_special_tokens=add_special).ids
+      with no_panics():
+        ids = self.backend.encode(text, add_special_tokens=add_special).ids
     except Exception as error:  # the package raises bare Exceptions
       raise ValueError(f"text: got {text[:80]!r}, which has no ids: {error}") from error
+    if self.num_rows is not None and max(ids, default=0) >= self.num_rows:
+      token = self.backend.id_to_token(max(ids))
+      raise ValueError(
+          f"text: got {text[:80]!r} with the token {token!r} (id {max(ids)}), allowed: tokens that "
+          f"the model has an embedding for, ids below {self.num_rows}")
+    return ids
 
   def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-    return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+    kept = [int(i) for i in ids if not skip_special or int(i) not in self._silent_ids]
+    with no_panics():
+      return self.backend.decode(kept, skip_special_tokens=False)
 
   def save(self, folder: str | os.PathLike) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json.
@@ -78,7 +122,7 @@ class HFTokenizer:
       config["chat_template"] = self.chat_template
     # Read before tokenizer_config.json: one left from another model must not win.
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    self.backend.save(str(folder / "tokenizer.json"))
+    files.write_whole(folder / "tokenizer.json", self.backend.to_str(pretty=True))
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "special_tokens_map.json", special)
 
@@ -102,28 +146,38 @@ def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFT
   if not path.is_file():
     raise FileNotFoundError(f"{path} not found; a Hugging Face folder holds tokenizer.json")
   try:
-    backend = tokenizers.Tokenizer.from_file(str(path))
+    with no_panics():
+      backend = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the package raises bare Exceptions
     raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
   config = read_json(folder / "special_tokens_map.json") | read_json(
       folder / "tokenizer_config.json")
-  model_configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
   try:
     eos_ids = end_token_ids(backend, end_tokens, "tokenizer.json")
-    eos_ids += _special_ids(backend, config, "eos_token")
-    for source in (config.get("eos_token_ids"), *(c.get("eos_token_id") for c in model_configs)):
-      eos_ids += source if isinstance(source, list) else [] if source is None else [source]
+    eos_ids += folder_end_ids(folder, backend, config)
     if not eos_ids:
       raise ValueError(
           "no end token; expected eos_token in tokenizer_config.json, eos_token_id in "
           "generation_config.json or config.json, or end_tokens")
     pad_ids = _special_ids(backend, config, "pad_token")
     bos_ids = _special_ids(backend, config, "bos_token")
-    return HFTokenizer(
+    return with_turn_end(HFTokenizer(
         backend=backend, eos_ids=tuple(dict.fromkeys(eos_ids)), pad_id=(pad_ids + eos_ids)[0],
-        bos_id=bos_ids[0] if bos_ids else None, chat_template=read_chat_template(folder, config))
+        bos_id=bos_ids[0] if bos_ids else None, chat_template=read_chat_template(folder, config)))
   except (ValueError, TypeError) as error:  # a TypeError: one of another type among the ids
     raise ValueError(f"{folder}: {error}") from error
+
+
+def folder_end_ids(
+    folder: pathlib.Path, backend: tokenizers.Tokenizer, config: Mapping[str, Any]
+) -> list[int]:
+  """The end tokens of tokenizer_config.json (`config`), generation_config.json and config.json."""
+  ids = _special_ids(backend, config, "eos_token")
+  found = [read_json(folder / name).get("eos_token_id")
+           for name in ("generation_config.json", "config.json")]
+  for source in (config.get("eos_token_ids"), *found):
+    ids += source if isinstance(source, list) else [] if source is None else [source]
+  return ids
 
 
 def end_token_ids(
@@ -137,7 +191,8 @@ def end_token_ids(
   ids = {token: backend.token_to_id(token) for token in end_tokens}
   unknown = [token for token, i in ids.items() if i is None]
   if unknown:
-    raise ValueError(f"end_tokens: got {unknown}, allowed: tokens of the vocabulary of {where}")
+    raise ValueError(
+        f"end_tokens: got {unknown}, allowed: single tokens of the vocabulary of {where}")
   return list(ids.values())
 
 
@@ -150,12 +205,29 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    if path.stat().st_size > _MAX_JSON_BYTES:
+      raise ValueError(f"got {path.stat().st_size} bytes, allowed: up to {_MAX_JSON_BYTES}")
+    text = path.read_text(encoding="utf-8")
+    value = json.loads(text)
+    _check_depth(value)
+    if "\\u" in text:  # half a character, "\\ud83d", is none that could be shown or written
+      json.dumps(value, ensure_ascii=False).encode()
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON: {error}") from error
   if not isinstance(value, dict):
     raise ValueError(f"{path}: got a {type(value).__name__}, expected an object")
   return value
+
+
+def _check_depth(value: Any) -> None:
+  """Raises ValueError for what is nested so deep that others fail on it."""
+  level = [value]
+  for _ in range(_MAX_JSON_DEPTH):
+    level = [child for node in level if isinstance(node, (dict, list))
+             for child in (node.values() if isinstance(node, dict) else node)]
+    if not level:
+      return
+  raise ValueError(f"nested more than {_MAX_JSON_DEPTH} deep")
 
 
 def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
@@ -179,7 +251,7 @@ def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str |
                        f"{_DEFAULT_TEMPLATE!r} among them")
     template = named[_DEFAULT_TEMPLATE]
   if not isinstance(template, str | None):
-    raise ValueError(f"chat_template: got {template!r}, expected a text")
+    raise ValueError(f"chat_template: got {repr(template)[:200]}, expected a text")
   return template
 
 
@@ -192,9 +264,20 @@ def _special_ids(
   if token is None:
     return []
   if not isinstance(token, str):
-    raise ValueError(f"tokenizer_config.json {name}: got {token!r}, expected a text")
+    raise ValueError(f"tokenizer_config.json {name}: got {repr(token)[:200]}, expected a text")
   return end_token_ids(backend, [token], f"tokenizer.json (as {name})")
 
 
+@contextlib.contextmanager
+def no_panics() -> Iterator[None]:
+  """Makes a ValueError of a panic of the tokenizers package, which is no Exception."""
+  try:
+    yield
+  except BaseException as error:
+    if type(error).__name__ != "PanicException":
+      raise
+    raise ValueError(f"the tokenizers package gave up: {error}") from error
+
+
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  files.write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

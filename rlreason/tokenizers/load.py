@@ -1,14 +1,43 @@
 """Picks the tokenizer that the files of a folder call for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+import dataclasses
 import os
 import pathlib
+from typing import Any
+
+import tokenizers
 
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
-from rlreason.tokenizers.hf import HFTokenizer, load_hf, read_chat_template, read_json
+from rlreason.tokenizers.hf import (
+    HFTokenizer, folder_end_ids, load_hf, read_chat_template, read_json)
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 
 SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# Of the files that a model brings with its weights; they are read, and some copied as they are.
+_TEXTS = (".jinja", ".json", ".model", ".txt")
+
+
+def check_links(folder: pathlib.Path) -> None:
+  """Refuses a folder whose texts are links to files elsewhere.
+
+  A folder comes from others: a chat template that is a link to a private file would be read, and
+  written into every model that is made of it. The links of a Hugging Face cache, from
+  `models--NAME/snapshots/REVISION/` to `models--NAME/blobs/`, are what they should be; and weights
+  may lie anywhere.
+
+  Raises:
+    ValueError: a link leads out of the folder; names it.
+  """
+  inside = folder.resolve()
+  for path in folder.iterdir() if folder.is_dir() else ():
+    target = path.resolve() if path.is_symlink() and path.suffix in _TEXTS else None
+    if target is None or target.is_relative_to(inside):
+      continue
+    store = target.parent
+    if not (store.name == "blobs" and store.parent.name.startswith("models--")):
+      raise ValueError(f"{path}: a link to {target}, allowed: files, and links within the folder "
+                       "or into a Hugging Face cache; copy the file if it belongs to the model")
 
 
 def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFTokenizer:
@@ -25,6 +54,7 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     ValueError: a file is damaged or of a kind that is not supported.
   """
   path = pathlib.Path(path)
+  check_links(path)
   if path.suffix == ".model":
     return load_sentencepiece(path, end_tokens=end_tokens)
   if path.suffix == ".gguf":
@@ -37,9 +67,35 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     return load_hf(path, end_tokens=end_tokens)
   for name in SENTENCEPIECE_NAMES:
     if (path / name).is_file():
-      config = read_json(path / "tokenizer_config.json")
-      return load_sentencepiece(
-          path / name, chat_template=read_chat_template(path, config), end_tokens=end_tokens,
-          add_begin=config.get("add_bos_token", True))
+      return _load_sentencepiece_folder(path, name, end_tokens)
   raise FileNotFoundError(
       f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(SENTENCEPIECE_NAMES)}")
+
+
+def _load_sentencepiece_folder(
+    folder: pathlib.Path, name: str, end_tokens: Iterable[str]
+) -> HFTokenizer:
+  """The model file, with the tokens and the template that the files beside it add."""
+  config = read_json(folder / "tokenizer_config.json")
+  tokenizer = load_sentencepiece(
+      folder / name, chat_template=read_chat_template(folder, config), end_tokens=end_tokens,
+      add_begin=config.get("add_bos_token", True), added=_added_tokens(folder, config))
+  try:
+    eos_ids = [*tokenizer.eos_ids, *folder_end_ids(folder, tokenizer.backend, config)]
+    return dataclasses.replace(tokenizer, eos_ids=tuple(dict.fromkeys(eos_ids)))
+  except (ValueError, TypeError) as error:  # a TypeError: one of another type among the ids
+    raise ValueError(f"{folder}: {error}") from error
+
+
+def _added_tokens(
+    folder: pathlib.Path, config: Mapping[str, Any]
+) -> dict[int, tokenizers.AddedToken]:
+  """Id -> token, of added_tokens.json (older folders) and tokenizer_config.json."""
+  try:
+    found = {i: {"content": token} for token, i in read_json(folder / "added_tokens.json").items()}
+    found |= {int(i): token for i, token in config.get("added_tokens_decoder", {}).items()}
+    return {i: tokenizers.AddedToken(
+        token["content"], special=bool(token.get("special")), normalized=False)
+            for i, token in found.items()}
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(f"{folder}: not a list of added tokens: {error!r}") from error

@@ -10,7 +10,7 @@ are lost: the `tokenizers` package applies the rules to a letter with all its ma
 to split a text that are equally likely in a unigram model, the library may take the other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -20,11 +20,13 @@ from sentencepiece import sentencepiece_model_pb2
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from rlreason.tokenizers.hf import HFTokenizer, end_token_ids
+from rlreason.tokenizers.chat import with_turn_end
+from rlreason.tokenizers.hf import HFTokenizer, end_token_ids, no_panics
 
 SPACE = "\u2581"  # how sentencepiece writes a space
 # Kinds of piece; GGUF's token_type uses the same numbers.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_MAX_PIECE = 1000  # characters; sentencepiece itself trains pieces of 16, unless told otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PieceVocabulary:
 
 def load_sentencepiece(
     path: str | os.PathLike, *, chat_template: str | None = None, end_tokens: Iterable[str] = (),
-    add_begin: bool = True,
+    add_begin: bool = True, added: Mapping[int, tokenizers.AddedToken] | None = None,
 ) -> HFTokenizer:
   """Reads a sentencepiece model file.
 
@@ -57,6 +59,7 @@ def load_sentencepiece(
     chat_template: Jinja source; the file has none.
     end_tokens: tokens that end a completion, put before the model's own end token.
     add_begin: whether `encode(text, add_special=True)` starts with the begin token.
+    added: id -> token that the files beside the model add to it; ids of the model are left out.
 
   Raises:
     FileNotFoundError: no such file.
@@ -71,15 +74,16 @@ def load_sentencepiece(
   except Exception as error:  # protobuf's DecodeError has no public home in all its versions
     raise ValueError(f"{path}: not a sentencepiece model: {error}") from error
   try:
-    return _from_proto(proto, chat_template, end_tokens, add_begin)
+    with no_panics():
+      backend = _make_backend(proto, added or {})
+      return with_turn_end(_from_backend(backend, proto, chat_template, end_tokens, add_begin))
   except Exception as error:  # tokenizers raises bare Exceptions
     raise ValueError(f"{path}: not a sentencepiece model that can be used: {error}") from error
 
 
-def _from_proto(
-    proto: sentencepiece_model_pb2.ModelProto, chat_template: str | None,
-    end_tokens: Iterable[str], add_begin: bool,
-) -> HFTokenizer:
+def _make_backend(
+    proto: sentencepiece_model_pb2.ModelProto, added: Mapping[int, tokenizers.AddedToken]
+) -> tokenizers.Tokenizer:
   if not proto.pieces:
     raise ValueError("it has no pieces")
   spec = proto.trainer_spec
@@ -102,8 +106,22 @@ def _from_proto(
     raise ValueError(
         f"got treat_whitespace_as_suffix={spec.treat_whitespace_as_suffix} and "
         f"escape_whitespaces={proto.normalizer_spec.escape_whitespaces}, allowed: False and True")
-  bos_id = spec.bos_id if spec.bos_id >= 0 else None
   backend = model_types[spec.model_type](vocabulary)
+  ids = sorted(i for i in added if i >= len(proto.pieces))
+  if ids != [*range(len(proto.pieces), len(proto.pieces) + len(ids))]:
+    raise ValueError(f"added tokens: got the ids {ids[:9]}, allowed: {len(proto.pieces)} and on, "
+                     "without gaps")
+  for i in ids:  # one by one: a call sorts special ones out
+    backend.add_tokens([added[i]])
+  return backend
+
+
+def _from_backend(
+    backend: tokenizers.Tokenizer, proto: sentencepiece_model_pb2.ModelProto,
+    chat_template: str | None, end_tokens: Iterable[str], add_begin: bool,
+) -> HFTokenizer:
+  spec = proto.trainer_spec
+  bos_id = spec.bos_id if spec.bos_id >= 0 else None
   if add_begin:
     add_begin_token(backend, bos_id)
   eos_ids = end_token_ids(backend, end_tokens, "the model")
@@ -168,14 +186,22 @@ def _merges(vocabulary: PieceVocabulary) -> list[tuple[str, str]]:
   """All ways to make one piece of two others, best score first.
 
   sentencepiece merges the neighbours whose union has the best score; `tokenizers` wants the pairs
-  in that order.
+  in that order. Of equals sentencepiece takes the leftmost, which no order of pairs can say. That
+  with the longest left part comes to the same in a run of one character, which it grows from the
+  left; elsewhere equals do not meet (Mistral's runs of spaces all have one score).
+
+  Raises:
+    ValueError: a piece is too long for all its parts to be looked up.
   """
   ids = {
       piece: i for i, piece in enumerate(vocabulary.pieces) if vocabulary.kinds[i] == NORMAL}
+  longest = max(ids, key=len, default="")
+  if len(longest) > _MAX_PIECE:
+    raise ValueError(f"piece {ids[longest]}: got {len(longest)} characters, allowed: {_MAX_PIECE}")
   found = []
   for piece, i in ids.items():
     splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-    found += [(-vocabulary.scores[i], ids[left], ids[right], left, right)
+    found += [(-vocabulary.scores[i], -len(left), ids[left], ids[right], left, right)
               for left, right in splits if left in ids and right in ids]
   return [(left, right) for *_, left, right in sorted(found)]
 

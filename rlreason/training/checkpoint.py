@@ -1,36 +1,64 @@
 """Checkpoints of a run: everything needed to go on as if it had never stopped.
 
-Orbax writes them in the background, under a temporary name, and renames when complete: a process
-killed while saving leaves the checkpoint before intact. A checkpoint holds a pytree of arrays
-(parameters, optimiser, counters, key data), restored to the bit, and a JSON dict of the host's side
-(data position, coefficients, metrics cursor).
+Orbax writes them in the background, under a temporary name. When all is written, each file gets a
+checksum and is synced, and only then is the folder renamed: a process killed while saving leaves
+the checkpoint before intact, and so does a machine that loses power. A checkpoint holds a pytree of
+arrays (parameters, optimiser, counters, key data), restored to the bit, and a JSON dict of the
+host's side (data position, coefficients, metrics cursor).
 
-    <workdir>/config.json            the configuration the run was started with
-    <workdir>/checkpoints/<step>/    one checkpoint
+    <workdir>/config.json                           the configuration the run was started with
+    <workdir>/checkpoints/<step>/                   one checkpoint
+    <workdir>/checkpoints/<step>/checksums.json     SHA-256 of each of its files
+    <workdir>/checkpoints/<step>.damaged/           one that was found to be damaged
 
-Not here: weights for other programs (weights/), and when to save (training/loop.py).
+Checksums are of files and not of arrays: so they hold for everything that a resume reads, and are
+looked at before anything of it is parsed.
+
+Not here: weights for other programs (weights/), when to save (training/loop.py), and what else is
+in the folder of a run (training/workdir.py).
 """
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Collection, Iterator
+from concurrent import futures
+import contextlib
+import errno
+import hashlib
 import json
+import logging as python_logging
 import os
 import pathlib
+import shutil
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 from orbax import checkpoint as ocp
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, files
+from rlreason.data.sources import digest
 
-_FOLDER = "checkpoints"
+FOLDER = "checkpoints"
+UNSAVED = "unsaved"  # a file in it, until the run has saved itself for the first time
+_CHECKSUMS = "checksums.json"
+_ITEMS = ("state", "host", "layout")
+# Orbax changes these while it renames; nothing that a resume needs is in them.
+_UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_SPARE_BYTES = 2**18  # for the small files of a checkpoint
 
 
 class Checkpointer:
-  """Saves and restores the state of one run. Use as a context manager, or call `close`."""
+  """Saves and restores the state of one run. Use as a context manager, or call `close`.
+
+  Attributes:
+    damaged: step and reason of each checkpoint that was set aside when this was made.
+  """
 
   def __init__(self, workdir: str, *, max_to_keep: int = 2, read_only: bool = False):
     """Opens the checkpoints of `workdir`, and removes what a killed process left half-written.
+
+    The latest is then an intact one: damaged ones after it are renamed to <step>.damaged.
 
     Args:
       workdir: the folder of the run, made if missing.
@@ -38,21 +66,24 @@ class Checkpointer:
       read_only: only restore; nothing is made or removed, so a running job is not disturbed.
 
     Raises:
-      ValueError: `max_to_keep` is out of range.
+      ValueError: `max_to_keep` is out of range, or all checkpoints are damaged.
       FileNotFoundError: `read_only`, and there are no checkpoints.
     """
     if max_to_keep < 1:
       raise ValueError(f"max_to_keep: got {max_to_keep}, allowed: >= 1")
-    self.folder = pathlib.Path(workdir).absolute() / _FOLDER
+    self.folder = pathlib.Path(workdir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
-      raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {_FOLDER!r} there")
+      raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {FOLDER!r} there")
+    self.damaged = [] if read_only else _set_damaged_aside(self.folder)
+    self._checked = set()
     self._manager = ocp.CheckpointManager(
         self.folder,
-        item_names=("state", "host", "layout"),
+        item_names=_ITEMS,
         options=ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            temporary_path_class=_SealedPath,
             preservation_policy=(
                 None if read_only else ocp.checkpoint_managers.LatestN(max_to_keep)),
         ),
@@ -61,8 +92,12 @@ class Checkpointer:
   def __enter__(self) -> "Checkpointer":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
-    self.close()
+  def __exit__(self, kind, *unused_exception) -> None:
+    try:
+      self.close()
+    except Exception:
+      if kind is None:  # else there is an error already, and this one follows from it
+        raise
 
   def save(self, step: int, state: Any, host_state: dict) -> bool:
     """Starts saving and returns once `state` may be changed or donated.
@@ -80,6 +115,7 @@ class Checkpointer:
 
     Raises:
       ValueError: `host_state` is not JSON.
+      OSError: the disk is full, or the like; names the folder. The checkpoint before is intact.
     """
     try:
       # Orbax writes in the background, after the caller may have changed its dict.
@@ -89,15 +125,20 @@ class Checkpointer:
     if step in self._manager.all_steps():
       return False
     arrays = jax.tree.map(_to_array, state)
-    return self._manager.save(
-        step,
-        force=True,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays),
-            host=ocp.args.JsonSave(host_state),
-            layout=ocp.args.JsonSave(_layout(arrays)),
-        ),
-    )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) * 9 // 8 + _SPARE_BYTES
+    with self._naming():
+      # Found before it starts: tensorstore leaves the others of its threads behind where one fails.
+      if shutil.disk_usage(self.folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      return self._manager.save(
+          step,
+          force=True,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(arrays),
+              host=ocp.args.JsonSave(host_state),
+              layout=ocp.args.JsonSave(_layout(arrays)),
+          ),
+      )
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
     """Restores one checkpoint, to the bit.
@@ -112,7 +153,8 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: no such checkpoint.
-      ValueError: it was written with other shapes, types or names; the message lists them.
+      ValueError: it was written with other shapes, types or names, which the message lists; or it
+        is damaged.
     """
     if step not in self.all_steps():
       raise FileNotFoundError(
@@ -120,22 +162,39 @@ class Checkpointer:
       )
     self._check_layout(step, abstract_state)
     target = jax.tree.map(_to_abstract, abstract_state)
-    restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore()
-        ),
-    )
+    restored = self._read(
+        step, state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore())
     return restored.state, restored.host
 
   def restore_host(self, step: int) -> dict:
-    """The host's dict of a checkpoint alone: what must be known before its state has a shape."""
-    return self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore())).host
+    """The host's dict of a checkpoint alone: what must be known before its state has a shape.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    return self._read(step, host=ocp.args.JsonRestore()).host
 
   def layout(self, step: int) -> dict[str, str]:
-    """What a checkpoint's state is made of: path -> type and shape, such as `float32[2, 3]`."""
-    args = ocp.args.Composite(layout=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args).layout
+    """What a checkpoint's state is made of: path -> type and shape, such as `float32[2, 3]`.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    return self._read(step, layout=ocp.args.JsonRestore()).layout
+
+  def _read(self, step: int, **items: Any) -> Any:
+    """Items of a checkpoint whose files are as they were written."""
+    folder = self.folder / str(step)
+    reason = None if step in self._checked else find_damage(folder)
+    if reason is None:
+      self._checked.add(step)
+      try:
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
+      except Exception as error:  # of one without checksums: whatever a damaged file leads to
+        if (folder / _CHECKSUMS).exists():
+          raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    raise ValueError(f"the checkpoint of step {step} in {str(self.folder)!r} is damaged ({reason})")
 
   def all_steps(self) -> list[int]:
     """Steps with a complete checkpoint, in order."""
@@ -147,12 +206,25 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Blocks until a running save is complete, and raises its error if it failed."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    with self._naming():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
 
   def close(self) -> None:
     """Waits for a running save and releases the background threads."""
-    self._manager.close()
+    with self._naming():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _naming(self) -> Iterator[None]:
+    """Raises what the system says of the disk as OSError, which tensorstore wraps in its words."""
+    try:
+      yield
+    except Exception as error:
+      number = _disk_error(error)
+      if number is None:
+        raise
+      raise OSError(number, os.strerror(number), str(self.folder)) from error
 
   def _check_layout(self, step: int, abstract_state: Any) -> None:
     saved = self.layout(step)
@@ -188,10 +260,10 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
   file = pathlib.Path(workdir) / "config.json"
   read = lambda record: config_lib.with_defaults(json.loads(json.dumps(record)), config)
   new = read(config_lib.to_dict(config))
-  if file.exists() and _has_checkpoints(file.parent):
+  if file.exists() and has_checkpoints(file.parent):
     lines = [
         line
-        for line in config_lib.differences(read(json.loads(file.read_text())), new)
+        for line in config_lib.differences(read(read_json(file)), new)
         if not any(line.startswith((f"{path}:", f"{path}.", f"{path}[")) for path in free)
     ]
     if lines:
@@ -200,24 +272,174 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
           "with that config, or give a new workdir"
       )
   else:
+    if not has_checkpoints(file.parent):
+      files.write_whole(file.parent / FOLDER / UNSAVED, "")
     write_json(file, new)
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
   """Writes a file whole or not at all, on the first host."""
   if jax.process_index() == 0:
-    _write_atomically(file, json.dumps(value, indent=2) + "\n")
+    files.write_whole(file, json.dumps(value, indent=2) + "\n")
 
 
-def _has_checkpoints(workdir: pathlib.Path) -> bool:
-  return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """An object that `write_json` wrote.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  try:
+    value = json.loads(file.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{str(file)!r} is damaged, and no JSON: {error}; put it back from a copy, or "
+                     "give a new workdir") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"{str(file)!r} is damaged: it holds no object; put it back from a copy, or "
+                     "give a new workdir")
+  return value
 
 
-def _write_atomically(file: pathlib.Path, text: str) -> None:
-  file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_name(file.name + ".tmp")
-  temporary.write_text(text)
-  os.replace(temporary, file)
+def write_sealed(file: pathlib.Path, value: dict[str, Any]) -> None:
+  """`write_json` of an object and its checksum."""
+  write_json(file, {"sha256": _sum_of(value), "value": value})
+
+
+def read_sealed(file: pathlib.Path) -> dict[str, Any] | None:
+  """What `write_sealed` wrote, or an older version without a checksum; None: damaged or missing."""
+  try:
+    held = json.loads(file.read_bytes())
+    if "sha256" not in held:
+      return held
+    return held["value"] if held["sha256"] == _sum_of(held["value"]) else None
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return None
+
+
+def _sum_of(value: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+  """Whether there is one of a run, intact or not."""
+  return any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+  """The number of the system's error that is named in the text of another."""
+  return next((n for n in files.DISK_ERRORS if os.strerror(n) in str(error)), None)
+
+
+def _be_quiet() -> None:
+  """Keeps what Orbax and tensorstore print of a failed save, at length, off the console.
+
+  All of it is raised as one error as well: see `Checkpointer._naming`.
+  """
+  python_logging.getLogger("absl").addFilter(
+      lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
+  python_logging.getLogger("asyncio").addFilter(
+      lambda record: not (record.exc_info and _disk_error(record.exc_info[1])))
+  hook = sys.unraisablehook
+
+  def on_unraisable(event):
+    # Of writes that were still under way when the first one failed.
+    if not (isinstance(event.exc_value, RuntimeError) and event.object is None
+            and str(event.exc_value) == "Event loop is closed"):
+      hook(event)
+
+  sys.unraisablehook = on_unraisable
+
+
+_be_quiet()
+
+
+class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """The temporary folder of a checkpoint, or of an item in one, which is renamed when complete."""
+
+  async def finalize(self):
+    folder, final = pathlib.Path(self.get()), pathlib.Path(self.get_final())
+    is_checkpoint = final.name.isdigit()  # not one of the items in it
+    if is_checkpoint:
+      await asyncio.to_thread(_seal, folder)
+    await super().finalize()
+    if is_checkpoint:
+      await asyncio.to_thread(files.sync, final.parent)
+      with contextlib.suppress(FileNotFoundError):
+        (final.parent / UNSAVED).unlink()
+
+
+def _seal(folder: pathlib.Path) -> None:
+  """Writes the checksums of all files in a folder, and has the disk hold them and it."""
+  names = _names_in(folder)
+  with futures.ThreadPoolExecutor() as threads:
+    sums = dict(zip(names, threads.map(lambda name: digest(folder / name), names)))
+    inner = [path for path in folder.rglob("*") if path.is_dir()]
+    list(threads.map(files.sync, [*(folder / name for name in names), *inner]))
+  files.write_whole(folder / _CHECKSUMS, json.dumps(sums, indent=1))
+
+
+def _names_in(folder: pathlib.Path) -> list[str]:
+  """The files in a folder, from it, but those that have no checksum."""
+  return sorted(
+      str(path.relative_to(folder)) for path in folder.rglob("*")
+      if path.is_file() and path.name not in (*_UNCHECKED, _CHECKSUMS))
+
+
+def find_damage(folder: pathlib.Path) -> str | None:
+  """What is wrong with a checkpoint; None where its files are as they were written.
+
+  One that was saved before there were checksums is taken as it is, if nothing is missing.
+  """
+  missing = [name for name in _ITEMS if not (folder / name).is_dir()]
+  if missing:
+    return f"{', '.join(missing)} missing"
+  try:  # Orbax reads it, if it is there
+    if not isinstance(json.loads((folder / _UNCHECKED[0]).read_bytes()), dict):
+      raise ValueError("no object")
+  except FileNotFoundError:
+    pass
+  except (ValueError, OSError, RecursionError) as error:
+    return f"{_UNCHECKED[0]}: {' '.join(str(error).split())[:200]}"
+  if not (folder / _CHECKSUMS).exists():
+    return None
+  try:
+    sums = json.loads((folder / _CHECKSUMS).read_bytes())
+    with futures.ThreadPoolExecutor() as threads:
+      wrong = list(threads.map(lambda name: _differs(folder / name, sums[name]), sums))
+  except (ValueError, TypeError, OSError, AttributeError, RecursionError) as error:
+    return f"{_CHECKSUMS}: {' '.join(str(error).split())[:200]}"
+  return next((reason for reason in wrong if reason), None)
+
+
+def _differs(file: pathlib.Path, wanted: str) -> str:
+  if not file.is_file():
+    return f"{file.name} is missing"
+  return "" if digest(file) == wanted else f"{file.name} is not what was written"
+
+
+def _set_damaged_aside(folder: pathlib.Path) -> list[tuple[int, str]]:
+  """Renames the damaged checkpoints that come after the latest intact one.
+
+  Raises:
+    ValueError: there are only damaged ones, which are left as they are.
+  """
+  steps = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
+  damaged = []
+  for step in steps:
+    reason = find_damage(folder / str(step))
+    if reason is None:
+      break
+    damaged.append((step, reason))
+  if steps and len(damaged) == len(steps):
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged)
+    raise ValueError(
+        f"no checkpoint in {str(folder)!r} is intact ({reasons}); put one back from a copy, or "
+        "give a new workdir")
+  for step, _ in damaged:
+    aside = folder / f"{step}.damaged"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder / str(step), aside)
+  return damaged
 
 
 def _to_array(leaf: Any) -> Any:

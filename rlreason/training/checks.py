@@ -18,6 +18,15 @@ def check_positive(config: Any, *names: str):
       raise ValueError(f"{name}: got {vars(config)[name]}, allowed: above 0")
 
 
+def check_rows(stage: Any):
+  """Refuses more completions of one step than could be in memory at once."""
+  most = 2**20
+  if stage.num_prompts * stage.group_size > most:
+    raise ValueError(
+        f"num_prompts: got {stage.num_prompts} with group_size={stage.group_size}, allowed: "
+        f"{most} completions of a step together, which are in memory at once")
+
+
 def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
   is_paid = any(spec.name == "learned" and spec.function is None for spec in rewards)
   if is_paid != bool(reward_model):
@@ -55,6 +64,8 @@ def check_filters(sampling: SamplingOptions):
 def check_steps(steps: int, updates: int, optimizer: OptimizerConfig):
   if steps < 0:
     raise ValueError(f"steps: got {steps}, allowed: 0 or more")
+  if updates > 2**31 - 1:
+    raise ValueError(f"steps: got {steps}, allowed: {2**31 - 1} updates together, as int32 counts")
   if steps and optimizer.warmup_steps >= updates:
     raise ValueError(
         f"optimizer.warmup_steps: got {optimizer.warmup_steps}, allowed: less than the {updates} "

@@ -1,6 +1,6 @@
 """The loop: the only hub of a run. It owns the state, the checkpoints, the writers and the clock.
 
-    workdir/config.json      what was asked for
+    workdir/config.json, inputs.json  what was asked for, and checksums of what is read
     workdir/checkpoints/     everything a resume needs
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
     workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
@@ -15,7 +15,6 @@ Keys are folded from the seed and the step, never stored.
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -25,13 +24,14 @@ from typing import Any
 
 import jax
 
-from rlreason import models, weights
+from rlreason import files, models, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib, preflight
 from rlreason.training import progress as progress_lib, report as report_lib
+from rlreason.training import workdir as workdir_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
@@ -43,6 +43,7 @@ from rlreason.training.stages import (
 from rlreason.types import Key, Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
+_HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
 # Fields that may differ when a run is resumed: none changes a result.
 _FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel", "config.preflight")
 
@@ -51,30 +52,36 @@ class Interrupted(Exception):
   """The run was asked to stop, has saved itself, and can be resumed."""
 
 
-def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
+def train(
+    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
   Args:
     recipe: what to do.
     workdir: the folder of the run, made if missing.
+    allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
+      those that it was started with.
 
   Returns:
     The summary, as in summary.json.
 
   Raises:
-    ValueError, FileNotFoundError: the recipe cannot be run; nothing has been computed.
+    ValueError, FileNotFoundError: the recipe cannot be run, or not here: another process or other
+      files are in the folder; nothing has been computed.
     FloatingPointError: too many non-finite updates in a row; names the step.
+    OSError: the disk is full, or the like; names the file. What was saved is intact.
     Interrupted: SIGTERM or SIGINT; the state is saved.
   """
-  setup, policy = make_setup(recipe)
-  check_stages(setup)
-  checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
+  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir)))
   with contextlib.ExitStack() as stack:
-    run = _Run(setup, policy, pathlib.Path(workdir), stack)
-    del policy  # the run lets go of it where no stage has it as its reference
-    summary = run.go()
-  (run.workdir / "summary.json").write_text(json.dumps(summary, indent=2))
-  report = report_lib.make_report(run.workdir)
+    setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
+    with contextlib.ExitStack() as inner:
+      run = _Run(setup, policy, workdir, inner)
+      del policy  # the run lets go of it where no stage has it as its reference
+      summary = run.go()
+    checkpoint_lib.write_json(workdir / "summary.json", summary)
+    report = report_lib.make_report(workdir)
   places = {
       "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
       "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
@@ -83,6 +90,33 @@ def train(recipe: Recipe, workdir: str | os.PathLike) -> dict[str, Any]:
     places = {"model": run.workdir / "models" / trained[-1], **places}
   progress_lib.print_summary(summary, {name: str(place) for name, place in places.items()})
   return summary
+
+
+def _enter(
+    recipe: Recipe, workdir: pathlib.Path, allow_changed_inputs: bool, stack: contextlib.ExitStack
+) -> tuple[Setup, Params]:
+  """Takes hold of the folder until `stack` ends, and makes the set-up of the run.
+
+  A folder that is missing is made when the recipe is found to be good, and one that is not ours
+  stays as it is.
+  """
+  check_config = lambda: checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
+  workdir_lib.check_free(workdir)
+  is_there = workdir.is_dir()
+  if is_there:
+    stack.enter_context(files.locked(workdir))
+  if checkpoint_lib.has_checkpoints(workdir):
+    check_config()
+  inputs = workdir_lib.read_inputs(recipe)
+  workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
+  setup, policy = make_setup(recipe)
+  check_stages(setup)
+  if not is_there:
+    stack.enter_context(files.locked(workdir))
+    workdir_lib.check_free(workdir)  # another process may have been here
+  check_config()
+  checkpoint_lib.write_json(workdir / workdir_lib.INPUTS, inputs)
+  return setup, policy
 
 
 class _Run:
@@ -117,6 +151,10 @@ class _Run:
   def go(self) -> dict[str, Any]:
     """All stages; returns the summary."""
     latest = self.checkpoints.latest_step()
+    for step, reason in self.checkpoints.damaged:
+      self.progress.message(
+          f"the checkpoint of step {step} is damaged ({reason}); it is now "
+          f"{step}.damaged, and the run goes on from that of step {latest}")
     saved = None if latest is None else self._restore_host(latest)
     cursors = (0, 0, 0) if saved is None else saved.pop("cursors")
     self.metrics.truncate_to(cursors[0])
@@ -125,6 +163,8 @@ class _Run:
       self._finish_stage("start", self.policy, 0)
     else:
       self.host = saved
+      if self.host["stage"] < len(self.setup.recipe.stages):
+        workdir_lib.check_files(self.workdir, self.host.get("files", {}))
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
@@ -159,6 +199,7 @@ class _Run:
         "name": config.name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": {},
         "rows": count})
     self.host |= {"stage": number + 1}
+    self._note_files(config.name)
 
   def _start_policy(self, source: str | None) -> Params:
     """To the bit what a stage, or the run whose folder it is, ended with; None: the initial one."""
@@ -221,10 +262,12 @@ class _Run:
     policy = self.setup.layout.get_state(self.state.params["policy"]) if stage.trains else None
     self.state = None  # the moments and a critic make room
     if stage.trains:
+      self.checkpoints.wait()  # of a full disk the two would not know who has the rest
       self._write_model(stage.name, policy)
     self._finish_stage(stage.name, policy, stage.steps)
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
-    checkpoint_lib.write_json(
+    self._note_files(stage.name)
+    checkpoint_lib.write_sealed(
         self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
@@ -309,8 +352,7 @@ class _Run:
     self.host["summary"]["stages"].append({
         "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
         "tokens": self.host["tokens"], "evaluation": evaluation})
-    summary = json.dumps(self.host["summary"], indent=2)
-    (self.workdir / "summary.json").write_text(summary)
+    checkpoint_lib.write_json(self.workdir / "summary.json", self.host["summary"])
 
   def _evaluate(self, name: str, policy: Params, steps: int) -> dict[str, Any]:
     self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
@@ -337,11 +379,19 @@ class _Run:
 
   def _restore_host(self, latest: int) -> dict[str, Any]:
     """The host's side of the latest checkpoint, or of the evaluation that came after it."""
-    file = self.checkpoints.folder / _EVALUATED
-    evaluated = json.loads(file.read_text()) if file.exists() else {}
-    if evaluated.get("global_step") == latest:
-      return evaluated
-    return self.checkpoints.restore_host(latest)
+    # Where it is damaged, the end of the stage is evaluated again, to the same numbers.
+    evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
+    is_after = evaluated.get("global_step") == latest
+    host = evaluated if is_after else self.checkpoints.restore_host(latest)
+    if not _HOST_FIELDS <= host.keys():
+      raise ValueError(
+          f"the checkpoint of step {latest} in {str(self.checkpoints.folder)!r} is damaged: it "
+          f"lacks {sorted(_HOST_FIELDS - host.keys())}; put it back, or give a new workdir")
+    return host
+
+  def _note_files(self, stage: str):
+    """Keeps the checksums of what a stage wrote for those after it."""
+    self.host["files"] = self.host.get("files", {}) | workdir_lib.stage_files(self.workdir, stage)
 
   def _restore(self, stage: Stage, latest: int):
     template = jax.tree.map(

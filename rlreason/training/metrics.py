@@ -12,22 +12,25 @@ Not here: what is measured (algorithms/, evaluation/) and how it is shown (progr
 """
 
 from collections.abc import Iterable, Mapping
+import contextlib
 import json
 import math
 import os
 import pathlib
 import resource
 import sys
+import time
 from typing import Any
 
 from absl import logging
 import jax
 import numpy as np
 
-from rlreason import types
+from rlreason import files, types
 
 MACHINE_PREFIXES = ("time/", "system/")
 
+_FLUSH_SECONDS = 10.0  # TensorBoard is behind by at most this; a flush waits for the disk
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -64,19 +67,27 @@ class JsonLines:
     """Opens `path` for appending; it is made, with its folder, if missing."""
     self.path = pathlib.Path(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = open(self.path, "ab")
+    # Without a buffer: what did not fit on a full disk is not tried again when the file is closed.
+    self._file = open(self.path, "ab", buffering=0)
 
   def append(self, line: Mapping[str, Any]) -> None:
-    """Writes a line and hands it to the operating system, so that a kill loses nothing."""
+    """Writes a line and hands it to the operating system, so that a kill loses nothing.
+
+    Raises:
+      OSError: names the file, whose end may then be half a line.
+    """
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-    self._file.write(text.encode("utf-8", errors="backslashreplace") + b"\n")
-    self._file.flush()
+    rest = memoryview(text.encode("utf-8", errors="backslashreplace") + b"\n")
+    with files.naming(self.path):
+      while rest:
+        rest = rest[self._file.write(rest):]
 
   def cursor(self) -> int:
     """The size in bytes, all of which is on the disk: what a checkpoint remembers."""
-    os.fsync(self._file.fileno())
-    return self._file.tell()
+    with files.naming(self.path):
+      os.fsync(self._file.fileno())
+      return self._file.seek(0, os.SEEK_END)
 
   def truncate_to(self, cursor: int) -> None:
     """Drops everything after `cursor`, a half-written line included.
@@ -119,16 +130,11 @@ class MetricsWriter:
       values: name -> number, on the host.
     """
     numbers = {name: self._finite(step, name, values[name]) for name in _ordered(values)}
+    self._lines.append({"step": int(step), "stage": stage, **numbers})
     if self._tensorboard is None:
       # Made only now: after a resume, what TensorBoard has from here on was cut from the JSON.
-      import tensorboardX  # imports torch where that is installed, which takes seconds
-
-      folder = str(self._workdir / "tensorboard")
-      self._tensorboard = tensorboardX.SummaryWriter(folder, purge_step=step)
-    self._lines.append({"step": int(step), "stage": stage, **numbers})
-    for name, number in numbers.items():
-      if number is not None:
-        self._tensorboard.add_scalar(name, number, step)
+      self._tensorboard = _TensorBoard(self._workdir / "tensorboard", purge_step=int(step))
+    self._tensorboard.write(int(step), numbers)
 
   def cursor(self) -> int:
     """Where the file ends now; see `JsonLines.cursor`."""
@@ -151,6 +157,63 @@ class MetricsWriter:
       self._warned.add(name)
       logging.warning("metric %s is %s at step %d; written as null", name, value, step)
     return None
+
+
+class _TensorBoard:
+  """The metrics again, as TensorBoard reads them; best effort.
+
+  An error of its file, such as a full disk, is one warning and the end of it: metrics.jsonl holds
+  the same. Written by the caller's thread: tensorboardX's own writer has a thread, which dies of
+  such an error, and a queue, which then fills and blocks the run.
+  """
+
+  def __init__(self, folder: pathlib.Path, purge_step: int):
+    """Opens a file for what comes at `purge_step` and later, which replaces what there was."""
+    from tensorboardX import event_file_writer  # imports torch where that is installed: seconds
+    from tensorboardX.proto import event_pb2
+
+    self._folder, self._file, self._flushed, self._pb = folder, None, 0.0, event_pb2
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    with self._best_effort():
+      folder.mkdir(parents=True, exist_ok=True)
+      # The process, because two of them may start within the second that is in the name.
+      self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+      for event in ({"file_version": "brain.Event:2"}, {"session_log": start}):
+        self._file.write_event(event_pb2.Event(step=purge_step, **event))
+
+  def write(self, step: int, numbers: Mapping[str, float | None]) -> None:
+    if self._file is None:
+      return
+    from tensorboardX.summary import scalar
+
+    now = time.time()
+    with self._best_effort():
+      for name, number in numbers.items():
+        if number is not None:
+          self._file.write_event(self._pb.Event(
+              step=step, wall_time=now, summary=scalar(name, number)))
+      if now - self._flushed > _FLUSH_SECONDS:
+        self._flushed = now
+        self._file.flush()
+
+  def close(self) -> None:
+    if self._file is not None:
+      with self._best_effort():
+        self._file.close()
+      self._file = None
+
+  @contextlib.contextmanager
+  def _best_effort(self):
+    try:
+      yield
+    except OSError as error:
+      logging.warning(
+          "%s: %s; TensorBoard gets nothing more of this run, metrics.jsonl has it all",
+          self._folder, error.strerror)
+      file, self._file = self._file, None
+      if file is not None:
+        with contextlib.suppress(OSError):  # it would try to write the rest
+          file.close()
 
 
 class SamplesWriter:
@@ -184,12 +247,21 @@ class SamplesWriter:
 
 
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads a file that `JsonLines` writes; [] if it is missing, and without a half-written end."""
+  """Reads a file that `JsonLines` writes; [] if it is missing, and without a half-written end.
+
+  Raises:
+    ValueError: a line is no JSON object; names the file and the line.
+  """
   path = pathlib.Path(path)
   if not path.exists():
     return []
-  complete = path.read_bytes().split(b"\n")[:-1]
-  return [json.loads(line) for line in complete]
+  lines = []
+  for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    try:
+      lines.append(json.loads(line))
+    except ValueError as error:
+      raise ValueError(f"{path}:{number}: damaged, not a line of JSON: {error}") from error
+  return lines
 
 
 class CompilationCounter:

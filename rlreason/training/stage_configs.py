@@ -8,18 +8,18 @@ earlier stage, or from a folder. Data that a stage writes (`data/<stage>.jsonl`)
 from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from rlreason import losses
 from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
-from rlreason.config import check_unread
+from rlreason.config import Examples, Path, Rows, Tokens, check_unread
 from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training.checks import (
-    check_critic_rate, check_filters, check_learned, check_positive, check_samples_differ,
-    check_steps)
+    check_critic_rate, check_filters, check_learned, check_positive, check_rows,
+    check_samples_differ, check_steps)
 from rlreason.training.optimizer import OptimizerConfig
 
 STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
@@ -35,17 +35,17 @@ class SFTStage:
   kind: Literal["sft"]
   name: str
   steps: int  # optimiser steps
-  batch_size: int  # packed rows per step, over all devices
-  length: int  # tokens of a packed row
+  batch_size: Rows  # packed rows per step, over all devices
+  length: Tokens  # of a packed row
   optimizer: OptimizerConfig
   # JSONL or parquet of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
-  examples: str = ""
+  examples: Path = ""
   # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
   answer_template: str = ""
-  num_examples: int = 50_000  # most examples made, where they do not come from a file
+  num_examples: Examples = 50_000  # most examples made, where they do not come from a file
   token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # word -> weight
   sft: SFTConfig = SFTConfig()
-  start: str = "previous"  # see `START`
+  start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "length", "num_examples")
@@ -79,8 +79,8 @@ class RLStage:
   kind: Literal["rl"]
   name: str
   steps: int  # rollouts
-  num_prompts: int  # P per step, over all devices
-  group_size: int = 1  # G completions per prompt
+  num_prompts: Rows  # P per step, over all devices
+  group_size: Rows = 1  # G completions per prompt
   sampling: SamplingOptions
   rewards: tuple[RewardSpec, ...]
   reward_clip: tuple[float, float] = (-10.0, 10.0)
@@ -88,18 +88,18 @@ class RLStage:
   optimizer: OptimizerConfig
   # What gives the reward `learned`: the folder of a reward model of the policy's vocabulary, or
   # "stage:NAME", a stage that trains one.
-  reward_model: str = ""
+  reward_model: Path = ""
   # A separate critic starts from this model (a folder or .gguf file, or "stage:NAME" as above; a
   # reward model brings its head); empty: from the policy.
-  critic_path: str = ""
+  critic_path: Path = ""
   # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
   # right answer always beats the longest wrong one.
   min_reasoning: int = 1
   # Runs even where that does not hold: the exploration reward may then pay more than being right.
   allow_length_over_correctness: bool = False
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
-  start: str = "previous"  # see `START`
-  problems: str = ""  # JSONL or parquet of {prompt, answer}, or "stage:NAME"; empty = the task's
+  start: Path = "previous"  # see `START`
+  problems: Path = ""  # JSONL or parquet of {prompt, answer}, or "stage:NAME"; empty = the task's
   # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
@@ -113,6 +113,7 @@ class RLStage:
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")
+    check_rows(self)
     if self.max_rounds > 1 and self.group_size == 1:
       raise ValueError(
           f"max_rounds: got {self.max_rounds} with group_size=1, allowed: 1 (a group of one always "
@@ -237,19 +238,20 @@ class SampleStage:
   kind: Literal["sample"]
   name: str
   steps: int  # batches of problems
-  num_prompts: int  # problems of a batch, over all devices
-  group_size: int  # completions of each
+  num_prompts: Rows  # problems of a batch, over all devices
+  group_size: Rows  # completions of each
   sampling: SamplingOptions
   rewards: tuple[RewardSpec, ...]
   reward_clip: tuple[float, float] = (-10.0, 10.0)
-  start: str = "previous"  # see `START`
-  problems: str = ""  # as of `RLStage`
-  reward_model: str = ""  # as of `RLStage`
+  start: Path = "previous"  # see `START`
+  problems: Path = ""  # as of `RLStage`
+  reward_model: Path = ""  # as of `RLStage`
   # A folder or .gguf file to sample from in place of the policy, such as a larger teacher's.
-  model: str = ""
+  model: Path = ""
 
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
+    check_rows(self)
     check_learned(self.rewards, self.reward_model)
     check_samples_differ(self.sampling, self.group_size)
     check_filters(self.sampling)
@@ -280,14 +282,14 @@ class PreferenceStage:
   kind: Literal["preference"]
   name: str
   steps: int  # optimiser steps
-  batch_size: int  # prompts per step, over all devices
-  completion_length: int  # tokens; rows with a longer completion are left out
+  batch_size: Rows  # prompts per step, over all devices
+  completion_length: Tokens  # rows with a longer completion are left out
   # JSONL or parquet of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
   # is_right}; or "stage:NAME".
-  examples: str
+  examples: Path
   preference: PreferenceConfig
   optimizer: OptimizerConfig
-  start: str = "previous"  # see `START`
+  start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
@@ -302,15 +304,15 @@ class RewardModelStage:
   kind: Literal["reward_model"]
   name: str
   steps: int  # optimiser steps
-  batch_size: int  # prompts per step, over all devices
-  completion_length: int  # tokens; rows with a longer completion are left out
-  examples: str  # as of `PreferenceStage`: pairs, or completions with verdicts
+  batch_size: Rows  # prompts per step, over all devices
+  completion_length: Tokens  # rows with a longer completion are left out
+  examples: Path  # as of `PreferenceStage`: pairs, or completions with verdicts
   optimizer: OptimizerConfig
   reward_model: RewardModelConfig = RewardModelConfig()
   # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
   # in place of pairs a score is a log-odds of being right, which this would undo.
   standardize: bool = True
-  start: str = "previous"  # see `START`: the trunk
+  start: Path = "previous"  # see `START`: the trunk
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
@@ -324,21 +326,22 @@ class DistillStage:
   kind: Literal["distill"]
   name: str
   steps: int  # optimiser steps
-  teacher: str  # a folder or .gguf file
-  num_prompts: int  # per step, over all devices
+  teacher: Path  # a folder or .gguf file
+  num_prompts: Rows  # per step, over all devices
   sampling: SamplingOptions
   distill: DistillConfig
   optimizer: OptimizerConfig
-  group_size: int = 1  # completions per prompt
+  group_size: Rows = 1  # completions per prompt
   # Share of the steps, in [0, 1], on the student's own samples; the others are on the completions
   # of `examples`: JSONL or parquet of {prompt, completion}, or "stage:NAME".
   student_fraction: float = 1.0
-  examples: str = ""  # empty: the problems of the task, and a student_fraction of 1
-  problems: str = ""  # without examples, as of `RLStage`
-  start: str = "previous"  # see `START`
+  examples: Path = ""  # empty: the problems of the task, and a student_fraction of 1
+  problems: Path = ""  # without examples, as of `RLStage`
+  start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size")
+    check_rows(self)
     check_steps(self.steps, self.steps, self.optimizer)
     if not 0 <= self.student_fraction <= 1:
       raise ValueError(f"student_fraction: got {self.student_fraction}, allowed: 0 to 1")

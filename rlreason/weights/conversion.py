@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 
+from rlreason import files
 from rlreason.tokenizers.hf import read_json
 from rlreason.tokenizers.load import SENTENCEPIECE_NAMES
 from rlreason.weights import load, safetensors, stream
@@ -30,7 +31,7 @@ def convert(
 
   Args:
     source: a folder or a `.gguf` file.
-    destination: the folder to write; not `source`.
+    destination: the folder to write, new or empty.
     dtype: float32, bfloat16 or float16; None keeps the type of each tensor of a folder, and makes
       those of a GGUF file float32.
     max_shard_bytes: most bytes of tensors in one file.
@@ -48,6 +49,10 @@ def convert(
     return
   _, _, checkpoint, tokenizer = load.open_folder(source)
   with checkpoint:
+    for name in checkpoint.names:  # those that no parameter comes from are copied as well
+      safetensors.check_kind(checkpoint.stored_type(name), name, str(source))
+      if not checkpoint.shape(name):
+        raise ValueError(f"{source}: {name} has shape (), allowed: one axis or more")
     destination.mkdir(parents=True, exist_ok=True)
     (destination / "config.json").unlink(missing_ok=True)
     tensors = {name: safetensors.Stored(
@@ -68,10 +73,21 @@ def convert(
 def check_destination(
     source: str | os.PathLike, destination: str | os.PathLike, dtype: str | None
 ) -> None:
-  """Raises ValueError for a destination that is the source, or a type no folder can hold."""
+  """Finds now what would keep a model from being written.
+
+  Raises:
+    ValueError: the destination is the source or holds something, which is never replaced; or no
+      folder can hold that type.
+  """
   load.check_stored_dtype(dtype)
-  if pathlib.Path(source).resolve() == pathlib.Path(destination).resolve():
+  destination = pathlib.Path(destination)
+  if pathlib.Path(source).resolve() == destination.resolve():
     raise ValueError(f"destination: got the source {str(source)!r}, allowed: another folder")
+  files.check_writable("destination", destination)
+  there = next(destination.iterdir(), None) if destination.exists() else None
+  if there is not None:
+    raise ValueError(
+        f"destination: {str(there)!r} is there already, allowed: a new or empty folder")
 
 
 def _read_pieces(checkpoint: safetensors.Checkpoint, name: str) -> Iterator[np.ndarray]:

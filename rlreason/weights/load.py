@@ -4,20 +4,24 @@ from collections.abc import Callable, Collection, Iterable
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlreason import files
 from rlreason.models import families, init_value_head
 from rlreason.models.config import ModelConfig
+from rlreason.models.fields import short, show
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
-from rlreason.tokenizers.hf import read_json
-from rlreason.tokenizers.load import load_tokenizer
+from rlreason.tokenizers.hf import HFTokenizer, read_json
+from rlreason.tokenizers.load import check_links, load_tokenizer
 from rlreason.types import Params
 from rlreason.weights import gguf, names, safetensors, stream
 
@@ -27,6 +31,7 @@ _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _SCORE, _SCORE_BIAS = "score.weight", "score.bias"
 _COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nobody needs
 MAX_SHARD_BYTES = 5_000_000_000
+_MOST_NAMED = 5  # tensors in a warning
 
 
 def load_model(
@@ -107,6 +112,7 @@ def open_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
 class _Opened(NamedTuple):
   """A model whose files are checked, and no parameter made yet."""
 
+  path: pathlib.Path
   config: ModelConfig
   entries: dict[str, names.Entry]
   read: Callable[[str, slice], np.ndarray]
@@ -125,10 +131,10 @@ def _open(
   if path.suffix in _PICKLES:
     raise ValueError(_pickle_message(path))
   if path.suffix == ".gguf":
-    return _Opened(*_open_gguf(path, end_tokens), None)
+    return _Opened(path, *_open_gguf(path, end_tokens), None)
   config, entries, source, tokenizer = open_folder(
       path, end_tokens=end_tokens, is_scalar=is_scalar)
-  return _Opened(config, entries, stack.enter_context(source).read, tokenizer, source)
+  return _Opened(path, config, entries, stack.enter_context(source).read, tokenizer, source)
 
 
 def _open_scalar(
@@ -151,8 +157,21 @@ def _load_params(
 ) -> tuple[ModelConfig, Params]:
   config = dataclasses.replace(opened.config, param_dtype=dtype, dtype=compute_dtype or dtype)
   places = sharding(config) if callable(sharding) else sharding
-  return config, stream.load_params(
-      config, opened.entries, opened.read, jnp.dtype(dtype), places, quantize=quantize)
+  broken = {}  # an ordered set: names of tensors
+
+  def read(name, rows):
+    array = opened.read(name, rows)
+    if not safetensors.is_finite(array):
+      broken[name] = None
+    return array
+
+  params = stream.load_params(
+      config, opened.entries, read, jnp.dtype(dtype), places, quantize=quantize)
+  if broken:
+    logging.warning(
+        "%s: NaN or infinite values in %d of %d tensors, so that what the model says means "
+        "nothing: %s", opened.path, len(broken), len(opened.entries), show([*broken][:_MOST_NAMED]))
+  return config, params
 
 
 def save_model(
@@ -265,8 +284,7 @@ def _open_gguf(
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
   config, entries, read = gguf.open_model(reader, metadata, path)
-  _check_vocabulary(path, config, tokenizer)
-  return config, entries, read, tokenizer
+  return config, entries, read, _fitting(path, config, tokenizer)
 
 
 def open_folder(
@@ -289,29 +307,48 @@ def open_folder(
   pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
   if pickles and not safetensors.has_checkpoint(folder):
     raise ValueError(_pickle_message(folder / pickles[0]))
+  check_links(folder)
   fields = read_json(folder / "config.json")
-  try:
-    config = families.config_from_hf(fields)
-  except ValueError as error:
-    raise ValueError(f"{folder}: {error}") from error
-  tokenizer = load_tokenizer(folder, end_tokens=end_tokens)
-  _check_vocabulary(folder, config, tokenizer)
-  checkpoint = safetensors.Checkpoint(folder)
-  try:
+  with contextlib.ExitStack() as stack:
+    checkpoint = stack.enter_context(safetensors.Checkpoint(folder))
+    try:
+      _check_counts(fields, len(checkpoint.names))
+      config = families.config_from_hf(fields)
+    except ValueError as error:
+      raise ValueError(f"{folder}: {error}") from error
+    tokenizer = _fitting(folder, config, load_tokenizer(folder, end_tokens=end_tokens))
     ignored = _check_score(checkpoint, config) if is_scalar else set()
     entries = {name: entry for name, entry in names.hf_entries(config).items()
                if name not in ignored}
     _check_tensors(checkpoint, config, entries, ignored)
-  except BaseException:
-    checkpoint.close()
-    raise
+    stack.pop_all()
   return config, entries, checkpoint, tokenizer
 
 
-def _check_vocabulary(path: pathlib.Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-  if tokenizer.vocab_size > config.vocab_size:
-    raise ValueError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-                     f"{config.vocab_size} embeddings")
+def _check_counts(fields: dict[str, Any], num_tensors: int) -> None:
+  """Raises ValueError where config.json counts more layers and experts than there are tensors.
+
+  Before anything is done for each of them: a file can say a million and hold none.
+  """
+  layers = fields.get("num_hidden_layers")
+  experts = [fields.get(name) for name in ("num_experts", "num_local_experts")]
+  counts = [count for count in (layers, *experts) if isinstance(count, int) and count > 0]
+  if math.prod(counts) > num_tensors:
+    raise ValueError(f"config.json num_hidden_layers, num_experts: got {short(counts)}, but the "
+                     f"files hold {num_tensors} tensors")
+
+
+def _fitting(path: pathlib.Path, config: ModelConfig, tokenizer: HFTokenizer) -> HFTokenizer:
+  """The tokenizer, which refuses what the model has no embedding for if it has more tokens."""
+  if tokenizer.vocab_size <= config.vocab_size:
+    return tokenizer
+  logging.warning(
+      "%s: the tokenizer has %d tokens, the model %d embeddings: texts with the other tokens are "
+      "refused", path, tokenizer.vocab_size, config.vocab_size)
+  try:
+    return tokenizer.with_rows(config.vocab_size)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def _check_tensors(
@@ -328,19 +365,20 @@ def _check_tensors(
   names.check_names(found, entries, str(folder))
   for name, entry in entries.items():
     names.check_shape(checkpoint.shape(name), name, entry, str(folder))
-    kind = checkpoint.stored_type(name)
-    if kind not in ("F32", "F16", "BF16"):
-      raise ValueError(f"{folder}: {name} is stored as {kind}, allowed: F32, F16, BF16")
+    safetensors.check_kind(checkpoint.stored_type(name), name, str(folder))
 
 
 def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set[str]:
   """What else a folder may hold or lack: its scalar head and, with one, the output matrix."""
   if _SCORE not in checkpoint.names:
     return set()
-  shape = checkpoint.shape(_SCORE)
-  if shape != (1, config.width):
-    raise ValueError(f"{checkpoint.folder}: {_SCORE} has shape {shape}, expected "
-                     f"{(1, config.width)}: a head of one label")
+  for name, expected in ((_SCORE, (1, config.width)), (_SCORE_BIAS, (1,))):
+    if name not in checkpoint.names:
+      continue
+    safetensors.check_kind(checkpoint.stored_type(name), name, str(checkpoint.folder))
+    if checkpoint.shape(name) != expected:
+      raise ValueError(f"{checkpoint.folder}: {name} has shape {checkpoint.shape(name)}, expected "
+                       f"{expected}: a head of one label")
   return {_SCORE, _SCORE_BIAS, _HEAD}
 
 
@@ -374,4 +412,4 @@ def _pickle_message(path: pathlib.Path) -> str:
 
 
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  files.write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -14,7 +14,11 @@ import jax
 import numpy as np
 
 from rlreason.models import ModelConfig
+from rlreason.models.config import LORA_TARGETS
 from rlreason.types import Params
+
+
+_MOST_LISTED, _MOST_LETTERS = 50, 200  # names in a message, letters of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,16 +125,26 @@ def hf_entries(config: ModelConfig) -> dict[str, Entry]:
 def adapter_entries(config: ModelConfig) -> dict[str, Entry]:
   """Tensor names of the adapters of `config.lora`, as PEFT writes them."""
   entries, rank = {}, config.lora.rank
-  for name, entry in hf_entries(config).items():
-    if entry.path[-1] != "kernel" or entry.path[-2] not in config.lora.targets:
+  for module, entry in _projections(config).items():
+    if entry.path[-2] not in config.lora.targets:
       continue
     inputs, outputs = entry.shape[:entry.in_axes], entry.shape[entry.in_axes:]
-    stem, owner = "base_model.model." + name.removesuffix("weight"), entry.path[:-1]
+    stem, owner = f"base_model.model.{module}.", entry.path[:-1]
     entries[f"{stem}lora_A.weight"] = dataclasses.replace(
         entry, path=(*owner, "lora_a"), shape=(*inputs, rank))
     entries[f"{stem}lora_B.weight"] = dataclasses.replace(
         entry, path=(*owner, "lora_b"), shape=(rank, *outputs), in_axes=1)
   return entries
+
+
+def projection_paths(config: ModelConfig) -> tuple[str, ...]:
+  """The modules of a Hugging Face model that can have adapters: model.layers.0.self_attn.q_proj."""
+  return tuple(_projections(config))
+
+
+def _projections(config: ModelConfig) -> dict[str, Entry]:
+  return {name.removesuffix(".weight"): entry for name, entry in hf_entries(config).items()
+          if entry.path[-1] == "kernel" and entry.path[-2] in LORA_TARGETS}
 
 
 def gguf_entries(config: ModelConfig, *, interleaved_rope: bool) -> dict[str, Entry]:
@@ -157,12 +171,19 @@ def check_names(found: Iterable[str], entries: Mapping[str, Entry], where: str) 
   """Checks that a checkpoint has exactly these tensors.
 
   Raises:
-    ValueError: lists every missing and every unknown name.
+    ValueError: lists the missing and the unknown names.
   """
   found = set(found)
   missing, unknown = sorted(set(entries) - found), sorted(found - set(entries))
   if missing or unknown:
-    raise ValueError(f"{where}: missing tensors {missing}; unknown tensors {unknown}")
+    raise ValueError(
+        f"{where}: missing tensors {_listed(missing)}; unknown tensors {_listed(unknown)}")
+
+
+def _listed(names: list[str]) -> str:
+  """So many that what is wrong can be seen."""
+  rest = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+  return f"{[name[:_MOST_LETTERS] for name in names[:_MOST_LISTED]]}{rest}"
 
 
 def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> None:

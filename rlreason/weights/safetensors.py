@@ -1,6 +1,7 @@
 """Safetensors checkpoints of a Hugging Face folder: one file, or shards with an index."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,10 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from rlreason.files import naming, write_whole
+from rlreason.models.fields import short
+from rlreason.tokenizers.hf import read_json
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
@@ -20,6 +25,7 @@ _METADATA = {"format": "pt"}
 _MAX_MAPPED_BYTES = 2**25
 _DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"),
            "BF16": np.dtype(ml_dtypes.bfloat16)}
+_EXPONENTS = {"float32": 0x7F800000, "float16": 0x7C00, "bfloat16": 0x7F80}
 KINDS = {str(dtype): kind for kind, dtype in _DTYPES.items()}  # float32 -> F32, ...
 
 
@@ -32,6 +38,35 @@ class Stored(NamedTuple):
   @property
   def nbytes(self) -> int:
     return math.prod(self.shape) * _DTYPES[self.kind].itemsize
+
+
+def check_kind(kind: str, name: str, where: str) -> None:
+  """Raises ValueError unless tensor `name` is stored as a type that parameters come from."""
+  if kind not in _DTYPES:
+    raise ValueError(f"{where}: {name} is stored as {kind}, allowed: {', '.join(_DTYPES)}")
+
+
+def is_finite(array: np.ndarray) -> bool:
+  """Whether no number is NaN or infinite: in one pass over the bits of a type of files."""
+  exponents = _EXPONENTS.get(str(array.dtype))  # all of these bits set say so
+  if exponents is None:  # of another byte order
+    return bool(np.all(np.isfinite(array)))
+  bits = array.view(f"u{array.itemsize}")
+  return bool(np.max(bits & bits.dtype.type(exponents), initial=0) < exponents)
+
+
+@contextlib.contextmanager
+def damage_named(path: pathlib.Path) -> Iterator[None]:
+  """Turns what the package raises for a damaged file into a ValueError that names the file."""
+  try:
+    yield
+  except BaseException as error:
+    # A panic of the package's Rust is no Exception, and of no class that could be imported.
+    if not isinstance(error, safetensors.SafetensorError) and (
+        type(error).__name__ != "PanicException"):
+      raise
+    raise ValueError(f"{path}: not a whole safetensors file (damaged or cut short?): {error}"
+                     ) from error
 
 
 class Checkpoint:
@@ -83,11 +118,8 @@ class Checkpoint:
   def _open(self, path: pathlib.Path, expected: frozenset[str] | None) -> None:
     if not path.is_file():
       raise FileNotFoundError(f"{path} not found; {self.folder / INDEX} names it")
-    try:
+    with damage_named(path):
       file = _File(path)
-    except safetensors.SafetensorError as error:
-      raise ValueError(f"{path}: not a whole safetensors file (damaged or cut short?): {error}"
-                       ) from error
     self._files.update({name: file for name in file.tensors.keys()})
     found = frozenset(file.tensors.keys())
     if expected is not None and found != expected:
@@ -115,7 +147,8 @@ class _File:
     if self._bytes_read > _MAX_MAPPED_BYTES:
       self.close()
       self._open()
-    array = self.tensors.get_slice(name)[rows]
+    with damage_named(self._path):
+      array = self.tensors.get_slice(name)[rows]
     self._bytes_read += array.nbytes
     return array
 
@@ -149,18 +182,21 @@ def write(
   weight_map = {}
   for number, names in enumerate(shards, 1):
     name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-    _write_file(folder / name, {name: tensors[name] for name in names}, read)
+    write_file(folder / name, {name: tensors[name] for name in names}, read)
     weight_map.update(dict.fromkeys(names, name))
   if len(shards) > 1:
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(
+def write_file(
     path: pathlib.Path, tensors: Mapping[str, Stored], read: Callable[[str], Iterable[np.ndarray]]
 ) -> None:
-  """The package's own writer wants all tensors in memory at once; the format does not."""
+  """One file of `write`, whole or not at all.
+
+  The package's own writer wants all tensors in memory at once; the format does not.
+  """
   # Wide types first, as the package has them: a tensor starts at a multiple of its type's size.
   names = sorted(tensors, key=lambda name: -_DTYPES[tensors[name].kind].itemsize)
   header, end = {"__metadata__": _METADATA}, 0
@@ -172,7 +208,7 @@ def _write_file(
   text += b" " * (-len(text) % 8)
   unfinished = path.with_name(f"{path.name}.unfinished")
   try:
-    with unfinished.open("wb") as file:
+    with naming(path), unfinished.open("wb") as file:
       file.write(struct.pack("<Q", len(text)) + text)
       for name in names:
         start = file.tell()
@@ -181,6 +217,8 @@ def _write_file(
           file.write(piece.reshape(-1).view(np.uint8))
         if file.tell() - start != tensors[name].nbytes:
           raise ValueError(f"{name}: got {file.tell() - start} bytes, expected {tensors[name]}")
+      file.flush()
+      os.fsync(file.fileno())
     unfinished.replace(path)
   finally:
     unfinished.unlink(missing_ok=True)
@@ -195,20 +233,24 @@ def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
 
 
 def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
-  """File name to the tensors it must hold; None where no index says so."""
-  if not (folder / INDEX).is_file():
-    if not (folder / SINGLE).is_file():
-      raise FileNotFoundError(f"no weights in {folder}; looked for {SINGLE} and {INDEX}")
+  """File name to the tensors it must hold; None where no index says so.
+
+  With a single file an index beside it, and the shards it names, are not looked at: so transformers
+  has it.
+  """
+  if (folder / SINGLE).is_file():
     return {SINGLE: None}
+  if not (folder / INDEX).is_file():
+    raise FileNotFoundError(f"no weights in {folder}; looked for {SINGLE} and {INDEX}")
   try:
-    weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    weight_map = read_json(folder / INDEX)["weight_map"]
     files = sorted(set(weight_map.values()))
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{folder / INDEX}: not an index of safetensors shards: {error!r}") from error
   for name in files:
     # An index comes with a download: it must not point outside its folder.
-    if pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
-      raise ValueError(f"{folder / INDEX}: got the file {name!r}, allowed: names of .safetensors "
+    if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
+      raise ValueError(f"{folder / INDEX}: got the file {short(name)}, allowed: names of .safetensors "
                        "files beside the index")
   return {
       name: frozenset(tensor for tensor, file in weight_map.items() if file == name)

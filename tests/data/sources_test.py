@@ -69,7 +69,7 @@ def test_a_missing_file_or_unknown_kind_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="absent.jsonl"):
     sources.FileRows(tmp_path / "absent.jsonl")
   with pytest.raises(ValueError, match="parquet"):
-    sources.FileRows(tmp_path / "a.csv")
+    sources.FileRows(tmp_path / "a.txt")
 
 
 def test_fields_name_the_columns_and_prompts_are_found(tmp_path):
@@ -142,6 +142,29 @@ def test_tfds_rows_without_tensorflow(tmp_path):
 def test_absent_tfds_data_says_what_to_do(tmp_path):
   with pytest.raises(ValueError, match="cannot give 'mnist' split 'train'.*prepare it first"):
     sources.TfdsRows("mnist", "train", data_dir=str(tmp_path))
+
+
+def test_a_digest_is_of_contents_and_of_names_in_a_folder(tmp_path):
+  first, second = tmp_path / "a", tmp_path / "b"
+  for folder in (first, second):
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "x.jsonl").write_bytes(b"abc")
+    (folder / "y").write_bytes(b"")
+  (second / ".hidden").write_bytes(b"what editors leave")
+  assert sources.digest(str(first / "deep" / "x.jsonl")) == (
+      "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")  # FIPS 180-2, B.1
+  assert sources.digest(first) == sources.digest(second)
+  (second / "y").unlink()
+  (second / "y").symlink_to(first / "y")
+  assert sources.digest(first) == sources.digest(second)
+  seen = {sources.digest(first)}
+  for change in (lambda: (first / "y").write_bytes(b"1"), lambda: (first / "y").rename(first / "z"),
+                 lambda: (first / "z").unlink()):
+    change()
+    seen.add(sources.digest(first))
+  assert len(seen) == 4
+  with pytest.raises(FileNotFoundError, match="z: no such file or folder"):
+    sources.digest(first / "z")
 
 
 def test_function_rows():

@@ -54,9 +54,9 @@ def test_long_text_is_counted_in_linear_time():
   rng = np.random.default_rng(0)
   words = ["wait", "let", "me", "to", "check", "plug", "actually", ",", "this", "does", "not"]
   text = " ".join(words[place] for place in rng.integers(len(words), size=50_000))
-  start = time.perf_counter()
+  start = time.thread_time()
   behaviours.text_behaviours(text)
   behaviours.text_behaviours("wait" * 50_000 + " plug" * 50_000)
   for degenerate in ("\n", " ", ". ", "\n \t", "but ", "is it ", "no\n"):
     behaviours.text_behaviours(degenerate * 50_000)
-  assert time.perf_counter() - start < 5.0
+  assert time.thread_time() - start < 5.0

@@ -40,6 +40,12 @@ def test_reads_llama_31():
       tie_embeddings=False, max_positions=131072)
 
 
+def test_whole_numbers_where_floats_are_meant_are_floats():
+  """They need not fit an integer of the device."""
+  config = families.config_from_hf(LLAMA_31_8B | {"rms_norm_eps": 2**64})
+  assert type(config.norm_eps) is float and config.norm_eps == 2.0**64
+
+
 def test_reads_qwen_25():
   config = families.config_from_hf(QWEN_25_32B)
   assert config.family == "qwen2" and config.qkv_bias and not config.qk_norm

@@ -1,6 +1,5 @@
 """Tests of rlreason.rewards.answer."""
 
-from fractions import Fraction
 import time
 
 from hypothesis import given
@@ -22,8 +21,20 @@ from rlreason.rewards import answer as answers
         (r"\boxed{cut off \boxed{4}", "4", "4"),
         (r"\boxed{\boxed{4}}", r"\boxed{4}", "4"),
         (r"\boxed{}", "", ""),
+        (r"\boxed{5} and so \boxed{}", "5", "5"),
+        (r"\boxed{} \boxed{4} \boxed{ }", "4", "4"),
         (r"\boxed{5", None, None),
-        (r"\boxed 5", None, None),
+        (r"\boxed{5} so \boxed{6", "5", None),
+        (r"\boxed{5}, so \boxed{\frac{1}{2}", "5", None),
+        (r"\boxed 5", "5", "5"),
+        (r"$\boxed 25$.", "25", "25"),
+        (r"\boxed \frac{1}{2}.", r"\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\fbox{2}", "2", "2"),
+        (r"\\boxed{7}", "7", "7"),
+        (r"\boxedtext{7}", None, None),
+        (r"$x = \boxed{1}$ and $x = \boxed{2}$", "1", "1, 2"),
+        (r"\boxed{1}, \boxed{2}, \text{ and } \boxed{3}.", "1", "1, 2, 3"),
+        (r"\boxed{1}, which is wrong, so \boxed{2}", "1", "2"),
         ("5", None, None),
         ("", None, None),
     ],
@@ -61,87 +72,19 @@ def test_answer_tags(text, expected):
   assert answers.extract_answer(text, answer_tags=True) == expected
 
 
-@pytest.mark.parametrize(
-    "answer, expected",
-    [
-        ("\u22127", "-7"),
-        ("$1,234.5$", "1234.5"),
-        (r"\$ 5", "5"),
-        ("1{,}234{,}567", "1234567"),
-        (r"10\,000", "10000"),
-        ("10 000", "10000"),
-        ("1 2", "1 2"),
-        ("(1,234)", "(1,234)"),
-        ("1,2", "1,2"),
-        (r"\dfrac12", r"\frac{1}{2}"),
-        (r"\tfrac{1}{2}", r"\frac{1}{2}"),
-        (r"\left( 1, 2 \right]", "(1,2]"),
-        (r"\leftarrow", r"\leftarrow"),
-        (r"\text{Evelyn}", "Evelyn"),
-        (r"5\text{ cm}^2", "5"),
-        (r"90^\circ", "90"),
-        (r"50\%", "50%"),
-        ("12.", "12"),
-        (r"\pi r", r"\pi r"),
-        (r"\( x + 1 \)", "x+1"),
-        ("", ""),
-    ],
-)
-def test_normalize(answer, expected):
-  assert answers.normalize(answer) == expected
-
-
-@pytest.mark.parametrize(
-    "answer, expected",
-    [
-        ("12", 12), ("-12", -12), ("+3", 3), ("007", 7), ("0.25", Fraction(1, 4)),
-        (".5", Fraction(1, 2)),
-        ("3/4", Fraction(3, 4)), ("-3/4", Fraction(-3, 4)), ("3/-4", Fraction(-3, 4)),
-        (r"\frac{3}{4}", Fraction(3, 4)), (r"-\frac{-3}{4}", Fraction(3, 4)),
-        (r"2\frac{1}{2}", Fraction(5, 2)), (r"-2\frac{1}{2}", Fraction(-5, 2)), ("x=5", 5),
-        ("9" * 100, int("9" * 100)),
-        ("9" * 101, None), ("9" * 100_000, None), ("1/0", None), ("", None),
-        (r"\frac{1}{0.0}", None),
-        ("1+1", None), ("9^9", None), ("1e5", None), ("50%", None), ("1,2", None), ("-", None),
-        (r"2\frac{-1}{2}", None), ("3/4/5", None), ("five", None), ("x=", None), ("nan", None),
-    ],
-)  # fmt: skip
-def test_exact_number(answer, expected):
-  assert answers.exact_number(answer) == expected
-
-
-@given(st.integers(-(10**30), 10**30), st.integers(1, 10**30))
-def test_exact_number_reads_what_python_writes(numerator, denominator):
-  value = Fraction(numerator, denominator)
-  assert answers.exact_number(str(value)) == value
-  sign = "-" if value < 0 else ""
-  latex = rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
-  assert answers.exact_number(answers.normalize(f"$ {latex} $.")) == value
-  assert answers.exact_number(answers.normalize(f"{numerator:,}")) == numerator
-
-
 @given(st.text(alphabet=st.sampled_from(list("\\{}boxedfractx=$%.,- 0129/^()\u2212")), max_size=60))
 def test_any_text_is_handled(text):
   for box in answers.find_boxes(text):
     assert text[box.start : box.end].endswith(box.content + "}")
     assert text[box.start] == "\\"
-  answers.exact_number(answers.normalize(text))
   assert answers.extract_answer(rf"{text.replace(chr(92), '').replace('{', '')}\boxed{{7}}") == "7"
 
 
 @pytest.mark.parametrize("piece", [r"\boxed{", "{", "}", "\\", r"\boxed{}", " "])
 def test_finding_boxes_takes_linear_time(piece):
-  start = time.perf_counter()
+  start = time.thread_time()
   answers.find_boxes(piece * 50_000)
-  assert time.perf_counter() - start < 5
-
-
-@pytest.mark.parametrize("piece", ["1,", " ", "1 ", r"\text{", r"\frac", "1,234", r"\text{ a", "}"])
-def test_normalizing_the_longest_answer_is_fast(piece):
-  answer = (piece * answers.MAX_ANSWER_CHARACTERS)[: answers.MAX_ANSWER_CHARACTERS]
-  start = time.perf_counter()
-  answers.exact_number(answers.normalize(answer))
-  assert time.perf_counter() - start < 1
+  assert time.thread_time() - start < 5
 
 
 @pytest.mark.parametrize("text, number", [
@@ -150,3 +93,33 @@ def test_normalizing_the_longest_answer_is_fast(piece):
     ("\u0663", None)])
 def test_the_last_number(text, number):
   assert answers.last_number(text) == number
+
+
+@pytest.mark.parametrize("gold, expected", [
+    ("72", "72"), (72, "72"), (0.5, "0.5"), (" St. Louis ", "St. Louis"),
+    ("In May 24 clips, 24+48 = <<24+48=72>>72 altogether.\n#### 72", "72"),
+    ("She pays 10 dollars.\n#### $1,234", "$1,234"),
+    (r"We have $x=\boxed{3}$, so the answer is $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+    (r"the roots are \boxed{1} and \boxed{2}.", "1, 2"),
+    (r"so it is \\boxed{7}", "7"),
+    ("<think>8?</think><answer>9</answer>", "9"),
+    ("There are 24 + 48 = 72 of them. The answer is 72.", "72"),
+    ("Therefore, the final answer is: 3.5. I hope it is correct.", "3.5"),
+])  # fmt: skip
+def test_gold_answers_are_found_in_workings(gold, expected):
+  assert answers.gold_text(gold) == expected
+
+
+@pytest.mark.parametrize("gold, message", [
+    (None, "must hold an answer in every row. Got: None"), (" ", "must hold an answer"),
+    ("proof", "no gold answer in 'proof'"), ("Not found.", "no gold answer in"),
+    (r"it is \boxed{7", "no gold answer in"), ("72 clips\n####", "no gold answer in"),
+    ("First we count the apples of each of the three boxes, then we add them up, and then we see "
+     "that there are more of them than we had at the start, so the claim of the farmer holds.",
+     "the gold answer is a whole text, 'First we count the apples of each of the...e farmer "
+     "holds.'; allowed: an answer, or a working that marks it by ####"),
+])  # fmt: skip
+def test_golds_without_an_answer_are_refused(gold, message):
+  with pytest.raises(ValueError) as error:
+    answers.gold_text(gold)
+  assert message in str(error.value)

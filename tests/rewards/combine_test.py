@@ -1,7 +1,11 @@
 """Tests of rlreason.rewards.combine."""
 
+import decimal
+import fractions
 import math
 
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -183,6 +187,9 @@ def mine(prompts, completions, answer, bonus=0, **columns):
 
 def not_a_number(prompts, completions, **columns):
   return [float("nan")]
+
+def text(prompts, completions, **columns):
+  return ["1.0"]
 '''
 
 
@@ -192,18 +199,24 @@ def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
   mine = RewardSpec(name="mine", function="config_rewards:mine", options=dict(bonus=1))
   judge = RewardSpec(name="judge", weight=0, function="config_rewards:mine", is_judge=True)
   nan = RewardSpec(name="broken", function="config_rewards:not_a_number")
+  text = RewardSpec(name="text", function="config_rewards:text")
   with pools.WorkerPool(1, timeout_seconds=2) as pool:
     result = score(["a", "hang", "fail"], [mine], pool=pool)
     assert result.total == [2.0, None, None]
-    assert result.counts == dict(unscored=2, timeouts=1, crashes=0, errors=1, judge_failures=0)
+    assert result.counts == dict(
+        unscored=2, timeouts=1, crashes=0, errors=1, not_finite=0, judge_failures=0)
     result = score(["a", "fail"], [judge], pool=pool)
     assert result.parts["judge"] == [1.0, 0.5] and result.counts["judge_failures"] == 1
     with pytest.raises(ValueError, match="'config_rewards:mine' failed on all 2 completions: KeyE"):
       score(["fail", "fail"], [mine], pool=pool)
     assert score(["fail"], [mine], pool=pool).total == [None]  # that may be the text's fault
     assert score(["fail", "fail"], [judge], pool=pool).parts["judge"] == [0.5, 0.5]
+    result = score(["a"], [nan], pool=pool)
+    assert result.total == [None] and result.counts["not_finite"] == 1
     with pytest.raises(ValueError, match="'broken' must return finite numbers"):
-      score(["a"], [nan], pool=pool)
+      score(["a", "b"], [nan], pool=pool)
+    with pytest.raises(ValueError, match="'text' must return finite numbers or None. Got: '1.0'"):
+      score(["a"], [text], pool=pool)
 
 
 @pytest.mark.parametrize("options, message", [
@@ -215,6 +228,95 @@ def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
 def test_options_of_the_verifier_are_checked(options, message):
   with pytest.raises(ValueError, match=message):
     combine_rewards([RewardSpec(name="verifier", options=options)])
+
+
+@pytest.mark.parametrize("value", [
+    math.nan, -math.inf, 1e39, 10**400, np.float32("inf"), decimal.Decimal("sNaN")])
+def test_one_value_that_is_not_finite_is_no_score(value):
+  spec = RewardSpec(name="mine", function=lambda p, c, **_: [1, value, None])
+  result = score(["", "", ""], [spec, RewardSpec(name="format")])
+  assert result.parts["mine"] == result.total == [1.0, None, None]
+  assert result.counts["not_finite"] == 1 and result.counts["unscored"] == 2
+
+
+def test_a_function_that_fails_on_everything_from_some_call_on_is_given_up():
+  """A call where it fails on all of a few completions is chance; many in a row are not."""
+  values = []
+  combined = combine_rewards([RewardSpec(name="mine", function=lambda p, c, **_: values)])
+
+  def call(*new):
+    values[:] = new
+    return combined(["p"] * len(new), [""] * len(new)).total
+
+  for _ in range(2):
+    assert call(None, math.nan) == [None, None]  # None is no failure
+    for _ in range(9):
+      assert call(math.nan, math.inf) == [None, None]
+  assert call(1.0, math.nan) == [1.0, None]
+  for _ in range(9):
+    call(math.nan, math.nan)
+  with pytest.raises(ValueError, match="reward 'mine' failed on every completion of 10 calls in a "
+                                       "row, the last time: .* Got: nan"):
+    call(math.nan, math.nan)
+
+
+@pytest.mark.parametrize("is_judge", [False, True])
+def test_a_function_that_fails_on_the_only_completion_of_each_call_is_given_up(
+    tmp_path, monkeypatch, is_judge):
+  (tmp_path / "config_rewards.py").write_text(REWARDS)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  spec = RewardSpec(name="mine", function="config_rewards:mine", is_judge=is_judge)
+  with pools.WorkerPool(1, timeout_seconds=60) as pool:
+    combined = combine_rewards([spec], pool=pool)
+    for _ in range(9):
+      assert combined(["p"], ["fail"], answer=["1"]).total == [0.5 if is_judge else None]
+    with pytest.raises(ValueError, match="function 'config_rewards:mine' failed on every completion"
+                                         " of 10 calls in a row, the last time: KeyError: 'mine'"):
+      combined(["p"], ["fail"], answer=["1"])
+
+
+def test_a_judge_that_always_fails_is_given_up():
+  def judge(prompts, completions, **columns):
+    raise ConnectionError("no network")
+
+  combined = combine_rewards([RewardSpec(name="mine", function=judge, is_judge=True)])
+  for _ in range(9):
+    assert combined(["p", "p"], ["", ""]).total == [0.5, 0.5]
+  with pytest.raises(ValueError, match="judge 'mine' failed .*: ConnectionError: no network"):
+    combined(["p", "p"], ["", ""])
+
+
+def test_what_a_callable_raises_goes_through():
+  def mine(prompts, completions, **columns):
+    raise KeyError("mine")
+
+  with pytest.raises(KeyError, match="mine"):
+    score([""], [RewardSpec(name="mine", function=mine)])
+
+
+@pytest.mark.parametrize("value", [
+    "1.0", b"1", np.str_("1"), 1j, np.complex64(1), np.array([1.0]), np.array([[1.0]]), [1.0],
+    np.array("1"), {"score": 1.0}, object()])
+def test_what_is_no_number_is_refused(value):
+  with pytest.raises(ValueError, match="reward 'mine' must return finite numbers or None. Got: "):
+    score([""], [RewardSpec(name="mine", function=constant(value))])
+  result = score([""], rlsp_specs(constant(value)))  # a judge that gives such a thing has failed
+  assert result.parts["judge"] == [0.5] and result.counts["judge_failures"] == 1
+
+
+@pytest.mark.parametrize("values", ["1", b"1", None, 1.0, {0: 1.0}, {1.0}, np.array(1.0)])
+def test_what_is_no_list_is_refused(values):
+  with pytest.raises(ValueError, match="'mine' must return one number or None for each"):
+    score([""], [RewardSpec(name="mine", function=lambda p, c, **_: values)])
+
+
+@pytest.mark.parametrize("value, number", [
+    (True, 1.0), (np.bool_(False), 0.0), (3, 3.0), (np.int8(-2), -2.0), (np.float16(0.5), 0.5),
+    (ml_dtypes.bfloat16(0.5), 0.5), (np.array(0.25), 0.25), (jnp.float32(0.75), 0.75),
+    (decimal.Decimal("0.1"), 0.1), (fractions.Fraction(1, 4), 0.25)])
+def test_numbers_of_all_kinds(value, number):
+  result = score([""], [RewardSpec(name="mine", function=constant(value))])
+  assert result.total == [number] and type(result.total[0]) is float
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", [1, 2], object()])

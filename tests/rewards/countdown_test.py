@@ -127,6 +127,6 @@ def test_boxes():
 
 @pytest.mark.parametrize("text", ["(" * 10**6, "9" * 10**6, "9*" * 10**6 + "9", "9^" * 10**6])
 def test_long_texts_cost_nothing(text):
-  start = time.perf_counter()
+  start = time.thread_time()
   assert not countdown.is_solution(text, [9], 9)
-  assert time.perf_counter() - start < 1
+  assert time.thread_time() - start < 1

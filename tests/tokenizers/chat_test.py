@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from rlreason import tokenizers
-from rlreason.tokenizers import chat
+from rlreason.tokenizers import template_worker
 from rlreason.weights import find_smollm2
 from tests.tokenizers import templates, tiny_models
 
@@ -117,7 +117,8 @@ def test_sandbox(template):
 
 
 def test_templates_are_compiled_once():
-  assert chat._compile(TEMPLATE) is chat._compile(TEMPLATE)
+  compile_template = template_worker.compile_template
+  assert compile_template(TEMPLATE) is compile_template(TEMPLATE)
 
 
 def _family(name):

@@ -76,14 +76,48 @@ def _byte_level(pre, **changes):
       "tokenizer.ggml.merges": ["1 2", "a b", "Ġ ab"], "tokenizer.ggml.eos_token_id": 0} | changes
 
 
-@pytest.mark.parametrize("pre, expected", [
-    ("gpt-2", ["12", "Ġab", "Ġ", "12"]), ("llama-bpe", ["12", "Ġab", "Ġ", "12"]),
-    ("smollm", ["1", "2", "Ġab", "Ġ", "1", "2"]), ("qwen2", ["1", "2", "Ġab", "Ġ", "1", "2"])])
+# The tokens of "12 ab 12" -> names that llama.cpp splits so.
+SPLITS = {
+    ("12", "Ġab", "Ġ", "12"): [
+        "gpt-2", "phi-2", "olmo", "exaone4", "llama-bpe", "llama3", "llama-v3", "falcon3",
+        "pixtral", "lfm2", "smaug-bpe", "dbrx"],
+    ("1", "2", "Ġab", "Ġ", "1", "2"): [
+        "smollm", "starcoder", "command-r", "qwen2", "deepseek-r1-qwen", "megrez", "stablelm2",
+        "hunyuan"],
+}
+
+
+@pytest.mark.parametrize(
+    "pre, expected", [(pre, list(tokens)) for tokens, names in SPLITS.items() for pre in names])
 def test_pre_tokenizers_differ_in_digits(pre, expected):
   tokenizer = ours.tokenizer_from_gguf(_byte_level(pre))
   assert tokenizer.backend.encode("12 ab 12").tokens == expected
   assert tokenizer.decode(tokenizer.encode("é12 ab<think>"), skip_special=True) == "é12 ab<think>"
   assert tokenizer.decode(tokenizer.encode("ab<end>")) == "ab"
+
+
+@pytest.mark.parametrize("pre, ids, begins", [
+    ("llama-bpe", [9], True), ("llama3", [9], True), ("llama-v3", [9], True),
+    ("falcon3", [9], True), ("pixtral", [9], True), ("smaug-bpe", [2, 3, 2], False),
+    ("dbrx", [2, 3, 2], False), ("gpt-2", [2, 3, 2], False),
+    ("deepseek-r1-qwen", [2, 3, 2], False)])
+def test_whole_words_and_begin_tokens_are_of_llama3_alone(pre, ids, begins):
+  tokens = ["<end>", "<think>", "a", "b", "1", "2", "Ġ", "Ã", "©", "aba"]  # no merge makes "aba"
+  tokenizer = ours.tokenizer_from_gguf(_byte_level(pre, **{
+      "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": [3, 4] + [1] * 8,
+      "tokenizer.ggml.merges": [], "tokenizer.ggml.bos_token_id": 1}))
+  assert tokenizer.encode("aba") == ids
+  assert tokenizer.encode("aba", add_special=True) == [1] * begins + ids
+
+
+def test_rows_that_fill_an_embedding_are_no_tokens():
+  padded = _byte_level("qwen2")
+  count = len(padded["tokenizer.ggml.tokens"])
+  padded["tokenizer.ggml.tokens"] += [f"[PAD{count}]", f"[PAD{count + 1}]"]
+  padded["tokenizer.ggml.token_type"] += [5, 5]
+  assert ours.tokenizer_from_gguf(padded).vocab_size == count
+  padded["tokenizer.ggml.token_type"][-1] = 3  # a token after all
+  assert ours.tokenizer_from_gguf(padded).vocab_size == count + 2
 
 
 def test_qwen2_composes_characters():

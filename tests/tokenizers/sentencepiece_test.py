@@ -1,7 +1,9 @@
 """The rebuilt tokenizer gives the ids of the sentencepiece library itself."""
 
+import numpy as np
 import pytest
 import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2
 
 from rlreason.tokenizers import load_sentencepiece, load_tokenizer
 from rlreason.tokenizers import sentencepiece as ours
@@ -85,6 +87,39 @@ def test_merges_best_score_first():
       kinds=[2, 1, 1, 1, 1, 1], unk_id=0, add_dummy_prefix=False)
   assert ours.build_bpe(vocabulary).encode("abac").tokens == ["aba", "c"]
   assert ours.build_bpe(vocabulary).encode("abab").tokens == ["ab", "ab"]
+
+
+@pytest.mark.parametrize("lengths", [range(2, 17), (2, 4, 8), (2, 3, 5, 9, 10), (3, 4, 7)])
+def test_of_equals_the_leftmost_is_merged(tmp_path, lengths):
+  """Mistral's models give all runs of spaces one score, below that of any word."""
+  file, random = train("llama", tmp_path), np.random.default_rng(len(lengths))
+  proto = sentencepiece_model_pb2.ModelProto()
+  proto.ParseFromString(file.read_bytes())
+  known = {piece.piece for piece in proto.pieces}
+  for length in lengths:
+    if ours.SPACE * length not in known:
+      proto.pieces.add(piece=ours.SPACE * length, type=ours.NORMAL)
+  for piece in proto.pieces:
+    if piece.type == ours.NORMAL and set(piece.piece) == {ours.SPACE}:
+      piece.score = -1e9
+  file.write_bytes(proto.SerializeToString())
+  reference = spm.SentencePieceProcessor(model_file=str(file))
+  tokenizer = load_sentencepiece(file)
+  runs = [" " * count for count in range(100)]
+  mixed = ["".join(random.choice(["a", "the", "\n", "12", ""]) + " " * random.integers(40)
+                   for _ in range(4)) for _ in range(100)]
+  for text in [*runs, *mixed]:
+    assert tokenizer.encode(text) == reference.encode(text), text
+  if list(lengths) == list(range(2, 17)):  # the longest runs, from the left
+    tokens = tokenizer.backend.encode(" " * 38, add_special_tokens=False).tokens
+    assert [len(token) for token in tokens] == [16, 16, 7]
+
+
+def test_pieces_beyond_all_reason_are_refused_at_once():
+  pieces = ["<unk>", "a", "a" * 300_000]
+  with pytest.raises(ValueError, match="piece 2: got 300000 characters, allowed: 1000"):
+    ours.build_bpe(ours.PieceVocabulary(
+        pieces=pieces, scores=[0, -1, -2], kinds=[2, 1, 1], unk_id=0))
 
 
 def test_refusals(tmp_path):

@@ -138,6 +138,61 @@ Mode: {{ "/think" if thinks else "/no_think" }}
 {%- if add_generation_prompt %}{{ header("assistant", thinks) }}{% endif -%}
 """
 
+# Qwen3: reasoning stays in the last turn only, where there always is some, if only an empty one.
+QWEN3 = """{%- set ns = namespace(last_user=messages|length - 1, is_found=false) %}
+{%- for message in messages[::-1] %}
+    {%- if not ns.is_found and message.role == "user" %}
+        {%- set ns.is_found = true %}
+        {%- set ns.last_user = (messages|length - 1) - loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role != "assistant" %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- else %}
+        {%- set content = message.content %}
+        {%- set thought = '' %}
+        {%- if '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\\n' }}
+        {%- if loop.index0 > ns.last_user and (loop.last or thought) %}
+            {{- '<think>\\n' + thought + '\\n</think>\\n\\n' }}
+        {%- endif %}
+        {{- content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+
+# DeepSeek-R1 and its distillations: no reasoning in any turn, and an open tag in the prompt.
+R1 = """{{- bos_token }}{% for message in messages %}
+    {%- if message.role == 'user' %}{{- '<|User|>' + message.content }}{% endif %}
+    {%- if message.role == 'assistant' %}
+        {%- set content = message.content.split('</think>')[-1] %}
+        {{- '<|Assistant|>' + content + eos_token }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|Assistant|>' + thinking | default('<think>\\n') }}{% endif %}
+"""
+
+# QwQ: ChatML with an open tag in the prompt, and no reasoning in any turn.
+QWQ = """{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == 'assistant' %}
+        {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{% endif %}
+"""
+
 # Name -> template, begin token, the token that ends a turn.
 FAMILIES = {
     "llama3": (LLAMA3, "<|begin_of_text|>", "<|eot_id|>"),
@@ -147,7 +202,8 @@ FAMILIES = {
     "smollm3": (SMOLLM3, None, "<|im_end|>"),
 }
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-           "<|im_start|>", "<|im_end|>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>"]
+           "<|im_start|>", "<|im_end|>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>",
+           "<|endoftext|>", "<|end|>", "<|User|>", "<|Assistant|>"]
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, é🙂!"},
         {"role": "user", "content": " 7 + 8? "}, {"role": "assistant", "content": "15"}]
 SYSTEM = {"role": "system", "content": "Be brief. /no_think"}

@@ -3,10 +3,7 @@
 import json
 import os
 import pathlib
-import signal
-import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +14,38 @@ import pytest
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training import optimizer as optimizer_lib
 from rlreason.training.recipe import from_config
+from tests import waiting
 from tests.training import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Saves one checkpoint, then starts a save of 200 MB and says so; killed by the test.
+# In a process for each folder: saves one checkpoint, then one of 80 MB, and is killed as soon as so
+# many bytes of it are in files.
 KILLED = """
-import sys, time
+import os, pathlib, signal, sys, threading, time
 import numpy as np
 from rlreason.training import checkpoint as checkpoint_lib
-checkpointer = checkpoint_lib.Checkpointer(sys.argv[1])
-big = np.random.default_rng(0).normal(size=(25_000_000,))
-checkpointer.save(1, {"w": big[:10], "step": np.asarray(1)}, {"step": 1})
-checkpointer.wait()
-print("first", flush=True)
-checkpointer.save(2, {"w": big, "step": np.asarray(2)}, {"step": 2})
-print("second", flush=True)
-time.sleep(60)
+
+def kill(folder, least):
+  sizes = []
+  while not sizes or sum(sizes) < least:
+    sizes = [file.stat().st_size for place in folder.glob("checkpoints/2.*")
+             for file in [place, *place.rglob("*")] if file.is_file() or not least]
+    time.sleep(0.0005)
+  os.kill(os.getpid(), signal.SIGKILL)
+
+for folder, least in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+  child = os.fork()
+  if not child:
+    checkpointer = checkpoint_lib.Checkpointer(folder)
+    big = np.random.default_rng(0).normal(size=(10_000_000,))
+    checkpointer.save(1, {"w": big[:10], "step": np.asarray(1)}, {"step": 1})
+    checkpointer.wait()
+    threading.Thread(target=kill, args=(pathlib.Path(folder), least)).start()
+    checkpointer.save(2, {"w": big, "step": np.asarray(2)}, {"step": 2})
+    signal.pause()
+  assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+print("done")
 """
 
 # Saves on 4 devices and restores: on the same, with another sharding, and on one device.
@@ -69,10 +81,9 @@ print("done")
 
 def _run(program, *arguments, **variables):
   environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), **variables)
-  return subprocess.Popen(
-      [sys.executable, "-c", program, *map(str, arguments)],
-      env=environment, stdout=subprocess.PIPE, text=True,
-  )  # fmt: skip
+  ended = waiting.run(
+      [sys.executable, "-c", program, *map(str, arguments)], env=environment)
+  assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
 
 
 def _state(seed=0):
@@ -196,37 +207,31 @@ def test_errors(tmp_path):
     assert checkpointer.all_steps() == []
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05])
-def test_sigkill_while_saving_leaves_the_one_before(tmp_path, delay):
-  process = _run(KILLED, tmp_path)
-  assert process.stdout.readline() == "first\n"
-  assert process.stdout.readline() == "second\n"
-  time.sleep(delay)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
-  names = {file.name for file in (tmp_path / "checkpoints").iterdir()}
-  assert "1" in names and "2" not in names, names
-  assert any(name.startswith("2.") for name in names), names  # the save had begun
-  target = {"w": np.zeros(10), "step": np.asarray(0)}
-  with checkpoint_lib.Checkpointer(tmp_path, read_only=True) as reader:
-    assert reader.latest_step() == 1  # and it left the other's files alone
-    assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == names
-  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
-    state, host = checkpointer.restore(checkpointer.latest_step(), target)
-    assert (int(state["step"]), host) == (1, {"step": 1})
-    expected = np.random.default_rng(0).normal(size=(10,))
-    np.testing.assert_array_equal(state["w"], expected)
-    checkpointer.save(2, {"w": np.zeros(10), "step": np.asarray(2)}, {"step": 2})
-    checkpointer.wait()
-    assert checkpointer.all_steps() == [1, 2]
-  names = {file.name for file in (tmp_path / "checkpoints").iterdir()}
-  assert names == {"1", "2"}
+def test_sigkill_while_saving_leaves_the_one_before(tmp_path):
+  begun, written = tmp_path / "begun", tmp_path / "written"
+  _run(KILLED, begun, 0, written, 10_000_000)
+  for workdir in (begun, written):
+    names = {file.name for file in (workdir / "checkpoints").iterdir()}
+    assert "1" in names and "2" not in names, names
+    assert any(name.startswith("2.") for name in names), names  # the save had begun
+    target = {"w": np.zeros(10), "step": np.asarray(0)}
+    with checkpoint_lib.Checkpointer(workdir, read_only=True) as reader:
+      assert reader.latest_step() == 1  # and it left the other's files alone
+      assert {file.name for file in (workdir / "checkpoints").iterdir()} == names
+    with checkpoint_lib.Checkpointer(workdir) as checkpointer:
+      state, host = checkpointer.restore(checkpointer.latest_step(), target)
+      assert (int(state["step"]), host) == (1, {"step": 1})
+      expected = np.random.default_rng(0).normal(size=(10,))
+      np.testing.assert_array_equal(state["w"], expected)
+      checkpointer.save(2, {"w": np.zeros(10), "step": np.asarray(2)}, {"step": 2})
+      checkpointer.wait()
+      assert checkpointer.all_steps() == [1, 2]
+    names = {file.name for file in (workdir / "checkpoints").iterdir()}
+    assert names == {"1", "2"}
 
 
 def test_several_devices(tmp_path):
-  process = _run(SHARDED, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
-  assert process.communicate()[0] == "done\n"
-  assert process.returncode == 0
+  _run(SHARDED, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=4")
 
 
 def test_check_config(tmp_path):

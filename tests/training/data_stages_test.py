@@ -146,7 +146,7 @@ def make_recipe(**changes):
     ({"sample.start": "rl"}, "sample.start: got 'rl', which does not come before, allowed: 'prev"),
     ({"stages": ("sft", "distil")}, "distil.examples: got 'right', allowed: .*there are none"),
     ({"right.select.function": "rlreason.data.completions:left_completions"},
-     "config.right.select: function: got .*has no function 'left_completions'"),
+     "config.right.select.function: got .*has no function 'left_completions'"),
     ({"right.select.options": {"max_per": 3}}, "config.right.select: options of right_completions"),
 ])
 def test_wrong_references_are_refused_by_name(changes, message):
@@ -155,8 +155,8 @@ def test_wrong_references_are_refused_by_name(changes, message):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"distil.start": "nowhere"}, "config.distil: start: 'nowhere' not found, allowed: 'previous'"),
-    ({"rl.problems": "nowhere.jsonl"}, "config.rl: problems: 'nowhere.jsonl' not found, allowed"),
+    ({"distil.start": "nowhere"}, "config.distil.start: 'nowhere' not found, allowed: 'previous'"),
+    ({"rl.problems": "nowhere.jsonl"}, "config.rl.problems: 'nowhere.jsonl' not found, allowed"),
     ({"right.select.options": {"max_per_question": -1}},
      "config.right: max_per_question: got -1, allowed: 0 or more"),
     ({"restarts.select.options": {"seed": 1, "max_back": 2, "marker": "REFLECT"}},

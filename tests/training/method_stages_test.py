@@ -180,7 +180,7 @@ def test_a_preference_stage_learns_its_pairs(tmp_path, loss, columns):
   if "chosen" in columns:
     assert margins[1] > margins[0]
   missing = dataclasses.replace(recipe.stages[0], examples="nowhere.jsonl")
-  with pytest.raises(FileNotFoundError, match="config.other: examples: 'nowhere.jsonl' not found"):
+  with pytest.raises(FileNotFoundError, match="config.other.examples: 'nowhere.jsonl' not found"):
     stages_lib.check_stages(make_setup(dataclasses.replace(recipe, stages=(missing,)))[0])
 
 

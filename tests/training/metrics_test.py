@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 
 from hypothesis import given
@@ -17,12 +16,13 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from rlreason.training import metrics as metrics_lib
+from tests import waiting
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Writes five steps; says where step 3 ended, writes half a line and waits to be killed.
+# Writes five steps; says where step 3 ended, writes half a line and is killed.
 KILLED = """
-import sys, time
+import os, signal, sys, time
 from rlreason.training import metrics
 writer, samples = metrics.MetricsWriter(sys.argv[1]), metrics.SamplesWriter(sys.argv[1])
 for step in range(1, 6):
@@ -33,7 +33,7 @@ for step in range(1, 6):
 writer._lines._file.write(b'{"step": 6, "sta')
 writer._lines._file.flush()
 print(*cursors, flush=True)
-time.sleep(60)
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -125,13 +125,10 @@ def test_resume_gives_the_file_of_an_uninterrupted_run(tmp_path):
 
 
 def test_sigkill_loses_no_line_before_the_cursor(tmp_path):
-  process = subprocess.Popen(
-      [sys.executable, "-c", KILLED, str(tmp_path)],
-      env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, text=True,
-  )  # fmt: skip
-  cursors = [int(word) for word in process.stdout.readline().split()]
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+  ended = waiting.run(
+      [sys.executable, "-c", KILLED, str(tmp_path)], env=dict(os.environ, PYTHONPATH=str(ROOT)))
+  assert ended.returncode == -signal.SIGKILL, ended.stderr
+  cursors = [int(word) for word in ended.stdout.split()]
   # A reader in between sees whole lines only.
   assert [line["step"] for line in metrics_lib.read_lines(tmp_path / "metrics.jsonl")] == [
       1, 2, 3, 4, 5,

@@ -2,12 +2,11 @@
 
 import os
 import pathlib
-import subprocess
 import sys
 from typing import NamedTuple
 
 from rlreason.training import metrics
-from tests import compiler
+from tests import compiler, waiting
 from tests.training import tiny_run
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -35,10 +34,9 @@ def run_processes(workdir, moments, cache, *options):
       "PYTHONPATH": str(_ROOT), "XLA_FLAGS": compiler.FLAGS, "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "OPENBLAS_NUM_THREADS": "1"}
-  process = subprocess.run(
+  process = waiting.run(
       [sys.executable, str(_ROOT / "tests/training/tiny_run.py"), str(workdir), ",".join(moments),
-       *options],
-      env=environment, capture_output=True, text=True, timeout=280 * len(moments), check=False)
+       *options], env=environment)
   assert process.returncode == 0, process.stderr[-2000:]
   ended, stdout = [], []
   for line in process.stdout.splitlines():

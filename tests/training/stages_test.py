@@ -128,7 +128,7 @@ def test_a_task_without_demonstrations_needs_examples():
     ("rl.rewards.verifier.options", {"which_box": "third"}, "config.rl: .* which_box must be one"),
     ("sft", {"examples": "nowhere.jsonl", "answer_template": ""},
      "config.sft.examples: 'nowhere.jsonl' not found, allowed: a"),
-    ("sft.examples", "some.jsonl", "config.sft: answer_template: got one beside examples"),
+    ("sft.examples", "some.jsonl", "config.sft.answer_template: got one beside examples"),
     ("sft.token_weights", {"qeual": 2.0}, "config.sft: text: got the words .'qeual'., allowed"),
     ("sft.answer_template", "", "config.sft: this task has no demonstrations of its own"),
 ])
@@ -149,7 +149,7 @@ def test_mistakes_of_every_stage_come_before_the_first_step(path, value, message
 def test_rows_that_the_devices_cannot_split_are_found_before_the_first_step():
   recipe = make_recipe(answer_template="{answer}")
   setup = make_toy_setup(recipe)._replace(layout=make_layout(ParallelConfig(data=2)))
-  message = "config.sft: batch_size: got 1, allowed: a multiple of 2, the number of devices"
+  message = "config.sft.batch_size: got 1, allowed: a multiple of 2, the number of devices"
   with pytest.raises(ValueError, match=message):
     stages_lib.check_stages(setup)
 
@@ -266,7 +266,7 @@ def test_a_critic_starts_from_another_model(tmp_path):
   stages_lib.check_stages(setup)
   short = dataclasses.replace(other, max_positions=19)
   weights.save_model(tmp_path / "critic", short, params, setup.tokenizer)
-  with pytest.raises(ValueError, match="config.rl: critic_path: got a model of 19 positions, allo"):
+  with pytest.raises(ValueError, match="config.rl.critic_path: got a model of 19 positions, allo"):
     stages_lib.check_stages(setup)
   # Another vocabulary reads other tokens.
   weights.save_model(

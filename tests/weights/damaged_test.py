@@ -1,6 +1,7 @@
 """Damaged and mismatched files: refused by name, before a parameter is made, and no code is run."""
 
 import json
+import os
 import pathlib
 import pickle
 import struct
@@ -12,7 +13,10 @@ from safetensors import numpy as safetensors_numpy
 from rlreason import main, weights
 from rlreason.models.config import ModelConfig
 from rlreason.tokenizers import WordTokenizer
-from rlreason.weights import stream
+from rlreason.tokenizers.load import load_tokenizer
+from rlreason.weights import safetensors, stream
+from tests.fuzz import formats
+from tests.fuzz.formats import Typed
 from tests.tiny_gguf import TINY as TINY_GGUF
 from tests.tiny_gguf import gguf_tensors, random_params, write_gguf
 
@@ -139,15 +143,58 @@ SINGLE_FILE = {
     "config of odd RoPE": (_set(CONFIG, rope_scaling={"rope_type": "linear", "factor": "2"}),
                            CONFIG, "rope_scaling factor: got '2', expected a positive number"),
     "config of no family": (_set(CONFIG, model_type=["llama"]), CONFIG, "model_type: got"),
+    "a million layers": (
+        _set(CONFIG, num_hidden_layers=10**6), "num_hidden_layers, num_experts: got [1000000]",
+        "the files hold 20 tensors"),
+    "a million experts": (
+        _set(CONFIG, num_experts=10**6), "num_hidden_layers, num_experts: got [2, 1000000]"),
+    "more layers of experts than tensors": (
+        _set(CONFIG, num_local_experts=11), "got [2, 11], but the files hold 20 tensors"),
+    "config of a huge integer": (
+        _set(CONFIG, hidden_size=10**400), CONFIG, "hidden_size: got 1000", "a whole number"),
+    "config of a huge base": (
+        _set(CONFIG, rope_theta=10**400), CONFIG, "rope_theta: got 1000", "a positive number"),
+    "config of infinity": (
+        _set(CONFIG, rms_norm_eps=float("inf")), CONFIG, "rms_norm_eps: got inf"),
+    "config of a number that is 0 in f32": (
+        _set(CONFIG, rms_norm_eps=1e-60), CONFIG, "rms_norm_eps: got 1e-60"),
+    "config of a zero period": (
+        _set(CONFIG, no_rope_layer_interval=0), CONFIG,
+        "no_rope_layer_interval: got 0, expected a whole number above 0"),
+    "config of another zero period": (
+        _set(CONFIG, sliding_window_pattern=0), CONFIG, "sliding_window_pattern: got 0"),
+    "config nested in a field": (
+        _write(CONFIG, '{"rope_scaling": ' + "[" * 3000 + "]" * 3000 + "}"), CONFIG, "not JSON"),
+    "config nested less": (
+        _write(CONFIG, '{"rope_scaling": ' + "[" * 100 + "]" * 100 + "}"), CONFIG,
+        "not JSON: nested more than 100 deep"),
+    "config of half a character": (
+        _set(CONFIG, architectures=["\ud83d"]), CONFIG, "not JSON", "surrogates not allowed"),
+    "config of a long text": (
+        _set(CONFIG, hidden_act="x" * 10**6), CONFIG, "hidden_act: got 'xxx", "xxx', allowed: silu"),
+    "config of 100 MB": (
+        lambda folder: os.truncate(folder / CONFIG, 10**8), CONFIG,
+        "got 100000000 bytes, allowed: up to 67108864"),
+    "RoPE of too many positions": (
+        _set(CONFIG, rope_scaling={"rope_type": "dynamic", "factor": 1e30}), "positions, allowed: up to"),
+    "RoPE whose frequencies do not range": (
+        _set(CONFIG, rope_scaling={
+            "rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
+            "original_max_position_embeddings": 64}),
+        "rope_scaling high_freq_factor: got 4.0, allowed: above 4.0"),
+    "RoPE scaled by the logarithm of 1": (
+        _set(CONFIG, rope_theta=1.0, rope_scaling={"rope_type": "yarn", "factor": 8}),
+        "rope_theta, head_dim: got 1.0, 6"),
+    "8-bit floats in place of others": (_header(lambda h: h[Q].update(dtype="F8_E4M3", shape=[24, 40])), Q,
+                     "has shape (24, 40)"),
+    "template of half a character": (
+        _set(SETTINGS, chat_template="\ud83d"), SETTINGS, "surrogates not allowed"),
     "tokenizer truncated": (_cut(TOKENIZER), TOKENIZER, "not a tokenizer.json"),
     "tokenizer missing": (lambda folder: (folder / TOKENIZER).unlink(), "looked for " + TOKENIZER),
     "tokenizer.model damaged": (
         lambda folder: (_write("tokenizer.model", b"\x0a\xff\xff")(folder),
                         (folder / TOKENIZER).unlink()),
         "tokenizer.model", "not a sentencepiece model"),
-    "tokenizer too large": (
-        lambda folder: WordTokenizer.from_words("abcdefgh").save(folder),
-        "the tokenizer has 10 tokens, the model only 9 embeddings"),
     "settings truncated": (_cut(SETTINGS), SETTINGS, "not JSON"),
     "template a number": (_set(SETTINGS, chat_template=3), "chat_template: got 3"),
     "end token unknown": (_set(SETTINGS, eos_token="zzz"), "got ['zzz']"),
@@ -159,6 +206,9 @@ SHARDS = {
     "index truncated": (_cut(INDEX), INDEX, "not an index"),
     "index of other tensors": (lambda folder: _set(INDEX, weight_map={
         Q: next(folder.glob(SHARD + "*")).name})(folder), SHARD, "only in the file"),
+    "index of numbers": (_set(INDEX, weight_map={Q: 3}), INDEX, "got the file 3"),
+    "index nested": (_write(INDEX, '{"weight_map": ' + "[" * 3000 + "]" * 3000 + "}"),
+                     INDEX, "not JSON"),
     "index leads out": (_set(INDEX, weight_map={Q: "../copy/model.safetensors"}),
                         INDEX, "beside the index"),
     "index leads to a pickle": (_set(INDEX, weight_map={Q: "model.bin"}), INDEX,
@@ -227,6 +277,40 @@ GGUF = {
 }
 
 
+def _fields(**changes):
+  """Damage: metadata say something else."""
+  def damage(data):
+    file = formats.read_gguf(data)
+    changed = {key.replace("__", ".").encode(): value for key, value in changes.items()}
+    assert set(changed) <= {name for name, _ in file.fields}
+    return formats.write_gguf(file._replace(
+        fields=[(name, changed.get(name, value)) for name, value in file.fields]))
+  return damage
+
+
+GGUF |= {
+    "a million layers": (
+        _fields(llama__block_count=Typed(formats.UINT32, 10**6)),
+        "llama.block_count: got 1000000, but the file has 20 tensors"),
+    "arrays 3,000 deep": (
+        _fields(llama__block_count=Typed(formats.ARRAY, formats.nested_array(3000))),
+        CUT_SHORT, "an array within an array"),
+    "3 million texts": (
+        _fields(tokenizer__ggml__tokens=Typed(formats.ARRAY, struct.pack("<IQ", 8, 3 * 10**6))),
+        CUT_SHORT, "got 3000000 texts in an array, allowed: up to 2097152"),
+    "2^40 numbers": (
+        _fields(tokenizer__ggml__token_type=Typed(formats.ARRAY, struct.pack("<IQ", 4, 2**40))),
+        CUT_SHORT, "beyond its end"),
+    "2^20 fields": (_patch(16, struct.pack("<Q", 2**20)), CUT_SHORT, "got 1048576 fields"),
+    "an infinite base": (
+        _fields(llama__rope__freq_base=Typed(formats.FLOAT32, float("inf"))),
+        "llama.rope.freq_base: got inf, expected a positive number"),
+    "positions beyond 31 bits": (
+        _fields(llama__context_length=Typed(formats.UINT64, 2**63)),
+        "llama.context_length: got 9223372036854775808, expected a whole number"),
+}
+
+
 @pytest.mark.parametrize("damage", GGUF.values(), ids=GGUF)
 def test_gguf(tmp_path, capsys, damage):
   damage, *expected = damage
@@ -234,6 +318,62 @@ def test_gguf(tmp_path, capsys, damage):
   write_gguf(path, TINY_GGUF, gguf_tensors(TINY_GGUF, random_params(TINY_GGUF)), {})
   path.write_bytes(damage(path.read_bytes()))
   _assert_refused(capsys, path, *expected)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "merges.txt", CONFIG, TOKENIZER])
+def test_links_out_of_the_folder_are_not_followed(tmp_path, capsys, name):
+  folder, private = _folder(tmp_path / "model"), tmp_path / "private"
+  if (folder / name).exists():
+    (folder / name).rename(private)
+  else:
+    private.write_text("password")
+  (folder / name).symlink_to("../private")
+  _assert_refused(capsys, folder, name, f"a link to {private}", "copy the file")
+  with pytest.raises(ValueError, match="a link to"):
+    load_tokenizer(folder)
+
+
+def test_the_links_of_a_cache_are_followed(tmp_path, monkeypatch):
+  """Every file of a snapshot is a link there; and a folder may itself be one."""
+  monkeypatch.undo()
+  blobs = tmp_path / "models--a--b" / "blobs"
+  snapshot = blobs.parent / "snapshots" / "0123"
+  blobs.parent.mkdir()
+  _folder(blobs)
+  (blobs / "chat_template.jinja").write_text("{{ messages }}")
+  snapshot.mkdir(parents=True)
+  for number, file in enumerate(sorted(blobs.iterdir())):
+    (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    file.rename(blobs / str(number))
+  (tmp_path / "mine").symlink_to(snapshot)
+  for path in (snapshot, tmp_path / "mine"):
+    _, _, tokenizer = weights.load_model(path)
+    assert tokenizer.chat_template == "{{ messages }}"
+  weights.convert(snapshot, tmp_path / "copy")
+  assert not any(path.is_symlink() for path in (tmp_path / "copy").iterdir())
+
+
+def test_weights_may_lie_elsewhere(tmp_path, monkeypatch):
+  monkeypatch.undo()
+  folder = _folder(tmp_path / "model")
+  (folder / SINGLE).rename(tmp_path / "weights")
+  (folder / SINGLE).symlink_to(tmp_path / "weights")
+  (folder / "tokenizer_config.json").rename(folder / "settings.json")
+  (folder / "tokenizer_config.json").symlink_to("settings.json")
+  weights.load_model(folder)
+
+
+def test_a_panic_of_the_package_is_a_message(tmp_path, monkeypatch):
+  class PanicException(BaseException):
+    pass
+
+  def panic(*_, **__):
+    raise PanicException("index out of range")
+
+  folder = _folder(tmp_path / "model")
+  monkeypatch.setattr(safetensors, "_File", panic)
+  with pytest.raises(ValueError, match=f"{SINGLE}: not a whole safetensors file.*out of range"):
+    weights.load_model(folder)
 
 
 class _Trap:

@@ -53,6 +53,30 @@ def test_round_trip_keeps_every_bit(tmp_path, config, dtype, limit):
   assert tokenizer.encode("a c<eos>") == [2, 4, 1] and tokenizer.eos_ids == (1,)
 
 
+@pytest.mark.parametrize("value, dtype", [
+    (np.nan, "float32"), (np.inf, "bfloat16"), (-np.inf, "float16")])
+def test_values_that_are_not_finite_are_named_once(tmp_path, caplog, value, dtype):
+  weights.save_model(tmp_path, TINY, _params(TINY), TOKENIZER, dtype=dtype)
+  tensors = safetensors_numpy.load_file(tmp_path / "model.safetensors")
+  for name, place in (("model.norm.weight", 3), ("model.layers.1.mlp.up_proj.weight", (7, 2))):
+    tensors[name][place] = value
+  safetensors_numpy.save_file(tensors, tmp_path / "model.safetensors")
+  with caplog.at_level("WARNING"):
+    weights.load_model(tmp_path)
+  (record,) = caplog.records
+  assert record.getMessage().startswith(f"{tmp_path}: NaN or infinite values in 2 of 29 tensors")
+  assert record.getMessage().endswith(": model.layers.1.mlp.up_proj.weight, model.norm.weight")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, ">f4"])
+def test_large_and_small_values_are_finite(dtype):
+  limits = ml_dtypes.finfo(dtype)
+  values = np.array([limits.max, limits.min, limits.tiny, limits.smallest_subnormal, 0], dtype)
+  assert safetensors.is_finite(values) and safetensors.is_finite(values[:0])
+  for value in (np.nan, np.inf, -np.inf):
+    assert not safetensors.is_finite(np.array([1, value, 2], dtype))
+
+
 def test_written_files(tmp_path):
   weights.save_model(tmp_path / "new" / "folder", TINY, _params(TINY), TOKENIZER)
   files = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
@@ -220,6 +244,16 @@ def test_old_rotary_buffers_are_ignored(folder):
   _assert_same(weights.load_model(folder)[1], _params(TINY))
 
 
+@pytest.mark.parametrize("buffer, message", [
+    (np.ones(3), "inv_freq is stored as F64, allowed: F32"),
+    (np.ones((), np.float32), r"inv_freq has shape \(\), allowed: one axis")])
+def test_buffers_that_cannot_be_copied_are_refused(folder, tmp_path, buffer, message):
+  _edit(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": buffer})
+  with pytest.raises(ValueError, match=message):
+    weights.convert(folder, tmp_path / "copy")
+  assert not (tmp_path / "copy").exists()
+
+
 def test_tied_output_matrix_that_is_stored_as_well(folder):
   embedding = np.asarray(_params(TINY)["embed"]["embedding"])
   _edit(folder, **{"lm_head.weight": embedding})
@@ -257,9 +291,25 @@ def test_missing_and_unsupported_files_are_named(folder, tmp_path):
     weights.load_model(folder)
 
 
-def test_tokenizer_must_fit_the_embedding(folder):
+def test_tokenizer_may_have_more_tokens_than_the_embedding_rows(folder):
   WordTokenizer.from_words("abcdefgh").save(folder)
-  with pytest.raises(ValueError, match="the tokenizer has 10 tokens, the model only 9 embeddings"):
+  config, _, tokenizer = weights.load_model(folder)
+  assert (config.vocab_size, tokenizer.vocab_size, tokenizer.num_rows) == (9, 10, 9)
+  assert tokenizer.encode("a g") == [2, 8]
+  with pytest.raises(ValueError, match=(
+      r"text: got 'a h' with the token 'h' \(id 9\), allowed: tokens .*, ids below 9")):
+    tokenizer.encode("a h")
+
+
+def test_end_and_padding_tokens_have_rows(folder):
+  tokenizer = WordTokenizer.from_words("abcdefghi")
+  dataclasses.replace(tokenizer, eos_ids=(10, 3, 1), pad_id=9).save(folder)
+  _, _, tokenizer = weights.load_model(folder)
+  assert (tokenizer.eos_ids, tokenizer.pad_id) == ((3, 1), 3)
+  dataclasses.replace(tokenizer, eos_ids=(10,)).save(folder)
+  for name in ("generation_config.json", "config.json"):
+    _configure(folder, name, eos_token_id=None)
+  with pytest.raises(ValueError, match=r"end tokens: got the ids \(10,\), allowed: .* below 9"):
     weights.load_model(folder)
 
 

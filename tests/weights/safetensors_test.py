@@ -127,6 +127,15 @@ def test_index_must_agree_with_its_shards(tmp_path):
     safetensors.Checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("index", ["{", '{"weight_map": {"a": "of_another_model.safetensors"}}'])
+def test_beside_a_single_file_the_index_says_nothing(tmp_path, index):
+  # What transformers does: the single file is looked for first.
+  _write(tmp_path)
+  (tmp_path / safetensors.INDEX).write_text(index)
+  with safetensors.Checkpoint(tmp_path) as checkpoint:
+    assert sorted(checkpoint.names) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("content, message", [
     ("{", "not an index"), ("{}", "not an index"), ('{"weight_map": [1]}', "not an index"),
     ('{"weight_map": {"a": "../secret.safetensors"}}', "beside the index"),

@@ -66,6 +66,18 @@ def test_several_labels_and_other_tensors_are_refused(folder):
     weights.load_model(folder)
 
 
+@pytest.mark.parametrize("tensors, message", [
+    ({"score.weight": np.zeros((1, CONFIG.width), np.int32)}, "score.weight is stored as I32"),
+    ({"score.bias": np.zeros((), np.float32)}, r"score.bias has shape \(\), expected \(1,\)"),
+    ({"score.bias": np.zeros(1)}, "score.bias is stored as F64, allowed: F32")])
+def test_a_head_that_cannot_be_read_is_refused(folder, tensors, message):
+  make_reward_model(folder, np.zeros((1, CONFIG.width), np.float32))
+  file = folder / "model.safetensors"
+  safetensors_numpy.save_file(safetensors_numpy.load_file(file) | tensors, file)
+  with pytest.raises(ValueError, match=message):
+    weights.load_scalar_model(folder)
+
+
 def test_what_is_saved_is_loaded_again_with_its_bias(folder, tmp_path):
   config, params, tokenizer = weights.load_scalar_model(folder)
   random = np.random.default_rng(2)

@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from rlreason.config import options_of
+from rlreason.config import Examples, options_of
 from rlreason.data import sources
 from rlreason.data.tasks import base
 
@@ -47,9 +47,9 @@ class ArithmeticConfig:
 
   tasks: Mapping[str, Mapping[str, object]]
   weights: Mapping[str, float] | None = None
-  num_train: int = 5000
-  num_validation: int = 200
-  num_test: int = 200
+  num_train: Examples = 5000
+  num_validation: Examples = 200
+  num_test: Examples = 200
   template: str = DEFAULT_TEMPLATE
   system: str = ""
   is_chat: bool = True

@@ -17,10 +17,11 @@ drawn first and training draws anything else: the splits are disjoint. Not here:
 from collections.abc import Sequence
 import dataclasses
 import operator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from rlreason.config import AtMost, Examples
 from rlreason.data.tasks import base
 
 EOS_WORD = "<eos>"  # ends a demonstration; every tokenizer of words has it
@@ -63,19 +64,19 @@ class ChainConfig:
   """
 
   min_steps: int = 2
-  max_steps: int = 4
+  max_steps: Annotated[int, AtMost(1000, "steps of one problem")] = 4
   modulus: int = 10
   operators: tuple[str, ...] = tuple(_OPERATORS)
-  distractors: int = 0
-  num_train: int = 20_000
-  num_validation: int = 200
-  num_test: int = 200
+  distractors: Annotated[int, AtMost(1000, "clauses of one problem")] = 0
+  num_train: Examples = 20_000
+  num_validation: Examples = 200
+  num_test: Examples = 200
   seed: int = 0
   mistakes: float = 0.0
   slip: float = 0.0
   messy: float = 0.0
   meta: bool = False
-  rounds: int = 1
+  rounds: Annotated[int, AtMost(1000, "solutions in one text")] = 1
   answers_only: bool = False
   extra_words: tuple[str, ...] = ()
 

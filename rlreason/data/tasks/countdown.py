@@ -17,10 +17,12 @@ import bisect
 import dataclasses
 import functools
 import itertools
-from typing import Any, NamedTuple
+import math
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from rlreason.config import AtMost, Examples, Tokens
 from rlreason.data.tasks import base
 
 EOS_WORD = "<eos>"  # ends a demonstration; every tokenizer of words has it
@@ -34,6 +36,9 @@ _BOX_OPEN, _BOX_CLOSE = "\\boxed{", "}"
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 SPLITS = ("train", "validation", "test")
 _DEMONSTRATION_STREAM = len(SPLITS)  # random stream of demonstrations, beside one for each split
+
+_Number = Annotated[int, AtMost(100_000, "each number is a word of the vocabulary")]
+_MAX_SETS = 10_000_000  # of numbers, each of which is searched through
 
 # An expression is a number, or (operator, left, right).
 Expression = int | tuple[str, "Expression", "Expression"]
@@ -60,16 +65,16 @@ class CountdownConfig:
   """
 
   num_numbers: int = 3
-  max_number: int = 12
-  max_target: int = 50
-  max_intermediate: int = 50
-  num_validation: int = 500
-  num_test: int = 500
+  max_number: _Number = 12
+  max_target: _Number = 50
+  max_intermediate: _Number = 50
+  num_validation: Examples = 500
+  num_test: Examples = 500
   seed: int = 0
   give_up: float = 0.8
   restart: float = 0.5
   insight: float = 0.0
-  max_words: int = 96
+  max_words: Tokens = 96
 
   def __post_init__(self):
     if self.num_numbers not in (3, 4):
@@ -82,6 +87,11 @@ class CountdownConfig:
       raise ValueError(
           f"max_intermediate must be at least max_number and max_target ({smallest}). "
           f"Got: {self.max_intermediate}")
+    sets = math.comb(self.max_number + self.num_numbers - 1, self.num_numbers)
+    if sets > _MAX_SETS:
+      raise ValueError(
+          f"max_number must leave at most {_MAX_SETS} sets of numbers to look at. "
+          f"Got: {self.max_number}, which makes {sets}")
     if self.seed < 0:
       raise ValueError(f"seed must not be negative. Got: {self.seed}")
     for name in ("give_up", "restart", "insight"):

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
+from absl import logging
+
+from rlreason.config import Path
 from rlreason.data import sources
 from rlreason.data.tasks import arithmetic, chain, countdown, workings
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -38,14 +41,15 @@ class ArithmeticTask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileTask:
-  """Problems from JSONL or parquet files of {prompt, answer, ...}."""
+  """Problems from files of {prompt, answer, ...}, in the layouts that `data/columns.py` reads."""
 
   kind: Literal["file"]
   name: str
-  train: str  # path
-  test: str  # path
-  validation: str = ""  # path; empty = the test file
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # ours -> the file's
+  train: Path  # of a file or a folder, or a pattern
+  test: Path  # the same
+  validation: Path = ""  # the same; empty = that of the test
+  # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
   is_chat: bool = True  # whether prompts go through the chat template
   # What says whether a completion is right, in training and in evaluation: a name of
@@ -59,16 +63,21 @@ class TfdsTask:
   """Problems from a tensorflow-datasets folder or builder, read without TensorFlow."""
 
   kind: Literal["tfds"]
-  name: str  # of the builder, or its folder
+  name: Path  # of the builder, or its folder
   fields: Mapping[str, str]  # ours -> the data set's
   train: str = "train"  # split
   test: str = "test"  # split
   validation: str = ""  # split; empty = the test split
-  data_dir: str | None = None  # where prepared data sets lie; None = where tfds keeps them
+  data_dir: Path | None = None  # where prepared data sets lie; None = where tfds keeps them
   download: bool = False  # download and prepare a builder's data where they are absent
   template: str = "{question}"
   is_chat: bool = True
   verifier: str = "math"
+
+
+_NO_DEMONSTRATIONS = (
+    "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
+    "completion}, or `answer_template`")
 
 
 def verifier_name(config: "TaskConfig") -> str:
@@ -125,7 +134,7 @@ def behaviour_words(config: TaskConfig) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource:
-  """Examples {prompt, completion} of the task's own.
+  """Examples {prompt, completion} of the task's own: generated, or the solutions in its files.
 
   Args:
     config: of the task.
@@ -137,22 +146,44 @@ def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource
   """
   if type(config) in _DEMONSTRATIONS:
     return _DEMONSTRATIONS[type(config)](config.problems, size)
+  if isinstance(config, FileTask):
+    return _solutions(config, size)
   if not isinstance(config, ArithmeticTask):
-    raise ValueError(
-        "this task has no demonstrations of its own, allowed: `examples`, a file of {prompt, "
-        "completion}, or `answer_template`")
+    raise ValueError(_NO_DEMONSTRATIONS)
   workings.check_tasks(list(config.problems.tasks))
   return sources.FunctionRows(
       lambda i: {**train[i], "completion": workings.demonstration(train[i])},
       min(len(train), size))
 
 
+def _solutions(config: FileTask, size: int) -> RowSource:
+  """The problems of the training files with their solutions, as prompts of the task."""
+  try:
+    rows = sources.FileRows(
+        config.train, fields=dict(config.fields), required=("prompt", "completion"))
+  except (FileNotFoundError, ValueError) as error:
+    raise ValueError(f"{_NO_DEMONSTRATIONS}; {error}") from error
+  rows = _Templated(rows, config)
+  return sources.FunctionRows(rows.__getitem__, min(len(rows), size), rows)
+
+
 def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
   if "{question}" not in config.template:
     raise ValueError(f"template: got {config.template!r}, allowed: text with {{question}} in it")
-  splits = {"train": config.train, "validation": config.validation or config.test,
-            "test": config.test}
-  rows = {name: read(name) for name in dict.fromkeys(splits.values())}
+  splits = {"train": config.train, "test": config.test,
+            "validation": config.validation or config.test}
+  rows = {}
+  for split, name in splits.items():
+    if name not in rows:
+      try:
+        rows[name] = read(name)
+      except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"config.task.{split}: {error}") from error
+  train = rows[config.train]
+  if (config.template != "{question}" and isinstance(train, sources.FileRows)
+      and not isinstance(train[0]["prompt"], str)):
+    logging.warning("config.task.template: prompts of %r are chat messages, which are left as they "
+                    "are", config.train)
   return {split: Task(name=config.name, rows=_Templated(rows[name], config),
                       verifier=config.verifier) for split, name in splits.items()}
 
@@ -160,7 +191,7 @@ def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
 class _Templated:
   """Rows whose prompt is put into the template; chat messages are left as they are."""
 
-  def __init__(self, rows: Any, config: FileTask | TfdsTask):
+  def __init__(self, rows: RowSource, config: FileTask | TfdsTask):
     self._rows, self._config = rows, config
 
   def __len__(self) -> int:
@@ -175,3 +206,7 @@ class _Templated:
     if self._config.is_chat:
       prompt = [{"role": "user", "content": prompt}]
     return row | {"prompt": prompt}
+
+  def origin(self, index: int) -> int | str:
+    """Where the row is from."""
+    return sources.origin(self._rows, index)

@@ -1,13 +1,16 @@
 """A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
 
+import dataclasses
 import os
 import pathlib
 
+from rlreason import config as config_lib, weights
 from rlreason.rewards import WorkerPool
-from rlreason.training.setup import Setup
+from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
 from rlreason.training.stage_configs import (
     START, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
     SFTStage, StageConfig)
+from rlreason.training.stages import policies
 from rlreason.training.stages.base import Stage, StepOutput, data_file, model_folder
 from rlreason.training.stages.distill import check_distill, make_distill
 from rlreason.training.stages.preference import check_preference, make_preference
@@ -39,15 +42,25 @@ def check_stages(setup: Setup):
       if not isinstance(stage, SelectStage):
         _check_start(setup, stage)
     except (ValueError, FileNotFoundError) as error:
-      raise type(error)(f"config.{stage.name}: {error}") from error
+      fields = [field.name for field in dataclasses.fields(stage)]
+      raise type(error)(config_lib.at(f"config.{stage.name}", error, fields)) from error
 
 
 def _check_start(setup: Setup, stage: StageConfig):
   names = (*START, *(other.name for other in setup.recipe.stages))
-  if stage.start not in names and not os.path.exists(stage.start):
+  if stage.start in names:
+    return
+  if not os.path.exists(stage.start):
     raise FileNotFoundError(
         f"start: {stage.start!r} not found, allowed: {', '.join(map(repr, START))}, an earlier "
         "stage that trains, or a folder")
+  if setup.model.lora is not None:
+    adapted, _ = weights.load_adapters(stage.start, setup.model)
+    check_same_adapters(stage.start, adapted.lora, setup.model.lora)
+  else:
+    model, tokenizer = weights.open_model(stage.start)
+    check_same_shape(stage.start, model, setup.model)
+    policies.check_vocabulary(setup, "start", tokenizer)
 
 
 def make_stage(

@@ -1,12 +1,12 @@
 """What a stage is to the loop: a state, data, and one step. The loop owns everything around it."""
 
 from collections.abc import Callable, Sequence
-import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from rlreason import tokenizers
 from rlreason.algorithms import TrainState
-from rlreason.data import pipeline
+from rlreason.data import files, pipeline
 from rlreason.data.sources import FileRows
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.tokenizers import Tokenizer
@@ -53,15 +53,23 @@ def model_folder(folder: pathlib.Path, stage: str) -> pathlib.Path:
   return folder / "models" / stage
 
 
-def read_source(source: str, folder: pathlib.Path, required: Sequence[str]) -> RowSource:
-  """The rows of a file, or of a stage ("stage:NAME") of the run in `folder`.
+def is_of_stage(source: str) -> bool:
+  """Whether a source is what another stage writes, and so not there before the run."""
+  return source.startswith(STAGE_PREFIX)
+
+
+def read_source(
+    source: str, folder: pathlib.Path, required: Sequence[str],
+    questions: Literal["text", "chat"] = "text",
+) -> RowSource:
+  """The rows of files, or of a stage ("stage:NAME") of the run in `folder`.
 
   Raises:
     FileNotFoundError, ValueError: as `FileRows`.
   """
-  if source.startswith(STAGE_PREFIX):
+  if is_of_stage(source):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
-  return FileRows(source, required=required)
+  return FileRows(source, required=required, questions=questions)
 
 
 def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
@@ -71,16 +79,24 @@ def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
   """
   if row.get(f"{name}_ids"):
     return row[f"{name}_ids"]
+  if not isinstance(row["prompt"], str):
+    return tokenizers.encode_completion(tokenizer, row["prompt"], row[name])
   ids = tokenizer.encode(row[name])
   return ids if ids and ids[-1] in tokenizer.eos_ids else [*ids, tokenizer.eos_ids[0]]
 
 
 def check_source(name: str, source: str, columns: str):
-  """Raises FileNotFoundError where a source is a file that is not there."""
-  if source and not source.startswith(STAGE_PREFIX) and not os.path.isfile(source):
+  """Raises FileNotFoundError or ValueError where a source is no file that can be read."""
+  if not source or is_of_stage(source):
+    return
+  try:
+    files.find_files(source)
+  except FileNotFoundError as error:
     raise FileNotFoundError(
-        f"{name}: {source!r} not found, allowed: a .jsonl or .parquet file of {columns}, or "
-        f"{STAGE_PREFIX!r} and the name of a stage")
+        f"{name}: {source!r} not found, allowed: a file ({files.KINDS}) of {columns}, a folder of "
+        f"such files, or {STAGE_PREFIX!r} and the name of a stage") from error
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from error
 
 
 def check_top_k(top_k: int, vocab_size: int):

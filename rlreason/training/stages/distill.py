@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import numpy as np
+import optax
 
 from rlreason import rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
@@ -21,12 +22,17 @@ def check_distill(setup: Setup, stage: DistillStage):
   base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   base.check_rows(
       "distill.micro_batch_size", stage.distill.micro_batch_size, setup.layout.num_replicas)
-  policies.check_other_model(
-      setup, "teacher", *weights.open_model(weights.find_model(stage.teacher)),
-      stage.sampling.max_new_tokens)
+  teacher, tokenizer = weights.open_model(weights.find_model(stage.teacher))
+  policies.check_other_model(setup, "teacher", teacher, tokenizer, stage.sampling.max_new_tokens)
+  distill(stage.distill, setup.model, teacher, optax.identity())  # looks at the two
   base.check_source("examples", stage.examples, "{prompt, completion}")
   base.check_source("problems", stage.problems, "{prompt, answer}")
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  if not stage.examples:
+    rl.check_problems(setup, stage)
+  elif not base.is_of_stage(stage.examples):
+    rows = base.read_source(stage.examples, pathlib.Path(), ("prompt", "completion"))
+    rollout_lib.check_fitting(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 
 def make_distill(

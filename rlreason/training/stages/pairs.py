@@ -8,7 +8,7 @@ import numpy as np
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import unpaired_batch
 from rlreason.data import prompts
-from rlreason.data.sources import BadRows
+from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup
@@ -41,9 +41,15 @@ def fitting_rows(
                          f"allowed: {width} and {stage.completion_length}")
       fitting.append(row)
     except ValueError as error:
-      bad_rows.add(i, error)
+      bad_rows.add(origin(rows, i), error)
   bad_rows.finish(len(rows))
   return fitting, len(bad_rows)
+
+
+def check_rows(setup: Setup, stage: PreferenceStage | RewardModelStage, has_pairs: bool):
+  """Raises ValueError where no row fits; those of a stage come later."""
+  if not base.is_of_stage(stage.examples):
+    fitting_rows(setup, stage, pathlib.Path(), has_pairs)
 
 
 def _names(has_pairs: bool) -> tuple[str, ...]:

@@ -104,10 +104,20 @@ def check_other_model(
     setup: Setup, field: str, model: ModelConfig, tokenizer: Tokenizer, new_tokens: int
 ):
   """Raises ValueError where a model beside the policy could not read what the policy writes."""
+  check_positions(setup, field, model, new_tokens)
+  check_vocabulary(setup, field, tokenizer)
+
+
+def check_positions(setup: Setup, field: str, model: ModelConfig, new_tokens: int):
+  """Raises ValueError where a prompt and its completion are longer than a model takes."""
   longest = max(setup.recipe.prompt_buckets) + new_tokens
   if model.max_positions < longest:
     raise ValueError(f"{field}: got a model of {model.max_positions} positions, allowed: "
                      f"{longest} or more, a prompt and its completion")
+
+
+def check_vocabulary(setup: Setup, field: str, tokenizer: Tokenizer):
+  """Raises ValueError where a model has other ids for the policy's tokens."""
   ids = tokenizer.get_vocab()
   other = [word for word, token in setup.tokenizer.get_vocab().items() if ids.get(word) != token]
   if other:

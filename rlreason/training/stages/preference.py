@@ -16,6 +16,7 @@ def check_preference(setup: Setup, stage: PreferenceStage):
   base.check_rows(
       "preference.micro_batch_size", stage.preference.micro_batch_size, setup.layout.num_replicas)
   base.check_source("examples", stage.examples, pairs.columns(stage.preference.has_pairs))
+  pairs.check_rows(setup, stage, stage.preference.has_pairs)
 
 
 def make_preference(

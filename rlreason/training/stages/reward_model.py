@@ -27,6 +27,7 @@ def check_reward_model(setup: Setup, stage: RewardModelStage):
   base.check_source("examples", stage.examples, pairs.columns(config.has_pairs))
   if stage.standardize and not config.has_pairs:
     raise ValueError("standardize: got True with verdicts in place of pairs, allowed: False")
+  pairs.check_rows(setup, stage, config.has_pairs)
 
 
 def make_reward_model(

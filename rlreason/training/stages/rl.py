@@ -14,15 +14,15 @@ import numpy as np
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
-from rlreason.data.tasks.base import Row
+from rlreason.data.tasks.base import Row, RowSource
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, combine_rewards, verifier_columns)
+    CombinedReward, RewardSpec, WorkerPool, combine_rewards, has_math_golds, verifier_columns)
 from rlreason.rollout import Sampled, Scored
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import preflight, rl_metrics
 from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import RLStage, SampleStage
+from rlreason.training.stage_configs import DistillStage, RLStage, SampleStage
 from rlreason.training.stages import base, policies
 from rlreason.types import Key, Outcome, Params, Rollout
 
@@ -39,6 +39,7 @@ def check_rl(setup: Setup, stage: RLStage):
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  check_problems(setup, stage)
 
 
 def make_reward(
@@ -72,10 +73,23 @@ def make_scorer(
   return score
 
 
+def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):
+  """Raises ValueError where none of the stage's problems fits; those of a stage come later."""
+  if not base.is_of_stage(stage.problems):
+    rollout_lib.check_fitting(*_problems(setup, stage, pathlib.Path()))
+
+
 def make_problems(
-    setup: Setup, stage: RLStage | SampleStage, folder: pathlib.Path
+    setup: Setup, stage: RLStage | SampleStage | DistillStage, folder: pathlib.Path
 ) -> rollout_lib.FittingRows:
   """The problems of a stage: those of the task, or of the file or stage that it names."""
+  return rollout_lib.FittingRows(*_problems(setup, stage, folder))
+
+
+def _problems(
+    setup: Setup, stage: RLStage | SampleStage | DistillStage, folder: pathlib.Path
+) -> tuple[RowSource, Tokenizer, int, set[str], bool]:
+  """What `FittingRows` takes."""
   train = setup.tasks["train"]
   rows = train.rows
   if stage.problems:
@@ -85,9 +99,9 @@ def make_problems(
           "config.%s.problems: its prompts are plain text, and are taken as they are, but those of "
           "the task, and so of the evaluation, are chats in its template", stage.name)
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
-  needed = verifier_columns(*specs or [RewardSpec(name="verifier")], train.verifier)
-  return rollout_lib.FittingRows(
-      rows, setup.tokenizer, max(setup.recipe.prompt_buckets), needed)
+  spec = specs[0] if specs else RewardSpec(name="verifier")
+  return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets),
+          verifier_columns(spec, train.verifier), has_math_golds(spec, train.verifier))
 
 
 class _Drawn(NamedTuple):

@@ -1,15 +1,14 @@
 """Stages that write data: completions with their rewards, and selections among them."""
 
 import json
-import os
 import pathlib
 
-from rlreason import rollout as rollout_lib, weights
+from rlreason import files, models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
 from rlreason.rewards import WorkerPool
 from rlreason.rollout import Sampled
-from rlreason.training import rl_metrics
+from rlreason.training import metrics, rl_metrics
 from rlreason.training.setup import Setup, places
 from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
 from rlreason.training.stages import base, policies, rl
@@ -22,9 +21,11 @@ def check_sample(setup: Setup, stage: SampleStage):
   base.check_source("problems", stage.problems, "{prompt, answer}")
   rl.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  rl.check_problems(setup, stage)
   model = setup.model
   if stage.model:
     model, tokenizer = weights.open_model(weights.find_model(stage.model))
+    policies.check_positions(setup, "model", model, stage.sampling.max_new_tokens)
     if stage.reward_model and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
       raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
                        "token ids of the policy's, allowed: one of the policy's vocabulary")
@@ -50,6 +51,7 @@ def make_sample(
     model, policy, tokenizer = weights.load_model(
         weights.find_model(stage.model), dtype=model.param_dtype, compute_dtype=model.dtype,
         sharding=places(layout))
+    model = models.with_tokens(model, tokenizer.vocab_size)
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
   problems = rl.make_problems(setup, stage, folder)
@@ -96,18 +98,17 @@ def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
   """
   rows = []
   for name in stage.inputs:
-    with base.data_file(folder, name).open(encoding="utf-8") as lines:
-      rows.extend(json.loads(line) for line in lines)
+    file = base.data_file(folder, name)
+    if not file.exists():
+      raise FileNotFoundError(
+          f"config.{stage.name}.inputs: {str(file)!r} not found; stage {name!r} wrote it: put it "
+          "back, or give a new workdir")
+    rows.extend(metrics.read_lines(file))
   selected = stage.select(rows=rows, encode=setup.tokenizer.encode)
   if not selected:
     raise ValueError(
         f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows, "
         "allowed: a selection with at least one, or more samples")
-  file = base.data_file(folder, stage.name)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_suffix(".tmp")
-  text = "".join(
-      json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in selected)
-  temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))  # as `JsonLines` writes
-  os.replace(temporary, file)
+  files.write_whole(base.data_file(folder, stage.name), "".join(
+      json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in selected))
   return len(selected)

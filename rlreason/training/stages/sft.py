@@ -1,7 +1,6 @@
 """Supervised stages: on demonstrations of the task, on files, and on what other stages wrote."""
 
-from collections.abc import Iterator
-import os
+from collections.abc import Iterable, Iterator
 import pathlib
 
 from absl import logging
@@ -9,12 +8,12 @@ from absl import logging
 from rlreason import rollout as rollout_lib, tokenizers
 from rlreason.algorithms import sft
 from rlreason.data import packing, pipeline
-from rlreason.data.sources import BadRows, FunctionRows
+from rlreason.data.sources import BadRows, FunctionRows, origin
 from rlreason.data.tasks.base import RowSource
 from rlreason.data.tasks.load import demonstrations
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import STAGE_PREFIX, SFTStage
+from rlreason.training.stage_configs import SFTStage
 from rlreason.training.stages import base, policies
 from rlreason.types import Params
 
@@ -25,6 +24,20 @@ def check_sft(setup: Setup, stage: SFTStage):
   _check_examples(setup, stage)
   base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   base.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
+  if not base.is_of_stage(stage.examples):
+    rows = _load_examples(setup, stage, pathlib.Path())
+    _check_some_fit(stage, _tokenize_examples(setup, stage, rows))
+
+
+def _check_some_fit(stage: SFTStage, examples: Iterable[packing.Example]):
+  """Looks no further than to the first example that fits."""
+  count = 0
+  for count, example in enumerate(examples, 1):
+    if packing.fit_examples([example], stage.length)[0]:
+      return
+  raise ValueError(
+      f"length: got {stage.length}, allowed: enough for at least one of the {count} examples, with "
+      "a token in it to learn")
 
 
 def make_sft(
@@ -38,7 +51,7 @@ def make_sft(
   update = setup.layout.compile_update(algorithm.update_step, state)
   examples, dropped = packing.fit_examples(
       _tokenize_examples(setup, stage, _load_examples(setup, stage, folder)), stage.length)
-  if not examples:
+  if not examples:  # of another stage
     raise ValueError(
         f"config.{stage.name}.length: got {stage.length}, allowed: enough for at least one of the "
         f"{dropped} examples")
@@ -58,9 +71,11 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
   """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
-    rows = base.read_source(stage.examples, folder, ("prompt", "completion"))
+    has_template = setup.tokenizer.chat_template is not None
+    rows = base.read_source(stage.examples, folder, ("prompt", "completion"),
+                            "chat" if has_template else "text")
     is_text = isinstance(rows[0]["prompt"], str) and "completion_ids" not in rows[0]
-    if is_text and setup.tokenizer.chat_template is not None:
+    if is_text and has_template:
       logging.warning(
           "config.%s.examples: its prompts are plain text, and train as they are, without the chat "
           "template of the model; messages go through it", stage.name)
@@ -70,16 +85,12 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
     complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
     return FunctionRows(
         lambda i: {**train[i], "completion": complete(train[i])},
-        min(len(train), stage.num_examples))
+        min(len(train), stage.num_examples), train)
   return demonstrations(setup.recipe.task, train, stage.num_examples)
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
-  is_file = not stage.examples.startswith(STAGE_PREFIX)
-  if stage.examples and is_file and not os.path.isfile(stage.examples):
-    raise FileNotFoundError(
-        f"config.{stage.name}.examples: {stage.examples!r} not found, allowed: a .jsonl or "
-        ".parquet file of {prompt, completion}")
+  base.check_source("examples", stage.examples, "{prompt, completion}")
   if not stage.examples and not stage.answer_template:
     demonstrations(setup.recipe.task, setup.tasks["train"].rows, stage.num_examples)
 
@@ -99,7 +110,7 @@ def _tokenize_examples(
     try:
       example = _tokenize_example(setup.tokenizer, rows[i], weights)
     except ValueError as error:
-      bad_rows.add(i, error)
+      bad_rows.add(origin(rows, i), error)
     else:
       yield example
   bad_rows.finish(len(rows))
@@ -108,7 +119,11 @@ def _tokenize_examples(
 def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> packing.Example:
   if not isinstance(row["prompt"], str) and not row.get("completion_ids"):
     messages = [*row["prompt"], {"role": "assistant", "content": row["completion"]}]
-    chat = tokenizers.encode_chat(tokenizer, messages)
+    chat = tokenizers.encode_example(tokenizer, messages)
+    if chat.is_last_alone:
+      logging.log_first_n(
+          logging.WARNING, "the chat template rewrites what the assistant said before: of chats "
+          "with several turns the last is trained on alone", 1)
     return packing.mask_example(chat.ids, chat.completion_mask, weights)
   return packing.make_example(
       rollout_lib.encode_prompt(tokenizer, row),

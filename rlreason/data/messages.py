@@ -1,0 +1,133 @@
+"""Chats in the forms they are published in, as lists of {role, content}.
+
+Forms: OpenAI's `role` and `content`, whose content may be a list of parts; ShareGPT's `from` and
+`value`; one list per column, as older Arrow files have it; and any of these as text in a column, as
+JSON or as Python and numpy print it. Not here: templates (`tokenizers/chat.py`).
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+import io
+import json
+import re
+import tokenize
+from typing import Any
+
+Message = dict[str, Any]
+
+# Where a chat is looked for.
+COLUMNS = ("messages", "conversations", "conversation")
+ASSISTANT = "assistant"
+_ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bot": ASSISTANT,
+          "model": ASSISTANT, "observation": "tool", "function_response": "tool"}
+_ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
+# A text that is the print of a chat, and no text of its own.
+_PRINTED = re.compile(r"\s*(?:array\()?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+
+
+def is_printed(text: str) -> bool:
+  """Whether a text begins as the print of a chat does."""
+  return _PRINTED.match(text) is not None
+
+
+def read_chat(value: Any) -> list[Message] | None:
+  """The messages that a value is; None where it is no chat.
+
+  Raises:
+    ValueError: it is one, and a message is bad.
+  """
+  if isinstance(value, str) and is_printed(value):
+    value = parse(value)
+    if value is None:
+      raise ValueError("a text that begins like chat messages is none that can be read")
+  if isinstance(value, Mapping):
+    value = _transposed(value)
+  if not isinstance(value, list):
+    return None
+  messages = list(map(_read_message, value))
+  for message in messages:
+    if not message["content"].strip() and message["role"] != "system":
+      raise ValueError("content is empty")
+  messages = [message for message in messages if message["content"].strip()]
+  if not messages:
+    raise ValueError("the list of messages is empty")
+  return messages
+
+
+def ends_with_assistant(messages: Sequence[Message]) -> bool:
+  """Whether the last turn is the assistant's."""
+  return bool(messages) and messages[-1]["role"] == ASSISTANT
+
+
+def before_assistant(messages: Sequence[Message]) -> list[Message]:
+  """The messages without the assistant's turns at their end."""
+  messages = list(messages)
+  while ends_with_assistant(messages):
+    messages.pop()
+  return messages
+
+
+def parse(text: str) -> Any:
+  """The list or object that a text holds, as JSON or as Python or numpy print it; None: neither."""
+  try:
+    return json.loads(text)
+  except (ValueError, RecursionError):
+    pass
+  try:
+    node = ast.parse(_with_commas(text), mode="eval").body
+    if isinstance(node, ast.Call) and node.args:  # array([...], dtype=object)
+      node = node.args[0]
+    value = ast.literal_eval(node)
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError):
+    return None
+  return value if isinstance(value, (list, dict)) else None
+
+
+def _with_commas(text: str) -> str:
+  """The text with the commas that numpy does not print between the entries of an array."""
+  tokens = []
+  for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline):
+    if token.string == "{" and tokens and tokens[-1][1] == "}":
+      tokens.append((tokenize.OP, ","))
+    if token.type != tokenize.NL:
+      tokens.append((token.type, token.string))
+  return tokenize.untokenize(tokens).strip()
+
+
+def _transposed(columns: Mapping[str, Any]) -> list[Message] | None:
+  """{"role": [a, b], "content": [c, d]} as a list of messages; None where it is not that."""
+  names = [name for name in columns if name in (*_ROLE_KEYS, *_CONTENT_KEYS)
+           and isinstance(columns[name], list)]
+  if len(names) != 2 or len({len(columns[name]) for name in names}) != 1:
+    return None
+  return [dict(zip(names, turn)) for turn in zip(*(columns[name] for name in names))]
+
+
+def _read_message(message: Any) -> Message:
+  if not isinstance(message, Mapping):
+    raise ValueError("a message must have a role and a content")
+  role, content = (next((message[name] for name in names if message.get(name) is not None), None)
+                   for names in (_ROLE_KEYS, _CONTENT_KEYS))
+  if role is None or content is None:
+    raise ValueError("a message must have a role and a content")
+  if not isinstance(role, str):
+    raise ValueError(f"the role of a message must be text. Got: {type(role).__name__}")
+  # What a column has for other messages (`tool_calls`, `name`) is empty in this one: templates ask
+  # whether a message has it.
+  others = {name: value for name, value in message.items()
+            if value is not None and name not in (*_ROLE_KEYS, *_CONTENT_KEYS)}
+  return {"role": _ROLES.get(role, role), "content": _text_of(content), **others}
+
+
+def _text_of(content: Any) -> str:
+  """The text of a message: as it is, or its parts one after the other."""
+  if not isinstance(content, list):
+    if not isinstance(content, str):
+      raise ValueError(f"the content of a message must be text. Got: {type(content).__name__}")
+    return content
+  texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+  for part, text in zip(content, texts, strict=True):
+    if not isinstance(text, str):
+      kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+      raise ValueError(f"content has a part of the type {kind!r}, allowed: text")
+  return "".join(texts)

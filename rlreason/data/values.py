@@ -1,0 +1,185 @@
+r"""Values of columns as text: numbers of every type, lists, workings that end with `#### 72`.
+
+Not here: whether an answer can be verified (`rewards/`).
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from rlreason.data import messages
+
+_MAX_DEPTH = 100  # of values in values
+_MAX_BARE = 100  # characters of an answer that is no working
+_FINAL_LINE = re.compile(r"(?:\A|\n)[ \t]*####[ \t]*(\S[^\n]*?)\s*\Z")
+_PRINTED_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
+
+
+def is_filled(value: Any) -> bool:
+  """Whether there is something in a column: neither None or NaN nor empty."""
+  if value is None or isinstance(value, (float, np.floating)) and math.isnan(value):
+    return False
+  if isinstance(value, (str, bytes)):
+    return bool(value.strip())
+  return not isinstance(value, (list, Mapping, np.ndarray)) or np.ndim(value) == 0 or len(value) > 0
+
+
+def may_be_chat(value: Any) -> bool:
+  """Whether a value is worth reading as chat messages: a list, an object, or the print of one."""
+  return not isinstance(value, str) or messages.is_printed(value)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+  """A value that JSON has: arrays as lists, bytes and dates as text, what is not finite as None.
+
+  Raises:
+    ValueError: it is nested too deeply, or holds text that is not valid Unicode.
+  """
+  if depth > _MAX_DEPTH:
+    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+  if value is None or isinstance(value, (bool, int)):
+    return value
+  if isinstance(value, str):
+    return check_unicode(str(value))
+  if isinstance(value, np.ndarray) and not value.ndim:
+    value = value[()]
+  if isinstance(value, np.generic):
+    value = float(str(value)) if isinstance(value, np.floating) else value.item()
+    return plain(value, depth + 1)
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, Mapping):
+    return {check_unicode(str(name)): plain(part, depth + 1) for name, part in value.items()}
+  if isinstance(value, (list, tuple, np.ndarray)):
+    return [plain(part, depth + 1) for part in value]
+  if isinstance(value, bytes):
+    return value.decode("utf-8") if _is_utf8(value) else None  # such as an image
+  return str(value)
+
+
+def text(value: Any, name: str) -> str:
+  """Text as it is; a finite number as text, 72.0 as 72.
+
+  Raises:
+    ValueError: it is neither, or it is empty; the message says what `name` holds.
+  """
+  if isinstance(value, np.ndarray) and not value.ndim:
+    value = value[()]
+  if isinstance(value, bytes) and _is_utf8(value):
+    value = value.decode("utf-8")
+  number = _number(value)
+  if number is not None and number.is_finite():
+    return _written(number)
+  if not isinstance(value, str):
+    shown = type(value).__name__
+    if value is None or isinstance(value, (bool, float, np.bool_)):
+      shown = json.dumps(value) if isinstance(value, float) else value
+    raise ValueError(f"{name} must be text or a finite number. Got: {shown}")
+  if not value.strip():
+    raise ValueError(f"{name} is empty")
+  return check_unicode(value, name + " is ")
+
+
+def check_unicode(value: str, start: str = "") -> str:
+  """The text.
+
+  Raises:
+    ValueError: it holds half a character, which no file can.
+  """
+  if not value.isascii():
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError as error:
+      raise ValueError(f"{start}not valid Unicode: {error}") from error
+  return value
+
+
+def answer_text(value: Any) -> str:
+  """An answer as text; of a list, or the print of one, its entries with commas between them.
+
+  Raises:
+    ValueError: as `text`.
+  """
+  if isinstance(value, str) and _PRINTED_TEXTS.match(value):
+    parsed = messages.parse(value)
+    if isinstance(parsed, list) and all(isinstance(entry, str) for entry in parsed):
+      value = parsed
+  if isinstance(value, np.ndarray) and value.ndim:
+    value = list(value)
+  if isinstance(value, list) and value:
+    return ", ".join(text(entry, "an entry of answer") for entry in value)
+  return text(value, "answer")
+
+
+def final_line(working: str) -> str | None:
+  """What GSM8K has after `####` on the last line; None where there is no such line."""
+  found = _FINAL_LINE.search(working)
+  return None if found is None else found.group(1)
+
+
+def is_working(answer: str) -> bool:
+  """Whether a text is more than an answer: several lines, or long."""
+  return "\n" in answer.strip() or len(answer) > _MAX_BARE
+
+
+def boxed_answer(solution: str) -> str:
+  r"""What stands in the last `\boxed{}` of a solution that is not empty; a bare answer as it is.
+
+  Raises:
+    ValueError: the last box is not closed, or a whole working has none.
+  """
+  for box in reversed(list(_BOX.finditer(solution))):
+    content = _box_content(solution, box.end())
+    if content is None:
+      raise ValueError("the last box of the solution is not closed")
+    if content.strip():
+      return content
+  if is_working(solution):
+    raise ValueError(r"the solution has no \boxed{answer}")
+  return solution
+
+
+def _box_content(solution: str, start: int) -> str | None:
+  r"""Of `\boxed{5}`, or of `\boxed 5` up to the end of its line or formula; None: not closed."""
+  if not solution.startswith("{", start):
+    return re.split(r"\$|\n|\\[)\]]", solution[start:], maxsplit=1)[0].rstrip(" .")
+  depth = 0
+  for token in re.compile(r"\\.|[{}]", re.DOTALL).finditer(solution, start):
+    depth += (token.group() == "{") - (token.group() == "}")
+    if not depth:
+      return solution[start + 1:token.start()]
+  return None
+
+
+def _number(value: Any) -> Decimal | None:
+  """The number that a value is, with the fewest digits that say it; None where it is none."""
+  if isinstance(value, (bool, np.bool_)):
+    return None
+  if isinstance(value, Decimal):
+    return value
+  if isinstance(value, (int, np.integer)):
+    return Decimal(int(value))
+  if isinstance(value, (float, np.floating)):
+    return Decimal(str(value))
+  return None
+
+
+def _written(number: Decimal) -> str:
+  digits = f"{number:f}"
+  if "." in digits:
+    digits = digits.rstrip("0").rstrip(".")
+  return "0" if digits == "-0" else digits
+
+
+def _is_utf8(value: bytes) -> bool:
+  try:
+    value.decode("utf-8")
+  except UnicodeDecodeError:
+    return False
+  return True

@@ -1,0 +1,156 @@
+"""Files that can be relied on: named in every error, whole or not at all, one process at a time."""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import re
+import socket
+
+LOCK_NAME = "run.lock"
+# A disk that takes no more, or fails: what was written before is kept, and nothing is misspelt.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of some network file systems
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Puts the file into errors of the system that do not name one, such as those of a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.filename is None and error.errno is not None:
+      error.filename = str(path)
+    raise
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+  """Writes a file whole or not at all, and onto the disk; its folder is made if missing.
+
+  Args:
+    path: of the file; one that is there is replaced.
+    content: bytes, or text to be written in UTF-8. A lone surrogate, which UTF-8 cannot hold,
+      becomes a backslash escape.
+
+  Raises:
+    OSError: names the file; what was there is as it was.
+  """
+  path = pathlib.Path(path)
+  if isinstance(content, str):
+    content = content.encode("utf-8", errors="backslashreplace")
+  temporary = path.with_name(path.name + ".tmp")
+  with naming(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+      raise
+  sync(path.parent)
+
+
+def sync(path: str | os.PathLike) -> None:
+  """Has the disk hold what a file, or the list of files in a folder, is now."""
+  with naming(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    except OSError as error:
+      if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+        raise
+    finally:
+      os.close(descriptor)
+
+
+def local_path(name: str, path: str) -> str:
+  """A path as a user writes it, with `~` expanded.
+
+  Args:
+    name: what it is the value of, for the message.
+    path: of this machine.
+
+  Raises:
+    ValueError: it is an address (gs://, s3://), has a NUL or is not UTF-8, or there is no home for
+      its `~`.
+  """
+  if _URL.match(path):
+    raise ValueError(
+        f"{name}: got {path!r}, allowed: a path of this machine (mount the bucket, or copy it)")
+  if "\0" in path or not _is_text(path):
+    raise ValueError(f"{name}: got {path!r}, allowed: a path in UTF-8, without NUL")
+  expanded = os.path.expanduser(path)
+  if path.startswith("~") and expanded == path and not os.path.lexists(path):
+    raise ValueError(f"{name}: got {path!r}, allowed: a path of a user who has a home directory")
+  return expanded
+
+
+def check_writable(name: str, folder: pathlib.Path) -> None:
+  """Finds before any work that a folder cannot be made or written in.
+
+  Raises:
+    OSError: names what is in the way.
+  """
+  there = folder
+  try:
+    while not os.path.lexists(there):
+      there = there.parent
+    is_folder, is_link = there.is_dir(), there.is_symlink()
+  except OSError as error:  # a name that is too long, a loop of links
+    raise OSError(error.errno, f"{name}: {error.strerror}", str(folder)) from error
+  if not is_folder:
+    what = "is a link to nothing" if is_link and not there.exists() else "is no folder"
+    raise NotADirectoryError(f"{name}: {str(there)!r} {what}, allowed: a folder, or a new name")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise PermissionError(
+        f"{name}: {str(there)!r} cannot be written in, allowed: a folder that can")
+
+
+def _is_text(path: str) -> bool:
+  try:
+    path.encode("utf-8")
+  except UnicodeEncodeError:  # bytes of another encoding
+    return False
+  return True
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Holds a folder, made if missing, for this process; the system lets go of it when that ends.
+
+  Raises:
+    ValueError: another process holds it; names the file.
+  """
+  file = folder / LOCK_NAME
+  with naming(file):
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    _lock(held, file)
+    with contextlib.suppress(OSError):  # for the message alone; a full disk is found elsewhere
+      os.ftruncate(held, 0)
+      os.pwrite(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    yield
+  finally:
+    os.close(held)
+
+
+def _lock(held: int, file: pathlib.Path):
+  try:
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    owner = os.pread(held, 200, 0).decode("utf-8", "replace").strip() or "unknown"
+    raise ValueError(
+        f"another process ({owner}) is working in {str(file.parent)!r} and holds {str(file)!r}; "
+        "wait for it, stop it, or give another workdir") from None
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      error.filename = str(file)
+      raise

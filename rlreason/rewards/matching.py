@@ -1,0 +1,259 @@
+"""Whether two readings of answers agree: True, False, or None where mathematics has to say.
+
+Rules for what could be taken in two ways are in docs/verifier.md, each with the reason.
+"""
+
+from collections.abc import Callable, Iterable
+import re
+from typing import Literal
+
+from rlreason.rewards.reading import quantities
+from rlreason.rewards.reading.language import fold
+from rlreason.rewards.reading.relations import is_name
+from rlreason.rewards.reading.types import (
+    Choice, Equation, Expression, Items, Number, Reading, Words)
+
+# (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
+Judge = Callable[[str, str], bool | None]
+Percent = Literal["either", "exact"]  # does 50 agree with 50%, beside 0.5?
+MAX_OPEN_PAIRS = 200  # of a list in any order; more are not compared
+
+# "1 2" is neither a product nor a mixed number; SymPy takes gcd(m, n) of letters for 1.
+_UNSOUND = re.compile(r"\d \d|\\(?:gcd|lcm)[^,]*[a-z]")
+_LONG_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")  # no product, in which order is nothing
+_EMPTY = Expression("\\emptyset")
+_ANY_ORDER = ("list", "{}", "union", "cases")
+
+
+def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "either") -> bool | None:
+  """Whether an answer agrees with the gold answer.
+
+  Args:
+    gold: reading of the gold answer.
+    answer: reading of the answer.
+    judge: of pieces that only mathematics can compare.
+    percent: "either": `50` and `50%` agree, and `50%` with `0.5`; "exact": only the latter do.
+  """
+  recurse = lambda left, right: match(left, right, judge, percent)
+  if gold == answer:
+    return True
+  if isinstance(gold, Choice) or isinstance(answer, Choice):
+    return _match_choices(gold, answer, recurse)
+  if isinstance(gold, Equation) or isinstance(answer, Equation):
+    return _match_equations(gold, answer, judge, recurse)
+  if isinstance(gold, Items) or isinstance(answer, Items):
+    verdict = _match_items(gold, answer, recurse)
+    tex = [matrix_latex(one) for one in (gold, answer)]
+    # A matrix that still has to be multiplied or added up is a matter of mathematics.
+    is_open = verdict is False and isinstance(gold, Items) != isinstance(answer, Items) and all(tex)
+    return judge(*tex) if is_open and "\\begin" in tex[0] and "\\begin" in tex[1] else verdict
+  if isinstance(gold, Words) or isinstance(answer, Words):
+    return _text(gold) is not None and _text(gold) == _text(answer)
+  if isinstance(gold, Number):
+    return isinstance(answer, Number) and _match_numbers(gold, answer, percent)
+  if not quantities.agree(gold.unit, answer.unit):
+    return False
+  left = gold.latex
+  right = answer.latex if isinstance(answer, Expression) else str(answer.value)
+  if _is_label(left) and left.isupper():
+    return left == right.upper()
+  if left == right:
+    return True
+  if isinstance(answer, Number) and answer.is_percent:
+    return False
+  differs = any((sign in left) != (sign in right) for sign in ("=", "\\in"))
+  names = [set(_LONG_NAME.findall(latex)) for latex in (left, right)]
+  if not (left and right) or differs or names[0] != names[1] or _UNSOUND.search(left + "," + right):
+    return False
+  return judge(left, right)
+
+
+def _match_numbers(gold: Number, answer: Number, percent: Percent) -> bool:
+  if not quantities.agree(gold.unit, answer.unit):
+    return False
+  if gold.is_percent == answer.is_percent:
+    return gold.value == answer.value
+  share, bare = (gold, answer) if gold.is_percent else (answer, gold)
+  return bare.value == share.value / 100 or percent == "either" and bare.value == share.value
+
+
+def _text(reading: Reading) -> str | None:
+  return {Words: lambda: reading.text, Expression: lambda: fold(reading.latex)}.get(
+      type(reading), lambda: None)()
+
+
+def _is_label(latex: str) -> bool:
+  return latex.upper() in tuple("ABCDEFGH")
+
+
+def matrix_latex(reading: Reading) -> str:
+  """LaTeX of an expression, or of a matrix of such; empty for all else."""
+  if isinstance(reading, Number):
+    return str(reading.value)
+  if isinstance(reading, Expression):
+    return reading.latex
+  if not (isinstance(reading, Items) and reading.kind == "matrix"):
+    return ""
+  rows = [[matrix_latex(cell) for cell in row.items] for row in reading.items]
+  if not all(all(row) for row in rows):
+    return ""
+  return r"\begin{pmatrix}" + r" \\ ".join(" & ".join(row) for row in rows) + r"\end{pmatrix}"
+
+
+def _match_choices(gold: Reading, answer: Reading, recurse) -> bool | None:
+  if isinstance(gold, Choice) and isinstance(answer, Choice):
+    return _all([gold.label == answer.label, recurse(gold.value, answer.value)])
+  choice, other = (gold, answer) if isinstance(gold, Choice) else (answer, gold)
+  if isinstance(other, Expression) and _is_label(other.latex):
+    return other.latex.upper() == choice.label
+  return recurse(gold.value, answer) if choice is gold else recurse(gold, answer.value)
+
+
+def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> bool | None:
+  if isinstance(gold, Equation) and isinstance(answer, Equation):
+    if _same_name(gold.name, answer.name):
+      return recurse(gold.value, answer.value)
+    if gold.latex == answer.latex:
+      return True
+    # Two assignments of different variables are two things; x+y=1 and y=1-x may be one.
+    is_assignment = [is_name(one.name) and isinstance(one.value, Number) for one in (gold, answer)]
+    return False if all(is_assignment) else judge(gold.latex, answer.latex)
+  equation, other = (gold, answer) if isinstance(gold, Equation) else (answer, gold)
+  if isinstance(other, Items) and other.kind == "list":
+    return False
+  if isinstance(other, Expression) and len(other.latex) == 1 and other.latex.isupper():
+    return False  # a = b is not the choice B
+  if not (is_name(equation.name) or _is_statement(equation)):
+    # m+n = 540 gives what a problem asks for; x^2+y^2 = 4 is a circle.
+    is_sum = re.fullmatch(r"[a-zA-Z](?:[+-]?[a-zA-Z])+", equation.name)
+    if not (is_sum and isinstance(equation.value, Number)):
+      return False
+  if equation is gold:
+    return recurse(gold.value, answer)
+  # 7+9 = 15 does not say 15.
+  is_true = isinstance(gold, Number) and _all(
+      side == str(gold.value) or judge(side, str(gold.value)) for side in equation.sides)
+  return _all([recurse(gold, equation.value), is_true if isinstance(gold, Number) else True])
+
+
+def _same_name(left: str, right: str) -> bool:
+  if left == right:
+    return True
+  plain = lambda name: re.sub(r"[\s{}]|_\{?\w+\}?|\\text|\\mathrm", "", name)
+  functions = lambda name: re.fullmatch(r"[fgh]\([a-z]\)|y", name)
+  return bool(plain(left) == plain(right) and not ("_" in left and "_" in right)
+              or functions(left) and functions(right) and "y" in (left, right))
+
+
+def _is_statement(equation: Equation) -> bool:
+  """Whether its left side is arithmetic, such as 7 + 8 = 15, and not just another number."""
+  name = re.sub(r"\\[A-Za-z]+", "", equation.name)
+  return not re.search(r"[A-Za-z]", name) and quantities.number(equation.name) is None
+
+
+def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
+  for given, other in ((gold, answer), (answer, gold)):
+    if isinstance(given, Items) and given.kind == "given" and not (
+        isinstance(other, Items) and other.kind == "given"):
+      formula = given.items[0]
+      return recurse(formula, other) if given is gold else recurse(other, formula)
+  if isinstance(gold, Items) != isinstance(answer, Items):
+    # {5} is 5 too; a list of one, or a matrix, is not.
+    items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)
+    if items.kind == "{}" and len(items.items) == 1 and not isinstance(
+        other, Words) and items.items[0] != _EMPTY:
+      return recurse(items.items[0], answer) if items is gold else recurse(gold, items.items[0])
+    return _match_real_line(items, other)
+  if gold.name and answer.name and not _same_name(gold.name, answer.name):
+    return False
+  gold, answer = _as_set(gold), _as_set(answer)
+  if len(gold.items) != len(answer.items):
+    return _match_flat(gold, answer, recurse)
+  if gold.kind == answer.kind:
+    in_order = gold.kind not in _ANY_ORDER or any(isinstance(item, Words) for item in gold.items)
+  elif "list" in (gold.kind, answer.kind):
+    plain, other = (gold, answer) if gold.kind == "list" else (answer, gold)
+    if other.kind not in ("{}", "()", "[]") or other.name and other.kind != "{}":
+      return False
+    # A list without brackets stands for a pair only in the pair's order.
+    in_order = other.kind != "{}" and other is gold
+    if other.kind == "[]" or _has_infinity(other):
+      in_order = True
+  else:
+    return _match_flat(gold, answer, recurse)
+  if gold.kind in _ANY_ORDER and not in_order and _names_are_order(gold, answer):
+    in_order = True
+  if in_order:
+    return _all(recurse(*pair) for pair in zip(gold.items, answer.items))
+  return _match_unordered(gold.items, answer.items, recurse)
+
+
+def _as_set(items: Items) -> Items:
+  """Without what is there twice; in a plain list of numbers 2, 2 may be meant."""
+  if items.kind in ("{}", "union") or items.kind == "list" and all(
+      isinstance(item, Items) for item in items.items):
+    return items._replace(items=tuple(dict.fromkeys(items.items)))
+  return items
+
+
+def _has_infinity(items: Items) -> bool:
+  return any(isinstance(item, Expression) and item.latex.endswith("\\infty")
+             for item in items.items)
+
+
+def _names_are_order(gold: Items, answer: Items) -> bool:
+  """x = 1, y = 2 against 1, 2: without names the order says which is which."""
+  names = [item.name for item in gold.items if isinstance(item, Equation)]
+  return (len(names) == len(gold.items) and len(set(names)) == len(names)
+          and not any(isinstance(item, Equation) for item in answer.items))
+
+
+def _match_flat(gold: Items, answer: Items, recurse) -> bool | None:
+  """A column or row of a matrix against a tuple; all else of different form differs."""
+  vector, other = (gold, answer) if gold.kind == "matrix" else (answer, gold)
+  if vector.kind != "matrix" or other.kind != "()":
+    return False
+  cells = [cell for row in vector.items for cell in row.items]
+  is_vector = len(vector.items) == 1 or all(len(row.items) == 1 for row in vector.items)
+  if not is_vector or len(cells) != len(other.items):
+    return False
+  pairs = zip(cells, other.items) if vector is gold else zip(other.items, cells)
+  return _all(recurse(*pair) for pair in pairs)
+
+
+def _match_real_line(items: Items, other: Reading) -> bool:
+  ends = [item.latex for item in items.items if isinstance(item, Expression)]
+  return (items.kind == "()" and ends == ["-\\infty", "\\infty"]
+          and isinstance(other, Expression) and other.latex == "\\mathbb{R}")
+
+
+def _match_unordered(gold: tuple, answer: tuple, recurse) -> bool | None:
+  """Whether the items can be paired off; equality is transitive, so that any pairing will do."""
+  left, is_open = list(answer), 0
+  waiting = []
+  for item in gold:
+    verdicts = []
+    for candidate in left:
+      verdicts.append(recurse(item, candidate))
+      if verdicts[-1]:
+        left.remove(candidate)
+        break
+    else:
+      if None not in verdicts:
+        return False
+      is_open += verdicts.count(None)
+      if is_open > MAX_OPEN_PAIRS:
+        return False
+      waiting.append(item)
+  return None if waiting else True
+
+
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+  """False if one is; else None if one is; else True."""
+  result = True
+  for verdict in verdicts:
+    if verdict is False:
+      return False
+    if verdict is None:
+      result = None
+  return result

@@ -1,0 +1,95 @@
+"""What is no formula: words, digits of another base; and formulas written in plain text."""
+
+import re
+import unicodedata
+
+from rlreason.rewards.reading.types import Words
+from rlreason.rewards.reading.typesetting import squeeze
+
+_LEAD = re.compile(
+    r"(?:\\text\{)?\s*(?:so|thus|hence|therefore|\\therefore)?,? ?"
+    r"(?:(?:the|our|my) )?(?:final |correct )?(?:answer|ans|choice|option)"
+    r"(?:(?: is| =|:)\s*|\s+)(?=\S)",
+    re.IGNORECASE)
+_ABOUT = re.compile(
+    r"(?:\\approx|\\text\{ ?(?:about|approximately)\s*\}|approximately|about|=) *")
+
+
+def trim(text: str) -> str:
+  """Without full stops, and words around the answer such as "the answer is"."""
+  before = None
+  while text != before:
+    before = text
+    text = text.strip().rstrip(",;:").strip()
+    if text.endswith(".") and not text.endswith("\\."):
+      text = text[:-1]
+    lead = _LEAD.match(text)
+    if lead:
+      text = ("\\text{" if lead[0].startswith("\\text{") else "") + text[lead.end():]
+    about = _ABOUT.match(text)
+    if about and about.end() < len(text):
+      text = text[about.end():]
+  return text
+
+
+_BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?_\{?(?:\\text\{)?(\d+|[a-z]{3,8})\}?\}?")
+_BASES = {name: number for number, name in enumerate(
+    "two three four five six seven eight nine ten eleven twelve".split(), 2)}
+
+
+def read_code(text: str) -> Words | None:
+  """Digits that are no decimal number: with their base, hexadecimal, or rows of numbers."""
+  based = _BASED.fullmatch(text)
+  if based and based[1][0].isdigit() and (based[2].isdigit() or based[2] in _BASES):
+    return Words(f"{based[1].lower()} in base {_BASES.get(based[2], based[2])}")
+  if re.fullmatch(r"0[xbo][0-9a-fA-F]+|[+-]?[\d.]+(?: [+-]?[\d.]+)+", text):
+    return Words(text.lower())
+  return None
+
+
+_FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt max min gcd lcm "
+    "mod det dim deg arg inf sup lim pi theta alpha beta infinity frac".split())
+_SHORT_WORDS = frozenset("no on in up ok am pm of to is it so we us or if at as by my".split())
+
+
+def read_words(text: str) -> Words | None:
+  """Words where the text is language and no formula."""
+  plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
+  plain = re.sub(r"\\(?:begin|end)\{[a-z]*matrix\}", "{", plain)
+  words = [word for word in re.findall(r"(?<![A-Za-z\\])[^\W\d_]{2,}(?![A-Za-z])", plain)]
+  long = [word for word in words if len(word) > 2 and word.lower() not in _FUNCTIONS]
+  has_signs = re.search(r"[+*/^_=<>\\|{]|\d(?=[A-Za-z])|(?<=[A-Za-z])\d", plain)
+  is_language = (
+      any(not character.isascii() and character.isalpha() for character in plain)
+      or long and (not has_signs or len(long) > 1)
+      or len(words) == 1 and plain.strip() == words[0]
+      and (words[0].lower() in _SHORT_WORDS or not words[0].islower())
+      or len(words) > 1 and not has_signs
+      or re.fullmatch(r"\s*\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?\s*", plain, re.IGNORECASE))
+  return Words(fold(plain)) if is_language else None
+
+
+def fold(text: str) -> str:
+  """Words in one spelling: lower case, no full stops, single spaces."""
+  text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace('"', "")
+  text = re.sub(r"\.(?!\d)|(?<!\d)\.(?=\d)|[!?]", "", text)
+  return re.sub(r"\s*([,;:()])\s*", r"\1", " ".join(text.split()))
+
+
+_ARC = re.compile(r"(?<![A-Za-z\\])a(?:rc)?(sin|cos|tan)(?![A-Za-z])")
+_ASCII_FUNCTION = re.compile(
+    r"(?<![A-Za-z\\])(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+    r"|pi|theta|alpha|beta|infty|min|max|gcd)(?![A-Za-z])")
+
+
+def formula(text: str) -> str:
+  """LaTeX as the parser of mathematics wants it."""
+  text = re.sub(r"(?<![A-Za-z\\])inf(?:inity)?(?![A-Za-z])", r"\\infty ", text)
+  text = _ARC.sub(r"\\arc\1 ", text)
+  text = _ASCII_FUNCTION.sub(r"\\\1 ", text)
+  text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
+  text = re.sub(r"(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
+  text = re.sub(r"(?<=[\d)}A-Za-z]) ?\*+ ?", r"\\cdot ", text)
+  text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
+  return squeeze(text).replace("\\cr", r"\\ ")

@@ -1,0 +1,196 @@
+r"""Lists, sets, tuples, intervals, matrices, and other things of several parts."""
+
+import re
+
+from rlreason.rewards.reading import amounts, brackets, language
+from rlreason.rewards.reading.types import (
+    INFINITY, MINUS_INFINITY, Items, Number, Reader, Reading, Words)
+from rlreason.rewards.reading.typesetting import squeeze
+
+MAX_ITEMS = 200  # of a list; a longer one is not taken apart
+_ROW_SETS = {"matrix": "matrix", "pmatrix": "matrix", "bmatrix": "matrix", "Bmatrix": "matrix",
+             "smallmatrix": "matrix", "array": "matrix", "vmatrix": "vmatrix", "Vmatrix": "Vmatrix",
+             "cases": "cases", "dcases": "cases", "rcases": "cases", "aligned": "list",
+             "align": "list",
+             "align*": "list", "gathered": "list", "gather": "list", "gather*": "list",
+             "equation": "list", "equation*": "list", "split": "list"}
+_BEGIN = re.compile(r"\\begin\{([A-Za-z*]+)\}\s*(?:\{[lcr|@ ]*\}|\[[lcr]\])?")
+_CONDITION = re.compile(r"^(?:\\text\{ ?(?:if|for|when),? ?\}|if |for |when )\s*|\s*,\s*$")
+
+
+def read_rows(text: str, read: Reader) -> Reading | None:
+  r"""Matrices, `cases`, and lines of equations: rows between `\cr`, cells between `&`."""
+  begin = _BEGIN.match(text)
+  if not begin or begin[1] not in _ROW_SETS or brackets.closing(text) != len(text):
+    if "\\cr" in text and not begin:
+      lines = brackets.split(text, lambda kind, *_: kind == "\\cr")
+      if lines and len(lines) > 1:
+        found = _listed(lines, read)
+        is_grid = isinstance(found, Items) and all(
+            isinstance(item, (Number, Words)) for item in found.items)
+        return found._replace(kind="rows") if is_grid else found
+    return None
+  kind = _ROW_SETS[begin[1]]
+  inside = text[begin.end():text.rindex("\\end{")]
+  rows = brackets.split(inside, lambda kind, *_: kind == "\\cr")
+  if rows is None or len(rows) > MAX_ITEMS:
+    return None
+  rows = [row for row in rows if row.strip()]
+  if kind == "list":
+    return _listed([row.replace("&", "") for row in rows], read)
+  cells = [brackets.split(row, lambda kind, *_: kind == "&") for row in rows]
+  if any(row is None for row in cells):
+    return None
+  if kind == "cases":
+    bare = lambda cell: _CONDITION.sub("", _CONDITION.sub("", cell.strip()))
+    cells = [[bare(cell) for cell in row] for row in cells]
+  return Items(kind, tuple(
+      Items("row", tuple(read(cell) for cell in row)) for row in cells))
+
+
+def _listed(parts: list[str], read: Reader) -> Reading | None:
+  """A list of what is not empty, inner lists (of a plus-minus sign) taken into it."""
+  readings = []
+  for part in parts:
+    part = language.trim(part)
+    if not part:
+      continue
+    item = read(part)
+    readings.extend(item.items if isinstance(item, Items) and item.kind == "list" else [item])
+  if len(readings) == 1:
+    return readings[0]
+  return _united(readings) or Items("list", tuple(readings)) if readings else None
+
+
+def _united(readings: list[Reading]) -> Items | None:
+  """Inequalities of one variable, one or the other of which holds: a union."""
+  is_range = [isinstance(item, Items) and item.kind in ("()", "(]", "[)", "[]", "union")
+              and item.name for item in readings]
+  if not all(is_range) or len({item.name for item in readings}) != 1:
+    return None
+  parts = [part._replace(name="") for item in readings
+           for part in (item.items if item.kind == "union" else (item,))]
+  return Items("union", tuple(parts), readings[0].name)
+
+
+_JOINS = ("\\lor", "\\land")
+_INTEGER_NOTE = re.compile(
+    r"(?:\\text\{ ?(?:where|for|with)[^{}]*\}|where|for (?:any|all|some)?)?\s*"
+    r"(?:(?:integers?|any integer)\s+[a-z]"
+    r"|[a-z] *\\in *(?:\\mathbb\{[ZN]\}|\\text\{Z\}|Z)(?:\^\+|_\{?>?0\}?)?"
+    r"|\\text\{[^{}]*integers?[^{}]*\})(?:\s*\\text\{[^{}]*\})?|[a-z] (?:is )?an? (?:any )?integer")
+
+
+def read_list(text: str, read: Reader) -> Reading | None:
+  """Parts between commas, semicolons, "and", "or"; a sum with a plus-minus sign is two parts."""
+  text = re.sub(r"(?<=[\s}\d)])(?:\\text\{\s*(or|and)\s*\}|\b(or|and)\b)(?=[\s{\\\d(-])",
+                lambda m: " \\lor " if (m[1] or m[2]) == "or" else " \\land ", text)
+  unions = brackets.split(text, lambda kind, *_: kind == "\\cup")
+  parts = brackets.split(text, lambda kind, *_: kind in _JOINS)
+  if parts is None:
+    return None
+  if len(parts) > 1 and not re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text) or _is_ranges(parts):
+    return _listed([piece for part in parts for piece in _commas(part)], read)
+  if unions is not None and len(unions) > 1 and "," in text:
+    name = ""
+    membership = re.match(r"(\\?[a-zA-Z]) *\\in(?![A-Za-z])", unions[0])
+    if membership:
+      name, unions[0] = membership[1], unions[0][membership.end():]
+    return Items("union", tuple(read(part) for part in unions), name)
+  pieces = _commas(text)
+  if len(pieces) > 1 and _INTEGER_NOTE.fullmatch(pieces[-1].strip()):
+    domain = "natural" if re.search(r"\\mathbb\{N\}|positive|natural", pieces[-1]) else "integer"
+    return Items("given", (read(language.trim(", ".join(pieces[:-1]))), Words(domain)))
+  if 1 < len(pieces) <= MAX_ITEMS:
+    return _listed(pieces, read)
+  return _plus_minus(text, read)
+
+
+def _is_ranges(parts: list[str]) -> bool:
+  return len(parts) > 1 and all(re.search(r"[<>=]|\\[lg]e(?![A-Za-z])|\\ne(?![A-Za-z])", part)
+                                for part in parts)
+
+
+def _commas(text: str) -> list[str]:
+  """The parts between commas, read so that commas of thousands stay where they can be such."""
+  wide = brackets.split(text, lambda kind, token, whole: kind == ";" or kind == "," and (
+      whole[token.end():token.end() + 1] in (" ", "") or not whole[token.end()].isdigit()
+      or not whole[token.start() - 1:token.start()].isdigit()))
+  if wide is None:
+    return [text]
+  is_comma = lambda kind, *_: kind in ",;"
+  return [piece for part in wide for piece in (
+      [part] if amounts.read_number(part.strip()) else brackets.split(part, is_comma) or [part])]
+
+
+def _plus_minus(text: str, read: Reader) -> Reading | None:
+  marks = re.findall(r"\\(?:pm|mp)(?![A-Za-z])", text)
+  if not marks or "\\pm" not in marks or len(marks) > 2:
+    return None
+  if "," in text and len(brackets.split(text, lambda kind, *_: kind in ("\\pm", "\\mp")) or ()) < 2:
+    return None  # of one of several things in brackets
+  both = [re.sub(r"\\(pm|mp)(?![A-Za-z]) ?", lambda m, flip=flip: "+-"[(m[1] == "mp") ^ flip], text)
+          for flip in (False, True)]
+  return Items("list", tuple(read(re.sub(r"(^|[=(,{]) ?\+", r"\1", one)) for one in both))
+
+
+def read_brackets(text: str, read: Reader) -> Reading | None:
+  """A tuple, an interval or a set."""
+  marks = ("\\langle", "\\{", "(", "[", "]")
+  opening = next((mark for mark in marks if text.startswith(mark)), None)
+  if opening is None:
+    return None
+  if opening == "]":
+    closing = re.fullmatch(r"\](.*,.*)([\[\]])", text)
+    if not closing:
+      return None
+    inside, kind = closing[1], "()" if closing[2] == "[" else "(]"
+  elif brackets.closing(text) == len(text):
+    closing = next(mark for mark in ("\\rangle", "\\}", ")", "]", "}") if text.endswith(mark))
+    inside = text[len(opening):-len(closing)]
+    kind = {"\\langle": "(", "\\{": "{"}.get(opening, opening) + {
+        "\\rangle": ")", "\\}": "}"}.get(closing, closing)
+  elif opening == "[" and re.fullmatch(r"\[[^\[\]()]*,[^\[\]()]*\[", text):
+    inside, kind = text[1:-1], "[)"
+  else:
+    return None
+  # (1,234) is a pair; only beside a comma with a space can one without be of thousands.
+  is_comma = lambda kind, *_: kind in ",;"
+  parts = _commas(inside) if ", " in inside else brackets.split(inside, is_comma)
+  if parts is None or len(parts) > MAX_ITEMS or kind not in ("()", "[]", "(]", "[)", "{}"):
+    return None
+  items = tuple(read(language.trim(part)) for part in parts if part.strip())
+  if kind == "[]" and len(items) == 1 and isinstance(items[0], Items) and items[0].kind == "matrix":
+    return items[0]
+  if kind == "{}":
+    items = tuple(part for item in items for part in (
+        item.items if isinstance(item, Items) and item.kind == "list" else (item,)))
+  return Items(kind, items)
+
+
+def read_membership(text: str, read: Reader) -> Reading | None:
+  r"""`x \in S` is S, of x."""
+  found = re.match(r"(\\?[A-Za-z]+(?:_\{?\w\}?)?) *\\in(?![A-Za-z]) *(?=\S)", text)
+  if not found:
+    return None
+  inner = read(text[found.end():])
+  return inner._replace(name=found[1]) if isinstance(inner, Items) else None
+
+
+def read_residue(text: str, read: Reader) -> Reading | None:
+  r"""`x \equiv 3 \pmod{7}`, and `3 \pmod{7}`; of the real line without points, what is left."""
+  hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}", text)
+  if hole:
+    points = [read(part) for part in _commas(hole[1])]
+    if not all(isinstance(point, Number) for point in points) and len(points) > 1:
+      return None
+    points = sorted(points) if len(points) > 1 else points
+    ends = [MINUS_INFINITY, *points, INFINITY]
+    return Items("union", tuple(Items("()", pair) for pair in zip(ends, ends[1:])))
+  found = re.fullmatch(r"(?:(.*?) ?\\equiv ?)?(.*?),? ?\\pmod\{(\w+)\}", text)
+  if not found:
+    return None
+  value, modulus = read(found[2]), read(found[3])
+  if isinstance(value, Number) and isinstance(modulus, Number) and modulus.value:
+    value = value._replace(value=value.value % modulus.value)
+  return Items("mod", (value, modulus), squeeze(found[1] or ""))

@@ -1,0 +1,100 @@
+"""What an answer may be."""
+
+from collections.abc import Callable, Hashable
+from fractions import Fraction
+from typing import NamedTuple
+
+from rlreason.rewards.reading.quantities import Unit
+
+
+class Number(NamedTuple):
+  """A plain number, exactly; `value` is that of the digits (50 of 50%)."""
+
+  value: Fraction
+  unit: Unit = ()
+  is_percent: bool = False
+
+
+class Words(NamedTuple):
+  """What is compared as text, in lower case and without full stops."""
+
+  text: str
+
+
+class Expression(NamedTuple):
+  """What is compared by mathematics: LaTeX without its unit."""
+
+  latex: str
+  unit: Unit = ()
+
+
+class Equation(NamedTuple):
+  """`name = value`, or a chain `name = side = value`; `latex` is all of it.
+
+  `sides` are what a chain says of the same value on the way, where that is arithmetic: 4+1 of
+  x = 4+1 = 5.
+  """
+
+  name: str
+  value: "Reading"
+  latex: str
+  sides: tuple[str, ...] = ()
+
+
+class Choice(NamedTuple):
+  """`(C) 12`: the label of a choice, and what it says."""
+
+  label: str
+  value: "Reading"
+
+
+class Items(NamedTuple):
+  """Several readings.
+
+  Attributes:
+    kind: "list" (no brackets, any order), "{}" (any order), "union" (any order), "()", "[]", "(]",
+      "[)" (tuples and intervals), "matrix", "vmatrix", "row", "rows" (of a grid), "cases",
+      "mod" (a residue and its modulus), "given" (a formula, and what its letters range over),
+      "chain" with its signs.
+    items: the parts; of a matrix its rows.
+    name: the variable of an inequality or of `x \\in ...`; empty without one.
+  """
+
+  kind: str
+  items: tuple["Reading", ...]
+  name: str = ""
+
+
+Reading = Number | Words | Expression | Equation | Choice | Items
+Reader = Callable[[str], Reading]  # of a part of a text
+
+INFINITY = Expression("\\infty")
+MINUS_INFINITY = Expression("-\\infty")
+
+
+def expressions(reading: Reading) -> list[str] | None:
+  """The formulas in a reading, LaTeX; None where it holds words."""
+  if isinstance(reading, Words):
+    return None
+  if isinstance(reading, Expression):
+    return [] if len(reading.latex) == 1 or reading.latex.endswith("\\infty") else [reading.latex]
+  if isinstance(reading, Equation):
+    return [reading.latex] if expressions(reading.value) != [] else []
+  if isinstance(reading, Choice):
+    return expressions(reading.value)
+  parts = [expressions(item) for item in reading.items] if isinstance(reading, Items) else []
+  if reading[0] == "given":
+    parts = parts[:1]
+  return None if None in parts else [latex for some in parts for latex in some]
+
+
+def vote(reading: Reading) -> Hashable:
+  """What readings that say the same have in common: 0.5, 1/2 and x = 0.50 cm are one answer."""
+  if isinstance(reading, Number):
+    return reading.value / 100 if reading.is_percent else reading.value
+  if isinstance(reading, (Equation, Choice)):
+    return vote(reading.value)
+  if isinstance(reading, Items):
+    items = tuple(vote(item) for item in reading.items)
+    return (reading.kind, frozenset(items) if reading.kind in ("list", "{}", "union") else items)
+  return reading.latex if isinstance(reading, Expression) else reading.text

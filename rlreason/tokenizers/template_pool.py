@@ -1,0 +1,125 @@
+"""Renders chat templates in a process that may be ended: see `template_worker.py`."""
+
+from collections.abc import Mapping, Sequence
+import atexit
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from rlreason.tokenizers import template_worker
+
+_FILE = pathlib.Path(template_worker.__file__)
+_MAX_TEMPLATE = 1_000_000  # characters; published ones have a few thousand
+
+
+class LimitError(ValueError):
+  """A template that takes more time or memory than any honest one."""
+
+
+def render(
+    template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+) -> str:
+  """The text of a template.
+
+  Args:
+    template: Jinja source.
+    messages: of the conversation, JSON values.
+    variables: further ones of the template, JSON values.
+
+  Raises:
+    LimitError: it took too much; it is not tried again.
+    ValueError: it is not valid, or refuses these messages.
+  """
+  return _ask(template, {"messages": list(messages), "variables": dict(variables)})
+
+
+def variable_names(template: str) -> list[str]:
+  """Names that a template reads and does not set itself.
+
+  Raises:
+    ValueError: as `render`.
+  """
+  return _ask(template, {})
+
+
+def _ask(template: str, request: dict[str, Any]) -> Any:
+  if len(template) > _MAX_TEMPLATE:
+    raise LimitError(
+        f"chat_template: got {len(template)} characters, allowed: {_MAX_TEMPLATE}")
+  try:
+    line = json.dumps({"template": template} | request, default=lambda value: value.tolist())
+  except (AttributeError, TypeError, ValueError, RecursionError) as error:
+    raise ValueError(f"messages: allowed are JSON values: {error}") from error
+  reply = _worker.exchange(template, line)
+  if "value" in reply:
+    return reply["value"]
+  if reply.get("is_limit"):
+    raise LimitError(f"chat_template: {reply['error']}")
+  if reply.get("is_invalid"):
+    raise ValueError(f"chat_template: not a valid template: {reply['error']}")
+  raise ValueError(f"the chat template refuses these messages: {reply['error']}")
+
+
+class _Worker:
+  """One process, started when first needed; of all threads, one at a time."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._process: subprocess.Popen | None = None
+    self._owner = 0
+    self._beyond_limits: dict[str, dict[str, Any]] = {}  # template -> reply
+
+  def exchange(self, template: str, line: str) -> dict[str, Any]:
+    """The reply to a line. A template that brought the process to its end stays refused."""
+    with self._lock:
+      if template in self._beyond_limits:
+        return self._beyond_limits[template]
+      if self._process is None or self._owner != os.getpid():  # not that of a process forked from
+        self._start()
+      try:
+        answer = self._send(line)
+      except BaseException:
+        self.close()  # interrupted: a reply may be left behind
+        raise
+      reply = json.loads(answer) if answer.endswith(b"\n") else {
+          "is_limit": True, "error": f"rendering takes more than {template_worker.SECONDS} seconds "
+          f"of computation or {template_worker.MEMORY_BYTES >> 20} MiB of memory"}
+      if reply.get("is_limit"):
+        self._beyond_limits[template] = reply
+        self.close()
+      return reply
+
+  def _send(self, line: str) -> bytes:
+    with contextlib.suppress(OSError):  # a broken pipe: it has ended
+      self._process.stdin.write(line.encode() + b"\n")
+      self._process.stdin.flush()
+      return self._process.stdout.readline()
+    return b""
+
+  def _start(self):
+    path = [folder or os.getcwd() for folder in sys.path]
+    self._owner = os.getpid()
+    self._process = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_FILE), json.dumps(path)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True)  # Ctrl-C is ours
+
+  def close(self):
+    """Ends the process, if there is one."""
+    process, self._process = self._process, None
+    if process is None or self._owner != os.getpid():
+      return
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+      with contextlib.suppress(OSError):
+        stream.close()
+
+
+_worker = _Worker()
+atexit.register(_worker.close)

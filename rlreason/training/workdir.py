@@ -1,0 +1,138 @@
+"""The folder of a run: whose it is, what the run was started with, and what it read.
+
+    <workdir>/run.lock       held while a process works here
+    <workdir>/inputs.json    SHA-256 of the files that it reads
+
+All bytes are hashed at each start: it takes less time than reading them into a model, and a time or
+a size says little of what a file holds.
+
+Not here: configuration and checkpoints (checkpoint.py), and what the run writes (loop.py).
+"""
+
+from collections.abc import Iterator
+from concurrent import futures
+import os
+import pathlib
+
+from rlreason import config as config_lib, files, weights
+from rlreason.data.sources import digest
+from rlreason.training import checkpoint as checkpoint_lib
+from rlreason.training.checkpoint import FOLDER, UNSAVED, has_checkpoints
+from rlreason.training.recipe import Recipe
+from rlreason.training.stage_configs import START, STAGE_PREFIX
+
+CONFIG, INPUTS = "config.json", "inputs.json"
+_WEIGHTS = ".safetensors"
+_MODEL_SUFFIXES = (_WEIGHTS, ".json", ".model", ".txt", ".jinja")  # of files a model is read from
+# What a run writes, beside its checkpoints. A folder counts when there is something in it.
+_WRITTEN = (
+    CONFIG, INPUTS, "metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "models",
+    "adapters", "data", "plots", "tensorboard")
+
+
+def check_free(workdir: pathlib.Path) -> None:
+  """Looks whether a run may write here: a new one, or the one whose checkpoints are here.
+
+  One that ended before its first checkpoint has nothing to go on with, and begins again.
+
+  Raises:
+    ValueError: a file of somebody, or of a run without its checkpoints, would be replaced; names
+      it.
+    NotADirectoryError, PermissionError: nothing can be written here.
+  """
+  files.check_writable("workdir", workdir)
+  if has_checkpoints(workdir) or (workdir / FOLDER / UNSAVED).exists():
+    return
+  for name in (*_WRITTEN, FOLDER):
+    path = workdir / name
+    if path.is_dir():
+      path = next(path.iterdir(), None)
+    if path is not None and os.path.lexists(path):
+      raise ValueError(
+          f"workdir: {str(path)!r} is there already, and no checkpoint of a run that it could be "
+          f"of; it would be replaced: give a new workdir, or move it away")
+
+
+Inputs = dict[str, dict[str, str]]  # field of the config -> file -> SHA-256
+
+
+def read_inputs(recipe: Recipe) -> Inputs:
+  """The checksums of all files that a run reads: data, models, adapters."""
+  named = [(field, name, file) for field, path in _input_paths(recipe)
+           for name, file in _files_of(path)]
+  with futures.ThreadPoolExecutor() as threads:
+    sums = list(threads.map(lambda entry: digest(entry[2]), named))
+  inputs = {}
+  for (field, name, _), total in zip(named, sums, strict=True):
+    inputs.setdefault(field, {})[name] = total
+  return inputs
+
+
+def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> None:
+  """Looks whether a run that goes on reads the files that it was started with.
+
+  A run of an older version did not write their checksums down, and goes on.
+
+  Raises:
+    ValueError: other files, and not `allow_changed`; names them.
+  """
+  file = workdir / INPUTS
+  if allow_changed or not (file.exists() and has_checkpoints(workdir)):
+    return
+  before = checkpoint_lib.read_json(file)
+  lines = []
+  for field in sorted({*before, *inputs}):
+    old, new = before.get(field, {}), inputs.get(field, {})
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if changed:
+      lines.append(f"{field}: {', '.join(changed)}")
+  if lines:
+    raise ValueError(
+        f"the run in {str(workdir)!r} was started with other files ({'; '.join(lines)}); put them "
+        "back, give a new workdir, or go on with these: --allow_changed_inputs")
+
+
+def stage_files(workdir: pathlib.Path, stage: str) -> dict[str, str]:
+  """The checksums of what a stage wrote for the stages after it, by the path in the folder."""
+  folders = [workdir / "models" / stage, workdir / "adapters" / stage]
+  found = [file for folder in folders for file in sorted(folder.glob("*")) if file.is_file()]
+  data = workdir / "data" / f"{stage}.jsonl"
+  found += [data] if data.is_file() else []
+  with futures.ThreadPoolExecutor() as threads:
+    return dict(zip((str(file.relative_to(workdir)) for file in found), threads.map(digest, found)))
+
+
+def check_files(workdir: pathlib.Path, sums: dict[str, str]) -> None:
+  """Looks whether what stages wrote is still that; what is gone is missed where it is read.
+
+  Raises:
+    ValueError: names a file that is damaged or was changed.
+  """
+  with futures.ThreadPoolExecutor() as threads:
+    wrong = threads.map(
+        lambda name: (workdir / name).is_file() and digest(workdir / name) != sums[name], sums)
+    for name, is_wrong in zip(sums, wrong):
+      if is_wrong:
+        raise ValueError(
+            f"{str(workdir / name)!r} is not what its stage wrote, and later stages may read it: "
+            "put it back from a copy, or give a new workdir")
+
+
+def _input_paths(recipe: Recipe) -> Iterator[tuple[str, pathlib.Path]]:
+  """(field, file or folder) of what is there of the recipe's paths, and is no stage's."""
+  stages = {f"config.stages[{i}]": f"config.{stage.name}" for i, stage in enumerate(recipe.stages)}
+  names = (*START, *(stage.name for stage in recipe.stages))
+  for field, path in config_lib.paths(recipe):
+    section, _, name = field.rpartition(".")
+    if not path or path in names or path.startswith(STAGE_PREFIX):
+      continue
+    found = pathlib.Path(weights.find_model(path))
+    if found.exists():
+      yield f"{stages.get(section, section)}.{name}", found
+
+
+def _files_of(path: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+  """(name, file) of a file, or of those of a model's folder; any other folder is one by itself."""
+  if path.is_dir() and any(path.glob(f"*{_WEIGHTS}")):
+    return [(file.name, file) for file in sorted(path.iterdir()) if file.suffix in _MODEL_SUFFIXES]
+  return [(path.name, path)]
