@@ -18,6 +18,7 @@ from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout, mesh
 from rlreason.rewards import RewardSpec, combine_rewards
+from rlreason.tokenizers import WordTokenizer, encode_prompt
 from rlreason.training import setup as setup_lib
 from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
 from rlreason.training.stage_configs import RLStage, SFTStage
@@ -86,15 +87,17 @@ def set_up_of(*names):
 
 
 def opened(choice):
-  """How a model of a folder is loaded, and what it is then."""
+  """How a model of a folder is loaded, what it is then, and what it makes of a chat."""
   calls = []
+  chats = WordTokenizer.from_words(("a", "b"), chat_template=(
+      "{% if is_wide %}b {% endif %}{% for m in messages %}{{ m.content }} {% endfor %}"))
   with mock.patch.object(setup_lib.weights, "find_model", lambda path: path), mock.patch.object(
       setup_lib.weights, "load_model", lambda path, **settings: calls.append((
-          path, settings["dtype"], settings["compute_dtype"])) or (
-              dataclasses.replace(tiny.MODEL, num_layers=2), {}, fakes.TOKENIZER)):
-    model, _, _ = setup_lib.load_policy(
+          path, settings["dtype"], settings["compute_dtype"], settings["end_tokens"])) or (
+              dataclasses.replace(tiny.MODEL, num_layers=2), {}, chats)):
+    model, _, tokenizer = setup_lib.load_policy(
         bases.make_recipe(model=choice), fakes.LAYOUT, jax.random.key(0))
-  return calls, model
+  return calls, model, encode_prompt(tokenizer, [{"role": "user", "content": "a"}])
 
 
 def new_model(choice):
@@ -244,7 +247,7 @@ ROWS = {
             bases.make_recipe(checkpoint=config))["kept"])},
     PretrainedModel: {name: Row(value, opened) for name, value in dict(
         path="b", dtype="bfloat16", param_dtype="bfloat16", remat="full", unroll=2,
-        attention="xla").items()},
+        attention="xla", end_tokens=("b",), chat_options={"is_wide": True}).items()},
     NewModel: {name: Row(value, new_model) for name, value in dict(
         width=32, num_layers=3, num_heads=4, num_kv_heads=1, head_dim=4, mlp_width=8,
         max_positions=64, rope_theta=9.0, dtype="bfloat16", param_dtype="bfloat16", remat="full",
