@@ -231,7 +231,7 @@ class _Run:
     recipe = self.setup.recipe
     if self.host["step"]:
       self._restore(stage, latest)
-    elif recipe.preflight and number == next(
+    elif recipe.preflight and stage.steps and number == next(
         (i for i, config in enumerate(recipe.stages) if isinstance(config, RLStage)), None):
       self._preflight(stage)
     key = jax.random.fold_in(self.key, number)

@@ -41,7 +41,7 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
     where = " in every group" if _is_relative(stage) else ""
     found["equal"] = (
         f"all rewards are equal{where} (means: {parts})"
-        ": there is nothing to tell good completions from bad ones; look in samples.jsonl: problems "
+        ": nothing tells good completions from bad ones; look in samples.jsonl: problems "
         "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
         "that ends completions before it")
   if values.get("optim/grad_norm") == 0:

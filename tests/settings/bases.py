@@ -1,4 +1,4 @@
-"""What a row of the table is, and an instance of every dataclass of a config to change fields of."""
+"""What a row of the table is, and an instance of every dataclass of a config to change."""
 
 from collections.abc import Callable
 import dataclasses

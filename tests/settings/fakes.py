@@ -20,12 +20,11 @@ from rlreason.algorithms import base as algorithms
 from rlreason.data.tasks.base import Task
 from rlreason.evaluation import evaluator
 from rlreason.parallel import Layout
-from rlreason.rewards import RewardSpec
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import loop, stages as stages_lib
 from rlreason.training.recipe import Recipe
 from rlreason.training.setup import Setup
-from rlreason.training.stages import base, distill, pairs, policies, preference, rl, sample
+from rlreason.training.stages import base, distill, policies, preference, rl
 from rlreason.types import Rollout
 from tests.algorithms import tiny
 
@@ -41,13 +40,14 @@ RIGHT, SHORT = "a a \\boxed{ 1 } <eos>", "\\boxed{ 2 } <eos>"
 # Of the rows of a rollout, over and over: right, wrong, right, cut off, right, right, and so on.
 LONG = "a a a \\boxed{ 1 } <eos>"
 SAMPLED = [RIGHT, SHORT, RIGHT, "a b a b a b a b", RIGHT, LONG, SHORT, SHORT]
-GREEDY = ["a \\boxed{ 1 } <eos>", "b b b \\boxed{ 2 } <eos>"]
+GREEDY = ["a \\boxed{ 1 } <eos>", "\\boxed{ 1 } \\boxed{ 2 } <eos>"]
 POOL = types.SimpleNamespace(counts=types.SimpleNamespace(timeouts=0, crashes=0, errors=0))
 POLICY = {"w": np.zeros(2, np.float32)}
 _same = lambda x, *unused: x
 LAYOUT = Layout(
-    num_shards=1, num_replicas=1, takes_plans=True, param_shardings=_same, put_params=_same,
-    put_state=_same, get_state=_same, put_rows=_same, get_rows=_same, compile_sampler=_same,
+    num_shards=1, num_replicas=1, takes_plans=True, param_shardings=lambda boxed: None,
+    put_params=_same, put_state=_same, get_state=_same, put_rows=_same, get_rows=_same,
+    compile_sampler=_same,
     compile_rows=_same, compile_whole=_same, compile_update=_same)
 
 Trace = collections.defaultdict
@@ -206,9 +206,6 @@ def evaluation_trace(config, rows=ROWS, **settings):
       found, samples = run({"policy": POLICY}, jax.random.key(0), POOL)
       trace["found"], trace["samples"] = found["toy"], samples
   return dict(trace)
-
-
-VERIFIER = RewardSpec(name="verifier")
 
 
 # The loop, whose stages do nothing.

@@ -257,7 +257,8 @@ def moved(config):
   def run():
     state, now = optimizer.init(params), params
     for size in (1.0, 0.1, 3.0):
-      gradients = jax.tree.map(lambda x: size * jnp.arange(1.0, 1 + x.size), now)  # pylint: disable=cell-var-from-loop
+      gradients = {name: {part: size * jnp.arange(1.0, 1 + x.size) for part, x in node.items()}
+                   for name, node in now.items()}
       updates, state = optimizer.update(gradients, state, now)
       now = optax.apply_updates(now, updates)
     return now

@@ -85,7 +85,8 @@ def selected(stage):
       row = dict(prompt="p", answer="1", completion=name, is_right=True, reward=1.0, tokens=2,
                  truncated=False, prompt_ids=[2], completion_ids=[3, 4], rewards={})
       (folder / "data" / f"{name}.jsonl").write_text(
-          "".join(json.dumps(row | {"completion": f"{name} {i}", "completion_ids": [3, i]}) + "\n" for i in range(3)))
+          "".join(json.dumps(row | {"completion": f"{name} {i}", "completion_ids": [3, i]}) + "\n"
+                  for i in range(3)))
     stages_lib.select(fakes.make_setup(bases.make_recipe()), stage, folder)
     return {file.name: file.read_text() for file in (folder / "data").iterdir()}
 
@@ -95,7 +96,8 @@ _COMMON = {
     "name": Row("other", of("stage")), "start": Row("initial", start),
     "steps": Row(4, (of("rates"), lr)), "optimizer": Row(FAST, (of("rates"), lr))}
 _ON_FILES = _COMMON | {
-    "batch_size": Row(4, pairs_seen), "completion_length": Row(5, of("host")), "examples": Row("stage:first", of("read"))}
+    "batch_size": Row(4, pairs_seen), "completion_length": Row(5, of("host")),
+    "examples": Row("stage:first", of("read"))}
 ROWS = {
     RLStage: _COMMON | {
         "num_prompts": Row(4, of("prompts")), "group_size": Row(4, of("outcomes")),

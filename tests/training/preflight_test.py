@@ -1,4 +1,4 @@
-"""Signs that a run cannot learn: which metrics they are read off, and that trying changes nothing."""
+"""Signs that a run cannot learn: which metrics they are read off. In runs: settings_test.py."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from rlreason import losses
 from rlreason.slots import Slot
-from rlreason.training import loop, metrics, preflight
+from rlreason.training import preflight
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 
@@ -30,7 +30,7 @@ def changed(*left_out, **values):
     (GRPO, changed("reward/total/mean", "reward/total/std", reward__unscored=16.0), "unscored",
      "no completion could be scored (timeouts 3, crashes 0, errors 0): all rewards are None"),
     (GRPO, changed(reward__uniform_group_share=1.0), "equal",
-     "all rewards are equal in every group (means: verifier 0.25): there is nothing to tell"),
+     "all rewards are equal in every group (means: verifier 0.25): nothing tells good"),
     (STAGE, changed(reward__total__std=1e-9), "equal", "all rewards are equal (means: verifier"),
     (GRPO, changed(optim__grad_norm=0.0), "gradient", "the gradient is exactly 0"),
 ])
@@ -47,32 +47,3 @@ def test_each_sign_has_its_line(stage, values, sign, line):
 ])
 def test_a_run_that_can_learn_shows_none(stage, values):
   assert not preflight.signs(values, stage)
-
-
-def test_a_run_says_so_before_its_first_step_and_is_otherwise_the_same(tmp_path, capfd):
-  """Completions of two tokens, which box nothing: each sign once, and the same numbers without."""
-  config = tiny_run.make_config().to_dict() | dict(stages=("rl",))
-  config["rl"] |= dict(
-      steps=2, sampling=dict(max_new_tokens=2), rewards=dict(verifier=dict(weight=1.0)),
-      algorithm=dict(minibatch_size=16, kl_coef=0.0))
-  config["evaluation"] = dict(num_problems=1, batch_size=1, max_new_tokens=2, num_samples=0)
-  summaries, lines = {}, {}
-  for is_on in (True, False):
-    folder = tmp_path / str(is_on)
-    summaries[is_on] = loop.train(from_config(config | dict(preflight=is_on)), folder)
-    lines[is_on] = [
-        {name: value for name, value in line.items() if metrics.is_reproducible(name)}
-        for line in metrics.read_lines(folder / "metrics.jsonl")]
-    printed = " ".join(capfd.readouterr().out.split())
-    assert printed.count("warning: rl: all rewards are equal") == 1
-    before = printed[:printed.index("warning: rl: all rewards")]
-    assert ("rl 1/2" in before) != is_on  # before the first step, or at it
-  first, *rest = [line for line in lines[True] if "eval" not in line["stage"]]
-  assert first["stage"] == "preflight-rl" and first["step"] == 0
-  assert first["preflight/rollout/accuracy"] == 0.0
-  assert rest == [line for line in lines[False] if "eval" not in line["stage"]]
-  assert list(summaries[True]["warnings"]) == ["rl: equal", "rl: gradient"]
-  assert summaries[True]["warnings"] == summaries[False]["warnings"]
-  samples = metrics.read_lines(tmp_path / "True" / "samples.jsonl")
-  tried = [sample for sample in samples if sample["stage"] == "preflight-rl"]
-  assert len(tried) == 16 and tried[0]["prompt"] == tried[1]["prompt"] != tried[2]["prompt"]
