@@ -175,6 +175,12 @@ SINGLE_FILE = {
     "config of 100 MB": (
         lambda folder: os.truncate(folder / CONFIG, 10**8), CONFIG,
         "got 100000000 bytes, allowed: up to 67108864"),
+    "tokenizer of 10 GB": (
+        lambda folder: os.truncate(folder / TOKENIZER, 10**10), TOKENIZER,
+        "got 10000000000 bytes, allowed: up to 268435456"),
+    "template of 5 MB": (
+        _write("chat_template.jinja", "x" * 5 * 10**6), "chat_template.jinja",
+        "got 5000000 bytes, allowed: up to 4194304"),
     "RoPE of too many positions": (
         _set(CONFIG, rope_scaling={"rope_type": "dynamic", "factor": 1e30}), "positions, allowed: up to"),
     "RoPE whose frequencies do not range": (
