@@ -246,7 +246,8 @@ def test_failures_are_logged_five_times(caplog):
     for _ in range(20):
       combined(["", ""], ["", ""])
   messages = [record.getMessage() for record in caplog.records]
-  assert len(messages) == 10 and sum("reward 'b' failed on 1 of 2" in text for text in messages) == 5
+  assert len(messages) == 10
+  assert sum("reward 'b' failed on 1 of 2" in text for text in messages) == 5
   assert messages[-1].endswith("Got: nan (not said again)")
 
 
