@@ -420,7 +420,7 @@ def _call_judge(
 
 def _judge_failure(score: Any, clean: float) -> str | None:
   if isinstance(score, pools.Reply):
-    return score.message or score.failure
+    return score.message or values_lib.FAILURES[score.failure]
   with contextlib.suppress(worker.NoNumber):
     if worker.to_number(score) == clean:
       return None

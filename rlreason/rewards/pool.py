@@ -31,7 +31,7 @@ _ENVIRONMENT = {
 }
 _LOAD_SECONDS = 120  # imports of a loaded machine; not part of a request's time
 _IS_GUARDED = sys.platform == "linux"  # see worker.py
-_GUARD_SECONDS = 5  # it takes milliseconds, unless the user's code has stopped or killed it
+_GUARD_SECONDS = 30  # it takes milliseconds, unless the user's code has stopped it
 
 
 class Reply(NamedTuple):

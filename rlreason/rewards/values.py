@@ -16,7 +16,9 @@ from rlreason.rewards import worker
 
 MAX_FAILED_CALLS = 10  # in a row, each of them on every completion
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are f32 where they are used
-_MAX_LOGGED = 5  # messages about single completions
+_MAX_LOGGED = 5  # calls of a function in which some completions failed
+# Of a reply without a message -> what came of a completion.
+FAILURES = {"timeout": "it took longer than reward_timeout", "crash": "its process died"}
 
 
 def read_values(
@@ -57,7 +59,7 @@ def _read_value(name: str, row: int, value: Any) -> tuple[float | None, str | No
     return None, None
   if isinstance(value, pools.Reply):
     if value.failure != "refused":
-      return None, value.message or value.failure
+      return None, value.message or FAILURES[value.failure]
     raise ValueError(
         f"reward {name!r} must return finite numbers or None. {value.message} for row {row}")
   try:
@@ -84,6 +86,7 @@ class FailureWatch:
     self.may_never_score = may_never_score
     self._has_scored = may_never_score
     self._failed_calls = 0  # in a row
+    self._num_logged = 0
 
   def note(self, failures: Sequence[str | None]) -> None:
     """Takes the failures of a call: why each completion has no score, None where it has one.
@@ -91,19 +94,19 @@ class FailureWatch:
     Raises:
       ValueError: the function always fails.
     """
-    messages = [failure for failure in failures if failure is not None]
-    if not messages:
-      self._has_scored |= bool(failures)
-      self._failed_calls = 0
+    if not failures:
       return
+    messages = [failure for failure in failures if failure is not None]
     if len(messages) < len(failures):
       self._has_scored, self._failed_calls = True, 0
     else:
       self._failed_calls += 1
       self._check(len(failures), messages[-1])
-    logging.log_first_n(
-        logging.WARNING, "%s failed on %d of %d completions: %s", _MAX_LOGGED,
-        self.label, len(messages), len(failures), messages[0])
+    self._num_logged += bool(messages)
+    if messages and self._num_logged <= _MAX_LOGGED:
+      end = " (not said again)" if self._num_logged == _MAX_LOGGED else ""
+      logging.warning("%s failed on %d of %d completions: %s%s", self.label, len(messages),
+                      len(failures), messages[0], end)
 
   def _check(self, count: int, message: str) -> None:
     if count > 1 and not self._has_scored:

@@ -14,12 +14,13 @@ from rlreason.tokenizers.hf import (
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 
 SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-# Of the files that a model brings with its weights; they are read, and some copied as they are.
-_TEXTS = (".jinja", ".json", ".model", ".txt")
+# Of the files that a model brings with its weights, which are read, and some copied as they are:
+# the most bytes that they may have.
+_TEXTS = {".jinja": 2**22, ".json": 2**28, ".model": 2**28, ".txt": 2**28}
 
 
-def check_links(folder: pathlib.Path) -> None:
-  """Refuses a folder whose texts are links to files elsewhere.
+def check_texts(folder: pathlib.Path) -> None:
+  """Refuses a folder whose texts are links to files elsewhere, or too large to be read.
 
   A folder comes from others: a chat template that is a link to a private file would be read, and
   written into every model that is made of it. The links of a Hugging Face cache, from
@@ -27,15 +28,19 @@ def check_links(folder: pathlib.Path) -> None:
   may lie anywhere.
 
   Raises:
-    ValueError: a link leads out of the folder; names it.
+    ValueError: names the file.
   """
   inside = folder.resolve()
   for path in folder.iterdir() if folder.is_dir() else ():
-    target = path.resolve() if path.is_symlink() and path.suffix in _TEXTS else None
-    if target is None or target.is_relative_to(inside):
+    if path.suffix not in _TEXTS or not path.is_file():
       continue
+    size = path.stat().st_size
+    if size > _TEXTS[path.suffix]:  # of which a file with holes need not have any on the disk
+      raise ValueError(f"{path}: got {size} bytes, allowed: up to {_TEXTS[path.suffix]}")
+    target = path.resolve()
     store = target.parent
-    if not (store.name == "blobs" and store.parent.name.startswith("models--")):
+    is_cached = store.name == "blobs" and store.parent.name.startswith("models--")
+    if path.is_symlink() and not is_cached and not target.is_relative_to(inside):
       raise ValueError(f"{path}: a link to {target}, allowed: files, and links within the folder "
                        "or into a Hugging Face cache; copy the file if it belongs to the model")
 
@@ -54,7 +59,7 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     ValueError: a file is damaged or of a kind that is not supported.
   """
   path = pathlib.Path(path)
-  check_links(path)
+  check_texts(path)
   if path.suffix == ".model":
     return load_sentencepiece(path, end_tokens=end_tokens)
   if path.suffix == ".gguf":

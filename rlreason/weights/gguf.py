@@ -51,7 +51,11 @@ def open_model(
   try:
     config = gguf_fields.config_from_gguf(metadata, tensors)
     if _ROPE_FACTORS in tensors:
-      factors = _read(path, tensors.pop(_ROPE_FACTORS), slice(None))
+      stored = tensors.pop(_ROPE_FACTORS)
+      if stored.shape != (config.head_dim // 2,) or not can_dequantise(stored.kind):
+        raise ValueError(f"GGUF {_ROPE_FACTORS}: got {stored.kind.name} of shape {stored.shape}, "
+                         f"allowed: F32 of shape {(config.head_dim // 2,)}")
+      factors = _read(path, stored, slice(None))
       config = dataclasses.replace(
           config, rope_scaling=rope_fields.llama3_scaling_of(factors, config))
   except ValueError as error:
@@ -78,9 +82,10 @@ def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
 
 
 def _tensor_of(tensor: gguf.ReaderTensor) -> _Tensor:
-  # GGUF lists the fastest axis first.
+  # GGUF lists the fastest axis first. A vector is stored as one row, which may be in blocks too.
+  stored = tensor.data.shape
   return _Tensor(tensor.tensor_type, tuple(reversed(tensor.shape.tolist())),
-                 int(tensor.data_offset), tensor.data.shape[1:], tensor.data.dtype)
+                 int(tensor.data_offset), stored[1:] or stored, tensor.data.dtype)
 
 
 def _read(path: pathlib.Path, tensor: _Tensor, rows: slice) -> np.ndarray:
@@ -88,6 +93,8 @@ def _read(path: pathlib.Path, tensor: _Tensor, rows: slice) -> np.ndarray:
 
   Not through the reader's map of the file: what is read of that counts as memory of this process.
   """
+  if len(tensor.shape) == 1:
+    return _read(path, tensor._replace(shape=(1, *tensor.shape)), slice(None))[0][rows]
   start, stop, _ = rows.indices(tensor.shape[0])
   row_bytes = int(np.prod(tensor.row_shape)) * tensor.dtype.itemsize
   stored = np.fromfile(path, np.uint8, (stop - start) * row_bytes,

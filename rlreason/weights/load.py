@@ -21,7 +21,7 @@ from rlreason.models.fields import short, show
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
 from rlreason.tokenizers.hf import HFTokenizer, read_json
-from rlreason.tokenizers.load import check_links, load_tokenizer
+from rlreason.tokenizers.load import check_texts, load_tokenizer
 from rlreason.types import Params
 from rlreason.weights import gguf, names, safetensors, stream
 
@@ -307,7 +307,7 @@ def open_folder(
   pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
   if pickles and not safetensors.has_checkpoint(folder):
     raise ValueError(_pickle_message(folder / pickles[0]))
-  check_links(folder)
+  check_texts(folder)
   fields = read_json(folder / "config.json")
   with contextlib.ExitStack() as stack:
     checkpoint = stack.enter_context(safetensors.Checkpoint(folder))

@@ -18,7 +18,7 @@ from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.models.config import LORA_TARGETS
 from rlreason.models.fields import MAX_WHOLE, short, show
 from rlreason.tokenizers.hf import read_json
-from rlreason.tokenizers.load import check_links
+from rlreason.tokenizers.load import check_texts
 from rlreason.types import Params
 from rlreason.weights import names, safetensors
 from rlreason.weights.safetensors import Stored, write_file
@@ -88,7 +88,7 @@ def load_adapters(
     ValueError: a damaged file, adapters of another kind or for another model.
   """
   folder = pathlib.Path(folder)
-  check_links(folder)
+  check_texts(folder)
   for name in (_CONFIG, _WEIGHTS):
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder / name} not found; expected a folder that PEFT wrote, with "

@@ -249,9 +249,10 @@ def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
     raise ValueError(f"{folder / INDEX}: not an index of safetensors shards: {error!r}") from error
   for name in files:
     # An index comes with a download: it must not point outside its folder.
-    if not isinstance(name, str) or pathlib.PurePath(name).name != name or not name.endswith(".safetensors"):
-      raise ValueError(f"{folder / INDEX}: got the file {short(name)}, allowed: names of .safetensors "
-                       "files beside the index")
+    if not (isinstance(name, str) and pathlib.PurePath(name).name == name
+            and name.endswith(".safetensors")):
+      raise ValueError(f"{folder / INDEX}: got the file {short(name)}, allowed: names of "
+                       ".safetensors files beside the index")
   return {
       name: frozenset(tensor for tensor, file in weight_map.items() if file == name)
       for name in files}

@@ -85,7 +85,8 @@ def main_loop(seed_folder: pathlib.Path) -> None:
       start = time.perf_counter()
       result = judge(folder, name, lambda stage: send(stage=stage))
       seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss
+               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     send(**result, seconds=seconds, kilobytes=peak)
 
 

@@ -1,9 +1,12 @@
 """Damages model files: values, names, sizes and nesting where a format is known, and raw bytes."""
 
 import json
+import os
 import pathlib
 import random
 from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
 
 from tests.fuzz import formats
 from tests.fuzz.formats import ARRAY, BOOL, FLOAT32, INT32, STRING, UINT32, UINT64, Typed
@@ -38,14 +41,32 @@ def mutate_folder(folder: pathlib.Path, chance: random.Random) -> str:
   files = sorted(path for path in folder.iterdir() if path.is_file())
   # config.json says the most, and in the fewest bytes.
   path = chance.choices(files, [3 if path.name == "config.json" else 1 for path in files])[0]
+  if chance.random() < 0.03:
+    return f"{path.name}: {_mutate_entry(path, chance)}"
   names = [mutate(path, chance) for _ in range(chance.choice((1, 1, 1, 2, 3)))]
   return f"{path.name}: {', '.join(names)}"
+
+
+def _mutate_entry(path: pathlib.Path, chance: random.Random) -> str:
+  """Puts something else than a file in its place, or a file of holes."""
+  kind = chance.choice(("gone", "folder", "link", "loop", "pipe", "device", "holes"))
+  if kind == "holes":
+    os.truncate(path, 10**10)
+    return kind
+  path.unlink()
+  if kind == "folder":
+    path.mkdir()
+  elif kind == "pipe":
+    os.mkfifo(path)
+  elif kind != "gone":
+    path.symlink_to({"link": "/etc/passwd", "loop": path.name, "device": "/dev/zero"}[kind])
+  return kind
 
 
 def mutate(path: pathlib.Path, chance: random.Random) -> str:
   """Damages a file; where its format is not to be seen any more, its bytes."""
   kinds = {".json": _mutate_json, ".jinja": _mutate_template, ".gguf": _mutate_gguf,
-           ".safetensors": _mutate_safetensors}
+           ".safetensors": _mutate_safetensors, ".model": _mutate_model}
   content = path.read_bytes()
   if path.suffix in kinds and chance.random() < 0.8:
     try:
@@ -127,6 +148,29 @@ def _mutate_template(content: bytes, chance: random.Random) -> tuple[bytes, str]
   pieces = content.split(b"{")
   chance.shuffle(pieces)
   return b"{".join(pieces), "shuffled"
+
+
+def _mutate_model(content: bytes, chance: random.Random) -> tuple[bytes, str]:
+  proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+  kind = chance.choice(("long", "long", "same", "piece", "score", "type", "special", "flag"))
+  piece = proto.pieces[chance.randrange(len(proto.pieces))]
+  if kind == "long":
+    piece.piece = chance.choice(("a", "ab", "\u2581", "\u0301")) * 300_000
+  elif kind == "same":
+    piece.piece = proto.pieces[chance.randrange(len(proto.pieces))].piece
+  elif kind == "piece":
+    piece.piece = chance.choice(("", "\0", " ", "a\nb", "\U0010ffff", "(" * 5000))
+  elif kind == "score":
+    piece.score = chance.choice((float("nan"), float("inf"), -float("inf"), 1e38, -1e-45))
+  elif kind == "type":
+    piece.type = chance.choice((1, 2, 3, 4, 5, 6))
+  elif kind == "special":
+    name = chance.choice(("unk_id", "bos_id", "eos_id", "pad_id"))
+    setattr(proto.trainer_spec, name, chance.choice((-1, 0, 1, 10**6, 2**31 - 1, -2**31)))
+  else:
+    proto.trainer_spec.model_type = chance.choice((1, 2, 3, 4))
+    proto.normalizer_spec.precompiled_charsmap = chance.randbytes(chance.choice((0, 8, 5000)))
+  return proto.SerializeToString(), kind
 
 
 def _mutate_safetensors(content: bytes, chance: random.Random) -> tuple[bytes, str]:

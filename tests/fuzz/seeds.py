@@ -83,6 +83,18 @@ def _gguf(config, architecture: str, path: pathlib.Path) -> None:
                        {"blk.0.ffn_up.weight": tiny_gguf.KINDS.Q8_0}, architecture)
 
 
+def _gguf_llama3(path: pathlib.Path) -> None:
+  """With the divisors of scaled rotary frequencies, and vectors stored as matrices are."""
+  path.mkdir()
+  config = tiny_gguf.TINY
+  turns = 8192 / (2 * np.pi) * config.rope_theta ** -(np.arange(0, 16, 2) / 16)
+  kept = np.clip((turns - 1) / 3, 0, 1)
+  arrays = tiny_gguf.gguf_tensors(config, tiny_gguf.random_params(config))
+  arrays["rope_freqs.weight"] = (1 / ((1 - kept) / 32 + kept)).astype(np.float32)
+  tiny_gguf.write_gguf(path / "model.gguf", config, arrays,
+                       {"blk.1.attn_norm.weight": tiny_gguf.KINDS.BF16})
+
+
 def _adapters(path: pathlib.Path) -> None:
   random = np.random.default_rng(0)
   adapters = jax.tree.map(lambda x: random.standard_normal(x.shape).astype(np.float32),
@@ -106,6 +118,7 @@ SEEDS: dict[str, Callable[[pathlib.Path], None]] = {
     "shards": lambda path: _folder(tiny_families.LLAMA, path, max_shard_bytes=10_000),
     "sentencepiece": _sentencepiece,
     "gguf llama": lambda path: _gguf(tiny_gguf.TINY, "llama", path),
+    "gguf llama 3": _gguf_llama3,
     "gguf qwen3moe": lambda path: _gguf(_wide("qwen3_moe"), "qwen3moe", path),
     "gguf gemma3": lambda path: _gguf(_wide("gemma3"), "gemma3", path),
     "gguf smollm3": lambda path: _gguf(_wide("smollm3"), "smollm3", path),

@@ -239,6 +239,18 @@ def test_one_value_that_is_not_finite_is_no_score(value):
   assert result.counts["not_finite"] == 1 and result.counts["unscored"] == 2
 
 
+def test_failures_are_logged_five_times(caplog):
+  combined = combine_rewards([
+      RewardSpec(name=name, function=lambda p, c, **_: [1, math.nan]) for name in ("a", "b")])
+  with caplog.at_level("WARNING"):
+    for _ in range(20):
+      combined(["", ""], ["", ""])
+  messages = [record.getMessage() for record in caplog.records]
+  assert len(messages) == 10
+  assert sum("reward 'b' failed on 1 of 2" in text for text in messages) == 5
+  assert messages[-1].endswith("Got: nan (not said again)")
+
+
 def test_a_function_that_fails_on_everything_from_some_call_on_is_given_up():
   """A call where it fails on all of a few completions is chance; many in a row are not."""
   values = []
@@ -252,6 +264,7 @@ def test_a_function_that_fails_on_everything_from_some_call_on_is_given_up():
     assert call(None, math.nan) == [None, None]  # None is no failure
     for _ in range(9):
       assert call(math.nan, math.inf) == [None, None]
+    assert call() == []
   assert call(1.0, math.nan) == [1.0, None]
   for _ in range(9):
     call(math.nan, math.nan)

@@ -171,12 +171,20 @@ SINGLE_FILE = {
     "config of half a character": (
         _set(CONFIG, architectures=["\ud83d"]), CONFIG, "not JSON", "surrogates not allowed"),
     "config of a long text": (
-        _set(CONFIG, hidden_act="x" * 10**6), CONFIG, "hidden_act: got 'xxx", "xxx', allowed: silu"),
+        _set(CONFIG, hidden_act="x" * 10**6), CONFIG, "hidden_act: got 'xxx",
+        "xxx', allowed: silu"),
     "config of 100 MB": (
         lambda folder: os.truncate(folder / CONFIG, 10**8), CONFIG,
         "got 100000000 bytes, allowed: up to 67108864"),
+    "tokenizer of 10 GB": (
+        lambda folder: os.truncate(folder / TOKENIZER, 10**10), TOKENIZER,
+        "got 10000000000 bytes, allowed: up to 268435456"),
+    "template of 5 MB": (
+        _write("chat_template.jinja", "x" * 5 * 10**6), "chat_template.jinja",
+        "got 5000000 bytes, allowed: up to 4194304"),
     "RoPE of too many positions": (
-        _set(CONFIG, rope_scaling={"rope_type": "dynamic", "factor": 1e30}), "positions, allowed: up to"),
+        _set(CONFIG, rope_scaling={"rope_type": "dynamic", "factor": 1e30}),
+        "positions, allowed: up to"),
     "RoPE whose frequencies do not range": (
         _set(CONFIG, rope_scaling={
             "rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
@@ -185,8 +193,8 @@ SINGLE_FILE = {
     "RoPE scaled by the logarithm of 1": (
         _set(CONFIG, rope_theta=1.0, rope_scaling={"rope_type": "yarn", "factor": 8}),
         "rope_theta, head_dim: got 1.0, 6"),
-    "8-bit floats in place of others": (_header(lambda h: h[Q].update(dtype="F8_E4M3", shape=[24, 40])), Q,
-                     "has shape (24, 40)"),
+    "8-bit floats in place of others": (
+        _header(lambda h: h[Q].update(dtype="F8_E4M3", shape=[24, 40])), Q, "has shape (24, 40)"),
     "template of half a character": (
         _set(SETTINGS, chat_template="\ud83d"), SETTINGS, "surrogates not allowed"),
     "tokenizer truncated": (_cut(TOKENIZER), TOKENIZER, "not a tokenizer.json"),

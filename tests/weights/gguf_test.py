@@ -119,6 +119,16 @@ def test_every_kind_of_block_arrives_where_it_belongs(tmp_path, kind):
   np.testing.assert_array_equal(gate, gguf.quants.dequantize(raw, kind).T)
 
 
+@pytest.mark.parametrize("kind", [KINDS.BF16, KINDS.F16, KINDS.Q8_0, KINDS.Q4_0],
+                         ids=lambda kind: kind.name)
+def test_vectors_may_be_stored_as_matrices_are(tmp_path, kind):
+  arrays = gguf_tensors(TINY, random_params(TINY))
+  name = "blk.1.attn_norm.weight"
+  _, got, _ = load_model(write_gguf(tmp_path / "x.gguf", TINY, arrays, {name: kind}))
+  wanted = gguf.quants.dequantize(gguf.quants.quantize(arrays[name], kind), kind)
+  np.testing.assert_array_equal(got["layers"]["attention_norm"]["scale"][1], wanted)
+
+
 def test_nothing_that_users_have_is_missing():
   """Every type with a name in llama.cpp's list of quantisations."""
   assert {kind.name for kind in BLOCKS} >= {
@@ -135,9 +145,10 @@ def test_llama_3_rope_scaling_is_recognised(tmp_path):
   arrays["rope_freqs.weight"] = (1 / ((1 - kept) / 32 + kept)).astype(np.float32)
   config, _, _ = load_model(write_gguf(tmp_path / "x.gguf", TINY, arrays, {}))
   assert config.rope_scaling == Llama3RopeScaling(32.0, 1.0, 4.0, 8192)
-  arrays["rope_freqs.weight"] = np.full(8, 2, np.float32)
-  with pytest.raises(ValueError, match="y.gguf: GGUF rope_freqs.weight"):
-    load_model(write_gguf(tmp_path / "y.gguf", TINY, arrays, {}))
+  for factors in (np.full(8, 2, np.float32), np.zeros(0, np.float32), np.ones((8, 1), np.float32)):
+    arrays["rope_freqs.weight"] = factors
+    with pytest.raises(ValueError, match="y.gguf: GGUF rope_freqs.weight"):
+      load_model(write_gguf(tmp_path / "y.gguf", TINY, arrays, {}))
 
 
 def test_wrong_tensors_are_named(tmp_path):
