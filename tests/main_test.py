@@ -425,7 +425,7 @@ def test_flags_of_chats_reach_the_model(capsys, model_folder, monkeypatch):
 
   def load(path, **options):
     calls.append(options)
-    raise ValueError("seen")
+    raise main.UsageError("seen")
 
   monkeypatch.setattr("rlreason.api.load", load)
   run_main(capsys, "sample", f"--model={model_folder}", "--prompt=x", "--end_tokens=<a>",
