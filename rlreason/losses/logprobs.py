@@ -25,7 +25,7 @@ def cap(x: jax.Array, limit: float | None) -> jax.Array:
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
-# Of words that there are not: its exponential is 0, and a million of them add up to a finite number.
+# Of words that there are not: its exponential is 0, and a million of them have a finite sum.
 _NO_LOGIT = -1e30
 
 

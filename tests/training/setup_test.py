@@ -159,7 +159,7 @@ def test_other_tasks_are_read_as_text(tmp_path):
 
 @pytest.fixture(scope="module", name="chat_folder")
 def chat_folder_fixture(tmp_path_factory):
-  """A random model with more rows than tokens, whose template ends turns with a token of its own."""
+  """A model with more rows than tokens, whose template ends turns with a token of its own."""
   folder = tmp_path_factory.mktemp("chat")
   tokenizer = tiny_models.byte_level(
       templates.SPECIAL, end="<|endoftext|>", chat_template=templates.QWEN3)
