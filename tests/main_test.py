@@ -69,6 +69,8 @@ def run_main(capsys, *argv):
         (["sample", "--model=nowhere", "--prompt=x"], "nowhere"),
         (["sample", "--model=nowhere", "--prompt=x", "--group=0"], "--group=0"),
         (["sample", "--model=nowhere", "--prompt=x", "--group=two"], "--group=two"),
+        (["sample", "--model=nowhere", "--prompt=x", "--chat_options=thinks"],
+         "--chat_options: got 'thinks', write NAME=VALUE"),
         (["sample", "--model=x", "--prompt=y", "--config.seed=1"], "sample takes no config"),
         (["evaluate", f"--config={CONFIG}", "--model=x", "--split=train"], "--split=train"),
         (["convert", "--source=nowhere", "--destination=x"], "nowhere"),
@@ -412,3 +414,22 @@ def test_the_compilation_cache_can_be_placed_elsewhere(monkeypatch, tmp_path):
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
   main._set_environment()
   assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"
+
+
+def test_flags_of_chats_reach_the_model(capsys, model_folder, monkeypatch):
+  calls = []
+
+  def load(path, **options):
+    calls.append(options)
+    raise main.UsageError("seen")
+
+  monkeypatch.setattr("rlreason.api.load", load)
+  run_main(capsys, "sample", f"--model={model_folder}", "--prompt=x", "--end_tokens=<a>",
+           "--end-tokens=<b>", "--chat_options=enable_thinking=False", "--chat_options=style=brief")
+  config = ["evaluate", f"--config={ROOT / 'experiments/rlsp_smollm2.py'}", "--model=x"]
+  run_main(capsys, *config, "--end_tokens=<a>")
+  run_main(capsys, *config, "--config.model.end_tokens=('<c>',)",
+           "--config.model.chat_options={'thinks': 1}")
+  assert [call["end_tokens"] for call in calls] == [["<a>", "<b>"], ["<a>"], ("<c>",)]
+  assert [call["chat_options"] for call in calls] == [
+      {"enable_thinking": False, "style": "brief"}, {}, {"thinks": 1}]

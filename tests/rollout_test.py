@@ -64,6 +64,31 @@ def test_a_row_that_cannot_be_read_is_left_out(caplog):
     rollout_lib.FittingRows([{"prompt": "nowhere"}], TOKENIZER, 3)
 
 
+def test_a_prompt_with_a_token_that_the_model_has_no_embedding_for_is_left_out(caplog):
+  rows = [{"prompt": "a"}, {"prompt": "b 2"}, {"prompt": "1 c"}]  # "2" is the last word
+  tokenizer = TOKENIZER.with_rows(TOKENIZER.vocab_size - 1)
+  with caplog.at_level("WARNING"):
+    fitting = rollout_lib.FittingRows(rows, tokenizer, 3)
+  assert [row["prompt"] for row in fitting] == ["a", "1 c"] and fitting.num_dropped == 1
+  assert "text: got 'b 2' with the token '2' (id 10)" in caplog.text
+
+
+def test_rewards_see_the_tags_that_a_prompt_opens():
+  tokenizer = WordTokenizer.from_words(("a", "<think>", "</think>", "<answer>", "</answer>"))
+  rollout = make_rollout(["a"] * 4)
+  ids = np.array([tokenizer.encode(text) for text in ("a a <think>", "<think> a a")], np.int32)
+  rollout = rollout.replace(
+      prompt_tokens=np.repeat(ids, 2, axis=0),
+      completion_tokens=np.tile(tokenizer.encode("a </think> <answer> a </answer> <eos> <pad>"
+                                                 " <pad>"), (4, 1)).astype(np.int32),
+      completion_mask=np.tile(np.arange(8) < 6, (4, 1)))
+  reward = combine_rewards([RewardSpec(name="format", options={"style": "tags"}), RewardSpec(
+      name="mine", function=lambda prompts, completions, opened, **rest: list(map(len, opened)))])
+  rows = [{"prompt": "p", "answer": "1"}] * 2
+  scored = rollout_lib.score(reward, tokenizer, rows, rollout)
+  assert scored.rewards.parts == {"format": [1.0, 1.0, 0.0, 0.0], "mine": [7.0, 7.0, 0.0, 0.0]}
+
+
 def test_a_row_without_what_its_verifier_needs_is_left_out(caplog):
   rows = [{"prompt": "a", "target": 3}, {"prompt": "b", "target": None}, {"prompt": "c"}]
   fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3, columns={"target"})

@@ -25,8 +25,8 @@ def cap(x: jax.Array, limit: float | None) -> jax.Array:
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
-# Half of the lowest number, for logits of words that there are not: a difference to it is finite.
-_NO_LOGIT = float(jnp.finfo(jnp.float32).min) / 2
+# Of words that there are not: its exponential is 0, and a million of them have a finite sum.
+_NO_LOGIT = -1e30
 
 
 def hide_words(logits: jax.Array, num_words: int | None) -> jax.Array:

@@ -21,6 +21,7 @@ from rlreason import files
 from rlreason.tokenizers.chat import with_turn_end
 
 _TAG = re.compile(r"([<\[])/?(\w+)([>\]])")
+_MAX_TEMPLATE_BYTES = 4_000_000
 _DEFAULT_TEMPLATE = "default"  # the one taken when a folder names several chat templates
 _MAX_JSON_BYTES = 2**26  # of the files read as objects, which hold settings and names
 _MAX_JSON_DEPTH = 100  # objects and lists within one another
@@ -75,10 +76,15 @@ class HFTokenizer:
     """Special tokens that are left out of a text: all but tags, such as <think> and </think>."""
     added = self.backend.get_added_tokens_decoder()
     special = {token.content: i for i, token in added.items() if token.special}
-    own = {*self.eos_ids, self.pad_id, self.bos_id}
-    is_tag = lambda word: (found := _TAG.fullmatch(word)) and {
-        f"{found[1]}{found[2]}{found[3]}", f"{found[1]}/{found[2]}{found[3]}"} <= special.keys()
-    return frozenset(i for word, i in special.items() if i in own or not is_tag(word))
+    own = {self.backend.id_to_token(i) for i in (*self.eos_ids, self.pad_id)} | {
+        None if self.bos_id is None else self.backend.id_to_token(self.bos_id)}
+
+    def is_tag(word):
+      found = _TAG.fullmatch(word)
+      pair = found and {f"{found[1]}{slash}{found[2]}{found[3]}" for slash in ("", "/")}
+      return found and pair <= special.keys() and not pair & own  # not <s> and </s>
+
+    return frozenset(i for word, i in special.items() if not is_tag(word))
 
   def get_vocab(self) -> dict[str, int]:
     return self.backend.get_vocab(with_added_tokens=True)
@@ -239,6 +245,9 @@ def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str |
   path = folder / "chat_template.jinja"
   if path.is_file():
     try:
+      if path.stat().st_size > _MAX_TEMPLATE_BYTES:
+        raise ValueError(f"{path}: got {path.stat().st_size} bytes, allowed: "
+                         f"{_MAX_TEMPLATE_BYTES}")
       return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
       raise ValueError(f"{path}: not a text: {error}") from error

@@ -79,7 +79,8 @@ class _Worker:
     with self._lock:
       if template in self._beyond_limits:
         return self._beyond_limits[template]
-      if self._process is None or self._owner != os.getpid():  # not that of a process forked from
+      is_ours = self._process is not None and self._owner == os.getpid()  # not of a forked parent
+      if not is_ours or self._process.poll() is not None:
         self._start()
       try:
         answer = self._send(line)

@@ -50,6 +50,8 @@ class WordTokenizer(HFTokenizer):
     except ValueError as error:
       spaced = text.replace(EOS, f" {EOS} ").replace(PAD, f" {PAD} ")
       unknown = sorted({w for w in spaced.split() if self.backend.token_to_id(w) is None})
+      if not unknown:
+        raise
       raise ValueError(
           f"text: got the words {unknown}, allowed: the {self.vocab_size} words of the vocabulary"
       ) from error

@@ -269,3 +269,18 @@ def test_bfloat16_is_turned_into_f32(models):
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(
       got, losses.token_divergence(student, teacher, losses.forward_kl), atol=0.2)
+
+
+@pytest.mark.parametrize("chunk_elements", [10**9, 3 * V])
+@pytest.mark.parametrize("divergence", [losses.forward_kl, losses.reverse_kl])
+def test_words_that_there_are_not_are_nothing_to_both(models, divergence, chunk_elements):
+  known = V - 2
+  cut = lambda model: model._replace(
+      kernel=model.kernel[:known] if model.vocab_axis == 0 else model.kernel[:, :known])
+  loss = lambda student, teacher: weighted(losses.token_divergence(
+      student, teacher, divergence, chunk_elements=chunk_elements))
+  value, (_, gradient) = run([model._replace(num_words=known) for model in models], loss)
+  expected, (_, of_known) = run(list(map(cut, models)), loss)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(gradient[:, :known], of_known, atol=1e-5)
+  assert not np.any(gradient[:, known:])

@@ -45,6 +45,25 @@ def test_equals_the_direct_formula(inputs, temperature):
     np.testing.assert_allclose(x, y, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_elements, vocab_axis", [(10**9, 1), (60, 1), (60, 0)])
+def test_words_that_there_are_not_have_no_probability_and_no_gradient(
+    inputs, chunk_elements, vocab_axis):
+  hidden, kernel, targets = inputs
+  known = V - 5
+  targets = targets % known
+  turned = kernel if vocab_axis else kernel.T
+  loss = lambda fn, **options: lambda kernel: jnp.sum(jnp.sin(jnp.stack(fn(
+      hidden, kernel, targets, **options))))
+  value, gradient = jax.value_and_grad(loss(
+      losses.token_log_probs, num_words=known, chunk_elements=chunk_elements,
+      vocab_axis=vocab_axis))(turned)
+  expected, of_known = jax.value_and_grad(loss(direct))(kernel[:, :known])
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  gradient = gradient if vocab_axis else gradient.T
+  np.testing.assert_allclose(gradient[:, :known], of_known, atol=1e-5)
+  assert not np.any(gradient[:, known:])
+
+
 def test_temperature_zero_is_read_as_one(inputs):
   np.testing.assert_array_equal(
       losses.token_log_probs(*inputs, temperature=0.0)[0], losses.token_log_probs(*inputs)[0])

@@ -35,6 +35,17 @@ def test_tags(text, score):
   assert formats.format_reward(["p"], [text], style="tags") == [score]
 
 
+@pytest.mark.parametrize("opened, text, score", [
+    ("<think>\n", "a</think> <answer>5</answer>", 1.0),
+    ("<think>", "a</think><answer>5</answer>", 1.0),
+    ("<think>\n", "<think>a</think><answer>5</answer>", 0.0),  # a second one
+    ("<think>\n", "a <answer>5</answer>", 0.0), ("", "a</think> <answer>5</answer>", 0.0),
+    ("<think>\n\n</think>\n\n", "<answer>5</answer>", 1.0)])
+def test_tags_that_the_prompt_opened(opened, text, score):
+  assert formats.format_reward(["p"], [text], style="tags", opened=[opened]) == [score]
+  assert formats.format_reward(["p"], [r"\boxed{5}"], opened=[opened]) == [1.0]
+
+
 def test_a_completion_that_was_cut_off_is_not_finished():
   assert formats.finished_reward(["p", "p"], ["a", "b"], truncated=[True, False]) == [0.0, 1.0]
   with pytest.raises(ValueError, match="needs the column truncated"):

@@ -275,3 +275,30 @@ def test_errors_name_what_is_allowed():
     run(options=SamplingOptions(max_new_tokens=9000), stop_ids=())
   with pytest.raises(ValueError, match="stop_ids: got 17, allowed: 0 to 16"):
     run(options=SamplingOptions(max_new_tokens=2), stop_ids=(3, 17))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rows_that_only_fill_the_embedding_are_never_sampled(temperature):
+  """And the log-probs are those of the trainer, which leaves them out too: the ratio is 1."""
+  config = models.with_tokens(QWEN2, 11)
+  params = dict(_params(QWEN2))
+  kernel = params["lm_head"]["kernel"]
+  params["lm_head"] = {"kernel": kernel.at[:, 11:].multiply(30.0)}  # each the likeliest at times
+  options = SamplingOptions(max_new_tokens=9, temperature=temperature, top_p=1.0)
+  draw = lambda config: sample(
+      config, params, _prompts(), jax.random.key(7), options=options, stop_ids=(3,), group_size=2)
+  assert np.max(draw(QWEN2).completion_tokens) >= 11
+  rollout = draw(config)
+  mask = np.asarray(rollout.completion_mask)
+  assert np.max(rollout.completion_tokens[mask]) < 11
+  log_probs, _ = models.token_log_probs(
+      config, params, _hidden(config, params, rollout), rollout.completion_tokens,
+      temperature=temperature)
+  np.testing.assert_allclose(rollout.log_probs[mask], log_probs[mask], atol=1e-5)
+
+
+def test_a_tokenizer_of_as_many_tokens_as_rows_changes_nothing():
+  assert models.with_tokens(QWEN2, QWEN2.vocab_size) == QWEN2
+  assert models.with_tokens(QWEN2, QWEN2.vocab_size + 3) == QWEN2
+  with pytest.raises(ValueError, match="num_tokens: got 18, allowed: 1 to vocab_size=17, or None"):
+    dataclasses.replace(QWEN2, num_tokens=18)

@@ -159,3 +159,13 @@ def test_missing_field_is_named():
   del metadata["tokenizer.ggml.merges"]
   with pytest.raises(ValueError, match="tokenizer.ggml.merges: missing"):
     ours.tokenizer_from_gguf(metadata)
+
+
+def test_the_token_that_closes_a_turn_ends_a_completion():
+  tokens = ["<end>", "<|im_end|>", *"abcdefghijklmnopqrstuvwxyz0123456789?"]
+  metadata = _byte_level("qwen2", **{
+      "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": [],
+      "tokenizer.ggml.token_type": [3, 3] + [1] * (len(tokens) - 2),
+      "tokenizer.chat_template": "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"})
+  tokenizer = ours.tokenizer_from_gguf(metadata)
+  assert (tokenizer.eos_ids, tokenizer.turn_end_id) == ((0, 1), 1)

@@ -97,3 +97,20 @@ def test_missing_and_damaged_files(tmp_path):
   (tmp_path / "generation_config.json").write_text("[1]")
   with pytest.raises(ValueError, match="generation_config.json: got a list, expected an object"):
     load_hf(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config", "chat_template.jinja"])
+def test_the_token_that_closes_a_turn_ends_a_completion(folder, where):
+  template = "{% for m in messages %}{{ m.content }} <end> {% endfor %}"
+  backend = WordTokenizer.from_words(WORDS).backend
+  backend.add_special_tokens(["<end>"])
+  backend.save(str(folder / "tokenizer.json"))
+  config = {"eos_token": "<eos>"}
+  if where == "tokenizer_config":
+    config["chat_template"] = template
+  else:
+    (folder / where).write_text(template)
+  _write(folder, tokenizer_config=config)
+  tokenizer = load_tokenizer(folder)
+  assert (tokenizer.eos_ids, tokenizer.turn_end_id, tokenizer.pad_id) == ((1, 3), 3, 1)
+  assert load_hf(folder, end_tokens=["a"]).eos_ids == (4, 1, 3)

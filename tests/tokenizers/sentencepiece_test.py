@@ -1,5 +1,7 @@
 """The rebuilt tokenizer gives the ids of the sentencepiece library itself."""
 
+import json
+
 import numpy as np
 import pytest
 import sentencepiece as spm
@@ -79,6 +81,25 @@ def test_folder_with_only_a_model_file(model_file, tmp_path):
   tokenizer = load_tokenizer(tmp_path)
   assert tokenizer.chat_template == "U"
   assert tokenizer.encode("a", add_special=True) == tokenizer.encode("a")
+
+
+def test_files_beside_a_model_add_tokens_and_ends(tmp_path):
+  file = train("llama", tmp_path)
+  file.rename(tmp_path / "tokenizer.model")
+  size = spm.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model")).vocab_size()
+  write = lambda name, value: (tmp_path / f"{name}.json").write_text(json.dumps(value))
+  write("added_tokens", {"<|im_end|>": size + 1, "<|im_start|>": size})
+  write("tokenizer_config", {"chat_template": (
+      "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")})
+  write("generation_config", {"eos_token_id": [2, size]})
+  tokenizer = load_tokenizer(tmp_path)
+  assert tokenizer.vocab_size == size + 2
+  assert tokenizer.encode("<|im_start|>the<|im_end|>")[::2] == [size, size + 1]
+  assert (tokenizer.eos_ids, tokenizer.turn_end_id) == ((2, size + 1, size), size + 1)
+  assert load_tokenizer(tmp_path, end_tokens=["<|im_start|>"]).eos_ids[0] == size
+  write("tokenizer_config", {"added_tokens_decoder": {str(size + 7): {"content": "<far>"}}})
+  with pytest.raises(ValueError, match="added tokens: got the ids .*, allowed: .* without gaps"):
+    load_tokenizer(tmp_path)
 
 
 def test_merges_best_score_first():

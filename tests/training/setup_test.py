@@ -4,15 +4,18 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import models, weights
+import rlreason as rr
+from rlreason import models, rollout as rollout_lib, weights
 from rlreason.data.tasks.load import demonstrations
 from rlreason.models import ModelConfig
 from rlreason.parallel import make_layout
 from rlreason.rewards import answer
-from rlreason.tokenizers import WordTokenizer
+from rlreason.tokenizers import WordTokenizer, render
 from rlreason.training import setup as setup_lib
 from rlreason.training import stages as stages_lib
 from rlreason.training.recipe import from_config
+from rlreason.training.stages import sft as sft_stage
+from tests.tokenizers import templates, tiny_models
 from tests.training import tiny_run
 
 
@@ -152,3 +155,53 @@ def test_other_tasks_are_read_as_text(tmp_path):
   config["task"] = dict(kind="file", name="sums", train="a.jsonl", test="b.jsonl")
   reading = setup_lib.make_reading(from_config(config).task)
   assert reading.vote("so \\boxed{ x y }", "last") == "xy"
+
+
+@pytest.fixture(scope="module", name="chat_folder")
+def chat_folder_fixture(tmp_path_factory):
+  """A model with more rows than tokens, whose template ends turns with a token of its own."""
+  folder = tmp_path_factory.mktemp("chat")
+  tokenizer = tiny_models.byte_level(
+      templates.SPECIAL, end="<|endoftext|>", chat_template=templates.QWEN3)
+  model = ModelConfig(
+      vocab_size=tokenizer.vocab_size + 7, width=8, num_layers=1, num_heads=2, num_kv_heads=1,
+      head_dim=4, mlp_width=8, max_positions=64)
+  params = jax.tree.map(
+      lambda leaf: np.zeros(leaf.shape, leaf.dtype), models.abstract_params(model))
+  weights.save_model(folder, model, params, tokenizer)
+  return folder
+
+
+def test_what_a_recipe_says_of_the_chats_of_its_model(chat_folder):
+  load = lambda **fields: setup_lib.load_policy(
+      from_config(pretrained(chat_folder, **fields)), make_layout(make_recipe().parallel),
+      jax.random.key(0))
+  ask = [{"role": "user", "content": "?"}]
+  spelled = lambda tokenizer: [tokenizer.backend.id_to_token(i) for i in tokenizer.eos_ids]
+  model, _, tokenizer = load()
+  assert spelled(tokenizer) == ["<|endoftext|>", "<|im_end|>"]
+  assert model.num_tokens == tokenizer.vocab_size == model.vocab_size - 7
+  assert render(tokenizer, ask, add_generation_prompt=True).endswith("assistant\n")
+  _, _, tokenizer = load(end_tokens=("<|end|>",), chat_options={"enable_thinking": False})
+  assert spelled(tokenizer) == ["<|end|>", "<|endoftext|>", "<|im_end|>"]
+  ids = rollout_lib.encode_prompt(tokenizer, {"prompt": ask})
+  assert tokenizer.decode(ids, skip_special=False).endswith("<think>\n\n</think>\n\n")
+  with pytest.raises(ValueError, match=r"config.model.chat_options: got \['thinks'\], allowed"):
+    load(chat_options={"thinks": True})
+  with pytest.raises(ValueError, match=r"end_tokens: got \['<no>'\], allowed: single tokens"):
+    load(end_tokens=("<no>",))
+
+
+def test_a_loaded_policy_has_the_same(chat_folder):
+  policy = rr.load(chat_folder, end_tokens=["<|end|>"], chat_options={"enable_thinking": False})
+  assert policy.config.num_tokens == policy.tokenizer.vocab_size
+  assert policy.tokenizer.chat_options == {"enable_thinking": False}
+  assert policy.tokenizer.backend.id_to_token(policy.tokenizer.eos_ids[0]) == "<|end|>"
+
+
+def test_examples_of_chats_are_those_of_the_template(chat_folder):
+  _, _, tokenizer = weights.load_model(chat_folder)
+  row = {"prompt": [{"role": "user", "content": "?"}], "completion": "<think>\na\n</think>\n\nb"}
+  example = sft_stage._tokenize_example(tokenizer, row, {})
+  kept = example["tokens"][example["loss_weights"] > 0].tolist()
+  assert tokenizer.decode(kept, skip_special=False) == "<think>\na\n</think>\n\nb<|im_end|>"
