@@ -56,7 +56,7 @@ class SFTStage:
   batch_size: int  # packed rows per step, over all devices
   length: int  # tokens of a packed row
   optimizer: OptimizerConfig
-  # JSONL or parquet of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
+  # Files of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
   examples: str = ""
   # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
   answer_template: str = ""
@@ -114,7 +114,7 @@ class RLStage:
   allow_length_over_correctness: bool = False
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
   start: str = "previous"  # see `START`
-  problems: str = ""  # JSONL or parquet of {prompt, answer}, or "stage:NAME"; empty = the task's
+  problems: str = ""  # files of {prompt, answer}, or "stage:NAME"; empty = the task's
   # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
@@ -253,7 +253,7 @@ class PreferenceStage:
   steps: int  # optimiser steps
   batch_size: int  # prompts per step, over all devices
   completion_length: int  # tokens; rows with a longer completion are left out
-  # JSONL or parquet of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
+  # Files of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
   # is_right}; or "stage:NAME".
   examples: str
   preference: PreferenceConfig
@@ -301,7 +301,7 @@ class DistillStage:
   optimizer: OptimizerConfig
   group_size: int = 1  # completions per prompt
   # Share of the steps, in [0, 1], on the student's own samples; the others are on the completions
-  # of `examples`: JSONL or parquet of {prompt, completion}, or "stage:NAME".
+  # of `examples`: files of {prompt, completion}, or "stage:NAME".
   student_fraction: float = 1.0
   examples: str = ""  # empty: the problems of the task, and a student_fraction of 1
   problems: str = ""  # without examples, as of `RLStage`

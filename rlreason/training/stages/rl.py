@@ -76,6 +76,7 @@ def make_problems(
   rows = train.rows
   if stage.problems:
     rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
+    base.warn_of_plain_prompts(f"config.{stage.name}.problems", rows, setup.tokenizer)
   return rollout_lib.FittingRows(
       rows, setup.tokenizer, max(setup.recipe.prompt_buckets), verifier.columns(train.verifier))
 
