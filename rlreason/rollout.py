@@ -13,6 +13,7 @@ import numpy as np
 
 from rlreason import tokenizers
 from rlreason.data import prompts as prompts_lib
+from rlreason.data.messages import ends_with_assistant
 from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
@@ -94,6 +95,8 @@ class FittingRows:
         missing = sorted(name for name in columns if row.get(name) is None)
         if missing:
           raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
+        if not row.get("prompt_ids") and ends_with_assistant(row["prompt"]):
+          raise ValueError("the prompt ends with the assistant's turn")
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones

@@ -1,10 +1,13 @@
 """From rows to prompts to completions to rewards, with a tiny model and with made-up texts."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from rlreason import rollout as rollout_lib
+from rlreason.data.sources import FileRows
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.sampling import SamplingOptions
@@ -62,6 +65,20 @@ def test_a_row_that_cannot_be_read_is_left_out(caplog):
   assert "2 of 4 prompts left out" in caplog.text
   with pytest.raises(ValueError, match="prompts: no usable row among 1; row 0: text: got the wo"):
     rollout_lib.FittingRows([{"prompt": "nowhere"}], TOKENIZER, 3)
+
+
+def test_a_prompt_that_ends_with_the_assistant_is_left_out_by_its_line(tmp_path, caplog):
+  class Rows(FileRows):  # rows of other makers than files come as they are
+    def __getitem__(self, index):
+      return {"prompt": super().__getitem__(index)["prompt"] + [
+          {"role": "assistant", "content": "b"}] * index}
+
+  row = {"prompt": [{"role": "user", "content": "a"}], "answer": "1"}
+  (tmp_path / "a.jsonl").write_text("\n\n".join([json.dumps(row)] * 2))
+  fitting = rollout_lib.FittingRows(Rows(tmp_path / "a.jsonl"), TOKENIZER, 9)
+  assert len(fitting) == 1
+  assert (f"prompts:{tmp_path / 'a.jsonl'}:3: row left out: the prompt ends with the assistant's "
+          "turn") in caplog.text
 
 
 def test_a_row_without_what_its_verifier_needs_is_left_out(caplog):
