@@ -13,6 +13,7 @@ import numpy as np
 
 from rlreason import tokenizers
 from rlreason.data import prompts as prompts_lib
+from rlreason.data.messages import ends_with_assistant
 from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.models import ModelConfig
@@ -105,6 +106,8 @@ class FittingRows:
           raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
         if has_math_golds:
           answer.gold_text(row["answer"])
+        if not row.get("prompt_ids") and ends_with_assistant(row["prompt"]):
+          raise ValueError("the prompt ends with the assistant's turn")
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
@@ -140,7 +143,8 @@ def check_fitting(
   for i in range(len(rows)):
     try:
       row = rows[i]
-      is_full = all(row.get(name) is not None for name in columns)
+      is_full = all(row.get(name) is not None for name in columns) and not ends_with_assistant(
+          row["prompt"])
       if is_full and has_math_golds:
         answer.gold_text(row["answer"])
       if is_full and 0 < len(encode_prompt(tokenizer, row)) <= max_length:

@@ -1,10 +1,13 @@
 """From rows to prompts to completions to rewards, with a tiny model and with made-up texts."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from rlreason import rollout as rollout_lib
+from rlreason.data.sources import FileRows
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.sampling import SamplingOptions
@@ -87,6 +90,20 @@ def test_rewards_see_the_tags_that_a_prompt_opens():
   rows = [{"prompt": "p", "answer": "1"}] * 2
   scored = rollout_lib.score(reward, tokenizer, rows, rollout)
   assert scored.rewards.parts == {"format": [1.0, 1.0, 0.0, 0.0], "mine": [7.0, 7.0, 0.0, 0.0]}
+
+
+def test_a_prompt_that_ends_with_the_assistant_is_left_out_by_its_line(tmp_path, caplog):
+  class Rows(FileRows):  # rows of other makers than files come as they are
+    def __getitem__(self, index):
+      return {"prompt": super().__getitem__(index)["prompt"] + [
+          {"role": "assistant", "content": "b"}] * index}
+
+  row = {"prompt": [{"role": "user", "content": "a"}], "answer": "1"}
+  (tmp_path / "a.jsonl").write_text("\n\n".join([json.dumps(row)] * 2))
+  fitting = rollout_lib.FittingRows(Rows(tmp_path / "a.jsonl"), TOKENIZER, 9)
+  assert len(fitting) == 1
+  assert (f"prompts:{tmp_path / 'a.jsonl'}:3: row left out: the prompt ends with the assistant's "
+          "turn") in caplog.text
 
 
 def test_a_row_without_what_its_verifier_needs_is_left_out(caplog):

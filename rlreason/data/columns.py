@@ -25,6 +25,8 @@ QUESTIONS = ("problem", "question", "query", "instruction")
 ANSWERS = ("answer", "reward_model.ground_truth", "ground_truth", "expected_answer", "final_answer",
            "solution")
 COMPLETIONS = ("response", "output", "generated_solution", "solution", "answer")
+_REASONING = ("reasoning_content", "thinking")  # keys of the assistant's messages
+_IDS = ("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")  # what stages write
 # What prompts that were cut are counted as.
 CUT = "cut off the assistant's turns at the end of the prompt, which would hold the solution"
 _KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS}
@@ -70,6 +72,10 @@ def make_row(
         others[name] = values.plain(value)
       except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+  for name in _IDS:
+    ids = others.get(name)
+    if ids and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
+      raise ValueError(f"{name} must be a list of token ids")
   return others | ours
 
 
@@ -171,7 +177,7 @@ def _problem(row: Row, notes: Counter[str]) -> Prompt:
     chats = _chats(row, messages.COLUMNS)
   name = _prompt_column(row, chats)
   prompt = _take_prompt(row, name)
-  if not isinstance(prompt, str) and messages.ends_with_assistant(prompt):
+  if messages.ends_with_assistant(prompt):
     prompt = messages.before_assistant(prompt)
     if not prompt:
       raise ValueError("the prompt is the assistant's turns alone")
@@ -266,7 +272,11 @@ def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
     before = before if before[:len(prompt)] == prompt else prompt + before
   elif not before:
     before = [{"role": "user", "content": prompt}]
-  return before, last["content"]
+  reasoning = next((last[key] for key in _REASONING if values.is_filled(last.get(key))), None)
+  if reasoning is None:
+    return before, last["content"]
+  # As the outputs of DeepSeek-R1 have it, where it is no field of its own.
+  return before, f"<think>\n{values.text(reasoning, 'reasoning')}\n</think>\n\n{last['content']}"
 
 
 def _verdict(row: Row) -> Row:

@@ -11,6 +11,7 @@ import glob
 import gzip
 import io
 import json
+import os
 import pathlib
 import re
 from typing import Any, BinaryIO
@@ -33,19 +34,29 @@ def find_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     FileNotFoundError: there is none.
     ValueError: the kind of a file is unknown, or a folder holds several splits or kinds.
   """
-  path = pathlib.Path(path).expanduser()
+  path = expanded(path)
   if path.is_dir():
     return _shards(path)
-  found = [path]
-  if glob.has_magic(str(path)) and not path.exists():
-    found = sorted(match for match in map(pathlib.Path, glob.glob(str(path), recursive=True))
-                   if match.is_file())
+  found = matches(path)
   for file in found:
     if _kind(file) not in _READERS and (file.suffix or file.exists()):  # else a folder was meant
       raise ValueError(f"{file}: the name must end in {KINDS}.")
   if not found or not found[0].is_file():
     raise FileNotFoundError(f"{path}: no such file or folder.")
   return found
+
+
+def expanded(path: str | pathlib.Path) -> pathlib.Path:
+  """The path, `~` replaced by the home folder if there is one."""
+  return pathlib.Path(os.path.expanduser(path))
+
+
+def matches(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files that a pattern stands for, in the order of their names; of any other path itself."""
+  if path.exists() or not glob.has_magic(str(path)):
+    return [path]
+  found = map(pathlib.Path, glob.glob(str(path), recursive=True))
+  return sorted(file for file in found if file.is_file())
 
 
 def read_rows(file: pathlib.Path) -> Iterator[Raw]:
@@ -158,7 +169,7 @@ def _rows_of(value: Any) -> list[Any]:
 def _entries(text: str) -> Iterator[str]:
   """The texts between the outermost commas of a JSON list that cannot be read as a whole."""
   depth, start = 0, 1
-  for token in re.finditer(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]|,', text, re.DOTALL):
+  for token in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]|,', text, re.DOTALL):
     kind = token.group()
     depth += (kind in "[{") - (kind in "]}")
     if (depth == 1 and kind == ",") or depth == 0:

@@ -54,9 +54,9 @@ def read_chat(value: Any) -> list[Message] | None:
   return messages
 
 
-def ends_with_assistant(messages: Sequence[Message]) -> bool:
-  """Whether the last turn is the assistant's."""
-  return bool(messages) and messages[-1]["role"] == ASSISTANT
+def ends_with_assistant(prompt: str | Sequence[Message]) -> bool:
+  """Whether a prompt is a chat whose last turn is the assistant's."""
+  return not isinstance(prompt, str) and bool(prompt) and prompt[-1].get("role") == ASSISTANT
 
 
 def before_assistant(messages: Sequence[Message]) -> list[Message]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from rlreason.data import columns
 from rlreason.data.columns import make_row
-from rlreason.data.files import find_files, read_rows
+from rlreason.data.files import expanded, find_files, matches, read_rows
 from rlreason.data.tasks.base import Row, RowSource
 
 MAX_LOGGED = 20  # bad rows logged one by one
@@ -119,7 +119,7 @@ class FileRows:
       FileNotFoundError: there is no such file.
       ValueError: the kind of a file is unknown, or no row is good.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     files, notes = find_files(path), Counter()
     self.bad_rows = BadRows(str(path))
     self._rows, self._origins = [], []
@@ -296,24 +296,29 @@ def lay_out_mixture(shares: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
 
 
 def digest(path: str | pathlib.Path) -> str:
-  """SHA-256, in hexadecimal, of what a file holds, or of the names and contents in a folder.
+  """SHA-256, in hexadecimal, of what a file holds, or of the names and contents of several files.
 
-  A folder's is the same wherever it lies; what is hidden (a name with a dot before it) is no part
-  of it, and links to files are followed, as caches have them.
+  Those of a folder or of a pattern are several; the digest is the same wherever they lie. What is
+  hidden (a name with a dot before it) is no part of a folder, and links to files are followed, as
+  caches have them.
 
   Raises:
     FileNotFoundError: there is neither a file nor a folder.
   """
-  path = pathlib.Path(path).expanduser()
-  if not path.exists():
+  path = expanded(path)
+  files = {file.name: file for file in matches(path)}
+  if path.is_dir():
+    files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*"))
+             if file.is_file()}
+    files = {name: file for name, file in files.items()
+             if not any(part.startswith(".") for part in name.split("/"))}
+  elif not all(file.is_file() for file in files.values()) or not files:
     raise FileNotFoundError(f"{path}: no such file or folder.")
-  if not path.is_dir():
+  if list(files.values()) == [path]:
     return _file_digest(path).hex()
-  names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
   total = hashlib.sha256()
-  for name in names:
-    if not any(part.startswith(".") for part in name.split("/")):
-      total.update(name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(path / name))
+  for name, file in files.items():
+    total.update(name.encode("utf-8", "surrogateescape") + b"\0" + _file_digest(file))
   return total.hexdigest()
 
 

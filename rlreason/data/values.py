@@ -16,8 +16,9 @@ from rlreason.data import messages
 
 _MAX_DEPTH = 100  # of values in values
 _MAX_BARE = 100  # characters of an answer that is no working
-_FINAL_LINE = re.compile(r"(?:\A|\n)[ \t]*####[ \t]*(\S[^\n]*?)\s*\Z")
+_FINAL_MARK = "####"
 _PRINTED_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
+_BRACES, _BARE_END = re.compile(r"\\.|[{}]", re.DOTALL), re.compile(r"\$|\n|\\[)\]]|\Z")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
 
 
@@ -119,8 +120,9 @@ def answer_text(value: Any) -> str:
 
 def final_line(working: str) -> str | None:
   """What GSM8K has after `####` on the last line; None where there is no such line."""
-  found = _FINAL_LINE.search(working)
-  return None if found is None else found.group(1)
+  line = working.rstrip().rpartition("\n")[2].strip()
+  found = line.removeprefix(_FINAL_MARK).strip()
+  return found if line.startswith(_FINAL_MARK) and found and found[0] != "#" else None
 
 
 def is_working(answer: str) -> bool:
@@ -148,9 +150,9 @@ def boxed_answer(solution: str) -> str:
 def _box_content(solution: str, start: int) -> str | None:
   r"""Of `\boxed{5}`, or of `\boxed 5` up to the end of its line or formula; None: not closed."""
   if not solution.startswith("{", start):
-    return re.split(r"\$|\n|\\[)\]]", solution[start:], maxsplit=1)[0].rstrip(" .")
+    return solution[start:_BARE_END.search(solution, start).start()].rstrip(" .")
   depth = 0
-  for token in re.compile(r"\\.|[{}]", re.DOTALL).finditer(solution, start):
+  for token in _BRACES.finditer(solution, start):
     depth += (token.group() == "{") - (token.group() == "}")
     if not depth:
       return solution[start + 1:token.start()]

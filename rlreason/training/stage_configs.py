@@ -38,7 +38,7 @@ class SFTStage:
   batch_size: Rows  # packed rows per step, over all devices
   length: Tokens  # of a packed row
   optimizer: OptimizerConfig
-  # JSONL or parquet of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
+  # Files of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
   examples: Path = ""
   # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
   answer_template: str = ""
@@ -99,7 +99,7 @@ class RLStage:
   allow_length_over_correctness: bool = False
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
   start: Path = "previous"  # see `START`
-  problems: Path = ""  # JSONL or parquet of {prompt, answer}, or "stage:NAME"; empty = the task's
+  problems: Path = ""  # files of {prompt, answer}, or "stage:NAME"; empty = the task's
   # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
@@ -284,7 +284,7 @@ class PreferenceStage:
   steps: int  # optimiser steps
   batch_size: Rows  # prompts per step, over all devices
   completion_length: Tokens  # rows with a longer completion are left out
-  # JSONL or parquet of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
+  # Files of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
   # is_right}; or "stage:NAME".
   examples: Path
   preference: PreferenceConfig
@@ -333,7 +333,7 @@ class DistillStage:
   optimizer: OptimizerConfig
   group_size: Rows = 1  # completions per prompt
   # Share of the steps, in [0, 1], on the student's own samples; the others are on the completions
-  # of `examples`: JSONL or parquet of {prompt, completion}, or "stage:NAME".
+  # of `examples`: files of {prompt, completion}, or "stage:NAME".
   student_fraction: float = 1.0
   examples: Path = ""  # empty: the problems of the task, and a student_fraction of 1
   problems: Path = ""  # without examples, as of `RLStage`

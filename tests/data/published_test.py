@@ -211,6 +211,8 @@ SHAREGPT = {"id": "identity_0", "conversations": [
     ({"messages": {"role": ["user", "assistant"], "content": ["q", "a"]}}, [USER("q")], "a"),
     ({"messages": [USER("q") | {"tool_calls": None, "name": "Ada"}, ASSISTANT("a")]},
      [USER("q") | {"name": "Ada"}], "a"),
+    ({"messages": [USER("q"), ASSISTANT("a") | {"reasoning_content": "So."}]}, [USER("q")],
+     "<think>\nSo.\n</think>\n\na"),
     ({"instruction": "Add.", "input": "", "output": "2"}, "Add.", "2"),
     ({"prompt": "q", "response": "a"}, "q", "a"),
     (GSM8K, GSM8K["question"], WORKING),
@@ -237,6 +239,7 @@ def test_a_question_becomes_a_users_turn_where_that_is_asked_for(tmp_path):
     ({"messages": [USER("q"), {"role": "assistant", "tool_calls": []}]}, "a role and a content"),
     ({"messages": [USER("q"), ASSISTANT(" ")]}, "content is empty"),
     ({"messages": []}, "there is no column 'completion'"),
+    ({"prompt": "q", "completion": "a", "prompt_ids": "1 2"}, "prompt_ids must be a list of tok"),
     ({"messages": "[{'role': 'user', 'content': "}, "begins like chat messages is none that"),
 ])
 def test_examples_that_are_none(tmp_path, row, reason):

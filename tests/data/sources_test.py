@@ -154,6 +154,7 @@ def test_a_digest_is_of_contents_and_of_names_in_a_folder(tmp_path):
   assert sources.digest(str(first / "deep" / "x.jsonl")) == (
       "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")  # FIPS 180-2, B.1
   assert sources.digest(first) == sources.digest(second)
+  assert sources.digest(f"{first}/deep/*.jsonl") == sources.digest(second / "deep")
   (second / "y").unlink()
   (second / "y").symlink_to(first / "y")
   assert sources.digest(first) == sources.digest(second)
@@ -165,6 +166,8 @@ def test_a_digest_is_of_contents_and_of_names_in_a_folder(tmp_path):
   assert len(seen) == 4
   with pytest.raises(FileNotFoundError, match="z: no such file or folder"):
     sources.digest(first / "z")
+  with pytest.raises(FileNotFoundError, match="no such file or folder"):
+    sources.digest(first / "*.none")
 
 
 def test_function_rows():

@@ -1,7 +1,6 @@
 """The transformer: causality, padding, packing, rematerialisation, and cached decoding."""
 
 import dataclasses
-import functools
 import math
 
 import jax

@@ -17,7 +17,8 @@ from tests.tokenizers import tiny_models
 from tests.training import tiny_run
 
 TEMPLATE = ("{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}"
-            "<end>{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}")
+            "<end>{% endif %}{{ '\n' }}{% endfor %}"
+            "{% if add_generation_prompt %}assistant: {% endif %}")
 SOLUTION = "So $\\boxed{%d}$."
 GSM8K = [{"question": f"{i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"} for i in range(8)]
 MATH = [{"problem": f"{i} + 2?", "level": "Level 1", "type": "Algebra",

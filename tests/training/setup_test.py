@@ -9,7 +9,6 @@ from rlreason import models, rollout as rollout_lib, weights
 from rlreason.data.tasks.load import demonstrations
 from rlreason.models import ModelConfig
 from rlreason.parallel import make_layout
-from rlreason.rewards import answer
 from rlreason.tokenizers import WordTokenizer, render
 from rlreason.training import setup as setup_lib
 from rlreason.training import stages as stages_lib

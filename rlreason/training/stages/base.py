@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 import pathlib
 from typing import Any, Literal, NamedTuple
 
+from absl import logging
+
 from rlreason import tokenizers
 from rlreason.algorithms import TrainState
 from rlreason.data import files, pipeline
@@ -70,6 +72,18 @@ def read_source(
   if is_of_stage(source):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
   return FileRows(source, required=required, questions=questions)
+
+
+def warn_of_plain_prompts(field: str, rows: RowSource, tokenizer: Tokenizer):
+  """Logs it where the first row of a source is text although the tokenizer has a chat template.
+
+  Rows that a stage wrote bring the tokens of what was sampled, and are what they are.
+  """
+  is_sampled = "prompt_ids" in rows[0] or "completion_ids" in rows[0]
+  if isinstance(rows[0]["prompt"], str) and not is_sampled and tokenizer.chat_template is not None:
+    logging.warning(
+        "%s: its prompts are plain text, and train as they are, without the chat template of the "
+        "model; messages go through it", field)
 
 
 def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:

@@ -31,6 +31,7 @@ def fitting_rows(
   """
   texts = ["prompt", *_names(has_pairs)]
   rows, fitting = base.read_source(stage.examples, folder, texts), []
+  base.warn_of_plain_prompts(f"config.{stage.name}.examples", rows, setup.tokenizer)
   bad_rows, width = BadRows(f"config.{stage.name}"), max(setup.recipe.prompt_buckets)
   for i in range(len(rows)):
     try:

@@ -7,7 +7,6 @@ import pathlib
 import time
 from typing import Any, NamedTuple
 
-from absl import logging
 import jax
 import numpy as np
 
@@ -94,10 +93,7 @@ def _problems(
   rows = train.rows
   if stage.problems:
     rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
-    if isinstance(rows[0]["prompt"], str) and not isinstance(train.rows[0]["prompt"], str):
-      logging.warning(
-          "config.%s.problems: its prompts are plain text, and are taken as they are, but those of "
-          "the task, and so of the evaluation, are chats in its template", stage.name)
+    base.warn_of_plain_prompts(f"config.{stage.name}.problems", rows, setup.tokenizer)
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
   spec = specs[0] if specs else RewardSpec(name="verifier")
   return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets),

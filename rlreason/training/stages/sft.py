@@ -71,14 +71,9 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
   """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
-    has_template = setup.tokenizer.chat_template is not None
-    rows = base.read_source(stage.examples, folder, ("prompt", "completion"),
-                            "chat" if has_template else "text")
-    is_text = isinstance(rows[0]["prompt"], str) and "completion_ids" not in rows[0]
-    if is_text and has_template:
-      logging.warning(
-          "config.%s.examples: its prompts are plain text, and train as they are, without the chat "
-          "template of the model; messages go through it", stage.name)
+    questions = "text" if setup.tokenizer.chat_template is None else "chat"
+    rows = base.read_source(stage.examples, folder, ("prompt", "completion"), questions)
+    base.warn_of_plain_prompts(f"config.{stage.name}.examples", rows, setup.tokenizer)
     return rows
   train = setup.tasks["train"].rows
   if stage.answer_template:
