@@ -42,7 +42,8 @@ def model_folder(tmp_path_factory):
       vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
       head_dim=8, mlp_width=32, max_positions=128)
   folder = tmp_path_factory.mktemp("models") / "tiny"
-  weights.save_model(folder, config, models.init_params(config, jax.random.key(0)), tokenizer)
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
+  weights.save_model(folder, config, params, tokenizer)
   return folder
 
 
