@@ -19,7 +19,7 @@ from rlreason import api, main, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import recipe as recipe_lib
-from tests import waiting
+from tests import compiler, waiting
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "tiny_experiment.py")
@@ -356,7 +356,8 @@ def read_metrics(workdir):
 def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   workdir = tmp_path / "run"
   # A home of its own: the folder of compiled programs must be made there, and used.
-  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": ""}
+  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"),
+                 "XLA_FLAGS": compiler.IN_ONE_PART}
   for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
     environment.pop(name, None)
   devices = ["--config.parallel.cpu_devices=2", "--config.parallel.data=2"]
