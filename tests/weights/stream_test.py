@@ -37,7 +37,8 @@ STORED = ("float16", "bfloat16", "float32")
 @pytest.mark.parametrize("parallel, stored, dtype", [
     *((ONE, stored, dtype) for stored in STORED for dtype in ("bfloat16", "float32")),
     (MESH, "float16", "float32"), (MESH, "float32", "bfloat16"), (MESH, "bfloat16", "bfloat16"),
-    (PMAP, "float16", "bfloat16"), (PMAP, "bfloat16", "float32"), (PMAP, "float32", "float32")])
+    (PMAP, "float16", "bfloat16"), (PMAP, "bfloat16", "float32"), (PMAP, "float32", "float32")],
+    ids=lambda value: value if isinstance(value, str) else f"{value.mode}{value.data}")
 def test_parameters_are_where_the_layout_wants_them(stored, dtype, parallel):
   files, params = _files(CONFIG, jnp.dtype(stored))
   layout = make_layout(parallel)
