@@ -38,7 +38,8 @@ def folder(tmp_path_factory):
       vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
       head_dim=8, mlp_width=32, max_positions=128)
   path = tmp_path_factory.mktemp("api") / "runs" / "rlsp_countdown" / "models" / "sft"
-  weights.save_model(path, config, models.init_params(config, jax.random.key(0)), tokenizer)
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
+  weights.save_model(path, config, params, tokenizer)
   return path
 
 
@@ -73,7 +74,8 @@ def test_greedy_samples_are_what_a_forward_pass_says(policy):
   samples = rr.sample(policy, PROMPTS, jax.random.key(0), max_new_tokens=6, temperature=0.0)
   prompts = jnp.array([policy.tokenizer.encode(prompt) for prompt in PROMPTS])
   tokens = jnp.concatenate([prompts, samples.rollout.completion_tokens], axis=1)
-  hidden = models.forward(policy.config, policy.params, tokens, jnp.ones(tokens.shape, bool))
+  hidden = jax.jit(models.forward, static_argnums=0)(
+      policy.config, policy.params, tokens, jnp.ones(tokens.shape, bool))
   expected = jnp.argmax(models.logits(policy.config, policy.params, hidden[:, :-1]), axis=-1)
   for row, length in enumerate(samples.lengths):
     found = samples.rollout.completion_tokens[row, :length]

@@ -22,6 +22,8 @@ os.environ["XLA_FLAGS"] = " ".join([
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 ]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Where each operation was written takes a quarter of the time of tracing and lowering.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # A program is compiled once for the whole suite, and not by every test, worker and process anew.
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _OWN_CACHE = None
@@ -45,6 +47,13 @@ _MOST_MAPS = 30_000  # of the 65,530 that a process may have; each compiled prog
 _STATM = pathlib.Path("/proc/self/statm")
 _MOST_MEMORY = 1.5 * 2**30  # bytes; a single test adds up to 0.6 GB, and a worker may have 2.5
 _EVERY = 5  # tests
+
+
+def pytest_collection_finish():
+  """Tracing makes many objects that live: what is there is not looked through again and again."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_runtest_teardown(item):

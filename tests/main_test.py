@@ -19,7 +19,7 @@ from rlreason import api, main, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import recipe as recipe_lib
-from tests import waiting
+from tests import compiler, waiting
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "tiny_experiment.py")
@@ -42,7 +42,8 @@ def model_folder(tmp_path_factory):
       vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
       head_dim=8, mlp_width=32, max_positions=128)
   folder = tmp_path_factory.mktemp("models") / "tiny"
-  weights.save_model(folder, config, models.init_params(config, jax.random.key(0)), tokenizer)
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
+  weights.save_model(folder, config, params, tokenizer)
   return folder
 
 
@@ -357,7 +358,8 @@ def read_metrics(workdir):
 def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   workdir = tmp_path / "run"
   # A home of its own: the folder of compiled programs must be made there, and used.
-  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": ""}
+  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"),
+                 "XLA_FLAGS": compiler.IN_ONE_PART}
   for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
     environment.pop(name, None)
   devices = ["--config.parallel.cpu_devices=2", "--config.parallel.data=2"]

@@ -7,7 +7,7 @@ def get_config():
   config = config_dict.ConfigDict()
   config.seed = 0
   config.model = dict(
-      kind="new", width=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_width=64)
+      kind="new", width=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_width=64)
   config.task = dict(kind="countdown", problems=dict(num_numbers=3))
   config.prompt_buckets = (8,)
   config.stages = ("sft", "rl")

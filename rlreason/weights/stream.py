@@ -124,9 +124,14 @@ _quantize = jax.jit(quantization.quantize, static_argnames=("kind", "axis"))
 
 
 def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device) -> jax.Array:
+  return _zeros_program(shape, jnp.dtype(dtype), device)()
+
+
+@functools.lru_cache(maxsize=1024)  # of one program for each, of which a model has some twenty
+def _zeros_program(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device):
   # Compiled for the device: otherwise another device makes them and then hands over a copy.
   place = jax.sharding.SingleDeviceSharding(device)
-  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)()
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames="dtype")

@@ -26,8 +26,9 @@ assert_equal = functools.partial(jax.tree.map, np.testing.assert_array_equal)
 def make_policy(is_new=False):
   """Frozen parameters with adapters that have moved already, or not yet."""
   base = tiny.random_params()
+  new = jax.jit(models.init_params, static_argnums=0)
   adapters = lora.split(
-      models.init_params(MODEL, jax.random.key(1)) if is_new else tiny.random_params(MODEL, 3))[0]
+      new(MODEL, jax.random.key(1)) if is_new else tiny.random_params(MODEL, 3))[0]
   return base, lora.join(base, adapters)
 
 

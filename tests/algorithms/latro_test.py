@@ -52,6 +52,7 @@ def test_scores_hand_worked():
   assert value(metrics, "reward/answer_log_prob") == pytest.approx((-0.75 - 3 - 0.2) / 3)
 
 
+@jax.jit
 def sequence_log_probs(policy):
   """log π(z) f32[V] and log π(y | z) f32[V] of every reasoning of one word."""
   rows = np.array([[PROMPT, z, *ANSWER] for z in range(WORDS)], np.int32)
@@ -102,7 +103,7 @@ def test_gradient_is_that_of_the_objective():
   after, _ = jax.jit(functools.partial(algorithm.update_step, replicas=ALONE))(
       state, batch, jax.random.key(0))
   found = flat(jax.tree.map(lambda x, y: np.asarray(x) - y, after.params["policy"], policy))
-  exact = flat(jax.grad(objective)(policy, reference))
+  exact = flat(jax.jit(jax.grad(objective))(policy, reference))
   cosine = found @ exact / np.linalg.norm(found) / np.linalg.norm(exact)
   assert cosine > 0.99
   assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(exact), rel=0.1)

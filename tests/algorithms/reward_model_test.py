@@ -52,11 +52,12 @@ def first_completions(batch):
 
 def test_a_score_is_the_head_at_the_last_token_of_the_unpadded_text():
   params, batch = make_params(), first_completions(preference_test.make_pairs())
-  scores = score_completions(tiny.MODEL, params, batch)
+  scores = jax.jit(score_completions, static_argnums=0)(tiny.MODEL, params, batch)
+  forward = jax.jit(models.forward, static_argnums=0)
   for row, score in enumerate(scores):
     ids = np.concatenate([batch.prompt_tokens[row][batch.prompt_mask[row]],
                           batch.completion_tokens[row][batch.completion_mask[row]]])[None]
-    hidden = models.forward(tiny.MODEL, params["trunk"], ids, np.ones(ids.shape, bool))
+    hidden = forward(tiny.MODEL, params["trunk"], ids, np.ones(ids.shape, bool))
     expected = hidden[0, -1] @ params["value_head"]["kernel"]
     assert float(score) == pytest.approx(float(expected), abs=1e-5)
 
@@ -69,7 +70,7 @@ def test_the_head_begins_as_small_normal_numbers():
 
 def test_the_loss_is_the_mean_over_pairs_of_the_formula():
   batch, params = preference_test.make_pairs(), make_params()
-  scores = [score_completions(tiny.MODEL, params, batch.replace(
+  scores = [jax.jit(score_completions, static_argnums=0)(tiny.MODEL, params, batch.replace(
       completion_tokens=batch.completion_tokens[:, place],
       completion_mask=batch.completion_mask[:, place])) for place in (0, 1)]
   _, metrics = step(PAIRS, batch)

@@ -101,7 +101,7 @@ def _as_on_a_tpu(monkeypatch):
 
 
 def test_a_model_of_two_kinds_of_layers_with_flash(monkeypatch):
-  params = models.init_params(MODEL, jax.random.key(0))
+  params = jax.jit(models.init_params, static_argnums=0)(MODEL, jax.random.key(0))
   ids = _rows()
   tokens = jax.random.randint(jax.random.key(1), ids.shape, 0, 11)
   run = lambda config: jax.jit(functools.partial(models.forward, config))(

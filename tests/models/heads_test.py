@@ -78,7 +78,7 @@ def test_rewards_do_not_depend_on_padding(family):
   expected = rewards(0, 0)
   assert np.abs(expected[0] - expected[1]) > 0.01
   np.testing.assert_allclose(rewards(3, 0), expected, atol=1e-4)
-  np.testing.assert_allclose(rewards(0, 2), expected, atol=1e-4)
+  np.testing.assert_allclose(rewards(0, 3), expected, atol=1e-4)
 
 
 def test_a_critic_of_its_own_is_a_copy_unless_one_is_given():

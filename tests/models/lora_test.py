@@ -47,7 +47,7 @@ def test_a_projection_adds_the_scaled_product_hand_worked():
 
 def test_new_adapters_change_nothing_and_start_as_peft_starts_them():
   config = adapted(tiny_families.CONFIGS["llama"], targets=("q", "down"))
-  params = models.init_params(config, jax.random.key(0))
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
   attention = params["layers"]["attention"]
   assert "lora_a" not in attention["k"] and "lora_b" not in params["layers"]["mlp"]["up"]
   assert not np.any(attention["q"]["lora_b"])
@@ -117,14 +117,16 @@ def decode(config, policy, tokens):
   @jax.jit
   def run(policy):
     _, (keys, values) = models.prefill(config, policy, tokens[:, :3], jnp.ones((2, 3), bool))
-    caches, out = models.init_caches(keys, values, 1, 4), []
     layers_ = models.split_layers(config, policy)
-    for slot in range(4):
+
+    def step(caches, slot):
       hidden, caches = models.decode_step(
           config, policy, layers_, caches, tokens[:, 3 + slot], jnp.full(2, 3 + slot),
-          jnp.ones((2, 3), bool), jnp.int32(slot))
-      out.append(hidden)
-    return jnp.stack(out, axis=1)
+          jnp.ones((2, 3), bool), slot)
+      return caches, hidden
+
+    _, out = jax.lax.scan(step, models.init_caches(keys, values, 1, 4), jnp.arange(4))
+    return jnp.swapaxes(out, 0, 1)
 
   return run(policy)
 

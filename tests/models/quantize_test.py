@@ -78,9 +78,10 @@ def test_rows_of_int8_hand_worked():
 @pytest.mark.parametrize("family", ["qwen2", "gemma3", "qwen3_moe"])
 def test_a_decode_step_with_int8_is_one_with_the_rounded_kernels(family):
   config = tiny_families.CONFIGS[family]
-  params = models.init_params(config, jax.random.key(0))
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
   tokens = jnp.array([[3, 4, 5]], jnp.int32)
-  _, (keys, values) = models.prefill(config, params, tokens, tokens > 0)
+  _, (keys, values) = jax.jit(models.prefill, static_argnums=0)(
+      config, params, tokens, tokens > 0)
   in_full, in_int8 = (models.split_layers(config, params, is_int8=is_int8)
                       for is_int8 in (False, True))
 
@@ -93,6 +94,7 @@ def test_a_decode_step_with_int8_is_one_with_the_rounded_kernels(family):
   as_floats = jax.tree.map(
       rounded, in_int8, in_full, is_leaf=lambda x: isinstance(x, dict) and "int8" in x)
 
+  @jax.jit
   def step(layers):
     return models.decode_step(
         config, params, layers, models.init_caches(keys, values, 1, 2), jnp.array([6]),
@@ -104,7 +106,8 @@ def test_a_decode_step_with_int8_is_one_with_the_rounded_kernels(family):
 
 def test_only_kernels_of_layers_are_quantised():
   config = tiny_families.CONFIGS["qwen3_moe"]
-  params = quantize.quantize_params(models.init_params(config, jax.random.key(0)), "int8")
+  params = quantize.quantize_params(
+      jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0)), "int8")
   quantised = {path[0].key if len(path) < 3 else "/".join(part.key for part in path[1:-1])
                for path, leaf in jax.tree.leaves_with_path(params) if leaf.dtype == jnp.int8}
   assert quantised == {f"attention/{name}/kernel" for name in "qkvo"} | {
@@ -116,7 +119,7 @@ def test_gradients_keep_no_kernel_in_floats(family):
   """What the backward pass needs of a quantised kernel is the quantised kernel."""
   config = dataclasses.replace(
       tiny_families.CONFIGS[family], num_layers=8, mlp_width=512, width=128)
-  params = models.init_params(config, jax.random.key(0))
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
   tokens = jnp.ones((1, 2), jnp.int32)
 
   def temporary_bytes(params):

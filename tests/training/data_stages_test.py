@@ -106,21 +106,23 @@ def test_a_run_that_is_killed_while_it_samples_is_the_same_run(uninterrupted, ca
   # Rows of the third step of `sample` are written, and no checkpoint counts on them; then in the
   # stage after the selection, before its first checkpoint; then in that of the reward model.
   first, *others = (SFT_STEPS + 4, SFT_STEPS + 5 + 1, SFT_STEPS + 5 + 3 + 1)
-  process = run_process(tmp_path, f"step {first}", cache, "data")
-  assert process.returncode == -9 and len(data_of(tmp_path, "sample")) == 3 * 32
-  ended = run_processes(tmp_path, [*(f"step {step}" for step in others), "end"], cache, "data")
-  assert [process.returncode for process in ended] == [-9, -9, 0], ended[-1].stderr[-2000:]
+  workdir = tmp_path / "run"
+  ended = run_processes(
+      workdir, [f"step {first}", "copy", *(f"step {step}" for step in others), "end"], cache,
+      "data")
+  assert [process.returncode for process in ended] == [-9, -9, -9, 0], ended[-1].stderr[-2000:]
+  assert len(data_of(tmp_path / "run-1", "sample")) == 3 * 32
   for path in (uninterrupted / "data").iterdir():
-    assert (tmp_path / "data" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert (workdir / "data" / path.name).read_bytes() == path.read_bytes(), path.name
   for path in (uninterrupted / "models").rglob("*"):
     if path.is_file():
-      same = tmp_path / path.relative_to(uninterrupted)
+      same = workdir / path.relative_to(uninterrupted)
       assert same.read_bytes() == path.read_bytes(), path
-  assert reproducible_lines(tmp_path) == reproducible_lines(uninterrupted)
-  assert (tmp_path / "samples.jsonl").read_bytes() == (
+  assert reproducible_lines(workdir) == reproducible_lines(uninterrupted)
+  assert (workdir / "samples.jsonl").read_bytes() == (
       uninterrupted / "samples.jsonl").read_bytes()
   stages = [[stage | {"seconds": None} for stage in json.loads(
-      (workdir / "summary.json").read_text())["stages"]] for workdir in (tmp_path, uninterrupted)]
+      (folder / "summary.json").read_text())["stages"]] for folder in (workdir, uninterrupted)]
   assert stages[0] == stages[1]
 
 

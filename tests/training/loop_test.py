@@ -1,6 +1,7 @@
 """Whole runs: what they write, and that a killed one goes on as if nothing had happened."""
 
 import json
+import pathlib
 import subprocess
 
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def cache_fixture(tmp_path_factory):
 @pytest.fixture(scope="module", name="uninterrupted")
 def uninterrupted_fixture(tmp_path_factory, cache):
   workdir = tmp_path_factory.mktemp("uninterrupted")
-  process = run_process(workdir, "end", cache)
+  process = run_process(workdir, "end", cache, "report")
   assert process.returncode == 0, process.stderr[-2000:]
   return workdir
 
@@ -63,33 +64,30 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
     uninterrupted, cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("killed")
   names = [moment for moment, _ in MOMENTS]
-  stopped = names.index("stop 6") + 1
-  ended = run_processes(workdir, names[:stopped], cache)
-  # It saved itself, with the step it was at, and says how to go on.
-  assert "stopped on request after step 7" in ended[-1].stdout
-  assert f"--workdir={workdir} goes on from there" in ended[-1].stdout
-  assert checkpoint.Checkpointer(str(workdir), read_only=True).latest_step() == 7
-  ended += run_processes(workdir, names[stopped:], cache)
+  stopped = names.index("stop 6")
+  *ended, again = run_processes(
+      workdir, [*names[:stopped + 1], "copy", *names[stopped + 1:], "copy", "end"], cache)
   assert [process.returncode for process in ended] == [code for _, code in MOMENTS], (
       ended[-1].stderr[-2000:])
+  # It saved itself, with the step it was at, and says how to go on.
+  assert "stopped on request after step 7" in ended[stopped].stdout
+  assert f"--workdir={workdir} goes on from there" in ended[stopped].stdout
+  assert checkpoint.Checkpointer(f"{workdir}-1", read_only=True).latest_step() == 7
   assert reproducible_lines(workdir) == reproducible_lines(uninterrupted)
   assert (workdir / "samples.jsonl").read_bytes() == (uninterrupted / "samples.jsonl").read_bytes()
   for stage in ("sft", "rl"):
     assert files_of(workdir / "models" / stage) == files_of(uninterrupted / "models" / stage)
   assert without_seconds(read_summary(workdir)) == without_seconds(read_summary(uninterrupted))
   # What has ended is shown again and not done again.
-  files = ("metrics.jsonl", "samples.jsonl", "summary.json")
-  before = [(workdir / name).read_bytes() for name in files]
-  assert "evaluating" not in run_process(workdir, "end", cache).stdout
-  assert [(workdir / name).read_bytes() for name in files] == before
+  assert again.returncode == 0 and "evaluating" not in again.stdout
+  for name in ("metrics.jsonl", "samples.jsonl", "summary.json"):
+    assert (workdir / name).read_bytes() == pathlib.Path(f"{workdir}-2", name).read_bytes()
 
 
 def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
-  for workdir, moments in (("one", ["end"]), ("killed", ["save 4", "step 8", "end"])):
-    for process, moment in zip(
-        run_processes(tmp_path / workdir, moments, cache, "adapters"), moments, strict=True):
-      assert process.returncode == (0 if moment == "end" else -9), process.stderr[-2000:]
-  one, killed = tmp_path / "one", tmp_path / "killed"
+  one, killed = tmp_path / "run-1", tmp_path / "run"
+  ended = run_processes(killed, ["end", "move", "save 4", "step 8", "end"], cache, "adapters")
+  assert [process.returncode for process in ended] == [0, -9, -9, 0], ended[-1].stderr[-2000:]
   assert reproducible_lines(killed) == reproducible_lines(one)
   assert files_of(killed / "models") == files_of(one / "models")
   for stage in ("sft", "rl"):
@@ -212,6 +210,14 @@ def test_other_files(uninterrupted):
 
 
 # Runs in this process, on eight devices.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_report_fixture():
+  """That of `uninterrupted` is looked at, which a process of its own makes."""
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(loop.report_lib, "make_report", lambda workdir: workdir / "report.html")
+    yield
 
 
 def make_recipe(**changes):

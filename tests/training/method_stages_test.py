@@ -207,7 +207,8 @@ def test_a_reward_model_is_trained_and_pays_a_policy(tmp_path):
   prompt = tokenizer.encode(row["prompt"], add_special=True)
   def score(completion):
     tokens = np.array([prompt + completion])
-    hidden = models.forward(model, params["trunk"], tokens, np.ones(tokens.shape, bool))
+    hidden = jax.jit(models.forward, static_argnums=0)(
+        model, params["trunk"], tokens, np.ones(tokens.shape, bool))
     head = params["value_head"]
     return float(hidden[0, -1] @ head["kernel"] + head["bias"])
   # Two values with mean 0 and variance 1.

@@ -1,18 +1,22 @@
 """A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
 
-    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data]
+    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data] [report]
 
 runs the recipe once for each of the moments, which have commas between them, each in a process of
 its own; with `adapters` by training these on a base of 4 bits, with `data` one whose stages write
-data for others. At its moment a process sends itself a signal: SIGKILL for `step 3` (the metrics of
-step 3 have just been written), `save 4` (the checkpoint of step 4 has just been handed to the
-background) and `eval sft` (the stage is evaluated and its model written, but no checkpoint says
-so); SIGTERM for `stop 3`. `end` is no moment: the run comes to its end. After what each has printed
-comes a line of `ENDED` and how it ended.
+data for others; with its plots and its report only if `report` is there. At its moment a process
+sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
+(the checkpoint of step 4 has just been handed to the background) and `eval sft` (the stage is
+evaluated and its model written, but no checkpoint says so); SIGTERM for `stop 3`. `end` is no
+moment: the run comes to its end. After what each has printed comes a line of `ENDED` and how it
+ended. `copy` and `move` between moments leave the folder as it is then at WORKDIR-1, the second of
+them at WORKDIR-2 and so on, which after `move` is a new run's.
 """
 
+import itertools
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -127,6 +131,8 @@ def signal_at(moment):
 
 def run(workdir, moment, options):
   signal_at(moment)
+  if "report" not in options:
+    loop.report_lib.make_report = lambda workdir: workdir / "report.html"
   try:
     config = make_data_config() if "data" in options else make_config("adapters" in options)
     loop.train(from_config(config), pathlib.Path(workdir))
@@ -137,7 +143,11 @@ def run(workdir, moment, options):
 
 def main():
   workdir, moments, *options = sys.argv[1:]
+  places = (f"{workdir}-{number}" for number in itertools.count(1))
   for moment in moments.split(","):
+    if moment in ("copy", "move"):
+      (shutil.copytree if moment == "copy" else os.rename)(workdir, next(places))
+      continue
     # Importing takes longer than the steps. This process starts no thread and no backend of jax, so
     # that a copy of it is as good as a new one.
     child = os.fork()

@@ -28,11 +28,17 @@ def _files(config, dtype):
   return files, params
 
 
-@pytest.mark.parametrize("stored", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("parallel", [
-    ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2), ParallelConfig(mode="pmap")],
-                         ids=["one", "mesh", "pmap"])
+ONE = ParallelConfig(data=1)
+MESH, PMAP = ParallelConfig(data=2, fsdp=2, tensor=2), ParallelConfig(mode="pmap")
+STORED = ("float16", "bfloat16", "float32")
+
+
+# A device casts its pieces alone: every pair of types on one, and each of both sides on many.
+@pytest.mark.parametrize("parallel, stored, dtype", [
+    *((ONE, stored, dtype) for stored in STORED for dtype in ("bfloat16", "float32")),
+    (MESH, "float16", "float32"), (MESH, "float32", "bfloat16"), (MESH, "bfloat16", "bfloat16"),
+    (PMAP, "float16", "bfloat16"), (PMAP, "bfloat16", "float32"), (PMAP, "float32", "float32")],
+    ids=lambda value: value if isinstance(value, str) else f"{value.mode}{value.data}")
 def test_parameters_are_where_the_layout_wants_them(stored, dtype, parallel):
   files, params = _files(CONFIG, jnp.dtype(stored))
   layout = make_layout(parallel)
@@ -52,9 +58,7 @@ def test_parameters_are_where_the_layout_wants_them(stored, dtype, parallel):
 
 
 @pytest.mark.parametrize("kind", quantize.KINDS)
-@pytest.mark.parametrize("parallel", [
-    ParallelConfig(data=1), ParallelConfig(data=2, fsdp=2, tensor=2), ParallelConfig(mode="pmap")],
-                         ids=["one", "mesh", "pmap"])
+@pytest.mark.parametrize("parallel", [ONE, MESH, PMAP], ids=["one", "mesh", "pmap"])
 def test_kernels_are_quantised_on_their_way(kind, parallel):
   files, params = _files(CONFIG, jnp.dtype("float32"))
   places = make_layout(parallel).param_shardings(models.abstract_boxed_params(CONFIG))
