@@ -191,13 +191,7 @@ def make_evaluator(
   """
   grader = _make_grader(config, task.verifier, grading, reading)
   grader.reward(None)  # checks it now
-  is_math = has_math_golds(grader.spec, task.verifier)
-  rows = rollout_lib.FittingRows(
-      _with_suffix(task.rows, config.prompt_suffix), tokenizer, max(prompt_buckets),
-      verifier_columns(grader.spec, task.verifier), is_math)
-  rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
-  if is_math:
-    rollout_lib.report_golds(rows)
+  rows = _problems(config, task.rows, grader, tokenizer, max(prompt_buckets))
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
@@ -224,6 +218,20 @@ def make_evaluator(
     return evaluation, list(map(_sample, rows, firsts))
 
   return evaluate
+
+
+def _problems(
+    config: EvaluationConfig, rows: RowSource, grader: _Grader, tokenizer: Tokenizer, longest: int
+) -> list[Row]:
+  """The first of the problems that fit."""
+  is_math = has_math_golds(grader.spec, grader.task_verifier)
+  rows = rollout_lib.FittingRows(
+      _with_suffix(rows, config.prompt_suffix), tokenizer, longest,
+      verifier_columns(grader.spec, grader.task_verifier), is_math)
+  rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
+  if is_math:
+    rollout_lib.report_golds(rows)
+  return rows
 
 
 def _with_suffix(rows: RowSource, suffix: str) -> RowSource:

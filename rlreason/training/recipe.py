@@ -118,6 +118,8 @@ class Recipe:
 
   def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
     """A record (`config.with_defaults`) with all options of its rewards and its grading."""
+    if not {"evaluation", "stages", "task"} <= set(record):
+      return record  # of something else than a run
     of_task = verifier_name(self.task)
     grading, evaluation = self.grading, record["evaluation"]
     options = {**default_options(grading, of_task), **grading.options,

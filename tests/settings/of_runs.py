@@ -173,12 +173,15 @@ def read(config):
   """The calls of the readers, and the tasks that their rows become."""
   calls = []
 
-  def reader(*args, **settings):
-    calls.append((args, settings))
-    return [{"prompt": "What is 1 + 1?", "answer": "2", "where": str(args)}]
+  class Reader(list):
+    """Rows of whatever it is asked for."""
 
-  with mock.patch.object(sources, "FileRows", reader), mock.patch.object(
-      sources, "TfdsRows", reader):
+    def __init__(self, *args, **settings):
+      calls.append((args, settings))
+      super().__init__([{"prompt": "What is 1 + 1?", "answer": "2", "where": str(args)}])
+
+  with mock.patch.object(sources, "FileRows", Reader), mock.patch.object(
+      sources, "TfdsRows", Reader):
     tasks = load.load_tasks(config)
     return calls, rows_of(tasks), {
         split: (task.name, task.verifier) for split, task in tasks.items()}
@@ -199,7 +202,7 @@ def split_of(config):
 def rewards(spec):
   """A reward of two texts, one without an answer, as the only part."""
   reward = combine_rewards([spec], pool=fakes.POOL)
-  return reward(["p", "p"], ["\\boxed{1} and \\boxed{2}", "a"], answer=["2", "1"],
+  return reward(["p", "p"], ["\\boxed{1} no, \\boxed{2}", "a"], answer=["2", "1"],
                 tokens=[4, 1], reasoning_tokens=[0, 1], truncated=[False, True], group=[0, 1])
 
 
