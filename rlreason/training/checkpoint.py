@@ -307,7 +307,7 @@ def read_sealed(file: pathlib.Path) -> dict[str, Any] | None:
   try:
     held = json.loads(file.read_bytes())
     if "sha256" not in held:
-      return held
+      return held if isinstance(held, dict) else None
     return held["value"] if held["sha256"] == _sum_of(held["value"]) else None
   except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None

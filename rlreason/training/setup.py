@@ -64,9 +64,12 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     raise ValueError(
         f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "
         f"allowed: {model.max_positions} together, the positions of the model")
-  evaluate = make_evaluator(
-      recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
-      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
+  try:
+    evaluate = make_evaluator(
+        recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
+        prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task))
+  except ValueError as error:
+    raise ValueError(f"config.evaluation: {error}") from error
   return Setup(recipe, model, tokenizer, tasks, layout, evaluate), params
 
 
