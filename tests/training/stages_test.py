@@ -37,7 +37,8 @@ def make_recipe(**sft):
 
 
 def make_toy_setup(recipe, rows=()):
-  task = Task(name="toy", rows=list(rows), verifier="math")
+  rows = list(rows) or [{"prompt": "a", "answer": "2"}]
+  task = Task(name="toy", rows=rows, verifier="math")
   return Setup(
       recipe, tiny.MODEL, TOKENIZER, {"train": task}, make_layout(ParallelConfig(data=1)), None)
 
