@@ -98,6 +98,12 @@ def test_a_lock_does_not_name_itself_in_errors_of_others(tmp_path):
   assert error.value.filename is None
 
 
+def test_a_folder_of_others_is_found_before(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root
+  with pytest.raises(PermissionError, match="workdir: '.*' cannot be written in, allowed: a folder"):
+    files.check_writable("workdir", tmp_path / "new")
+
+
 def test_what_cannot_be_written_in_is_found_before(tmp_path):
   (tmp_path / "file").write_text("")
   (tmp_path / "link").symlink_to(tmp_path / "gone")

@@ -100,11 +100,11 @@ def _enter(
   """
   check_config = lambda: checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
   workdir_lib.check_free(workdir)
+  if checkpoint_lib.has_checkpoints(workdir):
+    check_config()
   is_there = workdir.is_dir()
   if is_there:
     stack.enter_context(files.locked(workdir))
-  if checkpoint_lib.has_checkpoints(workdir):
-    check_config()
   inputs = workdir_lib.read_inputs(recipe)
   workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
   setup, policy = make_setup(recipe)
