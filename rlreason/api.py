@@ -206,8 +206,9 @@ def convert(
     weights.check_destination(weights.find_model(source), destination, dtype)
     held = "float32" if dtype == "float16" else dtype
     policy = load(source, dtype=held, adapters=adapters)
-    weights.save_model(
-        destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
+    with files.filling(destination):
+      weights.save_model(
+          destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
 
 
 def _local(name: str, path: str | os.PathLike | None) -> str | None:

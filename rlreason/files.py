@@ -7,6 +7,7 @@ import fcntl
 import os
 import pathlib
 import re
+import shutil
 import socket
 
 LOCK_NAME = "run.lock"
@@ -127,6 +128,18 @@ def _is_text(path: str) -> bool:
   except UnicodeEncodeError:  # bytes of another encoding
     return False
   return True
+
+
+@contextlib.contextmanager
+def filling(folder: str | os.PathLike) -> Iterator[None]:
+  """Empties a folder, which was new or empty before, where what fills it fails."""
+  try:
+    yield
+  except BaseException:
+    for path in pathlib.Path(folder).glob("*"):
+      with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    raise
 
 
 @contextlib.contextmanager

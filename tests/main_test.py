@@ -22,6 +22,7 @@ from rlreason import api, main, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import recipe as recipe_lib
+from tests.files_test import file_limit
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "tiny_experiment.py")
@@ -153,6 +154,14 @@ def test_errors_of_a_run_have_their_exit_codes(capsys, monkeypatch, error, code)
   assert found == code and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags, expected", [([], False), (["--allow_changed_inputs"], True)])
+def test_changed_inputs_are_allowed_by_a_flag(monkeypatch, tmp_path, flags, expected):
+  calls = []
+  monkeypatch.setattr(api, "train", lambda config, workdir, **options: calls.append(options))
+  assert main.main(["train", f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
+  assert calls == [{"allow_changed_inputs": expected}]
+
+
 def _raise_by_name():
   raise ValueError("raised outside the package")
 
@@ -229,9 +238,21 @@ def test_nothing_of_somebody_is_replaced(capsys, tmp_path, model_folder):
   assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
+def test_a_conversion_that_fails_can_be_tried_again(capsys, tmp_path, model_folder):
+  argv = ["convert", f"--source={model_folder}", f"--destination={tmp_path / 'copy'}"]
+  size = (model_folder / "model.safetensors").stat().st_size
+  with file_limit(size - 1):
+    code, _, err = run_main(capsys, *argv)
+  assert code == main.EXIT_STOPPED and err.count("\n") == 1
+  assert f"File too large: '{tmp_path}/copy/model.safetensors'; what was saved before is k" in err
+  assert not list((tmp_path / "copy").iterdir())
+  assert run_main(capsys, *argv)[0] == 0 and (tmp_path / "copy" / "config.json").exists()
+
+
 PLACES = [
     # No home, and no entry in the list of users.
-    ({"HOME": None, "XDG_CACHE_HOME": None, "JAX_COMPILATION_CACHE_DIR": None}, ["--seed=1"], 0, ""),
+    ({"HOME": None, "XDG_CACHE_HOME": None, "JAX_COMPILATION_CACHE_DIR": None}, ["--seed=1"], 0,
+     "# 1 2"),
     ({"JAX_PLATFORMS": "cuda"}, ["--seed=1"], main.EXIT_USER, "JAX_PLATFORMS: got 'cuda', allowed"),
     ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
      ["--chat", "--prompt=\u00e9t\u00e9 \u65e5\u672c"], 0, "# \u00e9t\u00e9 \u65e5\u672c\n")]

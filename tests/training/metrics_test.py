@@ -261,9 +261,10 @@ def test_tensorboard_on_a_full_disk_is_one_warning(tmp_path, monkeypatch, caplog
   steps = [line["step"] for line in metrics_lib.read_lines(tmp_path / "metrics.jsonl")]
   assert steps[-38:] == list(range(2, 40))
   (warning,) = [record.getMessage() for record in caplog.records]
+  reason = "File exists" if moment == "made" else "No space left on device"
   assert warning == (
-      f"{tmp_path / 'tensorboard'}: {'File exists' if moment == 'made' else 'No space left on device'}"
-      "; TensorBoard gets nothing more of this run, metrics.jsonl has it all")
+      f"{tmp_path / 'tensorboard'}: {reason}; TensorBoard gets nothing more of this run, "
+      "metrics.jsonl has it all")
 
 
 def test_a_damaged_line_is_named(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rlreason import files
 from rlreason.data.sources import digest
 from rlreason.training import checkpoint, loop, workdir
 from rlreason.training.recipe import from_config
@@ -29,8 +30,8 @@ def test_a_file_of_somebody_is_never_replaced(tmp_path, name):
   file.parent.mkdir(parents=True, exist_ok=True)
   file.write_text("theirs")
   (tmp_path / "README.md").write_text("theirs, and in nobody's way")
-  with pytest.raises(ValueError, match="is there already, and no checkpoint .*give a new workdir") as (
-      error):
+  message = "is there already, and no checkpoint .*give a new workdir"
+  with pytest.raises(ValueError, match=message) as error:
     loop.train(make_recipe(), tmp_path)
   assert str(tmp_path / name.split("/")[0]) in str(error.value)
   assert file.read_text() == "theirs"
@@ -46,6 +47,13 @@ def test_folders_that_are_free(tmp_path):
   checkpoint.check_config(tmp_path, {"seed": 0})
   (tmp_path / "metrics.jsonl").write_text("{}\n")
   workdir.check_free(tmp_path)
+
+
+def test_a_second_process_is_refused_before_it_computes(tmp_path):
+  with files.locked(tmp_path):
+    with pytest.raises(ValueError, match="another process .* is working in .*run.lock"):
+      loop.train(make_recipe(), tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
 
 def test_a_run_whose_checkpoints_were_deleted_is_not_begun_again(tmp_path):
@@ -126,8 +134,8 @@ def test_a_changed_file_is_named(recipe, tmp_path, place, fields):
   if not fields:
     workdir.check_inputs(run, changed, False)
     return
-  with pytest.raises(ValueError, match="with other files .*or go on .*--allow_changed_inputs") as (
-      error):
+  message = "with other files .*or go on .*--allow_changed_inputs"
+  with pytest.raises(ValueError, match=message) as error:
     workdir.check_inputs(run, changed, False)
   assert "\n" not in str(error.value)
   for field in fields:
