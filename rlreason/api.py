@@ -25,7 +25,7 @@ from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.models import ModelConfig, lora
-from rlreason.parallel import make_layout
+from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
@@ -87,6 +87,7 @@ def load(
     FileNotFoundError, ValueError: as `weights.load_model` and `weights.load_adapters`; or a
       variable that the template does not read.
   """
+  find_devices()
   path, adapters = _local("path", path), _local("adapters", adapters)
   config, params, tokenizer = weights.load_model(
       weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype, end_tokens=end_tokens)
@@ -205,6 +206,7 @@ def convert(
   Raises:
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
+  find_devices()
   source, destination = _local("source", source), _local("destination", destination)
   if adapters is None:
     weights.convert(weights.find_model(source), destination, dtype=dtype)
@@ -212,8 +214,9 @@ def convert(
     weights.check_destination(weights.find_model(source), destination, dtype)
     held = "float32" if dtype == "float16" else dtype
     policy = load(source, dtype=held, adapters=adapters)
-    weights.save_model(
-        destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
+    with files.filling(destination):
+      weights.save_model(
+          destination, policy.config, policy.params, policy.tokenizer, dtype=dtype)
 
 
 def _local(name: str, path: str | os.PathLike | None) -> str | None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pathlib
 import re
+import shutil
 import socket
 
 LOCK_NAME = "run.lock"
@@ -100,7 +101,7 @@ def check_writable(name: str, folder: pathlib.Path) -> None:
   """
   there = folder
   try:
-    while not os.path.lexists(there):
+    while not _is_there(there):
       there = there.parent
     is_folder, is_link = there.is_dir(), there.is_symlink()
   except OSError as error:  # a name that is too long, a loop of links
@@ -113,12 +114,32 @@ def check_writable(name: str, folder: pathlib.Path) -> None:
         f"{name}: {str(there)!r} cannot be written in, allowed: a folder that can")
 
 
+def _is_there(path: pathlib.Path) -> bool:
+  try:
+    os.lstat(path)  # os.path.lexists has an answer also for names that there cannot be
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  return True
+
+
 def _is_text(path: str) -> bool:
   try:
     path.encode("utf-8")
   except UnicodeEncodeError:  # bytes of another encoding
     return False
   return True
+
+
+@contextlib.contextmanager
+def filling(folder: str | os.PathLike) -> Iterator[None]:
+  """Empties a folder, which was new or empty before, where what fills it fails."""
+  try:
+    yield
+  except BaseException:
+    for path in pathlib.Path(folder).glob("*"):
+      with contextlib.suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    raise
 
 
 @contextlib.contextmanager

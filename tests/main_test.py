@@ -6,7 +6,9 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import typing
 
@@ -20,6 +22,7 @@ from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import recipe as recipe_lib
 from tests import compiler, waiting
+from tests.files_test import file_limit
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "tiny_experiment.py")
@@ -142,7 +145,9 @@ def test_a_workdir_that_cannot_be_made_is_one_line(capsys, tmp_path):
     [(FloatingPointError("step 7: not finite"), main.EXIT_STOPPED),
      (KeyboardInterrupt(), 130),
      (ModuleNotFoundError("no", name="reasoning_gym"), main.EXIT_USER),
-     (FileNotFoundError(2, "No such file", "a.safetensors"), main.EXIT_USER)])
+     (FileNotFoundError(2, "No such file", "a.safetensors"), main.EXIT_USER),
+     (OSError(28, "No space left on device", "a/checkpoints"), main.EXIT_STOPPED),
+     (OSError(27, "File too large", "a.png"), main.EXIT_STOPPED)])
 def test_errors_of_a_run_have_their_exit_codes(capsys, monkeypatch, error, code):
   def fail(*unused_args, **unused_kwargs):
     raise error
@@ -150,6 +155,14 @@ def test_errors_of_a_run_have_their_exit_codes(capsys, monkeypatch, error, code)
   monkeypatch.setattr(api, "convert", fail)
   found, _, err = run_main(capsys, "convert", "--source=a", "--destination=b")
   assert found == code and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags, expected", [([], False), (["--allow_changed_inputs"], True)])
+def test_changed_inputs_are_allowed_by_a_flag(monkeypatch, tmp_path, flags, expected):
+  calls = []
+  monkeypatch.setattr(api, "train", lambda config, workdir, **options: calls.append(options))
+  assert main.main(["train", f"--config={CONFIG}", f"--workdir={tmp_path}", *flags]) == 0
+  assert calls == [{"allow_changed_inputs": expected}]
 
 
 def _raise_by_name():
@@ -165,6 +178,108 @@ def test_a_bug_keeps_its_traceback(monkeypatch, bug):
   monkeypatch.setattr(api, "convert", lambda *args, **kwargs: bug())
   with pytest.raises((ValueError, KeyError, TypeError)):
     main.main(["convert", "--source=a", "--destination=b"])
+
+
+# --- Places: what is there is not replaced, and what cannot be reached is said.
+
+
+@pytest.mark.parametrize("flag", ["workdir", "config", "config.sft.examples", "config.rl.start"])
+def test_addresses_are_refused_in_every_flag_of_train(capsys, tmp_path, monkeypatch, flag):
+  monkeypatch.chdir(tmp_path)
+  values = {"workdir": "run", "config": CONFIG, flag: "gs://bucket/a.py"}
+  code, _, err = run_main(capsys, "train", *(f"--{name}={text}" for name, text in values.items()))
+  assert code == main.EXIT_USER and err.count("\n") == 1
+  assert f"{flag}: got 'gs://bucket/a.py', allowed: a path of this machine" in err
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command, flags, name", [
+    ("sample", ["--model=s3://a", "--prompt=x"], "path"),
+    ("sample", ["--model=a", "--adapters=s3://a", "--prompt=x"], "adapters"),
+    ("convert", ["--source=s3://a", "--destination=b"], "source"),
+    ("convert", ["--source=a", "--destination=s3://a"], "destination"),
+    ("evaluate", [f"--config={CONFIG}", "--model=s3://a"], "path"),
+    ("evaluate", [f"--config={CONFIG}", "--model=a", "--output=s3://a"], "--output")])
+def test_addresses_are_refused_in_every_command(
+    capsys, tmp_path, monkeypatch, command, flags, name):
+  monkeypatch.chdir(tmp_path)
+  code, _, err = run_main(capsys, command, *flags)
+  assert code == main.EXIT_USER and err.count("\n") == 1
+  assert f"{name}: got 's3://a', allowed: a path of this machine" in err
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_home_is_put_into_flags(capsys, tmp_path, monkeypatch, model_folder):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  code, _, _ = run_main(
+      capsys, "convert", f"--source={model_folder}", "--destination=~/models/copy")
+  assert code == 0 and (tmp_path / "models" / "copy" / "config.json").exists()
+  code, _, err = run_main(capsys, "train", f"--config={CONFIG}", "--workdir=~/models/copy")
+  assert code == main.EXIT_USER and err.count("\n") == 1
+  assert "models/copy/config.json' is there already" in err
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
+
+
+def test_nothing_of_somebody_is_replaced(capsys, tmp_path, model_folder):
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full" / "notes.txt").write_text("theirs")
+  (tmp_path / "results.json").write_text("theirs")
+  for argv, message in (
+      (["convert", f"--source={model_folder}", f"--destination={tmp_path / 'full'}"],
+       "destination: '{}/full/notes.txt' is there already, allowed: a new or empty folder"),
+      (["convert", f"--source={model_folder}", f"--destination={tmp_path / 'results.json'}"],
+       "destination: '{}/results.json' is no folder"),
+      (["evaluate", f"--config={CONFIG}", f"--model={model_folder}",
+        f"--output={tmp_path / 'results.json'}"],
+       "--output: '{}/results.json' is there already, allowed: a new file"),
+      (["train", f"--config={CONFIG}", f"--workdir={tmp_path / 'results.json'}"],
+       "workdir: '{}/results.json' is no folder")):
+    code, _, err = run_main(capsys, *argv)
+    assert code == main.EXIT_USER and err.count("\n") == 1
+    assert message.format(tmp_path) in err
+  assert (tmp_path / "results.json").read_text() == "theirs"
+  assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_a_conversion_that_fails_can_be_tried_again(capsys, tmp_path, model_folder):
+  argv = ["convert", f"--source={model_folder}", f"--destination={tmp_path / 'copy'}"]
+  size = (model_folder / "model.safetensors").stat().st_size
+  with file_limit(size - 1):
+    code, _, err = run_main(capsys, *argv)
+  assert code == main.EXIT_STOPPED and err.count("\n") == 1
+  assert f"File too large: '{tmp_path}/copy/model.safetensors'; what was saved before is k" in err
+  assert not list((tmp_path / "copy").iterdir())
+  assert run_main(capsys, *argv)[0] == 0 and (tmp_path / "copy" / "config.json").exists()
+
+
+PLACES = [
+    # No home, and no entry in the list of users.
+    ({"HOME": None, "XDG_CACHE_HOME": None, "JAX_COMPILATION_CACHE_DIR": None}, ["--seed=1"], 0,
+     "# 1 2"),
+    ({"JAX_PLATFORMS": "cuda"}, ["--seed=1"], main.EXIT_USER, "JAX_PLATFORMS: got 'cuda', allowed"),
+    ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+     ["--chat", "--prompt=\u00e9t\u00e9 \u65e5\u672c"], 0, "# \u00e9t\u00e9 \u65e5\u672c\n")]
+
+
+@pytest.mark.parametrize("changes, flags, code, text", PLACES, ids=["home", "cuda", "ascii"])
+def test_commands_in_bare_places(tmp_path, model_folder, changes, flags, code, text):
+  model = tmp_path / "mod\u00e8le"
+  shutil.copytree(model_folder, model)
+  config = json.loads((model / "tokenizer_config.json").read_text())
+  # Says what it was asked, and does not put it into the prompt: its words are few.
+  (model / "tokenizer_config.json").write_text(
+      json.dumps(config | {"chat_template": "{% if false %}{{ messages }}{% endif %}1 2 3"}))
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)} | changes
+  environment = {name: value for name, value in environment.items() if value is not None}
+  patch = "import os, pwd; os.getuid = lambda: 123456; " if "HOME" in changes else ""
+  process = subprocess.run(
+      [sys.executable, "-c", f"{patch}import sys; from rlreason import main; sys.exit(main.main())",
+       "sample", f"--model={model}", "--prompt=1 2", "--max_new_tokens=2", *flags],
+      env=environment, capture_output=True, check=False, timeout=300)
+  out, err = process.stdout.decode(), process.stderr.decode()
+  assert process.returncode == code, err
+  assert err.count("\n") == (1 if code else 0)
+  assert text in out + err
 
 
 # --- Help.

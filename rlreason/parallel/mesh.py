@@ -48,7 +48,7 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
     ValueError: the axes do not fit the devices there are.
   """
   _split_cpu(config.cpu_devices)
-  devices = _devices()
+  devices = find_devices()
   inner = config.fsdp * config.tensor
   data = config.data if config.data > 0 else len(devices) // inner
   sizes = (data, config.fsdp, config.tensor)
@@ -59,14 +59,19 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
   return devices[:math.prod(sizes)], sizes
 
 
-def _devices() -> list[jax.Device]:
+def find_devices() -> list[jax.Device]:
+  """All devices.
+
+  Raises:
+    ValueError: JAX has no backend for what JAX_PLATFORMS names.
+  """
   try:
     return jax.devices()
-  except RuntimeError as error:  # of many lines, of which the first says it
-    platforms = jax.config.jax_platforms
+  except (RuntimeError, AssertionError) as error:  # JAX asserts where a plugin is not installed
+    reason = (str(error).splitlines() or ["no backend for it"])[0]
     raise ValueError(
-        f"JAX_PLATFORMS: got {platforms!r}, allowed: platforms that this machine has, such as cpu "
-        f"({str(error).splitlines()[0]})") from error
+        f"JAX_PLATFORMS: got {jax.config.jax_platforms!r}, allowed: what this machine has, such as "
+        f"'cpu', or '' ({reason})") from error
 
 
 def _split_cpu(num_devices: int):

@@ -37,7 +37,7 @@ class SamplingOptions:
           f"temperature: got {self.temperature}, allowed: 0 (greedy), or 0.0001 to 10000, finite")
     if self.top_k < 0:
       raise ValueError(f"top_k: got {self.top_k}, allowed: 0 (off) or more")
-    if not 0 < self.top_p <= 1:
+    if not 1e-30 < self.top_p <= 1:  # less is 0 in float32
       raise ValueError(f"top_p: got {self.top_p}, allowed: above 0, at most 1 (off)")
     if not 0 <= self.min_p <= 1:
       raise ValueError(f"min_p: got {self.min_p}, allowed: 0 (off) to 1")

@@ -74,8 +74,9 @@ class Checkpointer:
     self.folder = pathlib.Path(workdir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {FOLDER!r} there")
-    self.damaged = [] if read_only else _set_damaged_aside(self.folder)
-    self._checked = set()
+    self.damaged, self._checked = [], set()
+    if not read_only:
+      self.damaged, self._checked = _set_damaged_aside(self.folder)
     self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=_ITEMS,
@@ -310,7 +311,7 @@ def read_sealed(file: pathlib.Path) -> dict[str, Any] | None:
   try:
     held = json.loads(file.read_bytes())
     if "sha256" not in held:
-      return held
+      return held if isinstance(held, dict) else None
     return held["value"] if held["sha256"] == _sum_of(held["value"]) else None
   except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None
@@ -417,8 +418,11 @@ def _differs(file: pathlib.Path, wanted: str) -> str:
   return "" if digest(file) == wanted else f"{file.name} is not what was written"
 
 
-def _set_damaged_aside(folder: pathlib.Path) -> list[tuple[int, str]]:
+def _set_damaged_aside(folder: pathlib.Path) -> tuple[list[tuple[int, str]], set[int]]:
   """Renames the damaged checkpoints that come after the latest intact one.
+
+  Returns:
+    Step and reason of each, and the step of the intact one, if there is any checkpoint.
 
   Raises:
     ValueError: there are only damaged ones, which are left as they are.
@@ -439,7 +443,7 @@ def _set_damaged_aside(folder: pathlib.Path) -> list[tuple[int, str]]:
     aside = folder / f"{step}.damaged"
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(folder / str(step), aside)
-  return damaged
+  return damaged, set(steps[len(damaged):][:1])
 
 
 def _to_array(leaf: Any) -> Any:

@@ -40,7 +40,7 @@ from rlreason.training.stage_configs import (
     RLStage, SelectStage, start_of, trains, writes_data)
 from rlreason.training.stages import (
     Stage, StepOutput, check_stages, data_file, make_stage, model_folder, select)
-from rlreason.types import Key, Params
+from rlreason.types import Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
 _HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
@@ -102,11 +102,11 @@ def _enter(
   """
   check_config = lambda: checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
   workdir_lib.check_free(workdir)
+  if checkpoint_lib.has_checkpoints(workdir):
+    check_config()
   is_there = workdir.is_dir()
   if is_there:
     stack.enter_context(files.locked(workdir))
-  if checkpoint_lib.has_checkpoints(workdir):
-    check_config()
   inputs = workdir_lib.read_inputs(recipe)
   workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
   setup, policy = make_setup(recipe)

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 
 from rlreason import files
+from rlreason.tokenizers.base import Tokenizer
 from rlreason.tokenizers.hf import read_json
 from rlreason.tokenizers.load import SENTENCEPIECE_NAMES
 from rlreason.weights import load, safetensors, stream
@@ -44,22 +45,30 @@ def convert(
   check_destination(source, destination, dtype)
   if source.suffix == ".gguf" or not source.is_dir():
     held = "bfloat16" if dtype == "bfloat16" else "float32"
-    load.save_model(destination, *load.load_model(source, dtype=held), dtype=dtype,
-                    max_shard_bytes=max_shard_bytes)
+    model = load.load_model(source, dtype=held)
+    with files.filling(destination):
+      load.save_model(destination, *model, dtype=dtype, max_shard_bytes=max_shard_bytes)
     return
   _, _, checkpoint, tokenizer = load.open_folder(source)
-  with checkpoint:
-    for name in checkpoint.names:  # those that no parameter comes from are copied as well
-      safetensors.check_kind(checkpoint.stored_type(name), name, str(source))
-      if not checkpoint.shape(name):
-        raise ValueError(f"{source}: {name} has shape (), allowed: one axis or more")
-    destination.mkdir(parents=True, exist_ok=True)
-    (destination / "config.json").unlink(missing_ok=True)
-    tensors = {name: safetensors.Stored(
-        safetensors.KINDS[dtype] if dtype else checkpoint.stored_type(name), checkpoint.shape(name))
-               for name in checkpoint.names}
-    safetensors.write(destination, tensors, lambda name: _read_pieces(checkpoint, name),
-                      max_shard_bytes=max_shard_bytes)
+  with checkpoint, files.filling(destination):
+    _copy(source, destination, checkpoint, tokenizer, dtype, max_shard_bytes)
+
+
+def _copy(
+    source: pathlib.Path, destination: pathlib.Path, checkpoint: safetensors.Checkpoint,
+    tokenizer: Tokenizer, dtype: str | None, max_shard_bytes: int,
+) -> None:
+  for name in checkpoint.names:  # those that no parameter comes from are copied as well
+    safetensors.check_kind(checkpoint.stored_type(name), name, str(source))
+    if not checkpoint.shape(name):
+      raise ValueError(f"{source}: {name} has shape (), allowed: one axis or more")
+  destination.mkdir(parents=True, exist_ok=True)
+  (destination / "config.json").unlink(missing_ok=True)
+  tensors = {name: safetensors.Stored(
+      safetensors.KINDS[dtype] if dtype else checkpoint.stored_type(name), checkpoint.shape(name))
+             for name in checkpoint.names}
+  safetensors.write(destination, tensors, lambda name: _read_pieces(checkpoint, name),
+                    max_shard_bytes=max_shard_bytes)
   load.save_tokenizer(destination, tokenizer)
   _copy_files(source, destination)
   fields = read_json(source / "config.json")

@@ -1,8 +1,11 @@
 """Tests of rlreason.training.checkpoint."""
 
+import errno
+import gc
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -15,6 +18,7 @@ from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training import optimizer as optimizer_lib
 from rlreason.training.recipe import from_config
 from tests import waiting
+from tests.files_test import file_limit
 from tests.training import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -316,3 +320,148 @@ def test_a_run_without_a_checkpoint_takes_a_corrected_config(tmp_path):
   checkpoint_lib.check_config(tmp_path, {"seed": 0})
   checkpoint_lib.check_config(tmp_path, {"seed": 1})
   assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
+
+
+# Damage.
+
+
+def _checkpoints(folder, steps=(1, 2)):
+  with checkpoint_lib.Checkpointer(folder, max_to_keep=5) as checkpointer:
+    for step in steps:
+      checkpointer.save(step, {"w": np.arange(300.0) + step, "n": [np.asarray(step)]},
+                        {"step": step})
+  return sorted(path for path in (folder / "checkpoints" / "2").rglob("*") if path.is_file())
+
+
+def _restore(folder):
+  """The step gone on from and what was damaged; checks that the state is that of the step."""
+  with checkpoint_lib.Checkpointer(folder, max_to_keep=5) as checkpointer:
+    step = checkpointer.latest_step()
+    state, host = checkpointer.restore(step, {"w": np.zeros(300), "n": [np.asarray(0)]})
+    np.testing.assert_array_equal(state["w"], np.arange(300.0) + step)
+    assert state["n"][0] == step and host == {"step": step}
+    return step, checkpointer.damaged
+
+
+def _flip(file, seed):
+  data = bytearray(file.read_bytes())
+  place = np.random.default_rng(seed).integers(8 * len(data))
+  data[place // 8] ^= 1 << (place % 8)
+  file.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped": lambda file: _flip(file, 0), "flipped elsewhere": lambda file: _flip(file, 1),
+    "emptied": lambda file: file.write_bytes(b""), "gone": lambda file: file.unlink(),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "other JSON": lambda file: file.write_bytes(b"[1]")}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_in_any_file_is_found(tmp_path, damage):
+  files = [file.relative_to(tmp_path / "a") for file in _checkpoints(tmp_path / "a")]
+  assert len(files) > 10
+  found = 0
+  for number, name in enumerate(files):
+    copy = tmp_path / str(number)
+    shutil.copytree(tmp_path / "a", copy)
+    DAMAGES[damage](copy / name)
+    step, damaged = _restore(copy)
+    if step == 1:
+      found += 1
+      ((of, reason),) = damaged
+      assert of == 2 and reason and "\n" not in reason
+      assert (copy / "checkpoints" / "2.damaged").is_dir()
+      assert _restore(copy) == (1, [])  # and the next time nothing is said
+    else:  # in what a resume does not read
+      assert step == 2 and not damaged
+      assert name.name in ("commit_success.txt", "_CHECKPOINT_METADATA", "checksums.json")
+  assert found >= len(files) - 6
+
+
+def test_an_emptied_folder_is_no_checkpoint(tmp_path):
+  _checkpoints(tmp_path)
+  (tmp_path / "checkpoints" / "999").mkdir()
+  assert _restore(tmp_path) == (2, [(999, "state, host, layout missing")])
+  # One of an older version, without checksums, is taken as it is.
+  (tmp_path / "checkpoints" / "2" / "checksums.json").unlink()
+  assert _restore(tmp_path) == (2, [])
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused(tmp_path):
+  _checkpoints(tmp_path)
+  for step in (1, 2):
+    _flip(tmp_path / "checkpoints" / str(step) / "host" / "metadata", step)
+  for _ in range(2):  # nothing was renamed
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is intact \(2: metadata is not what"
+                                         r" was written; 1: metadata is not .*put one back"):
+      checkpoint_lib.Checkpointer(tmp_path)
+  with checkpoint_lib.Checkpointer(tmp_path, read_only=True) as reader:
+    with pytest.raises(ValueError, match="the checkpoint of step 2 in .* is damaged .metadata is"):
+      reader.restore_host(2)
+
+
+def test_damage_without_checksums_is_one_line(tmp_path):
+  _checkpoints(tmp_path)
+  folder = tmp_path / "checkpoints" / "2"
+  (folder / "checksums.json").unlink()
+  (folder / "host" / "metadata").write_text("{")
+  (folder / "state" / "manifest.ocdbt").write_bytes(b"")
+  with checkpoint_lib.Checkpointer(tmp_path, read_only=True) as reader:
+    for read in (reader.restore_host, lambda step: reader.restore(
+        step, {"w": np.zeros(300), "n": [np.asarray(0)]})):
+      with pytest.raises(ValueError, match="the checkpoint of step 2 in .* is damaged") as error:
+        read(2)
+      assert "\n" not in str(error.value)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+  for text in ("", "{", "[]", "\xff"):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json' is damaged"):
+      checkpoint_lib.check_config(tmp_path, {"seed": 0})
+
+
+# A full disk.
+
+
+def test_a_save_on_a_full_disk_names_the_folder_and_leaves_the_one_before(tmp_path, capfd):
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, {"w": np.ones(10)}, {"step": 1})
+    checkpointer.wait()
+    noise = {f"w{i}": np.random.default_rng(i).normal(size=(40_000,)) for i in range(9)}
+    with file_limit(100_000), pytest.raises(OSError) as error:
+      checkpointer.save(2, noise, {"step": 2})
+      checkpointer.wait()
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / "checkpoints")
+  gc.collect()
+  assert capfd.readouterr().err == ""  # one line, which is for whoever catches the error
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    assert checkpointer.all_steps() == [1] and not checkpointer.damaged
+    assert checkpointer.save(2, noise, {"step": 2})  # when there is room again
+    checkpointer.wait()
+    assert checkpointer.latest_step() == 2
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_found_before_it_is_begun(tmp_path, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)
+  with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
+    assert checkpointer.save(1, {"w": np.ones(10)}, {})
+    with pytest.raises(OSError, match="No space left on device: .*checkpoints'"):
+      checkpointer.save(2, {"w": np.ones(100_000)}, {})
+    checkpointer.wait()
+    assert sorted(path.name for path in checkpointer.folder.iterdir()) == ["1"]
+
+
+def test_files_are_synced_before_a_checkpoint_has_its_name(tmp_path, monkeypatch):
+  synced, sync = [], checkpoint_lib.files.sync
+  monkeypatch.setattr(checkpoint_lib.files, "sync", lambda path: synced.append(path) or sync(path))
+  names = {path.name for path in _checkpoints(tmp_path, steps=(2,))}
+  assert {path.name for path in synced} >= names - {
+      "commit_success.txt", "_CHECKPOINT_METADATA", "checksums.json"}
+  # The folder of checkpoints last: with the new name in it.
+  assert synced[-1] == tmp_path / "checkpoints"
+  assert all(".orbax-checkpoint-tmp" in str(path) for path in synced[:-1])

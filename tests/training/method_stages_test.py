@@ -231,7 +231,8 @@ def test_a_reward_model_is_trained_and_pays_a_policy(tmp_path):
 def test_a_reward_model_that_is_not_there_is_refused(tmp_path, fields, message):
   config = other_config(
       "reward_model", batch_size=8, completion_length=8, examples=str(tmp_path / "pairs.jsonl"))
-  (tmp_path / "pairs.jsonl").write_text("{}")
+  row = {"prompt": "1 2 3 target 6 :", "chosen": "1 + 2 = 3", "rejected": "3 - 1 = 2"}
+  (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
   config = config.to_dict() | {"stages": ("other", "rl")}
   config["rl"] |= dict(reward_model="stage:other", rewards=dict(learned=dict(weight=1.0))) | fields
   with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -1,5 +1,6 @@
 """Tests of rlreason.training.metrics."""
 
+import errno
 import json
 import math
 import os
@@ -13,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
 from rlreason.training import metrics as metrics_lib
 from tests import waiting
+from tests.files_test import file_limit
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -215,3 +218,53 @@ def test_peak_memory_is_at_least_what_was_used():
   peak = metrics_lib.peak_memory()
   assert peak["system/peak_host_memory"] >= block.nbytes
   assert not any(metrics_lib.is_reproducible(name) for name in peak)
+
+
+# A full disk.
+
+
+def test_a_line_that_does_not_fit_names_its_file_and_is_cut_away(tmp_path):
+  lines = metrics_lib.JsonLines(tmp_path / "a.jsonl")
+  lines.append({"step": 1})
+  cursor = lines.cursor()
+  with file_limit(cursor + 5), pytest.raises(OSError) as error:
+    lines.append({"step": 2, "text": "long"})
+  assert error.value.errno == errno.EFBIG
+  assert error.value.filename == str(tmp_path / "a.jsonl")
+  lines.close()  # tries nothing again
+  assert (tmp_path / "a.jsonl").stat().st_size == cursor + 5
+  again = metrics_lib.JsonLines(tmp_path / "a.jsonl")
+  again.truncate_to(cursor)
+  again.append({"step": 2})
+  assert metrics_lib.read_lines(tmp_path / "a.jsonl") == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("moment", ["made", "write", "flush", "close"])
+def test_tensorboard_on_a_full_disk_is_one_warning(tmp_path, monkeypatch, caplog, moment):
+  writer = metrics_lib.MetricsWriter(tmp_path)
+
+  def fail(*unused_args):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  if moment == "made":
+    (tmp_path / "tensorboard").write_text("in the way")  # no folder can be made
+  else:
+    writer.write(1, "rl", {"a": 1.0})
+    monkeypatch.setattr(record_writer.RecordWriter, moment, fail)
+    monkeypatch.setattr(metrics_lib, "_FLUSH_SECONDS", -1.0)
+  for step in range(2, 40):  # more than a queue of another thread would take
+    writer.write(step, "rl", {"a": 1.0, "b": 2.0})
+  writer.close()
+  steps = [line["step"] for line in metrics_lib.read_lines(tmp_path / "metrics.jsonl")]
+  assert steps[-38:] == list(range(2, 40))
+  (warning,) = [record.getMessage() for record in caplog.records]
+  reason = "File exists" if moment == "made" else "No space left on device"
+  assert warning == (
+      f"{tmp_path / 'tensorboard'}: {reason}; TensorBoard gets nothing more of this run, "
+      "metrics.jsonl has it all")
+
+
+def test_a_damaged_line_is_named(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"step": 1}\n{"st\x00\n{"half')
+  with pytest.raises(ValueError, match="a.jsonl:2: damaged, not a line of JSON"):
+    metrics_lib.read_lines(tmp_path / "a.jsonl")

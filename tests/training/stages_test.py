@@ -37,7 +37,8 @@ def make_recipe(**sft):
 
 
 def make_toy_setup(recipe, rows=()):
-  task = Task(name="toy", rows=list(rows), verifier="math")
+  rows = list(rows) or [{"prompt": "a", "answer": "2"}]
+  task = Task(name="toy", rows=rows, verifier="math")
   return Setup(
       recipe, tiny.MODEL, TOKENIZER, {"train": task}, make_layout(ParallelConfig(data=1)), None)
 
@@ -162,7 +163,7 @@ def test_gradient_passes_that_replicas_cannot_split_are_found_before_the_first_s
   stages_lib.check_stages(setup)
   config.rl.update_from_flattened_dict({"algorithm.minibatch_size": 4} | {path: 1})
   setup, _ = make_setup(from_config(config))
-  with pytest.raises(ValueError, match=f"config.rl: {path}: got 1, allowed: a multiple of 2"):
+  with pytest.raises(ValueError, match=f"config.rl.{path}: got 1, allowed: a multiple of 2"):
     stages_lib.check_stages(setup)
 
 
