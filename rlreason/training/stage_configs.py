@@ -56,8 +56,6 @@ class SFTStage:
           f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
           f"batch_size={self.batch_size}, or 0")
     check_critic_rate(self.optimizer, "in a supervised stage, which has no critic")
-    if self.examples:
-      check_unread(self, "with examples", "num_examples")
     if self.answer_template and self.examples:
       raise ValueError("answer_template: got one beside examples, allowed: one of the two")
     if self.answer_template and "{answer}" not in self.answer_template:

@@ -93,7 +93,6 @@ REFUSED = [
           (dict(useful_by="accuracy", max_rounds=2), "useful_by: got 'accuracy' without a reward"),
           (dict(algorithm=dict(nll_coef=0.1)), "algorithm.nll_coef: got 0.1 without a reward")]),
     ("sft", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: got"),
-    ("sft", dict(examples="a.jsonl", num_examples=9), "num_examples: got 9 with examples, allowed"),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0, top_p=0.5)),
      "sampling.top_p: got 0.5 with temperature=0, allowed: 1.0"),
     ("preference", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rat"),
