@@ -175,9 +175,8 @@ class ModelConfig:
       raise ValueError(f"head_dim: got {self.head_dim}, allowed: even and 2 or more")
     if isinstance(self.rope_scaling, (DynamicRopeScaling, YarnRopeScaling)) and not (
         self.rope_theta > 1 and self.head_dim > 2):
-      raise ValueError(
-          f"rope_theta, head_dim: got {self.rope_theta}, {self.head_dim}, allowed with a scaling "
-          "that depends on them: above 1, above 2")
+      raise ValueError(f"rope_theta, head_dim: got {self.rope_theta}, {self.head_dim}, allowed "
+                       "with a scaling that depends on them: above 1, above 2")
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: float32, bfloat16")

@@ -155,7 +155,8 @@ def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFT
     with no_panics():
       backend = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # the package raises bare Exceptions
-    raise ValueError(f"{path}: not a tokenizer.json: {error}") from error
+    message = " ".join(str(error).split())  # some quote the file, line breaks and all
+    raise ValueError(f"{path}: not a tokenizer.json: {message}") from error
   config = read_json(folder / "special_tokens_map.json") | read_json(
       folder / "tokenizer_config.json")
   try:

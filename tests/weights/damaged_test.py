@@ -52,6 +52,7 @@ def _assert_refused(capsys, path, *expected):
     weights.load_model(path)
   for text in (str(path), *expected):
     assert text in str(caught.value)
+  assert "\n" not in str(caught.value)
   copy = path.with_name("refused")
   for argv in (["convert", f"--source={path}", f"--destination={copy}"],
                ["sample", f"--model={path}", "--prompt=a"]):
@@ -198,6 +199,8 @@ SINGLE_FILE = {
     "template of half a character": (
         _set(SETTINGS, chat_template="\ud83d"), SETTINGS, "surrogates not allowed"),
     "tokenizer truncated": (_cut(TOKENIZER), TOKENIZER, "not a tokenizer.json"),
+    "tokenizer of a version of two lines": (
+        _set(TOKENIZER, version="a\nb"), TOKENIZER, "json: Unknown tokenizer version"),
     "tokenizer missing": (lambda folder: (folder / TOKENIZER).unlink(), "looked for " + TOKENIZER),
     "tokenizer.model damaged": (
         lambda folder: (_write("tokenizer.model", b"\x0a\xff\xff")(folder),
