@@ -550,3 +550,11 @@ def test_flags_of_chats_reach_the_model(capsys, model_folder, monkeypatch):
   assert [call["end_tokens"] for call in calls] == [["<a>", "<b>"], ["<a>"], ("<c>",)]
   assert [call["chat_options"] for call in calls] == [
       {"enable_thinking": False, "style": "brief"}, {}, {"thinks": 1}]
+
+
+def test_the_preflight_is_off_by_a_flag(capsys, monkeypatch):
+  configs = []
+  monkeypatch.setattr(api, "train", lambda config, *args, **settings: configs.append(config))
+  for flag in ([], ["--nopreflight"], ["--preflight"]):
+    assert run_main(capsys, "train", f"--config={CONFIG}", "--workdir=a", *flag)[0] == 0
+  assert [recipe_lib.from_config(config).preflight for config in configs] == [True, False, True]
