@@ -10,7 +10,7 @@ import pytest
 from rlreason.training.recipe import from_config
 
 _OPTIMIZER = dict(
-    learning_rate=1e-3, critic_learning_rate=1e-3, warmup_steps=0, schedule="cosine", b1=0.9,
+    learning_rate=1e-3, warmup_steps=0, schedule="cosine", b1=0.9,
     b2=0.95, eps=1e-8, weight_decay=0.1, max_grad_norm=1.0)
 _SAMPLING = dict(max_new_tokens=6, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, weights="full")
 
@@ -55,7 +55,7 @@ COMMON = dict(
         num_train=40, distractors=0, rounds=1)),
     evaluation=dict(
         num_problems=2, batch_size=8, max_new_tokens=6, num_samples=0, temperature=1.0, top_p=1.0,
-        split="test", num_waits=0, answer_tokens=4),
+        split="test", num_waits=0),
     checkpoint=dict(every_steps=2, max_to_keep=2),
     lora=dict(rank=2, alpha=4.0, base="full", targets=("q", "v")),
     parallel=dict(mode="jit", data=-1, fsdp=1, tensor=1, cpu_devices=0))

@@ -88,6 +88,7 @@ def recipe_fixture(tmp_path):
   config = tiny_run.make_config().to_dict()
   config["model"] = dict(kind="pretrained", path=write_model(tmp_path / "base"))
   config["task"] = dict(kind="file", name="sums", train=str(rows), test=str(rows))
+  del config["sft"]["num_examples"]
   config["sft"] |= dict(examples=str(rows), start=write_model(tmp_path / "start"))
   config["rl"] |= dict(
       problems=str(rows), critic_path=write_model(tmp_path / "critic"), start="sft",
