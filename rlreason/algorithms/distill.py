@@ -40,8 +40,6 @@ class DistillConfig:
     for name in ("top_k", "micro_batch_size"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
-    if not self.top_k:
-      check_unread(self, "with top_k=0", "others")
     if self.temperature <= 0:
       raise ValueError(f"temperature: got {self.temperature}, allowed: above 0")
     for name, allowed in (("others", ("bucket", "renormalize")),
@@ -49,6 +47,8 @@ class DistillConfig:
       if getattr(self, name) not in allowed:
         raise ValueError(
             f"{name}: got {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
+    if not self.top_k:
+      check_unread(self, "with top_k=0", "others")
 
 
 class _Spec(NamedTuple):

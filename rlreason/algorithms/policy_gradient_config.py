@@ -173,10 +173,6 @@ class PolicyGradientConfig:
     elif not self.entropy_step:
       raise ValueError(
           "entropy_step: got 0 with entropy_target, allowed: above 0 (the weight would never move)")
-    if self.reference_every and self.reference_decay == 1:
-      raise ValueError(
-          f"reference_decay: got 1 with reference_every={self.reference_every}, allowed: below 1 "
-          "(the reference would never move), or reference_every=0")
 
   @property
   def has_critic(self) -> bool:

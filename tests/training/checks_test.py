@@ -65,7 +65,6 @@ REFUSED = [
     ("rl", dict(algorithm=dict(value_coef=0.0)), "algorithm.value_coef: got 0 with a new critic"),
     ("rl", dict(algorithm=dict(value_coef=0.0, critic_warmup_steps=1)),
      "algorithm.critic_warmup_steps: got 1 with value_coef=0"),
-    ("rl", dict(algorithm=dict(reference_every=2, reference_decay=1.0)), "algorithm.reference_dec"),
     ("rl", dict(algorithm=dict(entropy_target=1.0, entropy_step=0.0)), "algorithm.entropy_step: g"),
     # What another setting turns off.
     *(("rl", dict(algorithm=NO_CRITIC | {name: value}),
