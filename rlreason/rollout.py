@@ -159,7 +159,7 @@ def report_golds(rows: RowSource) -> None:
   golds = {}
   for i in range(min(len(rows), _MAX_GOLDS)):
     try:
-      golds[i] = answer.gold_text(rows[i].get("answer"))
+      golds[origin(rows, i)] = answer.gold_text(rows[i].get("answer"))
     except ValueError:
       continue  # a bad row: `FittingRows` says so
   verifier.report_texts(golds)

@@ -131,11 +131,11 @@ def compare(
   return [verdicts[pair] for pair in pairs]
 
 
-def report_texts(golds: Mapping[int, str], pool: pools.WorkerPool | None = None):
+def report_texts(golds: Mapping[int | str, str], pool: pools.WorkerPool | None = None):
   """Logs which gold answers are no mathematics: an answer must then be the same text.
 
   Args:
-    golds: row -> its gold answer, as `answer.gold_text` gives it.
+    golds: number of a row, or its file and line -> its gold answer, as `answer.gold_text` gives it.
     pool: of workers that try to read formulas; at most `_MAX_TRIED` of them.
   """
   formulas = {}
@@ -153,7 +153,8 @@ def report_texts(golds: Mapping[int, str], pool: pools.WorkerPool | None = None)
     bad = {part for part, reply in zip(tried, replies) if not reply.value}
     texts |= {row: golds[row] for row, parts in formulas.items() if bad.intersection(parts)}
   if texts:
-    shown = "; ".join(f"{gold[:30]!r} (row {row})" for row, gold in sorted(texts.items())[:3])
+    first = [row for row in golds if row in texts][:3]
+    shown = "; ".join(f"{golds[row][:30]!r} ({'row ' * isinstance(row, int)}{row})" for row in first)
     logging.warning(
         "%d of %d gold answers are no mathematics and count only as the same text: %s%s",
         len(texts), len(golds), shown, "; ..." if len(texts) > 3 else "")
