@@ -71,8 +71,8 @@ def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
 
 
 _TAIL = re.compile(
-    r"(?:(?:(?: ?(?:/|\\cdot|\\,)? ?)(?:\\text\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{2,}"
-    r"(?: [A-Za-z]{2,})*)(?:\^(?:\{-?\d\}|-?\d))?)+|\^\\circ"
+    r"(?:(?: ?(?:(?:/|\\cdot|\\,) ?)?(?:\\text\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{2,})"
+    r"(?:\^(?:\{-?\d\}|-?\d))?)+|\^\\circ"
     r"(?: ?[CF])?)$")
 
 

@@ -89,7 +89,7 @@ def formula(text: str) -> str:
   text = _ARC.sub(r"\\arc\1 ", text)
   text = _ASCII_FUNCTION.sub(r"\\\1 ", text)
   text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
-  text = re.sub(r"(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
+  text = re.sub(r"(?<![\d.])(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
   text = re.sub(r"(?<=[\d)}A-Za-z]) ?\*+ ?", r"\\cdot ", text)
   text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
   return squeeze(text).replace("\\cr", r"\\ ")

@@ -111,6 +111,7 @@ _SQUARE_UNIT = re.compile("(?<=[\\d\\s)}])((?:[mcdk])?m|ft|in)([\u00b2\u00b3])")
 
 def clean(text: str) -> str:
   """The text in one spelling of its typesetting; spaces single, words and order untouched."""
+  text = re.sub(r"[^\S\n]{2,}", " ", text)
   text = _SQUARE_UNIT.sub(lambda m: rf"\text{{ {m[1]}}}^{_SUPERSCRIPTS[m[2]]}", text)
   text = _raised(text, _SUPERSCRIPTS, "^")
   text = _raised(text, _SUBSCRIPTS, "_")
