@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import re
 from typing import Literal
 
-from rlreason.rewards.reading import quantities
+from rlreason.rewards.reading import amounts, quantities
 from rlreason.rewards.reading.language import fold
-from rlreason.rewards.reading.relations import is_name
+from rlreason.rewards.reading.relations import is_combination, is_name
 from rlreason.rewards.reading.types import (
     Choice, Equation, Expression, Items, Number, Reading, Words)
 
@@ -125,15 +125,25 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
     return False  # a = b is not the choice B
   if not (is_name(equation.name) or _is_statement(equation)):
     # m+n = 540 gives what a problem asks for; x^2+y^2 = 4 is a circle.
-    is_sum = re.fullmatch(r"[a-zA-Z](?:[+-]?[a-zA-Z])+", equation.name)
-    if not (is_sum and isinstance(equation.value, Number)):
+    is_asked = is_combination(equation.name) or equation is answer and isinstance(
+        gold, Number) and quantities.number(equation.name.rstrip("%")) is not None
+    if not (is_asked and isinstance(equation.value, Number)):
       return False
   if equation is gold:
     return recurse(gold.value, answer)
   # 7+9 = 15 does not say 15.
-  is_true = isinstance(gold, Number) and _all(
-      side == str(gold.value) or judge(side, str(gold.value)) for side in equation.sides)
-  return _all([recurse(gold, equation.value), is_true if isinstance(gold, Number) else True])
+  is_true = [_says(side, gold, judge, recurse) for side in equation.sides
+             if isinstance(gold, (Number, Expression))]
+  return _all([recurse(gold, equation.value), *is_true])
+
+
+def _says(side: str, gold: Number | Expression, judge: Judge, recurse) -> bool | None:
+  """Whether a side of an equation, LaTeX without letters, has the value of the gold answer."""
+  number = amounts.read_number(side)
+  if number is not None and isinstance(gold, Number):
+    return recurse(gold, number)
+  value = gold.latex if isinstance(gold, Expression) else str(gold.value)
+  return side == value or judge(side, value)
 
 
 def _same_name(left: str, right: str) -> bool:

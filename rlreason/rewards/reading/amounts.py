@@ -9,7 +9,7 @@ from rlreason.rewards.reading.types import Number
 from rlreason.rewards.reading.typesetting import squeeze
 
 _SIGNED = re.compile(r"^([+-]) ?[({] ?([^(){}+-]*(?:\{[^{}]*\}[^(){}+-]*)*) ?[)}]$")  # -(5/6)
-_MONEY = re.compile(r"([+-]?) ?\\(dollar|euro|pounds|yen)(?![A-Za-z]) ?")
+_MONEY = re.compile(r"([+-]?) ?\\(dollar|euro|pounds|yen|rupee)(?![A-Za-z]) ?")
 _HEAD = re.compile(
     r"[+-]?(?:[\d.,/ ]|\\frac\{[\d.+-]*\}\{[\d.+-]*\}|\\times|\\cdot|[xeE*](?=[\d ])"
     r"|\^\{?[+-]?\d+\}?|\\overline\{\d+\}|\\ldots|\{[\d.,]+\}|\(\d+\))*")
