@@ -11,7 +11,7 @@ from rlreason.rewards.reading import amounts, quantities
 from rlreason.rewards.reading.language import fold
 from rlreason.rewards.reading.relations import is_combination, is_name
 from rlreason.rewards.reading.types import (
-    Choice, Equation, Expression, Items, Number, Reading, Words)
+    Choice, Equation, Expression, Items, Number, Reading, Words, rename)
 
 # (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
 Judge = Callable[[str, str], bool | None]
@@ -120,7 +120,9 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
     return False if all(is_assignment) else judge(gold.latex, answer.latex)
   equation, other = (gold, answer) if isinstance(gold, Equation) else (answer, gold)
   if isinstance(other, Items) and other.kind == "list":
-    return False
+    named = _by_names(equation, other)
+    pairs = zip(*(named if equation is gold else named[::-1])) if named else ()
+    return _all(recurse(*pair) for pair in pairs) if named else False
   if isinstance(other, Expression) and len(other.latex) == 1 and other.latex.isupper():
     return False  # a = b is not the choice B
   if not (is_name(equation.name) or _is_statement(equation)):
@@ -146,6 +148,17 @@ def _says(side: str, gold: Number | Expression, judge: Judge, recurse) -> bool |
   return side == value or judge(side, value)
 
 
+def _by_names(point: Equation, values: Items) -> tuple[list, list] | None:
+  """The parts of (x, y) = (1, 2) and of x = 1, y = 2, by the order of the point; None: differ."""
+  names = point.name.strip("()").split(",")
+  known = {one.name: one.value for one in values.items if isinstance(one, Equation)}
+  if not isinstance(point.value, Items) or point.value.kind != "()" or set(known) != set(names):
+    return None
+  if not len(names) == len(known) == len(values.items) == len(point.value.items):
+    return None
+  return list(point.value.items), [known[name] for name in names]
+
+
 def _same_name(left: str, right: str) -> bool:
   if left == right:
     return True
@@ -167,6 +180,9 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
         isinstance(other, Items) and other.kind == "given"):
       formula = given.items[0]
       return recurse(formula, other) if given is gold else recurse(other, formula)
+  kinds = [one.kind if isinstance(one, Items) else None for one in (gold, answer)]
+  if kinds == ["given", "given"] and gold.name and answer.name:
+    return _all(map(recurse, gold.items, rename(answer, answer.name, gold.name).items))
   if isinstance(gold, Items) != isinstance(answer, Items):
     # {5} is 5 too; a list of one, or a matrix, is not.
     items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)

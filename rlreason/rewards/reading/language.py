@@ -14,6 +14,11 @@ _LEAD = re.compile(
 _ABOUT = re.compile(
     r"(?:\\approx|\\text\{ ?(?:about|approximately)\s*\}|approximately|about|=) *")
 
+# f(x) = 2x for all x: but not "for any integer k", which says what a list runs over.
+_FOR_ALL = re.compile(
+    r",? ?(?:\\text\{ ?,? ?for (?:all|every|any)(?: real)?(?: numbers?)? ?\}|\\forall(?![A-Za-z]))"
+    r" ?[a-z](?: ?, ?[a-z])*(?: ?\\in ?\\mathbb\{R\}(?:\^\+|_\{?>0\}?)?)?$")
+
 
 def trim(text: str) -> str:
   """Without full stops, and words around the answer such as "the answer is"."""
@@ -23,6 +28,7 @@ def trim(text: str) -> str:
     text = text.strip().rstrip(",;:").strip()
     if text.endswith(".") and not text.endswith("\\."):
       text = text[:-1]
+    text = _FOR_ALL.sub("", text)
     lead = _LEAD.match(text)
     if lead:
       text = ("\\text{" if lead[0].startswith("\\text{") else "") + text[lead.end():]

@@ -20,7 +20,8 @@ _CHARACTERS = str.maketrans({
     "\u211a": "\\mathbb{Q}", "\u2102": "\\mathbb{C}", "\u00b0": "^\\circ ", "\u2032": "'",
     "\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2192": "\\to ",
     "\u2220": "\\angle ", "\u25b3": "\\triangle ", "\u2026": "\\ldots ", "\u27e8": "\\langle ",
-    "\u27e9": "\\rangle ", "\u20ac": "\\euro ", "\u20b9": "\\rupee ", "\u00a3": "\\pounds ", "\u00a5": "\\yen ",
+    "\u27e9": "\\rangle ", "\u20ac": "\\euro ", "\u00a3": "\\pounds ", "\u00a5": "\\yen ",
+    "\u20b9": "\\rupee ",
     "\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}",
     "\u2153": "\\frac{1}{3}", "\u2154": "\\frac{2}{3}", "\u2155": "\\frac{1}{5}",
     "\u2227": "\\land ", "\u2228": "\\lor ", "\uff05": "%", "\u066a": "%",
@@ -73,6 +74,7 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (_UPRIGHT + r"\s*(?=\{)", r"\\text"),
     (r"(?<=\d)\s*\^\s*\{?\s*(?:\\text)?\{\s*(st|nd|rd|th)\s*\}(?:\s*\})?", r"\\text{\1}"),
     (r"\\text\{\s*%\s*\}|\\%|\\percent(?![A-Za-z])", "%"),
+    (r"(?<=\d)(?:\s*\\text\{\s*to\s*\}\s*| to )(?=\d)", ":"),  # 2 to 1
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])|<=|=<", r"\\le "),
     (r"\\(?:geq|geqslant|geqq)(?![A-Za-z])|>=", r"\\ge "),
