@@ -211,7 +211,8 @@ def test_reading_the_longest_answer_takes_bounded_work(piece):
   assert time.process_time() - start < 5  # some hundredths; a step too many takes minutes
 
 
-@pytest.mark.parametrize("piece", [r" \text{ a}", " word", "/word", r"\cdot\text{ a}", r" \text{a}^2"])
+@pytest.mark.parametrize("piece", [
+    r" \text{ a}", " word", "/word", r"\cdot\text{ a}", r" \text{a}^2"])
 def test_a_long_unit_takes_bounded_work(piece):
   start = time.process_time()
   verifiers.match_text("1", "5x" + piece * 120 + "!")
