@@ -143,10 +143,11 @@ def _joined(text: str, last: Box) -> list[Box]:
   return parts
 
 
-_NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan"))
+_NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan",
+                       "n/a", "not applicable", "answers may vary"))
 _MAX_WORDS = 25  # of a gold answer that is made of sentences; one with more is a working
 _STATED = re.compile(
-    r"(?:final answer|the answer|answer)(?: is)?(?:\s*[:=])?\s*(?=\S)"
+    r"\banswers?(?:\s+(?:is|are)\b(?:\s*[:=])?|\**\s*[:=]|\s+(?=[\d$\\({\[+-]))\s*(?=\S)"
     r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
 
 

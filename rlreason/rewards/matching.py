@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 import re
 from typing import Literal
 
-from rlreason.rewards.reading import quantities
+from rlreason.rewards.reading import amounts, quantities
 from rlreason.rewards.reading.language import fold
-from rlreason.rewards.reading.relations import is_name
+from rlreason.rewards.reading.relations import is_combination, is_name
 from rlreason.rewards.reading.types import (
-    Choice, Equation, Expression, Items, Number, Reading, Words)
+    Choice, Equation, Expression, Items, Number, Reading, Words, rename)
 
 # (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
 Judge = Callable[[str, str], bool | None]
@@ -120,20 +120,43 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
     return False if all(is_assignment) else judge(gold.latex, answer.latex)
   equation, other = (gold, answer) if isinstance(gold, Equation) else (answer, gold)
   if isinstance(other, Items) and other.kind == "list":
-    return False
+    named = _by_names(equation, other)
+    pairs = zip(*(named if equation is gold else named[::-1])) if named else ()
+    return _all(recurse(*pair) for pair in pairs) if named else False
   if isinstance(other, Expression) and len(other.latex) == 1 and other.latex.isupper():
     return False  # a = b is not the choice B
   if not (is_name(equation.name) or _is_statement(equation)):
     # m+n = 540 gives what a problem asks for; x^2+y^2 = 4 is a circle.
-    is_sum = re.fullmatch(r"[a-zA-Z](?:[+-]?[a-zA-Z])+", equation.name)
-    if not (is_sum and isinstance(equation.value, Number)):
+    is_asked = is_combination(equation.name) or equation is answer and isinstance(
+        gold, Number) and quantities.number(equation.name.rstrip("%")) is not None
+    if not (is_asked and isinstance(equation.value, Number)):
       return False
   if equation is gold:
     return recurse(gold.value, answer)
   # 7+9 = 15 does not say 15.
-  is_true = isinstance(gold, Number) and _all(
-      side == str(gold.value) or judge(side, str(gold.value)) for side in equation.sides)
-  return _all([recurse(gold, equation.value), is_true if isinstance(gold, Number) else True])
+  is_true = [_says(side, gold, judge, recurse) for side in equation.sides
+             if isinstance(gold, (Number, Expression))]
+  return _all([recurse(gold, equation.value), *is_true])
+
+
+def _says(side: str, gold: Number | Expression, judge: Judge, recurse) -> bool | None:
+  """Whether a side of an equation, LaTeX without letters, has the value of the gold answer."""
+  number = amounts.read_number(side)
+  if number is not None and isinstance(gold, Number):
+    return recurse(gold, number)
+  value = gold.latex if isinstance(gold, Expression) else str(gold.value)
+  return side == value or judge(side, value)
+
+
+def _by_names(point: Equation, values: Items) -> tuple[list, list] | None:
+  """The parts of (x, y) = (1, 2) and of x = 1, y = 2, by the order of the point; None: differ."""
+  names = point.name.strip("()").split(",")
+  known = {one.name: one.value for one in values.items if isinstance(one, Equation)}
+  if not isinstance(point.value, Items) or point.value.kind != "()" or set(known) != set(names):
+    return None
+  if not len(names) == len(known) == len(values.items) == len(point.value.items):
+    return None
+  return list(point.value.items), [known[name] for name in names]
 
 
 def _same_name(left: str, right: str) -> bool:
@@ -157,6 +180,9 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
         isinstance(other, Items) and other.kind == "given"):
       formula = given.items[0]
       return recurse(formula, other) if given is gold else recurse(other, formula)
+  kinds = [one.kind if isinstance(one, Items) else None for one in (gold, answer)]
+  if kinds == ["given", "given"] and gold.name and answer.name:
+    return _all(map(recurse, gold.items, rename(answer, answer.name, gold.name).items))
   if isinstance(gold, Items) != isinstance(answer, Items):
     # {5} is 5 too; a list of one, or a matrix, is not.
     items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)

@@ -35,8 +35,8 @@ class MathVerifier:
   r"""Scores 1 for a right boxed answer and 0 for a wrong one; RLSP: first box, -0.5 without one.
 
   Attributes:
-    which_box: "last" or "first" `\boxed{}` of the completion, or "all" where the parts of an answer
-      are in several boxes.
+    which_box: "last" or "first" `\boxed{}` of the completion; boxes that only a comma, "and" or
+      "or" joins to the last are parts of one answer.
     no_box_score: score, at most 0, of a completion without an answer.
     answer_tags: look for the answer in the last `<answer>...</answer>`, boxed or not.
     percent: "either": 50 and 50% agree; "exact": 50% is 0.5 only.

@@ -105,6 +105,8 @@ def test_the_last_number(text, number):
     ("<think>8?</think><answer>9</answer>", "9"),
     ("There are 24 + 48 = 72 of them. The answer is 72.", "72"),
     ("Therefore, the final answer is: 3.5. I hope it is correct.", "3.5"),
+    ("Answer: $x+1$", "$x+1$"), ("**Answer**: 4", "4"), ("The answers are 3 and 4.", "3 and 4"),
+    ("answer sheet", "answer sheet"), ("answering machine", "answering machine"),
 ])  # fmt: skip
 def test_gold_answers_are_found_in_workings(gold, expected):
   assert answers.gold_text(gold) == expected

@@ -211,6 +211,14 @@ def test_reading_the_longest_answer_takes_bounded_work(piece):
   assert time.process_time() - start < 5  # some hundredths; a step too many takes minutes
 
 
+@pytest.mark.parametrize("piece", [
+    r" \text{ a}", " word", "/word", r"\cdot\text{ a}", r" \text{a}^2"])
+def test_a_long_unit_takes_bounded_work(piece):
+  start = time.process_time()
+  verifiers.match_text("1", "5x" + piece * 120 + "!")
+  assert time.process_time() - start < 5  # with two ways to read a space it never ended
+
+
 def test_golds_that_are_compared_as_text_are_shown(pool, caplog):
   verifiers.report_texts(dict(enumerate(["5", r"\sqrt{2}", "x=3", "(1,2)", "B"])), pool)
   assert not caplog.records

@@ -9,7 +9,7 @@ from rlreason.rewards.reading.types import Number
 from rlreason.rewards.reading.typesetting import squeeze
 
 _SIGNED = re.compile(r"^([+-]) ?[({] ?([^(){}+-]*(?:\{[^{}]*\}[^(){}+-]*)*) ?[)}]$")  # -(5/6)
-_MONEY = re.compile(r"([+-]?) ?\\(dollar|euro|pounds|yen)(?![A-Za-z]) ?")
+_MONEY = re.compile(r"([+-]?) ?\\(dollar|euro|pounds|yen|rupee)(?![A-Za-z]) ?")
 _HEAD = re.compile(
     r"[+-]?(?:[\d.,/ ]|\\frac\{[\d.+-]*\}\{[\d.+-]*\}|\\times|\\cdot|[xeE*](?=[\d ])"
     r"|\^\{?[+-]?\d+\}?|\\overline\{\d+\}|\\ldots|\{[\d.,]+\}|\(\d+\))*")
@@ -71,8 +71,8 @@ def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
 
 
 _TAIL = re.compile(
-    r"(?:(?:(?: ?(?:/|\\cdot|\\,)? ?)(?:\\text\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{2,}"
-    r"(?: [A-Za-z]{2,})*)(?:\^(?:\{-?\d\}|-?\d))?)+|\^\\circ"
+    r"(?:(?: ?(?:(?:/|\\cdot|\\,) ?)?(?:\\text\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{2,})"
+    r"(?:\^(?:\{-?\d\}|-?\d))?)+|\^\\circ"
     r"(?: ?[CF])?)$")
 
 

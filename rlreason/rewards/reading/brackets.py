@@ -1,6 +1,7 @@
 """Brackets of LaTeX: which closes which, and what stands outside them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+import functools
 import re
 
 _TOKEN = re.compile(
@@ -13,9 +14,10 @@ _CLOSED = {**dict.fromkeys((")", "]", "\\}", "\\rangle", "\\rfloor", "\\rceil"),
            "}": "brace"}
 
 
-def _levels(text: str) -> Iterator[tuple[re.Match, int]]:
-  """Yields (token, how many brackets are open behind it); ends where brackets do not match."""
-  stack = []
+@functools.lru_cache(maxsize=16)  # several questions in turn are about one text
+def _levels(text: str) -> list[tuple[re.Match, int]]:
+  """(token, how many brackets are open behind it), up to where brackets do not match."""
+  levels, stack = [], []
   for token in _TOKEN.finditer(text):
     mark = token.group()
     opened = "rows" if mark.startswith("\\begin{") else _KINDS.get(mark)
@@ -23,8 +25,9 @@ def _levels(text: str) -> Iterator[tuple[re.Match, int]]:
     if opened:
       stack.append(opened)
     elif closed and (not stack or stack.pop() != closed):
-      return
-    yield token, len(stack)
+      break
+    levels.append((token, len(stack)))
+  return levels
 
 
 def split(

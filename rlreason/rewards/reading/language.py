@@ -14,6 +14,11 @@ _LEAD = re.compile(
 _ABOUT = re.compile(
     r"(?:\\approx|\\text\{ ?(?:about|approximately)\s*\}|approximately|about|=) *")
 
+# f(x) = 2x for all x: but not "for any integer k", which says what a list runs over.
+_FOR_ALL = re.compile(
+    r",? ?(?:\\text\{ ?,? ?for (?:all|every|any)(?: real)?(?: numbers?)? ?\}|\\forall(?![A-Za-z]))"
+    r" ?[a-z](?: ?, ?[a-z])*(?: ?\\in ?\\mathbb\{R\}(?:\^\+|_\{?>0\}?)?)?$")
+
 
 def trim(text: str) -> str:
   """Without full stops, and words around the answer such as "the answer is"."""
@@ -23,6 +28,7 @@ def trim(text: str) -> str:
     text = text.strip().rstrip(",;:").strip()
     if text.endswith(".") and not text.endswith("\\."):
       text = text[:-1]
+    text = _FOR_ALL.sub("", text)
     lead = _LEAD.match(text)
     if lead:
       text = ("\\text{" if lead[0].startswith("\\text{") else "") + text[lead.end():]
@@ -89,7 +95,7 @@ def formula(text: str) -> str:
   text = _ARC.sub(r"\\arc\1 ", text)
   text = _ASCII_FUNCTION.sub(r"\\\1 ", text)
   text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
-  text = re.sub(r"(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
+  text = re.sub(r"(?<![\d.])(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
   text = re.sub(r"(?<=[\d)}A-Za-z]) ?\*+ ?", r"\\cdot ", text)
   text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)
   return squeeze(text).replace("\\cr", r"\\ ")

@@ -78,7 +78,44 @@ _INTEGER_NOTE = re.compile(
     r"(?:\\text\{ ?(?:where|for|with)[^{}]*\}|where|for (?:any|all|some)?)?\s*"
     r"(?:(?:integers?|any integer)\s+[a-z]"
     r"|[a-z] *\\in *(?:\\mathbb\{[ZN]\}|\\text\{Z\}|Z)(?:\^\+|_\{?>?0\}?)?"
-    r"|\\text\{[^{}]*integers?[^{}]*\})(?:\s*\\text\{[^{}]*\})?|[a-z] (?:is )?an? (?:any )?integer")
+    r"|\\text\{[^{}]*integers?[^{}]*\}(?:\s*[a-z](?![a-z]))?)(?:\s*\\text\{[^{}]*\})?"
+    r"|[a-z] (?:is )?an? (?:any )?integer")
+
+# x = k\pi (k \in \mathbb{Z}), and with "where" or "for" in place of a comma.
+_NOTED = re.compile(r"(.*\S) *(\([^()]*\)|\\text\{ ?(?:where|for|with)(?![a-z]).*)")
+
+
+def _read_given(text: str, pieces: list[str], read: Reader) -> Items | None:
+  """A formula behind which stands what its letter ranges over."""
+  noted = _NOTED.fullmatch(text)
+  splits = [(", ".join(pieces[:-1]), pieces[-1])] if len(pieces) > 1 else []
+  for formula, note in [*splits, *([noted.groups()] if noted else [])]:
+    note = note.strip()
+    note = note[1:-1].strip() if note.startswith("(") and note.endswith(")") else note
+    if _INTEGER_NOTE.fullmatch(note):
+      return _given(formula, note, read)
+  return None
+
+
+def _given(formula: str, note: str, read: Reader) -> Items:
+  domain = "natural" if re.search(r"\\mathbb\{N\}|positive|natural", note) else "integer"
+  letters = re.findall(r"(?<![A-Za-z])[b-z](?![A-Za-z])", re.sub(r"\\[A-Za-z]+", " ", note))
+  return Items("given", (read(language.trim(formula)), Words(domain)), "".join(letters[:1]))
+
+
+def read_builder(text: str, read: Reader) -> Reading | None:
+  r"""`\{x : x > 2\}` is what `x > 2` is; `\{k\pi : k \in \mathbb{Z}\}` a formula of integers."""
+  if not text.startswith("\\{") or brackets.closing(text) != len(text):
+    return None
+  parts = brackets.split(text[2:-2], lambda kind, *_: kind in ":|")
+  if parts is None or len(parts) != 2:
+    return None
+  element, condition = (part.strip() for part in parts)
+  if _INTEGER_NOTE.fullmatch(condition):
+    return _given(element, condition, read)
+  variable = re.fullmatch(r"(\\?[a-z]+) *(?:\\in *\\mathbb\{R\})?", element)
+  inner = read(condition) if variable else None
+  return inner if isinstance(inner, Items) and inner.name == variable[1] else None
 
 
 def read_list(text: str, read: Reader) -> Reading | None:
@@ -98,9 +135,9 @@ def read_list(text: str, read: Reader) -> Reading | None:
       name, unions[0] = membership[1], unions[0][membership.end():]
     return Items("union", tuple(read(part) for part in unions), name)
   pieces = _commas(text)
-  if len(pieces) > 1 and _INTEGER_NOTE.fullmatch(pieces[-1].strip()):
-    domain = "natural" if re.search(r"\\mathbb\{N\}|positive|natural", pieces[-1]) else "integer"
-    return Items("given", (read(language.trim(", ".join(pieces[:-1]))), Words(domain)))
+  given = _read_given(text, pieces, read)
+  if given is not None:
+    return given
   if 1 < len(pieces) <= MAX_ITEMS:
     return _listed(pieces, read)
   return _plus_minus(text, read)

@@ -139,7 +139,7 @@ _ALIASES = {
     "degree": "^\\circ deg", "celsius": "^\\circC \u2103 degrees_celsius", "fahrenheit":
     "^\\circF degrees_fahrenheit", "$": "\\dollar dollar usd buck", "euro": "\\euro euros eur",
     "pound_sterling": "\\pounds gbp quid", "yen": "\\yen jpy", "cent": "\u00a2 cents",
-    "rupee": "rs", "%": "percent pct percentage", "person":
+    "rupee": "\\rupee rs inr", "%": "percent pct percentage", "person":
     "people persons", "man": "men", "woman": "women", "child": "children", "hectare": "ha",
     "acre": "acres", "au": "AU", "ly": "lightyear", "T": "tesla", "cal": "calorie", "kcal":
     "kilocalorie", "dB": "decibel", "kHz": "kilohertz", "MHz": "megahertz", "GB": "gigabyte",
@@ -157,7 +157,7 @@ _SAYING = frozenset(
     "times but except either both with without is are otherwise only between each all none".split())
 _IGNORED = frozenset(("of", "the", "total", "a", "whole"))
 _UNIT_TOKEN = re.compile(
-    r"\\text\{([^{}]*)\}|\\(dollar|euro|pounds|yen|Omega|mu)(?![A-Za-z])"
+    r"\\text\{([^{}]*)\}|\\(dollar|euro|pounds|yen|rupee|Omega|mu)(?![A-Za-z])"
     r"|(\^\\circ ?[CF]?(?![A-Za-z]))"
     r"|([A-Za-z\u00b5\u00a2\u2103]+\.?|\"|%)|\^(?:\{(-?\d)\}|(-?\d))|(/)|(\\cdot|\*|-)| ")
 
@@ -220,7 +220,7 @@ def _unit_tokens(text: str):
     end = token.end()
     upright, command, degrees, word, braced, bare, slash, times = token.groups()
     if upright is not None:
-      if any(character.isdigit() and not previous == "^" for previous, character in zip(
+      if any(character.isdigit() and previous not in "^-" for previous, character in zip(
           " " + upright, upright)):
         yield "other", upright
         return

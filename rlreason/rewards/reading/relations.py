@@ -79,12 +79,28 @@ _NAME = re.compile(
     r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\([A-Za-z](?:, ?[A-Za-z])+\)"
     r"|[A-Z]+(?:_\{?\w+\}?)? ?: ?[A-Z]+(?:_\{?\w+\}?)?)"
     r"(?: ?_ ?(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?: ?\^ ?(?:\{-1\}|\{\([^()]*\)\}|\*|'))?"
-    r"(?: ?\([^()=]*\))?")
+    r"(?: ?(?:\([^()]*\)|\[[^\[\]]*\]))?"
+    r"|\\(?:lim|sum|prod|int|max|min)(?![A-Za-z]).+|\\lfloor[^\\]+\\rfloor|\\\|[^|]+\\\|"
+    r"|\\(?:sin|cos|tan|cot|sec|csc|det|ln|dim|arg) ?\\?[A-Za-z]+")
+_ACCENT = re.compile(
+    r"\\(?:vec|hat|bar|tilde|dot|widehat|widetilde|overrightarrow|mathbb)(?![A-Za-z]) ?"
+    r"|\{(?=[A-Za-z]+\})|(?<=[A-Za-z])\}")
 
 
 def is_name(text: str) -> bool:
   """Whether a text can stand left of "=" as the name of what is right of it."""
-  return bool(_NAME.fullmatch(text.strip()))
+  text = text.strip()
+  return bool(_NAME.fullmatch(text) or _NAME.fullmatch(_ACCENT.sub("", text)))
+
+
+def is_combination(text: str) -> bool:
+  """Whether a text is a sum, product or quotient of two names or more, such as m+n."""
+  parts = re.split(r"[+/-]|\\cdot(?![A-Za-z])", text)
+  return (bool(re.fullmatch(r"[a-zA-Z](?:[+-]?[a-zA-Z])+", text))
+          or len(parts) > 1 and all(map(_TERM.fullmatch, (_ACCENT.sub("", one) for one in parts))))
+
+
+_TERM = re.compile(r" ?(?:[A-Za-z]|[A-Za-z]'?\([\w+-]*\)) ?")
 
 
 def read_equation(text: str, read: Reader) -> Reading | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from fractions import Fraction
+import re
 from typing import NamedTuple
 
 from rlreason.rewards.reading.quantities import Unit
@@ -57,7 +58,7 @@ class Items(NamedTuple):
       "mod" (a residue and its modulus), "given" (a formula, and what its letters range over),
       "chain" with its signs.
     items: the parts; of a matrix its rows.
-    name: the variable of an inequality or of `x \\in ...`; empty without one.
+    name: the variable of an inequality, of `x \\in ...` or of a "given"; empty without one.
   """
 
   kind: str
@@ -88,6 +89,19 @@ def expressions(reading: Reading) -> list[str] | None:
   return None if None in parts else [latex for some in parts for latex in some]
 
 
+def rename(reading: Reading, old: str, new: str) -> Reading:
+  """The reading with another letter for a bound one; unchanged where the new letter is in use."""
+  letter = lambda name: rf"(?<![A-Za-z\\]){name}(?![A-Za-z])"
+  swap = lambda latex: latex if re.search(letter(new), latex) else re.sub(letter(old), new, latex)
+  if isinstance(reading, (Expression, Equation)):
+    reading = reading._replace(latex=swap(reading.latex))
+  if isinstance(reading, (Equation, Choice)):
+    return reading._replace(value=rename(reading.value, old, new))
+  if isinstance(reading, Items):
+    return reading._replace(items=tuple(rename(item, old, new) for item in reading.items))
+  return reading
+
+
 def vote(reading: Reading) -> Hashable:
   """What readings that say the same have in common: 0.5, 1/2 and x = 0.50 cm are one answer."""
   if isinstance(reading, Number):
@@ -96,5 +110,6 @@ def vote(reading: Reading) -> Hashable:
     return vote(reading.value)
   if isinstance(reading, Items):
     items = tuple(vote(item) for item in reading.items)
-    return (reading.kind, frozenset(items) if reading.kind in ("list", "{}", "union") else items)
+    kind = "list" if reading.kind == "{}" else reading.kind
+    return (kind, frozenset(items) if reading.kind in ("list", "{}", "union") else items)
   return reading.latex if isinstance(reading, Expression) else reading.text

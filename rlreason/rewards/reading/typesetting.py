@@ -21,6 +21,7 @@ _CHARACTERS = str.maketrans({
     "\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2192": "\\to ",
     "\u2220": "\\angle ", "\u25b3": "\\triangle ", "\u2026": "\\ldots ", "\u27e8": "\\langle ",
     "\u27e9": "\\rangle ", "\u20ac": "\\euro ", "\u00a3": "\\pounds ", "\u00a5": "\\yen ",
+    "\u20b9": "\\rupee ",
     "\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}",
     "\u2153": "\\frac{1}{3}", "\u2154": "\\frac{2}{3}", "\u2155": "\\frac{1}{5}",
     "\u2227": "\\land ", "\u2228": "\\lor ", "\uff05": "%", "\u066a": "%",
@@ -64,14 +65,16 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (_SIZES, " "),
     (r",\\!\s*(?=\d{3})", ","),  # thousands, as MATH writes them
     (r"\\[!/]", ""),
-    (r"\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
+    (r"(?<![A-Za-z])\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
     (r"\\\(|\\\)|\\\[|\\\]", " "),
     (r"\*\*(?=[\d({\\-]|[A-Za-z](?![A-Za-z]))(?<=[\w)}\]]\*\*)", "^"),  # Python's power
     (r"\*\*|`|__(?=\w)|(?<=\w)__", " "),  # bold, code
     (r"(?<=\d)\\[,;: ](?=\d{3}(?!\d))", ","),  # thousands: 10\,000
     (r"\\[,;:> ]|~|\\(?:qquad|quad|enspace|thinspace)|\\$", " "),
     (_UPRIGHT + r"\s*(?=\{)", r"\\text"),
+    (r"(?<=\d)\s*\^\s*\{?\s*(?:\\text)?\{\s*(st|nd|rd|th)\s*\}(?:\s*\})?", r"\\text{\1}"),
     (r"\\text\{\s*%\s*\}|\\%|\\percent(?![A-Za-z])", "%"),
+    (r"(?<=\d)(?:\s*\\text\{\s*to\s*\}\s*| to )(?=\d)", ":"),  # 2 to 1
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])|<=|=<", r"\\le "),
     (r"\\(?:geq|geqslant|geqq)(?![A-Za-z])|>=", r"\\ge "),
@@ -108,9 +111,20 @@ _ROOT = re.compile("\u221a\\s*(\\d+(?:\\.\\d+)?|[A-Za-z]|\\{[^{}]*\\})")
 _ROOT_OF_BRACKETS = re.compile("\u221a\\s*\\(([^()]*)\\)")
 _SQUARE_UNIT = re.compile("(?<=[\\d\\s)}])((?:[mcdk])?m|ft|in)([\u00b2\u00b3])")
 
+# m s^{-2} in \text{}, whose braces should be the only ones.
+_BRACED_POWER = re.compile(r"\^\{(-?\d)\}")
+_POWERS_IN_TEXT = re.compile(r"\\text\{(?:[^{}]|\^\{-?\d\})*\}")
+_CODES = {"US": "dollar", "EU": "euro", "GB": "pounds", "JP": "yen", "RS": "rupee", "IN": "rupee"}
+_MONEY_CODE = re.compile(
+    r"(?<![A-Za-z\\])(USD?\s*\\?\$|USD|EUR|GBP|JPY|INR|Rs\.?)\s*(\d)")
+_MONEY_IN_TEXT = re.compile(
+    r"\\(?:text|mbox|mathrm|textrm)\{\s*(\\?\$|\\(?:euro|pounds|yen|rupee) |USD|EUR|GBP|JPY|INR"
+    r"|Rs\.?|US\\?\$)\s*\}\s*(?=\d)")
+
 
 def clean(text: str) -> str:
   """The text in one spelling of its typesetting; spaces single, words and order untouched."""
+  text = re.sub(r"[^\S\n]{2,}", " ", text)
   text = _SQUARE_UNIT.sub(lambda m: rf"\text{{ {m[1]}}}^{_SUPERSCRIPTS[m[2]]}", text)
   text = _raised(text, _SUPERSCRIPTS, "^")
   text = _raised(text, _SUBSCRIPTS, "_")
@@ -120,6 +134,7 @@ def clean(text: str) -> str:
   text = _currency(text)
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
+  text = _POWERS_IN_TEXT.sub(lambda m: _BRACED_POWER.sub(r"^\1", m[0]), text)
   text = _COLOR.sub("", text)
   text = _LOOKS.sub("", text)
   return text.strip()
@@ -142,6 +157,8 @@ def _raised(text: str, characters: dict[str, str], mark: str) -> str:
 
 def _currency(text: str) -> str:
   r"""`\$` and a lone `$` before a number are money; all other `$` only delimit formulas."""
+  text = _MONEY_IN_TEXT.sub(lambda m: "\\$" if m[1] == "$" else m[1], text)
+  text = _MONEY_CODE.sub(lambda m: f"\\{_CODES[m[1][:2].upper()]} {m[2]}", text)
   text = re.sub(r"\\\$\s*(?=[\d.]|-\d)", r"\\dollar ", text)
   if text.count("$") % 2:
     text = re.sub(r"(?<![\w\\])\$\s*(?=\d|\.\d)", r"\\dollar ", text, count=1)
