@@ -1,7 +1,5 @@
 """Settings of the whole suite, made before any test module imports jax."""
 
-import contextlib
-import ctypes
 import gc
 import os
 import pathlib
@@ -64,7 +62,4 @@ def pytest_runtest_teardown(item):
   memory = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
   is_due = item.session.num_ended % _EVERY == 0
   if memory > _MOST_MEMORY or (is_due and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS):
-    jax.clear_caches()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
-      ctypes.CDLL(None).malloc_trim(0)  # freed memory stays the process's without
+    compiler.forget()

@@ -3,7 +3,6 @@
 Its parameters are a gigabyte, so that never two models are in memory, theirs and ours.
 """
 
-import gc
 import json
 import pathlib
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import transformers
 from transformers import modeling_gguf_pytorch_utils
 
 from rlreason import models, tokenizers, weights
+from tests import compiler
 from tests.parity.compare import assert_same_completions, our_completions
 from tests.parity.prompts import PROMPTS
 from tests.tokenizers import nasty
@@ -61,6 +61,7 @@ def _last_logits(config, params, tokens):
 
 @pytest.fixture(name="ours", scope="module")
 def _ours(path, tmp_path_factory):
+  compiler.forget()
   config, params, tokenizer = weights.load_model(path)
   folder = tmp_path_factory.mktemp("gemma3")
   weights.save_model(folder, config, params, tokenizer)
@@ -68,7 +69,7 @@ def _ours(path, tmp_path_factory):
   logits = jax.jit(_last_logits, static_argnums=0)(config, params, LONG.astype(np.int32))
   completions = our_completions(config, params, *prompts, new_tokens=NEW_TOKENS)
   del params
-  gc.collect()
+  compiler.forget()
   return Ours(folder, tokenizer, prompts, np.asarray(logits), completions)
 
 

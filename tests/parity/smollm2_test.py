@@ -3,7 +3,6 @@
 Its parameters are half a gigabyte, so that never two models are in memory, theirs and ours.
 """
 
-import gc
 import pathlib
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import transformers
 from transformers import modeling_gguf_pytorch_utils
 
 from rlreason import tokenizers, weights
+from tests import compiler
 from tests.parity.compare import (
     assert_same_completions, our_completions, our_logits, reference_logits)
 from tests.parity.prompts import PROMPTS
@@ -52,6 +52,7 @@ def _chat_prompts(tokenizer):
 
 @pytest.fixture(name="ours", scope="module")
 def _ours(tmp_path_factory):
+  compiler.forget()
   config, params, tokenizer = weights.load_model(weights.find_smollm2())
   folder = tmp_path_factory.mktemp("smollm2")
   weights.save_model(folder, config, params, tokenizer)
@@ -60,7 +61,7 @@ def _ours(tmp_path_factory):
       config, params, *prompts, new_tokens=NEW_TOKENS, stop_ids=tokenizer.eos_ids)
   ours = Ours(folder, tokenizer, prompts, our_logits(config, params, *prompts), completions)
   del params
-  gc.collect()
+  compiler.forget()
   return ours
 
 

@@ -3,7 +3,6 @@
 Its parameters are half a gigabyte, so that only one copy of them is in memory at a time.
 """
 
-import gc
 import hashlib
 import importlib.metadata
 import pathlib
@@ -16,6 +15,7 @@ import pytest
 
 from rlreason import models, tokenizers, weights
 from rlreason.weights import smollm2
+from tests import compiler
 
 
 class Model(NamedTuple):
@@ -37,6 +37,7 @@ def digests_of(params):
 
 @pytest.fixture(name="model", scope="module")
 def _model(tmp_path_factory):
+  compiler.forget()
   config, params, tokenizer = weights.load_model(weights.find_smollm2())
   folder = tmp_path_factory.mktemp("smollm2")
   weights.save_model(folder, config, params, tokenizer, max_shard_bytes=200_000_000)
@@ -46,7 +47,7 @@ def _model(tmp_path_factory):
   size = sum(leaf.size for leaf in jax.tree.leaves(params))
   model = Model(config, tokenizer, size, tokenizer.decode([best]), digests_of(params), folder)
   del params
-  gc.collect()
+  compiler.forget()
   return model
 
 
