@@ -1,5 +1,9 @@
 """How the suite compiles: quickly, for its programs are small and run a few times."""
 
+import contextlib
+import ctypes
+import gc
+
 import jaxlib.version
 
 # LLVM without its expensive passes, and kernels of fused operations without MLIR: the gradients of
@@ -13,3 +17,13 @@ _FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_pa
 if jaxlib.version.__version_info__ <= (0, 11, 0):
   _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 FLAGS = " ".join(_FLAGS)
+
+
+def forget():
+  """Frees the compiled programs of this process, and gives the memory back to the system."""
+  import jax  # pylint: disable=import-outside-toplevel  # after conftest.py's settings
+
+  jax.clear_caches()
+  gc.collect()
+  with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory stays the process's without

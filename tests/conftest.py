@@ -1,7 +1,5 @@
 """Settings of the whole suite, made before any test module imports jax."""
 
-import contextlib
-import ctypes
 import gc
 import os
 import pathlib
@@ -46,7 +44,7 @@ _MAPS = pathlib.Path("/proc/self/maps")  # of Linux
 _MOST_MAPS = 30_000  # of the 65,530 that a process may have; each compiled program takes several
 _STATM = pathlib.Path("/proc/self/statm")
 _MOST_MEMORY = 1.5 * 2**30  # bytes; a single test adds up to 0.6 GB, and a worker may have 2.5
-_EVERY = 5  # tests
+_EVERY = 5  # tests: counting maps takes a while where they are many
 
 
 def pytest_collection_finish():
@@ -59,11 +57,9 @@ def pytest_collection_finish():
 def pytest_runtest_teardown(item):
   """Forgets compiled programs before they fill the memory, or are too many for the compiler."""
   item.session.num_ended = getattr(item.session, "num_ended", 0) + 1
-  if item.session.num_ended % _EVERY or not _MAPS.exists():
+  if not _MAPS.exists():
     return
   memory = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-  if memory > _MOST_MEMORY or _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
-    jax.clear_caches()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # a C library other than GNU's
-      ctypes.CDLL(None).malloc_trim(0)  # freed memory stays the process's without
+  is_due = item.session.num_ended % _EVERY == 0
+  if memory > _MOST_MEMORY or (is_due and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS):
+    compiler.forget()

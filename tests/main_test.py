@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import typing
 
@@ -272,11 +271,11 @@ def test_commands_in_bare_places(tmp_path, model_folder, changes, flags, code, t
   environment = {**os.environ, "PYTHONPATH": str(ROOT)} | changes
   environment = {name: value for name, value in environment.items() if value is not None}
   patch = "import os, pwd; os.getuid = lambda: 123456; " if "HOME" in changes else ""
-  process = subprocess.run(
+  process = waiting.run(
       [sys.executable, "-c", f"{patch}import sys; from rlreason import main; sys.exit(main.main())",
        "sample", f"--model={model}", "--prompt=1 2", "--max_new_tokens=2", *flags],
-      env=environment, capture_output=True, check=False, timeout=300)
-  out, err = process.stdout.decode(), process.stderr.decode()
+      env=environment)
+  out, err = process.stdout, process.stderr
   assert process.returncode == code, err
   assert err.count("\n") == (1 if code else 0)
   assert text in out + err

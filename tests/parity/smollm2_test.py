@@ -1,13 +1,22 @@
-"""The real model, exported from its GGUF file: transformers reads it and says the same."""
+"""The real model, exported from its GGUF file: transformers reads it and says the same.
+
+Its parameters are half a gigabyte, so that never two models are in memory, theirs and ours.
+"""
+
+import pathlib
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 import transformers
 from transformers import modeling_gguf_pytorch_utils
 
 from rlreason import tokenizers, weights
-from tests.parity.compare import greedy_completions, our_logits, reference_logits
+from tests import compiler
+from tests.parity.compare import (
+    assert_same_completions, our_completions, our_logits, reference_logits)
 from tests.parity.prompts import PROMPTS
 
 MESSAGES = [
@@ -19,27 +28,17 @@ MESSAGES = [
 NEW_TOKENS = 20
 
 
-@pytest.fixture(name="model", scope="module")
-def _model():
-  return weights.load_model(weights.find_smollm2())
+class Ours(NamedTuple):
+  """What is said here, and the folder to which the model was exported."""
+
+  folder: pathlib.Path
+  tokenizer: tokenizers.Tokenizer
+  prompts: tuple[np.ndarray, np.ndarray]  # tokens and mask, padded on the left
+  logits: np.ndarray  # f32[B, T, V]
+  completions: list[np.ndarray]
 
 
-@pytest.fixture(name="folder", scope="module")
-def _folder(model, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("smollm2")
-  weights.save_model(folder, *model)
-  return folder
-
-
-@pytest.fixture(name="reference", scope="module")
-def _reference(folder):
-  return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-@pytest.fixture(name="prompts", scope="module")
-def _prompts(model):
-  """Chat prompts, padded on the left: tokens and mask."""
-  _, _, tokenizer = model
+def _chat_prompts(tokenizer):
   rows = [tokenizers.encode_prompt(tokenizer, messages) for messages in MESSAGES]
   rows += [tokenizers.encode_prompt(tokenizer, [{"role": "user", "content": text}])
            for text in PROMPTS]
@@ -51,26 +50,50 @@ def _prompts(model):
   return tokens, mask
 
 
-def test_logits_agree(model, reference, prompts):
-  config, params, _ = model
-  tokens, mask = prompts
-  got = our_logits(config, params, tokens, mask)[mask]
-  wanted = reference_logits(reference, tokens, mask)[mask]
-  assert np.abs(wanted).max() > 10
-  np.testing.assert_allclose(got, wanted, atol=5e-4, rtol=0)
+@pytest.fixture(name="ours", scope="module")
+def _ours(tmp_path_factory):
+  compiler.forget()
+  config, params, tokenizer = weights.load_model(weights.find_smollm2())
+  folder = tmp_path_factory.mktemp("smollm2")
+  weights.save_model(folder, config, params, tokenizer)
+  prompts = _chat_prompts(tokenizer)
+  completions = our_completions(
+      config, params, *prompts, new_tokens=NEW_TOKENS, stop_ids=tokenizer.eos_ids)
+  ours = Ours(folder, tokenizer, prompts, our_logits(config, params, *prompts), completions)
+  del params
+  compiler.forget()
+  return ours
 
 
-def test_greedy_completions_are_equal(model, reference, prompts):
-  config, params, tokenizer = model
-  tokens, mask = prompts
-  greedy_completions(
-      reference, config, params, tokens, mask, new_tokens=NEW_TOKENS, stop_ids=tokenizer.eos_ids)
-
-
-def test_gguf_reader_of_transformers_gives_the_same_tensors(reference):
+def test_gguf_reader_of_transformers_gives_the_same_tensors(ours):
+  with torch.device("meta"):  # for its names
+    reference = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.from_pretrained(ours.folder))
   theirs = modeling_gguf_pytorch_utils.load_gguf_checkpoint(
       str(weights.find_smollm2()), return_tensors=True, model_to_load=reference)["tensors"]
-  ours = reference.state_dict()
-  assert set(ours) - set(theirs) == {"lm_head.weight"}  # tied
-  for name, tensor in theirs.items():
-    np.testing.assert_array_equal(np.asarray(tensor), ours[name].numpy(), err_msg=name)
+  assert set(reference.state_dict()) - set(theirs) == {"lm_head.weight"}  # tied
+  with safetensors.safe_open(ours.folder / "model.safetensors", "pt") as saved:
+    assert set(saved.keys()) == set(theirs)
+    for name, tensor in theirs.items():
+      assert torch.equal(tensor, saved.get_tensor(name)), name
+
+
+@pytest.fixture(name="reference", scope="module")
+def _reference(ours):
+  return transformers.AutoModelForCausalLM.from_pretrained(
+      ours.folder, dtype=torch.float32).eval()
+
+
+def test_logits_agree(ours, reference):
+  largest = 0.0
+  for tokens, mask, got in zip(*ours.prompts, ours.logits, strict=True):
+    wanted = reference_logits(reference, tokens[None], mask[None])[0][mask]
+    largest = max(largest, np.abs(wanted).max())
+    np.testing.assert_allclose(got[mask], wanted, atol=5e-4, rtol=0)
+  assert largest > 10
+
+
+def test_greedy_completions_are_equal(ours, reference):
+  assert_same_completions(
+      reference, ours.completions, *ours.prompts, new_tokens=NEW_TOKENS,
+      stop_ids=ours.tokenizer.eos_ids)

@@ -45,15 +45,15 @@ def uninterrupted_fixture(tmp_path_factory, cache):
   return workdir
 
 
+# Each costs a start of jax and the tracing of every program. A checkpoint that is being written in
+# the first stage and a step after one in the second are moments of the run of adapters, below.
 MOMENTS = [
     ("step 1", -9),  # before the first checkpoint
-    ("save 4", -9),  # while a checkpoint is being written
     ("save 5", -9),  # while the end of a stage is being written
     ("eval sft", -9),  # after its evaluation, before that is on record
     ("step 6", -9),  # in the second stage, before its first checkpoint
     ("stop 6", 3),  # a request to stop
-    ("step 8", -9),
-    ("save 9", -9),
+    ("save 9", -9),  # while a checkpoint is being written
     ("term 10", 3),  # a request to stop at the end of the last stage, before its evaluation
     ("eval rl", -9),
     ("end", 0),

@@ -21,6 +21,9 @@ import signal
 import sys
 
 from ml_collections import config_dict
+# A run imports it where it writes its first metrics, and it torch where that is installed, for two
+# seconds: here once for all the processes.
+import tensorboardX  # pylint: disable=unused-import
 
 from rlreason.algorithms import presets
 from rlreason.training import checkpoint, loop, metrics
