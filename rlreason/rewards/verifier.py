@@ -135,7 +135,7 @@ def report_texts(golds: Mapping[int | str, str], pool: pools.WorkerPool | None =
   """Logs which gold answers are no mathematics: an answer must then be the same text.
 
   Args:
-    golds: number of a row, or its file and line -> its gold answer, as `answer.gold_text` gives it.
+    golds: number of a row, or its file and line -> its gold answer, of `answer.gold_text`.
     pool: of workers that try to read formulas; at most `_MAX_TRIED` of them.
   """
   formulas = {}
