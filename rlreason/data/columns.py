@@ -162,8 +162,9 @@ def _take_prompt(row: Row, name: str | None) -> Prompt:
   chat = messages.read_chat(values.plain(value)) if values.may_be_chat(value) else None
   if chat is None:
     prompt = values.text(value, "prompt")
-    if name == "instruction" and values.is_filled(row.get("input")):  # Alpaca's second half
-      prompt += "\n" + values.text(row["input"], "input")
+    for half in ("input", "context") if name == "instruction" else ():  # of Alpaca, and of Dolly
+      if values.is_filled(row.get(half)):
+        prompt += "\n" + values.text(row[half], half)
     return prompt
   is_sharegpt = name in messages.COLUMNS and name != "messages"
   if is_sharegpt and chat[0]["role"] != "system" and values.is_filled(row.get("system")):

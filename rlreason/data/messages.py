@@ -1,8 +1,9 @@
 """Chats in the forms they are published in, as lists of {role, content}.
 
 Forms: OpenAI's `role` and `content`, whose content may be a list of parts; ShareGPT's `from` and
-`value`; one list per column, as older Arrow files have it; and any of these as text in a column, as
-JSON or as Python and numpy print it. Not here: templates (`tokenizers/chat.py`).
+`value`; a message alone; one list per column, as older Arrow files have it; and any of these as
+text in a column, as JSON or as Python and numpy print it. Not here: templates
+(`tokenizers/chat.py`).
 """
 
 import ast
@@ -20,6 +21,7 @@ COLUMNS = ("messages", "conversations", "conversation")
 ASSISTANT = "assistant"
 _ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bot": ASSISTANT,
           "model": ASSISTANT, "observation": "tool", "function_response": "tool"}
+_OWN_ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
 # A text that is the print of a chat, and no text of its own.
 _PRINTED = re.compile(r"\s*(?:array\()?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
@@ -41,7 +43,7 @@ def read_chat(value: Any) -> list[Message] | None:
     if value is None:
       raise ValueError("a text that begins like chat messages is none that can be read")
   if isinstance(value, Mapping):
-    value = _transposed(value)
+    value = [value] if _is_message(value) else _transposed(value)
   if not isinstance(value, list):
     return None
   messages = list(map(_read_message, value))
@@ -103,6 +105,12 @@ def _transposed(columns: Mapping[str, Any]) -> list[Message] | None:
   return [dict(zip(names, turn)) for turn in zip(*(columns[name] for name in names))]
 
 
+def _is_message(value: Mapping[str, Any]) -> bool:
+  """Whether an object is one message, as chosen and rejected of ShareGPT's preference form are."""
+  return any(isinstance(value.get(name), str) for name in _ROLE_KEYS) and any(
+      name in value for name in _CONTENT_KEYS)
+
+
 def _read_message(message: Any) -> Message:
   if not isinstance(message, Mapping):
     raise ValueError("a message must have a role and a content")
@@ -116,7 +124,9 @@ def _read_message(message: Any) -> Message:
   # whether a message has it.
   others = {name: value for name, value in message.items()
             if value is not None and name not in (*_ROLE_KEYS, *_CONTENT_KEYS)}
-  return {"role": _ROLES.get(role, role), "content": _text_of(content), **others}
+  plain = role.strip().lower()  # templates know their roles in small letters
+  role = _ROLES.get(plain, plain if plain in _OWN_ROLES else role)
+  return {"role": role, "content": _text_of(content), **others}
 
 
 def _text_of(content: Any) -> str:

@@ -41,15 +41,21 @@ class BadRows(list):
     if len(self) <= MAX_LOGGED:
       logging.warning("%s:%s: row left out: %s", self._source, place, reason)
 
-  def finish(self, total: int):
+  def finish(self, total: int, names: Sequence[str] = ()):
     """Logs how many of `total` rows are left out, and the most frequent reasons.
+
+    Args:
+      total: rows that were read.
+      names: columns of the first row, for the message.
 
     Raises:
       ValueError: all of them are.
     """
     if len(self) == total:
       first = "row {}: {}".format(*self[0]) if self else "there are no rows"
-      raise ValueError(f"{self._source}: no usable row among {total}; {first}")
+      shown = textwrap.shorten(", ".join(names), _MAX_REASON, placeholder=" ...")
+      columns_are = f" (its columns: {shown})" if shown else ""
+      raise ValueError(f"{self._source}: no usable row among {total}; {first}{columns_are}")
     if self:
       reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
       told = [f"{count} x {reason}" for reason, count in reasons]
@@ -123,17 +129,20 @@ class FileRows:
     files, notes = find_files(path), Counter()
     self.bad_rows = BadRows(str(path))
     self._rows, self._origins = [], []
+    names = None  # of the first row
     for file in files:
       name = file.relative_to(path) if path.is_dir() else file.name
       for line, raw in read_rows(file):
         try:
           if isinstance(raw, ValueError):
             raise raw
+          if names is None:
+            names = tuple(map(str, raw)) if isinstance(raw, Mapping) else ()
           self._rows.append(make_row(raw, fields, required, questions, notes))
           self._origins.append((file, line))
         except ValueError as error:
           self.bad_rows.add(line if files == [path] else f"{name}:{line}", error)
-    self.bad_rows.finish(len(self.bad_rows) + len(self._rows))
+    self.bad_rows.finish(len(self.bad_rows) + len(self._rows), names or ())
     _log_notes(str(path), notes)
     # Reward functions take columns of the whole batch: every row gets every column.
     names = {name: None for row in self._rows for name in row}

@@ -213,7 +213,10 @@ SHAREGPT = {"id": "identity_0", "conversations": [
      [USER("q") | {"name": "Ada"}], "a"),
     ({"messages": [USER("q"), ASSISTANT("a") | {"reasoning_content": "So."}]}, [USER("q")],
      "<think>\nSo.\n</think>\n\na"),
+    ({"messages": [{"role": "USER", "content": "q"}, {"role": "Assistant", "content": "a"}]},
+     [USER("q")], "a"),
     ({"instruction": "Add.", "input": "", "output": "2"}, "Add.", "2"),
+    ({"instruction": "Who?", "context": "Ada ran.", "response": "Ada"}, "Who?\nAda ran.", "Ada"),
     ({"prompt": "q", "response": "a"}, "q", "a"),
     (GSM8K, GSM8K["question"], WORKING),
     (MATH, "What is $x$?", BOXED),
@@ -267,6 +270,9 @@ def test_examples_that_are_none(tmp_path, row, reason):
     # ShareGPT's preference form.
     ({"conversations": [{"from": "human", "value": "q"}],
       "chosen": [{"from": "gpt", "value": "a"}], "rejected": [{"from": "gpt", "value": "b"}]},
+     [USER("q")]),
+    ({"conversations": [{"from": "Human", "value": "q"}],
+      "chosen": {"from": "GPT", "value": "a"}, "rejected": {"from": "GPT", "value": "b"}},
      [USER("q")]),
 ])
 def test_pairs(tmp_path, row, prompt):
