@@ -75,6 +75,7 @@ RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnR
 
 _ATTENTION = ("q", "k", "v", "o")
 LORA_TARGETS = (*_ATTENTION, "gate", "up", "down")
+_MAX_RANK = 2**14  # beyond the widths of most models, and small enough to be laid out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +91,8 @@ class LoRAConfig:
   base: Literal["full", "int8", "nf4"] = "full"  # how the frozen kernels of the layers are kept
 
   def __post_init__(self):
-    if self.rank < 1:
-      raise ValueError(f"rank: got {self.rank}, allowed: 1 or more")
+    if not 1 <= self.rank <= _MAX_RANK:
+      raise ValueError(f"rank: got {self.rank}, allowed: 1 to {_MAX_RANK}")
     if not self.alpha > 0:
       raise ValueError(f"alpha: got {self.alpha}, allowed: above 0")
     if not self.targets or not set(self.targets) <= set(LORA_TARGETS):
@@ -173,6 +174,8 @@ class ModelConfig:
           f"num_tokens: got {self.num_tokens}, allowed: 1 to vocab_size={self.vocab_size}, or None")
     if self.head_dim < 2 or self.head_dim % 2:
       raise ValueError(f"head_dim: got {self.head_dim}, allowed: even and 2 or more")
+    if not self.rope_theta >= 1:
+      raise ValueError(f"rope_theta: got {self.rope_theta}, allowed: 1 or more")
     if isinstance(self.rope_scaling, (DynamicRopeScaling, YarnRopeScaling)) and not (
         self.rope_theta > 1 and self.head_dim > 2):
       raise ValueError(f"rope_theta, head_dim: got {self.rope_theta}, {self.head_dim}, allowed "

@@ -256,12 +256,16 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
     free: paths (`config.workdir`) of fields, or groups of them, that may change on a resume.
 
   Raises:
-    ValueError: other fields differ; the message lists them.
+    ValueError: other fields differ; the message lists them. Or there are checkpoints alone.
   """
   file = pathlib.Path(workdir) / "config.json"
   read = lambda record: config_lib.with_defaults(json.loads(json.dumps(record)), config)
   new = read(config_lib.to_dict(config))
-  if file.exists() and has_checkpoints(file.parent):
+  if has_checkpoints(file.parent):
+    if not file.exists():
+      raise ValueError(
+          f"{str(file)!r} is missing, and nothing else says what its checkpoints were made with; "
+          "put it back from a copy, or give a new workdir")
     lines = [
         line
         for line in config_lib.differences(read(read_json(file)), new)
@@ -273,8 +277,7 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
           "with that config, or give a new workdir"
       )
   else:
-    if not has_checkpoints(file.parent):
-      files.write_whole(file.parent / FOLDER / UNSAVED, "")
+    files.write_whole(file.parent / FOLDER / UNSAVED, "")
     write_json(file, new)
 
 

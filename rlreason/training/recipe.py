@@ -14,7 +14,8 @@ from rlreason.data.tasks.load import TaskConfig, verifier_name
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
-from rlreason.rewards import RewardSpec, default_options
+from rlreason.rewards import RewardSpec, combine_rewards, default_options
+from rlreason.rewards.verifier import VERIFIERS
 from rlreason.training.stage_configs import (
     START, STAGES, RLStage, StageConfig, check_positive, check_sources)
 
@@ -186,7 +187,21 @@ def from_config(config: Any) -> Recipe:
     if not _is_stage(stage):
       raise ValueError(f"config.{name}.kind: got {stage.get('kind')!r}, allowed: {sorted(STAGES)}")
     built.append(config_lib.build(STAGES[stage["kind"]], stage, f"config.{name}"))
-  return config_lib.build(Recipe, fields | {"stages": tuple(built)}, sections=names)
+  recipe = config_lib.build(Recipe, fields | {"stages": tuple(built)}, sections=names)
+  _check_verifier_options(recipe)
+  return recipe
+
+
+def _check_verifier_options(recipe: Recipe):
+  """Looks at the options of a built-in verifier, which the task chooses, where they are given."""
+  verifier = verifier_name(recipe.task)
+  for stage in recipe.stages:
+    for spec in vars(stage).get("rewards", ()):
+      if spec.name == "verifier" and spec.function is None and verifier in VERIFIERS:
+        try:
+          combine_rewards([spec], verifier=verifier)
+        except ValueError as error:
+          raise ValueError(f"config.{stage.name}.rewards.verifier: {error}") from error
 
 
 def _is_stage(value: Any) -> bool:

@@ -58,12 +58,14 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     model = dataclasses.replace(model, lora=recipe.lora)
   except ValueError as error:
     raise ValueError(f"config.{error}") from error
-  longest = max([recipe.evaluation.max_new_tokens] + [
-      stage.sampling.max_new_tokens for stage in recipe.stages if "sampling" in vars(stage)])
-  if max(recipe.prompt_buckets) + longest > model.max_positions:
-    raise ValueError(
-        f"config: prompts of {max(recipe.prompt_buckets)} and completions of {longest} tokens, "
-        f"allowed: {model.max_positions} together, the positions of the model")
+  limits = {f"{stage.name}.sampling": stage.sampling.max_new_tokens
+            for stage in recipe.stages if "sampling" in vars(stage)}
+  for section, longest in {**limits, "evaluation": recipe.evaluation.max_new_tokens}.items():
+    if max(recipe.prompt_buckets) + longest > model.max_positions:
+      raise ValueError(
+          f"config.{section}.max_new_tokens: got {longest}, and prompt_buckets of up to "
+          f"{max(recipe.prompt_buckets)} tokens, allowed: {model.max_positions} together, the "
+          "positions of the model")
   try:
     evaluate = make_evaluator(
         recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,

@@ -423,6 +423,13 @@ def test_a_damaged_config_is_named(tmp_path):
       checkpoint_lib.check_config(tmp_path, {"seed": 0})
 
 
+def test_checkpoints_without_their_config_are_not_gone_on_with(tmp_path):
+  (tmp_path / "checkpoints" / "100").mkdir(parents=True)  # of a run, or of another program
+  with pytest.raises(ValueError, match="config.json' is missing.* put it back from a copy, or"):
+    checkpoint_lib.check_config(tmp_path, {"seed": 0})
+  assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
 # A full disk.
 
 

@@ -54,12 +54,18 @@ def _check_start(setup: Setup, stage: StageConfig):
     raise FileNotFoundError(
         f"start: {stage.start!r} not found, allowed: {', '.join(map(repr, START))}, an earlier "
         "stage that trains, or a folder")
-  if setup.model.lora is not None:
-    adapted, _ = weights.load_adapters(stage.start, setup.model)
-    check_same_adapters(stage.start, adapted.lora, setup.model.lora)
+  has_adapters = setup.model.lora is not None
+  try:
+    if has_adapters:
+      opened, _ = weights.load_adapters(stage.start, setup.model)
+    else:
+      opened, tokenizer = weights.open_model(stage.start)
+  except (ValueError, FileNotFoundError) as error:
+    raise type(error)(f"start: {error}") from error
+  if has_adapters:
+    check_same_adapters(stage.start, opened.lora, setup.model.lora)
   else:
-    model, tokenizer = weights.open_model(stage.start)
-    check_same_shape(stage.start, model, setup.model)
+    check_same_shape(stage.start, opened, setup.model)
     policies.check_vocabulary(setup, "start", tokenizer)
 
 
