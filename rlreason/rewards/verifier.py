@@ -154,7 +154,8 @@ def report_texts(golds: Mapping[int | str, str], pool: pools.WorkerPool | None =
     texts |= {row: golds[row] for row, parts in formulas.items() if bad.intersection(parts)}
   if texts:
     first = [row for row in golds if row in texts][:3]
-    shown = "; ".join(f"{golds[row][:30]!r} ({'row ' * isinstance(row, int)}{row})" for row in first)
+    shown = "; ".join(
+        f"{golds[row][:30]!r} ({'row ' * isinstance(row, int)}{row})" for row in first)
     logging.warning(
         "%d of %d gold answers are no mathematics and count only as the same text: %s%s",
         len(texts), len(golds), shown, "; ..." if len(texts) > 3 else "")
