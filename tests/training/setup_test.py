@@ -128,11 +128,13 @@ def test_a_new_model_needs_a_task_with_words_of_its_own(tmp_path):
     setup_lib.make_setup(from_config(config))
 
 
-@pytest.mark.parametrize("changes", [
-    {"rl.sampling.max_new_tokens": 57}, {"evaluation.max_new_tokens": 57},
-    {"model.max_positions": 19}])
-def test_prompts_and_completions_must_fit_the_positions(changes):
-  with pytest.raises(ValueError, match="config: prompts of 8 and completions of .* together"):
+@pytest.mark.parametrize("changes, message", [
+    ({"rl.sampling.max_new_tokens": 57}, "config.rl.sampling.max_new_tokens: got 57"),
+    ({"evaluation.max_new_tokens": 57}, "config.evaluation.max_new_tokens: got 57"),
+    ({"model.max_positions": 19}, "config.rl.sampling.max_new_tokens: got 12")])
+def test_prompts_and_completions_must_fit_the_positions(changes, message):
+  with pytest.raises(
+      ValueError, match=f"{message}, and prompt_buckets of up to 8 tokens, allowed: .* together"):
     setup_lib.make_setup(make_recipe(**changes))
 
 
