@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from rlreason import boxes
 from rlreason.data import messages
 
 _MAX_DEPTH = 100  # of values in values
 _MAX_BARE = 100  # characters of an answer that is no working
 _FINAL_MARK = "####"
 _PRINTED_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
-_BRACES, _BARE_END = re.compile(r"\\.|[{}]", re.DOTALL), re.compile(r"\$|\n|\\[)\]]|\Z")
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 
 
 def is_filled(value: Any) -> bool:
@@ -136,27 +136,14 @@ def boxed_answer(solution: str) -> str:
   Raises:
     ValueError: the last box is not closed, or a whole working has none.
   """
-  for box in reversed(list(_BOX.finditer(solution))):
-    content = _box_content(solution, box.end())
-    if content is None:
-      raise ValueError("the last box of the solution is not closed")
-    if content.strip():
-      return content
+  found = boxes.boxed(solution)
+  if found:
+    return found
+  if found is None and _BOX.search(solution):
+    raise ValueError("the last box of the solution is not closed")
   if is_working(solution):
     raise ValueError(r"the solution has no \boxed{answer}")
   return solution
-
-
-def _box_content(solution: str, start: int) -> str | None:
-  r"""Of `\boxed{5}`, or of `\boxed 5` up to the end of its line or formula; None: not closed."""
-  if not solution.startswith("{", start):
-    return solution[start:_BARE_END.search(solution, start).start()].rstrip(" .")
-  depth = 0
-  for token in _BRACES.finditer(solution, start):
-    depth += (token.group() == "{") - (token.group() == "}")
-    if not depth:
-      return solution[start + 1:token.start()]
-  return None
 
 
 def _number(value: Any) -> Decimal | None:

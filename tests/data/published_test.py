@@ -101,7 +101,7 @@ def test_the_working_of_gsm8k_is_kept_and_its_answer_is_the_last_line(tmp_path):
 
 
 @pytest.mark.parametrize("solution, answer", [
-    (r"\boxed{1}, or \boxed{2}", "2"), (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
+    (r"\boxed{1}, or \boxed{2}", "1, 2"), (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
     (r"\fbox{7}.", "7"), (r"$\boxed 2$.", "2"), (r"$\boxed{3}$ so $\boxed{}$", "3"),
     (r"$\boxed{\frac{\sqrt{3}}{2}}$", r"\frac{\sqrt{3}}{2}"), (r"\boxed{5", None),
     (r"\boxed{4} then \boxed{\frac{1}{2}", None), ("We prove it. " * 20, None),

@@ -125,3 +125,7 @@ def test_golds_without_an_answer_are_refused(gold, message):
   with pytest.raises(ValueError) as error:
     answers.gold_text(gold)
   assert message in str(error.value)
+
+
+def test_a_list_of_gold_answers_is_one_answer_in_parts():
+  assert answers.gold_text(["1", r"\sqrt{2}"]) == r"1, \sqrt{2}"
