@@ -81,8 +81,8 @@ FAMILIES: Mapping[str, Family] = {
 _OTHER_NAMES = {"num_local_experts": "num_experts"}  # of transformers 5
 # Here an explicit null is not an absent field.
 _MAY_BE_NONE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
-# Fields of a ModelConfig that are the user's, not the model's.
-_NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll")
+# Fields of a ModelConfig that are the user's or the tokenizer's, not the model's.
+_NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll", "attention", "num_tokens")
 
 # Fields no family has any other value of.
 _ALWAYS_FIXED = {"partial_rotary_factor": (1.0,), "quantization_config": (None,)}

@@ -301,6 +301,16 @@ def test_tokenizer_may_have_more_tokens_than_the_embedding_rows(folder):
     tokenizer.encode("a h")
 
 
+def test_a_model_is_written_however_it_is_computed_and_whatever_its_tokenizer_leaves_out(tmp_path):
+  """An embedding of a round size, a kind of attention: of the tokenizer and of the run."""
+  model = dataclasses.replace(
+      TINY, num_tokens=8, attention="xla", remat="dots", unroll=3, dtype="bfloat16")
+  weights.save_model(tmp_path, model, _params(TINY), TOKENIZER)
+  config, params, _ = weights.load_model(tmp_path)
+  assert config == TINY
+  _assert_same(params, _params(TINY))
+
+
 def test_end_and_padding_tokens_have_rows(folder):
   tokenizer = WordTokenizer.from_words("abcdefghi")
   dataclasses.replace(tokenizer, eos_ids=(10, 3, 1), pad_id=9).save(folder)
