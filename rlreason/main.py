@@ -51,6 +51,20 @@ class _Command(NamedTuple):
   run: Callable[[flags.FlagValues, Overrides], None]
 
 
+class _Warnings(logging.Handler):
+  """Prints `warning: ...` lines, each once: a file may be read for the checks and for a stage."""
+
+  def __init__(self):
+    super().__init__(logging.WARNING)
+    self._said = set()
+
+  def emit(self, record: logging.LogRecord):
+    line = f"{record.levelname.lower()}: {self.format(record)}"
+    if line not in self._said:
+      self._said.add(line)
+      print(line, file=sys.stderr, flush=True)
+
+
 class UsageError(Exception):
   """What was typed cannot be done; the message says what to type instead."""
 
@@ -391,6 +405,9 @@ def _set_environment():
   if os.getcwd() not in sys.path:
     sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  root = logging.getLogger()
+  root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
+  root.addHandler(_Warnings())
   # That its cache is a temporary one where there is no home.
   logging.getLogger("matplotlib").setLevel(logging.ERROR)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:

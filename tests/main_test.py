@@ -11,7 +11,7 @@ import signal
 import sys
 import typing
 
-from absl import flags
+from absl import flags, logging
 import jax
 import numpy as np
 import pytest
@@ -557,3 +557,12 @@ def test_the_preflight_is_off_by_a_flag(capsys, monkeypatch):
   for flag in ([], ["--nopreflight"], ["--preflight"]):
     assert run_main(capsys, "train", f"--config={CONFIG}", "--workdir=a", *flag)[0] == 0
   assert [recipe_lib.from_config(config).preflight for config in configs] == [True, False, True]
+
+
+def test_a_warning_is_one_line_and_printed_once(capsys):
+  for _ in range(2):
+    assert main.main(["--help"]) == 0
+    for _ in range(2):
+      logging.warning("%d rows left out", 3)
+    logging.info("nobody asked")
+    assert capsys.readouterr().err == "warning: 3 rows left out\n"
