@@ -128,12 +128,18 @@ def test_a_new_model_needs_a_task_with_words_of_its_own(tmp_path):
     setup_lib.make_setup(from_config(config))
 
 
-@pytest.mark.parametrize("changes", [
-    {"rl.sampling.max_new_tokens": 57}, {"evaluation.max_new_tokens": 57},
-    {"model.max_positions": 19}])
-def test_prompts_and_completions_must_fit_the_positions(changes):
-  with pytest.raises(ValueError, match="config: prompts of 8 and completions of .* together"):
+@pytest.mark.parametrize("changes, message", [
+    ({"rl.sampling.max_new_tokens": 57}, "rl.sampling.max_new_tokens: got 57, .* allowed: 64 tog"),
+    ({"evaluation.max_new_tokens": 57}, "evaluation.max_new_tokens: got 57, .* allowed: 64 togeth"),
+    ({"model.max_positions": 19}, "rl.sampling.max_new_tokens: got 12, .* up to 8 tok.*: 19 ")])
+def test_prompts_and_completions_must_fit_the_positions(changes, message):
+  with pytest.raises(ValueError, match=f"config.{message}"):
     setup_lib.make_setup(make_recipe(**changes))
+
+
+def test_a_base_of_rotations_that_gives_no_finite_angles():
+  with pytest.raises(ValueError, match="rope_theta: got 0.0, allowed: 1 or more"):
+    setup_lib.make_setup(make_recipe(**{"model.rope_theta": 0.0}))
 
 
 # How completions are read.
