@@ -326,7 +326,12 @@ def _sum_of(value: dict[str, Any]) -> str:
 
 def has_checkpoints(workdir: pathlib.Path) -> bool:
   """Whether there is one of a run, intact or not."""
-  return any(path.name.isdigit() for path in (workdir / FOLDER).glob("*"))
+  return any(_is_step(path.name) for path in (workdir / FOLDER).glob("*"))
+
+
+def _is_step(name: str) -> bool:
+  """Whether a folder's name is that of a checkpoint, and not in other digits than ours."""
+  return name.isdecimal() and name == str(int(name))
 
 
 def _disk_error(error: BaseException | None) -> int | None:
@@ -362,7 +367,7 @@ class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
   async def finalize(self):
     folder, final = pathlib.Path(self.get()), pathlib.Path(self.get_final())
-    is_checkpoint = final.name.isdigit()  # not one of the items in it
+    is_checkpoint = _is_step(final.name)  # not one of the items in it
     if is_checkpoint:
       await asyncio.to_thread(_seal, folder)
     await super().finalize()
@@ -430,7 +435,7 @@ def _set_damaged_aside(folder: pathlib.Path) -> tuple[list[tuple[int, str]], set
   Raises:
     ValueError: there are only damaged ones, which are left as they are.
   """
-  steps = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
+  steps = sorted((int(path.name) for path in folder.glob("*") if _is_step(path.name)), reverse=True)
   damaged = []
   for step in steps:
     reason = find_damage(folder / str(step))

@@ -80,6 +80,9 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
   if allow_changed or not (file.exists() and has_checkpoints(workdir)):
     return
   before = checkpoint_lib.read_json(file)
+  if not all(isinstance(sums, dict) for sums in before.values()):
+    raise ValueError(f"{str(file)!r} is damaged: it holds no checksums; put it back from a copy, "
+                     "or go on without: --allow_changed_inputs")
   lines = []
   for field in sorted({*before, *inputs}):
     old, new = before.get(field, {}), inputs.get(field, {})

@@ -430,6 +430,12 @@ def test_checkpoints_without_their_config_are_not_gone_on_with(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
+def test_folders_whose_names_are_no_steps(tmp_path):
+  for name in ("²", "١٢", "007", "1.damaged"):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+  assert not checkpoint_lib.has_checkpoints(tmp_path)
+
+
 # A full disk.
 
 

@@ -129,13 +129,17 @@ def test_a_new_model_needs_a_task_with_words_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"rl.sampling.max_new_tokens": 57}, "config.rl.sampling.max_new_tokens: got 57"),
-    ({"evaluation.max_new_tokens": 57}, "config.evaluation.max_new_tokens: got 57"),
-    ({"model.max_positions": 19}, "config.rl.sampling.max_new_tokens: got 12")])
+    ({"rl.sampling.max_new_tokens": 57}, "rl.sampling.max_new_tokens: got 57, .* allowed: 64 tog"),
+    ({"evaluation.max_new_tokens": 57}, "evaluation.max_new_tokens: got 57, .* allowed: 64 togeth"),
+    ({"model.max_positions": 19}, "rl.sampling.max_new_tokens: got 12, .* up to 8 tok.*: 19 ")])
 def test_prompts_and_completions_must_fit_the_positions(changes, message):
-  with pytest.raises(
-      ValueError, match=f"{message}, and prompt_buckets of up to 8 tokens, allowed: .* together"):
+  with pytest.raises(ValueError, match=f"config.{message}"):
     setup_lib.make_setup(make_recipe(**changes))
+
+
+def test_a_base_of_rotations_that_gives_no_finite_angles():
+  with pytest.raises(ValueError, match="rope_theta: got 0.0, allowed: 1 or more"):
+    setup_lib.make_setup(make_recipe(**{"model.rope_theta": 0.0}))
 
 
 # How completions are read.

@@ -107,7 +107,7 @@ def test_a_start_of_another_model(tmp_path):
         check(stage)
   check(rl(start=save(tmp_path / "same", max_positions=512)))
   (tmp_path / "no model").mkdir()
-  with pytest.raises(FileNotFoundError, match="config.second: .*no model/config.json not found"):
+  with pytest.raises(FileNotFoundError, match="config.second.start: .*no model/config.json not"):
     check(rl(start=str(tmp_path / "no model")))
 
 

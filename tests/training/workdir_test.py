@@ -141,6 +141,9 @@ def test_a_changed_file_is_named(recipe, tmp_path, place, fields):
   assert "\n" not in str(error.value)
   for field in fields:
     assert field in str(error.value)
+  (run / "inputs.json").write_text('{"config.task.train": 3}')
+  with pytest.raises(ValueError, match="inputs.json' is damaged: it holds no checksums"):
+    workdir.check_inputs(run, inputs, False)
 
 
 def test_a_file_of_a_stage_that_was_changed_is_found(tmp_path):
