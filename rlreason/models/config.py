@@ -92,7 +92,7 @@ class LoRAConfig:
 
   def __post_init__(self):
     if not 1 <= self.rank <= _MAX_RANK:
-      raise ValueError(f"rank: got {self.rank}, allowed: 1 to {_MAX_RANK}")
+      raise ValueError(f"rank: got {self.rank}, allowed: 1 or more, up to {_MAX_RANK}")
     if not self.alpha > 0:
       raise ValueError(f"alpha: got {self.alpha}, allowed: above 0")
     if not self.targets or not set(self.targets) <= set(LORA_TARGETS):
