@@ -1,9 +1,11 @@
 """What a decoder-only transformer is, as data. Reading a `config.json` is in `families.py`."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax.numpy as jnp
+
+from rlreason.config import AtMost
 
 Remat = Literal["none", "full", "dots"]
 AttentionChoice = Literal["auto", "xla", "cudnn", "flash"]
@@ -75,7 +77,6 @@ RopeScaling = LinearRopeScaling | DynamicRopeScaling | Llama3RopeScaling | YarnR
 
 _ATTENTION = ("q", "k", "v", "o")
 LORA_TARGETS = (*_ATTENTION, "gate", "up", "down")
-_MAX_RANK = 2**14  # beyond the widths of most models, and small enough to be laid out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +86,14 @@ class LoRAConfig:
   A and B train and are f32 whatever the model is; W is frozen. B starts at zero.
   """
 
-  rank: int = 16  # r
+  rank: Annotated[int, AtMost(2**14, "beyond the widths of most models")] = 16  # r
   alpha: float = 32.0  # α
   targets: tuple[str, ...] = LORA_TARGETS  # projections that have adapters
   base: Literal["full", "int8", "nf4"] = "full"  # how the frozen kernels of the layers are kept
 
   def __post_init__(self):
-    if not 1 <= self.rank <= _MAX_RANK:
-      raise ValueError(f"rank: got {self.rank}, allowed: 1 or more, up to {_MAX_RANK}")
+    if self.rank < 1:
+      raise ValueError(f"rank: got {self.rank}, allowed: 1 or more")
     if not self.alpha > 0:
       raise ValueError(f"alpha: got {self.alpha}, allowed: above 0")
     if not self.targets or not set(self.targets) <= set(LORA_TARGETS):

@@ -70,7 +70,6 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
   need = lambda field: required(metadata, f"{name}.{field}", "GGUF")
   get = lambda field, default=None: metadata.get(f"{name}.{field}", default)
   heads, width, layers = need("attention.head_count"), need("embedding_length"), need("block_count")
-  _check_layers(f"{name}.block_count", layers, len(tensor_names))
   head_dim = get("attention.key_length", width // max(1, heads))
   if get("rope.dimension_count", head_dim) != head_dim:
     raise ValueError(f"GGUF {name}.rope.dimension_count: got {get('rope.dimension_count')}, "
@@ -111,9 +110,15 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
   )
 
 
-def _check_layers(field: str, layers: int, num_tensors: int):
-  """Before anything is done for each layer: a file can say a million and hold none."""
-  if layers > num_tensors:
+def check_layers(metadata: Mapping[str, Any], num_tensors: int):
+  """Before anything is done for each layer: a file can say a million and hold none.
+
+  Raises:
+    ValueError: it counts more layers than it has tensors.
+  """
+  field = f"{metadata.get('general.architecture')}.block_count"
+  layers = metadata.get(field)
+  if isinstance(layers, int) and layers > num_tensors:
     raise ValueError(f"GGUF {field}: got {layers}, but the file has {num_tensors} tensors")
 
 

@@ -49,6 +49,7 @@ def open_model(
   """
   tensors = {tensor.name: _tensor_of(tensor) for tensor in reader.tensors}
   try:
+    gguf_fields.check_layers(metadata, len(tensors))
     config = gguf_fields.config_from_gguf(metadata, tensors)
     if _ROPE_FACTORS in tensors:
       stored = tensors.pop(_ROPE_FACTORS)

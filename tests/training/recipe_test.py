@@ -161,7 +161,7 @@ MISTAKES = [
      "config.rl.rewards.verifier: reward 'verifier': which_box must be one of"),
     ("rl.rewards.verifier.options.nosuch", 1,
      "config.rl.rewards.verifier: reward 'verifier': options must be of .*Got: .*'nosuch'"),
-    ("lora.rank", 10**9, "config.lora.rank: got 1000000000, allowed: 1 or more, up to 16384"),
+    ("lora.rank", 10**9, "config.lora.rank: got 1000000000 .int., allowed: at most 16384"),
     ("rl.rewards.verifier.weight", "1", "config.rl.rewards.verifier.weight: got '1' .str., all"),
     ("rl.steps", "5", "config.rl.steps: got '5' .str., allowed: int"),
     ("rl.num_prompts", 0, "config.rl.num_prompts: got 0, allowed: above 0"),
