@@ -65,8 +65,9 @@ def damage_named(path: pathlib.Path) -> Iterator[None]:
     if not isinstance(error, safetensors.SafetensorError) and (
         type(error).__name__ != "PanicException"):
       raise
-    raise ValueError(f"{path}: not a whole safetensors file (damaged or cut short?): {error}"
-                     ) from error
+    reason = " ".join(str(error).split())  # names in the file may hold line breaks
+    raise ValueError(
+        f"{path}: not a whole safetensors file (damaged or cut short?): {reason}") from error
 
 
 class Checkpoint:
