@@ -6,7 +6,7 @@ import weakref
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors import numpy as safetensors_numpy
+from safetensors import numpy as safetensors_numpy, safe_open
 
 from rlreason.weights import safetensors
 
@@ -144,3 +144,13 @@ def test_damaged_index(tmp_path, content, message):
   (tmp_path / safetensors.INDEX).write_text(content)
   with pytest.raises(ValueError, match=message):
     safetensors.Checkpoint(tmp_path)
+
+
+def test_what_the_package_says_of_a_damaged_file_is_one_line(tmp_path):
+  header = json.dumps({"a\nb": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}).encode()
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+  with pytest.raises(ValueError) as error:
+    with safetensors.damage_named(path), safe_open(path, framework="numpy"):
+      pass
+  assert "not a whole safetensors file" in str(error.value) and "\n" not in str(error.value)
