@@ -24,7 +24,7 @@ class Box(NamedTuple):
 _BOX_TOKENS = re.compile(
     r"\\{1,2}(?:boxed|fbox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
 _STATED = re.compile(
-    r"\banswers?(?:\s+(?:is|are)\b(?:\s*[:=])?|\**\s*[:=]|\s+(?=[\d$\\({\[+-]))\s*(?=\S)"
+    r"\banswers?(?:\s+(?:is|are)\b(?:\s*[:=])?|\**\s*[:=]\**|\s+(?=[\d$\\({\[+-]))\s*(?=\S)"
     r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
 _BARE = re.compile(r"\s*((?:\\[A-Za-z]+|\{[^{}]*\}|[^\s{}$\\])+)")  # \boxed 2
 

@@ -106,7 +106,7 @@ def under(question: str, choices: Choices) -> str:
 def label_of(answer: Any, choices: Choices) -> str:
   """The label of the choice that an answer is: as a label, as its text, or as a number from 0.
 
-  A whole working is left as it is.
+  Of a working it is what it marks as its answer; one that marks none is left as it is.
 
   Raises:
     ValueError: it is none of them, or may be one or another.
@@ -116,7 +116,10 @@ def label_of(answer: Any, choices: Choices) -> str:
   is_text = isinstance(answer, str)
   written = values.answer_text(answer).strip()
   if values.is_working(written):
-    return written
+    marked = values.marked_answer(written)
+    if not marked:
+      return written
+    written, is_text = marked, True
   folded = [label.casefold() for label in choices.labels]
   parts = [folded.index(part) for part in re.findall(r"\w+", written.casefold())
            if part in folded]

@@ -43,7 +43,7 @@ _REASONING = ("reasoning_content", "thinking")  # keys of the assistant's messag
 _IDS = ("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")  # what stages write
 # What prompts that were cut are counted as.
 CUT = "cut off the assistant's turns at the end of the prompt, which would hold the solution"
-LEFT_OUT = "not in the prompt: "  # before what columns are counted as
+LEFT_OUT = "not used (`fields` can name them): "  # before what columns are counted as
 _KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS, *SYSTEMS,
           *CONTEXTS, *choices_lib.COLUMNS}
 _NO_PROMPT = {"completion", "chosen", "rejected", *messages.COLUMNS, *ANSWERS, *COMPLETIONS}

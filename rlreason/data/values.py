@@ -139,7 +139,12 @@ def has_answer(value: Any) -> bool:
     text = answer_text(value)
   except ValueError:
     return False
-  return bool(not is_working(text) or final_line(text) or boxes.boxed(text) or boxes.stated(text))
+  return not is_working(text) or bool(marked_answer(text))
+
+
+def marked_answer(working: str) -> str | None:
+  """What a working says after `####`, in its last box, or after "the answer is"; None: nothing."""
+  return final_line(working) or boxes.boxed(working) or boxes.stated(working)
 
 
 def is_worked(text: str, source: str) -> bool:
