@@ -46,7 +46,10 @@ CUT = "cut off the assistant's turns at the end of the prompt, which would hold 
 LEFT_OUT = "not used (`fields` can name them): "  # before what columns are counted as
 _KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS, *SYSTEMS,
           *CONTEXTS, *choices_lib.COLUMNS}
-_NO_PROMPT = {"completion", "chosen", "rejected", *messages.COLUMNS, *ANSWERS, *COMPLETIONS}
+# Columns that hold no part of a prompt, but what is said to it or known of it.
+_NO_PROMPT = re.compile(
+    "answer|solution|response|completion|chosen|rejected|output|generat|reason|think|thought|"
+    "attempt|trajector|cot|rationale|explan|proof|message|conversation|reward|meta|extra|judge")
 
 
 def make_row(
@@ -293,7 +296,8 @@ def _left_out(others: Row, prompt: Prompt) -> list[str]:
   """Columns of text that might be a part of the prompt, and are none, as they are counted."""
   text = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
   return [LEFT_OUT + repr(name) for name, value in others.items()
-          if name not in _NO_PROMPT and any(part.strip() not in text for part in _texts(value))]
+          if not _NO_PROMPT.search(name.lower())
+          and any(part.strip() not in text for part in _texts(value))]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 A row is a dict with a `prompt` (text or chat messages), what is `required` beside it (an `answer`
 for reinforcement learning, a `completion` for supervised learning), and any further columns. Files
-are read and checked once; a bad row is logged with its line, counted, and left out, and only a file
-without any good row is an error. Not here: kinds of files (`data/files.py`), what columns mean
-(`data/columns.py`), and order, batches and resuming (`data/pipeline.py`).
+are read and checked once; bad rows are left out, and one line counts them and says where they are;
+only a file without any good row is an error. Not here: kinds of files (`data/files.py`), what
+columns mean (`data/columns.py`), and order, batches and resuming (`data/pipeline.py`).
 """
 
 from collections import Counter
@@ -22,13 +22,13 @@ from rlreason.data.columns import Questions, make_row
 from rlreason.data.files import expanded, find_files, matches, read_rows
 from rlreason.data.tasks.base import Row, RowSource
 
-MAX_LOGGED = 20  # bad rows logged one by one
-_MAX_REASONS = 3  # told in the line that counts them
+_MAX_REASONS, _MAX_PLACES = 3, 3  # told in the line that counts bad rows; of each reason
 _MAX_REASON = 500  # characters
+_MAX_TRIED = 20  # rows of a data set, to find one whose columns are right
 
 
 class BadRows(list):
-  """(place, reason) of each row left out; the first `MAX_LOGGED` are logged as they come."""
+  """(place, reason) of each row left out; `finish` logs them in one line."""
 
   def __init__(self, source: str, kind: str = "rows"):
     super().__init__()
@@ -36,13 +36,10 @@ class BadRows(list):
 
   def add(self, place: int | str, error: ValueError):
     """Notes a row that cannot be used."""
-    reason = textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")  # and on one line
-    self.append((place, reason))
-    if len(self) <= MAX_LOGGED:
-      logging.warning("%s:%s: row left out: %s", self._source, place, reason)
+    self.append((place, textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")))
 
   def finish(self, total: int, names: Sequence[str] = ()):
-    """Logs how many of `total` rows are left out, and the most frequent reasons.
+    """Logs how many of `total` rows are left out, the most frequent reasons and where they are.
 
     Args:
       total: rows that were read.
@@ -59,12 +56,19 @@ class BadRows(list):
       if missing and shown:
         columns_are += f"; fields={{{missing[1]!r}: NAME}} says which of them it is"
       raise ValueError(f"{self._source}: no usable row among {total}; {first}{columns_are}")
-    if self:
-      reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
-      told = [f"{count} x {reason}" for reason, count in reasons]
-      others = len(self) - sum(count for _, count in reasons)
-      logging.warning("%s: %d of %d %s left out: %s", self._source, len(self), total, self._kind,
-                      "; ".join(told + [f"{others} for other reasons"] * (others > 0)))
+    if not self:
+      return
+    reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
+    told = [f"{count} x {reason}{self._places_of(reason)}" for reason, count in reasons]
+    others = len(self) - sum(count for _, count in reasons)
+    logging.warning("%s: %d of %d %s left out: %s", self._source, len(self), total, self._kind,
+                    "; ".join(told + [f"{others} for other reasons"] * (others > 0)))
+
+  def _places_of(self, reason: str) -> str:
+    places = [str(place) for place, other in self if other == reason and place is not None]
+    if len(places) > _MAX_PLACES:
+      places[_MAX_PLACES:] = ["..."]
+    return f" ({', '.join(places)})" if places else ""
 
 
 def origin(rows: RowSource, index: int) -> int | str:
@@ -220,7 +224,7 @@ class TfdsRows:
 
   def _check_some(self, name: str, split: str):
     """Raises what is wrong with the columns before a run starts; one bad row is no reason."""
-    for index in range(min(MAX_LOGGED, len(self))):
+    for index in range(min(_MAX_TRIED, len(self))):
       notes = Counter()
       try:
         self._make_row(self._source[index], notes=notes)
@@ -285,7 +289,7 @@ def _log_notes(source: str, notes: Counter[str]):
   cut = notes.pop(columns.CUT, 0)
   left_out = [note for note in notes if note.startswith(columns.LEFT_OUT)]
   if left_out:
-    logging.info("%s: %s%s", source, columns.LEFT_OUT, ", ".join(
+    logging.warning("%s: %s%s", source, columns.LEFT_OUT, ", ".join(
         f"{note.removeprefix(columns.LEFT_OUT)} ({notes.pop(note)})" for note in left_out))
   if notes:
     logging.info("%s: %s", source, "; ".join(

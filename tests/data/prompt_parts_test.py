@@ -1,4 +1,4 @@
-"""What belongs to a prompt beside its question, in published layouts; rows that say they are bad."""
+"""What belongs to a prompt beside its question, in published layouts; answers of other columns."""
 
 import json
 
