@@ -17,7 +17,7 @@ from rlreason.data import messages, values
 COLUMNS = ("choices", "options")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LABEL = re.compile(r"\s*\(?([A-Za-z]|\d{1,2})\s?[).:]\s*(?=\S)")  # of "A) 21" and "(a) 21"
-_IN_TEXT = re.compile(r"(?:^|[\s,;])\(?([A-Za-z])\s?[).]\s")  # of "a ) 38 , b ) 27"
+_IN_TEXT = re.compile(r"(?:^|[\s,;])\(?([A-Za-z])\s?[).:]\s")  # of "a ) 38 , b ) 27"
 _OWN_COLUMN = re.compile(r"([A-J])|(?:option|choice|op)[_ ]?([a-jA-J]|\d)")
 _WRONG_COLUMN = re.compile(r"(?:incorrect[_ ]answer|distractor)[_ ]?\d+", re.IGNORECASE)
 

@@ -76,9 +76,11 @@ def make_row(
   if "chosen" in required:
     ours, name = _pair(row, questions)
   elif "completion" in required:
-    ours, name = _example(row, notes)
+    ours, name = _example(row, fields, notes)
   else:
     ours, name = _problem(row, fields, notes, "answer" in required)
+  if name == "prompt" and fields.get("prompt", name) != name:
+    name = QUESTIONS[0]  # whatever it is called there
   ours["prompt"] = _asked(row, ours["prompt"], name, questions)
   for name in required:
     if name not in ours:
@@ -219,14 +221,21 @@ def _take_prompt(row: Row, name: str | None) -> Prompt:
   chat = messages.read_chat(values.plain(value)) if values.may_be_chat(value) else None
   if chat is None:
     prompt = values.text(value, "prompt")
-    is_filled = lambda half: isinstance(row.get(half), str) and row[half].strip()
-    for half in filter(is_filled, _INPUTS if name == "instruction" else ()):
-      prompt += "\n" + row[half]
-    for half in filter(is_filled, CONTEXTS if name in QUESTIONS else ()):
-      if row[half].strip() not in prompt:
-        prompt = f"{row[half].rstrip()}\n{prompt}"
+    for half in _INPUTS if name == "instruction" else ():
+      prompt += "\n" * bool(_passage(row, half)) + _passage(row, half)
+    for half in CONTEXTS if name in QUESTIONS else ():
+      if (passage := _passage(row, half)) and passage.strip() not in prompt:
+        prompt = f"{passage.rstrip()}\n{prompt}"
     chat = prompt
   return chat
+
+
+def _passage(row: Row, name: str) -> str:
+  """The text of a column, or the texts of a list in it; "": there is none."""
+  value = values.plain(row.get(name))
+  if isinstance(value, list) and all(isinstance(text, str) for text in value):
+    value = "\n".join(value)
+  return value if isinstance(value, str) and value.strip() else ""
 
 
 def _asked(row: Row, prompt: Prompt, name: str | None, questions: Questions) -> Prompt:
@@ -296,7 +305,8 @@ def _left_out(others: Row, prompt: Prompt) -> list[str]:
   """Columns of text that might be a part of the prompt, and are none, as they are counted."""
   text = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
   return [LEFT_OUT + repr(name) for name, value in others.items()
-          if not _NO_PROMPT.search(name.lower())
+          if not _NO_PROMPT.search(name.lower()) and not (
+              name in choices_lib.COLUMNS and choices_lib.find({name: value}))
           and any(part.strip() not in text for part in _texts(value))]
 
 
@@ -340,14 +350,17 @@ def _answer(row: Row, fields: Mapping[str, str], notes: Counter[str]) -> str:
 # Completions.
 
 
-def _example(row: Row, notes: Counter[str]) -> tuple[Row, str | None]:
+def _example(
+    row: Row, fields: Mapping[str, str], notes: Counter[str]
+) -> tuple[Row, str | None]:
   """{prompt, completion} and perhaps {is_right}, and where the prompt was found."""
   verdict = _verdict(row)
   if values.is_filled(row.get("completion")):
     name = _prompt_column(row, _chats(row, messages.COLUMNS))
     prompt, completion = _joined(
         _take_prompt(row, name), row["completion"], "completion")
-    name = "prompt"  # what is called so, or goes before what is called a completion, is as it is
+    if "completion" not in fields:
+      name = "prompt"  # what is called so, or goes before what is called a completion, is as it is
   else:
     prompt, completion, name = _found_example(row, notes)
   return {"prompt": prompt, "completion": completion, **verdict}, name
@@ -447,6 +460,9 @@ def _common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
   turn = common.rfind(messages.TRANSCRIPT_TURN)
   if turn >= 0 and messages.read_transcript(chosen):
     start = turn + len(messages.TRANSCRIPT_TURN)
+    if any(len(messages.read_transcript("\n\nHuman: ?\n\nAssistant:" + text[start:]) or ()) != 2
+           for text in (chosen, rejected)):
+      raise ValueError("chosen and rejected are of different prompts")
   else:
     start = len(re.match(r"(?:.*\s)?", common, re.DOTALL).group())
   values.text(common[:start], "the prompt, which chosen and rejected begin with,")

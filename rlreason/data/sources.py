@@ -52,9 +52,9 @@ class BadRows(list):
       first = "row {}: {}".format(*self[0]) if self else "there are no rows"
       shown = textwrap.shorten(", ".join(names), _MAX_REASON, placeholder=" ...")
       columns_are = f" (its columns: {shown})" if shown else ""
-      missing = re.search(r"there is no column '(\w+)'", first)
+      missing = re.search(r"there is no column '(?=(\w+)')|(?=(\w+) must be .* Got: None$)", first)
       if missing and shown:
-        columns_are += f"; fields={{{missing[1]!r}: NAME}} says which of them it is"
+        columns_are += f"; fields={{{(missing[1] or missing[2])!r}: NAME}} says which of them it is"
       raise ValueError(f"{self._source}: no usable row among {total}; {first}{columns_are}")
     if not self:
       return

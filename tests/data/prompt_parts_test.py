@@ -38,6 +38,7 @@ QUESTION = "Which group has ten?"
      "A. 21\nB. 21.5", "B"),
     ({"Problem": QUESTION, "options": "a ) 38 , b ) 27.675 , c ) 30", "correct": "c"},
      "a ) 38 , b ) 27.675 , c ) 30", "c"),
+    ({"question": QUESTION, "options": "A: x, B: y", "correct": "B"}, "A: x, B: y", "B"),
     ({"question": QUESTION, "opa": "x", "opb": "y", "correct": "b"}, "a. x\nb. y", "b"),
     ({"question": QUESTION, "A": "x", "B": "y", "C": "z", "answer": "C"}, "A. x\nB. y\nC. z", "C"),
     ({"question": QUESTION, "option1": "x", "option2": "y", "answer": "2"}, "1. x\n2. y", "2"),
@@ -107,6 +108,8 @@ def test_choices_of_chats_of_examples_and_of_pairs(tmp_path):
      "Each pack costs 76.\nHow much?"),
     ({"passage": "It rained.", "question": "Did it?", "answer": "yes"}, "It rained.\nDid it?"),
     ({"context": "A ball.", "question": "How far?", "final_answer": ["2"]}, "A ball.\nHow far?"),
+    ({"context": ["It rained.", "It ended."], "question": "Did it?", "answer": "yes"},
+     "It rained.\nIt ended.\nDid it?"),
     ({"article": "Art.", "question": "What?", "options": ["x", "y"], "answer": "A"},
      "Art.\nWhat?\nA. x\nB. y"),
     ({"context": "A ball.", "question": "A ball. How far?", "answer": 2}, "A ball. How far?"),
@@ -227,6 +230,10 @@ def test_transcripts_end_with_the_assistants_name(tmp_path):
   assert read_one(tmp_path, row, PAIR, questions="chat") == (chat, "I am one", "I am two")
   row = {"prompt": f"{turns} ", "chosen": "one", "rejected": "two"}
   assert read_one(tmp_path, row, PAIR, questions="chat") == (chat, "one", "two")
+  row = {"chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: b\n\nAssistant: c",
+         "rejected": "\n\nHuman: q\n\nAssistant: x"}
+  with pytest.raises(ValueError, match="row 1: chosen and rejected are of different prompts"):
+    read_one(tmp_path, row, PAIR)
   assert messages.read_transcript("He said:\n\nHuman: q\n\nAssistant: a") is None
 
 
@@ -255,6 +262,17 @@ def test_a_bare_number_is_no_example(tmp_path):
     read_one(tmp_path, {"question": "q", "solution": "128", "attempt": "So 128"}, EXAMPLE)
   assert read_one(tmp_path, {"question": "q", "solution": ["So it is 4."]}, EXAMPLE) == (
       "q", "So it is 4.")
+
+
+@pytest.mark.parametrize("row, fields, example", [
+    ({"question": "q", "solution": "128", "attempt": "So 128"}, {"completion": "attempt"},
+     ([USER("q")], "So 128")),
+    ({"text": "q", "code": "print(1)"}, {"prompt": "text", "completion": "code"},
+     ([USER("q")], "print(1)")),
+    ({"prompt": "q", "code": "print(1)"}, {"completion": "code"}, ("q", "print(1)")),
+    ({"id": 1, "data": ["q", "a"]}, {"messages": "data"}, ([USER("q")], "a"))])
+def test_columns_named_in_fields(tmp_path, row, fields, example):
+  assert read_one(tmp_path, row, EXAMPLE, questions="chat", fields=fields) == example
 
 
 def test_an_object_in_place_of_an_answer_names_a_place_in_it(tmp_path):
