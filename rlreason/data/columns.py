@@ -446,7 +446,9 @@ def _pair(row: Row, questions: Questions) -> tuple[Row, str | None]:
   if isinstance(prompt, str) and questions == "chat":
     turns = messages.read_transcript(prompt)
     if turns:
-      prompt, chosen, rejected = turns, chosen.strip(), rejected.strip()
+      prompt = turns
+      chosen, rejected = (said.strip() if isinstance(said, str) else said
+                          for said in (chosen, rejected))
   first, chosen = _joined(prompt, chosen, "chosen")
   second, rejected = _joined(prompt, rejected, "rejected")
   if first != second:

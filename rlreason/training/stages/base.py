@@ -103,7 +103,7 @@ def warn_of_plain_prompts(field: str, rows: RowSource, tokenizer: Tokenizer):
   if isinstance(rows[0]["prompt"], str) and not is_sampled and tokenizer.chat_template is not None:
     logging.warning(
         "%s: its prompts are plain text, and train as they are, without the chat template of the "
-        "model; messages go through it", field)
+        "model; messages, and columns of another name (`question`), go through it", field)
 
 
 def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
