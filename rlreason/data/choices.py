@@ -46,7 +46,7 @@ def find(row: Mapping[str, Any], right: Any = None) -> Choices | None:
   own = {(found[1] or found[2]): row[name] for name in row
          if (found := _OWN_COLUMN.fullmatch(name)) and values.is_filled(row[name])}
   if len(own) > 1:
-    return _labelled(sorted(own.items()))
+    return _own(own, right, is_sure=not {"A", "B"} & set(row))
   wrong = [row[name] for name in row if _WRONG_COLUMN.fullmatch(name)
            and values.is_filled(row[name])]
   if not wrong:
@@ -55,6 +55,18 @@ def find(row: Mapping[str, Any], right: Any = None) -> Choices | None:
   texts = [values.text(value, "a choice").strip() for value in (right, *wrong)]
   return _labelled(zip(_LETTERS, sorted(
       texts, key=lambda text: hashlib.sha256(text.encode()).digest())))
+
+
+def _own(columns: Mapping[str, Any], right: Any, is_sure: bool) -> Choices | None:
+  """Choices in columns of their own; `A` and `B` may be anything, unless the answer is of them."""
+  try:
+    choices = _labelled(sorted(columns.items()))
+    label_of(right, choices)
+  except ValueError:
+    if is_sure:
+      raise
+    return None
+  return choices
 
 
 def _read(value: Any) -> Choices | None:

@@ -96,6 +96,8 @@ def test_choices_of_chats_of_examples_and_of_pairs(tmp_path):
   row = {"question": "q", "choices": ["x", "y"], "chosen": "a", "rejected": "b"}
   assert read_one(tmp_path, row, PAIR) == ("q\nA. x\nB. y", "a", "b")
   # What is called so and is something else stays a column.
+  assert read_one(tmp_path, {"prompt": "q", "A": 3, "B": [4], "answer": "7"}) == ("q", "7")
+  assert read_one(tmp_path, {"prompt": "q", "A": 3, "B": 4, "answer": "7"}) == ("q", "7")
   row = {"prompt": "q", "answer": "1", "options": {"temperature": 1}, "choices": [{"index": 0}]}
   assert read_one(tmp_path, row) == ("q", "1")
 
