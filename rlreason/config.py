@@ -111,6 +111,8 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
     names: of the fields in the section.
   """
   message = re.sub(r"^options of \w+: (?=\w+: )", "options.", str(error))  # of a slot
+  if message.startswith(where):
+    return message
   name = re.match(r"(\w+)(?=[:.,\[]| must )", message)
   return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 

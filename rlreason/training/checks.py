@@ -12,6 +12,9 @@ from rlreason.sampling import SamplingOptions
 from rlreason.training.optimizer import OptimizerConfig
 
 
+STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
+
+
 def check_positive(config: Any, *names: str):
   for name in names:
     if not vars(config)[name] > 0:
@@ -25,6 +28,13 @@ def check_rows(stage: Any):
     raise ValueError(
         f"num_prompts: got {stage.num_prompts} with group_size={stage.group_size}, allowed: "
         f"{most} completions of a step together, which are in memory at once")
+
+
+def check_fields(stage: Any, source: str):
+  """Refuses names of columns where no file is read: stages write ours."""
+  if stage.fields and (not source or source.startswith(STAGE_PREFIX)):
+    raise ValueError(f"fields: got {dict(stage.fields)}, allowed: none, where the stage reads no "
+                     "file of its own")
 
 
 def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):

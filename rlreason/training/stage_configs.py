@@ -18,11 +18,10 @@ from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training.checks import (
-    check_critic_rate, check_filters, check_learned, check_positive, check_rows,
-    check_samples_differ, check_steps)
+    STAGE_PREFIX, check_critic_rate, check_fields, check_filters, check_learned, check_positive,
+    check_rows, check_samples_differ, check_steps)
 from rlreason.training.optimizer import OptimizerConfig
 
-STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
 # the name of an earlier stage that trains, or a folder as a run writes it.
 START = ("previous", "initial")
@@ -40,6 +39,8 @@ class SFTStage:
   optimizer: OptimizerConfig
   # Files of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
   examples: Path = ""
+  # Of `examples`: our column -> the file's, or a path in it such as "messages.0.content".
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
   answer_template: str = ""
   num_examples: Examples = 50_000  # most examples made, where they do not come from a file
@@ -50,6 +51,7 @@ class SFTStage:
   def __post_init__(self):
     check_positive(self, "batch_size", "length", "num_examples")
     check_steps(self.steps, self.steps, self.optimizer)
+    check_fields(self, self.examples)
     micro_size = self.sft.micro_batch_size
     if micro_size and self.batch_size % micro_size:
       raise ValueError(
@@ -98,6 +100,7 @@ class RLStage:
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
   start: Path = "previous"  # see `START`
   problems: Path = ""  # files of {prompt, answer}, or "stage:NAME"; empty = the task's
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
@@ -112,6 +115,7 @@ class RLStage:
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")
     check_rows(self)
+    check_fields(self, self.problems)
     if self.max_rounds > 1 and self.group_size == 1:
       raise ValueError(
           f"max_rounds: got {self.max_rounds} with group_size=1, allowed: 1 (a group of one always "
@@ -243,6 +247,7 @@ class SampleStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   start: Path = "previous"  # see `START`
   problems: Path = ""  # as of `RLStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   reward_model: Path = ""  # as of `RLStage`
   # A folder or .gguf file to sample from in place of the policy, such as a larger teacher's.
   model: Path = ""
@@ -250,6 +255,7 @@ class SampleStage:
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
     check_rows(self)
+    check_fields(self, self.problems)
     check_learned(self.rewards, self.reward_model)
     check_samples_differ(self.sampling, self.group_size)
     check_filters(self.sampling)
@@ -285,12 +291,14 @@ class PreferenceStage:
   # Files of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
   # is_right}; or "stage:NAME".
   examples: Path
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   preference: PreferenceConfig
   optimizer: OptimizerConfig
   start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
+    check_fields(self, self.examples)
     check_steps(self.steps, self.steps, self.optimizer)
     check_critic_rate(self.optimizer, "in a preference stage, which has no critic")
 
@@ -305,6 +313,7 @@ class RewardModelStage:
   batch_size: Rows  # prompts per step, over all devices
   completion_length: Tokens  # rows with a longer completion are left out
   examples: Path  # as of `PreferenceStage`: pairs, or completions with verdicts
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   optimizer: OptimizerConfig
   reward_model: RewardModelConfig = RewardModelConfig()
   # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
@@ -314,6 +323,7 @@ class RewardModelStage:
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
+    check_fields(self, self.examples)
     check_steps(self.steps, self.steps, self.optimizer)
 
 
@@ -335,11 +345,13 @@ class DistillStage:
   student_fraction: float = 1.0
   examples: Path = ""  # empty: the problems of the task, and a student_fraction of 1
   problems: Path = ""  # without examples, as of `RLStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of these or of those
   start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size")
     check_rows(self)
+    check_fields(self, self.examples or self.problems)
     check_steps(self.steps, self.steps, self.optimizer)
     if not 0 <= self.student_fraction <= 1:
       raise ValueError(f"student_fraction: got {self.student_fraction}, allowed: 0 to 1")

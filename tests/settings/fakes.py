@@ -151,8 +151,8 @@ def load_model_of(trace):
 @contextlib.contextmanager
 def stand_ins(trace):
   """Everything slow of the stages is replaced; what would have been read or sampled is traced."""
-  def read_source(source, folder, required):
-    trace["read"].append((str(source), tuple(required)))
+  def read_source(source, folder, required, questions, fields):
+    trace["read"].append((str(source), tuple(required), questions, fields))
     return FILE_ROWS
 
   make = algorithm_of(trace)

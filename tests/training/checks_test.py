@@ -97,6 +97,10 @@ REFUSED = [
     ("preference", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rat"),
     ("distill", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate:"),
     ("distill", dict(distill=dict(others="renormalize")), "distill.others: got 'renormalize' with"),
+    *((kind, dict(fields=dict(prompt="q"), **source), "fields: got {'prompt': 'q'}, allowed: none")
+      for kind, source in [
+          ("sft", {}), ("rl", dict(problems="stage:a")), ("sample", {}), ("distill", {}),
+          ("preference", dict(examples="stage:a"))]),
     ("distill", dict(examples="a", problems="b"), "problems: got 'b' with examples"),
     ("distill", dict(examples="a", student_fraction=0.0, group_size=2), "group_size: got 2 with s"),
     ("distill", dict(examples="a", student_fraction=0.0, sampling=dict(temperature=0.5)),

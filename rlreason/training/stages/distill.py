@@ -31,7 +31,8 @@ def check_distill(setup: Setup, stage: DistillStage):
   if not stage.examples:
     rl.check_problems(setup, stage)
   elif not base.is_of_stage(stage.examples):
-    rows = base.read_source(stage.examples, pathlib.Path(), ("prompt", "completion"))
+    rows = base.read_rows(
+        stage, "examples", setup.tokenizer, pathlib.Path(), ("prompt", "completion"))
     rollout_lib.check_fitting(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 
@@ -89,7 +90,7 @@ def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
   """Problems to sample from, or examples whose completions have at most the stage's length."""
   if not stage.examples:
     return rl.make_problems(setup, stage, folder)
-  rows = base.read_source(stage.examples, folder, ("prompt", "completion"))
+  rows = base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   return rollout_lib.FittingRows(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 

@@ -92,8 +92,7 @@ def _problems(
   train = setup.tasks["train"]
   rows = train.rows
   if stage.problems:
-    rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
-    base.warn_of_plain_prompts(f"config.{stage.name}.problems", rows, setup.tokenizer)
+    rows = base.read_rows(stage, "problems", setup.tokenizer, folder, ("prompt", "answer"))
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
   spec = specs[0] if specs else RewardSpec(name="verifier")
   return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets),
