@@ -221,6 +221,8 @@ def evaluation_trace(config, rows=ROWS, **settings):
 
 # The loop, whose stages do nothing.
 
+TOKENS = 7  # that each of their steps works on
+
 
 class FakeWriter:
   """Writes nothing, and remembers everything."""
@@ -265,7 +267,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None):
     def step(state, number, data, key):
       trace["keys"].append(jax.random.key_data(key).tolist())
       state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-      return base.StepOutput(state, {}, metrics(stage, number), 0)
+      return base.StepOutput(state, {}, metrics(stage, number), TOKENS)
 
     state = algorithms.init_state({"policy": policy}, _Identity)
     trains = stage.kind not in ("sample", "reward_model")
