@@ -43,7 +43,7 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
         f"all rewards are equal{where} (means: {parts})"
         ": nothing tells good completions from bad ones; look in samples.jsonl: problems "
         "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
-        "that ends completions before it")
+        "that ends completions before it, a reward_clip that cuts off what differs")
   if values.get("optim/grad_norm") == 0 and not found:  # else it follows from what was found
     found["gradient"] = f"the gradient is exactly 0: nothing is learned; look at {_looked_at(stage)}"
   return found

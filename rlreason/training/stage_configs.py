@@ -193,7 +193,7 @@ class RLStage:
                     if spec.name == "exploration" and spec.function is None]
     if not explorations:
       check_unread(self, "without a reward 'exploration'", "min_reasoning")
-    elif "min_length" in explorations[0].options:
+    elif explorations[0].options.get("min_length", self.min_reasoning) != self.min_reasoning:
       check_unread(self, "beside rewards.exploration.options.min_length", "min_reasoning")
     if "verifier" not in names:
       check_unread(self, "without a reward 'verifier'", "useful_by", "writes_accuracy",

@@ -180,6 +180,8 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
     ("rl", dict(algorithm=dict(whiten_rewards=True))),
     ("rl", dict(rewards=dict(overlong=dict(options=dict(max_length=9, cache=2))))),
     ("rl", dict(rewards=dict(kimi_length={}))),
+    ("rl", dict(min_reasoning=5, allow_length_over_correctness=True, rewards=dict(
+        exploration=dict(options=dict(c=0.1, min_length=5))))),  # as config.json records it
     ("sft", dict(examples="a", num_examples=50_000)),
     ("distill", dict(group_size=2, distill=dict(micro_batch_size=16))),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0))),
