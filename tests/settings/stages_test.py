@@ -108,6 +108,7 @@ def test_groups_are_sampled_until_enough_of_them_differ():
     by_reward = fakes.stage_trace(dataclasses.replace(stage, useful_by="reward"), steps=1)
   (metrics,) = trace["host"]
   assert metrics["rollout/rounds"] == 3 and metrics["rollout/useless_groups"] == 1
+  assert metrics["rollout/sampled_groups"] == 6
   key = jax.random.split(jax.random.key(0))[0]
   assert data(trace["keys"]) == [folded(key, number) for number in range(3)]
   assert trace["tokens"] == [3 * (4 + 2 * (6 + 7))]
