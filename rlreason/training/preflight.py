@@ -45,7 +45,8 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
         "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
         "that ends completions before it, a reward_clip that cuts off what differs")
   if values.get("optim/grad_norm") == 0 and not found:  # else it follows from what was found
-    found["gradient"] = f"the gradient is exactly 0: nothing is learned; look at {_looked_at(stage)}"
+    found["gradient"] = (
+        f"the gradient is exactly 0: nothing is learned; look at {_looked_at(stage)}")
   return found
 
 

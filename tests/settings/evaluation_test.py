@@ -10,6 +10,7 @@ import pytest
 from rlreason import rollout as rollout_lib
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.sampling import SamplingOptions
+from rlreason.training.stage_configs import RLStage, SampleStage
 from tests.algorithms import tiny
 from tests.settings import bases, fakes
 
@@ -36,6 +37,19 @@ def test_votes_are_for_the_box_that_is_verified():
   with mock.patch.object(fakes, "SAMPLED", sampled):
     assert found(config, grading=FIRST)["maj@3"]["value"] == 0
     assert found(config, grading=FIRST)["mean"]["value"] == pytest.approx(1 / 3)
+
+
+def test_the_last_stage_that_learns_by_verdicts_says_how_an_evaluation_grades():
+  """One that samples says it only where none learns, and the last of those."""
+  part = lambda least: RewardSpec(name="verifier", options={"no_box_score": least})
+  rl = lambda name, least: RLStage(**bases.BASES[RLStage] | dict(name=name, rewards=(part(least),)))
+  sample = lambda name, least: SampleStage(
+      **bases.BASES[SampleStage] | dict(name=name, rewards=(part(least),)))
+  graded = lambda *stages: bases.make_recipe(stages=stages).grading.options.get("no_box_score")
+  assert graded() is None
+  assert graded(rl("a", -0.1), rl("b", -0.2), sample("c", -0.3)) == -0.2
+  assert graded(sample("a", -0.1), rl("b", -0.2)) == -0.2
+  assert graded(sample("a", -0.1), sample("b", -0.2)) == -0.2
 
 
 def unsure(prompts, completions, **columns):

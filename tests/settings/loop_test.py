@@ -37,8 +37,12 @@ def test_each_stage_step_and_evaluation_has_its_key():
 def test_what_is_tried_before_the_first_step_has_a_key_of_its_own():
   keys = []
   stage = RLStage(**bases.BASES[RLStage])
-  of_runs.looped(dataclasses.replace(RECIPE, stages=(stage,)), preflight=lambda trace, params, key: (
-      keys.append(jax.random.key_data(key).tolist()), ({}, []))[1])
+
+  def preflight(trace, params, key):
+    keys.append(jax.random.key_data(key).tolist())
+    return {}, []
+
+  of_runs.looped(dataclasses.replace(RECIPE, stages=(stage,)), preflight=preflight)
   assert keys == [folded(2**30 + 1)]
 
 
@@ -87,7 +91,8 @@ def test_the_reference_of_adapters_is_those_that_the_stage_starts_with():
   own, reference = policies.own_policy(adapted(LoRAConfig()), policy, 0, has_reference=True)
   assert own is policy and sorted(reference["layers"]["q"]) == ["lora_a", "lora_b"]
   assert reference["layers"]["q"]["lora_a"] is not policy["layers"]["q"]["lora_a"]  # donated
-  assert policies.own_policy(adapted(LoRAConfig()), policy, 0, has_reference=False) == (policy, None)
+  _, nothing = policies.own_policy(adapted(LoRAConfig()), policy, 0, has_reference=False)
+  assert nothing is None
 
 
 def test_a_critic_beside_adapters_has_some_on_a_base_of_the_same_kind():

