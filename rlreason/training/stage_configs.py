@@ -55,8 +55,6 @@ class SFTStage:
     check_critic_rate(self.optimizer, "in a supervised stage, which has no critic")
     if self.answer_template and self.examples:
       raise ValueError("answer_template: got one beside examples, allowed: one of the two")
-    if self.examples:
-      check_unread(self, "with examples, all of which are taken", "num_examples")
     if self.answer_template and "{answer}" not in self.answer_template:
       raise ValueError(
           f"answer_template: got {self.answer_template!r}, allowed: text with {{answer}} in it")

@@ -100,15 +100,21 @@ def test_each_epoch_has_an_order_of_its_own():
 
 
 def test_what_is_told_of_pairs():
-  """The second completion of each row is the first of the last row, and so on."""
-  _, metrics = of.preferred(PreferenceConfig(
-      loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False))
+  """The second completion of each row is the first of the first row."""
+  beside = lambda x: jnp.stack([x, jnp.stack([x[0]] * 4)], 1)
+  pairs = of.PAIRS.replace(
+      completion_tokens=beside(of.ROLLOUT.completion_tokens),
+      completion_mask=beside(of.ROLLOUT.completion_mask))
+  with mock.patch.object(of, "PAIRS", pairs):
+    _, metrics = of.preferred(PreferenceConfig(
+        loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False))
   values = metrics_lib.reduce_metrics(metrics)
   now, before = log_probs(0).sum(axis=1), log_probs(1).sum(axis=1)
-  margin = (now - before) - (now - before)[::-1]
+  margin = (now - before) - (now - before)[0]
   assert values["preference/accuracy"] == np.mean(margin > 0)
   assert values["preference/margin"] == pytest.approx(margin.mean(), abs=1e-5)
   assert values["preference/log_probs/chosen"] == pytest.approx(now.mean(), rel=1e-4)
+  assert values["preference/log_probs/rejected"] == pytest.approx(now[0], rel=1e-4)
   assert values["loss/preference"] == pytest.approx(
       np.log1p(np.exp(-0.5 * margin)).mean(), rel=1e-4)
 

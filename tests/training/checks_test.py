@@ -118,7 +118,6 @@ REFUSED = [
           (dict(useful_by="accuracy", max_rounds=2), "useful_by: got 'accuracy' without a reward"),
           (dict(algorithm=dict(nll_coef=0.1)), "algorithm.nll_coef: got 0.1 without a reward")]),
     ("sft", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: got"),
-    ("sft", dict(examples="a", num_examples=5), "num_examples: got 5 with examples, all of which"),
     ("sample", dict(model="a", start="initial"), "start: got 'initial' with a model of its own"),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0, top_p=0.5)),
      "sampling.top_p: got 0.5 with temperature=0, allowed: 1.0"),
@@ -183,7 +182,6 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
     ("rl", dict(rewards=dict(kimi_length={}))),
     ("rl", dict(min_reasoning=5, allow_length_over_correctness=True, rewards=dict(
         exploration=dict(options=dict(c=0.1, min_length=5))))),  # as config.json records it
-    ("sft", dict(examples="a", num_examples=50_000)),
     ("distill", dict(group_size=2, distill=dict(micro_batch_size=16))),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0))),
     ("distill", dict(examples="a", group_size=2, sampling=dict(temperature=0.5))),

@@ -98,10 +98,10 @@ def test_examples_of_gsm8k_are_workings_asked_for_as_problems_are(config, tmp_pa
   working = "0 + 1 = 1\n#### 1<end>"
   assert first_example(config) == (f"user: Solve. 0 + 1?\nassistant: {working}\n", working)
   # Read as a file of their own they are the model's chats, and with a template bare answers.
-  config["sft"] |= dict(examples=config["task"]["train"], num_examples=50_000)
+  config["sft"]["examples"] = config["task"]["train"]
   text, trained = first_example(config)
   assert text.startswith("user: ") and "Solve" not in text and trained.endswith("<end>")
-  config["sft"] |= dict(examples="", num_examples=1, answer_template="= {answer}")
+  config["sft"] |= dict(examples="", answer_template="= {answer}")
   assert first_example(config) == ("user: Solve. 0 + 1?\nassistant: = 1<end>\n", "= 1<end>")
 
 
