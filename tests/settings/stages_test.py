@@ -255,3 +255,12 @@ def test_scores_are_standardised_over_all_examples_and_each_once():
   (params,) = of_stages.standardized(make(RewardModelStage, batch_size=3))
   np.testing.assert_allclose(params["value_head"]["kernel"], [3**-0.5] * 2, rtol=1e-5)
   np.testing.assert_allclose(params["value_head"]["bias"], -1.5 * 3**-0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [PreferenceStage, RewardModelStage])
+@pytest.mark.parametrize("length, width, found", [
+    (6, 4, "prompt of 2 and completion of 7 tokens, allowed: 4 and 6"),
+    (8, 1, "prompt of 2 and completion of 7 tokens, allowed: 1 and 8")])
+def test_the_longer_completion_and_the_prompt_of_a_pair_have_to_fit(cls, length, width, found):
+  with pytest.raises(ValueError, match=found):
+    fakes.stage_trace(make(cls, completion_length=length), prompt_buckets=(width,))
