@@ -12,7 +12,7 @@ from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.sampling import SamplingOptions
 from rlreason.training.stage_configs import RLStage, SampleStage
 from tests.algorithms import tiny
-from tests.settings import bases, fakes
+from tests.settings import bases, fakes, of_runs
 
 FIRST = RewardSpec(name="verifier", options={"which_box": "first"})
 
@@ -99,3 +99,10 @@ def test_scores_of_a_reward_model_and_negative_weights_reach_the_total():
       np.array([2.0, -4.0], np.float32))
   assert scored.rewards.parts["learned"] == [2, -4]
   np.testing.assert_allclose(scored.totals, [0.5 - 0.5, 0 + 1])
+
+
+def test_the_longest_prompt_and_its_completion_fill_the_model_and_no_more():
+  longest = tiny.MODEL.max_positions - bases.EVALUATION.max_new_tokens
+  of_runs.set_up(bases.make_recipe(prompt_buckets=(4, longest)))
+  with pytest.raises(ValueError, match="config.evaluation.max_new_tokens: got 8, and prompt_bucke"):
+    of_runs.set_up(bases.make_recipe(prompt_buckets=(4, longest + 1)))
