@@ -95,8 +95,18 @@ class EvaluationConfig:
           "of a problem would be the same), or num_samples=0")
     if not self.temperature:
       check_unread(self, "with temperature=0", "top_p")
+    if not self.num_samples:
+      names = ("temperature", "top_p") if self.temperature else ("top_p",)
+      check_unread(self, "with num_samples=0, where all is greedy", *names)
     if not self.forced_answer:
       check_unread(self, "without forced_answer", "answer_tokens")
+    if not self.num_waits:
+      check_unread(self, "with num_waits=0", "wait")
+    named = self.verifier_options.get("which_box")
+    if None not in (named, self.which_box) and named != self.which_box:
+      raise ValueError(
+          f"verifier_options.which_box: got {named!r} beside which_box={self.which_box!r}, "
+          "allowed: one of the two")
 
   def forcing(self) -> forcing_lib.Forcing:
     """What is put after completions."""

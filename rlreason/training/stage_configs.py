@@ -18,8 +18,9 @@ from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training.checks import (
-    STAGE_PREFIX, check_critic_rate, check_fields, check_filters, check_learned, check_positive,
-    check_rows, check_samples_differ, check_steps)
+    STAGE_PREFIX, check_critic_rate, check_fields, check_filters, check_learned,
+    check_lengths_paid, check_micro_batch, check_positive, check_rows, check_samples_differ,
+    check_steps)
 from rlreason.training.optimizer import OptimizerConfig
 
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
@@ -52,11 +53,8 @@ class SFTStage:
     check_positive(self, "batch_size", "length", "num_examples")
     check_steps(self.steps, self.steps, self.optimizer)
     check_fields(self, self.examples)
-    micro_size = self.sft.micro_batch_size
-    if micro_size and self.batch_size % micro_size:
-      raise ValueError(
-          f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
-          f"batch_size={self.batch_size}, or 0")
+    check_micro_batch(
+        "sft.micro_batch_size", self.sft.micro_batch_size, "batch_size", self.batch_size)
     check_critic_rate(self.optimizer, "in a supervised stage, which has no critic")
     if self.answer_template and self.examples:
       raise ValueError("answer_template: got one beside examples, allowed: one of the two")
@@ -189,12 +187,17 @@ class RLStage:
 
   def _check_unread(self):
     names = [spec.name for spec in self.rewards]
+    check_lengths_paid(self.rewards, self.sampling, self.group_size)
     if not self.algorithm.has_critic:
       check_critic_rate(self.optimizer, "with algorithm.critic='none'")
     if self.max_rounds == 1:
       check_unread(self, "with max_rounds=1", "useful_by")
-    if "exploration" not in names:
+    explorations = [spec for spec in self.rewards
+                    if spec.name == "exploration" and spec.function is None]
+    if not explorations:
       check_unread(self, "without a reward 'exploration'", "min_reasoning")
+    elif explorations[0].options.get("min_length", self.min_reasoning) != self.min_reasoning:
+      check_unread(self, "beside rewards.exploration.options.min_length", "min_reasoning")
     if "verifier" not in names:
       check_unread(self, "without a reward 'verifier'", "useful_by", "writes_accuracy",
                    allowed="such a reward (its weight may be 0)")
@@ -259,6 +262,9 @@ class SampleStage:
     check_learned(self.rewards, self.reward_model)
     check_samples_differ(self.sampling, self.group_size)
     check_filters(self.sampling)
+    check_lengths_paid(self.rewards, self.sampling, self.group_size)
+    if self.model:
+      check_unread(self, "with a model of its own", "start")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -301,6 +307,8 @@ class PreferenceStage:
     check_fields(self, self.examples)
     check_steps(self.steps, self.steps, self.optimizer)
     check_critic_rate(self.optimizer, "in a preference stage, which has no critic")
+    check_micro_batch("preference.micro_batch_size", self.preference.micro_batch_size,
+                      "batch_size", self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -325,6 +333,8 @@ class RewardModelStage:
     check_positive(self, "batch_size", "completion_length")
     check_fields(self, self.examples)
     check_steps(self.steps, self.steps, self.optimizer)
+    check_micro_batch("reward_model.micro_batch_size", self.reward_model.micro_batch_size,
+                      "batch_size", self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -359,6 +369,8 @@ class DistillStage:
       raise ValueError(
           f"student_fraction: got {self.student_fraction} without examples, allowed: 1")
     check_critic_rate(self.optimizer, "in a distillation stage, which has no critic")
+    check_micro_batch("distill.micro_batch_size", self.distill.micro_batch_size,
+                      "num_prompts * group_size", self.num_prompts * self.group_size)
     if self.examples:
       check_unread(self, "with examples, whose prompts are the problems", "problems")
     if self.student_fraction:

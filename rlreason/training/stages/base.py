@@ -141,6 +141,15 @@ def check_top_k(top_k: int, vocab_size: int):
         "0, which is all")
 
 
+def check_bigrams(bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], vocab_size: int):
+  """Raises ValueError where a pair of the sampler's blocked bigrams could never occur."""
+  for pair in bigrams:
+    if not all(any(0 <= token < vocab_size for token in tokens) for tokens in pair):
+      raise ValueError(
+          f"sampling.blocked_bigrams: got {pair}, allowed: pairs with ids below {vocab_size}, the "
+          "tokens of the model")
+
+
 def check_rows(name: str, rows: int, count: int):
   """Raises ValueError where `count` devices cannot split the rows."""
   if rows % count:

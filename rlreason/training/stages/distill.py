@@ -25,9 +25,13 @@ def check_distill(setup: Setup, stage: DistillStage):
   teacher, tokenizer = weights.open_model(weights.find_model(stage.teacher))
   policies.check_other_model(setup, "teacher", teacher, tokenizer, stage.sampling.max_new_tokens)
   distill(stage.distill, setup.model, teacher, optax.identity())  # looks at the two
+  if stage.distill.top_k == setup.model.vocab_size:
+    raise ValueError(f"distill.top_k: got {stage.distill.top_k}, all words of the model, allowed: "
+                     "less, or 0, which is the same and keeps no list of them")
   base.check_source("examples", stage.examples, "{prompt, completion}")
   base.check_source("problems", stage.problems, "{prompt, answer}")
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   if not stage.examples:
     rl.check_problems(setup, stage)
   elif not base.is_of_stage(stage.examples):

@@ -36,6 +36,7 @@ def check_rl(setup: Setup, stage: RLStage):
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
   base.check_source("problems", stage.problems, "{prompt, answer}")
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
   check_problems(setup, stage)
