@@ -34,7 +34,7 @@ def read_number(text: str) -> Number | None:
     parts, tens = read
     if money and parts:
       parts = unit if parts == unit or parts[0][0] == "%" else ()
-    is_percent = parts == (("%", 1),)
+    is_percent = ("%", 1) in parts  # of what it is does not matter
     return Number(value * Fraction(10) ** tens, unit or (() if is_percent else parts), is_percent)
   return None
 
@@ -65,6 +65,8 @@ def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
   if word is None:
     return not tail.strip()
   letters = word[2]
+  if letters in quantities.PREFIXES:
+    return True
   if quantities.is_measure(unit) and unit:
     return len(letters) > 1 or bool(word[1]) or "/" in tail or letters in "%\""
   return bool(word[1]) and len(letters) > 2 and letters.isalpha()
@@ -90,6 +92,8 @@ def without_unit(text: str) -> tuple[str, Unit]:
   if not tail or not tail.start() or _TRIGONOMETRY.search(text) and text.endswith("\\circ"):
     return text, ()
   head, unit = text[:tail.start()].rstrip(), quantities.read_unit(tail[0])
+  if head[-1:] in "+-*/=(^":  # x+\text{C}
+    return text, ()
   is_upright = "\\text{" in tail[0] and _is_constant(head)
   if unit is None or unit[1] or not (quantities.is_measure(unit[0]) or is_upright):
     return text, ()

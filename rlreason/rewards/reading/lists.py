@@ -4,7 +4,7 @@ import re
 
 from rlreason.rewards.reading import amounts, brackets, language
 from rlreason.rewards.reading.types import (
-    INFINITY, MINUS_INFINITY, Items, Number, Reader, Reading, Words)
+    INFINITY, MINUS_INFINITY, Equation, Items, Number, Reader, Reading, Words)
 from rlreason.rewards.reading.typesetting import squeeze
 
 MAX_ITEMS = 200  # of a list; a longer one is not taken apart
@@ -44,6 +44,8 @@ def read_rows(text: str, read: Reader) -> Reading | None:
   if kind == "cases":
     bare = lambda cell: _CONDITION.sub("", _CONDITION.sub("", cell.strip()))
     cells = [[bare(cell) for cell in row] for row in cells]
+    if all(len(row) == 1 for row in cells):  # a system, which its solution may be written as
+      return _listed([row[0] for row in cells], read)
   return Items(kind, tuple(
       Items("row", tuple(read(cell) for cell in row)) for row in cells))
 
@@ -65,12 +67,75 @@ def _listed(parts: list[str], read: Reader) -> Reading | None:
 def _united(readings: list[Reading]) -> Items | None:
   """Inequalities of one variable, one or the other of which holds: a union."""
   is_range = [isinstance(item, Items) and item.kind in ("()", "(]", "[)", "[]", "union")
-              and item.name for item in readings]
-  if not all(is_range) or len({item.name for item in readings}) != 1:
+              and item.name != "" for item in readings]
+  others = [item for item, found in zip(readings, is_range) if not found]
+  if not any(is_range) or len({item.name if isinstance(item, (Items, Equation)) else None
+                               for item in readings}) != 1:
     return None
-  parts = [part._replace(name="") for item in readings
-           for part in (item.items if item.kind == "union" else (item,))]
+  if not all(isinstance(item, Equation) for item in others):
+    return None
+  points = [_missing_point(item) for item in readings]
+  if None not in points:
+    return without_points(points, readings[0].name)
+  parts = []
+  for item in readings:
+    if isinstance(item, Equation):
+      parts.append(Items("{}", (item.value,)))
+    else:
+      parts.extend(part._replace(name="") for part in (
+          item.items if item.kind == "union" else (item,)))
   return Items("union", tuple(parts), readings[0].name)
+
+
+def without_points(points: list[Number], name: str) -> Items:
+  """The real line without some numbers."""
+  ends = [MINUS_INFINITY, *sorted(set(points)), INFINITY]
+  return Items("union", tuple(Items("()", pair) for pair in zip(ends, ends[1:])), name)
+
+
+def _missing_point(reading: Reading) -> Number | None:
+  """The number of `x \\ne 3`."""
+  if isinstance(reading, Items) and reading.kind == "union" and len(reading.items) == 2:
+    ends = [end for part in reading.items for end in getattr(part, "items", ())]
+    if len(ends) == 4 and ends[0] == MINUS_INFINITY and ends[1] == ends[2] and ends[3] == INFINITY:
+      return ends[1] if isinstance(ends[1], Number) else None
+  return None
+
+
+def _overlap(readings: list[Reading]) -> Items | None:
+  """`x > 1` and `x \\le 3` is (1, 3]."""
+  rays = {reading.items.index(end): reading for reading in readings for end in (
+      MINUS_INFINITY, INFINITY) if isinstance(reading, Items) and end in reading.items}
+  if len(readings) != 2 or sorted(rays) != [0, 1] or not rays[0].name == rays[1].name != "":
+    return None
+  upper, lower = rays[0], rays[1]
+  return Items(lower.kind[0] + upper.kind[1], (lower.items[0], upper.items[1]), lower.name)
+
+
+def _points(text: str, read: Reader) -> Items | None:
+  """`x = 1, y = 2; x = 3, y = 4`: points, each by the same names in the same order."""
+  parts = brackets.split(text, lambda kind, *_: kind in (";", "\\lor"))
+  if parts is None or not 1 < len(parts) <= MAX_ITEMS or "=" not in text:
+    return None
+  points = []
+  for part in parts:
+    part = _unbracketed(part.strip())
+    pieces = brackets.split(part, lambda kind, *_: kind in (",", "\\land")) or []
+    pairs = [tuple(side.strip() for side in piece.split("=")) for piece in pieces if piece.strip()]
+    if len(pairs) < 2 or not all(len(pair) == 2 and all(pair) for pair in pairs):
+      return None
+    names, values = zip(*pairs)
+    points.append((names, Items("()", tuple(read(value) for value in values))))
+  if len({names for names, _ in points}) != 1 or not all(
+      re.fullmatch(r"\\?[A-Za-z]+(?:_\{?\w\}?)?", name) for name in points[0][0]):
+    return None
+  name = f"({','.join(points[0][0])})"
+  return Items("list", tuple(Equation(name, value, squeeze(part))
+                             for (_, value), part in zip(points, parts)))
+
+
+def _unbracketed(text: str) -> str:
+  return text[1:-1] if text.startswith("(") and brackets.closing(text) == len(text) else text
 
 
 _JOINS = ("\\lor", "\\land")
@@ -79,7 +144,8 @@ _INTEGER_NOTE = re.compile(
     r"(?:(?:integers?|any integer)\s+[a-z]"
     r"|[a-z] *\\in *(?:\\mathbb\{[ZN]\}|\\text\{Z\}|Z)(?:\^\+|_\{?>?0\}?)?"
     r"|\\text\{[^{}]*integers?[^{}]*\}(?:\s*[a-z](?![a-z]))?)(?:\s*\\text\{[^{}]*\})?"
-    r"|[a-z] (?:is )?an? (?:any )?integer")
+    r"|[a-z] (?:is )?an? (?:any )?integer"
+    r"|(?:\\text\{ ?(?:where|for|with) ?\} ?)?[a-z] ?\\text\{ ?is (?:an?|any) (?:\w+ )?integer ?\}")
 
 # x = k\pi (k \in \mathbb{Z}), and with "where" or "for" in place of a comma.
 _NOTED = re.compile(r"(.*\S) *(\([^()]*\)|\\text\{ ?(?:where|for|with)(?![a-z]).*)")
@@ -107,7 +173,9 @@ def read_builder(text: str, read: Reader) -> Reading | None:
   r"""`\{x : x > 2\}` is what `x > 2` is; `\{k\pi : k \in \mathbb{Z}\}` a formula of integers."""
   if not text.startswith("\\{") or brackets.closing(text) != len(text):
     return None
-  parts = brackets.split(text[2:-2], lambda kind, *_: kind in ":|")
+  marks = []
+  parts = brackets.split(text[2:-2], lambda kind, *_: (
+      kind in ":|" and not marks and not marks.append(kind)))
   if parts is None or len(parts) != 2:
     return None
   element, condition = (part.strip() for part in parts)
@@ -122,10 +190,17 @@ def read_list(text: str, read: Reader) -> Reading | None:
   """Parts between commas, semicolons, "and", "or"; a sum with a plus-minus sign is two parts."""
   text = re.sub(r"(?<=[\s}\d)])(?:\\text\{\s*(or|and)\s*\}|\b(or|and)\b)(?=[\s{\\\d(-])",
                 lambda m: " \\lor " if (m[1] or m[2]) == "or" else " \\land ", text)
+  points = _points(text, read)
+  if points is not None:
+    return points
   unions = brackets.split(text, lambda kind, *_: kind == "\\cup")
   parts = brackets.split(text, lambda kind, *_: kind in _JOINS)
   if parts is None:
     return None
+  if len(parts) == 2 and "\\land" in text and _is_ranges(parts):
+    both = _overlap([read(part) for part in parts])
+    if both is not None:
+      return both
   if len(parts) > 1 and not re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text) or _is_ranges(parts):
     return _listed([piece for part in parts for piece in _commas(part)], read)
   if unions is not None and len(unions) > 1 and "," in text:
@@ -168,7 +243,8 @@ def _plus_minus(text: str, read: Reader) -> Reading | None:
     return None  # of one of several things in brackets
   both = [re.sub(r"\\(pm|mp)(?![A-Za-z]) ?", lambda m, flip=flip: "+-"[(m[1] == "mp") ^ flip], text)
           for flip in (False, True)]
-  return Items("list", tuple(read(re.sub(r"(^|[=(,{]) ?\+", r"\1", one)) for one in both))
+  both = [read(re.sub(r"(^|[=(,{]) ?\+", r"\1", one)) for one in both]
+  return _united(both) or Items("list", tuple(both))
 
 
 def read_brackets(text: str, read: Reader) -> Reading | None:
@@ -207,11 +283,24 @@ def read_brackets(text: str, read: Reader) -> Reading | None:
 
 def read_membership(text: str, read: Reader) -> Reading | None:
   r"""`x \in S` is S, of x."""
-  found = re.match(r"(\\?[A-Za-z]+(?:_\{?\w\}?)?) *\\in(?![A-Za-z]) *(?=\S)", text)
+  found = re.match(
+      r"(\\?[A-Za-z]+(?:_\{?\w\}?)?|\(\\?[A-Za-z]+(?: ?, ?\\?[A-Za-z]+)+\)) *\\in(?![A-Za-z]) *(?=\S)",
+      text)
   if not found:
     return None
   inner = read(text[found.end():])
-  return inner._replace(name=found[1]) if isinstance(inner, Items) else None
+  return inner._replace(name=squeeze(found[1])) if isinstance(inner, Items) else None
+
+
+def read_ratio(text: str, read: Reader) -> Reading | None:
+  """`1:2:3`; one of numbers in its lowest terms, so that 2:4:6 is the same."""
+  parts = brackets.split(text, lambda kind, *_: kind == ":")
+  if parts is None or not 3 <= len(parts) <= MAX_ITEMS or not all(part.strip() for part in parts):
+    return None
+  items = [read(part) for part in parts]
+  if all(isinstance(item, Number) for item in items) and items[-1].value:
+    items = [Number(item.value / items[-1].value) for item in items]
+  return Items("ratio", tuple(items))
 
 
 def read_residue(text: str, read: Reader) -> Reading | None:
@@ -219,11 +308,8 @@ def read_residue(text: str, read: Reader) -> Reading | None:
   hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}", text)
   if hole:
     points = [read(part) for part in _commas(hole[1])]
-    if not all(isinstance(point, Number) for point in points) and len(points) > 1:
-      return None
-    points = sorted(points) if len(points) > 1 else points
-    ends = [MINUS_INFINITY, *points, INFINITY]
-    return Items("union", tuple(Items("()", pair) for pair in zip(ends, ends[1:])))
+    is_known = len(points) == 1 or all(isinstance(point, Number) for point in points)
+    return without_points(points, "") if is_known else None
   found = re.fullmatch(r"(?:(.*?) ?\\equiv ?)?(.*?),? ?\\pmod\{(\w+)\}", text)
   if not found:
     return None

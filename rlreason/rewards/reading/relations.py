@@ -1,5 +1,6 @@
 r"""Equations and inequalities."""
 
+from fractions import Fraction
 import re
 
 from rlreason.rewards.reading import amounts, brackets, language
@@ -19,6 +20,8 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
   if parts is None or len(parts) < 2:
     return None
   parts = [part.strip() for part in parts]
+  if len(parts) == 2 and "|" in text and signs[0] in _RELATIONS:
+    return _read_distance(parts, signs[0])
   is_chain = len(parts) > 2 and not (len(parts) == 3 and _VARIABLE.fullmatch(parts[1]))
   if is_chain or len(parts) == 2 and all(map(_VARIABLE.fullmatch, parts)):
     return _read_chain(parts, signs, read)
@@ -29,7 +32,7 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
     end = number._replace(value=-number.value)
     return found._replace(
         items=tuple(end if isinstance(item, Number) else item for item in found.items))
-  end = lambda part: _endpoint(read(part))
+  end = read
   if signs == ["\\ne"]:
     if not _VARIABLE.fullmatch(parts[0]):
       return None
@@ -57,6 +60,27 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
   return Items(kind, (end(parts[0]), end(parts[2])), squeeze(parts[1]))
 
 
+# |x - 1| < 2; z and w are complex numbers, of which this is a disc.
+_DISTANCE = re.compile(r"\| ?([a-vxy]) ?(?:([+-]) ?([^|]+))?\|")
+
+
+def _read_distance(parts: list[str], sign: str) -> Items | None:
+  """The numbers that are nearer to a number than another, or farther from it."""
+  if parts[1].startswith("|"):
+    parts, sign = parts[::-1], {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}[sign]
+  found = _DISTANCE.fullmatch(parts[0])
+  radius = amounts.read_number(parts[1]) if found else None
+  shift = amounts.read_number(f"{found[2]}{found[3]}") if found and found[2] else Number(Fraction(0))
+  if not isinstance(radius, Number) or shift is None or radius.value <= 0:
+    return None
+  low, high = Number(-shift.value - radius.value), Number(radius.value - shift.value)
+  direction, is_open = _RELATIONS[sign]
+  if direction == "<":
+    return Items("()" if is_open else "[]", (low, high), found[1])
+  return Items("union", (Items("()" if is_open else "(]", (MINUS_INFINITY, low)),
+                         Items("()" if is_open else "[)", (high, INFINITY))), found[1])
+
+
 def _read_chain(parts: list[str], signs: list[str], read: Reader) -> Items | None:
   """`a < b \\le c`, from the smallest to the largest."""
   if not all(sign in _RELATIONS for sign in signs) or len({_RELATIONS[s][0] for s in signs}) != 1:
@@ -67,16 +91,10 @@ def _read_chain(parts: list[str], signs: list[str], read: Reader) -> Items | Non
   return Items(" ".join(["chain", *kinds]), tuple(read(part) for part in parts))
 
 
-def _endpoint(reading: Reading) -> Reading:
-  if isinstance(reading, Expression) and reading.latex == "+\\infty":
-    return INFINITY
-  return reading
-
-
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'*|\\text\{[^{}]*\}|(?:\\angle|\\triangle) ?[A-Z]+|\|[A-Za-z]+\||\[[A-Z]+\]"
     r"|m ?\\angle ?[A-Z]+|\\overline\{[A-Z]+\}|[A-Za-z]+(?: [A-Za-z]+)+|\\frac\{d[a-z]?\}\{d[a-z]\}"
-    r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\([A-Za-z](?:, ?[A-Za-z])+\)"
+    r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\(\\?[A-Za-z]+(?:, ?\\?[A-Za-z]+)+\)"
     r"|[A-Z]+(?:_\{?\w+\}?)? ?: ?[A-Z]+(?:_\{?\w+\}?)?)"
     r"(?: ?_ ?(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?: ?\^ ?(?:\{-1\}|\{\([^()]*\)\}|\*|'))?"
     r"(?: ?(?:\([^()]*\)|\[[^\[\]]*\]))?"
