@@ -11,7 +11,7 @@ from rlreason.rewards.reading import amounts, quantities
 from rlreason.rewards.reading.language import fold
 from rlreason.rewards.reading.relations import is_combination, is_name
 from rlreason.rewards.reading.types import (
-    Choice, Clock, Equation, Expression, Items, Number, Reading, Words, is_label, rename)
+    EMPTY, Choice, Clock, Equation, Expression, Items, Number, Reading, Words, is_label, rename)
 
 # (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
 Judge = Callable[[str, str], bool | None]
@@ -22,7 +22,6 @@ MAX_OPEN_PAIRS = 200  # of a list in any order; more are not compared
 _UNSOUND = re.compile(r"\d \d|\\(?:gcd|lcm)[^,]*[a-z]")
 _LONG_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")  # no product, in which order is nothing
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
-_EMPTY = Expression("\\emptyset")
 _ANY_ORDER = ("list", "{}", "union", "cases")
 
 
@@ -91,7 +90,10 @@ def _match_clocks(gold: Reading, answer: Reading) -> bool:
   """Whether two times are the same; 3:30 may be short for 3:30 p.m., and so is 3 for 3 p.m."""
   clock, other = (gold, answer) if isinstance(gold, Clock) else (answer, gold)
   if isinstance(other, Number):
-    return not clock.minute and not other.unit and other.value == clock.hour
+    return bool(clock.half) and not clock.minute and not other.unit and other.value == clock.hour
+  if isinstance(gold, Expression) and not answer.half and answer.minute > 9:  # 8:14 for 4:7
+    ratio = re.fullmatch(r"(\d{1,4}):(\d{1,4})", gold.latex)
+    return bool(ratio) and int(ratio[1]) * answer.minute == int(ratio[2]) * answer.hour
   if not isinstance(other, Clock) or clock.minute != other.minute:
     return False
   if bool(clock.half) == bool(other.half):
@@ -131,7 +133,8 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
       return judge(gold.latex, answer.latex) if is_open else verdict
     names = [_FUNCTION.fullmatch(one.name) for one in (gold, answer)]
     if all(names) and names[0][1] == names[1][1]:  # f(x) and f(t)
-      return recurse(gold.value, rename(answer.value, names[1][2], names[0][2]))
+      renamed = rename(answer.value, names[1][2], names[0][2])
+      return renamed != answer.value and recurse(gold.value, renamed)
     if gold.latex == answer.latex:
       return True
     # Two assignments of different variables are two things; x+y=1 and y=1-x may be one.
@@ -183,6 +186,8 @@ def _same_name(left: str, right: str) -> bool:
     return True
   plain = lambda name: re.sub(r"[\s{}]|_\{?\w+\}?|\\text|\\mathrm", "", name)
   functions = lambda name: re.fullmatch(r"[fgh]\([a-z]\)|y", name)
+  if re.sub(r"\([a-z]\)$", "", left) == right or re.sub(r"\([a-z]\)$", "", right) == left:
+    return True  # y(x) and y
   return bool(plain(left) == plain(right) and not ("_" in left and "_" in right)
               or functions(left) and functions(right) and "y" in (left, right))
 
@@ -215,7 +220,7 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
     # {5} is 5 too; a list of one, or a matrix, is not.
     items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)
     if items.kind == "{}" and len(items.items) == 1 and not isinstance(
-        other, Words) and items.items[0] != _EMPTY:
+        other, Words) and items.items[0] != EMPTY:
       return recurse(items.items[0], answer) if items is gold else recurse(gold, items.items[0])
     return _is_spelled(gold, answer)
   if gold.name and answer.name and not _same_name(gold.name, answer.name):

@@ -59,6 +59,8 @@ def _tails(text: str):
 def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
   r"""Whether what follows a number is meant as a unit: `5 m`, `5\text{m}` and `5 clips`, but not
   `5m` or `5x`, which may be products."""
+  if re.match(r"[A-Za-z](?![A-Za-z])\s*\\text|\s*[xyz]\s*\\text", tail):
+    return False  # 8x cm
   if "\\text{" in tail or "^\\circ" in tail or tail.strip() in ("%", "\\euro", "\\dollar"):
     return True
   word = re.match(r"(\s*)/?\s*([A-Za-z\"\\%\u00b5\u00a2\u2103]+)", tail)
@@ -68,10 +70,11 @@ def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
   if letters in quantities.PREFIXES:
     return True
   if quantities.is_measure(unit) and unit:
-    return len(letters) > 1 or bool(word[1]) or "/" in tail or letters in "%\""
+    return len(letters) > 1 or bool(word[1]) or "/" in tail or letters in "%\"\u00a2"
   return bool(word[1]) and len(letters) > 2 and letters.isalpha()
 
 
+_MAX_UNIT = 150  # characters of a unit
 _TAIL = re.compile(
     r"(?:(?: ?(?:(?:/|\\cdot|\\,) ?)?(?:\\text\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{2,})"
     r"(?:\^(?:\{-?\d\}|-?\d))?)+|\^\\circ"
@@ -88,7 +91,7 @@ def without_unit(text: str) -> tuple[str, Unit]:
     return money[1] + text[money.end():], quantities.read_unit("\\" + money[2])[0]
   if text.endswith("%") and len(text) > 1:
     return text[:-1].rstrip(), (("%", 1),)
-  tail = _TAIL.search(text)
+  tail = _TAIL.search(text, max(0, len(text) - _MAX_UNIT))
   if not tail or not tail.start() or _TRIGONOMETRY.search(text) and text.endswith("\\circ"):
     return text, ()
   head, unit = text[:tail.start()].rstrip(), quantities.read_unit(tail[0])

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 from rlreason.rewards.reading.types import (
-    INFINITY, MINUS_INFINITY, Clock, Expression, Items, Number, Words)
+    EMPTY, INFINITY, MINUS_INFINITY, Clock, Expression, Items, Number, Words)
 from rlreason.rewards.reading.typesetting import squeeze
 
 _LEAD = re.compile(
@@ -95,16 +95,16 @@ def read_words(text: str) -> Words | None:
       or len(words) == 1 and plain.strip() == words[0]
       and (words[0].lower() in _SHORT_WORDS or not words[0].islower())
       or len(words) > 1 and not has_signs
+      or re.fullmatch(r"[A-H](?: [A-H])+", plain.strip())  # in an order, and no product
       or re.fullmatch(r"\s*\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?\s*", plain, re.IGNORECASE))
   return Words(fold(plain)) if is_language else None
 
 
 # Words and signs for the same, and what they mean.
-_EMPTY = Expression("\\emptyset")
 _REALS = Items("()", (MINUS_INFINITY, INFINITY))
 MEANINGS = {
     **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions",
-                     "there are no solutions", "there is no solution", "empty set"), _EMPTY),
+                     "there are no solutions", "there is no solution", "empty set"), EMPTY),
     **dict.fromkeys(("all real numbers", "all reals", "real numbers", "\\mathbb{R}"), _REALS),
     "dne": Words("does not exist"), "+\\infty": INFINITY,
 }
@@ -113,8 +113,8 @@ MEANINGS = {
 def fold(text: str) -> str:
   """Words in one spelling: lower case, no full stops, single spaces."""
   text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace('"', "")
-  text = re.sub(r"\.(?!\d)|(?<!\d)\.(?=\d)|[!?]|(?<=\d)(?:st|nd|rd|th)\b", "", text)
-  text = re.sub(r"^\s*(?:an?|the)\s+(?=[^\W\d_]{4})", "", text)  # an ellipse
+  text = re.sub(r"\.(?!\d)|(?<!\d)\.(?=\d)|[!?]", "", text)
+  text = re.sub(r"^\s*(?:an?|the)\s+(?=(?!and|but|for|nor|not)[^\W\d_]{3})", "", text)  # an ellipse
   return re.sub(r"\s*([,;:()])\s*", r"\1", " ".join(text.split()))
 
 
@@ -126,7 +126,7 @@ _ASCII_FUNCTION = re.compile(
 
 # \\sin x \\cdot y, which the parser takes for the sine of a product.
 _ARGUMENT = re.compile(
-    r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)) ?\{? ?(\d*(?:[A-Za-z]|\\[a-z]+)|\d+) ?\}? ?(\\cdot|\\times|\*)"
+    r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?:\^\{?\d\}?)?) ?\{? ?(\d*(?:[A-Za-z]|\\[a-z]+)|\d+) ?\}? ?(\\cdot|\\times|\*)"
     r"(?![A-Za-z])")
 
 

@@ -4,7 +4,8 @@ import re
 
 from rlreason.rewards.reading import amounts, brackets, language
 from rlreason.rewards.reading.types import (
-    INFINITY, MINUS_INFINITY, Equation, Items, Number, Reader, Reading, Words)
+    EMPTY, INFINITY, MINUS_INFINITY, Equation, Items, Number, Reader, Reading, Words,
+    is_label)
 from rlreason.rewards.reading.typesetting import squeeze
 
 MAX_ITEMS = 200  # of a list; a longer one is not taken apart
@@ -35,7 +36,7 @@ def read_rows(text: str, read: Reader) -> Reading | None:
   rows = brackets.split(inside, lambda kind, *_: kind == "\\cr")
   if rows is None or len(rows) > MAX_ITEMS:
     return None
-  rows = [row for row in rows if row.strip()]
+  rows = [re.sub(r"& *=", "=", row) for row in rows if row.strip()]
   if kind == "list":
     return _listed([row.replace("&", "") for row in rows], read)
   cells = [brackets.split(row, lambda kind, *_: kind == "&") for row in rows]
@@ -202,7 +203,10 @@ def read_list(text: str, read: Reader) -> Reading | None:
     if both is not None:
       return both
   if len(parts) > 1 and not re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text) or _is_ranges(parts):
-    return _listed([piece for part in parts for piece in _commas(part)], read)
+    found = _listed([piece for part in parts for piece in _commas(part)], read)
+    is_either = "\\lor" in text and isinstance(found, Items) and found.kind == "list" and any(
+        isinstance(item, Words) or is_label(item[0]) for item in found.items)
+    return found._replace(kind="either") if is_either else found
   if unions is not None and len(unions) > 1 and "," in text:
     name = ""
     membership = re.match(r"(\\?[a-zA-Z]) *\\in(?![A-Za-z])", unions[0])
@@ -289,13 +293,15 @@ def read_membership(text: str, read: Reader) -> Reading | None:
   if not found:
     return None
   inner = read(text[found.end():])
-  return inner._replace(name=squeeze(found[1])) if isinstance(inner, Items) else None
+  if isinstance(inner, Items):
+    return inner._replace(name=squeeze(found[1]))
+  return inner if inner == EMPTY else None
 
 
 def read_ratio(text: str, read: Reader) -> Reading | None:
   """`1:2:3`; one of numbers in its lowest terms, so that 2:4:6 is the same."""
   parts = brackets.split(text, lambda kind, *_: kind == ":")
-  if parts is None or not 3 <= len(parts) <= MAX_ITEMS or not all(part.strip() for part in parts):
+  if parts is None or not 3 <= len(parts) <= MAX_ITEMS or "=" in text or not all(part.strip() for part in parts):
     return None
   items = [read(part) for part in parts]
   if all(isinstance(item, Number) for item in items) and items[-1].value:
@@ -307,9 +313,16 @@ def read_residue(text: str, read: Reader) -> Reading | None:
   r"""`x \equiv 3 \pmod{7}`, and `3 \pmod{7}`; of the real line without points, what is left."""
   hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}", text)
   if hole:
-    points = [read(part) for part in _commas(hole[1])]
+    points = read(hole[1])
+    points = points.items if isinstance(points, Items) and points.kind == "list" else (points,)
     is_known = len(points) == 1 or all(isinstance(point, Number) for point in points)
     return without_points(points, "") if is_known else None
+  gap = re.fullmatch(
+      r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?([(\[])([^()\[\]]*),([^()\[\]]*)([)\]])", text)
+  if gap:
+    low, high = read(gap[2]), read(gap[3])
+    return Items("union", (Items("()" if gap[1] == "[" else "(]", (MINUS_INFINITY, low)),
+                           Items("()" if gap[4] == "]" else "[)", (high, INFINITY))))
   found = re.fullmatch(r"(?:(.*?) ?\\equiv ?)?(.*?),? ?\\pmod\{(\w+)\}", text)
   if not found:
     return None

@@ -183,6 +183,7 @@ def read_unit(text: str) -> tuple[Unit, int] | None:
   """
   if _WHOLE.fullmatch(text):  # 3 times, but not 3 times 4
     return ((text.strip("\\text{} "), 1),), 0
+  text = text.replace("per cent", "percent")
   parts: dict[str, int] = {}
   tens, sign, power, last = 0, 1, 1, None
   for kind, value in _unit_tokens(text):

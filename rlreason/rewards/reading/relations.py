@@ -9,6 +9,7 @@ from rlreason.rewards.reading.types import (
 from rlreason.rewards.reading.typesetting import squeeze
 
 _VARIABLE = re.compile(r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-z]\)|\\text\{[^{}]*\}")
+_MAX_CHAIN = 30  # parts of an inequality
 _RELATIONS = {"<": ("<", True), ">": (">", True), "\\le": ("<", False), "\\ge": (">", False)}
 
 
@@ -17,7 +18,7 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
   signs = []
   parts = brackets.split(text, lambda kind, *_: (
       kind in _RELATIONS or kind == "\\ne") and not signs.append(kind))
-  if parts is None or len(parts) < 2:
+  if parts is None or not 2 <= len(parts) <= _MAX_CHAIN:
     return None
   parts = [part.strip() for part in parts]
   if len(parts) == 2 and "|" in text and signs[0] in _RELATIONS:
@@ -95,7 +96,7 @@ _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'*|\\text\{[^{}]*\}|(?:\\angle|\\triangle) ?[A-Z]+|\|[A-Za-z]+\||\[[A-Z]+\]"
     r"|m ?\\angle ?[A-Z]+|\\overline\{[A-Z]+\}|[A-Za-z]+(?: [A-Za-z]+)+|\\frac\{d[a-z]?\}\{d[a-z]\}"
     r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\(\\?[A-Za-z]+(?:, ?\\?[A-Za-z]+)+\)"
-    r"|[A-Z]+(?:_\{?\w+\}?)? ?: ?[A-Z]+(?:_\{?\w+\}?)?)"
+    r"|[A-Za-z]+(?:_\{?\w+\}?)?(?: ?: ?[A-Za-z]+(?:_\{?\w+\}?)?)+)"
     r"(?: ?_ ?(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?: ?\^ ?(?:\{-1\}|\{\([^()]*\)\}|\*|'))?"
     r"(?: ?(?:\([^()]*\)|\[[^\[\]]*\]))?"
     r"|\\(?:lim|sum|prod|int|max|min)(?![A-Za-z]).+|\\lfloor[^\\]+\\rfloor|\\\|[^|]+\\\|"

@@ -63,7 +63,8 @@ class Items(NamedTuple):
   Attributes:
     kind: "list" (no brackets, any order), "{}" (any order), "union" (any order), "()", "[]", "(]",
       "[)" (tuples and intervals), "matrix", "vmatrix", "row", "rows" (of a grid), "cases",
-      "mod" (a residue and its modulus), "ratio" (of three or more), "given" (a formula, and what its letters range over),
+      "mod" (a residue and its modulus), "ratio" (of three or more),
+      "either" (words or choices joined by "or"), "given" (a formula, and what its letters range over),
       "chain" with its signs.
     items: the parts; of a matrix its rows.
     name: the variable of an inequality, of `x \\in ...` or of a "given"; empty without one.
@@ -79,11 +80,12 @@ Reader = Callable[[str], Reading]  # of a part of a text
 
 INFINITY = Expression("\\infty")
 MINUS_INFINITY = Expression("-\\infty")
+EMPTY = Expression("\\emptyset")
 
 
-def is_label(latex: str) -> bool:
-  """Whether a letter may name a choice, which is the same in lower case."""
-  return len(latex) == 1 and latex.upper() in "ABCDEFGH"
+def is_label(latex) -> bool:
+  """Whether a text is a letter that may name a choice, which is the same in lower case."""
+  return isinstance(latex, str) and len(latex) == 1 and latex.upper() in "ABCDEFGH"
 
 
 def expressions(reading: Reading) -> list[str] | None:

@@ -5,6 +5,7 @@ break, `\le`, `\ge`, `\ne`, `\frac{}{}`, `^{}`. What the text means is not asked
 (`reading.py`); nothing is evaluated.
 """
 
+import functools
 import re
 
 _CHARACTERS = str.maketrans({
@@ -76,7 +77,8 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"(?<=\d)\\[,;: ](?=\d{3}(?!\d))", ","),  # thousands: 10\,000
     (r"\\[,;:> ]|~|\\(?:qquad|quad|enspace|thinspace)|\\$", " "),
     (_UPRIGHT + r"\s*(?=\{)", r"\\text"),
-    (r"(?<=\d)\s*\^\s*\{?\s*(?:\\text)?\{\s*(st|nd|rd|th)\s*\}(?:\s*\})?", r"\\text{\1}"),
+    (r"(?<=\d)(?:\s*\^\s*\{?\s*(?:\\text)?\{\s*(?:st|nd|rd|th)\s*\}(?:\s*\})?"
+     r"|(?:st|nd|rd|th)(?![A-Za-z])|\\text\{\s*(?:st|nd|rd|th)\s*\})", " "),  # 4th
     (r"\\text\{\s*%\s*\}|\\%|\\percent(?![A-Za-z])", "%"),
     (r"(?<=\d)(?:\s*\\text\{\s*to\s*\}\s*| to )(?=\d)", ":"),  # 2 to 1
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -92,7 +94,7 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
     (r"\\(?:degree|degrees)(?![A-Za-z])", r"^\\circ "),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])", r"^\\circ "),
-    (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:o(?![A-Za-z])|\\text\{\s*o\s*\})(?:\s*\})?", r"^\\circ "),
+    (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:o(?![A-Za-z(])|\\text\{\s*o\s*\})(?:\s*\})?", r"^\\circ "),
     (r"\^\\circ\s*\\text\{\s*([CF])\s*\}", r"^\\circ \1"),
     (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])|\.\.\.", r"\\ldots "),
     (r"\\(?:wedge|land)(?![A-Za-z])|\\text\{\s*and\s*\}", r" \\land "),
@@ -136,8 +138,14 @@ _MONEY_IN_TEXT = re.compile(
     r"|Rs\.?|US\\?\$)\s*\}\s*(?=\d)")
 
 
+_PLAIN = re.compile(r"-?\d+(?:[./]\d+)?", re.ASCII)
+
+
+@functools.lru_cache(maxsize=4096)  # matched and read, and gold answers by many completions
 def clean(text: str) -> str:
   """The text in one spelling of its typesetting; spaces single, words and order untouched."""
+  if _PLAIN.fullmatch(text):
+    return text
   text = re.sub(r"[^\S\n]{2,}", " ", text)
   text = _SQUARE_UNIT.sub(lambda m: rf"\text{{ {m[1]}}}^{_SUPERSCRIPTS[m[2]]}", text)
   text = _raised(text, _SUPERSCRIPTS, "^")
@@ -181,7 +189,7 @@ def _currency(text: str) -> str:
   text = _MONEY_IN_TEXT.sub(lambda m: "\\$" if m[1] == "$" else m[1], text)
   text = _MONEY_CODE.sub(lambda m: f"\\{_CODES[m[1][:2].upper()]} {m[2]}", text)
   text = re.sub(r"\\\$\s*(?=[\d.]|-\d)", r"\\dollar ", text)
-  text = re.sub("(?:\u00a2|\\\\cents?(?![A-Za-z]))\\s*(\\d[\\d.,]*)?", r"\1\\text{ cent}", text)
+  text = re.sub("\u00a2\\s*(\\d[\\d.,]*)", "\\1 \u00a2", text)
   if text.count("$") % 2:
     text = re.sub(r"(?<![\w\\])\$\s*(?=\d|\.\d)", r"\\dollar ", text, count=1)
   return re.sub(r"\\?\$", " ", text)
