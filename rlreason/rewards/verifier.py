@@ -184,7 +184,7 @@ def match_text(
 
 
 def _with_decimal_point(answer: str, gold: Number) -> str:
-  """The answer to a plain number in one notation; another country's only where nothing else fits."""
+  """The answer to a plain number in one notation; another only where it cannot be a list."""
   dotted = _DOTTED.fullmatch(answer)
   if dotted:
     return f"{dotted[1]}{re.sub('[. ]', '', dotted[2])}.{dotted[3]}"

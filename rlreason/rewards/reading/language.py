@@ -22,9 +22,10 @@ _FOR_ALL = re.compile(
     r" ?[a-z](?: ?, ?[a-z])*(?: ?\\in ?\\mathbb\{R\}(?:\^\+|_\{?>0\}?)?)?$")
 # f(x) = cx for some constant c
 _CONSTANT = re.compile(
-    r",? ?(?:\\text\{ ?,? ?)?(?:for|where|with)(?: (?:some|any|an?|the))?(?:(?: (?:real|arbitrary))*"
-    r" ?(?:constants?|real numbers?) ?\}? ?[A-Za-z]"
-    r"|(?: ?\})? ?[A-Za-z] ?(?:\\text\{ ?)?is an?(?: real| arbitrary)* (?:constant|real number) ?\}?)$")
+    r",? ?(?:\\text\{ ?,? ?)?(?:for|where|with)(?: (?:some|any|an?|the))?"
+    r"(?:(?: (?:real|arbitrary))* ?(?:constants?|real numbers?) ?\}? ?[A-Za-z]"
+    r"|(?: ?\})? ?[A-Za-z] ?(?:\\text\{ ?)?is an?(?: real| arbitrary)* (?:constant|real number)"
+    r" ?\}?)$")
 
 
 def trim(text: str) -> str:
@@ -124,10 +125,10 @@ _ASCII_FUNCTION = re.compile(
     r"|pi|theta|alpha|beta|infty|min|max|gcd)(?![A-Za-z])")
 
 
-# \\sin x \\cdot y, which the parser takes for the sine of a product.
+# \sin x \cdot y, which the parser takes for the sine of a product.
 _ARGUMENT = re.compile(
-    r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?:\^\{?\d\}?)?) ?\{? ?(\d*(?:[A-Za-z]|\\[a-z]+)|\d+) ?\}? ?(\\cdot|\\times|\*)"
-    r"(?![A-Za-z])")
+    r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?:\^\{?\d\}?)?) ?\{? ?(\d*(?:[A-Za-z]|\\[a-z]+)|\d+)"
+    r" ?\}? ?(\\cdot|\\times|\*)(?![A-Za-z])")
 
 
 def formula(text: str) -> str:

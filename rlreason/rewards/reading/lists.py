@@ -95,7 +95,7 @@ def without_points(points: list[Number], name: str) -> Items:
 
 
 def _missing_point(reading: Reading) -> Number | None:
-  """The number of `x \\ne 3`."""
+  r"""The number of `x \ne 3`."""
   if isinstance(reading, Items) and reading.kind == "union" and len(reading.items) == 2:
     ends = [end for part in reading.items for end in getattr(part, "items", ())]
     if len(ends) == 4 and ends[0] == MINUS_INFINITY and ends[1] == ends[2] and ends[3] == INFINITY:
@@ -104,9 +104,10 @@ def _missing_point(reading: Reading) -> Number | None:
 
 
 def _overlap(readings: list[Reading]) -> Items | None:
-  """`x > 1` and `x \\le 3` is (1, 3]."""
+  r"""`x > 1` and `x \le 3` is (1, 3]."""
   rays = {reading.items.index(end): reading for reading in readings for end in (
-      MINUS_INFINITY, INFINITY) if isinstance(reading, Items) and end in reading.items}
+      MINUS_INFINITY, INFINITY) if isinstance(reading, Items) and reading.kind in (
+          "()", "(]", "[)") and end in reading.items}
   if len(readings) != 2 or sorted(rays) != [0, 1] or not rays[0].name == rays[1].name != "":
     return None
   upper, lower = rays[0], rays[1]
@@ -120,7 +121,6 @@ def _points(text: str, read: Reader) -> Items | None:
     return None
   points = []
   for part in parts:
-    part = _unbracketed(part.strip())
     pieces = brackets.split(part, lambda kind, *_: kind in (",", "\\land")) or []
     pairs = [tuple(side.strip() for side in piece.split("=")) for piece in pieces if piece.strip()]
     if len(pairs) < 2 or not all(len(pair) == 2 and all(pair) for pair in pairs):
@@ -133,10 +133,6 @@ def _points(text: str, read: Reader) -> Items | None:
   name = f"({','.join(points[0][0])})"
   return Items("list", tuple(Equation(name, value, squeeze(part))
                              for (_, value), part in zip(points, parts)))
-
-
-def _unbracketed(text: str) -> str:
-  return text[1:-1] if text.startswith("(") and brackets.closing(text) == len(text) else text
 
 
 _JOINS = ("\\lor", "\\land")
@@ -263,7 +259,9 @@ def read_brackets(text: str, read: Reader) -> Reading | None:
       return None
     inside, kind = closing[1], "()" if closing[2] == "[" else "(]"
   elif brackets.closing(text) == len(text):
-    closing = next(mark for mark in ("\\rangle", "\\}", ")", "]", "}") if text.endswith(mark))
+    closing = next((mark for mark in ("\\rangle", "\\}", ")", "]") if text.endswith(mark)), None)
+    if closing is None:  # \rfloor
+      return None
     inside = text[len(opening):-len(closing)]
     kind = {"\\langle": "(", "\\{": "{"}.get(opening, opening) + {
         "\\rangle": ")", "\\}": "}"}.get(closing, closing)
@@ -288,8 +286,8 @@ def read_brackets(text: str, read: Reader) -> Reading | None:
 def read_membership(text: str, read: Reader) -> Reading | None:
   r"""`x \in S` is S, of x."""
   found = re.match(
-      r"(\\?[A-Za-z]+(?:_\{?\w\}?)?|\(\\?[A-Za-z]+(?: ?, ?\\?[A-Za-z]+)+\)) *\\in(?![A-Za-z]) *(?=\S)",
-      text)
+      r"(\\?[A-Za-z]+(?:_\{?\w\}?)?|\(\\?[A-Za-z]+(?: ?, ?\\?[A-Za-z]+)+\)) *"
+      r"\\in(?![A-Za-z]) *(?=\S)", text)
   if not found:
     return None
   inner = read(text[found.end():])
@@ -301,7 +299,9 @@ def read_membership(text: str, read: Reader) -> Reading | None:
 def read_ratio(text: str, read: Reader) -> Reading | None:
   """`1:2:3`; one of numbers in its lowest terms, so that 2:4:6 is the same."""
   parts = brackets.split(text, lambda kind, *_: kind == ":")
-  if parts is None or not 3 <= len(parts) <= MAX_ITEMS or "=" in text or not all(part.strip() for part in parts):
+  if parts is None or not 3 <= len(parts) <= MAX_ITEMS:
+    return None
+  if "=" in text or not all(part.strip() for part in parts):
     return None
   items = [read(part) for part in parts]
   if all(isinstance(item, Number) for item in items) and items[-1].value:
@@ -309,9 +309,9 @@ def read_ratio(text: str, read: Reader) -> Reading | None:
   return Items("ratio", tuple(items))
 
 
-def read_residue(text: str, read: Reader) -> Reading | None:
-  r"""`x \equiv 3 \pmod{7}`, and `3 \pmod{7}`; of the real line without points, what is left."""
-  hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{(.*)\\\}", text)
+def read_rest(text: str, read: Reader) -> Reading | None:
+  r"""What is left of the real line without points, `\mathbb{R} \setminus \{0\}`, or an interval."""
+  hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{((?:(?!\\\}).)*)\\\}", text)
   if hole:
     points = read(hole[1])
     points = points.items if isinstance(points, Items) and points.kind == "list" else (points,)
@@ -323,6 +323,11 @@ def read_residue(text: str, read: Reader) -> Reading | None:
     low, high = read(gap[2]), read(gap[3])
     return Items("union", (Items("()" if gap[1] == "[" else "(]", (MINUS_INFINITY, low)),
                            Items("()" if gap[4] == "]" else "[)", (high, INFINITY))))
+  return None
+
+
+def read_residue(text: str, read: Reader) -> Reading | None:
+  r"""`x \equiv 3 \pmod{7}`, and `3 \pmod{7}`."""
   found = re.fullmatch(r"(?:(.*?) ?\\equiv ?)?(.*?),? ?\\pmod\{(\w+)\}", text)
   if not found:
     return None

@@ -29,8 +29,9 @@ _CHOICE = re.compile(
 
 
 _READERS = (
-    lists.read_rows, lists.read_builder, lists.read_list, lists.read_brackets,
-    lists.read_membership, lists.read_residue, lists.read_ratio, relations.read_inequality, relations.read_equation)
+    lists.read_rows, lists.read_builder, lists.read_rest, lists.read_list, lists.read_brackets,
+    lists.read_membership, lists.read_residue, lists.read_ratio, relations.read_inequality,
+    relations.read_equation)
 
 
 def _read(text: str, depth: int) -> Reading:

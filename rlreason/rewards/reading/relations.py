@@ -33,11 +33,10 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
     end = number._replace(value=-number.value)
     return found._replace(
         items=tuple(end if isinstance(item, Number) else item for item in found.items))
-  end = read
   if signs == ["\\ne"]:
     if not _VARIABLE.fullmatch(parts[0]):
       return None
-    value = end(parts[1])
+    value = read(parts[1])
     return Items("union", (Items("()", (MINUS_INFINITY, value)),
                            Items("()", (value, INFINITY))), squeeze(parts[0]))
   if "\\ne" in signs:
@@ -51,14 +50,14 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
     if left and not _VARIABLE.fullmatch(left) or not right:
       return None
     if direction == ">":
-      return Items("(" + ")" if is_open else "[)", (end(right), INFINITY), squeeze(left))
-    return Items("()" if is_open else "(]", (MINUS_INFINITY, end(right)), squeeze(left))
+      return Items("(" + ")" if is_open else "[)", (read(right), INFINITY), squeeze(left))
+    return Items("()" if is_open else "(]", (MINUS_INFINITY, read(right)), squeeze(left))
   if directions[0][0] != directions[1][0]:
     return None
   if directions[0][0] == ">":
     parts, directions = parts[::-1], directions[::-1]
   kind = "(["[not directions[0][1]] + ")]"[not directions[1][1]]
-  return Items(kind, (end(parts[0]), end(parts[2])), squeeze(parts[1]))
+  return Items(kind, (read(parts[0]), read(parts[2])), squeeze(parts[1]))
 
 
 # |x - 1| < 2; z and w are complex numbers, of which this is a disc.
@@ -71,7 +70,9 @@ def _read_distance(parts: list[str], sign: str) -> Items | None:
     parts, sign = parts[::-1], {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}[sign]
   found = _DISTANCE.fullmatch(parts[0])
   radius = amounts.read_number(parts[1]) if found else None
-  shift = amounts.read_number(f"{found[2]}{found[3]}") if found and found[2] else Number(Fraction(0))
+  shift = Number(Fraction(0))
+  if found and found[2]:
+    shift = amounts.read_number(found[2] + found[3])
   if not isinstance(radius, Number) or shift is None or radius.value <= 0:
     return None
   low, high = Number(-shift.value - radius.value), Number(radius.value - shift.value)

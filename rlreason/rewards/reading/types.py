@@ -64,8 +64,8 @@ class Items(NamedTuple):
     kind: "list" (no brackets, any order), "{}" (any order), "union" (any order), "()", "[]", "(]",
       "[)" (tuples and intervals), "matrix", "vmatrix", "row", "rows" (of a grid), "cases",
       "mod" (a residue and its modulus), "ratio" (of three or more),
-      "either" (words or choices joined by "or"), "given" (a formula, and what its letters range over),
-      "chain" with its signs.
+      "either" (words or choices joined by "or"), "given" (a formula, and what its letters range
+      over), "chain" with its signs.
     items: the parts; of a matrix its rows.
     name: the variable of an inequality, of `x \\in ...` or of a "given"; empty without one.
   """
