@@ -311,7 +311,8 @@ def read_ratio(text: str, read: Reader) -> Reading | None:
 
 def read_rest(text: str, read: Reader) -> Reading | None:
   r"""What is left of the real line without points, `\mathbb{R} \setminus \{0\}`, or an interval."""
-  hole = re.fullmatch(r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{((?:(?!\\\}).)*)\\\}", text)
+  hole = re.fullmatch(
+      r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{((?:(?!\\\}).)*)\\\}", text)
   if hole:
     points = read(hole[1])
     points = points.items if isinstance(points, Items) and points.kind == "list" else (points,)
