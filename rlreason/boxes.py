@@ -22,7 +22,7 @@ class Box(NamedTuple):
 # An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace;
 # JSON that was escaped twice gives \\boxed.
 _BOX_TOKENS = re.compile(
-    r"\\{1,2}(?:boxed|fbox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
+    r"\\{1,2}(?:boxed|fbox|framebox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
 _STATED = re.compile(
     r"\banswers?(?:\s+(?:is|are)\b(?:\s*[:=])?|\**\s*[:=]\**|\s+(?=[\d$\\({\[+-]))\s*(?=\S)"
     r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
