@@ -176,11 +176,7 @@ def _evaluate(values: flags.FlagValues, overrides: Overrides):
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
   output = values.output and pathlib.Path(files.local_path("--output", values.output))
   if output:  # found out now, not after minutes of work
-    if output.is_dir() or not output.name:
-      raise UsageError(f"--output: {values.output!r} is a folder and cannot be written as a file")
-    if os.path.lexists(output):
-      raise UsageError(f"--output: {values.output!r} is there already, allowed: a new file")
-    files.check_writable("--output", output.parent)
+    files.check_new_file("--output", output)
   own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
   policy = api.load(
       values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,

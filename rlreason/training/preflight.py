@@ -44,7 +44,7 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
         ": nothing tells good completions from bad ones; look in samples.jsonl: problems "
         "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
         "that ends completions before it")
-  if values.get("optim/grad_norm") == 0:
+  if values.get("optim/grad_norm") == 0 and not {"unscored", "equal"} & set(found):  # they say why
     found["gradient"] = (
         "the gradient is exactly 0: the update has changed nothing; look at the rewards, at "
         "rollout/trained_fraction (filters that leave out every completion) and at the weights of "

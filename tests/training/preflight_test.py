@@ -33,6 +33,9 @@ def changed(*left_out, **values):
      "all rewards are equal in every group (means: verifier 0.25): nothing tells good"),
     (STAGE, changed(reward__total__std=1e-9), "equal", "all rewards are equal (means: verifier"),
     (GRPO, changed(optim__grad_norm=0.0), "gradient", "the gradient is exactly 0"),
+    # Of which the gradient of 0 follows.
+    (GRPO, changed(reward__uniform_group_share=1.0, optim__grad_norm=0.0), "equal", "look in"),
+    (GRPO, changed("reward/total/mean", optim__grad_norm=0.0), "unscored", "look at"),
 ])
 def test_each_sign_has_its_line(stage, values, sign, line):
   found = preflight.signs(values, stage)
