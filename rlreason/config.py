@@ -83,7 +83,8 @@ def build(
   for name, field in fields.items():
     if name in mapping:
       value = mapping[name]
-      if _is_mapping(value) and hints[name] is type(field.default):
+      is_section = dataclasses.is_dataclass(hints[name]) and hints[name] is type(field.default)
+      if is_section and _is_mapping(value):
         value = {**_fields_of(field.default), **value}
       values[name] = _convert(hints[name], value, f"{where}.{name}")
     elif _is_required(field):

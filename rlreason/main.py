@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if argv is None:
     _use_utf8()
   argv = list(sys.argv[1:] if argv is None else argv)
-  _set_environment()
   try:
+    _set_environment()
     _dispatch(argv)
   except KeyboardInterrupt:
     return _fail("interrupted; what was saved before is kept", 130)
@@ -407,8 +407,12 @@ def _help(name: str, command: _Command, values: flags.FlagValues) -> str:
 
 def _set_environment():
   """Quiets XLA and names a folder for compiled programs, before JAX is imported."""
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
+  try:
+    here = os.getcwd()
+  except FileNotFoundError:
+    raise UsageError("the folder that this was started in is gone: start it in another") from None
+  if here not in sys.path:
+    sys.path.append(here)  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   root = logging.getLogger()
   root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
