@@ -11,6 +11,7 @@ dataclasses (`config.build`).
 
 import ast
 from collections.abc import Callable, Sequence
+import contextlib
 import difflib
 import json
 import logging
@@ -36,6 +37,7 @@ _ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the we
 _END_TOKENS_HELP = (
     "token that ends a completion beside those of the model's files; may be given several times")
 _MAX_INT, _MAX_GROUP = 2**31 - 1, 2**20
+_MAX_MESSAGE = 4000  # characters
 _LESS_MEMORY = "take smaller batches and shorter rows, remat, bfloat16, or more devices"
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
@@ -174,7 +176,7 @@ def _evaluate(values: flags.FlagValues, overrides: Overrides):
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
-  output = values.output and pathlib.Path(files.local_path("--output", values.output))
+  output = values.output and pathlib.Path(files.local_path("--output", values.output)).absolute()
   if output:  # found out now, not after minutes of work
     files.check_new_file("--output", output)
   own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
@@ -461,7 +463,11 @@ def _is_for_user(error: ValueError | OSError) -> bool:
 
 
 def _fail(error: Any, exit_code: int) -> int:
-  print(f"rlreason: {' '.join(str(error).split())}", file=sys.stderr)
+  text = " ".join(str(error).split())
+  if len(text) > _MAX_MESSAGE:  # a value of a thousand words
+    text = f"{text[:_MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2:]}"
+  with contextlib.suppress(OSError):  # of a terminal that is gone
+    print(f"rlreason: {text}", file=sys.stderr, flush=True)
   return exit_code
 
 

@@ -71,9 +71,10 @@ def train(
       files are in the folder; nothing has been computed.
     FloatingPointError: too many non-finite updates in a row; names the step.
     OSError: the disk is full, or the like; names the file. What was saved is intact.
-    Interrupted: SIGTERM or SIGINT; the state is saved.
+    Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
   """
-  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir)))
+  # Absolute: code of the user's may change to another folder.
+  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
   with contextlib.ExitStack() as stack:
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
     with contextlib.ExitStack() as inner:
@@ -416,7 +417,10 @@ class _Run:
 
 @contextlib.contextmanager
 def _stop_signals():
-  """An event that SIGTERM and SIGINT set; a second signal ends the process as usual."""
+  """An event that SIGTERM, SIGINT and SIGHUP set; a second signal ends the process as usual.
+
+  SIGHUP is left alone where it is ignored, as by nohup.
+  """
   stop = threading.Event()
   if threading.current_thread() is not threading.main_thread():
     yield stop  # a notebook's or a caller's thread: signals are not ours
@@ -428,8 +432,9 @@ def _stop_signals():
     stop.set()
     signal.signal(number, before[number])
 
-  for number in (signal.SIGTERM, signal.SIGINT):
-    before[number] = signal.signal(number, on_signal)
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+      before[number] = signal.signal(number, on_signal)
   try:
     yield stop
   finally:
