@@ -1,4 +1,4 @@
-"""The largest values of fields (`config.AtMost`): each refuses what is above it, by its full path."""
+"""The largest values of fields (`config.AtMost`): what is above is refused, by its full path."""
 
 import dataclasses
 import re
@@ -37,7 +37,8 @@ def test_all_of_them_are_found():
   names = {(cls.__name__, name) for (cls, name), _ in FOUND}
   assert len(names) == len(FOUND) > 30
   assert {("Recipe", "reward_workers"), ("NewModel", "width"), ("SFTStage", "length"),
-          ("EvaluationConfig", "num_samples"), ("LoRAConfig", "rank"), ("ChainConfig", "rounds")} <= names
+          ("EvaluationConfig", "num_samples"), ("LoRAConfig", "rank"),
+          ("ChainConfig", "rounds")} <= names
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ def test_a_pass_takes_what_is_said_at_least(remat, rows, length):
     ({"sft.length": 2**24},
      r"config.sft.length: got 16777216 tokens a row, 8 rows a pass .*width=16.*: at least "
      r"18,014,\d+\.\d GB \(a pass 18,014,.*\), allowed: what fits into .* GB, the memory of all"),
-    ({"sft.batch_size": 2**20, "sft.length": 4096}, "config.sft.length: got 4096 tokens a row, 104857"),
+    ({"sft.batch_size": 2**20, "sft.length": 4096},
+     "config.sft.length: got 4096 tokens a row, 1048576 rows a pass"),
     ({"model.width": 2**20, "model.mlp_width": 2**20}, "config.model: got num_layers=1, width=104"),
     ({"model.num_heads": 2**20}, "config.sft.length: got 48 tokens a row, .*num_heads=1048576"),
     ({"rl.sampling.max_new_tokens": 2**22, "model.max_positions": 2**24},
