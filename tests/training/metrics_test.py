@@ -128,6 +128,12 @@ def test_resume_gives_the_file_of_an_uninterrupted_run(tmp_path):
   assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path):
+  os.mkfifo(tmp_path / "a.jsonl")
+  with pytest.raises(ValueError, match="a.jsonl' is no file"):
+    metrics_lib.JsonLines(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize("digest", [True, False])
 def test_lines_that_are_not_what_was_written_are_found(tmp_path, digest):
   lines = metrics_lib.JsonLines(tmp_path / "a.jsonl")
