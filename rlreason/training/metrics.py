@@ -69,7 +69,8 @@ class JsonLines:
     self.path = pathlib.Path(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
     if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
-      raise ValueError(f"{str(self.path)!r} is no file; put it back from a copy or give a new workdir")
+      raise ValueError(
+          f"{str(self.path)!r} is no file; put it back from a copy or give a new workdir")
     # Without a buffer: what did not fit on a full disk is not tried again when the file is closed.
     self._file = open(self.path, "ab", buffering=0)
     self._sum = hashlib.sha256()  # of what is in the file, from `truncate_to` on
