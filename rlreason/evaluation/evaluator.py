@@ -21,7 +21,7 @@ from rlreason.parallel import Layout
 from rlreason.rewards import (
     CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, reading,
     verifier, verifier_columns)
-from rlreason.sampling import SamplingOptions
+from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 
@@ -205,6 +205,9 @@ def make_evaluator(
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
+    check_memory(
+        model, prompts=batch_size, columns=min(prompt_buckets), group_size=group_size,
+        max_new_tokens=options.max_new_tokens)
     generate = forcing_lib.make_generator(
         model, tokenizer, layout, config.forcing(), options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)

@@ -47,7 +47,7 @@ class NewModel:
 
   kind: Literal["new"]
   width: _Width
-  num_layers: Annotated[int, AtMost(4096, "layers, each of which is laid out before the run")]
+  num_layers: Annotated[int, AtMost(1024, "layers, each of which is laid out before the run")]
   num_heads: _Width
   num_kv_heads: _Width
   head_dim: _Width

@@ -235,6 +235,7 @@ class FakeWriter:
 
   append = close = truncate_to = lambda self, *unused: None
   cursor = lambda self: 0
+  digest = lambda self: ""
 
 
 class FakeCheckpoints:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 from rlreason.rewards.reading.types import (
-    EMPTY, INFINITY, MINUS_INFINITY, Clock, Expression, Items, Number, Words)
+    EMPTY, INFINITY, MINUS_INFINITY, Clock, Items, Number, Words)
 from rlreason.rewards.reading.typesetting import squeeze
 
 _LEAD = re.compile(
