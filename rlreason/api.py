@@ -128,6 +128,9 @@ def sample(
   buckets = prompts_lib.doubling_buckets(
       _SMALLEST_BUCKET, policy.config.max_positions - max_new_tokens)
   padded = prompts_lib.make_prompts(tokens, buckets, pad_id=policy.tokenizer.pad_id)
+  rows, columns = padded.tokens.shape
+  sampling.check_memory(policy.config, prompts=rows, columns=columns, group_size=group_size,
+                        max_new_tokens=max_new_tokens)
   rollout = jax.device_get(_sample(
       policy.config, policy.params, padded, key, options=options,
       stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))

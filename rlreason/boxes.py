@@ -1,6 +1,7 @@
 r"""The boxes of a text, `\boxed{...}`: what a completion or a worked solution marks as its answer.
 
-Not here: what counts as an answer beside boxes (`rewards/answer.py`).
+And what a text states to be its answer, without a box. Not here: what else counts as an answer
+(`rewards/answer.py`).
 """
 
 import re
@@ -21,7 +22,10 @@ class Box(NamedTuple):
 # An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace;
 # JSON that was escaped twice gives \\boxed.
 _BOX_TOKENS = re.compile(
-    r"\\{1,2}(?:boxed|fbox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
+    r"\\{1,2}(?:boxed|fbox|framebox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
+_STATED = re.compile(
+    r"\banswers?(?:\s+(?:is|are)\b(?:\s*[:=])?|\**\s*[:=]\**|\s+(?=[\d$\\({\[+-]))\s*(?=\S)"
+    r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
 _BARE = re.compile(r"\s*((?:\\[A-Za-z]+|\{[^{}]*\}|[^\s{}$\\])+)")  # \boxed 2
 
 
@@ -110,3 +114,9 @@ def _joined(text: str, last: Box) -> list[Box]:
       break
     parts.insert(0, box)
   return parts
+
+
+def stated(text: str) -> str | None:
+  """What follows the last "the answer is", or "Answer:", up to the end of the sentence."""
+  found = _STATED.findall(text)
+  return found[-1].strip() if found else None

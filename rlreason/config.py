@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 import ml_collections
 
-from rlreason import files
+from rlreason import files, users
 
 T = TypeVar("T")
 # The type of a field that holds a path of this machine, or the name of something else where a path
@@ -83,7 +83,8 @@ def build(
   for name, field in fields.items():
     if name in mapping:
       value = mapping[name]
-      if _is_mapping(value) and hints[name] is type(field.default):
+      is_section = dataclasses.is_dataclass(hints[name]) and hints[name] is type(field.default)
+      if is_section and _is_mapping(value):
         value = {**_fields_of(field.default), **value}
       values[name] = _convert(hints[name], value, f"{where}.{name}")
     elif _is_required(field):
@@ -111,6 +112,8 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
     names: of the fields in the section.
   """
   message = re.sub(r"^options of \w+: (?=\w+: )", "options.", str(error))  # of a slot
+  if message.startswith(where):
+    return message
   name = re.match(r"(\w+)(?=[:.,\[]| must )", message)
   return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 
@@ -159,7 +162,8 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
   folder = os.path.dirname(os.path.abspath(file))
   sys.path.insert(0, folder)  # as Python does for a program: what lies beside it can be imported
   try:
-    spec.loader.exec_module(module)
+    with users.contained(f"config file {file!r}"):
+      spec.loader.exec_module(module)
   finally:
     sys.path.remove(folder)
   if not callable(vars(module).get("get_config")):
@@ -168,7 +172,8 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
     raise ValueError(
         f"config file {file!r} takes no argument after a colon, got {argument!r}: its get_config() "
         "has no parameter")
-  config = module.get_config(argument) if argument else module.get_config()
+  with users.contained(f"config file {file!r}"):
+    config = module.get_config(argument) if argument else module.get_config()
   if not _is_mapping(config):
     raise ValueError(f"get_config() of {file!r} must return a ConfigDict, got {_show(config)}")
   config = ml_collections.ConfigDict(config)

@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import socket
+import tempfile
 
 LOCK_NAME = "run.lock"
 # A disk that takes no more, or fails: what was written before is kept, and nothing is misspelt.
@@ -42,7 +43,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
   path = pathlib.Path(path)
   if isinstance(content, str):
     content = content.encode("utf-8", errors="backslashreplace")
-  temporary = path.with_name(path.name + ".tmp")
+  temporary = _temporary(path)
   with naming(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -109,9 +110,40 @@ def check_writable(name: str, folder: pathlib.Path) -> None:
   if not is_folder:
     what = "is a link to nothing" if is_link and not there.exists() else "is no folder"
     raise NotADirectoryError(f"{name}: {str(there)!r} {what}, allowed: a folder, or a new name")
-  if not os.access(there, os.W_OK | os.X_OK):
+  try:
+    if not os.access(there, os.W_OK | os.X_OK):
+      raise PermissionError
+    with tempfile.TemporaryFile(dir=there):  # root may write, but not in /proc
+      pass
+  except OSError as error:
+    if error.errno in DISK_ERRORS:
+      raise OSError(error.errno, f"{name}: {error.strerror}", str(there)) from error
     raise PermissionError(
-        f"{name}: {str(there)!r} cannot be written in, allowed: a folder that can")
+        f"{name}: {str(there)!r} cannot be written in, allowed: a folder that can") from error
+
+
+def check_new_file(name: str, path: pathlib.Path) -> None:
+  """Finds before any work that a file is there already, or cannot be made.
+
+  Raises:
+    ValueError, OSError: names what is in the way.
+  """
+  if path.is_dir() or not path.name:
+    raise ValueError(f"{name}: {str(path)!r} is a folder and cannot be written as a file")
+  if os.path.lexists(path):
+    raise ValueError(f"{name}: {str(path)!r} is there already, allowed: a new file")
+  check_writable(name, path.parent)
+  try:
+    os.lstat(_temporary(path))
+  except FileNotFoundError:
+    pass
+  except OSError as error:  # a name that is too long
+    raise OSError(error.errno, f"{name}: {error.strerror}", str(path)) from error
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  """Where a file is written that gets its name when it is whole."""
+  return path.with_name(path.name + ".tmp")
 
 
 def _is_there(path: pathlib.Path) -> bool:

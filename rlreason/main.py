@@ -11,6 +11,7 @@ dataclasses (`config.build`).
 
 import ast
 from collections.abc import Callable, Sequence
+import contextlib
 import difflib
 import json
 import logging
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from rlreason import config as config_lib, files
+from rlreason import config as config_lib, files, users
 
 EXIT_STOPPED = 1  # the run gave up: updates were not finite, or the disk is full
 EXIT_USER = 2  # nothing was done; the message says what to change
@@ -36,6 +37,8 @@ _ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the we
 _END_TOKENS_HELP = (
     "token that ends a completion beside those of the model's files; may be given several times")
 _MAX_INT, _MAX_GROUP = 2**31 - 1, 2**20
+_MAX_MESSAGE = 4000  # characters
+_LESS_MEMORY = "take smaller batches and shorter rows, remat, bfloat16, or more devices"
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
 
 Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
@@ -81,43 +84,51 @@ def main(argv: Sequence[str] | None = None) -> int:
   if argv is None:
     _use_utf8()
   argv = list(sys.argv[1:] if argv is None else argv)
-  _set_environment()
   try:
+    _set_environment()
     _dispatch(argv)
   except KeyboardInterrupt:
     return _fail("interrupted; what was saved before is kept", 130)
-  except (UsageError, flags.Error) as error:
-    return _fail(error, EXIT_USER)
-  except FloatingPointError as error:
-    return _fail(error, EXIT_STOPPED)
-  except SyntaxError as error:
-    return _fail(f"{error.filename}:{error.lineno}: {error.msg}", EXIT_USER)
-  except ModuleNotFoundError as error:
-    if error.name not in _EXTRAS:
-      raise
-    extra = _EXTRAS[error.name]
-    return _fail(f"{error.name} is not installed: pip install -e '.[{extra}]'", EXIT_USER)
-  except BrokenPipeError:  # of `| head`: who read has what they wanted
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return EXIT_PIPE
-  except OSError as error:
-    if error.errno in files.DISK_ERRORS:
-      return _fail(f"{error}; what was saved before is kept: make room, and run it again",
-                   EXIT_STOPPED)
-    if not _is_for_user(error):
-      raise
-    return _fail(error, EXIT_USER)
-  except ValueError as error:
-    if not _is_for_user(error):
-      raise
-    return _fail(error, EXIT_USER)
+  except SystemExit as error:  # of code of others: whatever it says, nothing came to its end
+    if isinstance(error.__context__, BrokenPipeError):
+      return _leave_pipe()
+    return _fail(f"something asked the process to end (SystemExit: {error})", EXIT_STOPPED)
+  except BrokenPipeError:
+    return _leave_pipe()
   except Exception as error:
-    from rlreason.training.loop import Interrupted
-
-    if not isinstance(error, Interrupted):
+    told = _explain(error)
+    if told is None:
       raise
-    return _fail(error, EXIT_INTERRUPTED)
+    return _fail(*told)
   return 0
+
+
+def _leave_pipe() -> int:
+  """Ends where what is printed goes to `| head`, say: who read has what they wanted."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+  return EXIT_PIPE
+
+
+def _explain(error: Exception) -> tuple[str, int] | None:
+  """What to say of an error, and the exit code; None: it is a bug, whose traceback is wanted."""
+  if isinstance(error, (UsageError, flags.Error)):
+    return str(error), EXIT_USER
+  if isinstance(error, FloatingPointError):
+    return str(error), EXIT_STOPPED
+  if isinstance(error, SyntaxError):
+    return f"{error.filename}:{error.lineno}: {error.msg}", EXIT_USER
+  if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+    return f"{error.name} is not installed: pip install -e '.[{_EXTRAS[error.name]}]'", EXIT_USER
+  if isinstance(error, OSError) and error.errno in files.DISK_ERRORS:
+    return (f"{error}; what was saved before is kept: make room, and run it again", EXIT_STOPPED)
+  if isinstance(error, (OSError, ValueError)) and _is_for_user(error):
+    return str(error), EXIT_USER
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    return f"out of memory ({error}): what was saved before is kept; {_LESS_MEMORY}", EXIT_STOPPED
+  if type(error).__name__ == "Interrupted":  # its module imports much
+    return str(error), EXIT_INTERRUPTED
+  place = users.line_of(error)
+  return place and (f"{place}: {type(error).__name__}: {error}", EXIT_USER)
 
 
 def _dispatch(argv: list[str]):
@@ -165,13 +176,9 @@ def _evaluate(values: flags.FlagValues, overrides: Overrides):
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
-  output = values.output and pathlib.Path(files.local_path("--output", values.output))
+  output = values.output and pathlib.Path(files.local_path("--output", values.output)).absolute()
   if output:  # found out now, not after minutes of work
-    if output.is_dir() or not output.name:
-      raise UsageError(f"--output: {values.output!r} is a folder and cannot be written as a file")
-    if os.path.lexists(output):
-      raise UsageError(f"--output: {values.output!r} is there already, allowed: a new file")
-    files.check_writable("--output", output.parent)
+    files.check_new_file("--output", output)
   own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
   policy = api.load(
       values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
@@ -402,8 +409,12 @@ def _help(name: str, command: _Command, values: flags.FlagValues) -> str:
 
 def _set_environment():
   """Quiets XLA and names a folder for compiled programs, before JAX is imported."""
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # where a user's reward functions are: "my_rewards:brevity"
+  try:
+    here = os.getcwd()
+  except FileNotFoundError:
+    raise UsageError("the folder that this was started in is gone: start it in another") from None
+  if here not in sys.path:
+    sys.path.append(here)  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   root = logging.getLogger()
   root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
@@ -452,7 +463,11 @@ def _is_for_user(error: ValueError | OSError) -> bool:
 
 
 def _fail(error: Any, exit_code: int) -> int:
-  print(f"rlreason: {' '.join(str(error).split())}", file=sys.stderr)
+  text = " ".join(str(error).split())
+  if len(text) > _MAX_MESSAGE:  # a value of a thousand words
+    text = f"{text[:_MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2:]}"
+  with contextlib.suppress(OSError):  # of a terminal that is gone
+    print(f"rlreason: {text}", file=sys.stderr, flush=True)
   return exit_code
 
 

@@ -7,7 +7,6 @@ tokenised again.
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
-from absl import logging
 import jax
 import numpy as np
 
@@ -97,7 +96,7 @@ class FittingRows:
     Raises:
       ValueError: all rows are bad, or no prompt fits.
     """
-    lists, bad_rows = [], BadRows("prompts")
+    lists, bad_rows = [], BadRows("prompts", "prompts")
     for i in range(len(rows)):
       try:
         row = rows[i]
@@ -112,13 +111,13 @@ class FittingRows:
       except ValueError as error:
         lists.append([])  # left out with the empty ones
         bad_rows.add(origin(rows, i), error)
-    bad_rows.finish(len(rows))
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
-    if self.num_dropped:
-      logging.warning("%d of %d prompts left out: bad, empty or longer than %d tokens",
-                      self.num_dropped, len(rows), max_length)
     self._rows = rows
-    if not self._places:
+    if self._places or len(bad_rows) == len(rows):
+      unfit = self.num_dropped - len(bad_rows)
+      bad_rows += [(None, f"empty or longer than {max_length} tokens")] * unfit
+      bad_rows.finish(len(rows))
+    else:
       raise ValueError(
           f"prompts: got {len(rows)} that are all empty or longer than {max_length} tokens, the "
           "largest of prompt_buckets; allowed: at least one that fits")

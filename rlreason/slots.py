@@ -16,7 +16,7 @@ from typing import Any
 
 from flax.core import FrozenDict
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, users
 
 
 def import_function(path: str) -> Callable[..., Any]:
@@ -29,7 +29,8 @@ def import_function(path: str) -> Callable[..., Any]:
   if not (colon and name.isidentifier() and module.replace(".", "_").isidentifier()):
     raise ValueError(f"function: got {path!r}, allowed: 'package.module:function'")
   try:
-    function = vars(importlib.import_module(module)).get(name)
+    with users.contained(f"function: {path!r}"):
+      function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:
     raise ValueError(f"function: {path!r} cannot be imported: {error}") from error
   if not callable(function):

@@ -218,3 +218,16 @@ def test_load_config_file_errors(tmp_path):
   text.write_text("a: 1\n")
   with pytest.raises(ValueError, match="must be a Python file"):
     config_lib.load_config_file(str(text))
+
+
+def test_fields_in_the_place_of_a_number_are_refused():
+  @dataclasses.dataclass(frozen=True)
+  class Numbers:
+    count: int = 1
+    share: float = 0.5
+    text: str = ""
+
+  for name in ("count", "share", "text"):
+    for value in ({}, {"a": 1}):
+      with pytest.raises(ValueError, match=rf"config\.{name}: got {{.*, allowed: "):
+        config_lib.build(Numbers, {name: value})

@@ -116,3 +116,24 @@ def test_what_cannot_be_written_in_is_found_before(tmp_path):
     with pytest.raises(OSError, match=message) as error:
       files.check_writable("workdir", tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/sys", "/proc/self/fd"])
+def test_a_folder_that_lets_root_but_takes_nothing(folder):
+  if not os.path.isdir(folder):
+    pytest.skip("of Linux")
+  with pytest.raises(PermissionError, match=f"--output: '{folder}' cannot be written in, allowed"):
+    files.check_writable("--output", pathlib.Path(folder) / "new")
+
+
+def test_a_new_file_that_cannot_be_made_is_found_before(tmp_path):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "link").symlink_to(tmp_path / "gone")
+  for name in ("new", "new/new", "a" * 251):
+    files.check_new_file("--output", tmp_path / name)
+  for name, message in (
+      (".", "is a folder"), ("file", "is there already"), ("link", "is there already"),
+      ("file/new", "file' is no folder"), ("a" * 252, "File name too long")):
+    with pytest.raises((ValueError, OSError), match=message):
+      files.check_new_file("--output", tmp_path / name)
+  assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}

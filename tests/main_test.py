@@ -124,6 +124,24 @@ def test_a_config_file_that_is_not_python_is_named_with_its_line(capsys, tmp_pat
   assert "broken.py:2: " in err and err.count("\n") == 1
 
 
+def test_a_folder_that_is_gone_is_said(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  tmp_path.rmdir()
+  code, _, err = run_main(capsys, "train", f"--config={CONFIG}", "--workdir=x")
+  assert code == main.EXIT_USER
+  assert err == "rlreason: the folder that this was started in is gone: start it in another\n"
+
+
+@pytest.mark.parametrize("text, name", [
+    ("raise KeyError('a')", "KeyError: 'a'"), ("import sys; sys.exit(0)", "SystemExit: 0")])
+def test_a_config_that_fails_is_one_line(capsys, tmp_path, text, name):
+  file = tmp_path / "fails.py"
+  file.write_text(f"def get_config():\n  {text}\n")
+  code, _, err = run_main(capsys, "train", f"--config={file}", "--workdir=x")
+  assert code == main.EXIT_USER and err.count("\n") == 1
+  assert "fails.py" in err and name in err
+
+
 def test_a_workdir_of_another_config_is_refused(capsys, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({"seed": 0}))
   (tmp_path / "checkpoints" / "10").mkdir(parents=True)
@@ -142,7 +160,8 @@ def test_a_workdir_that_cannot_be_made_is_one_line(capsys, tmp_path):
 @pytest.mark.parametrize(
     "error, code",
     [(FloatingPointError("step 7: not finite"), main.EXIT_STOPPED),
-     (KeyboardInterrupt(), 130),
+     (KeyboardInterrupt(), 130), (SystemExit(0), main.EXIT_STOPPED),
+     (MemoryError(), main.EXIT_STOPPED),
      (ModuleNotFoundError("no", name="reasoning_gym"), main.EXIT_USER),
      (FileNotFoundError(2, "No such file", "a.safetensors"), main.EXIT_USER),
      (OSError(28, "No space left on device", "a/checkpoints"), main.EXIT_STOPPED),

@@ -61,8 +61,9 @@ def test_a_row_that_cannot_be_read_is_left_out(caplog):
   with caplog.at_level("WARNING"):
     fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3)
   assert [row["prompt"] for row in fitting] == ["a", "c"] and fitting.num_dropped == 2
-  assert "prompts:1: row left out: answer is empty" in caplog.text and "nowhere" in caplog.text
-  assert "2 of 4 prompts left out" in caplog.text
+  line, = [record.getMessage() for record in caplog.records]
+  assert line.startswith("prompts: 2 of 4 prompts left out: 1 x answer is empty (1); 1 x text: got")
+  assert "nowhere" in line and line.endswith("(2)")
   with pytest.raises(ValueError, match="prompts: no usable row among 1; row 0: text: got the wo"):
     rollout_lib.FittingRows([{"prompt": "nowhere"}], TOKENIZER, 3)
 
@@ -102,15 +103,16 @@ def test_a_prompt_that_ends_with_the_assistant_is_left_out_by_its_line(tmp_path,
   (tmp_path / "a.jsonl").write_text("\n\n".join([json.dumps(row)] * 2))
   fitting = rollout_lib.FittingRows(Rows(tmp_path / "a.jsonl"), TOKENIZER, 9)
   assert len(fitting) == 1
-  assert (f"prompts:{tmp_path / 'a.jsonl'}:3: row left out: the prompt ends with the assistant's "
-          "turn") in caplog.text
+  assert ("prompts: 1 of 2 prompts left out: 1 x the prompt ends with the assistant's turn "
+          f"({tmp_path / 'a.jsonl'}:3)") in caplog.text
 
 
 def test_a_row_without_what_its_verifier_needs_is_left_out(caplog):
   rows = [{"prompt": "a", "target": 3}, {"prompt": "b", "target": None}, {"prompt": "c"}]
   fitting = rollout_lib.FittingRows(rows, TOKENIZER, 3, columns={"target"})
   assert [row["prompt"] for row in fitting] == ["a"] and fitting.num_dropped == 2
-  assert "prompts:1: row left out: the verifier needs the columns ['target']" in caplog.text
+  assert "2 of 3 prompts left out: 1 x the verifier needs the columns ['target']" in caplog.text
+  assert "(1); 1 x " in caplog.text and caplog.text.endswith("(2)\n")
 
 
 @pytest.mark.parametrize("text, expected", [

@@ -143,6 +143,10 @@ class PolicyGradientConfig:
     for name in ("kl_target", "reference_every"):
       if vars(self)[name] and not self.kl_coef:
         raise ValueError(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
+    if self.reference_every and self.reference_decay == 1:
+      raise ValueError(
+          f"reference_decay: got 1 with reference_every={self.reference_every}, allowed: less than "
+          "1, or reference_every=0 (the reference would never move)")
 
   def _check_critic(self):
     if not self.has_critic:
@@ -164,6 +168,10 @@ class PolicyGradientConfig:
     if "constant" not in (self.aggregation, self.nll_aggregation):
       check_unread(self, f"with aggregation={self.aggregation!r}", "constant_length",
                    allowed="aggregation='constant'")
+    if self.whiten_rewards and self.whiten_advantages and not self.has_critic:
+      check_unread(
+          self, "with whiten_advantages and critic='none', where a scale of all rewards is undone",
+          "whiten_rewards")
     if not self.whiten_advantages:
       check_unread(self, "with whiten_advantages=False", "whiten_ddof")
     if self.kl_target is None:

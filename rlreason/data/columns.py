@@ -3,38 +3,58 @@
 What a run needs (`prompt` and `answer`; `prompt` and `completion`; `prompt`, `chosen` and
 `rejected`) is looked for under the names that data sets give it, and comes out as text or as chat
 messages; other columns keep their names, as values that JSON has. The prompt of a problem never
-holds its solution: an assistant's turns at its end are cut off. Not here: files (`data/files.py`),
-the forms of chats (`data/messages.py`) and of values (`data/values.py`).
+holds its solution: an assistant's turns at its end are cut off. What belongs to the prompt beside
+the question (a system message, the text that a question is about, choices) is put to it, and what
+may be left out of it is told. Not here: files (`data/files.py`), the forms of chats
+(`data/messages.py`), of values (`data/values.py`) and of choices (`data/choices.py`).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import os.path
 import re
 from typing import Any, Literal
 
 import numpy as np
 
+from rlreason.data import choices as choices_lib
 from rlreason.data import messages, values
 from rlreason.data.messages import Message
 from rlreason.data.tasks.base import Row
 
 Prompt = str | list[Message]
+# What a question, whose name is not `prompt`, becomes: text; a user's turn; or text that will be
+# put into a template, with its system message left in the row.
+Questions = Literal["text", "chat", "templated"]
 
-QUESTIONS = ("problem", "question", "query", "instruction")
-ANSWERS = ("answer", "reward_model.ground_truth", "ground_truth", "expected_answer", "final_answer",
-           "solution")
-COMPLETIONS = ("response", "output", "generated_solution", "solution", "answer")
+QUESTIONS = ("problem", "question", "query", "instruction", "question_stem", "stem", "input")
+ANSWERS = ("answer", "reward_model.ground_truth", "ground_truth.value", "ground_truth",
+           "expected_answer", "final_answer", "correct_answer", "reference_answer", "answerkey",
+           "correct", "solution", "target")
+COMPLETIONS = ("response", "output", "generated_solution", "solution", "rationale", "answer")
+SYSTEMS = ("system", "system_prompt", "system_message")
+# What a question is about, and stands before it; what stands after an instruction.
+CONTEXTS = ("context", "passage", "article", "body")
+_INPUTS = ("input", "context")
+# Whether the makers of a data set hold a row to be good.
+_VALID = {"answer": ("problem_is_valid",), "completion": ("problem_is_valid", "solution_is_valid")}
+_MIN_WORDS = 4  # of a column that may be a part of the prompt
 _REASONING = ("reasoning_content", "thinking")  # keys of the assistant's messages
 _IDS = ("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")  # what stages write
 # What prompts that were cut are counted as.
 CUT = "cut off the assistant's turns at the end of the prompt, which would hold the solution"
-_KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS}
+LEFT_OUT = "not used (`fields` can name them): "  # before what columns are counted as
+_KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS, *SYSTEMS,
+          *CONTEXTS, *choices_lib.COLUMNS}
+# Columns that hold no part of a prompt, but what is said to it or known of it.
+_NO_PROMPT = re.compile(
+    "answer|solution|response|completion|chosen|rejected|output|generat|reason|think|thought|"
+    "attempt|trajector|cot|rationale|explan|proof|message|conversation|reward|meta|extra|judge")
 
 
 def make_row(
     raw: Any, fields: Mapping[str, str] | None, required: Sequence[str],
-    questions: Literal["text", "chat"] = "text", notes: Counter[str] | None = None,
+    questions: Questions = "text", notes: Counter[str] | None = None,
 ) -> Row:
   """Checks one raw row and gives its columns the names of a task row.
 
@@ -44,27 +64,34 @@ def make_row(
       `messages.0.content`); what it does not name is looked for.
     required: columns the row must have: prompt and answer, prompt and completion, or prompt, chosen
       and rejected.
-    questions: "chat": a question, whose completion is not called so either, is a user's turn.
-    notes: counts what was found where, and prompts that were cut.
+    questions: what a question becomes.
+    notes: counts what was found where, prompts that were cut, and columns left out of them.
 
   Raises:
     ValueError: says what is wrong with the row.
   """
-  if not isinstance(raw, Mapping):
-    raise ValueError(f"a row must be an object. Got: {type(raw).__name__}")
   notes, fields = Counter() if notes is None else notes, fields or {}
-  row = _renamed(raw, fields)
+  row = _renamed(_columns(raw), fields)
+  _check_valid(row, required)
   if "chosen" in required:
-    ours = _pair(row)
+    ours, name = _pair(row, questions)
   elif "completion" in required:
-    ours = _example(row, questions, notes)
+    ours, name = _example(row, fields, notes)
   else:
-    ours = {"prompt": _problem(row, notes)}
-    if "answer" in required:
-      ours["answer"] = _answer(row, fields, notes)
+    ours, name = _problem(row, fields, notes, "answer" in required)
+  if name == "prompt" and fields.get("prompt", name) != name:
+    name = QUESTIONS[0]  # whatever it is called there
+  ours["prompt"] = _asked(row, ours["prompt"], name, questions)
   for name in required:
     if name not in ours:
       ours[name] = values.text(_get(row, name), name)
+  others = _others(row, ours)
+  notes.update(_left_out(others, ours["prompt"]))
+  return others | ours
+
+
+def _others(row: Row, ours: Row) -> Row:
+  """The further columns, as values that JSON has."""
   others = {}
   for name, value in row.items():
     if name not in ours:
@@ -76,7 +103,34 @@ def make_row(
     ids = others.get(name)
     if ids and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
       raise ValueError(f"{name} must be a list of token ids")
-  return others | ours
+  return others
+
+
+def _columns(raw: Any) -> Row:
+  """The columns of a raw row; one that is a chat alone has those that its last message has."""
+  if isinstance(raw, list) and raw and all(isinstance(turn, Mapping) for turn in raw):
+    *before, last = raw
+    if any(last.get(key) is not None for key in ("content", "value")):
+      return {"messages": raw}
+    return {"messages": before} | {
+        name: value for name, value in last.items() if name not in ("role", "from")}
+  if not isinstance(raw, Mapping):
+    raise ValueError(f"a row must be an object. Got: {type(raw).__name__}")
+  row = {str(name): value for name, value in raw.items()}
+  if isinstance(row.get("question"), Mapping):  # of a stem and its choices
+    row = {**row.pop("question"), **row}
+  return row
+
+
+def _check_valid(row: Row, required: Sequence[str]):
+  """Raises ValueError where the makers of the data set say that a row is bad, or show an image."""
+  for name in _VALID.get(required[-1], ()):
+    if values.is_filled(row.get(name)) and str(row[name]).lower() not in ("yes", "true", "1"):
+      raise ValueError(f"{name} is {row[name]!r}")
+  for name, value in row.items():
+    if isinstance(value, Mapping) and set(value) == {"bytes", "path"} and any(
+        part is not None for part in value.values()):
+      raise ValueError(f"there is an image in {name!r}, and only text is read")
 
 
 def find(row: Mapping[str, Any], path: str) -> tuple[Any] | None:
@@ -102,9 +156,11 @@ def find(row: Mapping[str, Any], path: str) -> tuple[Any] | None:
   return (value,)
 
 
-def _renamed(raw: Mapping[str, Any], fields: Mapping[str, str]) -> Row:
-  """The row under our names, as far as `fields` says them; capitals of known names are dropped."""
-  row = {str(name): value for name, value in raw.items()}
+def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
+  """The row under our names, as far as `fields` says them, and known names as they are known.
+
+  These are in small letters, with underscores for spaces (`Correct Answer`).
+  """
   given = {}
   for name, path in fields.items():
     found = find(row, path)
@@ -114,24 +170,27 @@ def _renamed(raw: Mapping[str, Any], fields: Mapping[str, str]) -> Row:
   for path in fields.values():
     row.pop(path, None)
   for name in list(row):
-    if name not in _KNOWN and name.lower() in _KNOWN and name.lower() not in row:
-      row[name.lower()] = row.pop(name)
+    known = name.strip().lower().replace(" ", "_")
+    if name not in _KNOWN and known in _KNOWN and known not in row:
+      row[known] = row.pop(name)
   return row | given
 
 
 def _get(row: Row, name: str) -> Any:
   if name not in row:
-    raise ValueError(f"there is no column {name!r}")
+    raise ValueError(f"there is no column {name!r}")  # `BadRows` says what can be done
   return row[name]
 
 
+def _all(row: Row, names: Sequence[str]) -> list[tuple[str, Any]]:
+  """The columns or paths that are there and not empty, and what they hold."""
+  found = ((name, find(row, name)) for name in names)
+  return [(name, value[0]) for name, value in found if value and values.is_filled(value[0])]
+
+
 def _first(row: Row, names: Sequence[str]) -> tuple[str, Any] | None:
-  """The first of the columns or paths that is there and not empty, and what it holds."""
-  for name in names:
-    found = find(row, name)
-    if found and values.is_filled(found[0]):
-      return name, found[0]
-  return None
+  """The first of them."""
+  return next(iter(_all(row, names)), None)
 
 
 # Prompts.
@@ -156,23 +215,70 @@ def _prompt_column(row: Row, chats: Mapping[str, list[Message]]) -> str | None:
 
 
 def _take_prompt(row: Row, name: str | None) -> Prompt:
-  """Takes a prompt out of the row."""
+  """Takes a prompt out of the row, with what a question is about, and its choices."""
   value = _get(row, name or "prompt")
   del row[name or "prompt"]
   chat = messages.read_chat(values.plain(value)) if values.may_be_chat(value) else None
   if chat is None:
     prompt = values.text(value, "prompt")
-    for half in ("input", "context") if name == "instruction" else ():  # of Alpaca, and of Dolly
-      if values.is_filled(row.get(half)):
-        prompt += "\n" + values.text(row[half], half)
-    return prompt
-  is_sharegpt = name in messages.COLUMNS and name != "messages"
-  if is_sharegpt and chat[0]["role"] != "system" and values.is_filled(row.get("system")):
-    chat = [{"role": "system", "content": values.text(row.pop("system"), "system")}, *chat]
+    for half in _INPUTS if name == "instruction" else ():
+      prompt += "\n" * bool(_passage(row, half)) + _passage(row, half)
+    for half in CONTEXTS if name in QUESTIONS else ():
+      if (passage := _passage(row, half)) and passage.strip() not in prompt:
+        prompt = f"{passage.rstrip()}\n{prompt}"
+    chat = prompt
   return chat
 
 
-def _problem(row: Row, notes: Counter[str]) -> Prompt:
+def _passage(row: Row, name: str) -> str:
+  """The text of a column, or the texts of a list in it; "": there is none."""
+  value = values.plain(row.get(name))
+  if isinstance(value, list) and all(isinstance(text, str) for text in value):
+    value = "\n".join(value)
+  return value if isinstance(value, str) and value.strip() else ""
+
+
+def _asked(row: Row, prompt: Prompt, name: str | None, questions: Questions) -> Prompt:
+  """The prompt with the system message that stands beside it, as `questions` says."""
+  is_text = isinstance(prompt, str)
+  found = next((column for column in SYSTEMS if isinstance(row.get(column), str)
+                and row[column].strip()), None)
+  has_own = not is_text and prompt and prompt[0]["role"] == "system"
+  system = "" if found is None or has_own else row.pop(found)
+  if is_text and questions == "templated":
+    if system:
+      row["system"] = system
+    return prompt
+  if is_text and questions == "text":
+    return with_system(prompt, system, is_chat=False)
+  if is_text and not system and name not in QUESTIONS:
+    return prompt
+  return with_system(prompt, system, is_chat=True)
+
+
+def with_system(prompt: Prompt, system: str | None, is_chat: bool) -> Prompt:
+  """A prompt after a system message, if there is one: as turns, or as one text."""
+  if isinstance(prompt, str):
+    if not is_chat:
+      return f"{system}\n\n{prompt}" if system else prompt
+    prompt = [{"role": "user", "content": prompt}]
+  return [{"role": "system", "content": system}, *prompt] if system else prompt
+
+
+def _with_choices(prompt: Prompt, choices: choices_lib.Choices | None) -> Prompt:
+  """The prompt with the choices under its question."""
+  if choices is None:
+    return prompt
+  if isinstance(prompt, str):
+    return choices_lib.under(prompt, choices)
+  *before, last = prompt
+  return [*before, last | {"content": choices_lib.under(last["content"], choices)}]
+
+
+def _problem(
+    row: Row, fields: Mapping[str, str], notes: Counter[str], has_answer: bool
+) -> tuple[Row, str | None]:
+  """{prompt, answer}, and where the prompt was found."""
   chats = {}
   if not values.is_filled(row.get("prompt")):
     chats = _chats(row, messages.COLUMNS)
@@ -184,7 +290,33 @@ def _problem(row: Row, notes: Counter[str]) -> Prompt:
       raise ValueError("the prompt is the assistant's turns alone")
     notes[CUT] += 1
   _note(notes, "prompt", name)
-  return prompt
+  ours = {}
+  right = _first(row, ("answer",) if "answer" in fields else ANSWERS) if has_answer else None
+  choices = choices_lib.find(row, right and right[1])
+  if has_answer and choices is not None and right is not None:
+    ours["answer"] = choices_lib.label_of(right[1], choices)
+    _note(notes, "answer", fields.get("answer", right[0]), "the label of the choice in ")
+  elif has_answer:
+    ours["answer"] = _answer(row, fields, notes)
+  return {"prompt": _with_choices(prompt, choices), **ours}, name
+
+
+def _left_out(others: Row, prompt: Prompt) -> list[str]:
+  """Columns of text that might be a part of the prompt, and are none, as they are counted."""
+  text = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+  return [LEFT_OUT + repr(name) for name, value in others.items()
+          if not _NO_PROMPT.search(name.lower()) and not (
+              name in choices_lib.COLUMNS and choices_lib.find({name: value}))
+          and any(part.strip() not in text for part in _texts(value))]
+
+
+def _texts(value: Any) -> Iterator[str]:
+  """The texts in a value that are more than a few words."""
+  if isinstance(value, str) and len(value.split()) >= _MIN_WORDS:
+    yield value
+  elif isinstance(value, (list, Mapping)):
+    for part in value.values() if isinstance(value, Mapping) else value:
+      yield from _texts(part)
 
 
 def _note(notes: Counter[str], ours: str, name: str, part: str = ""):
@@ -197,10 +329,11 @@ def _note(notes: Counter[str], ours: str, name: str, part: str = ""):
 
 def _answer(row: Row, fields: Mapping[str, str], notes: Counter[str]) -> str:
   r"""The final answer: what a whole working says after `####`, and a solution in its last box."""
-  found = _first(row, ("answer",) if "answer" in fields else ANSWERS)
-  if found is None:
+  found = _all(row, ("answer",) if "answer" in fields else ANSWERS)
+  if not found:
     return values.text(_get(row, "answer"), "answer")  # which says what is wrong with it
-  name, value = found
+  # One that marks no answer, in a whole working, has to stand back behind a column that is one.
+  name, value = next((entry for entry in found if values.has_answer(entry[1])), found[0])
   text, source = values.answer_text(value), fields.get("answer", name)
   final = values.final_line(text)
   if final is not None:
@@ -217,41 +350,45 @@ def _answer(row: Row, fields: Mapping[str, str], notes: Counter[str]) -> str:
 # Completions.
 
 
-def _example(row: Row, questions: Literal["text", "chat"], notes: Counter[str]) -> Row:
+def _example(
+    row: Row, fields: Mapping[str, str], notes: Counter[str]
+) -> tuple[Row, str | None]:
+  """{prompt, completion} and perhaps {is_right}, and where the prompt was found."""
   verdict = _verdict(row)
   if values.is_filled(row.get("completion")):
     name = _prompt_column(row, _chats(row, messages.COLUMNS))
     prompt, completion = _joined(
         _take_prompt(row, name), row["completion"], "completion")
+    if "completion" not in fields:
+      name = "prompt"  # what is called so, or goes before what is called a completion, is as it is
   else:
-    prompt, completion = _found_example(row, questions, notes)
-  return {"prompt": prompt, "completion": completion, **verdict}
+    prompt, completion, name = _found_example(row, notes)
+  return {"prompt": prompt, "completion": completion, **verdict}, name
 
 
-def _found_example(
-    row: Row, questions: Literal["text", "chat"], notes: Counter[str]
-) -> tuple[Prompt, str]:
+def _found_example(row: Row, notes: Counter[str]) -> tuple[Prompt, str, str | None]:
   """A chat that ends with the assistant's turn, or a question and what is called its solution."""
   chats = _chats(row, ("prompt", *messages.COLUMNS))
   closed = [name for name, chat in chats.items() if messages.ends_with_assistant(chat)]
   if closed:
     _note(notes, "prompt and completion", closed[0])
-    return _joined(None, _take_prompt(row, closed[0]), closed[0])
+    return *_joined(None, _take_prompt(row, closed[0]), closed[0]), closed[0]
   found = _first(row, COMPLETIONS)
   if found is None:
     raise ValueError("the last message must be the assistant's" if chats else
                      "there is no column 'completion' and no chat messages to take it from")
-  source, completion = found[0], values.text(found[1], "completion")
-  if source == "answer" and not values.is_working(completion):
-    raise ValueError(f"there is no column 'completion', and the answer {completion!r} is no "
+  source, value = found
+  if isinstance(value, (list, np.ndarray)) and np.ndim(value) and len(value) == 1:
+    value = value[0]
+  completion = values.text(value, "completion")
+  if source in ANSWERS and not values.is_worked(completion, source):
+    raise ValueError(f"there is no column 'completion', and the {source} {completion!r} is no "
                      "working; answer_template makes examples of answers")
   name = _prompt_column(row, chats)
-  prompt = _take_prompt(row, name)
-  if questions == "chat" and isinstance(prompt, str) and name != "prompt":
-    prompt = [{"role": "user", "content": prompt}]
+  prompt = _with_choices(_take_prompt(row, name), choices_lib.find(row))
   _note(notes, "prompt", name)
   _note(notes, "completion", source)
-  return prompt, completion
+  return prompt, completion, name
 
 
 def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
@@ -266,7 +403,7 @@ def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
     return prompt, values.text(value, name)
   if not messages.ends_with_assistant(chat):
     raise ValueError(f"the last message of {name} must be the assistant's")
-  *before, last = chat
+  *before, last = messages.up_to_trained(chat)
   if not before and prompt is None:
     raise ValueError(f"{name} is the assistant's turn alone, and there is no column 'prompt'")
   if isinstance(prompt, list):
@@ -293,20 +430,42 @@ def _verdict(row: Row) -> Row:
   return {"is_right": str(value).lower() in ("true", "1", "1.0")}
 
 
-def _pair(row: Row) -> Row:
-  """Two completions of a prompt, which may be nothing but what both begin with."""
+def _pair(row: Row, questions: Questions) -> tuple[Row, str | None]:
+  """{prompt, chosen, rejected}, and where the prompt was found.
+
+  The prompt may be nothing but what both begin with.
+  """
   chosen, rejected = _get(row, "chosen"), _get(row, "rejected")
   chats = _chats(row, messages.COLUMNS)
   name = _prompt_column(row, chats)
   prompt = None
   if name is not None and not messages.ends_with_assistant(chats.get(name, ())):
-    prompt = _take_prompt(row, name)
+    prompt = _with_choices(_take_prompt(row, name), choices_lib.find(row))
   elif isinstance(chosen, str) and isinstance(rejected, str) and not values.may_be_chat(chosen):
-    prompt = re.match(r"(?:.*\s)?", os.path.commonprefix([chosen, rejected]), re.DOTALL).group()
-    chosen, rejected = chosen[len(prompt):], rejected[len(prompt):]
-    prompt = values.text(prompt, "the prompt, which chosen and rejected begin with,")
+    prompt, chosen, rejected = _common_prompt(chosen, rejected)
+  if isinstance(prompt, str) and questions == "chat":
+    turns = messages.read_transcript(prompt)
+    if turns:
+      prompt = turns
+      chosen, rejected = (said.strip() if isinstance(said, str) else said
+                          for said in (chosen, rejected))
   first, chosen = _joined(prompt, chosen, "chosen")
   second, rejected = _joined(prompt, rejected, "rejected")
   if first != second:
     raise ValueError("chosen and rejected are of different prompts")
-  return {"prompt": first, "chosen": chosen, "rejected": rejected}
+  return {"prompt": first, "chosen": chosen, "rejected": rejected}, name
+
+
+def _common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
+  """What two texts begin with, up to the last `Assistant:` of a transcript, and what follows it."""
+  common = os.path.commonprefix([chosen, rejected])
+  turn = common.rfind(messages.TRANSCRIPT_TURN)
+  if turn >= 0 and messages.read_transcript(chosen):
+    start = turn + len(messages.TRANSCRIPT_TURN)
+    if any(len(messages.read_transcript("\n\nHuman: ?\n\nAssistant:" + text[start:]) or ()) != 2
+           for text in (chosen, rejected)):
+      raise ValueError("chosen and rejected are of different prompts")
+  else:
+    start = len(re.match(r"(?:.*\s)?", common, re.DOTALL).group())
+  values.text(common[:start], "the prompt, which chosen and rejected begin with,")
+  return common[:start], chosen[start:], rejected[start:]

@@ -1,9 +1,9 @@
 """Chats in the forms they are published in, as lists of {role, content}.
 
 Forms: OpenAI's `role` and `content`, whose content may be a list of parts; ShareGPT's `from` and
-`value`; a message alone; one list per column, as older Arrow files have it; and any of these as
-text in a column, as JSON or as Python and numpy print it. Not here: templates
-(`tokenizers/chat.py`).
+`value`; a message alone; texts in turn, the user's first; one list per column, as older Arrow files
+have it; any of these as text in a column, as JSON or as Python and numpy print it; and transcripts,
+`Human: ... Assistant: ...`. Not here: templates (`tokenizers/chat.py`).
 """
 
 import ast
@@ -19,10 +19,13 @@ Message = dict[str, Any]
 # Where a chat is looked for.
 COLUMNS = ("messages", "conversations", "conversation")
 ASSISTANT = "assistant"
+TRANSCRIPT_TURN = "\n\nAssistant:"  # before what the assistant says, in a transcript
 _ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bot": ASSISTANT,
           "model": ASSISTANT, "observation": "tool", "function_response": "tool"}
 _OWN_ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
+_WEIGHTS = ("weight", "loss_mask", "train")  # whether a turn of the assistant is trained on
+_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 # A text that is the print of a chat, and no text of its own.
 _PRINTED = re.compile(r"\s*(?:array\()?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 
@@ -46,6 +49,8 @@ def read_chat(value: Any) -> list[Message] | None:
     value = [value] if _is_message(value) else _transposed(value)
   if not isinstance(value, list):
     return None
+  if value and all(isinstance(text, str) for text in value):
+    value = [{"role": ("user", ASSISTANT)[i % 2], "content": text} for i, text in enumerate(value)]
   messages = list(map(_read_message, value))
   for message in messages:
     if not message["content"].strip() and message["role"] != "system":
@@ -69,6 +74,41 @@ def before_assistant(messages: Sequence[Message]) -> list[Message]:
   return messages
 
 
+def up_to_trained(messages: Sequence[Message]) -> list[Message]:
+  """The messages up to the last turn of the assistant that is to be trained on.
+
+  Raises:
+    ValueError: none is: each has the weight 0.
+  """
+  messages = list(messages)
+  while ends_with_assistant(messages) and not is_trained(messages[-1]):
+    while messages and not (ends_with_assistant(messages) and is_trained(messages[-1])):
+      messages.pop()
+    if not messages:
+      raise ValueError("every turn of the assistant has the weight 0: nothing is to be learned")
+  return messages
+
+
+def is_trained(message: Mapping[str, Any]) -> bool:
+  """Whether a message is the assistant's, and has no weight of 0."""
+  return message.get("role") == ASSISTANT and message.get("weight") != 0
+
+
+def read_transcript(text: str) -> list[Message] | None:
+  """The turns of a text of `Human:` and `Assistant:`, each after an empty line; None: no such text.
+
+  An assistant's turn with nothing in it, at the end, is where it is to write, and left out.
+  """
+  start, *parts = _TURN.split(text.strip())
+  turns = [(name, said.strip()) for name, said in zip(parts[::2], parts[1::2])]
+  if turns and turns[-1] == ("Assistant", ""):
+    turns.pop()
+  if start or not turns or turns[0][0] != "Human" or not all(said for _, said in turns):
+    return None
+  return [{"role": "user" if name == "Human" else ASSISTANT, "content": said}
+          for name, said in turns]
+
+
 def parse(text: str) -> Any:
   """The list or object that a text holds, as JSON or as Python or numpy print it; None: neither."""
   try:
@@ -89,7 +129,8 @@ def _with_commas(text: str) -> str:
   """The text with the commas that numpy does not print between the entries of an array."""
   tokens = []
   for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline):
-    if token.string == "{" and tokens and tokens[-1][1] == "}":
+    if tokens and (token.string == "{" and tokens[-1][1] == "}"
+                   or token.type == tokens[-1][0] == tokenize.STRING):
       tokens.append((tokenize.OP, ","))
     if token.type != tokenize.NL:
       tokens.append((token.type, token.string))
@@ -126,7 +167,18 @@ def _read_message(message: Any) -> Message:
             if value is not None and name not in (*_ROLE_KEYS, *_CONTENT_KEYS)}
   plain = role.strip().lower()  # templates know their roles in small letters
   role = _ROLES.get(plain, plain if plain in _OWN_ROLES else role)
+  others.update(_weight(others, role))
   return {"role": role, "content": _text_of(content), **others}
+
+
+def _weight(others: Message, role: str) -> Message:
+  """Takes the weights out of a message: {"weight": 0} where the assistant's is not trained on."""
+  weights = [others.pop(name) for name in _WEIGHTS if name in others]
+  if role != ASSISTANT:
+    return {}
+  if not all(isinstance(weight, (bool, int, float)) and weight in (0, 1) for weight in weights):
+    raise ValueError(f"the weight of a message: got {weights}, allowed: 0 or 1")
+  return {} if all(weights) else {"weight": 0}
 
 
 def _text_of(content: Any) -> str:

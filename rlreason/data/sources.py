@@ -2,47 +2,44 @@
 
 A row is a dict with a `prompt` (text or chat messages), what is `required` beside it (an `answer`
 for reinforcement learning, a `completion` for supervised learning), and any further columns. Files
-are read and checked once; a bad row is logged with its line, counted, and left out, and only a file
-without any good row is an error. Not here: kinds of files (`data/files.py`), what columns mean
-(`data/columns.py`), and order, batches and resuming (`data/pipeline.py`).
+are read and checked once; bad rows are left out, and one line counts them and says where they are;
+only a file without any good row is an error. Not here: kinds of files (`data/files.py`), what
+columns mean (`data/columns.py`), and order, batches and resuming (`data/pipeline.py`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import hashlib
 import pathlib
+import re
 import textwrap
-from typing import Literal
-
 from absl import logging
 import numpy as np
 
 from rlreason.data import columns
-from rlreason.data.columns import make_row
+from rlreason.data.columns import Questions, make_row
 from rlreason.data.files import expanded, find_files, matches, read_rows
 from rlreason.data.tasks.base import Row, RowSource
 
-MAX_LOGGED = 20  # bad rows logged one by one
-_MAX_REASONS = 3  # told in the line that counts them
+_MAX_REASONS, _MAX_PLACES = 3, 3  # told in the line that counts bad rows; of each reason
 _MAX_REASON = 500  # characters
+_MAX_TRIED = 20  # rows of a data set, to find one whose columns are right
 
 
 class BadRows(list):
-  """(place, reason) of each row left out; the first `MAX_LOGGED` are logged as they come."""
+  """(place, reason) of each row left out; `finish` logs them in one line."""
 
-  def __init__(self, source: str):
+  def __init__(self, source: str, kind: str = "rows"):
     super().__init__()
-    self._source = source
+    self._source, self._kind = source, kind
 
   def add(self, place: int | str, error: ValueError):
     """Notes a row that cannot be used."""
-    reason = textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")  # and on one line
-    self.append((place, reason))
-    if len(self) <= MAX_LOGGED:
-      logging.warning("%s:%s: row left out: %s", self._source, place, reason)
+    self.append((place, textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")))
 
   def finish(self, total: int, names: Sequence[str] = ()):
-    """Logs how many of `total` rows are left out, and the most frequent reasons.
+    """Logs how many of `total` rows are left out, the most frequent reasons and where they are.
 
     Args:
       total: rows that were read.
@@ -55,13 +52,23 @@ class BadRows(list):
       first = "row {}: {}".format(*self[0]) if self else "there are no rows"
       shown = textwrap.shorten(", ".join(names), _MAX_REASON, placeholder=" ...")
       columns_are = f" (its columns: {shown})" if shown else ""
+      missing = re.search(r"there is no column '(?=(\w+)')|(?=(\w+) must be .* Got: None$)", first)
+      if missing and shown:
+        columns_are += f"; fields={{{(missing[1] or missing[2])!r}: NAME}} says which of them it is"
       raise ValueError(f"{self._source}: no usable row among {total}; {first}{columns_are}")
-    if self:
-      reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
-      told = [f"{count} x {reason}" for reason, count in reasons]
-      others = len(self) - sum(count for _, count in reasons)
-      logging.warning("%s: %d of %d rows left out: %s", self._source, len(self), total,
-                      "; ".join(told + [f"{others} for other reasons"] * (others > 0)))
+    if not self:
+      return
+    reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
+    told = [f"{count} x {reason}{self._places_of(reason)}" for reason, count in reasons]
+    others = len(self) - sum(count for _, count in reasons)
+    logging.warning("%s: %d of %d %s left out: %s", self._source, len(self), total, self._kind,
+                    "; ".join(told + [f"{others} for other reasons"] * (others > 0)))
+
+  def _places_of(self, reason: str) -> str:
+    places = [str(place) for place, other in self if other == reason and place is not None]
+    if len(places) > _MAX_PLACES:
+      places[_MAX_PLACES:] = ["..."]
+    return f" ({', '.join(places)})" if places else ""
 
 
 def origin(rows: RowSource, index: int) -> int | str:
@@ -108,7 +115,7 @@ class FileRows:
       path: str | pathlib.Path,
       fields: Mapping[str, str] | None = None,
       required: Sequence[str] = ("prompt", "answer"),
-      questions: Literal["text", "chat"] = "text",
+      questions: Questions = "text",
   ):
     """Reads and checks the files.
 
@@ -119,7 +126,7 @@ class FileRows:
         "reward_model.ground_truth"}. What it does not name is looked for (`data/columns.py`); other
         columns keep their names.
       required: columns each row must have.
-      questions: "chat": those whose completion is not called so either are a user's turn.
+      questions: what a question becomes (`data/columns.py`).
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -172,6 +179,7 @@ class TfdsRows:
       split: str,
       fields: Mapping[str, str] | None = None,
       required: Sequence[str] = ("prompt", "answer"),
+      questions: Questions = "text",
       data_dir: str | None = None,
       download: bool = False,
   ):
@@ -182,6 +190,7 @@ class TfdsRows:
       split: such as "train" or "train[:10%]".
       fields: as in `FileRows`.
       required: as in `FileRows`.
+      questions: as in `FileRows`.
       data_dir: where prepared datasets lie; None for the default of tfds.
       download: whether to download and prepare a registered dataset that is absent.
 
@@ -201,8 +210,8 @@ class TfdsRows:
       raise ValueError(
           f"tensorflow-datasets cannot give {name!r} split {split!r} "
           f"(data_dir {data_dir}); {hint}. {type(error).__name__}: {reason}") from error
-    self._fields = fields
-    self._required = required
+    self._make_row = functools.partial(
+        make_row, fields=fields, required=required, questions=questions)
     if not len(self._source):
       raise ValueError(f"tensorflow-datasets: {name!r} split {split!r} is empty.")
     self._check_some(name, split)
@@ -211,14 +220,14 @@ class TfdsRows:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Row:
-    return make_row(self._source[int(index)], self._fields, self._required)
+    return self._make_row(self._source[int(index)])
 
   def _check_some(self, name: str, split: str):
     """Raises what is wrong with the columns before a run starts; one bad row is no reason."""
-    for index in range(min(MAX_LOGGED, len(self))):
+    for index in range(min(_MAX_TRIED, len(self))):
       notes = Counter()
       try:
-        make_row(self._source[index], self._fields, self._required, notes=notes)
+        self._make_row(self._source[index], notes=notes)
         return _log_notes(f"tensorflow-datasets {name!r} {split!r}, row {index}", notes)
       except ValueError as error:
         problem = error
@@ -276,8 +285,12 @@ class MixedRows:
 
 
 def _log_notes(source: str, notes: Counter[str]):
-  """One line on where columns were found, and one on prompts that were cut."""
+  """A line on where columns were found, one on those left out, and one on prompts that were cut."""
   cut = notes.pop(columns.CUT, 0)
+  left_out = [note for note in notes if note.startswith(columns.LEFT_OUT)]
+  if left_out:
+    logging.warning("%s: %s%s", source, columns.LEFT_OUT, ", ".join(
+        f"{note.removeprefix(columns.LEFT_OUT)} ({notes.pop(note)})" for note in left_out))
   if notes:
     logging.info("%s: %s", source, "; ".join(
         f"{note} ({count})" for note, count in notes.items()))

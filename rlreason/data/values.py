@@ -17,6 +17,7 @@ from rlreason.data import messages
 
 _MAX_DEPTH = 100  # of values in values
 _MAX_BARE = 100  # characters of an answer that is no working
+_MIN_WORDS = 4  # of a solution that is more than its answer
 _FINAL_MARK = "####"
 _PRINTED_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
@@ -79,6 +80,8 @@ def text(value: Any, name: str) -> str:
     return _written(number)
   if not isinstance(value, str):
     shown = type(value).__name__
+    if isinstance(value, Mapping) and value:
+      shown = f"an object ({name}.{next(iter(value))} in `fields` is a place in it)"
     if value is None or isinstance(value, (bool, float, np.bool_)):
       shown = json.dumps(value) if isinstance(value, float) else value
     raise ValueError(f"{name} must be text or a finite number. Got: {shown}")
@@ -130,8 +133,32 @@ def is_working(answer: str) -> bool:
   return "\n" in answer.strip() or len(answer) > _MAX_BARE
 
 
+def has_answer(value: Any) -> bool:
+  """Whether a value is an answer, or a working that marks one: not a whole text without a mark."""
+  try:
+    text = answer_text(value)
+  except ValueError:
+    return False
+  return not is_working(text) or bool(marked_answer(text))
+
+
+def marked_answer(working: str) -> str | None:
+  """What a working says after `####`, in its last box, or after "the answer is"; None: nothing."""
+  return final_line(working) or boxes.boxed(working) or boxes.stated(working)
+
+
+def is_worked(text: str, source: str) -> bool:
+  """Whether a text shows how an answer was found: a long one, or a solution but a bare number."""
+  if source == "solution":
+    return (len(text.split()) >= _MIN_WORDS or _BOX.search(text) is not None
+            or not re.search(r"\d", text))
+  return is_working(text)
+
+
 def boxed_answer(solution: str) -> str:
-  r"""What stands in the last `\boxed{}` of a solution that is not empty; a bare answer as it is.
+  r"""What stands in the last `\boxed{}` of a solution that is not empty, or after "the answer is".
+
+  A bare answer is taken as it is.
 
   Raises:
     ValueError: the last box is not closed, or a whole working has none.
@@ -141,6 +168,8 @@ def boxed_answer(solution: str) -> str:
     return found
   if found is None and _BOX.search(solution):
     raise ValueError("the last box of the solution is not closed")
+  if stated := boxes.stated(solution):
+    return stated
   if is_working(solution):
     raise ValueError(r"the solution has no \boxed{answer}")
   return solution

@@ -21,7 +21,7 @@ from rlreason.parallel import Layout
 from rlreason.rewards import (
     CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, reading,
     verifier, verifier_columns)
-from rlreason.sampling import SamplingOptions
+from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 
@@ -96,8 +96,18 @@ class EvaluationConfig:
           "of a problem would be the same), or num_samples=0")
     if not self.temperature:
       check_unread(self, "with temperature=0", "top_p")
+    if not self.num_samples:
+      names = ("temperature", "top_p") if self.temperature else ("top_p",)
+      check_unread(self, "with num_samples=0, where all is greedy", *names)
     if not self.forced_answer:
       check_unread(self, "without forced_answer", "answer_tokens")
+    if not self.num_waits:
+      check_unread(self, "with num_waits=0", "wait")
+    named = self.verifier_options.get("which_box")
+    if None not in (named, self.which_box) and named != self.which_box:
+      raise ValueError(
+          f"verifier_options.which_box: got {named!r} beside which_box={self.which_box!r}, "
+          "allowed: one of the two")
 
   def forcing(self) -> forcing_lib.Forcing:
     """What is put after completions."""
@@ -196,6 +206,9 @@ def make_evaluator(
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
 
   def make_run(options, group_size):
+    check_memory(
+        model, prompts=batch_size, columns=min(prompt_buckets), group_size=group_size,
+        max_new_tokens=options.max_new_tokens)
     generate = forcing_lib.make_generator(
         model, tokenizer, layout, config.forcing(), options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)

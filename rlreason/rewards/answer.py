@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from rlreason.boxes import (
-    Box, WhichBox, boxed, check_which_box, find_box, find_boxes, text_before_box)
+    Box, WhichBox, boxed, check_which_box, find_box, find_boxes, stated, text_before_box)
 
 MAX_ANSWER_CHARACTERS = 2_000  # a longer answer is never right; callers check this first
 _WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
@@ -58,10 +58,8 @@ def last_number(text: str) -> str | None:
 
 _NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan",
                        "n/a", "not applicable", "answers may vary"))
-_MAX_WORDS = 25  # of a gold answer that is made of sentences; one with more is a working
-_STATED = re.compile(
-    r"\banswers?(?:\s+(?:is|are)\b(?:\s*[:=])?|\**\s*[:=]|\s+(?=[\d$\\({\[+-]))\s*(?=\S)"
-    r"((?:[^.\n]|\.(?=\S))+)", re.IGNORECASE)
+# Of a gold answer that is one sentence, and of one of several; one with more is a working.
+_MAX_WORDS, _MAX_SHORT_WORDS = 25, 12
 
 
 def gold_text(gold: Any) -> str:
@@ -86,12 +84,12 @@ def gold_text(gold: Any) -> str:
   elif "boxed" in text or "\\fbox" in text:
     found = extract_answer(text)
   else:
-    stated = _STATED.findall(text)
-    found = stated[-1].strip() if stated else text
+    found = stated(text) or text
   if not found or found.casefold().strip(" .") in _NO_GOLDS:
     raise ValueError(f"there is no gold answer in {_shown(text)}")
-  is_prose = re.search(r"[a-z)][.!?](?:\s|$)", found)
-  if is_prose and len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", found)) > _MAX_WORDS:
+  num_words = len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", found))
+  ends = len(re.findall(r"[a-z)][.!?](?:\s|$)", found))
+  if ends and num_words > _MAX_WORDS or ends > 1 and num_words > _MAX_SHORT_WORDS:
     raise ValueError(
         f"the gold answer is a whole text, {_shown(text)}; allowed: an answer, or a working that "
         "marks it by ####, \\boxed{} or 'the answer is'")

@@ -16,7 +16,7 @@ import numbers
 import typing
 from typing import Any, Literal, NamedTuple
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, users
 from rlreason.rewards import control
 from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
@@ -291,7 +291,8 @@ def has_math_golds(spec: RewardSpec, verifier: str) -> bool:
 
 
 def _call_with_options(function, options, prompts, completions, /, **columns):
-  return function(prompts, completions, **{**columns, **options})
+  with users.contained(f"reward function {getattr(function, '__qualname__', function)!r}"):
+    return function(prompts, completions, **{**columns, **options})
 
 
 def _call_built_in(function, options, names, prompts, completions, /, **columns):
@@ -384,7 +385,8 @@ def _import(target: str) -> Callable[..., Any]:
   if not (name.isidentifier() and module.replace(".", "_").isidentifier()):
     raise ValueError(f"reward function must be 'package.module:function'. Got: {target!r}")
   try:
-    function = vars(importlib.import_module(module)).get(name)
+    with users.contained(f"reward function {target!r}"):
+      function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:
     raise ValueError(f"reward function {target!r} cannot be imported: {error}") from error
   if not callable(function):

@@ -11,7 +11,7 @@ from rlreason.rewards.reading import amounts, quantities
 from rlreason.rewards.reading.language import fold
 from rlreason.rewards.reading.relations import is_combination, is_name
 from rlreason.rewards.reading.types import (
-    Choice, Equation, Expression, Items, Number, Reading, Words, rename)
+    EMPTY, Choice, Clock, Equation, Expression, Items, Number, Reading, Words, is_label, rename)
 
 # (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
 Judge = Callable[[str, str], bool | None]
@@ -21,7 +21,7 @@ MAX_OPEN_PAIRS = 200  # of a list in any order; more are not compared
 # "1 2" is neither a product nor a mixed number; SymPy takes gcd(m, n) of letters for 1.
 _UNSOUND = re.compile(r"\d \d|\\(?:gcd|lcm)[^,]*[a-z]")
 _LONG_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")  # no product, in which order is nothing
-_EMPTY = Expression("\\emptyset")
+_FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
 _ANY_ORDER = ("list", "{}", "union", "cases")
 
 
@@ -47,6 +47,8 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
     # A matrix that still has to be multiplied or added up is a matter of mathematics.
     is_open = verdict is False and isinstance(gold, Items) != isinstance(answer, Items) and all(tex)
     return judge(*tex) if is_open and "\\begin" in tex[0] and "\\begin" in tex[1] else verdict
+  if isinstance(gold, Clock) or isinstance(answer, Clock):
+    return _match_clocks(gold, answer)
   if isinstance(gold, Words) or isinstance(answer, Words):
     return _text(gold) is not None and _text(gold) == _text(answer)
   if isinstance(gold, Number):
@@ -55,7 +57,7 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
     return False
   left = gold.latex
   right = answer.latex if isinstance(answer, Expression) else str(answer.value)
-  if _is_label(left) and left.isupper():
+  if is_label(left) and left.isupper():
     return left == right.upper()
   if left == right:
     return True
@@ -73,6 +75,8 @@ def _match_numbers(gold: Number, answer: Number, percent: Percent) -> bool:
     return False
   if gold.is_percent == answer.is_percent:
     return gold.value == answer.value
+  if gold.unit or answer.unit:
+    return False  # 18% is not $18
   share, bare = (gold, answer) if gold.is_percent else (answer, gold)
   return bare.value == share.value / 100 or percent == "either" and bare.value == share.value
 
@@ -82,8 +86,20 @@ def _text(reading: Reading) -> str | None:
       type(reading), lambda: None)()
 
 
-def _is_label(latex: str) -> bool:
-  return latex.upper() in tuple("ABCDEFGH")
+def _match_clocks(gold: Reading, answer: Reading) -> bool:
+  """Whether two times are the same; 3:30 may be short for 3:30 p.m., and so is 3 for 3 p.m."""
+  clock, other = (gold, answer) if isinstance(gold, Clock) else (answer, gold)
+  if isinstance(other, Number):
+    return bool(clock.half) and not clock.minute and not other.unit and other.value == clock.hour
+  if isinstance(gold, Expression) and not answer.half and answer.minute > 9:  # 8:14 for 4:7
+    ratio = re.fullmatch(r"(\d{1,4}):(\d{1,4})", gold.latex)
+    return bool(ratio) and int(ratio[1]) * answer.minute == int(ratio[2]) * answer.hour
+  if not isinstance(other, Clock) or clock.minute != other.minute:
+    return False
+  if bool(clock.half) == bool(other.half):
+    return clock == other
+  said, bare = (clock, other) if clock.half else (other, clock)
+  return bare.hour in (said.hour, said.hour % 12 + 12 * (said.half == "p"))
 
 
 def matrix_latex(reading: Reading) -> str:
@@ -104,7 +120,7 @@ def _match_choices(gold: Reading, answer: Reading, recurse) -> bool | None:
   if isinstance(gold, Choice) and isinstance(answer, Choice):
     return _all([gold.label == answer.label, recurse(gold.value, answer.value)])
   choice, other = (gold, answer) if isinstance(gold, Choice) else (answer, gold)
-  if isinstance(other, Expression) and _is_label(other.latex):
+  if isinstance(other, Expression) and is_label(other.latex):
     return other.latex.upper() == choice.label
   return recurse(gold.value, answer) if choice is gold else recurse(gold, answer.value)
 
@@ -112,7 +128,13 @@ def _match_choices(gold: Reading, answer: Reading, recurse) -> bool | None:
 def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> bool | None:
   if isinstance(gold, Equation) and isinstance(answer, Equation):
     if _same_name(gold.name, answer.name):
-      return recurse(gold.value, answer.value)
+      verdict = recurse(gold.value, answer.value)
+      is_open = verdict is False and not is_name(gold.name)  # x^2+y^2 = 5^2
+      return judge(gold.latex, answer.latex) if is_open else verdict
+    names = [_FUNCTION.fullmatch(one.name) for one in (gold, answer)]
+    if all(names) and names[0][1] == names[1][1]:  # f(x) and f(t)
+      renamed = rename(answer.value, names[1][2], names[0][2])
+      return renamed != answer.value and recurse(gold.value, renamed)
     if gold.latex == answer.latex:
       return True
     # Two assignments of different variables are two things; x+y=1 and y=1-x may be one.
@@ -164,6 +186,8 @@ def _same_name(left: str, right: str) -> bool:
     return True
   plain = lambda name: re.sub(r"[\s{}]|_\{?\w+\}?|\\text|\\mathrm", "", name)
   functions = lambda name: re.fullmatch(r"[fgh]\([a-z]\)|y", name)
+  if re.sub(r"\([a-z]\)$", "", left) == right or re.sub(r"\([a-z]\)$", "", right) == left:
+    return True  # y(x) and y
   return bool(plain(left) == plain(right) and not ("_" in left and "_" in right)
               or functions(left) and functions(right) and "y" in (left, right))
 
@@ -172,6 +196,15 @@ def _is_statement(equation: Equation) -> bool:
   """Whether its left side is arithmetic, such as 7 + 8 = 15, and not just another number."""
   name = re.sub(r"\\[A-Za-z]+", "", equation.name)
   return not re.search(r"[A-Za-z]", name) and quantities.number(equation.name) is None
+
+
+def _is_spelled(gold: Reading, answer: Reading) -> bool:
+  """Whether one lists the choices that the other writes in one word: A, B, D and ABD."""
+  for items, other in ((gold, answer), (answer, gold)):
+    if isinstance(items, Items) and items.kind == "list" and all(
+        isinstance(item, Expression) and is_label(item.latex) for item in items.items):
+      return "".join(item.latex for item in items.items).casefold() == _text(other)
+  return False
 
 
 def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
@@ -187,9 +220,9 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
     # {5} is 5 too; a list of one, or a matrix, is not.
     items, other = (gold, answer) if isinstance(gold, Items) else (answer, gold)
     if items.kind == "{}" and len(items.items) == 1 and not isinstance(
-        other, Words) and items.items[0] != _EMPTY:
+        other, Words) and items.items[0] != EMPTY:
       return recurse(items.items[0], answer) if items is gold else recurse(gold, items.items[0])
-    return _match_real_line(items, other)
+    return _is_spelled(gold, answer)
   if gold.name and answer.name and not _same_name(gold.name, answer.name):
     return False
   gold, answer = _as_set(gold), _as_set(answer)
@@ -202,9 +235,7 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
     if other.kind not in ("{}", "()", "[]") or other.name and other.kind != "{}":
       return False
     # A list without brackets stands for a pair only in the pair's order.
-    in_order = other.kind != "{}" and other is gold
-    if other.kind == "[]" or _has_infinity(other):
-      in_order = True
+    in_order = other.kind != "{}"
   else:
     return _match_flat(gold, answer, recurse)
   if gold.kind in _ANY_ORDER and not in_order and _names_are_order(gold, answer):
@@ -220,11 +251,6 @@ def _as_set(items: Items) -> Items:
       isinstance(item, Items) for item in items.items):
     return items._replace(items=tuple(dict.fromkeys(items.items)))
   return items
-
-
-def _has_infinity(items: Items) -> bool:
-  return any(isinstance(item, Expression) and item.latex.endswith("\\infty")
-             for item in items.items)
 
 
 def _names_are_order(gold: Items, answer: Items) -> bool:
@@ -245,12 +271,6 @@ def _match_flat(gold: Items, answer: Items, recurse) -> bool | None:
     return False
   pairs = zip(cells, other.items) if vector is gold else zip(other.items, cells)
   return _all(recurse(*pair) for pair in pairs)
-
-
-def _match_real_line(items: Items, other: Reading) -> bool:
-  ends = [item.latex for item in items.items if isinstance(item, Expression)]
-  return (items.kind == "()" and ends == ["-\\infty", "\\infty"]
-          and isinstance(other, Expression) and other.latex == "\\mathbb{R}")
 
 
 def _match_unordered(gold: tuple, answer: tuple, recurse) -> bool | None:

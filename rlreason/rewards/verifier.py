@@ -25,7 +25,11 @@ from rlreason.rewards.reading.types import Number
 from rlreason.rewards.reading.typesetting import clean, squeeze
 
 # 2,74 in place of 2.74, which is only looked for where the gold answer is no integer.
-_DECIMAL_COMMA = re.compile(r"[^\d,]*\d+,\d{1,2}[^\d,]*", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"[^\d,]*(?:\d+,\d{1,2}|0,\d+)[^\d,]*", re.ASCII)
+# Marks of thousands that only a plain number has: 1.234,50 and 1.234.567 and 12,34,567.
+_DOTTED = re.compile(r"([^\d.,]*)(\d{1,3}(?:[. ]\d{3})+),(\d{1,2}[^\d.,]*)", re.ASCII)
+_MANY_MARKS = re.compile(
+    r"[^\d.,]*(?:\d{1,3}(?:\.\d{3}){2,}|\d{1,2}(?:,\d{2})+,\d{3})[^\d.,]*", re.ASCII)
 _MAX_TRIED = 500  # formulas of a task's gold answers that are read before a run
 _MAX_PAIRS = 1_000  # pieces of one answer that are compared by mathematics
 
@@ -182,6 +186,18 @@ def match_text(
   if not cleaned[1] or cleaned[0] == cleaned[1]:
     return bool(cleaned[1])
   gold = read(gold)
-  if isinstance(gold, Number) and gold.value.denominator > 1 and _DECIMAL_COMMA.fullmatch(answer):
-    answer = answer.replace(",", ".")
+  if isinstance(gold, Number):
+    answer = _with_decimal_point(answer, gold)
   return matching.match(gold, read(answer), judge, percent)
+
+
+def _with_decimal_point(answer: str, gold: Number) -> str:
+  """The answer to a plain number in one notation; another only where it cannot be a list."""
+  dotted = _DOTTED.fullmatch(answer)
+  if dotted:
+    return f"{dotted[1]}{re.sub('[. ]', '', dotted[2])}.{dotted[3]}"
+  if _MANY_MARKS.fullmatch(answer):
+    return answer.replace(".", "").replace(",", "")
+  if gold.value.denominator > 1 and _DECIMAL_COMMA.fullmatch(answer):
+    return answer.replace(",", ".")
+  return answer

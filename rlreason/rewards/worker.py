@@ -163,18 +163,18 @@ def make_row_function(target):
 class NoNumber(TypeError):
   """A score is no number: the function is wrong, whatever the completion was."""
 
-  def __init__(self, value):
-    super().__init__(f"Got: {repr(value)[:200]} ({type(value).__name__})")
+  def __init__(self, value, what=""):
+    super().__init__(f"Got: {what}{repr(value)[:200]} ({type(value).__name__})")
 
 
 def as_list(scores):
   """The scores a function returned; raises NoNumber for a text, a table or no list at all."""
   if isinstance(scores, (str, bytes, Mapping, Set)):
-    raise NoNumber(scores)
+    raise NoNumber(scores, "no list of numbers: ")
   try:
     scores = iter(scores)
   except TypeError:
-    raise NoNumber(scores) from None
+    raise NoNumber(scores, "no list of numbers: ") from None
   return list(scores)
 
 
@@ -209,7 +209,15 @@ def answer_request(request, functions):
   except NoNumber as error:
     return {"refused": str(error)}
   except BaseException as error:  # SystemExit of a user's function too: the worker outlives it
-    return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+    return {"error": f"{type(error).__name__}: {text_of(error)[:500]}"}
+
+
+def text_of(error):
+  """What an error says, if it can."""
+  try:
+    return str(error)
+  except Exception:
+    return "(it cannot say what)"
 
 
 def limit_resources(memory_bytes):
@@ -307,8 +315,11 @@ def main():
     limit_next_request(request["seconds"])
     reply = answer_request(request, functions)
     signal.alarm(0)
-    replies.write(json.dumps(reply) + "\n")
-    replies.flush()
+    try:
+      replies.write(json.dumps(reply) + "\n")
+      replies.flush()
+    except OSError:  # the function closed what is not its own
+      os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Sampling on the device: options, filters, and the compiled decode loop."""
 
 from rlreason.sampling.decode import sample
+from rlreason.sampling.memory import check_memory
 from rlreason.sampling.options import SamplingOptions

@@ -17,7 +17,7 @@ from rlreason.sampling import logits as logits_lib
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Key, Params, Prompts, Rollout
 
-_FIRST_SEGMENT = 32  # tokens
+FIRST_SEGMENT = 32  # tokens
 _GROWTH = 4
 _SHRINKAGE = 4  # of the rows of a group; with a smaller one there are more loops to compile
 
@@ -133,7 +133,7 @@ def _first_state(
 
 def _segments(needed: int) -> list[int]:
   """Cache lengths to run through, the last of them `needed` (tokens, 1 or more)."""
-  lengths = [min(_FIRST_SEGMENT, needed)]
+  lengths = [min(FIRST_SEGMENT, needed)]
   while lengths[-1] < needed:
     lengths.append(min(lengths[-1] * _GROWTH, needed))
   return lengths

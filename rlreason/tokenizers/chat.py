@@ -150,7 +150,8 @@ def encode_example(
 
   Args:
     tokenizer: has the template.
-    messages: role and content of each turn; the last is the assistant's.
+    messages: role and content of each turn; the last is the assistant's. What it said before with
+      a `weight` of 0 is read, and not trained on.
     **variables: further variables of the template.
 
   Raises:
@@ -162,7 +163,8 @@ def encode_example(
   text_of, last = _make_text_of(tokenizer, messages, variables), len(messages) - 1
   prompt, whole, content = text_of(last, True), text_of(last + 1, False), messages[-1]["content"]
   opening = opened(prompt)
-  turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+  turns = [i for i, message in enumerate(messages)
+           if message.get("role") == "assistant" and (message.get("weight") != 0 or i == last)]
   said = _squeezed(opening + whole[len(prompt):])
   is_kept = whole.startswith(prompt) and (
       not isinstance(content, str) or _squeezed(content) in said)

@@ -42,6 +42,7 @@ from rlreason.data.sources import digest
 FOLDER = "checkpoints"
 UNSAVED = "unsaved"  # a file in it, until the run has saved itself for the first time
 _CHECKSUMS = "checksums.json"
+_IS_SEALED = "checksums"  # in the layout of a checkpoint that has them, beside the paths of arrays
 _ITEMS = ("state", "host", "layout")
 # Orbax changes these while it renames; nothing that a resume needs is in them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -137,7 +138,7 @@ class Checkpointer:
           args=ocp.args.Composite(
               state=ocp.args.StandardSave(arrays),
               host=ocp.args.JsonSave(host_state),
-              layout=ocp.args.JsonSave(_layout(arrays)),
+              layout=ocp.args.JsonSave(_layout(arrays) | {_IS_SEALED: "sha256"}),
           ),
       )
 
@@ -181,7 +182,8 @@ class Checkpointer:
     Raises:
       ValueError: it is damaged.
     """
-    return self._read(step, layout=ocp.args.JsonRestore()).layout
+    saved = self._read(step, layout=ocp.args.JsonRestore()).layout
+    return {path: kind for path, kind in saved.items() if path != _IS_SEALED}
 
   def _read(self, step: int, **items: Any) -> Any:
     """Items of a checkpoint whose files are as they were written."""
@@ -409,10 +411,13 @@ def find_damage(folder: pathlib.Path) -> str | None:
     pass
   except (ValueError, OSError, RecursionError) as error:
     return f"{_UNCHECKED[0]}: {' '.join(str(error).split())[:200]}"
-  if not (folder / _CHECKSUMS).exists():
-    return None
   try:
+    if not (folder / _CHECKSUMS).exists():
+      layout = json.loads((folder / "layout" / "metadata").read_bytes())
+      return f"{_CHECKSUMS} is missing" if _IS_SEALED in layout else None
     sums = json.loads((folder / _CHECKSUMS).read_bytes())
+    if not sums:
+      raise ValueError("of no file")
     with futures.ThreadPoolExecutor() as threads:
       wrong = list(threads.map(lambda name: _differs(folder / name, sums[name]), sums))
   except (ValueError, TypeError, OSError, AttributeError, RecursionError) as error:

@@ -12,6 +12,9 @@ from rlreason.sampling import SamplingOptions
 from rlreason.training.optimizer import OptimizerConfig
 
 
+STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
+
+
 def check_positive(config: Any, *names: str):
   for name in names:
     if not vars(config)[name] > 0:
@@ -27,12 +30,41 @@ def check_rows(stage: Any):
         f"{most} completions of a step together, which are in memory at once")
 
 
+def check_fields(stage: Any, source: str):
+  """Refuses names of columns where no file is read: stages write ours."""
+  if stage.fields and (not source or source.startswith(STAGE_PREFIX)):
+    raise ValueError(f"fields: got {dict(stage.fields)}, allowed: none, where the stage reads no "
+                     "file of its own")
+
+
 def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
   is_paid = any(spec.name == "learned" and spec.function is None for spec in rewards)
   if is_paid != bool(reward_model):
     raise ValueError(
         f"reward_model: got {reward_model!r} {'with' if is_paid else 'without'} a reward "
         "'learned', allowed: both, a model and the reward that it gives, or neither")
+
+
+def check_micro_batch(name: str, size: int, of: str, rows: int):
+  """Refuses gradient passes that do not make up a batch of `rows` rows, which `of` names."""
+  if size and rows % size:
+    raise ValueError(f"{name}: got {size}, allowed: a divisor of {of}={rows}, or 0")
+
+
+def check_lengths_paid(rewards: tuple[RewardSpec, ...], sampling: SamplingOptions, group_size: int):
+  """Raises ValueError where a reward for the length is the same of every completion."""
+  built_in = {spec.name: spec.options for spec in rewards if spec.function is None}
+  if "kimi_length" in built_in and group_size == 1:
+    raise ValueError(
+        "group_size: got 1 with a reward 'kimi_length', which gives 0 to a group of one, allowed: "
+        "more, or none of it")
+  if "overlong" in built_in:
+    most, cache = (built_in["overlong"][name] for name in ("max_length", "cache"))
+    if most - cache >= sampling.max_new_tokens:
+      raise ValueError(
+          f"rewards.overlong.options.max_length: got {most} with sampling.max_new_tokens="
+          f"{sampling.max_new_tokens}, allowed: less than {sampling.max_new_tokens + cache:g} (up "
+          "to max_length - cache tokens it is always 0)")
 
 
 def check_critic_rate(optimizer: OptimizerConfig, reason: str):

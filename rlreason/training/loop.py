@@ -71,9 +71,10 @@ def train(
       files are in the folder; nothing has been computed.
     FloatingPointError: too many non-finite updates in a row; names the step.
     OSError: the disk is full, or the like; names the file. What was saved is intact.
-    Interrupted: SIGTERM or SIGINT; the state is saved.
+    Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
   """
-  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir)))
+  # Absolute: code of the user's may change to another folder.
+  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
   with contextlib.ExitStack() as stack:
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
     with contextlib.ExitStack() as inner:
@@ -156,9 +157,11 @@ class _Run:
           f"the checkpoint of step {step} is damaged ({reason}); it is now "
           f"{step}.damaged, and the run goes on from that of step {latest}")
     saved = None if latest is None else self._restore_host(latest)
-    cursors = (0, 0, 0) if saved is None else saved.pop("cursors")
-    self.metrics.truncate_to(cursors[0])
-    self.samples.truncate_to(cursors[1])
+    ends = [(0, None)] * 3  # of the files: cursor and digest
+    if saved is not None:
+      ends = list(zip(saved.pop("cursors"), saved.pop("digests", [None] * 3)))
+    self.metrics.truncate_to(*ends[0])
+    self.samples.truncate_to(*ends[1])
     if saved is None:
       self._finish_stage("start", self.policy, 0)
     else:
@@ -171,15 +174,15 @@ class _Run:
       if isinstance(stages[number], SelectStage):
         self._select(stages[number], number)
       else:
-        self._make_and_run(number, latest, cursors[2])
+        self._make_and_run(number, latest, ends[2])
     return self.host["summary"]
 
-  def _make_and_run(self, number: int, latest: int | None, data_cursor: int):
+  def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):
     config = self.setup.recipe.stages[number]
     policy = self._start_policy(start_of(self.setup.recipe.stages, number))
     if writes_data(config):
       self.data = metrics_lib.JsonLines(data_file(self.workdir, config.name))
-      self.data.truncate_to(data_cursor if self.host["step"] else 0)
+      self.data.truncate_to(*(data_end if self.host["step"] else (0,)))
     stage = make_stage(
         self.setup, config, policy, self.setup.recipe.seed + number, self.pool, self.workdir)
     if stage.trains:
@@ -268,7 +271,7 @@ class _Run:
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
     self._note_files(stage.name)
     checkpoint_lib.write_sealed(
-        self.checkpoints.folder / _EVALUATED, self.host | {"cursors": self._cursors()})
+        self.checkpoints.folder / _EVALUATED, self.host | self._ends())
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
 
@@ -371,11 +374,13 @@ class _Run:
     self.started = now
     self.checkpoints.save(
         self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
-        self.host | {"data": stage.data.get_state(), "cursors": self._cursors()})
+        self.host | {"data": stage.data.get_state()} | self._ends())
 
-  def _cursors(self) -> tuple[int, int, int]:
-    return (self.metrics.cursor(), self.samples.cursor(),
-            0 if self.data is None else self.data.cursor())
+  def _ends(self) -> dict[str, Any]:
+    """Where the written files end, and what is in them up to there."""
+    written = (self.metrics, self.samples, self.data)
+    return {"cursors": [0 if file is None else file.cursor() for file in written],
+            "digests": [None if file is None else file.digest() for file in written]}
 
   def _restore_host(self, latest: int) -> dict[str, Any]:
     """The host's side of the latest checkpoint, or of the evaluation that came after it."""
@@ -412,7 +417,10 @@ class _Run:
 
 @contextlib.contextmanager
 def _stop_signals():
-  """An event that SIGTERM and SIGINT set; a second signal ends the process as usual."""
+  """An event that SIGTERM, SIGINT and SIGHUP set; a second signal ends the process as usual.
+
+  SIGHUP is left alone where it is ignored, as by nohup.
+  """
   stop = threading.Event()
   if threading.current_thread() is not threading.main_thread():
     yield stop  # a notebook's or a caller's thread: signals are not ours
@@ -424,8 +432,9 @@ def _stop_signals():
     stop.set()
     signal.signal(number, before[number])
 
-  for number in (signal.SIGTERM, signal.SIGINT):
-    before[number] = signal.signal(number, on_signal)
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+      before[number] = signal.signal(number, on_signal)
   try:
     yield stop
   finally:

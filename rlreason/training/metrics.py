@@ -13,6 +13,7 @@ Not here: what is measured (algorithms/, evaluation/) and how it is shown (progr
 
 from collections.abc import Iterable, Mapping
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -67,8 +68,12 @@ class JsonLines:
     """Opens `path` for appending; it is made, with its folder, if missing."""
     self.path = pathlib.Path(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
+    if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+      raise ValueError(
+          f"{str(self.path)!r} is no file; put it back from a copy or give a new workdir")
     # Without a buffer: what did not fit on a full disk is not tried again when the file is closed.
     self._file = open(self.path, "ab", buffering=0)
+    self._sum = hashlib.sha256()  # of what is in the file, from `truncate_to` on
 
   def append(self, line: Mapping[str, Any]) -> None:
     """Writes a line and hands it to the operating system, so that a kill loses nothing.
@@ -81,7 +86,9 @@ class JsonLines:
     rest = memoryview(text.encode("utf-8", errors="backslashreplace") + b"\n")
     with files.naming(self.path):
       while rest:
-        rest = rest[self._file.write(rest):]
+        count = self._file.write(rest)
+        self._sum.update(rest[:count])
+        rest = rest[count:]
 
   def cursor(self) -> int:
     """The size in bytes, all of which is on the disk: what a checkpoint remembers."""
@@ -89,11 +96,20 @@ class JsonLines:
       os.fsync(self._file.fileno())
       return self._file.seek(0, os.SEEK_END)
 
-  def truncate_to(self, cursor: int) -> None:
+  def digest(self) -> str:
+    """SHA-256 of what was written up to now."""
+    return self._sum.hexdigest()
+
+  def truncate_to(self, cursor: int, digest: str | None = None) -> None:
     """Drops everything after `cursor`, a half-written line included.
 
+    Args:
+      cursor: bytes that are kept.
+      digest: of them, as it was then; None: of a run of an older version.
+
     Raises:
-      ValueError: the file is shorter, so lines that the checkpoint counts on are gone.
+      ValueError: the file is shorter, so lines that the checkpoint counts on are gone; or it does
+        not hold what was written.
     """
     size = self.path.stat().st_size
     if not 0 <= cursor <= size:
@@ -101,6 +117,11 @@ class JsonLines:
           f"{str(self.path)!r} has {size} bytes, but the checkpoint was saved when it had "
           f"{cursor}; it was changed or belongs to another run: restore it or give a new workdir"
       )
+    self._sum = _sum_of(self.path, cursor)
+    if digest is not None and self.digest() != digest:
+      raise ValueError(
+          f"{str(self.path)!r} does not hold what was written there; it is damaged or was changed: "
+          "put it back from a copy or give a new workdir")
     self._file.truncate(cursor)
     self._file.seek(cursor)
 
@@ -140,9 +161,13 @@ class MetricsWriter:
     """Where the file ends now; see `JsonLines.cursor`."""
     return self._lines.cursor()
 
-  def truncate_to(self, cursor: int) -> None:
+  def digest(self) -> str:
+    """Of the file up to now; see `JsonLines.digest`."""
+    return self._lines.digest()
+
+  def truncate_to(self, cursor: int, digest: str | None = None) -> None:
     """Drops the lines after a checkpoint; 0 drops all. See `JsonLines.truncate_to`."""
-    self._lines.truncate_to(cursor)
+    self._lines.truncate_to(cursor, digest)
 
   def close(self) -> None:
     self._lines.close()
@@ -238,12 +263,26 @@ class SamplesWriter:
     """Where the file ends now; see `JsonLines.cursor`."""
     return self._lines.cursor()
 
-  def truncate_to(self, cursor: int) -> None:
+  def digest(self) -> str:
+    """Of the file up to now; see `JsonLines.digest`."""
+    return self._lines.digest()
+
+  def truncate_to(self, cursor: int, digest: str | None = None) -> None:
     """Drops the lines after a checkpoint; 0 drops all. See `JsonLines.truncate_to`."""
-    self._lines.truncate_to(cursor)
+    self._lines.truncate_to(cursor, digest)
 
   def close(self) -> None:
     self._lines.close()
+
+
+def _sum_of(path: pathlib.Path, size: int) -> Any:
+  """The running SHA-256 of the first bytes of a file."""
+  total = hashlib.sha256()
+  with open(path, "rb") as file:
+    while size and (piece := file.read(min(size, 1 << 20))):
+      total.update(piece)
+      size -= len(piece)
+  return total
 
 
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:

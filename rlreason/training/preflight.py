@@ -8,7 +8,7 @@ proves anything, so they are warnings and no refusals.
 from collections.abc import Mapping
 
 from rlreason import losses
-from rlreason.training.stage_configs import RLStage, StageConfig
+from rlreason.training.stage_configs import DistillStage, RLStage, SFTStage, StageConfig
 
 NUM_PROMPTS = 8  # that are sampled and scored before the first step
 
@@ -43,13 +43,23 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
         f"all rewards are equal{where} (means: {parts})"
         ": nothing tells good completions from bad ones; look in samples.jsonl: problems "
         "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
-        "that ends completions before it")
-  if values.get("optim/grad_norm") == 0:
+        "that ends completions before it, a reward_clip that cuts off what differs")
+  if values.get("optim/grad_norm") == 0 and not found:  # else it follows from what was found
     found["gradient"] = (
-        "the gradient is exactly 0: the update has changed nothing; look at the rewards, at "
-        "rollout/trained_fraction (filters that leave out every completion) and at the weights of "
-        "the loss")
+        f"the gradient is exactly 0: nothing is learned; look at {_looked_at(stage)}")
   return found
+
+
+def _looked_at(stage: StageConfig) -> str:
+  """What may make the gradient of a stage 0, where its rewards do not."""
+  if isinstance(stage, RLStage):
+    return ("rollout/trained_fraction (filters that leave out every completion: mask_truncated, "
+            "drop_threshold) and at the weights of the loss")
+  if isinstance(stage, SFTStage):
+    return "token_weights, and at the examples: is there a token of weight above 0 to learn?"
+  if isinstance(stage, DistillStage):
+    return "the teacher (is it the model that is trained?) and at the completions"
+  return "the examples (are both completions of a pair the same?) and at the weights of the loss"
 
 
 def _is_relative(stage: RLStage) -> bool:

@@ -47,7 +47,7 @@ class NewModel:
 
   kind: Literal["new"]
   width: _Width
-  num_layers: Annotated[int, AtMost(4096, "layers, each of which is laid out before the run")]
+  num_layers: Annotated[int, AtMost(1024, "layers, each of which is laid out before the run")]
   num_heads: _Width
   num_kv_heads: _Width
   head_dim: _Width
@@ -143,15 +143,17 @@ def _with_reward_options(
   specs = {spec.name: spec for spec in vars(stage).get("rewards", ())}
 
   def completed(reward: dict[str, Any]) -> dict[str, Any]:
-    spec = specs.get(reward["name"])
-    if spec is None or config_lib.to_dict(spec.function) != reward["function"]:
+    spec = specs.get(reward.get("name"))
+    if spec is None or config_lib.to_dict(spec.function) != reward.get("function"):
       return reward
     defaults = default_options(spec, verifier)
     if spec.function is None and spec.name == "exploration" and "min_reasoning" in record:
       defaults["min_length"] = record["min_reasoning"]
-    return reward | {"options": {**defaults, **reward["options"]}}
+    return reward | {"options": {**defaults, **reward.get("options", {})}}
 
-  return record | {"rewards": list(map(completed, record["rewards"]))} if specs else record
+  if not specs or "rewards" not in record:
+    return record
+  return record | {"rewards": list(map(completed, record["rewards"]))}
 
 
 def from_config(config: Any) -> Recipe:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Hashable
 import dataclasses
 import functools
-import math
-import os
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +18,7 @@ from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
 from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
+from rlreason.training.memory import check_memory
 from rlreason.training.recipe import NewModel, PretrainedModel, Recipe
 from rlreason.types import Key, Params
 
@@ -96,18 +95,22 @@ def load_policy(
 ) -> tuple[ModelConfig, Params, Tokenizer]:
   """The model a recipe starts from, its parameters where the layout wants them."""
   choice = recipe.model
+
+  def sharding(model):
+    """Of a model whose weights have not been read yet."""
+    check_memory(recipe, _with_choices(model, choice))
+    return places(layout)(model)
+
   if isinstance(choice, PretrainedModel):
     model, params, tokenizer = weights.load_model(
         weights.find_model(choice.path), dtype=choice.param_dtype, compute_dtype=choice.dtype,
-        sharding=places(layout), quantize=base_kind(recipe), end_tokens=choice.end_tokens)
+        sharding=sharding, quantize=base_kind(recipe), end_tokens=choice.end_tokens)
     try:
       tokenizer = tokenizers.with_chat_options(tokenizer, choice.chat_options)
     except ValueError as error:
       raise ValueError(f"config.model.{error}") from error
     model = models.with_tokens(model, tokenizer.vocab_size)
-    model = dataclasses.replace(
-        model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
-    return model, params, tokenizer
+    return _with_choices(model, choice), params, tokenizer
   words = vocabulary(recipe.task)
   if words is None:
     raise ValueError(
@@ -116,7 +119,7 @@ def load_policy(
   tokenizer = WordTokenizer.from_words(words)
   model = new_model_config(choice, tokenizer.vocab_size)
   params = jax.jit(
-      functools.partial(models.init_params, model), out_shardings=places(layout)(model))(key)
+      functools.partial(models.init_params, model), out_shardings=sharding(model))(key)
   if base_kind(recipe) is not None:
     params = jax.jit(
         functools.partial(quantize.quantize_params, kind=base_kind(recipe)))(params)
@@ -156,28 +159,20 @@ def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
   """The model of a recipe that starts from nothing.
 
   Raises:
-    ValueError: its parameters alone are more than the devices hold.
+    ValueError: there is no such model.
   """
   fields = dataclasses.asdict(choice)
   del fields["kind"]
   try:
-    model = ModelConfig(vocab_size=vocab_size, **fields)
+    return ModelConfig(vocab_size=vocab_size, **fields)
   except ValueError as error:
     raise ValueError(config_lib.at("config.model", error, fields)) from error
-  sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize
-           for leaf in jax.tree.leaves(models.abstract_params(model))]
-  if sum(sizes) > _device_bytes():
-    raise ValueError(
-        f"config.model: got parameters of {sum(sizes) / 1e9:.1f} GB, allowed: at most "
-        f"{_device_bytes() / 1e9:.1f} GB, the memory of all devices")
-  return model
 
 
-def _device_bytes() -> int:
-  """The memory of all devices together; that of the machine where they share it."""
-  stats = [device.memory_stats() or {} for device in jax.devices()]
-  limits = [entry["bytes_limit"] for entry in stats if "bytes_limit" in entry]
-  return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _with_choices(model: ModelConfig, choice: PretrainedModel | NewModel) -> ModelConfig:
+  """A model that is computed as a recipe says."""
+  return dataclasses.replace(
+      model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
 
 
 def make_reading(task: TaskConfig) -> Reading:

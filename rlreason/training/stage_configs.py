@@ -18,11 +18,11 @@ from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training.checks import (
-    check_critic_rate, check_filters, check_learned, check_positive, check_rows,
-    check_samples_differ, check_steps)
+    STAGE_PREFIX, check_critic_rate, check_fields, check_filters, check_learned,
+    check_lengths_paid, check_micro_batch, check_positive, check_rows, check_samples_differ,
+    check_steps)
 from rlreason.training.optimizer import OptimizerConfig
 
-STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
 # the name of an earlier stage that trains, or a folder as a run writes it.
 START = ("previous", "initial")
@@ -40,6 +40,8 @@ class SFTStage:
   optimizer: OptimizerConfig
   # Files of {prompt, completion}, or "stage:NAME"; empty = the task's demonstrations.
   examples: Path = ""
+  # Of `examples`: our column -> the file's, or a path in it such as "messages.0.content".
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
   answer_template: str = ""
   num_examples: Examples = 50_000  # most examples made, where they do not come from a file
@@ -50,11 +52,9 @@ class SFTStage:
   def __post_init__(self):
     check_positive(self, "batch_size", "length", "num_examples")
     check_steps(self.steps, self.steps, self.optimizer)
-    micro_size = self.sft.micro_batch_size
-    if micro_size and self.batch_size % micro_size:
-      raise ValueError(
-          f"sft.micro_batch_size: got {micro_size}, allowed: a divisor of "
-          f"batch_size={self.batch_size}, or 0")
+    check_fields(self, self.examples)
+    check_micro_batch(
+        "sft.micro_batch_size", self.sft.micro_batch_size, "batch_size", self.batch_size)
     check_critic_rate(self.optimizer, "in a supervised stage, which has no critic")
     if self.answer_template and self.examples:
       raise ValueError("answer_template: got one beside examples, allowed: one of the two")
@@ -98,6 +98,7 @@ class RLStage:
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
   start: Path = "previous"  # see `START`
   problems: Path = ""  # files of {prompt, answer}, or "stage:NAME"; empty = the task's
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
   max_rounds: int = 1
@@ -112,6 +113,7 @@ class RLStage:
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")
     check_rows(self)
+    check_fields(self, self.problems)
     if self.max_rounds > 1 and self.group_size == 1:
       raise ValueError(
           f"max_rounds: got {self.max_rounds} with group_size=1, allowed: 1 (a group of one always "
@@ -185,12 +187,17 @@ class RLStage:
 
   def _check_unread(self):
     names = [spec.name for spec in self.rewards]
+    check_lengths_paid(self.rewards, self.sampling, self.group_size)
     if not self.algorithm.has_critic:
       check_critic_rate(self.optimizer, "with algorithm.critic='none'")
     if self.max_rounds == 1:
       check_unread(self, "with max_rounds=1", "useful_by")
-    if "exploration" not in names:
+    explorations = [spec for spec in self.rewards
+                    if spec.name == "exploration" and spec.function is None]
+    if not explorations:
       check_unread(self, "without a reward 'exploration'", "min_reasoning")
+    elif explorations[0].options.get("min_length", self.min_reasoning) != self.min_reasoning:
+      check_unread(self, "beside rewards.exploration.options.min_length", "min_reasoning")
     if "verifier" not in names:
       check_unread(self, "without a reward 'verifier'", "useful_by", "writes_accuracy",
                    allowed="such a reward (its weight may be 0)")
@@ -243,6 +250,7 @@ class SampleStage:
   reward_clip: tuple[float, float] = (-10.0, 10.0)
   start: Path = "previous"  # see `START`
   problems: Path = ""  # as of `RLStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   reward_model: Path = ""  # as of `RLStage`
   # A folder or .gguf file to sample from in place of the policy, such as a larger teacher's.
   model: Path = ""
@@ -250,9 +258,13 @@ class SampleStage:
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
     check_rows(self)
+    check_fields(self, self.problems)
     check_learned(self.rewards, self.reward_model)
     check_samples_differ(self.sampling, self.group_size)
     check_filters(self.sampling)
+    check_lengths_paid(self.rewards, self.sampling, self.group_size)
+    if self.model:
+      check_unread(self, "with a model of its own", "start")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -285,14 +297,18 @@ class PreferenceStage:
   # Files of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
   # is_right}; or "stage:NAME".
   examples: Path
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   preference: PreferenceConfig
   optimizer: OptimizerConfig
   start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
+    check_fields(self, self.examples)
     check_steps(self.steps, self.steps, self.optimizer)
     check_critic_rate(self.optimizer, "in a preference stage, which has no critic")
+    check_micro_batch("preference.micro_batch_size", self.preference.micro_batch_size,
+                      "batch_size", self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -305,6 +321,7 @@ class RewardModelStage:
   batch_size: Rows  # prompts per step, over all devices
   completion_length: Tokens  # rows with a longer completion are left out
   examples: Path  # as of `PreferenceStage`: pairs, or completions with verdicts
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   optimizer: OptimizerConfig
   reward_model: RewardModelConfig = RewardModelConfig()
   # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
@@ -314,7 +331,10 @@ class RewardModelStage:
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
+    check_fields(self, self.examples)
     check_steps(self.steps, self.steps, self.optimizer)
+    check_micro_batch("reward_model.micro_batch_size", self.reward_model.micro_batch_size,
+                      "batch_size", self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -335,11 +355,13 @@ class DistillStage:
   student_fraction: float = 1.0
   examples: Path = ""  # empty: the problems of the task, and a student_fraction of 1
   problems: Path = ""  # without examples, as of `RLStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of these or of those
   start: Path = "previous"  # see `START`
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size")
     check_rows(self)
+    check_fields(self, self.examples or self.problems)
     check_steps(self.steps, self.steps, self.optimizer)
     if not 0 <= self.student_fraction <= 1:
       raise ValueError(f"student_fraction: got {self.student_fraction}, allowed: 0 to 1")
@@ -347,6 +369,8 @@ class DistillStage:
       raise ValueError(
           f"student_fraction: got {self.student_fraction} without examples, allowed: 1")
     check_critic_rate(self.optimizer, "in a distillation stage, which has no critic")
+    check_micro_batch("distill.micro_batch_size", self.distill.micro_batch_size,
+                      "num_prompts * group_size", self.num_prompts * self.group_size)
     if self.examples:
       check_unread(self, "with examples, whose prompts are the problems", "problems")
     if self.student_fraction:

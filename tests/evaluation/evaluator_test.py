@@ -210,6 +210,8 @@ def test_a_suffix_is_put_after_each_prompt(calls, monkeypatch):
 def test_votes_are_cast_by_normalised_answer():
   assert evaluator.vote_answer("so \\boxed{ 0.5 }") == evaluator.vote_answer("\\boxed{0.5}")
   assert evaluator.vote_answer("\\boxed{1/2}") == evaluator.vote_answer("\\boxed{0.5}")
+  assert evaluator.vote_answer("\\boxed{b}") == evaluator.vote_answer("\\boxed{(B)}") == "B"
+  assert evaluator.vote_answer("\\boxed{x}") != evaluator.vote_answer("\\boxed{X}")
   assert evaluator.vote_answer("\\boxed{" + "." * 60_000 + "x}") is None  # too long to be right
   assert evaluator.vote_answer("no box") is None
   assert evaluator.vote_answer("\\boxed{1} then \\boxed{2}", "first") == 1

@@ -120,7 +120,8 @@ def test_the_last_number(text, number):
     ("<think>8?</think><answer>9</answer>", "9"),
     ("There are 24 + 48 = 72 of them. The answer is 72.", "72"),
     ("Therefore, the final answer is: 3.5. I hope it is correct.", "3.5"),
-    ("Answer: $x+1$", "$x+1$"), ("**Answer**: 4", "4"), ("The answers are 3 and 4.", "3 and 4"),
+    ("Answer: $x+1$", "$x+1$"), ("**Answer**: 4", "4"), ("**Answer:** 4", "4"),
+    ("The answers are 3 and 4.", "3 and 4"), ("One is a knight. Two is a knave.",) * 2,
     ("answer sheet", "answer sheet"), ("answering machine", "answering machine"),
 ])  # fmt: skip
 def test_gold_answers_are_found_in_workings(gold, expected):
@@ -135,6 +136,7 @@ def test_gold_answers_are_found_in_workings(gold, expected):
      "that there are more of them than we had at the start, so the claim of the farmer holds.",
      "the gold answer is a whole text, 'First we count the apples of each of the...e farmer "
      "holds.'; allowed: an answer, or a working that marks it by ####"),
+    ("To find it we add two and two. So there are now four balls in the box.", "is a whole text"),
 ])  # fmt: skip
 def test_golds_without_an_answer_are_refused(gold, message):
   with pytest.raises(ValueError) as error:

@@ -52,6 +52,17 @@ def crash(prompts, completions, **columns):
 def leave(prompts, completions, **columns):
   sys.exit(3)
 
+def close(prompts, completions, **columns):
+  os.closerange(3, 1000)
+  return [1.0]
+
+class Mute(Exception):
+  def __str__(self):
+    raise RuntimeError
+
+def mute(prompts, completions, **columns):
+  raise Mute
+
 def read(prompts, completions, **columns):
   return [float(len(sys.stdin.read()))]
 
@@ -241,15 +252,17 @@ def test_a_hanging_function_is_killed_alone(quick, name):
 
 def test_failures_are_told_apart(quick):
   errors = {
-      "recurse": "RecursionError", "leave": "SystemExit", "two": "returned 2 scores",
+      "recurse": "RecursionError", "leave": "SystemExit",
+      "mute": "Mute: (it cannot say what)", "two": "returned 2 scores",
       "columns": "TypeError",
   }  # fmt: skip
   for name, message in errors.items():
     reply = quick.call(f"my_rewards:{name}", row())
     assert reply.failure == "error" and message in reply.message
   assert quick.call("my_rewards:crash", row()).failure == "crash"
+  assert quick.call("my_rewards:close", row()).failure == "crash"
   assert quick.call("my_rewards:length", row("ab")).value == 2.0
-  assert quick.counts == pools.PoolCounts(requests=6, crashes=1, errors=4)
+  assert quick.counts == pools.PoolCounts(requests=8, crashes=2, errors=5)
 
 
 def test_a_memory_flood_is_an_error_and_leaves_a_fresh_worker():

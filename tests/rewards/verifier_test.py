@@ -9,6 +9,7 @@ import pytest
 from rlreason.rewards import answer as answers
 from rlreason.rewards import pool as pools
 from rlreason.rewards import verifier as verifiers
+from rlreason.rewards.reading import read
 from rlreason.rewards.reading.typesetting import clean, squeeze
 
 
@@ -64,6 +65,9 @@ def pool():
         ("5", "9^{9^{9^9}}", 0.0),
         ("5", "(" * 2000, 0.0),
         ("5", "9" * 10**6, 0.0),
+        # Brackets that nothing of their kind closes.
+        ("5", r"\{1,2 \rfloor", 0.0),
+        ("5", r"(1,2 \rceil", 0.0),
     ],
 )
 def test_numbers_and_texts_need_no_worker(gold, answer, score):
@@ -221,6 +225,19 @@ def test_a_long_unit_takes_bounded_work(piece):
   start = time.process_time()
   verifiers.match_text("1", "5x" + piece * 120 + "!")
   assert time.process_time() - start < 5  # with two ways to read a space it never ended
+
+
+@pytest.mark.parametrize("text", [
+    "<" * 2000, "5x" + " word" * 390, "5x" + "/word" * 390, "$" * 2000, "A: " * 660])
+def test_a_hostile_answer_costs_the_main_process_some_hundredths_at_most(text):
+  best = 1.0
+  for _ in range(5):
+    read.cache_clear()
+    clean.cache_clear()
+    start = time.thread_time()
+    verifiers.match_text("1", text)
+    best = min(best, time.thread_time() - start)
+  assert best < 0.06  # a search at every letter for a unit took 0.04 alone
 
 
 def test_golds_that_are_compared_as_text_are_shown(pool, caplog):

@@ -122,10 +122,12 @@ def algorithm_of(trace):
 
     def make_batch(arrays, kl_coef):
       trace["outcomes"].append(arrays[-1])
+      trace["kl_coefs"].append(float(kl_coef))
       return Batch(), {}
 
     def update_step(state, batch, key):
       trace["batches"].append(batch)
+      trace["update_keys"].append(jax.random.key_data(key))
       return state.replace(params=jax.tree.map(lambda x: x + 1, state.params)), {}
 
     return algorithms.Algorithm(init, score, make_batch, update_step)
@@ -133,30 +135,34 @@ def algorithm_of(trace):
   return make
 
 
-def make_setup(recipe: Recipe):
-  task = Task(name="toy", rows=ROWS, verifier="math")
-  return Setup(recipe, tiny.MODEL, TOKENIZER, {"train": task, "test": task}, LAYOUT, None)
+def make_setup(recipe: Recipe, rows=ROWS, model=tiny.MODEL):
+  task = Task(name="toy", rows=rows, verifier="math")
+  return Setup(recipe, model, TOKENIZER, {"train": task, "test": task}, LAYOUT, None)
 
 
-def load_model_of(trace):
+def load_model_of(trace, tokenizer=TOKENIZER):
   def load(path, **settings):
-    del settings
     trace["loaded"].append(str(path))
+    trace["dtypes"].append((settings["dtype"], settings["compute_dtype"]))
     return tiny.MODEL, {"w": np.ones(2, np.float32), "embed": {"embedding": jnp.ones((2, 2))}}, (
-        TOKENIZER)
+        tokenizer)
 
   return load
 
 
 @contextlib.contextmanager
-def stand_ins(trace):
-  """Everything slow of the stages is replaced; what would have been read or sampled is traced."""
-  def read_source(source, folder, required):
-    trace["read"].append((str(source), tuple(required)))
+def stand_ins(trace, others=TOKENIZER):
+  """Everything slow of the stages is replaced; what would have been read or sampled is traced.
+
+  `others` is the tokenizer of models beside the policy.
+  """
+  def read_source(source, folder, required, questions, fields):
+    trace["read"].append((str(source), tuple(required), questions, fields))
     return FILE_ROWS
 
   make = algorithm_of(trace)
-  init = lambda config, *args: {"policy": next(x for x in args if isinstance(x, dict))}
+  init = lambda config, *args: {
+      "policy": next(x for x in args if isinstance(x, dict)), "given": args}
   with contextlib.ExitStack() as stack:
     for where, name, value in (
         (rollout_lib, "make_generator", generator_of(trace)), (base, "read_source", read_source),
@@ -165,22 +171,25 @@ def stand_ins(trace):
         (distill, "init_distill_params", init),
         (REWARD_MODEL, "init_reward_params", lambda model, trunk, key: {"policy": trunk}),
         (policies.weights, "find_model", lambda path: path),
-        (policies.weights, "load_model", load_model_of(trace)),
-        (policies.weights, "load_scalar_model", load_model_of(trace)),
+        (policies.weights, "load_model", load_model_of(trace, others)),
+        (policies.weights, "load_scalar_model", load_model_of(trace, others)),
         (policies, "score_completions", lambda model, params, rows: np.full(
             len(rows.completion_tokens), 0.25, np.float32))):
       stack.enter_context(mock.patch.object(where, name, value))
     yield
 
 
-def stage_trace(stage, *, steps=2, policy=POLICY, **fields):
+def stage_trace(
+    stage, *, steps=2, policy=POLICY, rows=ROWS, model=tiny.MODEL, others=TOKENIZER, seed=5,
+    **fields):
   """What some steps of a stage do; `fields` of the recipe."""
   from tests.settings import bases  # it stands on this module
 
   trace = Trace(list)
   recipe = bases.make_recipe(stages=(stage,), **fields)
-  with stand_ins(trace):
-    made = stages_lib.make_stage(make_setup(recipe), stage, policy, 5, POOL, None)
+  with stand_ins(trace, others):
+    made = stages_lib.make_stage(
+        make_setup(recipe, rows, model), stage, policy, seed, POOL, None)
     state = made.state
     for number in range(steps):
       output = made.step(state, number, made.data, jax.random.key(number))
@@ -189,7 +198,9 @@ def stage_trace(stage, *, steps=2, policy=POLICY, **fields):
                             if not name.startswith("time/")})
       trace["samples"].append(output.samples)
       trace["rows"].append(output.rows)
+      trace["tokens"].append(output.tokens)
   trace["stage"] = (made.name, made.steps)
+  trace["trains"] = made.trains
   return dict(trace)
 
 
@@ -210,6 +221,8 @@ def evaluation_trace(config, rows=ROWS, **settings):
 
 # The loop, whose stages do nothing.
 
+TOKENS = 7  # that each of their steps works on
+
 
 class FakeWriter:
   """Writes nothing, and remembers everything."""
@@ -222,6 +235,7 @@ class FakeWriter:
 
   append = close = truncate_to = lambda self, *unused: None
   cursor = lambda self: 0
+  digest = lambda self: ""
 
 
 class FakeCheckpoints:
@@ -254,7 +268,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None):
     def step(state, number, data, key):
       trace["keys"].append(jax.random.key_data(key).tolist())
       state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
-      return base.StepOutput(state, {}, metrics(stage, number), 0)
+      return base.StepOutput(state, {}, metrics(stage, number), TOKENS)
 
     state = algorithms.init_state({"policy": policy}, _Identity)
     trains = stage.kind not in ("sample", "reward_model")

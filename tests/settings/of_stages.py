@@ -18,6 +18,7 @@ from rlreason.training import stages as stages_lib
 from rlreason.training.stage_configs import (
     DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage, SFTStage,
     start_of)
+from rlreason.training.stages import base
 from tests.settings import bases, fakes
 from tests.settings.bases import OPTIMIZER, REINFORCE, VERIFIER, Row
 
@@ -32,6 +33,12 @@ DIFFERS = dict(num_prompts=4, max_rounds=2, rewards=(VERIFIER, EXPLORATION))
 def seen(name, stage):
   """A list of the stage's trace."""
   return fakes.stage_trace(stage).get(name)
+
+
+def read_file(stage):
+  """What it asks of a file that is not there."""
+  with mock.patch.object(base, "check_source"):
+    return seen("read", stage)
 
 
 def of(name):
@@ -97,9 +104,12 @@ _COMMON = {
     "steps": Row(4, (of("rates"), lr)), "optimizer": Row(FAST, (of("rates"), lr))}
 _ON_FILES = _COMMON | {
     "batch_size": Row(4, pairs_seen), "completion_length": Row(5, of("host")),
-    "examples": Row("stage:first", of("read"))}
+    "examples": Row("stage:first", of("read")), "fields": Row({"prompt": "q"}, of("read"))}
+_ON_PROBLEMS = {
+    "problems": Row("stage:first", of("read")),
+    "fields": Row({"prompt": "q"}, of("read"), beside=dict(problems="a.jsonl"))}
 ROWS = {
-    RLStage: _COMMON | {
+    RLStage: _COMMON | _ON_PROBLEMS | {
         "num_prompts": Row(4, of("prompts")), "group_size": Row(4, of("outcomes")),
         "sampling": Row(WARM, (of("generators"), temperature)),
         "rewards": Row(HALF, of("outcomes")), "reward_clip": Row((-0.5, 0.5), of("outcomes")),
@@ -111,7 +121,6 @@ ROWS = {
         "allow_length_over_correctness": Row(True, of("stage"), beside=dict(
             rewards=(VERIFIER, dataclasses.replace(EXPLORATION, weight=100.0)))),
         "length_buckets": Row((7,), widths, beside=dict(num_prompts=1)),
-        "problems": Row("stage:first", of("read")),
         "max_rounds": Row(2, of("prompts"), beside=dict(num_prompts=4)),
         "useful_by": Row("accuracy", of("outcomes"), beside=DIFFERS),
         "answer_template": Row("a {answer}", lambda stage: [
@@ -119,11 +128,11 @@ ROWS = {
                                beside=dict(algorithm=dataclasses.replace(
                                    REINFORCE, recompute_log_probs=True))),
         "writes_accuracy": Row(True, of("rows"))},
-    SampleStage: {
+    SampleStage: _ON_PROBLEMS | {
         "name": _COMMON["name"], "start": _COMMON["start"], "steps": Row(4, of("stage")),
         "num_prompts": Row(4, of("prompts")), "group_size": Row(4, of("rows")),
         "sampling": Row(WARM, of("generators")), "rewards": Row(HALF, of("rows")),
-        "reward_clip": Row((-0.5, 0.5), of("rows")), "problems": Row("stage:first", of("read")),
+        "reward_clip": Row((-0.5, 0.5), of("rows")),
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),
         "model": Row("b", (of("loaded"), of("sampled_from")))},
     SFTStage: _COMMON | {
@@ -132,6 +141,8 @@ ROWS = {
         "length": Row(16, lambda stage: [
             batch.tokens.shape for batch in fakes.stage_trace(stage)["batches"]]),
         "examples": Row("stage:first", of("read"), with_other=dict(answer_template="")),
+        "fields": Row({"prompt": "q"}, read_file, beside=dict(
+            examples="a.jsonl", answer_template="")),
         "answer_template": Row("b {answer}", of("batches")),
         "num_examples": Row(1, of("batches")), "token_weights": Row({"a": 2.0}, of("batches")),
         "sft": Row(dataclasses.replace(SFT.sft, micro_batch_size=1), of("algorithm"))},
@@ -146,11 +157,10 @@ ROWS = {
         "reward_model": Row(RewardModelConfig(
             loss=Slot(losses.bradley_terry, {"margin": 1.0})), of("algorithm")),
         "standardize": Row(False, standardized)},
-    DistillStage: _COMMON | {
+    DistillStage: _COMMON | _ON_PROBLEMS | {
         "teacher": Row("b", of("loaded")), "num_prompts": Row(4, of("prompts")),
         "sampling": Row(WARM, of("generators")), "group_size": Row(2, of("generators")),
         "distill": Row(DistillConfig(temperature=2.0), of("algorithm")),
         "student_fraction": Row(0.0, of("host"), beside=dict(examples="a.jsonl")),
-        "examples": Row("stage:first", of("read")),
-        "problems": Row("stage:first", of("read"))},
+        "examples": Row("stage:first", of("read"))},
 }

@@ -96,6 +96,17 @@ def test_other_templates_train_on_all_turns_as_before():
   assert not tokens.is_last_alone
 
 
+def test_a_turn_of_weight_0_is_not_trained_on():
+  tokenizer = _tokenizer(templates.QWEN25)
+  first, said, *rest = templates.TALK
+  tokens = tokenizers.encode_example(tokenizer, [first, said | {"weight": 0}, *rest])
+  whole = tokenizers.encode_example(tokenizer, templates.TALK)
+  marked = _marked(tokenizer, tokens)
+  assert tokens.ids == whole.ids and not tokens.is_last_alone
+  assert f"assistant\n{said['content']}<|im_end|>" in marked and "[15<|im_end|>]" in marked
+  assert _marked(tokenizer, whole).count("[") == 2 and marked.count("[") == 1
+
+
 def test_reasoning_after_a_prompt_that_closed_it_is_an_error():
   tokenizer = _tokenizer(templates.QWEN3, enable_thinking=False)
   with pytest.raises(ValueError, match="ends with '<think>.*</think>.*begins with <think>"):

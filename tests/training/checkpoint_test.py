@@ -375,7 +375,7 @@ def test_damage_in_any_file_is_found(tmp_path, damage):
       assert _restore(copy) == (1, [])  # and the next time nothing is said
     else:  # in what a resume does not read
       assert step == 2 and not damaged
-      assert name.name in ("commit_success.txt", "_CHECKPOINT_METADATA", "checksums.json")
+      assert name.name in ("commit_success.txt", "_CHECKPOINT_METADATA")
   assert found >= len(files) - 6
 
 
@@ -383,9 +383,30 @@ def test_an_emptied_folder_is_no_checkpoint(tmp_path):
   _checkpoints(tmp_path)
   (tmp_path / "checkpoints" / "999").mkdir()
   assert _restore(tmp_path) == (2, [(999, "state, host, layout missing")])
-  # One of an older version, without checksums, is taken as it is.
-  (tmp_path / "checkpoints" / "2" / "checksums.json").unlink()
+
+
+def _unseal(folder):
+  """Makes of a checkpoint one of an older version, without checksums."""
+  (folder / "checksums.json").unlink()
+  layout = folder / "layout" / "metadata"
+  saved = json.loads(layout.read_bytes())
+  assert saved.pop("checksums") == "sha256"
+  layout.write_text(json.dumps(saved))
+
+
+def test_a_checkpoint_of_an_older_version_is_taken_as_it_is(tmp_path):
+  _checkpoints(tmp_path)
+  _unseal(tmp_path / "checkpoints" / "2")
   assert _restore(tmp_path) == (2, [])
+
+
+@pytest.mark.parametrize("text, reason", [
+    (None, "checksums.json is missing"), ("{}", "checksums.json: of no file")])
+def test_missing_checksums_are_damage(tmp_path, text, reason):
+  _checkpoints(tmp_path)
+  file = tmp_path / "checkpoints" / "2" / "checksums.json"
+  file.unlink() if text is None else file.write_text(text)
+  assert _restore(tmp_path) == (1, [(2, reason)])
 
 
 def test_a_run_without_an_intact_checkpoint_is_refused(tmp_path):
@@ -404,7 +425,7 @@ def test_a_run_without_an_intact_checkpoint_is_refused(tmp_path):
 def test_damage_without_checksums_is_one_line(tmp_path):
   _checkpoints(tmp_path)
   folder = tmp_path / "checkpoints" / "2"
-  (folder / "checksums.json").unlink()
+  _unseal(folder)
   (folder / "host" / "metadata").write_text("{")
   (folder / "state" / "manifest.ocdbt").write_bytes(b"")
   with checkpoint_lib.Checkpointer(tmp_path, read_only=True) as reader:

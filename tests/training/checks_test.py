@@ -14,6 +14,7 @@ import pytest
 
 from rlreason import losses
 from rlreason.algorithms import presets
+from rlreason.data.tasks import chain
 from rlreason.losses import advantages as advantages_lib
 from rlreason.slots import Slot
 from rlreason.training.recipe import from_config
@@ -35,6 +36,9 @@ SECTIONS = {  # a section of each kind, allowed as it is
         optimizer=OPTIMIZER, preference=dict(
             loss=dict(function="rlreason.losses:dpo", options=dict(beta=0.1)),
             average_log_probs=False)),
+    "reward_model": dict(
+        kind="reward_model", steps=4, batch_size=8, completion_length=8, examples="a.jsonl",
+        optimizer=OPTIMIZER),
     "distill": dict(
         kind="distill", steps=4, teacher="a", num_prompts=8, sampling=SAMPLING, distill={},
         optimizer=OPTIMIZER),
@@ -60,12 +64,27 @@ REFUSED = [
     ("sample", dict(sampling=dict(temperature=0.0)), "sampling.temperature: got 0.0 with group_si"),
     ("distill", dict(group_size=2, sampling=dict(temperature=0.0)), "sampling.temperature: got 0"),
     ("evaluation", dict(temperature=0.0), "temperature: got 0 with num_samples=8, allowed: above"),
+    *((kind, dict(group_size=1, rewards=dict(kimi_length=dict(weight=1.0))),
+       "group_size: got 1 with a reward 'kimi_length', which") for kind in ("rl", "sample")),
+    *((kind, dict(rewards=dict(overlong=dict(options=dict(max_length=10, cache=2)))),
+       "rewards.overlong.options.max_length: got 10 with sampling.max_new_tokens=8, allowed: less "
+       "than 10 ") for kind in ("rl", "sample")),
     # Nothing learns, or nothing moves.
     ("rl", dict(algorithm=dict(critic_warmup_steps=4)), "algorithm.critic_warmup_steps: got 4, al"),
     ("rl", dict(algorithm=dict(value_coef=0.0)), "algorithm.value_coef: got 0 with a new critic"),
     ("rl", dict(algorithm=dict(value_coef=0.0, critic_warmup_steps=1)),
      "algorithm.critic_warmup_steps: got 1 with value_coef=0"),
     ("rl", dict(algorithm=dict(entropy_target=1.0, entropy_step=0.0)), "algorithm.entropy_step: g"),
+    ("rl", dict(algorithm=dict(reference_every=1, reference_decay=1.0)),
+     "algorithm.reference_decay: got 1 with reference_every=1, allowed: less than 1"),
+    # Gradient passes that make up no batch.
+    ("sft", dict(sft=dict(micro_batch_size=3)), "sft.micro_batch_size: got 3, allowed: a diviso"),
+    ("preference", dict(preference=dict(micro_batch_size=3)),
+     "preference.micro_batch_size: got 3, allowed: a divisor of batch_size=8, or 0"),
+    ("reward_model", dict(reward_model=dict(micro_batch_size=3)),
+     "reward_model.micro_batch_size: got 3, allowed: a divisor of batch_size=8, or 0"),
+    ("distill", dict(distill=dict(micro_batch_size=16)),
+     r"distill.micro_batch_size: got 16, allowed: a divisor of num_prompts \* group_size=8, or 0"),
     # What another setting turns off.
     *(("rl", dict(algorithm=NO_CRITIC | {name: value}),
        f"algorithm.{name}: got {value} with critic='none', allowed: .* a critic")
@@ -85,6 +104,13 @@ REFUSED = [
     ("rl", dict(algorithm=NO_CRITIC, optimizer=dict(critic_learning_rate=0.1)),
      "optimizer.critic_learning_rate: got 0.1 with algorithm.critic='none'"),
     ("rl", dict(useful_by="accuracy"), "useful_by: got 'accuracy' with max_rounds=1, allowed: 're"),
+    ("rl", dict(algorithm=NO_CRITIC | dict(whiten_rewards=True)),
+     "algorithm.whiten_rewards: got True with whiten_advantages and critic='none'"),
+    ("rl", dict(min_reasoning=5, rewards=dict(exploration=dict(function="math:floor"))),
+     "min_reasoning: got 5 without a reward 'exploration'"),
+    ("rl", dict(min_reasoning=5, rewards=dict(exploration=dict(
+        options=dict(c=0.1, unit="tokens", min_length=3)))),
+     "min_reasoning: got 5 beside rewards.exploration.options.min_length, allowed: 1"),
     ("rl", dict(min_reasoning=5), "min_reasoning: got 5 without a reward 'exploration', allowed:"),
     *(("rl", dict(rewards=dict(random=dict(weight=1.0), verifier=None)) | changes, message)
       for changes, message in [
@@ -92,16 +118,26 @@ REFUSED = [
           (dict(useful_by="accuracy", max_rounds=2), "useful_by: got 'accuracy' without a reward"),
           (dict(algorithm=dict(nll_coef=0.1)), "algorithm.nll_coef: got 0.1 without a reward")]),
     ("sft", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: got"),
+    ("sample", dict(model="a", start="initial"), "start: got 'initial' with a model of its own"),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0, top_p=0.5)),
      "sampling.top_p: got 0.5 with temperature=0, allowed: 1.0"),
     ("preference", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rat"),
     ("distill", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate:"),
     ("distill", dict(distill=dict(others="renormalize")), "distill.others: got 'renormalize' with"),
+    *((kind, dict(fields=dict(prompt="q"), **source), "fields: got {'prompt': 'q'}, allowed: none")
+      for kind, source in [
+          ("sft", {}), ("rl", dict(problems="stage:a")), ("sample", {}), ("distill", {}),
+          ("preference", dict(examples="stage:a"))]),
     ("distill", dict(examples="a", problems="b"), "problems: got 'b' with examples"),
     ("distill", dict(examples="a", student_fraction=0.0, group_size=2), "group_size: got 2 with s"),
     ("distill", dict(examples="a", student_fraction=0.0, sampling=dict(temperature=0.5)),
      "sampling: got options with student_fraction=0, allowed: max_new_tokens alone"),
     ("evaluation", dict(num_samples=1, temperature=0.0, top_p=0.5), "top_p: got 0.5 with temperat"),
+    ("evaluation", dict(num_samples=0, top_p=0.5), "top_p: got 0.5 with num_samples=0, where all"),
+    ("evaluation", dict(num_samples=0, temperature=0.5), "temperature: got 0.5 with num_samples=0"),
+    ("evaluation", dict(wait="a"), "wait: got 'a' with num_waits=0, allowed: ''"),
+    ("evaluation", dict(which_box="first", verifier_options=dict(which_box="last")),
+     "verifier_options.which_box: got 'last' beside which_box='first', allowed: one of the two"),
     ("evaluation", dict(answer_tokens=5), "answer_tokens: got 5 without forced_answer, allowed: 1"),
 ]
 
@@ -144,6 +180,13 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
     ("rl", dict(useful_by="accuracy", max_rounds=2)),
     ("rl", dict(algorithm=dict(aggregation="constant", constant_length=9))),
     ("rl", dict(algorithm=dict(kl_target=1.0, kl_horizon=9.0))),
+    ("rl", dict(algorithm=dict(reference_every=9, reference_decay=0.9))),
+    ("rl", dict(algorithm=dict(whiten_rewards=True))),
+    ("rl", dict(rewards=dict(overlong=dict(options=dict(max_length=9, cache=2))))),
+    ("rl", dict(rewards=dict(kimi_length={}))),
+    ("rl", dict(min_reasoning=5, allow_length_over_correctness=True, rewards=dict(
+        exploration=dict(options=dict(c=0.1, min_length=5))))),  # as config.json records it
+    ("distill", dict(group_size=2, distill=dict(micro_batch_size=16))),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0))),
     ("distill", dict(examples="a", group_size=2, sampling=dict(temperature=0.5))),
     ("distill", dict(distill=dict(top_k=3, others="renormalize"))),
@@ -152,6 +195,13 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
 ])
 def test_what_stands_beside_it_is_allowed(section, changes):
   make_recipe(section, changes)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("mistakes", 0.5), ("slip", 0.5), ("messy", 0.5), ("meta", True), ("rounds", 2)])
+def test_answers_alone_have_no_habits(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: got {value} with answers_only, allowed: "):
+    chain.ChainConfig(answers_only=True, **{name: value})
 
 
 def test_a_term_that_a_weight_of_0_turns_off_may_keep_its_options():
@@ -187,7 +237,10 @@ def test_every_advantage_is_known_to_be_zero_or_not_in_small_groups():
         losses.is_always_zero(slot.function, slot.options, size) for slot in slots], size
 
 
-def test_a_filter_that_every_token_passes_is_refused():
+def test_filters_that_every_token_passes_are_refused():
   base.check_top_k(24, 25)
+  base.check_bigrams((((1, 99), (24,)),), 25)
+  with pytest.raises(ValueError, match=r"sampling.blocked_bigrams: got \(\(1,\), \(25,\)\), allow"):
+    base.check_bigrams((((1,), (25,)),), 25)
   with pytest.raises(ValueError, match="sampling.top_k: got 25, allowed: less than the 25 tokens"):
     base.check_top_k(25, 25)

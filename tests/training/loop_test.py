@@ -1,7 +1,9 @@
 """Whole runs: what they write, and that a killed one goes on as if nothing had happened."""
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 
 import jax.numpy as jnp
@@ -288,3 +290,23 @@ def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_
   assert skipped == [0.0, 0.0, 1.0, 2.0, 3.0]
   loop.train(make_recipe(**{"parallel.mode": "pmap"}), tmp_path)
   assert_same_metrics(tmp_path, sharded)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_that_stop_a_run(number):
+  before = signal.getsignal(number)
+  with loop._stop_signals() as stop:
+    os.kill(os.getpid(), number)
+    assert stop.wait(10)
+    assert signal.getsignal(number) == before  # a second one ends the process
+  assert signal.getsignal(number) == before
+
+
+def test_a_hangup_that_is_ignored_stays_so():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+  try:
+    with loop._stop_signals() as stop:
+      os.kill(os.getpid(), signal.SIGHUP)
+      assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and not stop.is_set()
+  finally:
+    signal.signal(signal.SIGHUP, before)

@@ -1,6 +1,7 @@
 """Tests of rlreason.training.metrics."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -125,6 +126,34 @@ def test_resume_gives_the_file_of_an_uninterrupted_run(tmp_path):
   second.close()
   name = "metrics.jsonl"
   assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path):
+  os.mkfifo(tmp_path / "a.jsonl")
+  with pytest.raises(ValueError, match="a.jsonl' is no file"):
+    metrics_lib.JsonLines(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("digest", [True, False])
+def test_lines_that_are_not_what_was_written_are_found(tmp_path, digest):
+  lines = metrics_lib.JsonLines(tmp_path / "a.jsonl")
+  lines.append({"a": 1})
+  lines.truncate_to(lines.cursor(), lines.digest())
+  lines.append({"a": 22})
+  cursor, found = lines.cursor(), lines.digest()
+  lines.append({"a": 3})
+  again = metrics_lib.JsonLines(tmp_path / "a.jsonl")
+  again.truncate_to(cursor, found)
+  again.append({"a": 3})
+  assert again.digest() == lines.digest()
+  assert found == hashlib.sha256(b'{"a": 1}\n{"a": 22}\n').hexdigest()
+  (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": 23}\n{"a": 3}\n')
+  if not digest:  # of an older version
+    metrics_lib.JsonLines(tmp_path / "a.jsonl").truncate_to(cursor)
+    return
+  with pytest.raises(ValueError, match="a.jsonl' does not hold what was written there; it is dama"):
+    metrics_lib.JsonLines(tmp_path / "a.jsonl").truncate_to(cursor, found)
+  assert (tmp_path / "a.jsonl").read_bytes().endswith(b'{"a": 3}\n')
 
 
 def test_sigkill_loses_no_line_before_the_cursor(tmp_path):

@@ -10,7 +10,7 @@ from rlreason.training import preflight
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 
-STAGE = from_config(tiny_run.make_config()).stages[1]  # PPO on groups of two
+SFT, STAGE = from_config(tiny_run.make_config()).stages  # STAGE is PPO on groups of two
 GRPO = dataclasses.replace(STAGE, algorithm=dataclasses.replace(
     STAGE.algorithm, advantage=Slot(losses.group_normalized)))
 GOOD = {
@@ -32,7 +32,14 @@ def changed(*left_out, **values):
     (GRPO, changed(reward__uniform_group_share=1.0), "equal",
      "all rewards are equal in every group (means: verifier 0.25): nothing tells good"),
     (STAGE, changed(reward__total__std=1e-9), "equal", "all rewards are equal (means: verifier"),
-    (GRPO, changed(optim__grad_norm=0.0), "gradient", "the gradient is exactly 0"),
+    (GRPO, changed(optim__grad_norm=0.0), "gradient",
+     "the gradient is exactly 0: nothing is learned; look at rollout/trained_fraction"),
+    (SFT, {"optim/grad_norm": 0.0}, "gradient", "nothing is learned; look at token_weights"),
+    # A gradient of 0 follows from what is said already.
+    (GRPO, changed(rollout__truncated_fraction=1.0, optim__grad_norm=0.0), "truncated", "cut off"),
+    (GRPO, changed("reward/total/mean", reward__unscored=16.0, optim__grad_norm=0.0), "unscored",
+     "no completion could be scored"),
+    (GRPO, changed(reward__uniform_group_share=1.0, optim__grad_norm=0.0), "equal", "all rewards"),
 ])
 def test_each_sign_has_its_line(stage, values, sign, line):
   found = preflight.signs(values, stage)

@@ -108,7 +108,8 @@ def test_examples_of_gsm8k_are_workings_asked_for_as_problems_are(config, tmp_pa
 def test_what_cannot_be_read_is_said_in_one_line(config, tmp_path):
   (tmp_path / "math.jsonl").write_text(json.dumps({"problem": "q", "level": "Level 1"}) + "\n")
   with pytest.raises(ValueError, match=r"config.task.test: .*math.jsonl: no usable row among "
-                     "1; row 1: there is no column 'answer' \\(its columns: problem, level\\)$"):
+                     "1; row 1: there is no column 'answer' \\(its columns: problem, level\\); "
+                     r"fields=\{'answer': NAME\} says which of them it is$"):
     make_setup(from_config(config))
   config["task"]["test"] = str(tmp_path / "nowhere")
   with pytest.raises(FileNotFoundError, match="config.task.test: .*nowhere: no such"):

@@ -82,15 +82,16 @@ def test_data_in_which_nothing_fits(tmp_path):
       (pairs | dict(kind="reward_model"), "config.second: no usable row among 2")):
     with pytest.raises(ValueError, match=message) as error:
       check(stage, first)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value).count("config.second") == 1
   with pytest.raises(ValueError, match="config.second: prompts: got 1 that are all empty or lon"):
     check(rl(), [long])  # of the task
 
 
 def test_files_without_rows(tmp_path):
   file = write(tmp_path, [{"something": "else"}])
-  for stage in (sft(examples=file), rl(problems=file)):
-    with pytest.raises(ValueError, match="config.second: .*rows.jsonl: no usable row among 1"):
+  for stage, field in ((sft(examples=file), "examples"), (rl(problems=file), "problems")):
+    with pytest.raises(
+        ValueError, match=f"^config.second.{field}: .*rows.jsonl: no usable row among 1"):
       check(stage)
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from rlreason.config import AtMost, Examples
+from rlreason.config import AtMost, Examples, check_unread
 from rlreason.data.tasks import base
 
 EOS_WORD = "<eos>"  # ends a demonstration; every tokenizer of words has it
@@ -96,6 +96,8 @@ class ChainConfig:
     for name in ("mistakes", "slip", "messy"):
       if not 0.0 <= getattr(self, name) <= 1.0:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 to 1")
+    if self.answers_only:
+      check_unread(self, "with answers_only", "mistakes", "slip", "messy", "meta", "rounds")
     words = vocabulary(self)
     bad = [word for word in self.extra_words if word.split() != [word] or words.count(word) > 1]
     if bad or EOS_WORD in self.extra_words:

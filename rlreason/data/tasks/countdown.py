@@ -205,8 +205,8 @@ def split_problems(config: CountdownConfig) -> dict[str, list[Problem]]:
   held_out = config.num_validation + config.num_test
   if held_out >= len(problems):
     raise ValueError(
-        f"num_validation + num_test must be less than the {len(problems)} problems there are. "
-        f"Got: {held_out}")
+        f"config.task.problems: num_validation + num_test must be less than the {len(problems)} "
+        f"problems there are. Got: {held_out}")
   order = np.random.default_rng(config.seed).permutation(len(problems))
   validation, test, train = np.split(order, [config.num_validation, held_out])
   parts = dict(train=train, validation=validation, test=test)

@@ -7,7 +7,7 @@ from typing import Literal
 from absl import logging
 
 from rlreason.config import Path
-from rlreason.data import sources
+from rlreason.data import columns, sources
 from rlreason.data.tasks import arithmetic, chain, countdown, workings
 from rlreason.data.tasks.base import Row, RowSource, Task
 
@@ -51,7 +51,7 @@ class FileTask:
   # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
-  system: str = ""  # a system message before it; empty = what the chat template has
+  system: str = ""  # a system message before it; empty = that of the row or of the chat template
   is_chat: bool = True  # whether prompts go through the chat template
   # What says whether a completion is right, in training and in evaluation: a name of
   # `rewards.verifier.VERIFIERS`, or a reward function, "package.module:function", of which 1 is
@@ -65,7 +65,8 @@ class TfdsTask:
 
   kind: Literal["tfds"]
   name: Path  # of the builder, or its folder
-  fields: Mapping[str, str]  # ours -> the data set's
+  # Ours -> the data set's, or a path in it.
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   train: str = "train"  # split
   test: str = "test"  # split
   validation: str = ""  # split; empty = the test split
@@ -113,11 +114,12 @@ def _load_tasks(config: TaskConfig) -> dict[str, Task]:
   loaders = {
       ArithmeticTask: lambda: arithmetic.make_tasks(config.problems),
       FileTask: lambda: _rows_tasks(
-          config, lambda path: sources.FileRows(path, fields=dict(config.fields))),
+          config, lambda path: sources.FileRows(
+              path, fields=dict(config.fields), questions="templated")),
       TfdsTask: lambda: _rows_tasks(
           config, lambda split: sources.TfdsRows(
-              config.name, split, fields=dict(config.fields), data_dir=config.data_dir,
-              download=config.download)),
+              config.name, split, fields=dict(config.fields), questions="templated",
+              data_dir=config.data_dir, download=config.download)),
   }
   return loaders[type(config)]()
 
@@ -162,7 +164,8 @@ def _solutions(config: FileTask, size: int) -> RowSource:
   """The problems of the training files with their solutions, as prompts of the task."""
   try:
     rows = sources.FileRows(
-        config.train, fields=dict(config.fields), required=("prompt", "completion"))
+        config.train, fields=dict(config.fields), required=("prompt", "completion"),
+        questions="templated")
   except (FileNotFoundError, ValueError) as error:
     raise ValueError(f"{_NO_DEMONSTRATIONS}; {error}") from error
   rows = _Templated(rows, config)
@@ -194,7 +197,10 @@ def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
 
 
 class _Templated:
-  """Rows whose prompt is put into the template; chat messages are left as they are."""
+  """Rows whose prompt is put into the template, after their system message, if they have one.
+
+  Chat messages are left as they are.
+  """
 
   def __init__(self, rows: RowSource, config: FileTask | TfdsTask):
     self._rows, self._config = rows, config
@@ -206,12 +212,11 @@ class _Templated:
     row = self._rows[index]
     if not isinstance(row["prompt"], str):
       return row
+    system = self._config.system or row.get("system")
+    row = {name: value for name, value in row.items() if name != "system"}
     # Not str.format: a template asks for `\boxed{}`, braces and all.
     prompt = self._config.template.replace("{question}", row["prompt"])
-    if self._config.is_chat:
-      system = [{"role": "system", "content": self._config.system}] if self._config.system else []
-      prompt = [*system, {"role": "user", "content": prompt}]
-    return row | {"prompt": prompt}
+    return row | {"prompt": columns.with_system(prompt, system, self._config.is_chat)}
 
   def origin(self, index: int) -> int | str:
     """Where the row is from."""

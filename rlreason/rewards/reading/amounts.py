@@ -34,7 +34,7 @@ def read_number(text: str) -> Number | None:
     parts, tens = read
     if money and parts:
       parts = unit if parts == unit or parts[0][0] == "%" else ()
-    is_percent = parts == (("%", 1),)
+    is_percent = ("%", 1) in parts  # of what it is does not matter
     return Number(value * Fraction(10) ** tens, unit or (() if is_percent else parts), is_percent)
   return None
 
@@ -59,17 +59,22 @@ def _tails(text: str):
 def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
   r"""Whether what follows a number is meant as a unit: `5 m`, `5\text{m}` and `5 clips`, but not
   `5m` or `5x`, which may be products."""
+  if re.match(r"[A-Za-z](?![A-Za-z])\s*\\text|\s*[xyz]\s*\\text", tail):
+    return False  # 8x cm
   if "\\text{" in tail or "^\\circ" in tail or tail.strip() in ("%", "\\euro", "\\dollar"):
     return True
   word = re.match(r"(\s*)/?\s*([A-Za-z\"\\%\u00b5\u00a2\u2103]+)", tail)
   if word is None:
     return not tail.strip()
   letters = word[2]
+  if letters in quantities.PREFIXES:
+    return True
   if quantities.is_measure(unit) and unit:
-    return len(letters) > 1 or bool(word[1]) or "/" in tail or letters in "%\""
+    return len(letters) > 1 or bool(word[1]) or "/" in tail or letters in "%\"\u00a2"
   return bool(word[1]) and len(letters) > 2 and letters.isalpha()
 
 
+_MAX_UNIT = 150  # characters of a unit
 _TAIL = re.compile(
     r"(?:(?: ?(?:(?:/|\\cdot|\\,) ?)?(?:\\text\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]{2,})"
     r"(?:\^(?:\{-?\d\}|-?\d))?)+|\^\\circ"
@@ -86,10 +91,12 @@ def without_unit(text: str) -> tuple[str, Unit]:
     return money[1] + text[money.end():], quantities.read_unit("\\" + money[2])[0]
   if text.endswith("%") and len(text) > 1:
     return text[:-1].rstrip(), (("%", 1),)
-  tail = _TAIL.search(text)
+  tail = _TAIL.search(text, max(0, len(text) - _MAX_UNIT))
   if not tail or not tail.start() or _TRIGONOMETRY.search(text) and text.endswith("\\circ"):
     return text, ()
   head, unit = text[:tail.start()].rstrip(), quantities.read_unit(tail[0])
+  if head[-1:] in "+-*/=(^":  # x+\text{C}
+    return text, ()
   is_upright = "\\text{" in tail[0] and _is_constant(head)
   if unit is None or unit[1] or not (quantities.is_measure(unit[0]) or is_upright):
     return text, ()

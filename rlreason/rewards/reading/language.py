@@ -1,9 +1,11 @@
 """What is no formula: words, digits of another base; and formulas written in plain text."""
 
+from fractions import Fraction
 import re
 import unicodedata
 
-from rlreason.rewards.reading.types import Words
+from rlreason.rewards.reading.types import (
+    EMPTY, INFINITY, MINUS_INFINITY, Clock, Items, Number, Words)
 from rlreason.rewards.reading.typesetting import squeeze
 
 _LEAD = re.compile(
@@ -18,6 +20,12 @@ _ABOUT = re.compile(
 _FOR_ALL = re.compile(
     r",? ?(?:\\text\{ ?,? ?for (?:all|every|any)(?: real)?(?: numbers?)? ?\}|\\forall(?![A-Za-z]))"
     r" ?[a-z](?: ?, ?[a-z])*(?: ?\\in ?\\mathbb\{R\}(?:\^\+|_\{?>0\}?)?)?$")
+# f(x) = cx for some constant c
+_CONSTANT = re.compile(
+    r",? ?(?:\\text\{ ?,? ?)?(?:for|where|with)(?: (?:some|any|an?|the))?"
+    r"(?:(?: (?:real|arbitrary))* ?(?:constants?|real numbers?) ?\}? ?[A-Za-z]"
+    r"|(?: ?\})? ?[A-Za-z] ?(?:\\text\{ ?)?is an?(?: real| arbitrary)* (?:constant|real number)"
+    r" ?\}?)$")
 
 
 def trim(text: str) -> str:
@@ -28,7 +36,7 @@ def trim(text: str) -> str:
     text = text.strip().rstrip(",;:").strip()
     if text.endswith(".") and not text.endswith("\\."):
       text = text[:-1]
-    text = _FOR_ALL.sub("", text)
+    text = _CONSTANT.sub("", _FOR_ALL.sub("", text))
     lead = _LEAD.match(text)
     if lead:
       text = ("\\text{" if lead[0].startswith("\\text{") else "") + text[lead.end():]
@@ -43,12 +51,27 @@ _BASES = {name: number for number, name in enumerate(
     "two three four five six seven eight nine ten eleven twelve".split(), 2)}
 
 
-def read_code(text: str) -> Words | None:
-  """Digits that are no decimal number: with their base, hexadecimal, or rows of numbers."""
+_CLOCK = re.compile(r"(\d{1,2})(?: ?: ?(\d{2}))? ?(?:([ap])\.? ?m\.?)?", re.IGNORECASE)
+
+
+def read_clock(text: str) -> Clock | None:
+  """A time of day."""
+  found = _CLOCK.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip())
+  if not found or not (found[2] or found[3]) or int(found[1]) > 24 or int(found[2] or 0) > 59:
+    return None
+  return Clock(int(found[1]), int(found[2] or 0), (found[3] or "").lower())
+
+
+def read_code(text: str) -> Number | Words | None:
+  """Digits that are no decimal number: with their base, hexadecimal, dates, rows of numbers."""
   based = _BASED.fullmatch(text)
   if based and based[1][0].isdigit() and (based[2].isdigit() or based[2] in _BASES):
-    return Words(f"{based[1].lower()} in base {_BASES.get(based[2], based[2])}")
-  if re.fullmatch(r"0[xbo][0-9a-fA-F]+|[+-]?[\d.]+(?: [+-]?[\d.]+)+", text):
+    base = str(_BASES.get(based[2], based[2]))
+    return Number(Fraction(based[1])) if base == "10" and based[1].isdecimal() else Words(
+        f"{based[1].lower()} in base {base}")
+  # Rows of numbers; dates, scores and ranges, which are no differences.
+  if re.fullmatch(r"0[xbo][0-9a-fA-F]+|[+-]?[\d.]+(?: [+-]?[\d.]+)+|\d+(?:-\d+)+|\d+/\d+/\d+",
+                  text):
     return Words(text.lower())
   return None
 
@@ -62,6 +85,7 @@ _SHORT_WORDS = frozenset("no on in up ok am pm of to is it so we us or if at as 
 def read_words(text: str) -> Words | None:
   """Words where the text is language and no formula."""
   plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
+  plain = re.sub(r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", "", plain)
   plain = re.sub(r"\\(?:begin|end)\{[a-z]*matrix\}", "{", plain)
   words = [word for word in re.findall(r"(?<![A-Za-z\\])[^\W\d_]{2,}(?![A-Za-z])", plain)]
   long = [word for word in words if len(word) > 2 and word.lower() not in _FUNCTIONS]
@@ -72,14 +96,26 @@ def read_words(text: str) -> Words | None:
       or len(words) == 1 and plain.strip() == words[0]
       and (words[0].lower() in _SHORT_WORDS or not words[0].islower())
       or len(words) > 1 and not has_signs
+      or re.fullmatch(r"[A-H](?: [A-H])+", plain.strip())  # in an order, and no product
       or re.fullmatch(r"\s*\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?\s*", plain, re.IGNORECASE))
   return Words(fold(plain)) if is_language else None
+
+
+# Words and signs for the same, and what they mean.
+_REALS = Items("()", (MINUS_INFINITY, INFINITY))
+MEANINGS = {
+    **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions",
+                     "there are no solutions", "there is no solution", "empty set"), EMPTY),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "\\mathbb{R}"), _REALS),
+    "dne": Words("does not exist"), "+\\infty": INFINITY,
+}
 
 
 def fold(text: str) -> str:
   """Words in one spelling: lower case, no full stops, single spaces."""
   text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace('"', "")
   text = re.sub(r"\.(?!\d)|(?<!\d)\.(?=\d)|[!?]", "", text)
+  text = re.sub(r"^\s*(?:an?|the)\s+(?=(?!and|but|for|nor|not)[^\W\d_]{3})", "", text)  # an ellipse
   return re.sub(r"\s*([,;:()])\s*", r"\1", " ".join(text.split()))
 
 
@@ -89,12 +125,19 @@ _ASCII_FUNCTION = re.compile(
     r"|pi|theta|alpha|beta|infty|min|max|gcd)(?![A-Za-z])")
 
 
+# \sin x \cdot y, which the parser takes for the sine of a product.
+_ARGUMENT = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?:\^\{?\d\}?)?) ?\{? ?(\d*(?:[A-Za-z]|\\[a-z]+)|\d+)"
+    r" ?\}? ?(\\cdot|\\times|\*)(?![A-Za-z])")
+
+
 def formula(text: str) -> str:
   """LaTeX as the parser of mathematics wants it."""
   text = re.sub(r"(?<![A-Za-z\\])inf(?:inity)?(?![A-Za-z])", r"\\infty ", text)
   text = _ARC.sub(r"\\arc\1 ", text)
   text = _ASCII_FUNCTION.sub(r"\\\1 ", text)
-  text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
+  text = re.sub(r"\\sqrt(\[\d\])? ?\(([^()]*)\)", r"\\sqrt\1{\2}", text)
+  text = _ARGUMENT.sub(r"\1(\2)\3", text)
   text = re.sub(r"(?<![\d.])(\d+(?:\.\d+)?) ?\^\\circ", r"\\frac{\1\\pi}{180}", text)
   text = re.sub(r"(?<=[\d)}A-Za-z]) ?\*+ ?", r"\\cdot ", text)
   text = re.sub(r"\^ ?\(([^()]*)\)", r"^{\1}", text)

@@ -21,7 +21,7 @@ _SCIENTIFIC = re.compile(
 _REPEATING = re.compile(
     r"([+-]?)(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\((\d+)\)|\\dot\{?(\d)\}?)")
 _ELLIPSIS = re.compile(r"([+-]?\d*)\.(\d*?)(\d)\3\3+\\ldots")
-_THOUSANDS = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+)(\.\d+)?")
+_THOUSANDS = re.compile(r"([+-]?)(\d{1,3}(?:([,'_ ])\d{3})(?:\3\d{3})*)(\.\d+)?")
 _BRACED = re.compile(r"\{([+-]?[\d.]+)\}")
 
 
@@ -74,8 +74,8 @@ def number(text: str) -> Fraction | None:
       return value
   thousands = _THOUSANDS.fullmatch(text)
   if thousands:
-    sign, digits, decimals = thousands.groups()
-    return exact_number(sign + digits.replace(",", "").replace(" ", "") + (decimals or ""))
+    sign, digits, mark, decimals = thousands.groups()
+    return exact_number(sign + digits.replace(mark, "") + (decimals or ""))
   mixed = _MIXED.fullmatch(text)
   if mixed:
     sign, whole, top, bottom = mixed.groups()
@@ -130,7 +130,7 @@ _ALIASES = {
     "km": "kilometer kilometre", "dm": "decimeter decimetre", "inch": "inches in \"", "nm":
     "nanometer", "\u00b5m": "micrometer micron", "ft": "foot feet", "yd": "yard",
     "mi": "mile", "g": "gram gm gramme", "kg": "kilogram kilo", "mg": "milligram", "lb":
-    "pound lbs pounds", "oz": "ounce", "t": "ton tonne", "s": "second sec secs", "min":
+    "lbs", "pound": "pounds", "oz": "ounce", "t": "ton tonne", "s": "second sec secs", "min":
     "minute mins", "h": "hour hr hrs", "ms": "millisecond", "day": "days", "week": "wk", "month":
     "months", "year": "yr yrs", "L": "liter litre l", "mL": "milliliter millilitre ml", "gal":
     "gallon", "K": "kelvin", "N": "newton", "J": "joule", "kJ": "kilojoule", "W": "watt", "kW":
@@ -148,13 +148,14 @@ _ALIASES = {
 _KNOWN = {alias: name for name, aliases in _ALIASES.items() for alias in (name, *aliases.split())}
 _RATES = {"mph": (("mi", 1), ("h", -1)), "kmh": (("km", 1), ("h", -1)),
           "kph": (("km", 1), ("h", -1)), "kmph": (("km", 1), ("h", -1))}
-_PREFIXES = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
+PREFIXES = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
 _TIMES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Words that say more than what is counted: with one of them a text is no number with a unit.
 _SAYING = frozenset(
     "or and if when for not no more less than at least most mod where to from over plus minus "
     "times but except either both with without is are otherwise only between each all none".split())
+_WHOLE = re.compile(r" ?(?:\\text\{)? ?(?:times|more) ?\}? ?")
 _IGNORED = frozenset(("of", "the", "total", "a", "whole"))
 _UNIT_TOKEN = re.compile(
     r"\\text\{([^{}]*)\}|\\(dollar|euro|pounds|yen|rupee|Omega|mu)(?![A-Za-z])"
@@ -180,6 +181,9 @@ def read_unit(text: str) -> tuple[Unit, int] | None:
   Returns:
     None where the text is no unit: it holds digits, signs, or words such as "or".
   """
+  if _WHOLE.fullmatch(text):  # 3 times, but not 3 times 4
+    return ((text.strip("\\text{} "), 1),), 0
+  text = text.replace("per cent", "percent")
   parts: dict[str, int] = {}
   tens, sign, power, last = 0, 1, 1, None
   for kind, value in _unit_tokens(text):
@@ -191,8 +195,8 @@ def read_unit(text: str) -> tuple[Unit, int] | None:
       parts[last] += (value - 1) * (1 if parts[last] > 0 else -1)
     elif value in ("/", "per"):
       sign, last = -1, None
-    elif value in _PREFIXES:
-      power = _PREFIXES[value]
+    elif value in PREFIXES:
+      power = PREFIXES[value]
     elif value in _SUFFIXES and last is not None:
       parts[last] *= _SUFFIXES[value]
     elif value in _TIMES and not parts:
@@ -243,6 +247,10 @@ def _singular(word: str) -> str:
   return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 2 else word
 
 
+def _renamed(unit: Unit, old: str, new: str) -> Unit:
+  return tuple(sorted((new if name == old else name, power) for name, power in unit))
+
+
 def is_measure(unit: Unit) -> bool:
   """Whether all parts are units of measurement, and none is a noun."""
   return all(name in _ALIASES for name, _ in unit)
@@ -255,6 +263,9 @@ def agree(left: Unit, right: Unit) -> bool:
   """
   if not left or not right or left == right:
     return True
+  for name in ("lb", "pound_sterling"):  # a pound may be either
+    if _renamed(left, "pound", name) == _renamed(right, "pound", name):
+      return True
   for one, other in ((left, right), (right, left)):
     if one[0][0] == "unit" and len(one) == 1:  # square units may be cm^2, but no cubic units
       return is_measure(other) and sum(exponent for _, exponent in other) == one[0][1]

@@ -29,8 +29,9 @@ _CHOICE = re.compile(
 
 
 _READERS = (
-    lists.read_rows, lists.read_builder, lists.read_list, lists.read_brackets,
-    lists.read_membership, lists.read_residue, relations.read_inequality, relations.read_equation)
+    lists.read_rows, lists.read_builder, lists.read_rest, lists.read_list, lists.read_brackets,
+    lists.read_membership, lists.read_residue, lists.read_ratio, relations.read_inequality,
+    relations.read_equation)
 
 
 def _read(text: str, depth: int) -> Reading:
@@ -38,7 +39,7 @@ def _read(text: str, depth: int) -> Reading:
   text = text.strip()
   if depth > MAX_DEPTH:
     return Expression(squeeze(text))
-  number = amounts.read_number(text)
+  number = language.read_clock(text) or amounts.read_number(text)
   if number is not None:
     return number
   quoted = re.fullmatch(r"\"([^\"]*)\"|'([^']*)'", text)
@@ -60,12 +61,16 @@ def _read(text: str, depth: int) -> Reading:
       return found
   head, unit = amounts.without_unit(text)
   is_formula = head != text and not language.read_words(head)
-  words = None if is_formula else language.read_words(text)
-  return words or Expression(language.formula(head), unit)
+  found = None if is_formula else language.read_words(text)
+  found = found or Expression(language.formula(head), unit)
+  return language.MEANINGS.get(found[0], found)
 
 
 def _unwrapped(text: str) -> str | None:
   r"""What is inside `{...}`, `\text{...}` or round brackets around a single thing."""
+  label = re.fullmatch(r"([A-Z])\)[.:]?", text)
+  if label:
+    return label[1]
   upright = re.fullmatch(r"\\text\{([^{}]*)\}", text)
   if upright:
     return language.trim(upright[1])

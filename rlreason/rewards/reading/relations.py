@@ -1,5 +1,6 @@
 r"""Equations and inequalities."""
 
+from fractions import Fraction
 import re
 
 from rlreason.rewards.reading import amounts, brackets, language
@@ -8,6 +9,7 @@ from rlreason.rewards.reading.types import (
 from rlreason.rewards.reading.typesetting import squeeze
 
 _VARIABLE = re.compile(r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-z]\)|\\text\{[^{}]*\}")
+_MAX_CHAIN = 30  # parts of an inequality
 _RELATIONS = {"<": ("<", True), ">": (">", True), "\\le": ("<", False), "\\ge": (">", False)}
 
 
@@ -16,9 +18,11 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
   signs = []
   parts = brackets.split(text, lambda kind, *_: (
       kind in _RELATIONS or kind == "\\ne") and not signs.append(kind))
-  if parts is None or len(parts) < 2:
+  if parts is None or not 2 <= len(parts) <= _MAX_CHAIN:
     return None
   parts = [part.strip() for part in parts]
+  if len(parts) == 2 and "|" in text and signs[0] in _RELATIONS:
+    return _read_distance(parts, signs[0])
   is_chain = len(parts) > 2 and not (len(parts) == 3 and _VARIABLE.fullmatch(parts[1]))
   if is_chain or len(parts) == 2 and all(map(_VARIABLE.fullmatch, parts)):
     return _read_chain(parts, signs, read)
@@ -29,11 +33,10 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
     end = number._replace(value=-number.value)
     return found._replace(
         items=tuple(end if isinstance(item, Number) else item for item in found.items))
-  end = lambda part: _endpoint(read(part))
   if signs == ["\\ne"]:
     if not _VARIABLE.fullmatch(parts[0]):
       return None
-    value = end(parts[1])
+    value = read(parts[1])
     return Items("union", (Items("()", (MINUS_INFINITY, value)),
                            Items("()", (value, INFINITY))), squeeze(parts[0]))
   if "\\ne" in signs:
@@ -47,14 +50,37 @@ def read_inequality(text: str, read: Reader) -> Reading | None:
     if left and not _VARIABLE.fullmatch(left) or not right:
       return None
     if direction == ">":
-      return Items("(" + ")" if is_open else "[)", (end(right), INFINITY), squeeze(left))
-    return Items("()" if is_open else "(]", (MINUS_INFINITY, end(right)), squeeze(left))
+      return Items("(" + ")" if is_open else "[)", (read(right), INFINITY), squeeze(left))
+    return Items("()" if is_open else "(]", (MINUS_INFINITY, read(right)), squeeze(left))
   if directions[0][0] != directions[1][0]:
     return None
   if directions[0][0] == ">":
     parts, directions = parts[::-1], directions[::-1]
   kind = "(["[not directions[0][1]] + ")]"[not directions[1][1]]
-  return Items(kind, (end(parts[0]), end(parts[2])), squeeze(parts[1]))
+  return Items(kind, (read(parts[0]), read(parts[2])), squeeze(parts[1]))
+
+
+# |x - 1| < 2; z and w are complex numbers, of which this is a disc.
+_DISTANCE = re.compile(r"\| ?([a-vxy]) ?(?:([+-]) ?([^|]+))?\|")
+
+
+def _read_distance(parts: list[str], sign: str) -> Items | None:
+  """The numbers that are nearer to a number than another, or farther from it."""
+  if parts[1].startswith("|"):
+    parts, sign = parts[::-1], {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}[sign]
+  found = _DISTANCE.fullmatch(parts[0])
+  radius = amounts.read_number(parts[1]) if found else None
+  shift = Number(Fraction(0))
+  if found and found[2]:
+    shift = amounts.read_number(found[2] + found[3])
+  if not isinstance(radius, Number) or shift is None or radius.value <= 0:
+    return None
+  low, high = Number(-shift.value - radius.value), Number(radius.value - shift.value)
+  direction, is_open = _RELATIONS[sign]
+  if direction == "<":
+    return Items("()" if is_open else "[]", (low, high), found[1])
+  return Items("union", (Items("()" if is_open else "(]", (MINUS_INFINITY, low)),
+                         Items("()" if is_open else "[)", (high, INFINITY))), found[1])
 
 
 def _read_chain(parts: list[str], signs: list[str], read: Reader) -> Items | None:
@@ -67,17 +93,11 @@ def _read_chain(parts: list[str], signs: list[str], read: Reader) -> Items | Non
   return Items(" ".join(["chain", *kinds]), tuple(read(part) for part in parts))
 
 
-def _endpoint(reading: Reading) -> Reading:
-  if isinstance(reading, Expression) and reading.latex == "+\\infty":
-    return INFINITY
-  return reading
-
-
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+'*|\\text\{[^{}]*\}|(?:\\angle|\\triangle) ?[A-Z]+|\|[A-Za-z]+\||\[[A-Z]+\]"
     r"|m ?\\angle ?[A-Z]+|\\overline\{[A-Z]+\}|[A-Za-z]+(?: [A-Za-z]+)+|\\frac\{d[a-z]?\}\{d[a-z]\}"
-    r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\([A-Za-z](?:, ?[A-Za-z])+\)"
-    r"|[A-Z]+(?:_\{?\w+\}?)? ?: ?[A-Z]+(?:_\{?\w+\}?)?)"
+    r"|\\sqrt\{[A-Za-z]\}|\\frac\{[A-Za-z]+\}\{[A-Za-z]+\}|\(\\?[A-Za-z]+(?:, ?\\?[A-Za-z]+)+\)"
+    r"|[A-Za-z]+(?:_\{?\w+\}?)?(?: ?: ?[A-Za-z]+(?:_\{?\w+\}?)?)+)"
     r"(?: ?_ ?(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?: ?\^ ?(?:\{-1\}|\{\([^()]*\)\}|\*|'))?"
     r"(?: ?(?:\([^()]*\)|\[[^\[\]]*\]))?"
     r"|\\(?:lim|sum|prod|int|max|min)(?![A-Za-z]).+|\\lfloor[^\\]+\\rfloor|\\\|[^|]+\\\|"

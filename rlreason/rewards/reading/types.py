@@ -42,6 +42,14 @@ class Equation(NamedTuple):
   sides: tuple[str, ...] = ()
 
 
+class Clock(NamedTuple):
+  """A time of day; `half` is "a" or "p", empty where it is not said."""
+
+  hour: int
+  minute: int
+  half: str = ""
+
+
 class Choice(NamedTuple):
   """`(C) 12`: the label of a choice, and what it says."""
 
@@ -55,8 +63,9 @@ class Items(NamedTuple):
   Attributes:
     kind: "list" (no brackets, any order), "{}" (any order), "union" (any order), "()", "[]", "(]",
       "[)" (tuples and intervals), "matrix", "vmatrix", "row", "rows" (of a grid), "cases",
-      "mod" (a residue and its modulus), "given" (a formula, and what its letters range over),
-      "chain" with its signs.
+      "mod" (a residue and its modulus), "ratio" (of three or more),
+      "either" (words or choices joined by "or"), "given" (a formula, and what its letters range
+      over), "chain" with its signs.
     items: the parts; of a matrix its rows.
     name: the variable of an inequality, of `x \\in ...` or of a "given"; empty without one.
   """
@@ -66,11 +75,17 @@ class Items(NamedTuple):
   name: str = ""
 
 
-Reading = Number | Words | Expression | Equation | Choice | Items
+Reading = Number | Words | Expression | Equation | Clock | Choice | Items
 Reader = Callable[[str], Reading]  # of a part of a text
 
 INFINITY = Expression("\\infty")
 MINUS_INFINITY = Expression("-\\infty")
+EMPTY = Expression("\\emptyset")
+
+
+def is_label(latex) -> bool:
+  """Whether a text is a letter that may name a choice, which is the same in lower case."""
+  return isinstance(latex, str) and len(latex) == 1 and latex.upper() in "ABCDEFGH"
 
 
 def expressions(reading: Reading) -> list[str] | None:
@@ -108,8 +123,12 @@ def vote(reading: Reading) -> Hashable:
     return reading.value / 100 if reading.is_percent else reading.value
   if isinstance(reading, (Equation, Choice)):
     return vote(reading.value)
+  if isinstance(reading, Clock):
+    return reading
   if isinstance(reading, Items):
     items = tuple(vote(item) for item in reading.items)
     kind = "list" if reading.kind == "{}" else reading.kind
     return (kind, frozenset(items) if reading.kind in ("list", "{}", "union") else items)
-  return reading.latex if isinstance(reading, Expression) else reading.text
+  if isinstance(reading, Expression):
+    return reading.latex.upper() if is_label(reading.latex) else reading.latex
+  return reading.text

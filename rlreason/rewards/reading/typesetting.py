@@ -5,6 +5,7 @@ break, `\le`, `\ge`, `\ne`, `\frac{}{}`, `^{}`. What the text means is not asked
 (`reading.py`); nothing is evaluated.
 """
 
+import functools
 import re
 
 _CHARACTERS = str.maketrans({
@@ -21,7 +22,7 @@ _CHARACTERS = str.maketrans({
     "\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2192": "\\to ",
     "\u2220": "\\angle ", "\u25b3": "\\triangle ", "\u2026": "\\ldots ", "\u27e8": "\\langle ",
     "\u27e9": "\\rangle ", "\u20ac": "\\euro ", "\u00a3": "\\pounds ", "\u00a5": "\\yen ",
-    "\u20b9": "\\rupee ",
+    "\u20b9": "\\rupee ", "\u221b": "\\sqrt[3]", "\u221c": "\\sqrt[4]",
     "\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}",
     "\u2153": "\\frac{1}{3}", "\u2154": "\\frac{2}{3}", "\u2155": "\\frac{1}{5}",
     "\u2227": "\\land ", "\u2228": "\\lor ", "\uff05": "%", "\u066a": "%",
@@ -61,21 +62,29 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\\\\*?(?:\s*\[-?[\d.]+\s*[a-z]{2}\])?", r"\\cr "),  # a row break, and its extra height
     (r"\\newline(?![A-Za-z])|\\tabularnewline(?![A-Za-z])", r"\\cr "),
     (r"\\(?:hspace|vspace|hskip|phantom|label|tag)\*?\s*\{[^{}]*\}", " "),
+    (r"\\left\s*\\\{\s*\\begin\{(array|aligned)\}(.*?)\\end\{\1\}\s*\\right\s*\.",
+     r"\\begin{cases}\2\\end{cases}"),
     (r"\\(?:left|right)\s*\.", ""),
+    (r"\\rm\s*\{|\{\s*\\rm(?![A-Za-z])", r"\\text{"),
     (_SIZES, " "),
     (r",\\!\s*(?=\d{3})", ","),  # thousands, as MATH writes them
     (r"\\[!/]", ""),
     (r"(?<![A-Za-z])\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
+    (r"(?<![A-Za-z^_}\]])\{\s*([-+=]?)\s*\}", r"\1"),  # {-}7, 60{}^\circ
     (r"\\\(|\\\)|\\\[|\\\]", " "),
     (r"\*\*(?=[\d({\\-]|[A-Za-z](?![A-Za-z]))(?<=[\w)}\]]\*\*)", "^"),  # Python's power
     (r"\*\*|`|__(?=\w)|(?<=\w)__", " "),  # bold, code
     (r"(?<=\d)\\[,;: ](?=\d{3}(?!\d))", ","),  # thousands: 10\,000
     (r"\\[,;:> ]|~|\\(?:qquad|quad|enspace|thinspace)|\\$", " "),
     (_UPRIGHT + r"\s*(?=\{)", r"\\text"),
-    (r"(?<=\d)\s*\^\s*\{?\s*(?:\\text)?\{\s*(st|nd|rd|th)\s*\}(?:\s*\})?", r"\\text{\1}"),
+    (r"(?<=\d)(?:\s*\^\s*\{?\s*(?:\\text)?\{\s*(?:st|nd|rd|th)\s*\}(?:\s*\})?"
+     r"|(?:st|nd|rd|th)(?![A-Za-z])|\\text\{\s*(?:st|nd|rd|th)\s*\})", " "),  # 4th
     (r"\\text\{\s*%\s*\}|\\%|\\percent(?![A-Za-z])", "%"),
     (r"(?<=\d)(?:\s*\\text\{\s*to\s*\}\s*| to )(?=\d)", ":"),  # 2 to 1
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+    (r"\\frac\s*\{\s*\\text\{([^{}]*)\}\s*\}\s*\{\s*\\text\{([^{}]*)\}\s*(\^\{?-?\d\}?)?\s*\}",
+     r"\\text{\1}/\\text{\2}\3"),  # km over h
     (r"\\(?:leq|leqslant|leqq)(?![A-Za-z])|<=|=<", r"\\le "),
     (r"\\(?:geq|geqslant|geqq)(?![A-Za-z])|>=", r"\\ge "),
     (r"\\neq?(?![A-Za-z])|(?<![\d)}])!=|\\not\s*=", r"\\ne "),
@@ -85,10 +94,12 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
     (r"\\(?:degree|degrees)(?![A-Za-z])", r"^\\circ "),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])", r"^\\circ "),
+    (r"(?<=\d)\s*\^\s*(?:\{\s*)?(?:o(?![A-Za-z(])|\\text\{\s*o\s*\})(?:\s*\})?", r"^\\circ "),
     (r"\^\\circ\s*\\text\{\s*([CF])\s*\}", r"^\\circ \1"),
     (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])|\.\.\.", r"\\ldots "),
     (r"\\(?:wedge|land)(?![A-Za-z])|\\text\{\s*and\s*\}", r" \\land "),
     (r"\\(?:vee|lor)(?![A-Za-z])|\\text\{\s*or\s*\}", r" \\lor "),
+    (r"\\Bbb(?![A-Za-z])", r"\\mathbb"),
     (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
     (r"\(?\s*(?:\\[bp]?mod(?![A-Za-z])|\\text\{\s*mod(?:ulo)?\s*\}|(?<![A-Za-z])mod(?![A-Za-z]))"
      r"\s*\{?\s*(\d+|[a-z](?![A-Za-z]))\s*\}?\s*\)?", r" \\pmod{\1}"),
@@ -96,12 +107,13 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
     (r"\\(?:bigcup|sqcup)(?![A-Za-z])", r"\\cup "),
     (r"\\(?:colon)(?![A-Za-z])|\\text\{\s*:\s*\}", ":"),
     (r"\\over(?![A-Za-z])", r"\\over "),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\d)\s*(?=\{)", r"\\frac{\1}"),
-    (r"(\\frac\s*\{[^{}]*\})\s*(\d|[A-Za-z])", r"\1{\2}"),
-    (r"\\(sqrt|overline|sqrt\[[^\[\]{}]*\])\s*(\d|[A-Za-z])", r"\\\1{\2}"),
+    (r"\\(frac|binom)(?:\s*(\d|\\pi)|\s+([A-Za-z]))\s*(?=[\dA-Za-z{\\])", r"\\\1{\2\3}"),
+    (r"(\\(?:frac|binom)\s*\{[^{}]*\})\s*(\d|[A-Za-z]|\\pi(?![A-Za-z]))", r"\1{\2}"),
+    (r"\\(sqrt|sqrt\[[^\[\]{}]*\])\s*(\d+|[A-Za-z])", r"\\\1{\2}"),
+    (r"\\overline\s*(\d|[A-Za-z])", r"\\overline{\1}"),
     (r"\\(frac|sqrt|text|overline|begin|end)\s+(?=[{\[])", r"\\\1"),
     (r"\\?(log) ?_ ?(\d)", r"\\\1_{\2}"),
+    (r"\\log ?_ ?(?:\{ ?e ?\}|e)", r"\\ln "),
     (r"\^\s*(-?\d{2,})", r"^{\1}"),
     (r"\^\s*\((-?\d+)\)", r"^{\1}"),
     (r"(?<=[\d\]])[ \t]*\n\s*(?=[\d\[-])", r"\\cr "),  # the rows of a grid
@@ -110,6 +122,10 @@ _REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in
 _ROOT = re.compile("\u221a\\s*(\\d+(?:\\.\\d+)?|[A-Za-z]|\\{[^{}]*\\})")
 _ROOT_OF_BRACKETS = re.compile("\u221a\\s*\\(([^()]*)\\)")
 _SQUARE_UNIT = re.compile("(?<=[\\d\\s)}])((?:[mcdk])?m|ft|in)([\u00b2\u00b3])")
+
+# {1 \over 2} and {n \choose k}, of TeX.
+_GROUPS = r"((?:[^{}]|\{[^{}]*\})*?)"
+_INFIX = re.compile(rf"\{{{_GROUPS}\\(over|choose)(?![A-Za-z]){_GROUPS}\}}")
 
 # m s^{-2} in \text{}, whose braces should be the only ones.
 _BRACED_POWER = re.compile(r"\^\{(-?\d)\}")
@@ -122,8 +138,14 @@ _MONEY_IN_TEXT = re.compile(
     r"|Rs\.?|US\\?\$)\s*\}\s*(?=\d)")
 
 
+_PLAIN = re.compile(r"-?\d+(?:[./]\d+)?", re.ASCII)
+
+
+@functools.lru_cache(maxsize=4096)  # matched and read, and gold answers by many completions
 def clean(text: str) -> str:
   """The text in one spelling of its typesetting; spaces single, words and order untouched."""
+  if _PLAIN.fullmatch(text):
+    return text
   text = re.sub(r"[^\S\n]{2,}", " ", text)
   text = _SQUARE_UNIT.sub(lambda m: rf"\text{{ {m[1]}}}^{_SUPERSCRIPTS[m[2]]}", text)
   text = _raised(text, _SUPERSCRIPTS, "^")
@@ -134,10 +156,17 @@ def clean(text: str) -> str:
   text = _currency(text)
   for pattern, replacement in _REWRITES:
     text = pattern.sub(replacement, text)
+  if "\\over " in text or "\\choose" in text:
+    text = _INFIX.sub(_prefixed, _INFIX.sub(_prefixed, f"{{{text}}}"))[1:-1]
   text = _POWERS_IN_TEXT.sub(lambda m: _BRACED_POWER.sub(r"^\1", m[0]), text)
   text = _COLOR.sub("", text)
   text = _LOOKS.sub("", text)
   return text.strip()
+
+
+def _prefixed(match: re.Match) -> str:
+  name = {"over": "frac", "choose": "binom"}[match[2]]
+  return rf"{{\{name}{{{match[1].strip()}}}{{{match[3].strip()}}}}}"
 
 
 def squeeze(text: str) -> str:
@@ -160,6 +189,7 @@ def _currency(text: str) -> str:
   text = _MONEY_IN_TEXT.sub(lambda m: "\\$" if m[1] == "$" else m[1], text)
   text = _MONEY_CODE.sub(lambda m: f"\\{_CODES[m[1][:2].upper()]} {m[2]}", text)
   text = re.sub(r"\\\$\s*(?=[\d.]|-\d)", r"\\dollar ", text)
+  text = re.sub("\u00a2\\s*(\\d[\\d.,]*)", "\\1 \u00a2", text)
   if text.count("$") % 2:
     text = re.sub(r"(?<![\w\\])\$\s*(?=\d|\.\d)", r"\\dollar ", text, count=1)
   return re.sub(r"\\?\$", " ", text)

@@ -1,19 +1,20 @@
 """What a stage is to the loop: a state, data, and one step. The loop owns everything around it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
 from rlreason import tokenizers
 from rlreason.algorithms import TrainState
 from rlreason.data import files, pipeline
+from rlreason.data.columns import Questions
 from rlreason.data.sources import FileRows
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from rlreason.training.stage_configs import STAGE_PREFIX
+from rlreason.training.stage_configs import STAGE_PREFIX, StageConfig
 from rlreason.types import Key, Metrics, Params
 
 
@@ -61,8 +62,8 @@ def is_of_stage(source: str) -> bool:
 
 
 def read_source(
-    source: str, folder: pathlib.Path, required: Sequence[str],
-    questions: Literal["text", "chat"] = "text",
+    source: str, folder: pathlib.Path, required: Sequence[str], questions: Questions = "text",
+    fields: Mapping[str, str] | None = None,
 ) -> RowSource:
   """The rows of files, or of a stage ("stage:NAME") of the run in `folder`.
 
@@ -71,7 +72,26 @@ def read_source(
   """
   if is_of_stage(source):
     source = data_file(folder, source.removeprefix(STAGE_PREFIX))
-  return FileRows(source, required=required, questions=questions)
+  return FileRows(source, fields=fields, required=required, questions=questions)
+
+
+def read_rows(
+    stage: StageConfig, name: str, tokenizer: Tokenizer, folder: pathlib.Path,
+    required: Sequence[str],
+) -> RowSource:
+  """The rows of the source that a field of the stage names, questions as the model is asked them.
+
+  Raises:
+    FileNotFoundError, ValueError: as `FileRows`.
+  """
+  questions = "text" if tokenizer.chat_template is None else "chat"
+  field = f"config.{stage.name}.{name}"
+  try:
+    rows = read_source(vars(stage)[name], folder, required, questions, dict(stage.fields))
+  except (FileNotFoundError, ValueError) as error:
+    raise type(error)(f"{field}: {error}") from error
+  warn_of_plain_prompts(field, rows, tokenizer)
+  return rows
 
 
 def warn_of_plain_prompts(field: str, rows: RowSource, tokenizer: Tokenizer):
@@ -83,7 +103,7 @@ def warn_of_plain_prompts(field: str, rows: RowSource, tokenizer: Tokenizer):
   if isinstance(rows[0]["prompt"], str) and not is_sampled and tokenizer.chat_template is not None:
     logging.warning(
         "%s: its prompts are plain text, and train as they are, without the chat template of the "
-        "model; messages go through it", field)
+        "model; messages, and columns of another name (`question`), go through it", field)
 
 
 def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
@@ -119,6 +139,15 @@ def check_top_k(top_k: int, vocab_size: int):
     raise ValueError(
         f"sampling.top_k: got {top_k}, allowed: less than the {vocab_size} tokens of the model, or "
         "0, which is all")
+
+
+def check_bigrams(bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], vocab_size: int):
+  """Raises ValueError where a pair of the sampler's blocked bigrams could never occur."""
+  for pair in bigrams:
+    if not all(any(0 <= token < vocab_size for token in tokens) for tokens in pair):
+      raise ValueError(
+          f"sampling.blocked_bigrams: got {pair}, allowed: pairs with ids below {vocab_size}, the "
+          "tokens of the model")
 
 
 def check_rows(name: str, rows: int, count: int):

@@ -25,13 +25,18 @@ def check_distill(setup: Setup, stage: DistillStage):
   teacher, tokenizer = weights.open_model(weights.find_model(stage.teacher))
   policies.check_other_model(setup, "teacher", teacher, tokenizer, stage.sampling.max_new_tokens)
   distill(stage.distill, setup.model, teacher, optax.identity())  # looks at the two
+  if stage.distill.top_k == setup.model.vocab_size:
+    raise ValueError(f"distill.top_k: got {stage.distill.top_k}, all words of the model, allowed: "
+                     "less, or 0, which is the same and keeps no list of them")
   base.check_source("examples", stage.examples, "{prompt, completion}")
   base.check_source("problems", stage.problems, "{prompt, answer}")
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   if not stage.examples:
     rl.check_problems(setup, stage)
   elif not base.is_of_stage(stage.examples):
-    rows = base.read_source(stage.examples, pathlib.Path(), ("prompt", "completion"))
+    rows = base.read_rows(
+        stage, "examples", setup.tokenizer, pathlib.Path(), ("prompt", "completion"))
     rollout_lib.check_fitting(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 
@@ -89,7 +94,7 @@ def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
   """Problems to sample from, or examples whose completions have at most the stage's length."""
   if not stage.examples:
     return rl.make_problems(setup, stage, folder)
-  rows = base.read_source(stage.examples, folder, ("prompt", "completion"))
+  rows = base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   return rollout_lib.FittingRows(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 

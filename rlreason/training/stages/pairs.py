@@ -30,8 +30,7 @@ def fitting_rows(
   Each is {"prompt", "completions", "is_desirable"}, the first two in token ids.
   """
   texts = ["prompt", *_names(has_pairs)]
-  rows, fitting = base.read_source(stage.examples, folder, texts), []
-  base.warn_of_plain_prompts(f"config.{stage.name}.examples", rows, setup.tokenizer)
+  rows, fitting = base.read_rows(stage, "examples", setup.tokenizer, folder, texts), []
   bad_rows, width = BadRows(f"config.{stage.name}"), max(setup.recipe.prompt_buckets)
   for i in range(len(rows)):
     try:

@@ -36,6 +36,7 @@ def check_rl(setup: Setup, stage: RLStage):
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
   base.check_source("problems", stage.problems, "{prompt, answer}")
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
   check_problems(setup, stage)
@@ -92,8 +93,7 @@ def _problems(
   train = setup.tasks["train"]
   rows = train.rows
   if stage.problems:
-    rows = base.read_source(stage.problems, folder, ("prompt", "answer"))
-    base.warn_of_plain_prompts(f"config.{stage.name}.problems", rows, setup.tokenizer)
+    rows = base.read_rows(stage, "problems", setup.tokenizer, folder, ("prompt", "answer"))
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
   spec = specs[0] if specs else RewardSpec(name="verifier")
   return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets),

@@ -30,6 +30,7 @@ def check_sample(setup: Setup, stage: SampleStage):
       raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
                        "token ids of the policy's, allowed: one of the policy's vocabulary")
   base.check_top_k(stage.sampling.top_k, model.vocab_size)
+  base.check_bigrams(stage.sampling.blocked_bigrams, model.vocab_size)
 
 
 def check_select(setup: Setup, stage: SelectStage):

@@ -71,10 +71,7 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
   """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
-    questions = "text" if setup.tokenizer.chat_template is None else "chat"
-    rows = base.read_source(stage.examples, folder, ("prompt", "completion"), questions)
-    base.warn_of_plain_prompts(f"config.{stage.name}.examples", rows, setup.tokenizer)
-    return rows
+    return base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   train = setup.tasks["train"].rows
   if stage.answer_template:
     complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])

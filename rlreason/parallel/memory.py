@@ -1,0 +1,40 @@
+"""The memory of the devices, and whether something can fit into it."""
+
+from collections.abc import Mapping
+import math
+import os
+from typing import Any
+
+import jax
+
+
+def device_bytes() -> int:
+  """The memory of all devices together; that of the machine where they share it."""
+  stats = [device.memory_stats() or {} for device in jax.devices()]
+  limits = [entry["bytes_limit"] for entry in stats if "bytes_limit" in entry]
+  return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def tree_bytes(tree: Any) -> int:
+  """Bytes of the arrays of a tree, or of their shapes."""
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_fits(field: str, got: str, parts: Mapping[str, int]):
+  """Refuses what takes more memory than there is.
+
+  Args:
+    field: that asks for it, or for most of it.
+    got: its value, and those of others that the size depends on.
+    parts: name -> bytes, all of which are there at one time.
+
+  Raises:
+    ValueError: their sum is more than all devices have.
+  """
+  total, limit = sum(parts.values()), device_bytes()
+  if total > limit:
+    named = ", ".join(
+        f"{name} {size / 1e9:,.1f}" for name, size in parts.items() if size > total / 100)
+    raise ValueError(
+        f"{field}: got {got}: at least {total / 1e9:,.1f} GB ({named}), allowed: what fits into "
+        f"{limit / 1e9:,.1f} GB, the memory of all devices")

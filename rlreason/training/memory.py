@@ -1,0 +1,95 @@
+"""What a run takes of memory at least, compared with what there is before anything is computed.
+
+A lower bound, of what is there at one time for certain: parameters, their moments and gradients,
+and what a gradient pass keeps of each layer. What fits by it may still be too much. What is sampled
+is in `sampling/memory.py`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rlreason import models
+from rlreason.models import LoRAConfig, ModelConfig, attention, lora, quantize
+from rlreason.parallel import memory
+from rlreason.sampling import check_memory as check_sampling
+from rlreason.training.recipe import Recipe
+from rlreason.training.stage_configs import (
+    PreferenceStage, RewardModelStage, RLStage, SFTStage, StageConfig)
+
+
+def check_memory(recipe: Recipe, model: ModelConfig):
+  """Refuses a recipe that cannot fit into the memory of all devices.
+
+  Args:
+    recipe: what is to be done.
+    model: of the policy, without adapters.
+
+  Raises:
+    ValueError: names the field, what it takes and what there is.
+  """
+  held = parameter_bytes(model, recipe.lora)
+  shape = (f"num_layers={model.num_layers}, width={model.width}, mlp_width={model.mlp_width}, "
+           f"num_heads={model.num_heads}, vocab_size={model.vocab_size}")
+  memory.check_fits("config.model", shape, {"parameters": held["parameters"]})
+  for stage in recipe.stages:
+    where = f"config.{stage.name}"
+    if "optimizer" in vars(stage):
+      memory.check_fits("config.model", f"{shape}, which the stage {stage.name!r} trains", held)
+    passed = _pass_of(recipe, stage)
+    if passed is not None:
+      field, rows, length = passed
+      memory.check_fits(
+          f"{where}.{field}",
+          f"{length} tokens a row, {rows} rows a pass (micro_batch_size), {shape}",
+          {**held, "a pass": pass_bytes(model, rows, length)})
+    if "sampling" in vars(stage):
+      check_sampling(
+          model, prompts=stage.num_prompts, columns=min(recipe.prompt_buckets),
+          group_size=stage.group_size, max_new_tokens=stage.sampling.max_new_tokens,
+          field=f"{where}.sampling.max_new_tokens")
+
+
+def parameter_bytes(model: ModelConfig, adapters: LoRAConfig | None) -> Mapping[str, int]:
+  """Bytes of a policy, without its adapters, and of what its training needs."""
+  params = models.abstract_params(model)
+  trained = params
+  if adapters is not None:
+    trained = lora.split(models.abstract_params(dataclasses.replace(model, lora=adapters)))[0]
+    if adapters.base != "full":
+      params = jax.eval_shape(lambda p: quantize.quantize_params(p, kind=adapters.base), params)
+  gradients = jax.eval_shape(
+      lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree), trained)
+  return {"parameters": memory.tree_bytes(params), "moments": 2 * memory.tree_bytes(trained),
+          "gradients": memory.tree_bytes(gradients)}
+
+
+def pass_bytes(model: ModelConfig, rows: int, length: int) -> int:
+  """Bytes that a gradient pass over whole rows keeps: the input of each layer, and scores.
+
+  XLA's attention has a score for each pair of tokens, in one layer at a time where the others are
+  computed again (`remat`).
+  """
+  size = jnp.dtype(model.compute_dtype).itemsize
+  total = rows * length * model.num_layers * model.width * size
+  if attention.resolve(model, length) == "xla":
+    layers = model.num_layers if model.remat == "none" else 1
+    total += rows * model.num_heads * length**2 * layers * size
+  return total
+
+
+def _pass_of(recipe: Recipe, stage: StageConfig) -> tuple[str, int, int] | None:
+  """Of a stage's gradient passes: the field with their length, the rows and the tokens of a row."""
+  if isinstance(stage, SFTStage):
+    return "length", stage.sft.micro_batch_size or stage.batch_size, stage.length
+  if isinstance(stage, RLStage):
+    rows = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
+    return ("sampling.max_new_tokens", rows,
+            min((*stage.length_buckets, stage.sampling.max_new_tokens)))
+  if isinstance(stage, PreferenceStage | RewardModelStage):
+    config = stage.preference if isinstance(stage, PreferenceStage) else stage.reward_model
+    return ("completion_length", config.micro_batch_size or stage.batch_size,
+            max(recipe.prompt_buckets) + stage.completion_length)
+  return None

@@ -1,0 +1,92 @@
+"""What cannot fit into memory is refused before anything is computed."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from rlreason import models, sampling
+from rlreason.algorithms import SFTConfig, sft
+from rlreason.models import LoRAConfig, ModelConfig
+from rlreason.parallel import memory as devices
+from rlreason.training import loop, memory
+from rlreason.training.recipe import from_config
+from rlreason.types import PackedBatch
+from tests.training import tiny_run
+
+MODEL = ModelConfig(
+    vocab_size=64, width=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=32,
+    max_positions=2048)
+
+
+def test_bytes_of_parameters():
+  held = memory.parameter_bytes(MODEL, None)
+  kernels = 2 * (4 * 16 * 16 + 3 * 16 * 32)  # of the layers
+  vectors = 16 * (2 * 2 + 1)  # norms
+  count = kernels + vectors + 64 * 16 * (1 if MODEL.tie_embeddings else 2)
+  assert held == {"parameters": 4 * count, "moments": 8 * count, "gradients": 4 * count}
+  held = memory.parameter_bytes(dataclasses.replace(MODEL, param_dtype="bfloat16"), None)
+  assert held == {"parameters": 2 * count, "moments": 4 * count, "gradients": 4 * count}
+  held = memory.parameter_bytes(MODEL, LoRAConfig(rank=1, base="int8"))
+  assert kernels < held["parameters"] < 4 * count - 2 * kernels  # a byte each, and scales
+  assert held["moments"] == 2 * held["gradients"] > 0
+
+
+@pytest.mark.parametrize("remat, rows, length", [("none", 2, 256), ("full", 1, 512)])
+def test_a_pass_takes_what_is_said_at_least(remat, rows, length):
+  model = dataclasses.replace(MODEL, remat=remat)
+  algorithm = sft(SFTConfig(), model, optax.adam(1e-3))
+  state = jax.eval_shape(
+      lambda: algorithm.init({"policy": models.init_params(model, jax.random.key(0))}))
+  shape = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype)
+  batch = PackedBatch(tokens=shape(jnp.int32), segment_ids=shape(jnp.int32),
+                      positions=shape(jnp.int32), loss_weights=shape(jnp.float32))
+  program = jax.jit(algorithm.update_step).lower(state, batch, jax.random.key(0)).compile()
+  taken = program.memory_analysis().temp_size_in_bytes
+  assert taken / 10 < memory.pass_bytes(model, rows, length) < taken
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"sft.length": 2**24},
+     r"config.sft.length: got 16777216 tokens a row, 8 rows a pass .*width=16.*: at least "
+     r"18,014,\d+\.\d GB \(a pass 18,014,.*\), allowed: what fits into .* GB, the memory of all"),
+    ({"sft.batch_size": 2**20, "sft.length": 4096},
+     "config.sft.length: got 4096 tokens a row, 1048576 rows a pass"),
+    ({"model.width": 2**20, "model.mlp_width": 2**20}, "config.model: got num_layers=1, width=104"),
+    ({"model.num_heads": 2**20}, "config.sft.length: got 48 tokens a row, .*num_heads=1048576"),
+    ({"rl.sampling.max_new_tokens": 2**22, "model.max_positions": 2**24},
+     "config.rl.sampling.max_new_tokens: got 4194304 tokens a row"),
+    ({"rl.num_prompts": 2**20, "rl.group_size": 1, "prompt_buckets": (4096,),
+      "model.max_positions": 2**24},
+     "config.rl.sampling.max_new_tokens: got 12 new tokens of 1048576 rows after 1048576 prompts"),
+    ({"evaluation.max_new_tokens": 2**23, "model.max_positions": 2**24, "model.head_dim": 2**8},
+     "config.evaluation: max_new_tokens: got 8388608 new tokens of 8 rows"),
+])
+def test_what_cannot_fit_is_refused_at_once(tmp_path, changes, message):
+  config = tiny_run.make_config()
+  with config.unlocked():
+    config.update_from_flattened_dict(changes)
+  started = time.process_time()
+  with pytest.raises(ValueError, match=message):
+    loop.train(from_config(config), tmp_path / "run")
+  assert time.process_time() - started < 60
+  assert not (tmp_path / "run").exists()
+
+
+def test_sampling_that_cannot_fit_is_refused():
+  sampling.check_memory(MODEL, prompts=2, columns=16, group_size=4, max_new_tokens=100)
+  for changes in (dict(prompts=2**26), dict(columns=2**20), dict(group_size=2**30),
+                  dict(max_new_tokens=2**29)):
+    arguments = dict(prompts=2, columns=16, group_size=4, max_new_tokens=100) | changes
+    with pytest.raises(ValueError, match="max_new_tokens: got .* at least .* GB .*allowed: what"):
+      sampling.check_memory(MODEL, **arguments)
+
+
+def test_the_limit_is_the_memory_of_the_machine():
+  assert 2**30 < devices.device_bytes() < 2**50
+  devices.check_fits("x", "1", {"a": 2**30})
+  with pytest.raises(ValueError, match=r"x: got 1: at least 1,125,899.9 GB \(b 1,125,898.8\), al"):
+    devices.check_fits("x", "1", {"a": 2**30, "b": 2**50 - 2**30})
