@@ -9,7 +9,8 @@ A supervised stage on the workings of the training file comes first there: of it
 small a model solves next to none. With GSM8K, a model of your own, and an accelerator or a slice:
 
     rlreason data gsm8k --from=FOLDER --to=data/gsm8k
-    rlreason train --config=experiments/grpo_gsm8k.py:full --workdir=runs/gsm8k --config.model.path=DIR
+    rlreason train --config=experiments/grpo_gsm8k.py:full --workdir=runs/gsm8k \
+      --config.model.path=DIR
 
 FOLDER is openai/gsm8k as downloaded, DIR a Hugging Face folder. After the colon may also stand the
 prompt: `hashes` (the default, the answer after ####), `boxed`, `qwen_math` or `r1`

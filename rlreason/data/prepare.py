@@ -97,7 +97,8 @@ def prepare(name: str, source: str, destination: str) -> list[Copy]:
   copies = []
   for split, rows in splits.items():
     file = folder / f"{split}.jsonl"
-    files.write_whole(file, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    files.write_whole(file, "".join(lines))
     copies.append(Copy(
         split, file, len(rows), None if is_made else data_set.rows[split], digest(file)))
   return copies

@@ -276,8 +276,8 @@ def _first_right_boxes(
 ) -> list[int | None]:
   """Where the first right box of each text ends, in characters; None where the text is wrong.
 
-  Where the answer of a right text is no box, as may be with `answer_tags` and `answer_after`, or the verifier is a
-  function of the user's, which need not read boxes, it is the end of the text.
+  Where the answer of a right text is no box, as may be with `answer_tags` and `answer_after`, or
+  the verifier is a function of the user's, which need not read boxes, it is the end of the text.
   """
   texts, scores = scored.completions, scored.rewards.parts["verifier"]
   boxes = [answer.find_boxes(text) for text in texts]
