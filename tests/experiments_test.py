@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlreason import config as config_lib, losses, main, models, sampling
+from rlreason import commands, config as config_lib, losses, main, models, sampling
 from rlreason.algorithms import init_rl_params, policy_gradient, presets
 from rlreason.models import families
 from rlreason.parallel import ALONE
@@ -25,7 +25,7 @@ from rlreason.training.recipe import from_config
 from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-PROGRAMS = ("estimators", "miniature_claims", "miniatures")
+PROGRAMS = ("estimators", "miniature_claims", "miniatures", "question_files")  # and no recipes
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in PROGRAMS)
 
 # The values of the published config.json files.
@@ -81,7 +81,7 @@ def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
     overrides, rest = main._split_overrides(flags)
     values = dict(flag.removeprefix("--").split("=", 1) for flag in rest)
     output = pathlib.Path(values["workdir"] if command == "train" else values["output"])
-    recipe = from_config(main.load_config(values["config"], overrides))
+    recipe = from_config(commands.load_config(values["config"], overrides))
     recipes[output.name] = recipe
     estimate = dict(value=0.5, low=0.4, high=0.6, n=9)
     text = json.dumps({"stages": [
@@ -235,7 +235,7 @@ def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
     starts = dict.fromkeys(miniatures.STARTS, "some/folder")
     path = FOLDER / "methods" / recipe.format(
         **starts, teacher="some/teacher", r1_data="some/kept.jsonl")
-    stages = from_config(main.load_config(str(path), overrides)).stages
+    stages = from_config(commands.load_config(str(path), overrides)).stages
     assert not rest and (stages or name.endswith("no training")), name
   assert all(set(needed) <= set(miniatures.RUNS) for needed, *_ in miniatures.DIRECTIONS)
   keys = [miniatures.key_of(needed, claim) for needed, claim, *_ in miniatures.DIRECTIONS]

@@ -20,7 +20,7 @@ LAYERS = {
     "rollout": 5, "forcing": 5,
     "algorithms": 6, "evaluation": 6,
     "training": 7,
-    "api": 8, "main": 8,
+    "api": 8, "commands": 8, "main": 8,
     "__init__": 9, "__main__": 9,
 }
 
@@ -37,7 +37,7 @@ ONLY_IN = {
     "pmap": ("parallel",),
     "shard_map": ("parallel",),
     "Mesh": ("parallel",),
-    "ml_collections": ("main", "config"),
+    "ml_collections": ("config",),
     "pickle": (),
     "torch": (),
     "tensorflow": (),

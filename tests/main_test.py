@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import api, main, models, weights
+from rlreason import api, commands, main, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import recipe as recipe_lib
@@ -61,7 +61,7 @@ def run_main(capsys, *argv):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        ([], "allowed: train, evaluate, sample, convert"),
+        (["nothing"], "allowed: train, evaluate, sample, data, convert"),
         (["trian"], "did you mean 'train'?"),
         (["train"], "--config is missing; for example: rlreason train --config="),
         (["train", f"--config={CONFIG}"], "--workdir is missing"),
@@ -303,19 +303,20 @@ def test_commands_in_bare_places(tmp_path, model_folder, changes, flags, code, t
 # --- Help.
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "convert"])
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_help_shows_the_flags_and_an_example_that_parses(capsys, name):
   code, out, err = run_main(capsys, name, "--help")
   assert code == 0 and not err
-  command = main._COMMANDS[name]
+  command = main.COMMANDS[name]
   values = flags.FlagValues()
   command.define(values)
   assert all(f"--{flag}" in out or f"--[no]{flag}" in out for flag in values)
   example = out.partition("example:\n")[2].strip()
-  assert example.startswith(f"rlreason {name} --")
+  assert example.startswith(f"rlreason {name} ")
   assert all(f"--{flag}=" in example for flag in command.required)
-  _, arguments = main._split_overrides(example.split()[2:])
-  values([name, *arguments])  # raises where the example has a flag that there is not
+  _, rest = main._split_overrides(shlex.split(example)[2:])
+  # Raises where the example has a flag that there is not.
+  assert bool(values([name, *rest])[1:]) == bool(command.arguments)
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/usage.md"])
@@ -326,10 +327,11 @@ def test_commands_of_the_documents_parse(path):
     name, *arguments = shlex.split(line)[1:]
     overrides, rest = main._split_overrides(arguments)
     values = flags.FlagValues()
-    main._COMMANDS[name].define(values)
-    assert values([name, *map(main._underscored, rest)]) == [name], line
+    main.COMMANDS[name].define(values)
+    extra = values([name, *map(main._underscored, rest)])[1:]
+    assert bool(extra) == bool(main.COMMANDS[name].arguments), line
     if "config" in values:
-      recipe_lib.from_config(main.load_config(str(ROOT / values.config), overrides))
+      recipe_lib.from_config(commands.load_config(str(ROOT / values.config), overrides))
 
 
 def dataclass_fields(hint):
@@ -353,8 +355,8 @@ def test_every_field_of_a_config_is_documented():
 
 def test_help_without_a_command_lists_the_commands(capsys):
   code, out, _ = run_main(capsys, "--help")
-  assert code == 0
-  assert all(f"\n  {name} " in out for name in main._COMMANDS)
+  assert code == 0 and run_main(capsys) == (0, out, "")
+  assert all(f"\n  {name} " in out for name in main.COMMANDS)
 
 
 # --- Overrides.
@@ -363,7 +365,7 @@ def test_help_without_a_command_lists_the_commands(capsys):
 def load(*overrides):
   pairs, rest = main._split_overrides(overrides)
   assert not rest
-  return recipe_lib.from_config(main.load_config(CONFIG, pairs))
+  return recipe_lib.from_config(commands.load_config(CONFIG, pairs))
 
 
 def test_overrides_reach_the_recipe():
@@ -413,7 +415,7 @@ def test_the_last_override_counts_and_a_space_may_separate():
 
 
 def test_text_stays_text_where_the_file_has_text():
-  config = main.load_config(CONFIG, [("model.kind", "123"), ("sft.examples", "[a].jsonl")])
+  config = commands.load_config(CONFIG, [("model.kind", "123"), ("sft.examples", "[a].jsonl")])
   assert config.model.kind == "123" and config.sft.examples == "[a].jsonl"
 
 
@@ -551,12 +553,29 @@ def test_the_compilation_cache_can_be_placed_elsewhere(monkeypatch, tmp_path):
   assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"
 
 
+def test_data_sets_are_copied_and_named(capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "aime.jsonl").write_text('{"problem": "2?", "answer": "2"}\n' * 2)
+  code, out, err = run_main(capsys, "data", "aime24", "--from=aime.jsonl")
+  assert (code, err) == (0, "")
+  digest = "6e29c96aa48e4e79"
+  assert out.split() == [
+      "test", "2", "rows", "(published:", "30)", "sha256", digest, "data/aime24/test.jsonl"]
+  assert (tmp_path / "data/aime24/test.jsonl").read_text().count("\n") == 2
+  for arguments, message in (
+      (["--from=x"], "rlreason: NAME is missing; for example: rlreason data gsm8k"),
+      (["gsm8k", "math", "--from=x"], "unexpected 'math'; one data set at a time"),
+      (["gsm8k"], "--from is missing"), (["aime24", "--from=aime.jsonl"], "is there already")):
+    code, out, err = run_main(capsys, "data", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
+
+
 def test_flags_of_chats_reach_the_model(capsys, model_folder, monkeypatch):
   calls = []
 
   def load(path, **options):
     calls.append(options)
-    raise main.UsageError("seen")
+    raise commands.UsageError("seen")
 
   monkeypatch.setattr("rlreason.api.load", load)
   run_main(capsys, "sample", f"--model={model_folder}", "--prompt=x", "--end_tokens=<a>",

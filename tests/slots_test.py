@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlreason import config as config_lib
-from rlreason import losses, main
+from rlreason import commands, losses
 from rlreason.algorithms import PolicyGradientConfig, presets
 from rlreason.slots import Slot, import_function
 from rlreason.training import recipe as recipe_lib
@@ -171,7 +171,7 @@ def load_algorithm(path, *overrides):
   """The algorithm of the last stage, after flags such as `policy_loss.options.clip_high=0.28`."""
   pairs = [("rl.algorithm." + field, value)
            for field, _, value in (override.partition("=") for override in overrides)]
-  return recipe_lib.from_config(main.load_config(str(path), pairs)).stages[-1].algorithm
+  return recipe_lib.from_config(commands.load_config(str(path), pairs)).stages[-1].algorithm
 
 
 @pytest.fixture(name="preset_file")
@@ -226,7 +226,7 @@ def test_a_preset_is_a_section_whose_fields_flags_reach(preset_file):
 
 
 def test_a_preset_in_a_config_without_a_file():
-  config = main.load_config(str(TINY))
+  config = commands.load_config(str(TINY))
   preset = presets.dapo(minibatch_size=8)
   with config.unlocked(), config.ignore_type():
     config.rl.algorithm = preset

@@ -11,7 +11,7 @@ import inspect
 import pathlib
 import sys
 
-from rlreason import main
+from rlreason import commands
 from rlreason.slots import Slot
 from rlreason.training import stage_configs
 from rlreason.training.recipe import from_config
@@ -100,7 +100,7 @@ def pipelines() -> str:
 
 
 def load(file: str):
-  return from_config(main.load_config(str(FOLDER / file)))
+  return from_config(commands.load_config(str(FOLDER / file)))
 
 
 def link(file: str) -> str:

@@ -89,16 +89,8 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
     if missing or not names:
       raise FileNotFoundError(f"{state}: no such data files: {missing}")
     return [folder / name for name in names]
-  files = {}  # name below the folder -> file
-  for file in sorted(folder.rglob("*")):
-    name = file.relative_to(folder)
-    is_hidden = any(part.startswith(".") for part in name.parts)
-    if (_kind(file) in _READERS and not is_hidden and file.name not in _DESCRIPTIONS
-        and file.is_file()):
-      files[name] = file
-  if not files:
-    raise FileNotFoundError(f"{folder}: no file in it ends in {KINDS}.")
-  splits = sorted({split for name in files for split in _split_of(name)})
+  files = files_below(folder)
+  splits = sorted({split for name in files for split in split_of(name)})
   if len(splits) > 1:
     raise ValueError(f"{folder}: holds the splits {', '.join(splits)}, allowed: the folder or the "
                      f"files of one, such as {folder / splits[0]} or '{folder / splits[0]}-*'")
@@ -108,7 +100,25 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
   return list(files.values())
 
 
-def _split_of(name: pathlib.Path) -> set[str]:
+def files_below(folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+  """Name from the folder -> file, of all that can be read and holds rows.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  files = {}
+  for file in sorted(folder.rglob("*")):
+    name = file.relative_to(folder)
+    is_hidden = any(part.startswith(".") for part in name.parts)
+    if (_kind(file) in _READERS and not is_hidden and file.name not in _DESCRIPTIONS
+        and file.is_file()):
+      files[name] = file
+  if not files:
+    raise FileNotFoundError(f"{folder}: no file in it ends in {KINDS}.")
+  return files
+
+
+def split_of(name: pathlib.Path) -> set[str]:
   """The split that a name says first, if any: `train` of `train/a.json` or `math_train-0.csv`."""
   words = re.split(r"[^a-z]+", str(name).lower())
   return set([word for word in words if word in _SPLITS][:1])

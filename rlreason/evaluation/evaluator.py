@@ -27,13 +27,14 @@ from rlreason.types import Key, Params, Rollout
 
 
 def vote_answer(
-    text: str, which_box: answer.WhichBox = "last", answer_tags: bool = False
+    text: str, which_box: answer.WhichBox = "last", **where: Any
 ) -> Hashable | None:
   """What a completion votes for: the value of its boxed answer, or what else it says.
 
-  None, no vote, without an answer and for one too long to be right.
+  None, no vote, without an answer and for one too long to be right. `where` are the other options
+  of `answer.extract_answer`.
   """
-  found = answer.extract_answer(text, which_box=which_box, answer_tags=answer_tags)
+  found = answer.extract_answer(text, which_box=which_box, **where)
   if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
     return None
   return reading.vote(reading.read(found))
@@ -44,8 +45,8 @@ class Reading:
   """How completions of a task are read, beside being verified."""
 
   count_behaviours: Callable[[str], behaviours.Behaviours] = behaviours.text_behaviours
-  # (text, which box, answer tags) -> what it votes for; equal values are one answer.
-  vote: Callable[[str, answer.WhichBox, bool], Hashable | None] = vote_answer
+  # (text, options of `answer.extract_answer`) -> what it votes for; equal values are one answer.
+  vote: Callable[..., Hashable | None] = vote_answer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,18 +147,17 @@ class _Grader(NamedTuple):
   spec: RewardSpec  # of the part "verifier"
   is_built_in: bool  # or else a reward function, which may read anything
   reading: Reading
-  which_box: answer.WhichBox
-  answer_tags: bool
+  where: Mapping[str, Any]  # options of `answer.extract_answer`
 
   def reward(self, pool: WorkerPool | None) -> CombinedReward:
     return combine_rewards([self.spec], verifier=self.task_verifier, pool=pool)
 
   def find(self, text: str) -> str | None:
     """The answer of a completion."""
-    return answer.extract_answer(text, which_box=self.which_box, answer_tags=self.answer_tags)
+    return answer.extract_answer(text, **self.where)
 
   def vote(self, text: str) -> Hashable | None:
-    return self.reading.vote(text, self.which_box, self.answer_tags)
+    return self.reading.vote(text, **self.where)
 
 
 def _make_grader(
@@ -169,8 +169,9 @@ def _make_grader(
     options["which_box"] = config.which_box
   return _Grader(
       task_verifier, dataclasses.replace(grading, weight=1.0, options=options), is_built_in,
-      reading, config.which_box or options.get("which_box", "last"),
-      bool(options.get("answer_tags", False)))
+      reading, {
+          "which_box": config.which_box or options.get("which_box", "last"),
+          **{name: options[name] for name in ("answer_tags", "answer_after") if name in options}})
 
 
 def make_evaluator(
@@ -275,8 +276,8 @@ def _first_right_boxes(
 ) -> list[int | None]:
   """Where the first right box of each text ends, in characters; None where the text is wrong.
 
-  Where the answer of a right text is no box, as may be with `answer_tags`, or the verifier is a
-  function of the user's, which need not read boxes, it is the end of the text.
+  Where the answer of a right text is no box, as may be with `answer_tags` and `answer_after`, or
+  the verifier is a function of the user's, which need not read boxes, it is the end of the text.
   """
   texts, scores = scored.completions, scored.rewards.parts["verifier"]
   boxes = [answer.find_boxes(text) for text in texts]

@@ -22,7 +22,7 @@ def check_no_box_score(score: float) -> None:
 
 
 def extract_answer(
-    text: str, *, which_box: WhichBox = "last", answer_tags: bool = False
+    text: str, *, which_box: WhichBox = "last", answer_tags: bool = False, answer_after: str = ""
 ) -> str | None:
   r"""The final answer as written, or None where there is none.
 
@@ -32,7 +32,14 @@ def extract_answer(
       from the last are parts of one answer, `1, 2`.
     answer_tags: look only inside the last `<answer>...</answer>`; a box in it is unwrapped,
       otherwise its text is the answer.
+    answer_after: look only behind the last of these marks, such as `####`; a box in that line is
+      unwrapped, otherwise the line is the answer.
   """
+  if answer_after:
+    _, mark, after = text.rpartition(answer_after)
+    line = next(iter(after.strip().splitlines()), "").strip() if mark else ""
+    return (boxed(line, which_box) or line) or None
+
   if answer_tags:
     start = text.rfind("<answer>")
     end = text.find("</answer>", start)

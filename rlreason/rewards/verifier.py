@@ -43,6 +43,8 @@ class MathVerifier:
       "or" joins to the last are parts of one answer.
     no_box_score: score, at most 0, of a completion without an answer.
     answer_tags: look for the answer in the last `<answer>...</answer>`, boxed or not.
+    answer_after: look for it behind the last of these marks, such as `####`, boxed or not, up to
+      the end of the line; empty: anywhere.
     percent: "either": 50 and 50% agree; "exact": 50% is 0.5 only.
     pool: processes for symbolic comparison; None for the shared `pool.default_pool()`.
   """
@@ -50,11 +52,15 @@ class MathVerifier:
   which_box: answers.WhichBox = "last"
   no_box_score: float = 0.0
   answer_tags: bool = False
+  answer_after: str = ""
   percent: matching.Percent = "either"
   pool: pools.WorkerPool | None = None
 
   def __post_init__(self):
     answers.check_which_box(self.which_box)
+    if self.answer_after and self.answer_tags:
+      raise ValueError(
+          f"answer_after: got {self.answer_after!r} with answer_tags, allowed: one of the two")
     answers.check_no_box_score(self.no_box_score)
     if self.percent not in typing.get_args(matching.Percent):
       raise ValueError(f"percent must be 'either' or 'exact'. Got: {self.percent!r}")
@@ -71,7 +77,9 @@ class MathVerifier:
     """
     golds = [answers.gold_text(gold) for gold in answer]
     found = [
-        answers.extract_answer(text, which_box=self.which_box, answer_tags=self.answer_tags)
+        answers.extract_answer(
+            text, which_box=self.which_box, answer_tags=self.answer_tags,
+            answer_after=self.answer_after)
         for text in completions
     ]
     is_equal = compare(golds, [text or "" for text in found], self.pool, self.percent)

@@ -187,8 +187,8 @@ def make_reading(task: TaskConfig) -> Reading:
 
 
 def _expression_value(
-    text: str, which_box: answer.WhichBox, answer_tags: bool = False) -> Hashable | None:
+    text: str, which_box: answer.WhichBox, **where: Any) -> Hashable | None:
   """The value of the boxed expression: two ways to make 24 are one answer."""
-  found = answer.extract_answer(text, which_box=which_box, answer_tags=answer_tags)
+  found = answer.extract_answer(text, which_box=which_box, **where)
   evaluated = None if found is None else evaluate_expression(found)
   return None if evaluated is None else evaluated.value

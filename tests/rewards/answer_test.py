@@ -72,6 +72,21 @@ def test_answer_tags(text, expected):
   assert answers.extract_answer(text, answer_tags=True) == expected
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("2 + 3 = 5\n#### 5", "5"),
+        ("#### 5\n\n#### $1,000 \nThat is all.", "$1,000"),
+        (r"#### \boxed{7}.", "7"),
+        ("####\n 8", "8"),
+        (r"so \boxed{5}", None),
+        ("####", None),
+    ],
+)
+def test_answers_after_a_mark(text, expected):
+  assert answers.extract_answer(text, answer_after="####") == expected
+
+
 @given(st.text(alphabet=st.sampled_from(list("\\{}boxedfractx=$%.,- 0129/^()\u2212")), max_size=60))
 def test_any_text_is_handled(text):
   for box in answers.find_boxes(text):

@@ -115,12 +115,16 @@ def test_which_box_and_no_box():
   assert last([""] * 3, completions, answer=["2", "2", "2"]) == [1.0, 0.0, 0.0]
   tags = verifiers.MathVerifier(answer_tags=True, pool=NoPool())
   assert tags([""], ["<answer>12</answer>"], answer=["12"]) == [1.0]
+  hashes = verifiers.MathVerifier(answer_after="####", no_box_score=-0.5, pool=NoPool())
+  assert hashes([""] * 3, ["x\n#### $1,200\n", "x\n#### 12", "12"], answer=["1200"] * 3) == [
+      1.0, 0.0, -0.5]
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda: verifiers.MathVerifier(which_box="middle"), "which_box"),
+        (lambda: verifiers.MathVerifier(answer_tags=True, answer_after="#"), "one of the two"),
         (lambda: verifiers.verify([r"\boxed{1}"], [None]), "answer"),
         (lambda: verifiers.verify([r"\boxed{1}"], ["1", "2"]), "shorter|longer"),
     ],

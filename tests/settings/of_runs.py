@@ -222,7 +222,7 @@ def on_loop(value, *names, **beside):
 _READ = {
     "name": Row("other", read), "train": Row("x", read), "test": Row("x", read),
     "validation": Row("x", read), "fields": Row({"prompt": "x"}, read),
-    "template": Row("Q: {question}", read), "is_chat": Row(False, read),
+    "template": Row("Q: {question}", read), "system": Row("S", read), "is_chat": Row(False, read),
     "verifier": Row("countdown", read)}
 ROWS = {
     Recipe: {

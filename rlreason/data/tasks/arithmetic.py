@@ -12,6 +12,7 @@ as it does when a task has few questions.
 from collections.abc import Mapping
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ _SEED_STRIDE = 10_000_000
 _DRAWS_PER_ROW = 20  # how long to look for questions not seen before
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(/\d+)?")
+
+Item = Mapping[str, Any]  # `question` and `answer`, both text, and `metadata`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,8 +98,8 @@ def make_tasks(config: ArithmeticConfig) -> dict[str, base.Task]:
   drawn = {split: {} for split in SPLITS}
   for place, (name, options) in enumerate(config.tasks.items()):
     counts = {split: int((layout == place).sum()) for split, layout in layouts.items()}
-    for split, pairs in _draw_splits(name, options, counts, config.seed).items():
-      drawn[split][name] = [_make_row(question, answer, config) for question, answer in pairs]
+    for split, items in draw_splits(name, options, counts, config.seed).items():
+      drawn[split][name] = [_make_row(item, config) for item in items]
   return {
       split: base.Task(
           name="arithmetic",
@@ -106,7 +109,8 @@ def make_tasks(config: ArithmeticConfig) -> dict[str, base.Task]:
   }
 
 
-def _make_row(question: str, answer: str, config: ArithmeticConfig) -> base.Row:
+def _make_row(item: Item, config: ArithmeticConfig) -> base.Row:
+  question, answer = item["question"], item["answer"].strip()
   # Not str.format: a template asks for `\boxed{}`, braces and all.
   prompt = config.template.replace("{question}", question)
   if config.is_chat:
@@ -116,34 +120,45 @@ def _make_row(question: str, answer: str, config: ArithmeticConfig) -> base.Row:
   return dict(prompt=prompt, answer=answer, question=question)
 
 
-def _draw_splits(
+def draw_splits(
     name: str, options: Mapping[str, object], counts: dict[str, int], seed: int,
-) -> dict[str, list[tuple[str, str]]]:
-  """(question, answer) pairs of each split of one task, disjoint by question."""
+) -> dict[str, list[Item]]:
+  """The items of each split of one task, as reasoning-gym gives them, disjoint by question.
+
+  Args:
+    name: of the task.
+    options: of its generator.
+    counts: items of each of `SPLITS`.
+    seed: of the generator.
+
+  Raises:
+    ValueError: as `make_tasks`.
+  """
   held_out = set()
   splits = {}
   for number, split in enumerate(SPLITS):
-    pairs = []
+    drawn = []
     count = counts[split]
     items = _make_items(
         name, options, count * _DRAWS_PER_ROW, (seed * len(SPLITS) + number) * _SEED_STRIDE)
     for index in range(len(items)):
-      question, answer = items[index]["question"], items[index]["answer"].strip()
-      if not _NUMBER.fullmatch(answer):
-        raise ValueError(f"task {name!r} has an answer that is not a number: {answer!r}")
-      content = tuple(sorted(_WORD.findall(question)))
+      item = items[index]
+      if not _NUMBER.fullmatch(item["answer"].strip()):
+        raise ValueError(
+            f"task {name!r} has an answer that is not a number: {item['answer'].strip()!r}")
+      content = tuple(sorted(_WORD.findall(item["question"])))
       if content in held_out:
         continue
       if split != "train":
         held_out.add(content)
-      pairs.append((question, answer))
-      if len(pairs) == count:
+      drawn.append(item)
+      if len(drawn) == count:
         break
-    if len(pairs) < count:
+    if len(drawn) < count:
       raise ValueError(
           f"task {name!r} has too few different questions for {count} rows of the {split} split: "
-          f"{len(pairs)} found in {len(items)} draws. Ask for fewer rows, or widen its options.")
-    splits[split] = pairs
+          f"{len(drawn)} found in {len(items)} draws. Ask for fewer rows, or widen its options.")
+    splits[split] = drawn
   return splits
 
 

@@ -51,6 +51,7 @@ class FileTask:
   # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
+  system: str = ""  # a system message before it; empty = that of the row or of the chat template
   is_chat: bool = True  # whether prompts go through the chat template
   # What says whether a completion is right, in training and in evaluation: a name of
   # `rewards.verifier.VERIFIERS`, or a reward function, "package.module:function", of which 1 is
@@ -72,6 +73,7 @@ class TfdsTask:
   data_dir: Path | None = None  # where prepared data sets lie; None = where tfds keeps them
   download: bool = False  # download and prepare a builder's data where they are absent
   template: str = "{question}"
+  system: str = ""
   is_chat: bool = True
   verifier: str = "math"
 
@@ -173,6 +175,9 @@ def _solutions(config: FileTask, size: int) -> RowSource:
 def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
   if "{question}" not in config.template:
     raise ValueError(f"template: got {config.template!r}, allowed: text with {{question}} in it")
+  if config.system and not config.is_chat:
+    raise ValueError(f"system: got {config.system!r} with is_chat=False, allowed: '' (a system "
+                     "message is one of a chat)")
   splits = {"train": config.train, "test": config.test,
             "validation": config.validation or config.test}
   rows = {}
@@ -207,7 +212,7 @@ class _Templated:
     row = self._rows[index]
     if not isinstance(row["prompt"], str):
       return row
-    system = row.get("system")
+    system = self._config.system or row.get("system")
     row = {name: value for name, value in row.items() if name != "system"}
     # Not str.format: a template asks for `\boxed{}`, braces and all.
     prompt = self._config.template.replace("{question}", row["prompt"])

@@ -1,0 +1,42 @@
+r"""AIME 2024 and 2025: avg@32 of any model, with intervals over the problems.
+
+    rlreason data aime24 --from=FOLDER_OR_FILE --to=data/aime24
+    rlreason evaluate --config=experiments/aime.py --model=DIR --output=aime24.json
+
+The result's `mean` is the share of right answers over 32 samples of each of 30 problems at a
+temperature of 0.6 and a top_p of 0.95, as DeepSeek-R1 is evaluated; its interval is over the
+problems, and wide: 30 problems cannot tell models apart that differ by ten points. After the colon
+may stand `aime25` and the prompt: `boxed` (the default), `qwen_math`, `r1` or `hashes`
+(rlreason/data/question_prompts.py), as in `aime.py:aime25,qwen_math`.
+
+    rlreason train --config=experiments/aime.py --workdir=runs/aime --config.model.path=DIR
+
+trains on DeepScaleR (`rlreason data deepscaler`) before and after it measures.
+
+Expected: DeepSeek-R1-Distill-Qwen-1.5B has 28.9% on AIME 2024 (arXiv 2501.12948, table 5, with
+32,768 tokens). Not run here.
+"""
+
+from question_files import check_words, grpo, read_argument
+
+
+def get_config(argument: str = ""):
+  """The recipe.
+
+  Args:
+    argument: words with commas between them: the name of a prompt, and `aime25`.
+  """
+  prompt, words = read_argument(argument, "boxed")
+  check_words(words, ("aime25",))
+  name = "aime25" if words else "aime24"
+  config = grpo(
+      "data/deepscaler/train.jsonl", f"data/{name}/test.jsonl", prompt, num_prompts=128,
+      group_size=8, minibatch_size=1024, max_new_tokens=8192)
+  config.task.name = name
+  config.model.path = "models/DeepSeek-R1-Distill-Qwen-1.5B"
+  config.rl.length_buckets = (2048, 4096)
+  config.prompt_buckets = (128, 256, 512, 1024)
+  config.evaluation.update(
+      num_problems=30, batch_size=30, max_new_tokens=32_768, num_samples=32, temperature=0.6,
+      top_p=0.95)
+  return config

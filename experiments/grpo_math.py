@@ -1,0 +1,34 @@
+r"""GRPO on MATH or DeepScaleR, measured on MATH-500.
+
+    rlreason data math --from=FOLDER --to=data/math
+    rlreason data math500 --from=FOLDER_OR_FILE --to=data/math500
+    rlreason train --config=experiments/grpo_math.py --workdir=runs/math --config.model.path=DIR
+
+DIR is a Hugging Face folder, by default of Qwen2.5-Math-1.5B. After the colon may stand
+`deepscaler` (40,315 problems; `rlreason data deepscaler`) and the prompt: `qwen_math` (the default), `boxed`,
+`r1` or `hashes` (rlreason/data/question_prompts.py), as in `grpo_math.py:deepscaler,boxed`.
+
+Expected: Qwen2.5-Math-1.5B goes from 39.8% to 71.8% on MATH-500 by a policy gradient on a single
+problem of DeepScaleR (arXiv 2504.20571, the ablation of its losses). Not run here.
+"""
+
+from question_files import check_words, grpo, read_argument
+
+
+def get_config(argument: str = ""):
+  """The recipe.
+
+  Args:
+    argument: words with commas between them: the name of a prompt, and `deepscaler`.
+  """
+  prompt, words = read_argument(argument, "qwen_math")
+  check_words(words, ("deepscaler",))
+  data = "deepscaler" if words else "math"
+  config = grpo(
+      f"data/{data}/train.jsonl", "data/math500/test.jsonl", prompt, num_prompts=128, group_size=8,
+      minibatch_size=1024, max_new_tokens=3072)
+  config.task.name = "math"
+  config.model.path = "models/Qwen2.5-Math-1.5B"
+  config.rl.length_buckets = (1024, 2048)
+  config.prompt_buckets = (128, 256, 512, 1024)
+  return config

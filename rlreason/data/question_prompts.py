@@ -1,0 +1,51 @@
+r"""The prompts of the field: how a question is put, and where the answer is then looked for.
+
+Scores of one model differ by ten points and more between them, so a result names the one it was
+made with. Each is a (template, system, is_chat, verifier options) that a recipe hands on:
+
+    config.task = dict(kind="file", ..., **question_prompts.BOXED.task())
+"""
+
+from typing import Any, NamedTuple
+
+_STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+class QuestionPrompt(NamedTuple):
+  """How a question becomes a prompt.
+
+  Attributes:
+    template: the user's turn, or the whole prompt; `{question}` is the question.
+    system: the system message before it; empty: that of the model's chat template, if it has one.
+    is_chat: whether the prompt goes through the chat template.
+    verifier: options of the verifier: where the answer stands.
+  """
+
+  template: str
+  system: str = ""
+  is_chat: bool = True
+  verifier: dict[str, Any] = {}
+
+  def task(self) -> dict[str, Any]:
+    """The fields of a task in a config."""
+    return {"template": self.template, "system": self.system, "is_chat": self.is_chat}
+
+
+# Behind the question, as DeepSeek-R1 and its students are evaluated (README of the models).
+BOXED = QuestionPrompt("{question}\n" + _STEP_BY_STEP)
+# As the system message: Qwen2.5-Math and Qwen2.5-Instruct (README of the models).
+QWEN_MATH = QuestionPrompt("{question}", system=_STEP_BY_STEP)
+# DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948, table 1: for base models, without a template.
+R1 = QuestionPrompt(
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves "
+    "it. The assistant first thinks about the reasoning process in the mind and then provides the "
+    "user with the answer. The reasoning process and answer are enclosed within <think> </think> "
+    "and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
+    "<answer> answer here </answer>. User: {question}. Assistant:",
+    is_chat=False, verifier={"answer_tags": True})
+# GSM8K's own mark, as verl's example asks for it.
+HASHES = QuestionPrompt(
+    '{question} Let\'s think step by step and output the final answer after "####".',
+    verifier={"answer_after": "####"})
+
+BY_NAME = {"boxed": BOXED, "qwen_math": QWEN_MATH, "r1": R1, "hashes": HASHES}
