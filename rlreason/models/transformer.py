@@ -4,8 +4,10 @@ The trunk returns hidden states; logits are made from them where and for as many
 are needed (`losses/logprobs.py`, `sampling/`), never for `[B, T, V]` at once.
 """
 
+from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -122,12 +124,23 @@ def boxed_params(config: ModelConfig, key: jax.Array):
 
 def abstract_params(config: ModelConfig) -> Params:
   """The shapes and types of the parameters, without memory for them."""
-  return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  return _abstract(init_params, config)
 
 
 def abstract_boxed_params(config: ModelConfig):
   """The same with their logical axis names."""
-  return jax.eval_shape(lambda: boxed_params(config, jax.random.key(0)))
+  return _abstract(boxed_params, config)
+
+
+def _abstract(init: Callable[[ModelConfig, jax.Array], Any], config: ModelConfig) -> Any:
+  """What `init` makes; the dicts in it are the caller's own."""
+  return jax.tree.map(lambda leaf: leaf, _traced(init, config))
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(init: Callable[[ModelConfig, jax.Array], Any], config: ModelConfig) -> Any:
+  # It is asked for again and again, and takes most of a second for a model of many parts.
+  return jax.eval_shape(lambda: init(config, jax.random.key(0)))
 
 
 def forward(
