@@ -4,3 +4,7 @@ from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
 from rlreason.parallel.shards import map_shards
+
+__all__ = [
+    "ALONE", "Layout", "ParallelConfig", "Replicas", "find_devices", "make_layout", "map_shards",
+    "num_shards"]
