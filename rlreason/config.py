@@ -22,6 +22,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
+from absl import logging
 import ml_collections
 
 from rlreason import files, recipe_files, users
@@ -151,6 +152,7 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
       where an argument is given.
   """
   file, argument = recipe_files.locate(path)
+  logging.info("the experiment is %s", file)
   spec = importlib.util.spec_from_file_location("rlreason_experiment", file)
   module = importlib.util.module_from_spec(spec)
   folder = os.path.dirname(os.path.abspath(file))
