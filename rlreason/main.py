@@ -207,6 +207,8 @@ def _set_environment():
   root = logging.getLogger()
   root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
   root.addHandler(_Warnings())
+  # That there may be a GPU: `parallel.cpu_fallback` says so too, and what to do.
+  logging.getLogger("jax._src.xla_bridge").addFilter(_is_not_of_gpu)
   # That its cache is a temporary one where there is no home.
   logging.getLogger("matplotlib").setLevel(logging.ERROR)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -220,6 +222,10 @@ def _set_environment():
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
   # Most programs here are small, and many; JAX's own limit of a second would leave them out.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def _is_not_of_gpu(record: logging.LogRecord) -> bool:
+  return "NVIDIA GPU may be present" not in record.getMessage()
 
 
 def _set_verbosity(values: flags.FlagValues):

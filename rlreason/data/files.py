@@ -17,6 +17,7 @@ import re
 from typing import Any, BinaryIO
 import zlib
 
+from rlreason import hub
 from rlreason.data import messages
 
 _MAX_CELL = 2**31 - 1  # characters of a CSV cell
@@ -42,7 +43,7 @@ def find_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     if _kind(file) not in _READERS and (file.suffix or file.exists()):  # else a folder was meant
       raise ValueError(f"{file}: the name must end in {KINDS}.")
   if not found or not found[0].is_file():
-    raise FileNotFoundError(f"{path}: no such file or folder.")
+    raise FileNotFoundError(f"{path}: no such file or folder{hub.hint(path, 'dataset') or '.'}")
   return found
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from rlreason import config as config_lib, weights
+from rlreason import config as config_lib, hub, weights
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
 from rlreason.training.stage_configs import (
@@ -53,7 +53,7 @@ def _check_start(setup: Setup, stage: StageConfig):
   if not os.path.exists(stage.start):
     raise FileNotFoundError(
         f"start: {stage.start!r} not found, allowed: {', '.join(map(repr, START))}, an earlier "
-        "stage that trains, or a folder")
+        f"stage that trains, or a folder{hub.hint(stage.start)}")
   has_adapters = setup.model.lora is not None
   try:
     if has_adapters:
