@@ -41,8 +41,14 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-  "cuda": ["jax[cuda12]"],  # one NVIDIA GPU or several
+  # Each brings the plugin of exactly the version of jax that is installed, in the range above; that
+  # of constraints.txt pins both.
+  "cuda": ["jax[cuda12]"],  # NVIDIA GPUs, with a driver for CUDA 12 or later
+  "cuda13": ["jax[cuda13]"],  # with a driver for CUDA 13; the GPUs before Turing are not in it
   "tpu": ["jax[tpu]"],  # brings libtpu
+  # Runs write TensorBoard files without it; this shows them, and needs no TensorFlow.
+  "tensorboard": ["tensorboard>=2.20,<3"],
+  "wandb": ["wandb>=0.19,<1"],  # Weights & Biases
   "notebooks": ["ipykernel>=6.29", "notebook>=7"],  # runs colab/ outside Colab
   "test": [
     "pytest>=8",
@@ -51,6 +57,7 @@ EXTRAS_REQUIRE = {
     "nbclient>=0.10",  # executes the notebooks of colab/
     "nbformat>=5.10",
     "ipykernel>=6.29",
+    "setuptools>=77",  # builds the wheel that a test installs
   ],
   # PyTorch is not listed: `make parity` installs it before this extra, so that a CPU build of the
   # pinned version is taken where there is one.
