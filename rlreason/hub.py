@@ -9,7 +9,8 @@ import re
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(
-    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(datasets/)?([\w.-]+/[\w.-]+)(?:/.*)?")
+    r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(datasets/)?"
+    r"([\w.-]+/[\w.-]+)(?:/.*)?")
 _FILES = (".gguf", ".json", ".jsonl", ".csv", ".parquet", ".arrow", ".gz", ".txt", ".py", ".model")
 _FOLDERS = {"model": "models", "dataset": "data"}  # kind -> where examples put it
 

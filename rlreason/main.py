@@ -179,7 +179,8 @@ def _overview() -> str:
   lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
   return "\n".join([
       "rlreason: reinforcement learning that turns language models into reasoning models.", "",
-      "usage: rlreason COMMAND [FLAGS]; rlreason COMMAND --help lists the flags", "", *lines, "",
+      "usage: rlreason COMMAND [FLAGS]; rlreason COMMAND --help lists the flags;",
+      "       rlreason --version", "", *lines, "",
       "example:", f"  {COMMANDS['train'].example}"])
 
 

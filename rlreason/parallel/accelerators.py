@@ -36,7 +36,7 @@ def cpu_fallback() -> str:
   if kind is None:
     return ""
   return (f"JAX runs on the CPU, though this machine seems to have a {kind.name}: "
-          f"pip install 'jax[{kind.extra}]=={jax.__version__}', or set JAX_PLATFORMS=cpu if the CPU "
+          f"pip install 'jax[{kind.extra}]=={jax.__version__}', or set JAX_PLATFORMS=cpu if that "
           "is meant")
 
 

@@ -16,7 +16,7 @@ from rlreason.training.recipe import Recipe
 FOLDER = "profile"  # in the workdir
 _MODULES_LINE = "XLA Modules"  # of an accelerator's trace: an event for each run of a program
 _MOST_NAMED, _LEAST_SHARE = 8, 0.005  # programs, and their share of the time
-_FORM = re.compile(r"(?:(\w+):)?(?:(\d+)|(\d+):(\d+))")
+_FORM = re.compile(r"(?:([A-Za-z_]\w*):)?(?:(\d+)|(\d+):(\d+))")
 
 
 class Steps(NamedTuple):

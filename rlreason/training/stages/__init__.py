@@ -20,6 +20,8 @@ from rlreason.training.stages.sample import check_sample, check_select, make_sam
 from rlreason.training.stages.sft import check_sft, make_sft
 from rlreason.types import Params
 
+__all__ = [
+    "Stage", "StepOutput", "check_stages", "data_file", "make_stage", "model_folder", "select"]
 _CHECKS = {
     SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
     SelectStage: check_select, PreferenceStage: check_preference,
