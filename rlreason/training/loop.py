@@ -84,6 +84,7 @@ def train(
     with contextlib.ExitStack() as inner:
       run = _Run(setup, policy, workdir, inner)
       run.profiler = profiling.Profiler(profiled, workdir)
+      inner.callback(run.profiler.close)
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
@@ -181,6 +182,7 @@ class _Run:
         self._select(stages[number], number)
       else:
         self._make_and_run(number, latest, ends[2])
+    self._say(self.profiler.close())
     return self.host["summary"]
 
   def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):

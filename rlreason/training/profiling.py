@@ -53,7 +53,8 @@ def read_steps(text: str, recipe: Recipe) -> Steps:
   steps = Steps(stage, int(first), int(stop) - int(first)) if first else Steps(
       stage, None, int(count))
   most = sum(sizes.values()) if stage is None else sizes[stage]
-  if steps.count < 1 or not 1 <= (steps.start or 1) <= most:
+  start = 1 if steps.start is None else steps.start
+  if steps.count < 1 or not 1 <= start <= most:
     raise ValueError(f"--profile: got {text!r}, allowed: one step or more of the {most} there are")
   return steps
 
@@ -103,6 +104,14 @@ class Profiler:
     file = max(self._folder.glob("plugins/profile/*/*.xplane.pb"))  # the latest: by its time
     programs = program_times(jax.profiler.ProfileData.from_file(str(file)))
     return [f"profile: {seconds:.2f} s traced, in {file.parent}", *table(programs, seconds)]
+
+  def close(self) -> list[str]:
+    """Ends what is under way without a word, and says where nothing was traced."""
+    if self._started is not None:
+      jax.profiler.stop_trace()
+    is_unused = self._steps is not None and self._started is None
+    self._steps = self._started = None
+    return ["profile: none of its steps was done here, and nothing traced"] * is_unused
 
 
 def _start_trace(folder: pathlib.Path):
