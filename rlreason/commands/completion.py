@@ -51,8 +51,8 @@ _SHELLS = {
 def command(commands: Mapping[str, base.Command]) -> base.Command:
   """The command, which knows the others."""
   return base.Command(
-      "Prints a script that completes commands, flags and recipes, for the shell's rc file.",
-      'eval "$(rlreason completion bash)"', (), lambda values: None,
+      "Prints a script that completes commands, flags and recipes, for the shell to eval.",
+      "rlreason completion bash", (), lambda values: None,
       functools.partial(_run, commands), "bash|zsh")
 
 

@@ -250,8 +250,8 @@ class _Run:
     self.started = time.monotonic()
     pending = None
     for step in range(self.host["step"], stage.steps):
-      number = self.host["global_step"] + (pending is not None) + 1
-      self._say(self.profiler.before_step(stage.name, step, number, self.state))
+      at = self.host["global_step"] + (pending is not None) + 1
+      self._say(self.profiler.before_step(stage.name, step, at, self.state))
       output = stage.step(self.state, step, stage.data, jax.random.fold_in(key, step))
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
