@@ -15,7 +15,8 @@ import rlreason
 from tests import compiler
 
 ROOT = pathlib.Path(__file__).parents[1]
-SOURCES = ("rlreason", "experiments", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("rlreason", "experiments", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md",
+           "LICENSE", "constraints.txt")
 TINY = {
     "model": dict(width=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_width=16),
     "sft": dict(steps=3, batch_size=8, num_examples=50, optimizer=dict(warmup_steps=0)),
@@ -41,18 +42,23 @@ def run(*command, folder, **environment):
   return done.stdout
 
 
+def build(kind, sources, folder):
+  """Makes a wheel or an sdist of a folder, and returns its file."""
+  program = f"import sys; from setuptools import build_meta as b; print(b.build_{kind}(sys.argv[1]))"
+  return folder / run(sys.executable, "-c", program, str(folder), folder=sources).split()[-1]
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
+  """Made of an sdist, as `python -m build` does, and so of what is in that."""
   sources, folder = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
   for name in SOURCES:
     if (ROOT / name).is_dir():
       shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
     else:
       shutil.copy(ROOT / name, sources)
-  build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-  run(sys.executable, "-c", build, str(folder), folder=sources)
-  (file,) = folder.glob("*.whl")
-  return file
+  shutil.unpack_archive(build("sdist", sources, folder), folder)
+  return build("wheel", folder / f"rlreason-{rlreason.__version__}", folder)
 
 
 def test_the_wheel_holds_the_package_and_its_recipes(wheel):
