@@ -312,7 +312,7 @@ def test_help_shows_the_flags_and_an_example_that_parses(capsys, name):
   command.define(values)
   assert all(f"--{flag}" in out or f"--[no]{flag}" in out for flag in values)
   example = out.partition("example:\n")[2].strip()
-  assert example.startswith(f"rlreason {name} ")
+  assert f"{example} ".startswith(f"rlreason {name} ")
   assert all(f"--{flag}=" in example for flag in command.required)
   _, rest = main._split_overrides(shlex.split(example)[2:])
   # Raises where the example has a flag that there is not.

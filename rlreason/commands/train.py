@@ -12,7 +12,9 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     config.preflight = values.preflight
   from rlreason import api
 
-  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs)
+  options = {} if values.profile is None else {"profile": values.profile}
+  api.train(
+      config, values.workdir, allow_changed_inputs=values.allow_changed_inputs, **options)
 
 
 def _define(values: flags.FlagValues):
@@ -28,6 +30,9 @@ def _define(values: flags.FlagValues):
       "allow_changed_inputs", False,
       "go on with a run although files that it reads (data, models) have changed since it started",
       flag_values=values)
+  flags.DEFINE_string(
+      "profile", None, "steps to trace into WORKDIR/profile, whose slowest programs are named: 3 "
+      "(after the first, which compiles), 10:13, or of a stage rl:3", flag_values=values)
 
 
 COMMAND = base.Command(

@@ -64,6 +64,14 @@ def _take(batch, indices):
   return jax.tree.map(lambda x: x[indices], batch)
 
 
+def _name_of(fn: Callable) -> str:
+  """What a program is called in logs and profiles: the name of its function."""
+  while isinstance(fn, functools.partial):
+    fn = fn.func
+  name = getattr(fn, "__name__", "").strip("_")
+  return name if name.isidentifier() else "program"  # a lambda's is none
+
+
 ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=_take, place=lambda x: x)
 
 
@@ -111,17 +119,19 @@ def _jit_layout(config: ParallelConfig) -> Layout:
   def place(tree):
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, minibatches), tree)
 
-  def in_mesh(fn):
+  def in_mesh(fn, name=None):
     def traced(*args, **kwargs):
       with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(rules.RULES):
         return fn(*args, **kwargs)
+    traced.__name__ = name or _name_of(fn)
     return traced
 
   def compile_update(fn, state):
     replicas = ALONE._replace(take=take, place=place)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     return jit(
-        in_mesh(lambda state, batch, key: fn(state, batch, key, replicas=replicas)),
+        in_mesh(
+            lambda state, batch, key: fn(state, batch, key, replicas=replicas), _name_of(fn)),
         donate_argnums=0, out_shardings=(shardings, everywhere))
 
   return Layout(

@@ -32,6 +32,7 @@ import shutil
 import sys
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 from orbax import checkpoint as ocp
@@ -126,6 +127,7 @@ class Checkpointer:
       raise ValueError(f"host_state must hold what JSON can hold: {error}") from error
     if step in self._manager.all_steps():
       return False
+    logging.info("saving the checkpoint of step %d", step)
     arrays = jax.tree.map(_to_array, state)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) * 9 // 8 + _SPARE_BYTES
     with self._naming():

@@ -29,7 +29,8 @@ from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.rewards import WorkerPool
-from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib, preflight
+from rlreason.training import (
+    checkpoint as checkpoint_lib, metrics as metrics_lib, preflight, profiling)
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training import workdir as workdir_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
@@ -53,7 +54,8 @@ class Interrupted(Exception):
 
 
 def train(
-    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
+    profile: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
@@ -62,6 +64,7 @@ def train(
     workdir: the folder of the run, made if missing.
     allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
       those that it was started with.
+    profile: steps to trace, as `profiling.read_steps` reads them, into `workdir/profile`.
 
   Returns:
     The summary, as in summary.json.
@@ -75,10 +78,13 @@ def train(
   """
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
+  profiled = None if profile is None else profiling.read_steps(profile, recipe)
   with contextlib.ExitStack() as stack:
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
     with contextlib.ExitStack() as inner:
       run = _Run(setup, policy, workdir, inner)
+      run.profiler = profiling.Profiler(profiled, workdir)
+      inner.callback(run.profiler.close)
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
@@ -138,6 +144,7 @@ class _Run:
     self.compilations = metrics_lib.CompilationCounter()
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
+    self.profiler = profiling.Profiler(None, workdir)
     self.progress = stack.enter_context(progress_lib.Progress())
     self.pool = stack.enter_context(WorkerPool(
         num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
@@ -175,6 +182,7 @@ class _Run:
         self._select(stages[number], number)
       else:
         self._make_and_run(number, latest, ends[2])
+    self._say(self.profiler.close())
     return self.host["summary"]
 
   def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):
@@ -242,6 +250,8 @@ class _Run:
     self.started = time.monotonic()
     pending = None
     for step in range(self.host["step"], stage.steps):
+      at = self.host["global_step"] + (pending is not None) + 1
+      self._say(self.profiler.before_step(stage.name, step, at, self.state))
       output = stage.step(self.state, step, stage.data, jax.random.fold_in(key, step))
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
@@ -257,6 +267,7 @@ class _Run:
           self._save(stage)
         if is_asked:
           self._leave_if_asked()
+    self._say(self.profiler.end(self.state))
     if not stage.steps:
       self._save(stage)
     if stage.finish is not None:
@@ -274,6 +285,10 @@ class _Run:
         self.checkpoints.folder / _EVALUATED, self.host | self._ends())
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
+
+  def _say(self, lines: list[str]):
+    for line in lines:
+      self.progress.message(line)
 
   def _preflight(self, stage: Stage):
     """Says before the first step what a few problems say; the run goes on as if it had not."""

@@ -33,6 +33,7 @@ MACHINE_PREFIXES = ("time/", "system/")
 
 _FLUSH_SECONDS = 10.0  # TensorBoard is behind by at most this; a flush waits for the disk
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_NOTEWORTHY = 0.1  # seconds; most programs are a single operation
 
 
 def is_reproducible(name: str) -> bool:
@@ -318,9 +319,13 @@ class CompilationCounter:
     """Stops counting."""
     jax.monitoring.unregister_event_duration_listener(self._on_event)
 
-  def _on_event(self, event: str, duration: float, **unused_details: Any) -> None:
-    del duration
-    self.count += event == _COMPILE_EVENT
+  def _on_event(
+      self, event: str, duration: float, *, fun_name: str = "a program", **unused_details: Any,
+  ) -> None:
+    if event == _COMPILE_EVENT:
+      self.count += 1
+      if duration > _NOTEWORTHY:
+        logging.info("compiled %s in %.1f s", fun_name, duration)
 
 
 def peak_memory() -> dict[str, float]:

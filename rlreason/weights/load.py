@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason import files
+from rlreason import files, hub
 from rlreason.models import families, init_value_head
 from rlreason.models.config import ModelConfig
 from rlreason.models.fields import short, show
@@ -301,7 +301,7 @@ def open_folder(
   if not folder.is_dir():
     raise FileNotFoundError(
         f"no model at {folder}; expected a folder with config.json, model.safetensors and "
-        "tokenizer.json, or a .gguf file")
+        f"tokenizer.json, or a .gguf file{hub.hint(folder)}")
   if not (folder / "config.json").is_file():
     raise FileNotFoundError(f"{folder / 'config.json'} not found; expected a Hugging Face folder")
   pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
