@@ -108,8 +108,9 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
     plan: of all rows, in one minibatch, to compute prompts once; None: row by row.
 
   Returns:
-    f32[B, T] each: "old_log_probs"; with a reference "ref_log_probs"; with a critic "values", and
-    with `bootstrap_truncated` "last_values" f32[B].
+    f32[B, T] each: "old_log_probs"; where the selection reads them "old_entropies"; with a
+    reference "ref_log_probs"; with a critic "values", and with `bootstrap_truncated` "last_values"
+    f32[B].
   """
   if plan is None:
     size = spec.config.micro_batch_size or spec.config.minibatch_size
@@ -128,10 +129,13 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
   mask, passed = rollout.completion_mask, None
   scores = {"old_log_probs": rollout.log_probs}
   needs_values = config.has_critic and (rollout.values is None or config.critic == "separate")
-  if config.recompute_log_probs or (needs_values and config.critic == "shared"):
+  if config.recompute_log_probs or config.uses_old_entropies or (
+      needs_values and config.critic == "shared"):
     passed = policy_pass(spec, params["policy"], rollout, mask, packing)
   if config.recompute_log_probs:
     scores["old_log_probs"] = passed.log_probs
+  if config.uses_old_entropies:
+    scores["old_entropies"] = passed.entropy
   if config.bootstrap_truncated:
     scores["values"], last = _values_with_last(spec, params, rollout)
     scores["last_values"] = jnp.where(rollout.truncated, last, 0.0)

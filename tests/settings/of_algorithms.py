@@ -149,6 +149,7 @@ POLICY_GRADIENT = {
     "kl_coef": pg(0.5), "kl_placement": pg("score"),
     "kl_estimator": pg("k3", kl_placement="loss", allow_any_kl=True),
     "allow_any_kl": pg(True, kl_estimator="k3"), "kl_clamp_ratio": pg(0.1), "kl_clamp": pg(0.1),
+    "unbiased_kl": pg(True, kl_placement="loss", kl_estimator="k3"),
     "kl_target": pg(0.1), "kl_horizon": pg(100.0, kl_target=0.1),
     "whiten_kl": pg(True, kl_placement="score"), "reference_every": pg(1),
     "reference_decay": pg(0.5, reference_every=1)}

@@ -145,7 +145,8 @@ def make_rl(
     drawn = draw(models_now, data, key_sample)
     rows, rollout, scored = drawn.sampled
     outcome = Outcome(
-        scored.totals, scored.is_scored, scored.is_right, greedy_scores(state.params, rows, key))
+        scored.totals, scored.is_scored, scored.is_right, greedy_scores(state.params, rows, key),
+        *_parts(stage, scored))
     ready, batch_metrics = make_batch(
         (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.kl_coef))
     ready = ready.replace(plan=planner.of_update(ready, key_update))
@@ -233,6 +234,20 @@ def _make_draw(
     return _Drawn(chosen, parts, scores, placed, seconds)
 
   return draw_one if stage.max_rounds == 1 else draw_until_full
+
+
+def _parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Rewards f32[B, N] of a weight other than 0, and the weights; None where nobody asks for them.
+
+  What could not be scored is 0, in a row that takes part in nothing.
+  """
+  if "parts" not in stage.algorithm.advantage.arrays:
+    return None, None
+  specs = [spec for spec in stage.rewards if spec.weight]
+  values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
+            for spec in specs]
+  parts = np.array(values, np.float32).T
+  return parts, np.broadcast_to(np.float32([spec.weight for spec in specs]), parts.shape)
 
 
 def _make_greedy_scores(
