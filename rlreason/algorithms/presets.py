@@ -20,14 +20,14 @@ def _mask(mean, low, high, **options) -> Slot:
 
 
 # A `correction` that masks whole completions, with the defaults of released codes. TRL's mask is of
-# the product, with its weights; NeMo RL weighs the tokens that stay with their own ratios;
-# OpenRLHF's bounds are those of its tokens, which hardly any geometric mean leaves.
+# the product, with its weights; NeMo RL and OpenRLHF weigh the tokens that stay with their own
+# ratios; OpenRLHF's bounds are those of its tokens, which hardly any geometric mean leaves.
 SAMPLER_MASKS = {
     "verl": {"geometric": _mask("geometric", 0.999, 1.001), "product": _mask("product", 0.5, 2.0)},
     "TRL": {"product": _mask("product", 0.0, 3.0, importance="sequence")},
     "SkyRL": {"geometric": _mask("geometric", 0.99, 1.01), "product": _mask("product", 0.5, 2.0)},
     "NeMo RL": {"geometric": _mask("geometric", 0.999, 1.002, importance="token")},
-    "OpenRLHF": {"geometric": _mask("geometric", 0.5, 5.0), "product": _mask("product", 0.5, 5.0)}}
+    "OpenRLHF": {"geometric": _mask("geometric", 0.5, 5.0, importance="token")}}
 
 
 def _preset(*settings: dict[str, Any]) -> PolicyGradientConfig:

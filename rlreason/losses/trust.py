@@ -114,7 +114,7 @@ def dppo_tv(
     ValueError: the cap is not above 0.
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages])
-  rise = jax.lax.stop_gradient(_probability(log_probs) - _probability(old_log_probs))
+  rise = jax.lax.stop_gradient(jnp.exp(log_probs) - jnp.exp(old_log_probs))
   is_far = jnp.where(advantages > 0, rise > bound_high, -rise > bound_low)
   return _where_near(log_probs, old_log_probs, advantages, is_far, cap)
 
@@ -140,16 +140,14 @@ def dppo_kl(
     ValueError: the cap is not above 0.
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages])
-  p, p_old = (jax.lax.stop_gradient(_probability(x)) for x in (log_probs, old_log_probs))
+  # Rounding may take a log-prob above 0, and what is left to the others below it.
+  p, p_old = (jax.lax.stop_gradient(jnp.exp(jnp.minimum(x, 0.0)))
+              for x in (log_probs, old_log_probs))
   tiny = 1e-8  # as in released codes: a token of probability 1 leaves nothing to the others
   kl = p_old * jnp.log((p_old + tiny) / (p + tiny)) + (1.0 - p_old) * jnp.log(
       (1.0 - p_old + tiny) / (1.0 - p + tiny))
   is_pushed = jnp.where(advantages > 0, p > p_old, p < p_old)
   return _where_near(log_probs, old_log_probs, advantages, (kl > bound) & is_pushed, cap)
-
-
-def _probability(log_probs):
-  return jnp.exp(jnp.minimum(log_probs, 0.0))
 
 
 def _where_near(log_probs, old_log_probs, advantages, is_far, cap):
