@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from formula_inputs import Row, arrays, flat, of_tokens, whitened
-from rlreason import losses, masks
+from rlreason import losses
 
 ONE_ADVANTAGE = "one advantage a row"
 

@@ -53,6 +53,7 @@ POLICY_GRADIENTS = {
     "variants.py:gdpo": ("GDPO", "2601.05242", "A = Σ w (r_n - mean) / std, over the batch's std"),
     "variants.py:top_entropy": (
         "top-entropy tokens", "2506.01939", "only tokens of the 20% highest entropy"),
+    "variants.py:ttrl": ("TTRL", "2504.16084", "r = 1 for the answer of most of the group"),
     "rloo.py": ("RLOO", "2402.14740", "A = r - mean of the others, r less the KL"),
     "remax.py": ("ReMax", "2310.10505", "A = r - r of the greedy completion"),
     "reinforce_plus_plus.py": (

@@ -19,14 +19,16 @@ dppo_tv and dppo_kl (https://arxiv.org/abs/2602.04879), vespo (https://arxiv.org
 Of stale or mismatched data: masked_sequences, and deepseek_v3_2 (https://arxiv.org/abs/2512.02556).
 Of other advantages: max_rl and max_rl_g, its other order (https://arxiv.org/abs/2602.02710), gdpo
 (https://arxiv.org/abs/2601.05242). Of fewer tokens: top_entropy
-(https://arxiv.org/abs/2506.01939).
+(https://arxiv.org/abs/2506.01939). Without labels: ttrl (https://arxiv.org/abs/2504.16084), GRPO
+paid by the vote of the group.
 
 Settings: those of released codes, which are the defaults of the presets; cispo_wide has weights up
-to 5, two_sided_clip ratios of bad tokens up to 4; gdpo is paid by the verifier and by the format.
+to 5, two_sided_clip ratios of bad tokens up to 4; gdpo is paid by the verifier and by the format;
+ttrl votes with 64 completions in the paper, with 8 here.
 Four minibatches of a rollout where drift is the point. Not run on this bed yet. Expected: sapo and
 gmpo with a clip fraction nearer to 0 than grpo's, top_entropy with a higher entropy than dapo,
 max_rl ahead on the hard problems, gdpo with more completions in the format than a sum of the same
-rewards.
+rewards, ttrl up to the majority of the start and no further.
 """
 
 import beds
@@ -54,8 +56,12 @@ PRESETS = {
     "gdpo": lambda: presets.gdpo(minibatch_size=128),
     "dppo_tv": lambda: presets.dppo(minibatch_size=32),
     "dppo_kl": lambda: presets.dppo(divergence="kl", minibatch_size=32),
-    "vespo": lambda: presets.vespo(minibatch_size=32)}
-STAGES = {"gdpo": dict(rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.5)))}
+    "vespo": lambda: presets.vespo(minibatch_size=32),
+    "ttrl": lambda: presets.grpo(minibatch_size=128, kl_coef=0.01)}
+STAGES = {
+    "gdpo": dict(rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.5))),
+    # The verifier is only looked at.
+    "ttrl": dict(rewards=dict(majority=dict(weight=1.0), verifier=dict(weight=0.0)))}
 
 
 def get_config(argument="cispo"):

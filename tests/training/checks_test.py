@@ -66,6 +66,8 @@ REFUSED = [
     ("evaluation", dict(temperature=0.0), "temperature: got 0 with num_samples=8, allowed: above"),
     *((kind, dict(group_size=1, rewards=dict(kimi_length=dict(weight=1.0))),
        "group_size: got 1 with a reward 'kimi_length', which") for kind in ("rl", "sample")),
+    ("rl", dict(group_size=1, rewards=dict(majority=dict(weight=1.0))),
+     "group_size: got 1 with a reward 'majority', which gives 1 for any answer"),
     *((kind, dict(rewards=dict(overlong=dict(options=dict(max_length=10, cache=2)))),
        "rewards.overlong.options.max_length: got 10 with sampling.max_new_tokens=8, allowed: less "
        "than 10 ") for kind in ("rl", "sample")),
