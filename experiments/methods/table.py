@@ -54,6 +54,7 @@ POLICY_GRADIENTS = {
     "variants.py:top_entropy": (
         "top-entropy tokens", "2506.01939", "only tokens of the 20% highest entropy"),
     "variants.py:ttrl": ("TTRL", "2504.16084", "r = 1 for the answer of most of the group"),
+    "variants.py:rlpr": ("RLPR", "2506.18254", "r = mean over y of π(y_t | x, z, y_<t)"),
     "rloo.py": ("RLOO", "2402.14740", "A = r - mean of the others, r less the KL"),
     "remax.py": ("ReMax", "2310.10505", "A = r - r of the greedy completion"),
     "reinforce_plus_plus.py": (
@@ -167,7 +168,8 @@ def cells_of(recipe) -> dict[str, str]:
       "data": stage.problems or "the task's",
       "rollout": rollout(stage),
       "reward": " + ".join(
-          f"{spec.weight:g} {spec.name}" for spec in stage.rewards if spec.weight) or "likelihood",
+          ["likelihood"] * bool(stage.answer_template) + [
+              f"{spec.weight:g} {spec.name}" for spec in stage.rewards if spec.weight]),
       "advantage": slot(config.advantage) + (", whitened" if config.whiten_advantages else ""),
       "critic": critic(config),
       "loss": slot(config.policy_loss) + (

@@ -20,11 +20,13 @@ Of stale or mismatched data: masked_sequences, and deepseek_v3_2 (https://arxiv.
 Of other advantages: max_rl and max_rl_g, its other order (https://arxiv.org/abs/2602.02710), gdpo
 (https://arxiv.org/abs/2601.05242). Of fewer tokens: top_entropy
 (https://arxiv.org/abs/2506.01939). Without labels: ttrl (https://arxiv.org/abs/2504.16084), GRPO
-paid by the vote of the group.
+paid by the vote of the group, and rlpr (https://arxiv.org/abs/2506.18254), by the mean probability
+of the answer after the reasoning.
 
 Settings: those of released codes, which are the defaults of the presets; cispo_wide has weights up
 to 5, two_sided_clip ratios of bad tokens up to 4; gdpo is paid by the verifier and by the format;
-ttrl votes with 64 completions in the paper, with 8 here.
+ttrl votes with 64 completions in the paper, with 8 here; rlpr is paid 0.9 for the probability and
+0.1 for the format there, and as 1 to 1/9 here.
 Four minibatches of a rollout where drift is the point. Not run on this bed yet. Expected: sapo and
 gmpo with a clip fraction nearer to 0 than grpo's, top_entropy with a higher entropy than dapo,
 max_rl ahead on the hard problems, gdpo with more completions in the format than a sum of the same
@@ -57,11 +59,14 @@ PRESETS = {
     "dppo_tv": lambda: presets.dppo(minibatch_size=32),
     "dppo_kl": lambda: presets.dppo(divergence="kl", minibatch_size=32),
     "vespo": lambda: presets.vespo(minibatch_size=32),
-    "ttrl": lambda: presets.grpo(minibatch_size=128, kl_coef=0.01)}
+    "ttrl": lambda: presets.grpo(minibatch_size=128, kl_coef=0.01),
+    "rlpr": lambda: presets.rlpr(minibatch_size=128)}
 STAGES = {
     "gdpo": dict(rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.5))),
     # The verifier is only looked at.
-    "ttrl": dict(rewards=dict(majority=dict(weight=1.0), verifier=dict(weight=0.0)))}
+    "ttrl": dict(rewards=dict(majority=dict(weight=1.0), verifier=dict(weight=0.0))),
+    "rlpr": dict(answer_template="\\boxed{ {answer} }", rewards=dict(
+        format=dict(weight=0.1 / 0.9), verifier=dict(weight=0.0)))}
 
 
 def get_config(argument="cispo"):

@@ -131,8 +131,10 @@ def _make_batch(
   if answer_mask is not None:  # its likelihood is the score of the tokens before it
     answer_mask = answer_mask & mask
     mask = mask & ~answer_mask
-    outcome = outcome.replace(
-        scores=outcome.scores + masks.masked_sum(old_log_probs, answer_mask, axis=1))
+    of_answers = (
+        losses.mean_probability(old_log_probs, answer_mask) if config.answer_score == "mean_prob"
+        else masks.masked_sum(old_log_probs, answer_mask, axis=1))
+    outcome = outcome.replace(scores=outcome.scores + of_answers)
     kl = masks.zero_masked(kl, mask)
   row_rewards = _advantages_of_rows(
       spec, mask, outcome, kl_coef, masks.masked_sum(kl, mask, axis=1), rollout.truncated)
@@ -160,6 +162,9 @@ def _make_batch(
   if answer_mask is not None:
     metrics["reward/answer_log_prob"] = (
         masks.masked_sum(old_log_probs, answer_mask), jnp.sum(jnp.any(answer_mask, axis=1)))
+    if config.answer_score == "mean_prob":
+      metrics["reward/answer_prob"] = (
+          masks.masked_sum(of_answers, outcome.is_scored), jnp.sum(outcome.is_scored))
   return batch, metrics
 
 

@@ -336,6 +336,19 @@ def latro(**changes) -> PolicyGradientConfig:
       kl_placement="score", truncated_score=2.0, recompute_log_probs=True), changes)
 
 
+def rlpr(**changes) -> PolicyGradientConfig:
+  """RLPR, https://arxiv.org/abs/2506.18254: the mean probability of the answer, no verifier.
+
+  The clip is that of the released script. Its baseline, the answer's probability without reasoning,
+  is the same for a group and goes with the group's mean; its filter of groups by a moving mean of
+  deviations is not here.
+  """
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), answer_score="mean_prob", aggregation="token-mean",
+      policy_loss=Slot(losses.clipped_surrogate, {"clip_low": 0.2, "clip_high": 0.27}),
+      recompute_log_probs=True), changes)
+
+
 def satori(**changes) -> PolicyGradientConfig:
   """PPO as in Satori, https://arxiv.org/abs/2502.02508: no KL."""
   return _preset(_NO_KL, dict(critic="separate", aggregation="token-mean"), changes)

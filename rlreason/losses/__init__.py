@@ -12,7 +12,8 @@ from rlreason.losses.distill import (
 from rlreason.losses.entropy import (
     active_entropy_coef, adapt_entropy_coef, select_high_entropy, selected_surrogate)
 from rlreason.losses.kl import adapt_kl_coef, kl_estimate, unbiased_kl
-from rlreason.losses.logprobs import cap, from_logits, hide_words, log1mexp, token_log_probs
+from rlreason.losses.logprobs import (
+    cap, from_logits, hide_words, log1mexp, mean_probability, token_log_probs)
 from rlreason.losses.policy import (
     cispo, clipped_surrogate, decoupled_surrogate, gspo, gspo_token, reinforce)
 from rlreason.losses.preference import dpo, ipo, kto, kto_baseline, orpo, simpo

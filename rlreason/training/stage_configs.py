@@ -208,6 +208,10 @@ class RLStage:
 
   def _check_answers(self):
     if not self.answer_template:
+      try:
+        check_unread(self.algorithm, "without answer_template", "answer_score")
+      except ValueError as error:
+        raise ValueError(f"algorithm.{error}") from error
       return
     if "{answer}" not in self.answer_template:
       raise ValueError(

@@ -27,7 +27,7 @@ PRESETS = {
     "gdpo": presets.gdpo(**SIZES),
     "top_entropy": presets.top_entropy(recompute_log_probs=True, **SIZES),
     "deepseek_v3_2": presets.deepseek_v3_2(**SIZES),
-    "masked_sequences": presets.masked_sequences(**SIZES),
+    "masked_sequences": presets.masked_sequences(**SIZES), "rlpr": presets.rlpr(**SIZES),
 }
 PARTS = jnp.array([[1.0, 0.2], [0, 0.4], [0, 0.1], [1, 0.1]])
 OUTCOME = of.OUTCOME.replace(parts=PARTS, part_weights=jnp.ones((4, 2)))
@@ -52,7 +52,8 @@ def test_each_takes_a_step_and_every_number_is_finite(name):
   has_far_rows = name == "masked_sequences"  # the table is not what has sampled
   assert (values["optim/grad_norm"] > 0) != has_far_rows
   assert (batch.old_entropies is not None) == (name == "top_entropy")
-  assert (batch.sampler_log_probs is not None) == (name in ("deepseek_v3_2", "masked_sequences"))
+  assert (batch.sampler_log_probs is not None) == (
+      name in ("deepseek_v3_2", "masked_sequences"))
 
 
 def test_luspo_is_gspo_times_the_length_of_each_row():
