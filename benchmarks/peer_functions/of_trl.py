@@ -37,23 +37,28 @@ def _trainer(**options):
       "aux_loss_enabled": False, "_metrics": metrics, "_total_train_tokens": 0, **options})
 
 
-def _grpo(log_probs, *, loss_type="grpo", level="token", clip=(0.2, 0.2), delta=None, beta=0.0,
-          use_weights=False, max_length=None, unbiased_kl=False, off_policy_threshold=None,
-          top_entropy=1.0, entropies=None):
-  """A GRPO trainer whose model has these log-probs and entropies, or none."""
+_GRPO = {
+    "loss_type": "grpo", "level": "token", "clip": (0.2, 0.2), "delta": None, "beta": 0.0,
+    "use_weights": False, "max_length": None, "unbiased_kl": False, "off_policy_threshold": None,
+    "top_entropy": 1.0}
+
+
+def _grpo(log_probs, entropies=None, **options):
+  """A GRPO trainer of `_GRPO` whose model has these log-probs and entropies, or none."""
+  x = types.SimpleNamespace(**_GRPO | options)
   entropies = torch.zeros_like(log_probs) if entropies is None else entropies
   answer = (log_probs, entropies, None)
   trainer = _trainer(
       _get_per_token_logps_and_entropies=lambda *args, **options: answer,
-      top_entropy_quantile=top_entropy, off_policy_mask_threshold=off_policy_threshold,
-      importance_sampling_level=level, get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+      top_entropy_quantile=x.top_entropy, off_policy_mask_threshold=x.off_policy_threshold,
+      importance_sampling_level=x.level, get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
       get_gamma_weights=GRPOTrainer.get_gamma_weights,
-      loss_type=loss_type, epsilon_low=clip[0], epsilon_high=clip[1], beta=beta,
-      use_vllm=use_weights, vllm_importance_sampling_correction=use_weights,
-      max_completion_length=max_length, current_gradient_accumulation_steps=1,
+      loss_type=x.loss_type, epsilon_low=x.clip[0], epsilon_high=x.clip[1], beta=x.beta,
+      use_vllm=x.use_weights, vllm_importance_sampling_correction=x.use_weights,
+      max_completion_length=x.max_length, current_gradient_accumulation_steps=1,
       _entropy_bonus_enabled=False,
       args=types.SimpleNamespace(
-          delta=delta, use_bias_correction_kl=unbiased_kl, steps_per_generation=1,
+          delta=x.delta, use_bias_correction_kl=x.unbiased_kl, steps_per_generation=1,
           sapo_temperature_pos=1.0, sapo_temperature_neg=1.05, vespo_k_pos=2.0,
           vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0))
   trainer.accelerator.pad_across_processes = lambda x, **options: x

@@ -70,6 +70,8 @@ POLICY_GRADIENTS = {
     "ppo.py": ("PPO", "1707.06347 (7)", "A by GAE of r_t = r - β KL_t; clipped"),
     "vapo.py": ("VAPO", "2504.05118", "λ = 1 for V, 1 - 1 / (α length) for π; + NLL where right"),
     "satori.py": ("Satori", "2502.02508", "r = right - 1 ± bonus, from states restarted at"),
+    "distill_policy_gradient.py:TEACHER": (
+        "on-policy distillation", "2306.13649", "A_t = log π_teacher - log π_old of the token"),
     "overthinking.py:kimi": ("length reward", "2501.12599", "+ 1/2 - (n - min) / (max - min)"),
 }
 PIPELINES = {
@@ -158,6 +160,7 @@ def cells_of(recipe) -> dict[str, str]:
   kl = "none"
   if config.kl_coef:
     kl = f"{config.kl_estimator} in the {config.kl_placement}"
+    kl += " to a teacher" if stage.reference_path else ""
     kl += ", unbiased" if config.unbiased_kl else ""
     kl += ", adaptive" if config.kl_target else ""
     kl += ", whitened" if config.whiten_kl else ""
@@ -169,7 +172,7 @@ def cells_of(recipe) -> dict[str, str]:
       "rollout": rollout(stage),
       "reward": " + ".join(
           ["likelihood"] * bool(stage.answer_template) + [
-              f"{spec.weight:g} {spec.name}" for spec in stage.rewards if spec.weight]),
+              f"{spec.weight:g} {spec.name}" for spec in stage.rewards if spec.weight]) or "none",
       "advantage": slot(config.advantage) + (", whitened" if config.whiten_advantages else ""),
       "critic": critic(config),
       "loss": slot(config.policy_loss) + (

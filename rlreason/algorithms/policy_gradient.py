@@ -26,6 +26,7 @@ from rlreason.types import Key, Metrics, Outcome, Params, Rollout, RolloutBatch
 def policy_gradient(
     config: PolicyGradientConfig, model: ModelConfig, optimizer: optax.GradientTransformation, *,
     temperature: float, group_size: int = 1, critic: ModelConfig | None = None,
+    reference: ModelConfig | None = None,
 ) -> base.Algorithm:
   """The algorithm that a configuration describes.
 
@@ -36,6 +37,7 @@ def policy_gradient(
     temperature: the rollouts were sampled at, > 0. Log-probs here use the same.
     group_size: completions of each prompt, next to each other in a rollout.
     critic: the model of a separate critic; None: as the policy.
+    reference: the model of a reference that is not an earlier policy, such as a teacher.
 
   Returns:
     The algorithm; its parameters are those of `init_rl_params`.
@@ -46,7 +48,7 @@ def policy_gradient(
   if temperature <= 0:
     raise ValueError(
         f"temperature: got {temperature}, allowed: above 0 (the gradient needs a distribution)")
-  spec = Spec(config, model, critic or model, temperature, group_size)
+  spec = Spec(config, model, critic or model, temperature, group_size, reference)
 
   def init(params):
     state = base.init_state(params, optimizer, config.kl_coef, config.entropy_coef)

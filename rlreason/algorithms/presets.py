@@ -349,6 +349,21 @@ def rlpr(**changes) -> PolicyGradientConfig:
       recompute_log_probs=True), changes)
 
 
+def on_policy_distillation(**changes) -> PolicyGradientConfig:
+  """On-policy distillation as a policy gradient: A_t = log π_T - log π_old of each sampled token.
+
+  https://thinkingmachines.ai/blog/on-policy-distillation. The reference of the stage is the teacher
+  (`reference_path`), its KL the only reward, and a discount of 0 pays each token its own: with 1 it
+  would be paid all that follows too, of the same expectation and more variance. The expected
+  gradient is that of the reverse KL of each token (`losses.reverse_kl`), from the teacher's
+  log-prob of one token in the place of all. A reward of the completion would reach its last token
+  alone.
+  """
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.no_baseline), discount=0.0, kl_coef=1.0, kl_placement="reward",
+      aggregation="token-mean"), changes)
+
+
 def satori(**changes) -> PolicyGradientConfig:
   """PPO as in Satori, https://arxiv.org/abs/2502.02508: no KL."""
   return _preset(_NO_KL, dict(critic="separate", aggregation="token-mean"), changes)

@@ -26,6 +26,7 @@ class Spec(NamedTuple):
   critic: ModelConfig  # that of the policy, but for a separate critic from another checkpoint
   temperature: float  # rollouts were sampled at
   group_size: int  # completions per prompt, next to each other
+  reference: ModelConfig | None = None  # of a reference of its own; None: that of the policy
 
 
 class Pass(NamedTuple):
@@ -103,7 +104,7 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
     spec: of the algorithm.
     models: {"params": of the state, "reference": policy parameters, or None without a reference}.
       Of a policy with adapters the reference is its frozen base, with the adapters given here, or
-      with none.
+      with none; a reference of its own (`Spec.reference`) is given whole.
     rollout: rows.
     plan: of all rows, in one minibatch, to compute prompts once; None: row by row.
 
@@ -145,6 +146,9 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
   elif config.has_critic:
     scores["values"] = rollout.values
   if config.kl_coef > 0:
-    scores["ref_log_probs"] = policy_pass(
-        spec, reference_of(models), rollout, mask, packing).log_probs
+    if spec.reference is None:
+      reference, params = spec, reference_of(models)
+    else:
+      reference, params = spec._replace(model=spec.reference), models["reference"]
+    scores["ref_log_probs"] = policy_pass(reference, params, rollout, mask, packing).log_probs
   return scores

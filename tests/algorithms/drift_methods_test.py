@@ -5,6 +5,7 @@ groups of two completions, of 3, 2, 3 and 1 tokens, which a sampler drew with -1
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import optax
 import pytest
 
 from rlreason import losses
-from rlreason.algorithms import policy_gradient, presets
+from rlreason.algorithms import policy_gradient, presets, scoring
 from rlreason.slots import Slot
 from rlreason.training import metrics as metrics_lib
+from tests.algorithms import tiny
 from tests.settings import of_algorithms as of
 
 SIZES = dict(minibatch_size=4, share_prompts=False)
@@ -28,6 +30,7 @@ PRESETS = {
     "top_entropy": presets.top_entropy(recompute_log_probs=True, **SIZES),
     "deepseek_v3_2": presets.deepseek_v3_2(**SIZES),
     "masked_sequences": presets.masked_sequences(**SIZES), "rlpr": presets.rlpr(**SIZES),
+    "on_policy_distillation": presets.on_policy_distillation(**SIZES),
 }
 PARTS = jnp.array([[1.0, 0.2], [0, 0.4], [0, 0.1], [1, 0.1]])
 OUTCOME = of.OUTCOME.replace(parts=PARTS, part_weights=jnp.ones((4, 2)))
@@ -109,6 +112,47 @@ def test_parts_reach_the_advantage():
         config, of.MODEL, optax.identity(), temperature=1.0, group_size=2)
     algorithm.make_batch((of.ROLLOUT, {"old_log_probs": of.ROLLOUT.log_probs},
                           OUTCOME.replace(parts=None, part_weights=None)), jnp.float32(0))
+
+
+@pytest.mark.parametrize("discount, expected", [(0.0, [0.5, -1.0]), (1.0, [-0.5, -1.0])])
+def test_each_token_is_paid_what_the_teacher_says_of_it(discount, expected):
+  """log π -1 and -1 by the policy, -.5 and -2 by the teacher; the rewards have no weight."""
+  rows = lambda pair: jnp.broadcast_to(jnp.array([*pair, 0.0]), of.MASK.shape)
+  config = presets.on_policy_distillation(discount=discount, **SIZES)
+  algorithm = policy_gradient(config, of.MODEL, optax.identity(), temperature=1.0, group_size=2)
+  batch, _ = algorithm.make_batch(
+      (of.ROLLOUT, {"old_log_probs": rows([-1, -1]), "ref_log_probs": rows([-0.5, -2])},
+       OUTCOME.replace(scores=jnp.zeros(4))), jnp.float32(1))
+  np.testing.assert_allclose(batch.advantages[1, :2], expected, atol=1e-6)
+
+
+def test_the_expected_gradient_of_distillation_is_that_of_the_reverse_kl():
+  """Over all words that the policy may sample next."""
+  logits, teacher = (jnp.asarray(of.table(seed)["table"][0]) for seed in (0, 1))
+  log_probs, of_teacher = jax.nn.log_softmax(logits), jax.nn.log_softmax(teacher)
+  exact = jax.grad(lambda x: jnp.sum(
+      jax.nn.softmax(x) * (jax.nn.log_softmax(x) - of_teacher)))(logits)
+  found = jax.grad(lambda x: jnp.sum(jnp.exp(log_probs) * losses.clipped_surrogate(
+      jax.nn.log_softmax(x), log_probs, of_teacher - log_probs)))(logits)
+  np.testing.assert_allclose(found, exact, atol=1e-6)
+  assert np.abs(exact).max() > 0.05
+
+
+def test_a_reference_may_be_a_model_of_another_shape():
+  """A teacher of twice the width is asked with its own configuration."""
+  wide = tiny.replace(tiny.MODEL, width=32, num_heads=4, num_kv_heads=4)
+  params, teacher = tiny.random_params(), tiny.random_params(wide, seed=1)
+  rollout = tiny.sample_rollout(params)
+  config = presets.on_policy_distillation(minibatch_size=8, share_prompts=False)
+  found = [tiny.fast_jit(functools.partial(scoring.score, spec, plan=None))(models, rollout)
+           for spec, models in (
+               (scoring.Spec(config, tiny.MODEL, tiny.MODEL, 1.0, 1, wide),
+                {"params": {"policy": params}, "reference": teacher}),
+               (scoring.Spec(config, wide, wide, 1.0, 1),
+                {"params": {"policy": teacher}, "reference": teacher}))]
+  kept = rollout.completion_mask
+  np.testing.assert_allclose(*(x["ref_log_probs"][kept] for x in found), rtol=1e-5)
+  assert np.abs(found[0]["ref_log_probs"] - rollout.log_probs)[kept].max() > 0.1
 
 
 def test_the_kl_in_the_loss_is_weighted():

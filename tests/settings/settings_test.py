@@ -174,7 +174,8 @@ def test_completions_are_sampled_and_trained_on_at_one_temperature():
   trace = fakes.stage_trace(make_rl(sampling=warm, algorithm=dataclasses.replace(
       bases.REINFORCE, recompute_log_probs=True)))
   assert [options for options, *_ in trace["generators"]] == [warm]
-  assert trace["algorithm"][0][2] == dict(temperature=0.5, group_size=2, critic=None)
+  assert trace["algorithm"][0][2] == dict(
+      temperature=0.5, group_size=2, critic=None, reference=None)
 
 
 def test_an_evaluation_samples_as_it_is_told():

@@ -39,6 +39,7 @@ def check_rl(setup: Setup, stage: RLStage):
   base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  policies.check_reference(setup, stage)
   check_problems(setup, stage)
 
 
@@ -118,13 +119,14 @@ def make_rl(
   layout, config = setup.layout, stage.algorithm
   updates = stage.updates_per_step
   optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps * updates)
-  own, reference = policies.own_policy(
-      setup, policy, seed, has_reference=config.kl_coef > 0 and not config.reference_every)
-  reference = None if reference is None else layout.put_state(reference)
+  reference_model, given = policies.load_reference(setup, stage)
+  own, reference = policies.own_policy(setup, policy, seed, has_reference=(
+      config.kl_coef > 0 and not config.reference_every and given is None))
+  reference = layout.put_state(given or reference) if given or reference else None
   critic_model, critic = policies.load_critic(setup, stage, seed, folder)
   algorithm = policy_gradient(
       config, setup.model, optimizer, temperature=stage.sampling.temperature,
-      group_size=stage.group_size, critic=critic_model)
+      group_size=stage.group_size, critic=critic_model, reference=reference_model)
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
