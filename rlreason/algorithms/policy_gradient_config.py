@@ -45,8 +45,8 @@ class PolicyGradientConfig:
   whiten_advantages: bool = True  # scale and shift advantages over the batch
   whiten_ddof: Literal[0, 1] = 0  # taken from the count in their variance; verl has 1
   mask_truncated: bool = False  # completions cut off are not trained on, but count in their group
-  # Where an answer is given after the reasoning (`answer_template`): its log-likelihood, or the mean
-  # probability of its tokens, is the score.
+  # Where an answer is given after the reasoning (`answer_template`), its log-likelihood or the mean
+  # probability of its tokens is the score.
   answer_score: Literal["log_prob", "mean_prob"] = "log_prob"
   truncated_score: float | None = None  # they score this times the mean of the batch; None = theirs
   # Completions whose advantages are all within ± this are left out before the forward pass; None =

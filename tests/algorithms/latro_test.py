@@ -53,7 +53,7 @@ def test_scores_hand_worked():
 
 
 def test_the_mean_probability_of_the_answer_is_the_score():
-  """Answers of (.9, .5, .7) and (.9, .01, .7) after one token, no answer, and a reward beside it."""
+  """Answers of (.9, .5, .7) and (.9, .01, .7) after one token, no answer, and a reward too."""
   chances = np.array(
       [[0.3, 0.9, 0.5, 0.7], [0.3, 0.9, 0.01, 0.7], [0.3] * 4, [0.3, 0.2, 0.2, 0.2]])
   is_answer = np.array([[F, T, T, T], [F, T, T, T], [F] * 4, [F, T, T, T]])
