@@ -168,7 +168,8 @@ def vespo(
   -sg(φ(w)) A log π, φ(w) = w^k e^{λ (1 - w)}, w the product of a row's ratios:
   https://arxiv.org/abs/2602.10693, with (k, λ) = (2, 3) for A >= 0 and (3, 2) for A < 0. φ(1) = 1,
   but its maximum is at w = k / λ: 1.208 at 2/3 for A > 0, 1.242 at 3/2 for A < 0. As w is a
-  product, little drift of many tokens takes a long row to a weight of 0.
+  product, little drift of many tokens takes a long row to a weight of 0. A correction for the
+  sampler multiplies this loss; TRL takes one of tokens into w.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here. A row is a whole sequence.
