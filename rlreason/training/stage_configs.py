@@ -225,6 +225,11 @@ class RLStage:
     if "{answer}" not in self.answer_template:
       raise ValueError(
           f"answer_template: got {self.answer_template!r}, allowed: text with {{answer}} in it")
+    if "scores" not in self.algorithm.advantage.arrays:
+      raise ValueError(
+          f"answer_template: got {self.answer_template!r} with algorithm.advantage="
+          f"{self.algorithm.advantage.name}, which reads rewards alone, allowed: an advantage of "
+          "scores")
     if not self.algorithm.recompute_log_probs or self.algorithm.has_critic or self.max_rounds > 1:
       raise ValueError(
           f"answer_template: got {self.answer_template!r}, allowed: with "

@@ -114,6 +114,15 @@ def test_parts_reach_the_advantage():
                           OUTCOME.replace(parts=None, part_weights=None)), jnp.float32(0))
 
 
+@pytest.mark.parametrize("name", ["top_entropy", "deepseek_v3_2", "gmpo"])
+def test_micro_batches_are_one_batch(name):
+  """The quantile is of a minibatch, and what looks at rows looks at whole ones."""
+  config = dataclasses.replace(PRESETS[name], mask_truncated=False)
+  _, whole = told(config)
+  _, split = told(dataclasses.replace(config, micro_batch_size=2))
+  assert split == pytest.approx(whole, rel=1e-4, abs=1e-6) and abs(whole["loss/policy"]) > 1e-3
+
+
 @pytest.mark.parametrize("discount, expected", [(0.0, [0.5, -1.0]), (1.0, [-0.5, -1.0])])
 def test_each_token_is_paid_what_the_teacher_says_of_it(discount, expected):
   """log π -1 and -1 by the policy, -.5 and -2 by the teacher; the rewards have no weight."""

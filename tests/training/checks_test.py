@@ -68,6 +68,9 @@ REFUSED = [
        "group_size: got 1 with a reward 'kimi_length', which") for kind in ("rl", "sample")),
     ("rl", dict(reference_path="a", algorithm=dict(kl_coef=0.0)), "reference_path: got 'a' with"),
     ("rl", dict(reference_path="a", algorithm=dict(reference_every=2)), "reference_path: got 'a'"),
+    ("rl", dict(answer_template="{answer}", algorithm=GRPO | dict(
+        recompute_log_probs=True, advantage=dict(function="rlreason.losses:gdpo"))),
+     "answer_template: got '{answer}' with algorithm.advantage=gdpo"),
     ("rl", dict(algorithm=dict(answer_score="mean_prob")),
      "algorithm.answer_score: got 'mean_prob' without answer_template"),
     ("rl", dict(group_size=1, rewards=dict(majority=dict(weight=1.0))),

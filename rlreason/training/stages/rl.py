@@ -248,7 +248,7 @@ def _parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarra
   specs = [spec for spec in stage.rewards if spec.weight]
   values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
             for spec in specs]
-  parts = np.array(values, np.float32).T
+  parts = np.array(values, np.float32).reshape(len(specs), len(scored.completions)).T
   return parts, np.broadcast_to(np.float32([spec.weight for spec in specs]), parts.shape)
 
 
