@@ -19,25 +19,11 @@ from rlreason.evaluation import behaviours, metrics
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, reading,
-    verifier, verifier_columns)
+    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, verifier,
+    verifier_columns, vote_answer)
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
-
-
-def vote_answer(
-    text: str, which_box: answer.WhichBox = "last", **where: Any
-) -> Hashable | None:
-  """What a completion votes for: the value of its boxed answer, or what else it says.
-
-  None, no vote, without an answer and for one too long to be right. `where` are the other options
-  of `answer.extract_answer`.
-  """
-  found = answer.extract_answer(text, which_box=which_box, **where)
-  if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
-    return None
-  return reading.vote(reading.read(found))
 
 
 @dataclasses.dataclass(frozen=True)

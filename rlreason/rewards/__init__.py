@@ -22,6 +22,7 @@ from rlreason.rewards.length import (
     l1_max_length_reward,
     overlong_reward,
 )
+from rlreason.rewards.majority import majority_reward, vote_answer
 from rlreason.rewards.pool import WorkerPool, default_pool
 from rlreason.rewards.restart import restart_reward
 from rlreason.rewards.style import language_reward, repetition_reward
