@@ -17,8 +17,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
-import threading
 import time
 from typing import Any
 
@@ -29,13 +27,15 @@ from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.rewards import WorkerPool
-from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib, preflight
+from rlreason.training import checkpoint as checkpoint_lib, curves, metrics as metrics_lib
+from rlreason.training import preflight
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training import workdir as workdir_lib
-from rlreason.training.recipe import PretrainedModel, Recipe
+from rlreason.training.recipe import BEST, PretrainedModel, Recipe
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
     preflight_key)
+from rlreason.training.signals import stop_signals
 from rlreason.training.stage_configs import (
     RLStage, SelectStage, start_of, trains, writes_data)
 from rlreason.training.stages import (
@@ -45,7 +45,9 @@ from rlreason.types import Params
 _EVALUATED = "evaluated.json"  # among the checkpoints
 _HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
 # Fields that may differ when a run is resumed: none changes a result.
-_FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel", "config.preflight")
+_FREE_FIELDS = (
+    "config.checkpoint.every_steps", "config.checkpoint.max_to_keep", "config.reward_workers",
+    "config.parallel", "config.preflight")
 
 
 class Interrupted(Exception):
@@ -141,7 +143,7 @@ class _Run:
     self.progress = stack.enter_context(progress_lib.Progress())
     self.pool = stack.enter_context(WorkerPool(
         num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
-    self.stop = stack.enter_context(_stop_signals())
+    self.stop = stack.enter_context(stop_signals())
     self.key = jax.random.key(recipe.seed)
     self.started = time.monotonic()
     self.is_skipping = False  # whether the last update was not finite
@@ -166,6 +168,7 @@ class _Run:
       self._finish_stage("start", self.policy, 0)
     else:
       self.host = saved
+      self._keep_best()
       if self.host["stage"] < len(self.setup.recipe.stages):
         workdir_lib.check_files(self.workdir, self.host.get("files", {}))
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
@@ -242,6 +245,8 @@ class _Run:
     self.started = time.monotonic()
     pending = None
     for step in range(self.host["step"], stage.steps):
+      if stage.trains and self._is_over(stage, step):
+        break
       output = stage.step(self.state, step, stage.data, jax.random.fold_in(key, step))
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
@@ -249,7 +254,9 @@ class _Run:
       pending = (step, output)
       is_last = step + 1 == stage.steps
       is_asked = self.stop.is_set()  # read once: a signal may come between any two lines
-      if is_asked or (step + 1) % recipe.checkpoint.every_steps == 0 or is_last:
+      is_evaluated = stage.trains and curves.is_due(recipe, step + 1, stage.steps)
+      is_due = is_evaluated or (step + 1) % recipe.checkpoint.every_steps == 0
+      if is_asked or is_due or is_last:
         self._write(stage, *pending)
         pending = None
         # While updates are being skipped, an earlier and good checkpoint must not make room.
@@ -257,7 +264,7 @@ class _Run:
           self._save(stage)
         if is_asked:
           self._leave_if_asked()
-    if not stage.steps:
+    if self.host["step"] == 0 or self.host["step"] < stage.steps:
       self._save(stage)
     if stage.finish is not None:
       stage.finish(
@@ -267,13 +274,49 @@ class _Run:
     if stage.trains:
       self.checkpoints.wait()  # of a full disk the two would not know who has the rest
       self._write_model(stage.name, policy)
-    self._finish_stage(stage.name, policy, stage.steps)
-    self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
+    self._finish_stage(stage.name, policy, self.host["step"])
+    self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
     self._note_files(stage.name)
-    checkpoint_lib.write_sealed(
-        self.checkpoints.folder / _EVALUATED, self.host | self._ends())
+    self._record_evaluation()
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
+
+  def _is_over(self, stage: Stage, done: int) -> bool:
+    """Whether a stage ends after `done` steps, which is said; evaluates it then, if that is due."""
+    recipe, curve = self.setup.recipe, self.host.get("curve", [])
+    is_new = not curve or curve[-1]["step"] < self.host["global_step"]
+    if is_new and curves.is_due(recipe, done, stage.steps):
+      self.checkpoints.wait()  # what is on record below is of this one
+      self._stop_clock()
+      policy = self.setup.layout.get_state(self.state.params["policy"])
+      evaluation = self._evaluate(stage.name, policy, f"{stage.name} after step {done}")
+      self._add_to_curve(stage.name, policy, evaluation)
+      self._record_evaluation()
+      self.started = time.monotonic()
+    reason = curves.why_over(self.host.get("curve", []), recipe)
+    if reason is not None:
+      self.progress.message(f"{stage.name}: {reason}")
+    return reason is not None
+
+  def _add_to_curve(self, name: str, policy: Params, evaluation: dict[str, Any]):
+    """Adds an evaluation to those of its stage, and keeps its model if it is the best of them."""
+    point = {"step": self.host["global_step"], "evaluation": evaluation}
+    self.host["curve"] = [*self.host.get("curve", []), point]
+    config = self.setup.recipe.checkpoint
+    if config.keep_best and curves.best_point(self.host["curve"], config) is point:
+      self._write_model(name + BEST, policy)
+    self._keep_best()
+
+  def _keep_best(self):
+    """Keeps the checkpoints of the best evaluations: of the stages before, and of this one."""
+    config = self.setup.recipe.checkpoint
+    best = [stage["best"] for stage in self.host["summary"]["stages"] if "best" in stage]
+    best += [curves.best_point(self.host.get("curve", []), config)] if config.keep_best else []
+    self.checkpoints.keep([point["step"] for point in best if point])
+
+  def _record_evaluation(self):
+    """Keeps the host's side after an evaluation, which the checkpoint of this step comes before."""
+    checkpoint_lib.write_sealed(self.checkpoints.folder / _EVALUATED, self.host | self._ends())
 
   def _preflight(self, stage: Stage):
     """Says before the first step what a few problems say; the run goes on as if it had not."""
@@ -351,14 +394,24 @@ class _Run:
     recipe = self.setup.recipe
     last = next((stage.name for stage in reversed(recipe.stages) if trains(stage)), "start")
     is_wanted = policy is not None and (recipe.evaluation.every_stage or name == last)
-    evaluation = self._evaluate(name, policy, steps) if is_wanted else {}
+    curve = self.host.get("curve", [])
+    reason = curves.why_over(curve, recipe)
+    if curve and curve[-1]["step"] == self.host["global_step"]:  # it ended with an evaluation
+      evaluation = curve[-1]["evaluation"]
+    else:
+      what = f"after {name}" if steps else f"the {name}"
+      evaluation = self._evaluate(name, policy, what) if is_wanted else {}
+      if is_wanted and curve:
+        self._add_to_curve(name, policy, evaluation)
     self.host["summary"]["stages"].append({
         "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
-        "tokens": self.host["tokens"], "evaluation": evaluation})
+        "tokens": self.host["tokens"], "evaluation": evaluation,
+        **curves.of_summary(self.host.get("curve", []), recipe),
+        **({} if reason is None else {"ended_early": reason})})
     checkpoint_lib.write_json(self.workdir / "summary.json", self.host["summary"])
 
-  def _evaluate(self, name: str, policy: Params, steps: int) -> dict[str, Any]:
-    self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
+  def _evaluate(self, name: str, policy: Params, what: str) -> dict[str, Any]:
+    self.progress.message(f"evaluating {what}")
     params = self.setup.layout.put_state({"policy": policy})
     key = evaluation_key(self.setup.recipe.seed)
     evaluation, samples = self.setup.evaluate(params, key, self.pool, self._leave_if_asked)
@@ -368,10 +421,14 @@ class _Run:
     self.metrics.write(self.host["global_step"], f"eval-{name}", flat)
     return evaluation
 
-  def _save(self, stage: Stage):
+  def _stop_clock(self):
+    """Adds the time since the last call to that of the stage."""
     now = time.monotonic()
     self.host["seconds"] += now - self.started
     self.started = now
+
+  def _save(self, stage: Stage):
+    self._stop_clock()
     self.checkpoints.save(
         self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
         self.host | {"data": stage.data.get_state()} | self._ends())
@@ -387,6 +444,8 @@ class _Run:
     # Where it is damaged, the end of the stage is evaluated again, to the same numbers.
     evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
     is_after = evaluated.get("global_step") == latest
+    if not is_after:  # of an end that will come again, and be another file's
+      (self.checkpoints.folder / _EVALUATED).unlink(missing_ok=True)
     host = evaluated if is_after else self.checkpoints.restore_host(latest)
     if not _HOST_FIELDS <= host.keys():
       raise ValueError(
@@ -413,30 +472,3 @@ class _Run:
 
   def _adapters_folder(self, stage: str) -> pathlib.Path:
     return self.workdir / "adapters" / stage
-
-
-@contextlib.contextmanager
-def _stop_signals():
-  """An event that SIGTERM, SIGINT and SIGHUP set; a second signal ends the process as usual.
-
-  SIGHUP is left alone where it is ignored, as by nohup.
-  """
-  stop = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield stop  # a notebook's or a caller's thread: signals are not ours
-    return
-  before = {}
-
-  def on_signal(number, frame):
-    del frame
-    stop.set()
-    signal.signal(number, before[number])
-
-  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-      before[number] = signal.signal(number, on_signal)
-  try:
-    yield stop
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

@@ -247,7 +247,7 @@ class FakeCheckpoints:
   def __enter__(self):
     return self
 
-  __exit__ = wait = close = lambda self, *unused: None
+  __exit__ = wait = close = keep = lambda self, *unused: None
   latest_step = lambda self: None
 
   def save(self, step, state, host):

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.algorithms import base
-from rlreason.training import checkpoint, loop, metrics
+from rlreason.training import checkpoint, loop, metrics, signals
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
@@ -295,7 +295,7 @@ def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_that_stop_a_run(number):
   before = signal.getsignal(number)
-  with loop._stop_signals() as stop:
+  with signals.stop_signals() as stop:
     os.kill(os.getpid(), number)
     assert stop.wait(10)
     assert signal.getsignal(number) == before  # a second one ends the process
@@ -305,7 +305,7 @@ def test_signals_that_stop_a_run(number):
 def test_a_hangup_that_is_ignored_stays_so():
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
   try:
-    with loop._stop_signals() as stop:
+    with signals.stop_signals() as stop:
       os.kill(os.getpid(), signal.SIGHUP)
       assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and not stop.is_set()
   finally:
