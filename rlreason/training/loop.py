@@ -103,8 +103,10 @@ def _enter(
   A folder that is missing is made when the recipe is found to be good, and one that is not ours
   stays as it is.
   """
-  check_config = lambda: checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
   workdir_lib.check_free(workdir)
+  grown = workdir_lib.grown_steps(workdir, recipe)
+  check_config = lambda: checkpoint_lib.check_config(
+      str(workdir), recipe, free=(*_FREE_FIELDS, *grown))
   if checkpoint_lib.has_checkpoints(workdir):
     check_config()
   is_there = workdir.is_dir()
@@ -118,6 +120,8 @@ def _enter(
     stack.enter_context(files.locked(workdir))
     workdir_lib.check_free(workdir)  # another process may have been here
   check_config()
+  if grown:
+    workdir_lib.write_steps(workdir, recipe)
   checkpoint_lib.write_json(workdir / workdir_lib.INPUTS, inputs)
   return setup, policy
 
@@ -443,7 +447,7 @@ class _Run:
     """The host's side of the latest checkpoint, or of the evaluation that came after it."""
     # Where it is damaged, the end of the stage is evaluated again, to the same numbers.
     evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
-    is_after = evaluated.get("global_step") == latest
+    is_after = evaluated.get("global_step") == latest and not self._has_grown(evaluated)
     if not is_after:  # of an end that will come again, and be another file's
       (self.checkpoints.folder / _EVALUATED).unlink(missing_ok=True)
     host = evaluated if is_after else self.checkpoints.restore_host(latest)
@@ -452,6 +456,14 @@ class _Run:
           f"the checkpoint of step {latest} in {str(self.checkpoints.folder)!r} is damaged: it "
           f"lacks {sorted(_HOST_FIELDS - host.keys())}; put it back, or give a new workdir")
     return host
+
+  def _has_grown(self, host: dict[str, Any]) -> bool:
+    """Whether a run ended with fewer steps of its last stage than it has now."""
+    stages = self.setup.recipe.stages
+    if host.get("stage") != len(stages) or isinstance(stages[-1], SelectStage):
+      return False
+    last = host["summary"]["stages"][-1]
+    return last["steps"] < stages[-1].steps and "ended_early" not in last
 
   def _note_files(self, stage: str):
     """Keeps the checksums of what a stage wrote for those after it."""
