@@ -14,7 +14,6 @@ Keys are folded from the seed and the step, never stored.
 """
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import time
@@ -28,10 +27,10 @@ from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, curves, metrics as metrics_lib
-from rlreason.training import preflight
+from rlreason.training import model_paths, preflight
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training import workdir as workdir_lib
-from rlreason.training.recipe import BEST, PretrainedModel, Recipe
+from rlreason.training.recipe import BEST, Recipe
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
     preflight_key)
@@ -103,6 +102,7 @@ def _enter(
   A folder that is missing is made when the recipe is found to be good, and one that is not ours
   stays as it is.
   """
+  recipe = model_paths.resolve(recipe)
   workdir_lib.check_free(workdir)
   grown = workdir_lib.grown_steps(workdir, recipe)
   check_config = lambda: checkpoint_lib.check_config(
@@ -347,15 +347,8 @@ class _Run:
 
   def _write_model(self, stage: str, policy: Params):
     """The model folder of a stage, and that of its adapters, if it has any."""
-    config, source = self.setup.model, self.setup.recipe.model
-    if config.lora is not None:
-      base = source.path if isinstance(source, PretrainedModel) else ""
-      weights.save_adapters(
-          self._adapters_folder(stage), config, lora.split(policy)[0], base=base)
-      policy = lora.merged_view(config, policy)
-    weights.save_model(
-        self._model_folder(stage), dataclasses.replace(config, lora=None), policy,
-        self.setup.tokenizer)
+    model_paths.write_policy(self.workdir, stage, self.setup.recipe, (
+        self.setup.model, policy, self.setup.tokenizer))
 
   def _leave_if_asked(self):
     """Raises Interrupted after a signal; what is saved is complete then."""

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.algorithms import base
-from rlreason.training import checkpoint, loop, metrics, signals
+from rlreason.training import checkpoint, loop, metrics, model_paths, signals
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
@@ -115,6 +115,13 @@ def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   assert files_of(killed / "models") == files_of(one / "models")
   assert without_seconds(read_summary(killed)) == without_seconds(read_summary(one))
   check_best(one)
+  # A checkpoint is a model: that of the best step is the model that was kept of it.
+  best = {stage["name"]: stage["best"]["step"] for stage in read_summary(one)["stages"][1:]}
+  found = pathlib.Path(model_paths.find(f"{one}@rl:{best['rl']}"))
+  assert found == one / "models" / f"rl-step{best['rl']}"
+  assert files_of(found) == files_of(one / "models" / "rl-best")
+  found = pathlib.Path(model_paths.find(f"{one}@rl:{best['rl']}", part="adapters"))
+  assert files_of(found) == files_of(one / "adapters" / "rl-best")
   for stage in ("sft", "rl"):
     tensors = f"adapters/{stage}/adapter_model.safetensors"
     assert (killed / tensors).read_bytes() == (one / tensors).read_bytes()
