@@ -177,7 +177,8 @@ def evaluate(
 
 
 def train(
-    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
+    wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -185,6 +186,8 @@ def train(
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
     allow_changed_inputs: go on also where files that the run reads have changed since it started.
+    wandb: a project of Weights & Biases, which gets the metrics, the config and samples as well
+      (the extra `wandb`); None: none.
 
   Returns:
     The summary, as in summary.json.
@@ -192,7 +195,8 @@ def train(
   Raises:
     As `training.loop.train`.
   """
-  return loop.train(_as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs)
+  return loop.train(
+      _as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs, wandb=wandb)
 
 
 def convert(

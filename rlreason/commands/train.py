@@ -4,6 +4,8 @@ from absl import flags
 
 from rlreason.commands import base
 
+DEFAULT_PROJECT = "rlreason"  # of Weights & Biases
+
 
 def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
   del arguments  # there are none
@@ -12,7 +14,18 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     config.preflight = values.preflight
   from rlreason import api
 
-  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs)
+  api.train(
+      config, values.workdir, allow_changed_inputs=values.allow_changed_inputs, wandb=values.wandb)
+
+
+class _Project(flags.ArgumentParser):
+  """`--wandb`, `--wandb=PROJECT`, `--nowandb`: the flag counts as boolean, so that it may stand
+  alone, and is then "true" or "false"."""
+
+  def parse(self, argument: str | None) -> str | None:
+    if not argument and argument is not None:
+      raise ValueError("write --wandb or --wandb=PROJECT")
+    return {"true": DEFAULT_PROJECT, "false": None}.get(argument, argument)
 
 
 def _define(values: flags.FlagValues):
@@ -28,6 +41,10 @@ def _define(values: flags.FlagValues):
       "allow_changed_inputs", False,
       "go on with a run although files that it reads (data, models) have changed since it started",
       flag_values=values)
+  flags.DEFINE_flag(flags.Flag(
+      _Project(), None, "wandb", None, "send metrics, config and samples to Weights & Biases too: "
+      f"--wandb, to the project {DEFAULT_PROJECT}, or --wandb=PROJECT; WANDB_MODE=offline keeps "
+      "them here", boolean=True), flag_values=values)
 
 
 COMMAND = base.Command(

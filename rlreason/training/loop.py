@@ -29,7 +29,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, curves, metrics as metrics_lib
 from rlreason.training import model_paths, preflight
 from rlreason.training import progress as progress_lib, report as report_lib
-from rlreason.training import workdir as workdir_lib
+from rlreason.training import wandb_log, workdir as workdir_lib
 from rlreason.training.recipe import BEST, Recipe
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
@@ -54,7 +54,8 @@ class Interrupted(Exception):
 
 
 def train(
-    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
+    wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
@@ -63,6 +64,7 @@ def train(
     workdir: the folder of the run, made if missing.
     allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
       those that it was started with.
+    wandb: the project of Weights & Biases that gets the metrics too; None: none.
 
   Returns:
     The summary, as in summary.json.
@@ -74,12 +76,15 @@ def train(
     OSError: the disk is full, or the like; names the file. What was saved is intact.
     Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
   """
+  if wandb is not None:
+    wandb_log.check()
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
   with contextlib.ExitStack() as stack:
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
     with contextlib.ExitStack() as inner:
-      run = _Run(setup, policy, workdir, inner)
+      also = None if wandb is None else wandb_log.WandbLog(workdir, wandb)
+      run = _Run(setup, policy, workdir, inner, also)
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
@@ -130,7 +135,8 @@ class _Run:
   """The files and counters of a run in progress."""
 
   def __init__(
-      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
+      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack,
+      also: wandb_log.WandbLog | None = None):
     recipe = setup.recipe
     self.setup, self.workdir = setup, workdir
     # What the next stage starts from; with adapters, the base without these.
@@ -138,7 +144,7 @@ class _Run:
     self.state: TrainState | None = None  # nobody else holds it: an update donates it
     self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
         str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
-    self.metrics = metrics_lib.MetricsWriter(workdir)
+    self.metrics = metrics_lib.MetricsWriter(workdir, also)
     self.samples = metrics_lib.SamplesWriter(workdir)
     self.data: metrics_lib.JsonLines | None = None  # of the stage at hand, if it writes any
     self.compilations = metrics_lib.CompilationCounter()
@@ -416,6 +422,7 @@ class _Run:
     flat = {f"eval/{task}/{metric}": estimate["value"]
             for task, estimates in evaluation.items() for metric, estimate in estimates.items()}
     self.metrics.write(self.host["global_step"], f"eval-{name}", flat)
+    self.metrics.write_samples(self.host["global_step"], f"eval-{name}", samples[:20])
     return evaluation
 
   def _stop_clock(self):

@@ -174,12 +174,13 @@ def _write_checkpoint(run: pathlib.Path, stage: str, step: int):
   if reason is not None:
     raise ValueError(f"{str(folder)!r} is damaged ({reason}), allowed: another checkpoint")
   recipe = config_lib.build(Recipe, checkpoint_lib.read_json(run / "config.json"))
-  model, params, tokenizer = load_policy(
-      recipe, make_layout(ParallelConfig()), init_key(recipe.seed))
+  layout = make_layout(ParallelConfig())
+  model, params, tokenizer = load_policy(recipe, layout, init_key(recipe.seed))
   model = dataclasses.replace(model, lora=recipe.lora)
   policy = _restore(folder / "state", model)
   if recipe.lora is not None:
-    policy = lora.join(params, policy)
+    boxed = lora.split(models.abstract_boxed_params(model))[0]
+    policy = lora.join(params, layout.put_params(policy, boxed))
   del params
   name = f"{stage}-step{step}"
   temporary = f".{name}-{os.getpid()}"

@@ -27,7 +27,7 @@ _MODEL_SUFFIXES = (_WEIGHTS, ".json", ".model", ".txt", ".jinja")  # of files a 
 # What a run writes, beside its checkpoints. A folder counts when there is something in it.
 _WRITTEN = (
     CONFIG, INPUTS, "metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "models",
-    "adapters", "data", "plots", "tensorboard")
+    "adapters", "data", "plots", "tensorboard", "wandb.json", "wandb")
 
 
 def check_free(workdir: pathlib.Path) -> None:

@@ -233,7 +233,7 @@ class FakeWriter:
   def write(self, step, stage, values):
     self._trace[self._name].append((step, stage, values))
 
-  append = close = truncate_to = lambda self, *unused: None
+  append = close = truncate_to = write_samples = lambda self, *unused: None
   cursor = lambda self: 0
   digest = lambda self: ""
 
