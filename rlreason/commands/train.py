@@ -14,8 +14,9 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     config.preflight = values.preflight
   from rlreason import api
 
+  options = {} if values.wandb is None else {"wandb": values.wandb}
   api.train(
-      config, values.workdir, allow_changed_inputs=values.allow_changed_inputs, wandb=values.wandb)
+      config, values.workdir, allow_changed_inputs=values.allow_changed_inputs, **options)
 
 
 class _Project(flags.ArgumentParser):

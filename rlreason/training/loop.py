@@ -8,9 +8,9 @@
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
 A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
-host's side: stage, step, data position, cursors of the written files, results so far. The end of a
-stage is saved before it is evaluated; the host's side after that is `checkpoints/evaluated.json`.
-Keys are folded from the seed and the step, never stored.
+host's side: stage, step, data position, cursors of the written files, results so far. What is
+evaluated, the end of a stage or a step within it, is saved before; the host's side after that is
+`checkpoints/evaluated.json`. Keys are folded from the seed and the step, never stored.
 """
 
 import contextlib
@@ -30,23 +30,19 @@ from rlreason.training import checkpoint as checkpoint_lib, curves, metrics as m
 from rlreason.training import model_paths, preflight
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training import wandb_log, workdir as workdir_lib
+from rlreason.training.entry import enter
 from rlreason.training.recipe import BEST, Recipe
 from rlreason.training.setup import (
-    Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
-    preflight_key)
+    Setup, check_same_shape, evaluation_key, init_key, load_policy, places, preflight_key)
 from rlreason.training.signals import stop_signals
 from rlreason.training.stage_configs import (
     RLStage, SelectStage, start_of, trains, writes_data)
 from rlreason.training.stages import (
-    Stage, StepOutput, check_stages, data_file, make_stage, model_folder, select)
+    Stage, StepOutput, data_file, make_stage, model_folder, select)
 from rlreason.types import Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
 _HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
-# Fields that may differ when a run is resumed: none changes a result.
-_FREE_FIELDS = (
-    "config.checkpoint.every_steps", "config.checkpoint.max_to_keep", "config.reward_workers",
-    "config.parallel", "config.preflight")
 
 
 class Interrupted(Exception):
@@ -81,7 +77,7 @@ def train(
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
   with contextlib.ExitStack() as stack:
-    setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
+    setup, policy = enter(recipe, workdir, allow_changed_inputs, stack)
     with contextlib.ExitStack() as inner:
       also = None if wandb is None else wandb_log.WandbLog(workdir, wandb)
       run = _Run(setup, policy, workdir, inner, also)
@@ -97,38 +93,6 @@ def train(
     places = {"model": run.workdir / "models" / trained[-1], **places}
   progress_lib.print_summary(summary, {name: str(place) for name, place in places.items()})
   return summary
-
-
-def _enter(
-    recipe: Recipe, workdir: pathlib.Path, allow_changed_inputs: bool, stack: contextlib.ExitStack
-) -> tuple[Setup, Params]:
-  """Takes hold of the folder until `stack` ends, and makes the set-up of the run.
-
-  A folder that is missing is made when the recipe is found to be good, and one that is not ours
-  stays as it is.
-  """
-  recipe = model_paths.resolve(recipe)
-  workdir_lib.check_free(workdir)
-  grown = workdir_lib.grown_steps(workdir, recipe)
-  check_config = lambda: checkpoint_lib.check_config(
-      str(workdir), recipe, free=(*_FREE_FIELDS, *grown))
-  if checkpoint_lib.has_checkpoints(workdir):
-    check_config()
-  is_there = workdir.is_dir()
-  if is_there:
-    stack.enter_context(files.locked(workdir))
-  inputs = workdir_lib.read_inputs(recipe)
-  workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
-  setup, policy = make_setup(recipe)
-  check_stages(setup)
-  if not is_there:
-    stack.enter_context(files.locked(workdir))
-    workdir_lib.check_free(workdir)  # another process may have been here
-  check_config()
-  if grown:
-    workdir_lib.write_steps(workdir, recipe)
-  checkpoint_lib.write_json(workdir / workdir_lib.INPUTS, inputs)
-  return setup, policy
 
 
 class _Run:

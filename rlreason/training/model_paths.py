@@ -48,7 +48,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if not path or path in names or path.startswith(STAGE_PREFIX):
       return path
     is_adapters = field == "start" and recipe.lora is not None
-    return find(path, where=where, part="adapters" if is_adapters else "models")
+    part = "adapters" if is_adapters else "models"
+    return find(path, where=where, part=part, parallel=recipe.parallel)
 
   stages = []
   for stage in recipe.stages:
@@ -63,13 +64,17 @@ def resolve(recipe: Recipe) -> Recipe:
   return dataclasses.replace(recipe, model=model, stages=tuple(stages))
 
 
-def find(path: str, *, where: str = "model", part: Part = "models") -> str:
+def find(
+    path: str, *, where: str = "model", part: Part = "models",
+    parallel: ParallelConfig = ParallelConfig(),
+) -> str:
   """The folder of a model that is named by its run; any other path as it is.
 
   Args:
     path: as above.
     where: the flag or field that it is of, for messages.
     part: whether the model or its adapters alone are wanted.
+    parallel: the devices of this process, if a checkpoint has to be read.
 
   Raises:
     FileNotFoundError: the run has no such stage or step; lists what it has.
@@ -92,7 +97,7 @@ def find(path: str, *, where: str = "model", part: Part = "models") -> str:
     stages = _read_stages(run)
     if stages is None or not (name or step or run == there):
       return path
-    return str(_Run(run, stages, f"{where}: got {path!r}").find(name, step, part))
+    return str(_Run(run, stages, f"{where}: got {path!r}", parallel).find(name, step, part))
   except OSError as error:
     if error.filename is None:
       raise
@@ -114,8 +119,10 @@ def _read_stages(run: pathlib.Path) -> list[dict[str, Any]] | None:
 class _Run:
   """What there is in the folder of a run; `got` begins messages."""
 
-  def __init__(self, folder: pathlib.Path, stages: list[dict[str, Any]], got: str):
-    self._folder, self._stages, self._got = folder, stages, got
+  def __init__(
+      self, folder: pathlib.Path, stages: list[dict[str, Any]], got: str,
+      parallel: ParallelConfig):
+    self._folder, self._stages, self._got, self._parallel = folder, stages, got, parallel
 
   def find(self, name: str, step: str, part: Part) -> pathlib.Path:
     """The folder of a stage ("": the last), of its end ("") or a step; see `find` above."""
@@ -163,18 +170,18 @@ class _Run:
     if stage is None or name not in ("", stage):
       raise FileNotFoundError(
           f"{self._got}, allowed (steps are those of metrics.jsonl): {self._offer()}")
-    _write_checkpoint(self._folder, stage, int(step))
+    _write_checkpoint(self._folder, stage, int(step), self._parallel)
     return written
 
 
-def _write_checkpoint(run: pathlib.Path, stage: str, step: int):
+def _write_checkpoint(run: pathlib.Path, stage: str, step: int, parallel: ParallelConfig):
   """Writes the policy of a checkpoint as a model folder, whole or not at all."""
   folder = run / checkpoint_lib.FOLDER / str(step)
   reason = checkpoint_lib.find_damage(folder)
   if reason is not None:
     raise ValueError(f"{str(folder)!r} is damaged ({reason}), allowed: another checkpoint")
   recipe = config_lib.build(Recipe, checkpoint_lib.read_json(run / "config.json"))
-  layout = make_layout(ParallelConfig())
+  layout = make_layout(parallel)
   model, params, tokenizer = load_policy(recipe, layout, init_key(recipe.seed))
   model = dataclasses.replace(model, lora=recipe.lora)
   policy = _restore(folder / "state", model)

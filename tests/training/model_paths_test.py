@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 
 from rlreason.models import LoRAConfig
+from rlreason.parallel import ParallelConfig
 from rlreason.training import model_paths
 from rlreason.training.recipe import PretrainedModel
 from rlreason.training.stage_configs import DistillStage, RLStage, SampleStage
@@ -48,7 +49,7 @@ def test_checkpoints_are_written_as_folders_once(run, typed, stage, step):
   folder = run / "models" / f"{stage}-step{step}"
   with mock.patch.object(model_paths, "_write_checkpoint") as write:
     assert model_paths.find(f"{run}{typed}") == str(folder)
-    write.assert_called_once_with(run, stage, step)
+    write.assert_called_once_with(run, stage, step, ParallelConfig())
     folder.mkdir()
     model_paths.find(f"{run}{typed}")
     write.assert_called_once()
@@ -95,7 +96,7 @@ def test_every_model_of_a_recipe_may_be_of_a_run():
       model=PretrainedModel(kind="pretrained", path="m"), stages=(
           of_runs.SFT, rl, make(SampleStage, model="s@rl:3"),
           make(DistillStage, teacher="t", start="d")))
-  with mock.patch.object(model_paths, "find", lambda path, *, where, part: (
+  with mock.patch.object(model_paths, "find", lambda path, *, where, part, parallel: (
       f"{where} {path} {part}")):
     new = model_paths.resolve(recipe)
     adapted = model_paths.resolve(dataclasses.replace(recipe, lora=LoRAConfig()))
