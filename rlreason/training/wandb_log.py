@@ -3,9 +3,9 @@
     <workdir>/wandb.json   project -> id of the run there, so that a resume goes on with it
     <workdir>/wandb/       what the package keeps
 
-Only `check` may raise, before a run. All else is done by a thread of its own that nothing waits for:
-a service that is away, hangs or refuses is one warning and the end of it, and metrics.jsonl has it
-all. The package is imported here and nowhere else, and only where it is asked for (the extra
+Only `check` may raise, before a run. All else is done by a thread of its own that nothing waits
+for: a service that is away, hangs or refuses is one warning and the end of it, and metrics.jsonl
+has it all. The package is imported here and nowhere else, and only where it is asked for (the extra
 `wandb`). `WANDB_MODE=offline` keeps all in the workdir, for `wandb sync` later.
 """
 
@@ -98,7 +98,8 @@ class WandbLog:
   def _give_up(self, reason: str) -> None:
     if self._is_on:
       self._is_on = False
-      logging.warning("wandb: %s; it gets nothing more of this run, metrics.jsonl has it all", reason)
+      logging.warning(
+          "wandb: %s; it gets nothing more of this run, metrics.jsonl has it all", reason)
 
   def _send(self) -> None:
     """What the thread does, from the first item to None."""

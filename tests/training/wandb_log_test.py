@@ -1,4 +1,4 @@
-"""What Weights & Biases is given, by a module of the same calls, and that it never holds up a run."""
+"""What Weights & Biases is given, by a module of the same calls; it never holds up a run."""
 
 import json
 import sys
