@@ -7,9 +7,9 @@
     runs/x/checkpoints/40     the same
 
 A step is one of the run, as in metrics.jsonl, the summary and the names of checkpoints. A
-checkpoint is written out when it is asked for: models/<stage>-step40/ (and adapters/<stage>-step40/)
-of its run is a model folder as the others are, and is taken as it is from then on. Anything else is
-a path as it stands, and whoever reads it says what is wrong with it.
+checkpoint is written out when it is asked for: models/<stage>-step40/ of its run, beside
+adapters/<stage>-step40/ if it has any, is a model folder as the others are, and is taken as it is
+from then on. Anything else is a path as it stands, and whoever reads it says what is wrong with it.
 """
 
 import dataclasses

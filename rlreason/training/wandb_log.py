@@ -111,7 +111,9 @@ class WandbLog:
           entity=entity or None, project=project, id=run_id(self._workdir, self._project),
           name=self._workdir.name, dir=str(self._workdir), resume="allow",
           config=json.loads((self._workdir / "config.json").read_bytes()),
-          settings=wandb.Settings(console="off", silent=True))
+          settings=wandb.Settings(
+              console="off", silent=True, init_timeout=_CLOSE_SECONDS,
+              finish_timeout=_CLOSE_SECONDS))
       while self._is_on and (item := self._queue.get()) is not None:
         step, values = item
         tables = {name: wandb.Table(columns=list(_COLUMNS), data=rows)

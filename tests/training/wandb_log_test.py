@@ -69,7 +69,8 @@ def test_metrics_config_and_samples_are_sent(run, monkeypatch):
   assert (started["entity"], started["project"], started["id"], started["resume"]) == (
       "team", "toy", ids["team/toy"], "allow")
   assert started["config"] == {"seed": 3} and started["dir"] == str(run)
-  assert started["settings"] == {"console": "off", "silent": True}
+  assert started["settings"] == {
+      "console": "off", "silent": True, "init_timeout": 30.0, "finish_timeout": 30.0}
   columns = ["prompt", "completion", "answer", "reward", "length"]
   chat = '[{"role": "user", "content": "q"}]'
   assert package.logged == [
