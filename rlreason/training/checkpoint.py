@@ -76,7 +76,7 @@ class Checkpointer:
     self.folder = pathlib.Path(workdir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {FOLDER!r} there")
-    self.damaged, self._checked = [], set()
+    self.damaged, self._checked, self._kept = [], set(), _LatestAnd(max_to_keep)
     if not read_only:
       self.damaged, self._checked = _set_damaged_aside(self.folder)
     self._manager = ocp.CheckpointManager(
@@ -87,8 +87,7 @@ class Checkpointer:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
             temporary_path_class=_SealedPath,
-            preservation_policy=(
-                None if read_only else ocp.checkpoint_managers.LatestN(max_to_keep)),
+            preservation_policy=None if read_only else self._kept,
         ),
     )
 
@@ -143,6 +142,10 @@ class Checkpointer:
               layout=ocp.args.JsonSave(_layout(arrays) | {_IS_SEALED: "sha256"}),
           ),
       )
+
+  def keep(self, steps: Collection[int]) -> None:
+    """Says which checkpoints stay beside the latest; the others go at the next save."""
+    self._kept.steps = frozenset(steps)
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
     """Restores one checkpoint, to the bit.
@@ -364,6 +367,18 @@ def _be_quiet() -> None:
 
 
 _be_quiet()
+
+
+class _LatestAnd(ocp.checkpoint_managers.PreservationPolicy):
+  """Preserves the latest checkpoints, and those of `steps`."""
+
+  def __init__(self, count: int):
+    self._latest, self.steps = ocp.checkpoint_managers.LatestN(count), frozenset()
+
+  def should_preserve(self, checkpoints, *, context):
+    latest = self._latest.should_preserve(checkpoints, context=context)
+    return [is_latest or checkpoint.step in self.steps
+            for is_latest, checkpoint in zip(latest, checkpoints, strict=True)]
 
 
 class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):

@@ -414,7 +414,12 @@ STAGES = {
 
 def trains(stage: StageConfig) -> bool:
   """Whether a stage changes the policy."""
-  return not isinstance(stage, SampleStage | SelectStage | RewardModelStage)
+  return kind_trains(stage.kind)
+
+
+def kind_trains(kind: str) -> bool:
+  """Whether stages of a kind change the policy."""
+  return kind not in ("sample", "select", "reward_model")
 
 
 def writes_data(stage: StageConfig) -> bool:

@@ -27,7 +27,7 @@ _MODEL_SUFFIXES = (_WEIGHTS, ".json", ".model", ".txt", ".jinja")  # of files a 
 # What a run writes, beside its checkpoints. A folder counts when there is something in it.
 _WRITTEN = (
     CONFIG, INPUTS, "metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "models",
-    "adapters", "data", "plots", "tensorboard")
+    "adapters", "data", "plots", "tensorboard", "wandb.json", "wandb")
 
 
 def check_free(workdir: pathlib.Path) -> None:
@@ -51,6 +51,43 @@ def check_free(workdir: pathlib.Path) -> None:
       raise ValueError(
           f"workdir: {str(path)!r} is there already, and no checkpoint of a run that it could be "
           f"of; it would be replaced: give a new workdir, or move it away")
+
+
+def grown_steps(workdir: pathlib.Path, recipe: Recipe) -> tuple[str, ...]:
+  """The path of the field where the last stage has more steps than in the run that goes on.
+
+  Raises:
+    ValueError: with as many steps as now it would have had other numbers, or it has fewer.
+  """
+  if not recipe.stages or not has_checkpoints(workdir) or not (workdir / CONFIG).exists():
+    return ()
+  stages = checkpoint_lib.read_json(workdir / CONFIG).get("stages", [])
+  last, number = recipe.stages[-1], len(recipe.stages) - 1
+  if len(stages) != len(recipe.stages) or not hasattr(last, "steps"):
+    return ()
+  before = stages[-1].get("steps")
+  if before == last.steps or not isinstance(before, int):
+    return ()
+  name = f"config.{last.name}.steps: got {last.steps} in a run that was started with {before}"
+  if last.steps < before:
+    raise ValueError(f"{name}, allowed: {before} or more")
+  summary = workdir / "summary.json"
+  ended = checkpoint_lib.read_json(summary)["stages"][-1] if summary.exists() else {}
+  if "ended_early" in ended and ended["name"] == last.name:
+    raise ValueError(f"{name}, which ended early ({ended['ended_early']}), allowed: {before}")
+  schedule = last.optimizer.schedule if hasattr(last, "optimizer") else "constant"
+  if schedule != "constant":
+    raise ValueError(
+        f"{name} and optimizer.schedule={schedule!r}, by which each step depends on how many there "
+        f"are, allowed: {before}, or a new workdir (a run with the schedule 'constant' may grow)")
+  return (f"config.stages[{number}].steps",)
+
+
+def write_steps(workdir: pathlib.Path, recipe: Recipe) -> None:
+  """Puts the steps of the last stage into the config of a run that goes on with more of them."""
+  record = checkpoint_lib.read_json(workdir / CONFIG)
+  record["stages"][-1]["steps"] = recipe.stages[-1].steps
+  checkpoint_lib.write_json(workdir / CONFIG, record)
 
 
 Inputs = dict[str, dict[str, str]]  # field of the config -> file -> SHA-256

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.algorithms import base
-from rlreason.training import checkpoint, loop, metrics
+from rlreason.training import checkpoint, loop, metrics, model_paths, signals
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
@@ -28,6 +28,13 @@ def files_of(folder):
 
 def without_seconds(summary):
   return [stage | {"seconds": None} for stage in summary["stages"]]
+
+
+def at_ends(lines):
+  """The lines but for those of evaluations within a stage."""
+  return [line for line in lines if not line["stage"].startswith("eval-") or line["step"] == (
+      {"eval-start": 0} | {f"eval-{name}": end for name, end in tiny_run.ENDS.items()})[
+          line["stage"]]]
 
 
 def read_summary(workdir):
@@ -68,18 +75,26 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
   names = [moment for moment, _ in MOMENTS]
   stopped = names.index("stop 6")
   *ended, again = run_processes(
-      workdir, [*names[:stopped + 1], "copy", *names[stopped + 1:], "copy", "end"], cache)
+      workdir, [*names[:stopped + 1], "copy", *names[stopped + 1:], "copy", "end"], cache,
+      "evaluated")
   assert [process.returncode for process in ended] == [code for _, code in MOMENTS], (
       ended[-1].stderr[-2000:])
   # It saved itself, with the step it was at, and says how to go on.
   assert "stopped on request after step 7" in ended[stopped].stdout
   assert f"--workdir={workdir} goes on from there" in ended[stopped].stdout
   assert checkpoint.Checkpointer(f"{workdir}-1", read_only=True).latest_step() == 7
-  assert reproducible_lines(workdir) == reproducible_lines(uninterrupted)
-  assert (workdir / "samples.jsonl").read_bytes() == (uninterrupted / "samples.jsonl").read_bytes()
+  # And the other was not evaluated on its way, which changes nothing.
+  assert at_ends(reproducible_lines(workdir)) == reproducible_lines(uninterrupted)
+  samples, others = (metrics.read_lines(folder / "samples.jsonl")
+                     for folder in (workdir, uninterrupted))
+  assert at_ends(samples) == others
   for stage in ("sft", "rl"):
     assert files_of(workdir / "models" / stage) == files_of(uninterrupted / "models" / stage)
-  assert without_seconds(read_summary(workdir)) == without_seconds(read_summary(uninterrupted))
+  stages = without_seconds(read_summary(workdir))
+  assert [stage | {"evaluations": None, "best": None} for stage in stages[1:]] == [
+      stage | {"evaluations": None, "best": None}
+      for stage in without_seconds(read_summary(uninterrupted))[1:]]
+  assert stages[0] == without_seconds(read_summary(uninterrupted))[0]
   # What has ended is shown again and not done again.
   assert again.returncode == 0 and "evaluating" not in again.stdout
   for name in ("metrics.jsonl", "samples.jsonl", "summary.json"):
@@ -88,14 +103,30 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
 
 def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   one, killed = tmp_path / "run-1", tmp_path / "run"
-  ended = run_processes(killed, ["end", "move", "save 4", "step 8", "end"], cache, "adapters")
-  assert [process.returncode for process in ended] == [0, -9, -9, 0], ended[-1].stderr[-2000:]
+  ended = run_processes(
+      killed, ["end", "move", "save 4", "eval sft 4", "step 8", "end"], cache, "adapters",
+      "evaluated")
+  assert [process.returncode for process in ended] == [0, -9, -9, -9, 0], (
+      ended[-1].stderr[-2000:])
   assert reproducible_lines(killed) == reproducible_lines(one)
+  assert [line["step"] for line in lines_of(one, "eval-sft") + lines_of(one, "eval-rl")] == [
+      2, 4, 5, 7, 9, 10]
+  assert (killed / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes()
   assert files_of(killed / "models") == files_of(one / "models")
+  assert without_seconds(read_summary(killed)) == without_seconds(read_summary(one))
+  check_best(one)
+  # A checkpoint is a model: that of the best step is the model that was kept of it.
+  best = {stage["name"]: stage["best"]["step"] for stage in read_summary(one)["stages"][1:]}
+  found = pathlib.Path(model_paths.find(f"{one}@rl:{best['rl']}"))
+  assert found == one / "models" / f"rl-step{best['rl']}"
+  assert files_of(found) == files_of(one / "models" / "rl-best")
+  found = pathlib.Path(model_paths.find(f"{one}@rl:{best['rl']}", part="adapters"))
+  assert files_of(found) == files_of(one / "adapters" / "rl-best")
   for stage in ("sft", "rl"):
     tensors = f"adapters/{stage}/adapter_model.safetensors"
     assert (killed / tensors).read_bytes() == (one / tensors).read_bytes()
-  assert sorted(path.name for path in (one / "adapters").iterdir()) == ["rl", "sft"]
+  assert sorted(path.name for path in (one / "adapters").iterdir()) == sorted(
+      ["rl", "rl-best", found.name, "sft", "sft-best"])
   # The second stage goes on with the adapters of the first, on the same base.
   sft, rl = (safetensors_numpy.load_file(one / "adapters" / stage / "adapter_model.safetensors")
              for stage in ("sft", "rl"))
@@ -110,6 +141,23 @@ def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   parameters = {name.split("/")[-1] for name in names if name.startswith("params/policy")}
   assert parameters == {"lora_a", "lora_b"}
   assert not any("embed" in name for name in names)
+
+
+def check_best(workdir):
+  """The points of a curve are the lines of the metrics, and the best of them is there."""
+  metric = "reasoning_length"
+  for stage in read_summary(workdir)["stages"][1:]:
+    lines = lines_of(workdir, f"eval-{stage['name']}")
+    values = [line[f"eval/countdown/{metric}"] for line in lines]
+    assert values == [point["evaluation"]["countdown"][metric]["value"]
+                      for point in stage["evaluations"]]
+    best = lines[values.index(max(values))]["step"]
+    assert stage["best"] == {
+        "metric": f"eval/countdown/{metric}", "step": best, "value": max(values)}
+    assert (workdir / "checkpoints" / str(best)).is_dir()
+    tensors = [files_of(workdir / "models" / name)["model.safetensors"]
+               for name in (stage["name"], f"{stage['name']}-best")]
+    assert (tensors[0] == tensors[1]) == (best == lines[-1]["step"])
 
 
 # What a run writes.
@@ -295,7 +343,7 @@ def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_that_stop_a_run(number):
   before = signal.getsignal(number)
-  with loop._stop_signals() as stop:
+  with signals.stop_signals() as stop:
     os.kill(os.getpid(), number)
     assert stop.wait(10)
     assert signal.getsignal(number) == before  # a second one ends the process
@@ -305,7 +353,7 @@ def test_signals_that_stop_a_run(number):
 def test_a_hangup_that_is_ignored_stays_so():
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
   try:
-    with loop._stop_signals() as stop:
+    with signals.stop_signals() as stop:
       os.kill(os.getpid(), signal.SIGHUP)
       assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and not stop.is_set()
   finally:
