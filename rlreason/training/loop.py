@@ -24,13 +24,14 @@ from typing import Any
 
 import jax
 
-from rlreason import files, models, weights
+from rlreason import files, models, tracking, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
+from rlreason.parallel import memory
 from rlreason.rewards import WorkerPool
 from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib, preflight
-from rlreason.training import progress as progress_lib, report as report_lib
+from rlreason.training import header, progress as progress_lib, report as report_lib
 from rlreason.training import workdir as workdir_lib
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import (
@@ -76,9 +77,12 @@ def train(
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
   with contextlib.ExitStack() as stack:
+    progress = stack.enter_context(progress_lib.Progress())
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
+    for line in header.run_header(setup, workdir):
+      progress.message(line)
     with contextlib.ExitStack() as inner:
-      run = _Run(setup, policy, workdir, inner)
+      run = _Run(setup, policy, workdir, progress, inner)
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
@@ -124,9 +128,10 @@ class _Run:
   """The files and counters of a run in progress."""
 
   def __init__(
-      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
+      self, setup: Setup, policy: Params, workdir: pathlib.Path,
+      progress: progress_lib.Progress, stack: contextlib.ExitStack):
     recipe = setup.recipe
-    self.setup, self.workdir = setup, workdir
+    self.setup, self.workdir, self.progress = setup, workdir, progress
     # What the next stage starts from; with adapters, the base without these.
     self.policy, self.policy_of = policy, None  # and whose it is: of a stage; None: the initial one
     self.state: TrainState | None = None  # nobody else holds it: an update donates it
@@ -138,7 +143,6 @@ class _Run:
     self.compilations = metrics_lib.CompilationCounter()
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
-    self.progress = stack.enter_context(progress_lib.Progress())
     self.pool = stack.enter_context(WorkerPool(
         num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
     self.stop = stack.enter_context(_stop_signals())
@@ -277,8 +281,9 @@ class _Run:
 
   def _preflight(self, stage: Stage):
     """Says before the first step what a few problems say; the run goes on as if it had not."""
-    values, samples = stage.preflight(
-        self.state.params, preflight_key(self.setup.recipe.seed))
+    with tracking.work(f"preflight of {stage.name}"):
+      values, samples = stage.preflight(
+          self.state.params, preflight_key(self.setup.recipe.seed))
     if self._warn(stage.name, values):
       name = f"preflight-{stage.name}"
       self.samples.write(self.host["global_step"], name, samples)
@@ -372,9 +377,10 @@ class _Run:
     now = time.monotonic()
     self.host["seconds"] += now - self.started
     self.started = now
+    saved = self.setup.layout.get_state(trained_part(self.state))
+    tracking.program("saving", {"a copy on the host": memory.tree_bytes(saved)})
     self.checkpoints.save(
-        self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
-        self.host | {"data": stage.data.get_state()} | self._ends())
+        self.host["global_step"], saved, self.host | {"data": stage.data.get_state()} | self._ends())
 
   def _ends(self) -> dict[str, Any]:
     """Where the written files end, and what is in them up to there."""
