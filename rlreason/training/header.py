@@ -24,31 +24,30 @@ def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
   """The lines of a training."""
   recipe = setup.recipe
   source = recipe.model.path if isinstance(recipe.model, PretrainedModel) else "new"
+  trained, frozen = map(format_count, _policy_counts(setup.model))
   lines = model_header(setup.model, source, recipe.parallel)
+  lines[-1] += f": {trained} trained, {frozen} frozen"
   for stage in recipe.stages:
     work = f"{stage_work(recipe, stage)}{_trained(setup.model, stage)}"
     lines.append(_line(stage.name, work))
   return [*lines, _line("files in", str(workdir))]
 
 
-def model_header(
-    model: ModelConfig, source: str, parallel: ParallelConfig = ParallelConfig()
-) -> list[str]:
-  """The lines of whatever runs a model: devices, JAX, and the model with its parameters.
+def model_header(model: ModelConfig, source: str, parallel: ParallelConfig) -> list[str]:
+  """The lines of whatever runs a model: devices, JAX, and the model.
 
   Args:
-    model: the policy, with its adapters if it has any.
+    model: the policy.
     source: where it is from.
     parallel: how it is spread.
   """
-  trained, frozen = _policy_counts(model)
   return [
       _line("devices", f"{_devices(parallel)}; JAX {jax.__version__}"),
       *[_line("", hint) for hint in _unused_accelerator()],
-      _line("model", f"{source}: {model.num_layers} layers of width {model.width}, "
-            f"{model.param_dtype}"),
-      _line("parameters", f"{format_count(trained + frozen)}, of these trained "
-            f"{format_count(trained)}, frozen {format_count(frozen)}")]
+      _line("model", source),
+      _line("", f"{format_count(sum(_policy_counts(model)))} parameters, {model.num_layers} "
+            f"layer{'s' if model.num_layers > 1 else ''} of width {model.width}, "
+            f"{model.param_dtype}")]
 
 
 def stage_work(recipe: Recipe, stage: StageConfig) -> str:

@@ -79,8 +79,7 @@ def train(
   with contextlib.ExitStack() as stack:
     progress = stack.enter_context(progress_lib.Progress())
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
-    for line in header.run_header(setup, workdir):
-      progress.message(line)
+    progress.messages(header.run_header(setup, workdir))
     with contextlib.ExitStack() as inner:
       run = _Run(setup, policy, workdir, progress, inner)
       del policy  # the run lets go of it where no stage has it as its reference
@@ -281,7 +280,7 @@ class _Run:
 
   def _preflight(self, stage: Stage):
     """Says before the first step what a few problems say; the run goes on as if it had not."""
-    with tracking.work(f"preflight of {stage.name}"):
+    with tracking.work(f"{stage.name}, preflight"):
       values, samples = stage.preflight(
           self.state.params, preflight_key(self.setup.recipe.seed))
     if self._warn(stage.name, values):

@@ -51,6 +51,7 @@ class _Work:
     self._clock = clock
     self._history = collections.deque([(clock(), done, 0)], maxlen=_WINDOW + 1)
     self.started = self.printed = clock()
+    self.printed_done: float | None = None  # what was done when it was printed last
     self.metrics: Mapping[str, float] = {}
 
   def update(self, done: float, tokens: int, metrics: Mapping[str, float]) -> None:
@@ -218,7 +219,7 @@ class Progress:
       self._works.remove(shown)
       if task is not None:
         self._bar.remove_task(task)
-      elif self._notebook is None and shown.printed > shown.started and shown.total is not None:
+      if self._notebook is not None or shown.printed_done not in (None, shown.done):
         self._show(shown, is_last=True)
 
   def program(self, name: str, sizes: Mapping[str, int]) -> None:
@@ -238,6 +239,11 @@ class Progress:
     """Shows a line of its own, above what is live."""
     # A log file has no width: a line is a line, and a "[" in it is no markup.
     _print(self._console, rich.text.Text(text), soft_wrap=True)
+
+  def messages(self, lines: Sequence[str]) -> None:
+    """Shows several lines."""
+    for line in lines:
+      self.message(line)
 
   def tokens_per_second(self) -> float | None:
     """Over the latest steps; None before the first, or where no tokens were given."""
@@ -264,8 +270,23 @@ class Progress:
     elif self._bar is not None:
       self._bar.refresh() if is_last else None
     elif is_last or now - work.printed >= self._interval:
-      work.printed = now
+      work.printed, work.printed_done = now, work.done
       self.message(work.line())
+
+
+def on_stderr() -> Progress:
+  """A display for commands whose results go to standard output."""
+  return Progress(console=rich.console.Console(stderr=True))
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+  """Shows the work within on a terminal or in a notebook, unless something shows it already."""
+  console = rich.console.Console(stderr=True)
+  with contextlib.ExitStack() as stack:
+    if tracking.display() is None and (console.is_terminal or console.is_jupyter):
+      stack.enter_context(Progress(console=console))
+    yield
 
 
 class _NotebookLine:
