@@ -78,6 +78,7 @@ def _told(name: str, program: Callable) -> Callable:
           tracking.program(name, memory.program_bytes(compiled))
     return program(*args)
 
+  call.lower = program.lower  # as jitted functions have it
   return call
 
 

@@ -21,15 +21,16 @@ def share_bytes() -> int:
 
 
 def program_bytes(compiled: Any) -> dict[str, int]:
-  """Bytes that a compiled program takes on each device, by what for; they add up.
+  """Bytes that a compiled program takes on each device: arguments, results and what is between.
 
-  Results that take the place of arguments count once. Empty where the backend does not say.
+  They add up: results that take the place of arguments count once. Empty where the backend does
+  not say.
   """
   analysis = compiled.memory_analysis()
   if analysis is None:
     return {}
   results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-  return {"arguments": analysis.argument_size_in_bytes, "output": max(0, results),
+  return {"in": analysis.argument_size_in_bytes, "out": max(0, results),
           "temp": analysis.temp_size_in_bytes}
 
 

@@ -28,8 +28,8 @@ def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
   lines = model_header(setup.model, source, recipe.parallel)
   lines[-1] += f": {trained} trained, {frozen} frozen"
   for stage in recipe.stages:
-    work = f"{stage_work(recipe, stage)}{_trained(setup.model, stage)}"
-    lines.append(_line(stage.name, work))
+    lines.append(_line(stage.name, stage_work(recipe, stage)))
+    lines += [_line("", part) for part in _critic(setup.model, stage)]
   return [*lines, _line("files in", str(workdir))]
 
 
@@ -55,7 +55,7 @@ def stage_work(recipe: Recipe, stage: StageConfig) -> str:
   if isinstance(stage, SelectStage):
     return "a selection, without steps"
   rows, longest = step_rows(recipe, stage)
-  return f"{stage.steps:,} steps of {rows:,} rows, at most {rows * longest:,} tokens"
+  return f"{stage.steps:,} steps of {rows:,} rows, at most {rows * longest:,} tokens a step"
 
 
 def step_rows(recipe: Recipe, stage: StageConfig) -> tuple[int, int]:
@@ -113,16 +113,16 @@ def _policy_counts(model: ModelConfig) -> tuple[int, int]:
   return tuple(map(_size, lora.split(params)))
 
 
-def _trained(model: ModelConfig, stage: StageConfig) -> str:
+def _critic(model: ModelConfig, stage: StageConfig) -> list[str]:
   """What a stage trains beside the policy."""
   if not isinstance(stage, RLStage) or not stage.algorithm.has_critic:
-    return ""
+    return []
   if stage.critic_path:
-    return f"; also trains the critic {stage.critic_path}"
+    return [f"trains a critic too, from {stage.critic_path}"]
   params = jax.eval_shape(
       lambda policy: init_rl_params(stage.algorithm, model, policy), models.abstract_params(model))
   del params["policy"]
-  return f"; also trains a critic's {format_count(_size(params))} parameters"
+  return [f"trains {format_count(_size(params))} parameters of a critic too"]
 
 
 def _size(params: Any) -> int:

@@ -377,9 +377,10 @@ class _Run:
     self.host["seconds"] += now - self.started
     self.started = now
     saved = self.setup.layout.get_state(trained_part(self.state))
-    tracking.program("saving", {"a copy on the host": memory.tree_bytes(saved)})
+    tracking.program("saving", {"host copy": memory.tree_bytes(saved)})
     self.checkpoints.save(
-        self.host["global_step"], saved, self.host | {"data": stage.data.get_state()} | self._ends())
+        self.host["global_step"], saved,
+        self.host | {"data": stage.data.get_state()} | self._ends())
 
   def _ends(self) -> dict[str, Any]:
     """Where the written files end, and what is in them up to there."""

@@ -39,6 +39,7 @@ LIVE_METRICS = {
 _WINDOW = 20
 _LEAST_METRICS = 2  # that stay when a line is too narrow for all
 _BAR, _LEAST_BAR = 24, 8  # columns of a bar
+_LEAST_NAME = 8  # columns of a name that is too long
 _NARROW = 80  # columns of what has no width of its own, such as a table in a log
 _REFRESH = 0.5  # seconds between changes of a notebook's line
 
@@ -73,7 +74,8 @@ class _Work:
     if self.total is None:
       return format_seconds(self._clock() - self.started)
     if self.unit == "B":
-      return f"{self.done / 1e9:.2f}/{self.total / 1e9:.2f} GB"
+      size, unit = _unit_of(self.total)
+      return f"{self.done / size:.1f}/{self.total / size:.1f} {unit}"
     return f"{self.done:.0f}/{self.total:.0f}"
 
   def parts(self) -> list[tuple[int, str]]:
@@ -93,7 +95,7 @@ class _Work:
       parts.remove(max(parts, key=lambda part: part[0]))
     name = self.name
     if width is not None:
-      name = _shortened(name, max(1, len(name) + width - size()))
+      name = _shortened(name, max(_LEAST_NAME, len(name) + width - size()))
     return f"{name} {count}", "".join(f"  {text}" for _, text in parts)
 
   def line(self, width: int | None = None) -> str:
@@ -114,8 +116,8 @@ class _Line(rich.progress.ProgressColumn):
     work, width = task.fields["work"], self._console.width - 1  # a full line may wrap
     if work.total is None:
       return rich.text.Text(work.line(width), no_wrap=True)
-    needed = len("".join(work.texts(0)))  # a bar comes before a third metric
-    size = min(_BAR, width - needed - len(work.name) - 2)
+    needed = f"{work.name} {work.count()}{work.texts(0)[1]}"
+    size = min(_BAR, width - len(needed) - 2)  # a bar comes before a third metric
     if size < _LEAST_BAR:
       return rich.text.Text(work.line(width), no_wrap=True)
     head, rest = work.texts(width - size - 2)
@@ -231,7 +233,7 @@ class Progress:
       return
     self._programs[where, name] = total
     size, unit = _unit_of(total)
-    parts = ", ".join(f"{part} {amount / size:.1f}" for part, amount in sizes.items())
+    parts = ", ".join(f"{part} {amount / size:.1f}" for part, amount in sizes.items() if amount)
     self.message(f"memory: {where} {name} {total / size:.1f} {unit} of "
                  f"{format_bytes(memory.share_bytes())} ({parts})")
 
@@ -242,8 +244,7 @@ class Progress:
 
   def messages(self, lines: Sequence[str]) -> None:
     """Shows several lines."""
-    for line in lines:
-      self.message(line)
+    self.message("\n".join(lines))
 
   def tokens_per_second(self) -> float | None:
     """Over the latest steps; None before the first, or where no tokens were given."""
@@ -332,15 +333,13 @@ def print_summary(
   """
   console = console or rich.console.Console()
   width = max(console.width, _NARROW) if not console.is_terminal else console.width
-  _print(console, rich.text.Text("Summary, with 95% confidence intervals", style="italic"))
+  lines = [("Summary, with 95% confidence intervals", "italic")]
   for table in summary_tables(summary, width):
-    _print(console)
-    for line, is_title in table:
-      _print(console, rich.text.Text(line, style="bold" if is_title else ""), soft_wrap=True)
-  _print(console)
+    lines += [("", ""), *((line, "bold" if is_title else "") for line, is_title in table)]
   longest = max(map(len, places), default=0)
-  for name, path in places.items():
-    _print(console, rich.text.Text(f"{name:{longest}}  {path}"), soft_wrap=True)
+  lines += [("", ""), *((f"{name:{longest}}  {path}", "") for name, path in places.items())]
+  text = rich.text.Text("\n").join(rich.text.Text(line, style=style) for line, style in lines)
+  _print(console, text, soft_wrap=True)
 
 
 def summary_tables(summary: Mapping[str, Any], width: int) -> list[list[tuple[str, bool]]]:
