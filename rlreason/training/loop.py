@@ -81,7 +81,7 @@ def train(
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
     progress.messages(header.run_header(setup, workdir))
     with contextlib.ExitStack() as inner:
-      run = _Run(setup, policy, workdir, progress, inner)
+      run = _Run(setup, policy, workdir, inner)
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
@@ -127,10 +127,9 @@ class _Run:
   """The files and counters of a run in progress."""
 
   def __init__(
-      self, setup: Setup, policy: Params, workdir: pathlib.Path,
-      progress: progress_lib.Progress, stack: contextlib.ExitStack):
+      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
     recipe = setup.recipe
-    self.setup, self.workdir, self.progress = setup, workdir, progress
+    self.setup, self.workdir = setup, workdir
     # What the next stage starts from; with adapters, the base without these.
     self.policy, self.policy_of = policy, None  # and whose it is: of a stage; None: the initial one
     self.state: TrainState | None = None  # nobody else holds it: an update donates it
@@ -142,6 +141,8 @@ class _Run:
     self.compilations = metrics_lib.CompilationCounter()
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
+    # That of `train`, if it is there already.
+    self.progress = tracking.display() or stack.enter_context(progress_lib.Progress())
     self.pool = stack.enter_context(WorkerPool(
         num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
     self.stop = stack.enter_context(_stop_signals())
