@@ -69,6 +69,14 @@ def work(name: str, total: float | None = None, unit: str = "") -> Iterator[Call
     yield done
 
 
+def each(name: str, total: int) -> Iterator[int]:
+  """The numbers below `total`: work of which one more is done when the next is asked for."""
+  with work(name, total) as done:
+    for i in range(total):
+      yield i
+      done(1)
+
+
 def program(name: str, sizes: Mapping[str, int]) -> None:
   """Tells how many bytes a compiled program takes on a device, by what for."""
   shower = _display.get()

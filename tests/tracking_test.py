@@ -56,6 +56,13 @@ def test_programs_tell_their_memory_and_are_compiled_once(mode):
       ("scoring", 4 * (128 + 2 * 8), 4 * 2 * 16), ("scoring", 4 * (128 + 3 * 8), 4 * 3 * 16)]
 
 
+def test_rows_are_told_of_one_by_one():
+  with recorded() as recorder:
+    assert list(tracking.each("tokenising", 3)) == [0, 1, 2]
+    assert next(tracking.each("looking", 5)) == 0
+  assert recorder.works == [("tokenising", 3, "", [1, 1, 1]), ("looking", 5, "", [])]
+
+
 def test_results_in_the_place_of_arguments_count_once():
   layout = make_layout(ParallelConfig(data=1))
   state = layout.put_state({"w": jnp.ones(1000)})

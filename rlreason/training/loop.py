@@ -85,7 +85,8 @@ def train(
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
-    report = report_lib.make_report(workdir)
+    with tracking.work("plots and report"):
+      report = report_lib.make_report(workdir)
   places = {
       "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
       "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}

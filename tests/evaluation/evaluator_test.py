@@ -112,9 +112,10 @@ def test_each_pass_tells_how_many_problems_are_done():
   with recorded() as recorder:
     evaluate()
   assert [work[:3] for work in recorder.works] == [
-      ("evaluation, greedy", 5, ""), ("evaluation, 3 samples", 5, "")]
+      ("tokenising prompts", 5, ""), ("evaluation, greedy", 5, ""),
+      ("evaluation, 3 samples", 5, "")]
   # Three of the five greedy completions are right, and of the samples of each 2, 1, 0, 1 and 1.
-  for (*_, done), shares in zip(recorder.works, ([1, 1 / 2, 3 / 5], [3 / 6, 4 / 12, 5 / 15])):
+  for (*_, done), shares in zip(recorder.works[1:], ([1, 1 / 2, 3 / 5], [3 / 6, 4 / 12, 5 / 15])):
     assert [count for count, _ in done] == [2, 2, 1]
     assert [metrics["rollout/accuracy"] for _, metrics in done] == pytest.approx(shares)
 

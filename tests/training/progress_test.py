@@ -161,6 +161,15 @@ def test_a_log_has_whole_lines():
       "entropy 3.7  length 123  gradient 0.0839\n")
 
 
+def test_a_dumb_terminal_is_a_log():
+  console = rich.console.Console(
+      file=io.StringIO(), force_terminal=True, width=80, _environ={"TERM": "dumb"})
+  with progress_lib.Progress(console=console, clock=_Clock()) as progress:
+    progress.start_stage("rl", 1)
+    progress.update(1, metrics={"policy/kl": 0.5})
+  assert console.file.getvalue() == "rl 1/1  0:00:00 left  kl 0.5\n"
+
+
 def test_a_log_hears_of_work_that_takes_long():
   console, clock = _plain_console(), _Clock()
   with progress_lib.Progress(interval=10.0, console=console, clock=clock):
