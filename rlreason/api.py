@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason import files, models, sampling, tokenizers, weights
+from rlreason import files, models, sampling, tokenizers, tracking, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.evaluator import make_evaluator
@@ -29,7 +29,7 @@ from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import loop, model_paths
+from rlreason.training import loop, model_paths, progress
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
@@ -66,6 +66,7 @@ class Samples:
     return self.rollout.completion_mask.sum(axis=1, dtype=np.int32)
 
 
+@progress.shown()
 def load(
     path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None,
     adapters: str | os.PathLike | None = None, end_tokens: Sequence[str] = (),
@@ -102,6 +103,7 @@ def load(
   return Policy(config, params, tokenizer)
 
 
+@progress.shown()
 def sample(
     policy: Policy, prompts: Sequence[Any], key: Key, *, group_size: int = 1,
     max_new_tokens: int = 256, temperature: float = 1.0, **filters: Any,
@@ -134,12 +136,14 @@ def sample(
   rows, columns = padded.tokens.shape
   sampling.check_memory(policy.config, prompts=rows, columns=columns, group_size=group_size,
                         max_new_tokens=max_new_tokens)
-  rollout = jax.device_get(_sample(
-      policy.config, policy.params, padded, key, options=options,
-      stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))
+  with tracking.work(f"sampling {rows * group_size} completions"):
+    rollout = jax.device_get(_sample(
+        policy.config, policy.params, padded, key, options=options,
+        stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))
   return Samples(rollout_lib.completion_texts(policy.tokenizer, rollout), rollout)
 
 
+@progress.shown()
 def evaluate(
     policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
 ) -> dict[str, Any]:
@@ -201,6 +205,7 @@ def train(
       wandb=wandb)
 
 
+@progress.shown()
 def convert(
     source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None,
     adapters: str | os.PathLike | None = None,

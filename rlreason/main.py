@@ -48,6 +48,8 @@ class _Warnings(logging.Handler):
     is_own = pathlib.Path(record.pathname).is_relative_to(pathlib.Path(__file__).parent)
     if self.level == logging.INFO and record.levelno < logging.WARNING and not is_own:
       return
+    if record.levelno == logging.WARNING and users.is_of_installed(record.pathname):
+      return  # a dependency's, which nobody here can do anything about
     line = f"{record.levelname.lower()}: {self.format(record)}"
     if line not in self._said:
       self._said.add(line)
@@ -205,6 +207,7 @@ def _set_environment():
   if here not in sys.path:
     sys.path.append(here)  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  users.hide_warnings_of_others()
   root = logging.getLogger()
   root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
   root.addHandler(_Warnings())

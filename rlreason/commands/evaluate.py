@@ -14,7 +14,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import progress, recipe as recipe_lib
+  from rlreason.training import header, progress, recipe as recipe_lib
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
@@ -22,12 +22,14 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   if output:  # found out now, not after minutes of work
     files.check_new_file("--output", output)
   own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
-  policy = api.load(
-      values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
-      adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
-      chat_options=own and own.chat_options)
   name = pathlib.Path(values.model).name
-  summary = api.evaluate(policy, recipe, split=values.split, name=name)
+  with progress.on_stderr() as shown:
+    policy = api.load(
+        values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
+        adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
+        chat_options=own and own.chat_options)
+    shown.messages(header.model_header(policy.config, values.model, recipe.parallel))
+    summary = api.evaluate(policy, recipe, split=values.split, name=name)
   places = {"model": values.model}
   try:
     if output:

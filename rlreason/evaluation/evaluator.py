@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rlreason import forcing as forcing_lib
-from rlreason import rollout as rollout_lib
+from rlreason import rollout as rollout_lib, tracking
 from rlreason.config import Examples, Rows, Tokens, check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
@@ -203,7 +203,8 @@ def make_evaluator(
     generate = forcing_lib.make_generator(
         model, tokenizer, layout, config.forcing(), options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)
-    return functools.partial(_run, generate, rows, batch_size, group_size)
+    name = "evaluation, " + ("greedy" if options.temperature == 0 else f"{group_size} samples")
+    return functools.partial(_run, name, generate, rows, batch_size)
 
   blocked = _blocked_bigrams(config, tokenizer)
   greedy = make_run(config.options(is_greedy=True, blocked_bigrams=blocked), 1)
@@ -306,18 +307,24 @@ def _first_right_boxes(
 
 
 def _run(
-    generate, rows, batch_size: int, group_size: int, score, params: Params, key: Key,
+    name: str, generate, rows, batch_size: int, score, params: Params, key: Key,
     before_batch: Callable[[], None],
 ):
   """A list of `_Solution` per row."""
   solutions = []
-  for start in range(0, len(rows), batch_size):
-    before_batch()
-    batch = rows[start:start + batch_size]
-    missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
-    rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
-    rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
-    solutions += score(batch, rollout)
+  with tracking.work(name, len(rows)) as done:
+    for start in range(0, len(rows), batch_size):
+      before_batch()
+      batch = rows[start:start + batch_size]
+      missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
+      rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
+      group_size = rollout.completion_mask.shape[0] // batch_size
+      rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
+      solutions += score(batch, rollout)
+      right = [solution.is_right is True for solution in solutions]
+      lengths = [solution.length for solution in solutions]
+      done(len(batch), {
+          "rollout/accuracy": np.mean(right), "rollout/length/mean": np.mean(lengths)})
   return [solutions[i:i + group_size] for i in range(0, len(solutions), group_size)]
 
 

@@ -387,6 +387,7 @@ def _import(target: str) -> Callable[..., Any]:
   if not (name.isidentifier() and module.replace(".", "_").isidentifier()):
     raise ValueError(f"reward function must be 'package.module:function'. Got: {target!r}")
   try:
+    users.name_module(module)
     with users.contained(f"reward function {target!r}"):
       function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:

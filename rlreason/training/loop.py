@@ -21,13 +21,15 @@ from typing import Any
 
 import jax
 
-from rlreason import files, models, weights
+from rlreason import files, models, tracking, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
+from rlreason.parallel import memory
 from rlreason.rewards import WorkerPool
 from rlreason.training import (
-    checkpoint as checkpoint_lib, curves, metrics as metrics_lib, model_paths, preflight, profiling)
+    checkpoint as checkpoint_lib, curves, header, metrics as metrics_lib, model_paths, preflight,
+    profiling)
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training import wandb_log, workdir as workdir_lib
 from rlreason.training.entry import enter
@@ -79,7 +81,9 @@ def train(
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
   profiled = None if profile is None else profiling.read_steps(profile, recipe)
   with contextlib.ExitStack() as stack:
+    progress = stack.enter_context(progress_lib.Progress())
     setup, policy = enter(recipe, workdir, allow_changed_inputs, stack)
+    progress.messages(header.run_header(setup, workdir))
     with contextlib.ExitStack() as inner:
       also = None if wandb is None else wandb_log.WandbLog(workdir, wandb)
       run = _Run(setup, policy, workdir, inner, also)
@@ -88,7 +92,8 @@ def train(
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
-    report = report_lib.make_report(workdir)
+    with tracking.work("plots and report"):
+      report = report_lib.make_report(workdir)
   places = {
       "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
       "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
@@ -119,7 +124,8 @@ class _Run:
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
     self.profiler = profiling.Profiler(None, workdir)
-    self.progress = stack.enter_context(progress_lib.Progress())
+    # That of `train`, if it is there already.
+    self.progress = tracking.display() or stack.enter_context(progress_lib.Progress())
     self.pool = stack.enter_context(WorkerPool(
         num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
     self.stop = stack.enter_context(stop_signals())
@@ -267,6 +273,7 @@ class _Run:
   def _say(self, lines: list[str]):
     for line in lines:
       self.progress.message(line)
+
   def _is_over(self, stage: Stage, done: int) -> bool:
     """Whether a stage ends after `done` steps, which is said; evaluates it then, if that is due."""
     recipe, curve = self.setup.recipe, self.host.get("curve", [])
@@ -306,8 +313,9 @@ class _Run:
 
   def _preflight(self, stage: Stage):
     """Says before the first step what a few problems say; the run goes on as if it had not."""
-    values, samples = stage.preflight(
-        self.state.params, preflight_key(self.setup.recipe.seed))
+    with tracking.work(f"{stage.name}, preflight"):
+      values, samples = stage.preflight(
+          self.state.params, preflight_key(self.setup.recipe.seed))
     if self._warn(stage.name, values):
       name = f"preflight-{stage.name}"
       self.samples.write(self.host["global_step"], name, samples)
@@ -409,8 +417,10 @@ class _Run:
 
   def _save(self, stage: Stage):
     self._stop_clock()
+    saved = self.setup.layout.get_state(trained_part(self.state))
+    tracking.program("saving", {"host copy": memory.tree_bytes(saved)})
     self.checkpoints.save(
-        self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
+        self.host["global_step"], saved,
         self.host | {"data": stage.data.get_state()} | self._ends())
 
   def _ends(self) -> dict[str, Any]:

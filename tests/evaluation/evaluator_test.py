@@ -16,6 +16,7 @@ from rlreason.rewards import RewardSpec, WorkerPool, verifier
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 from tests.algorithms import tiny
+from tests.tracking_test import recorded
 
 WORDS = ("p0", "p1", "p2", "p3", "p4", "\\boxed{", "}", "1", "2", "back", "check")
 TOKENIZER = WordTokenizer.from_words(WORDS)
@@ -105,6 +106,18 @@ def test_hand_worked(calls):
   assert options[1].temperature == 0.0 and options[3].temperature == 1.0
   keys = {tuple(np.asarray(jax.random.key_data(key))) for _, size, _, key in calls if size == 3}
   assert len(keys) == 3  # a key of its own for each batch
+
+
+def test_each_pass_tells_how_many_problems_are_done():
+  with recorded() as recorder:
+    evaluate()
+  assert [work[:3] for work in recorder.works] == [
+      ("tokenising prompts", 5, ""), ("evaluation, greedy", 5, ""),
+      ("evaluation, 3 samples", 5, "")]
+  # Three of the five greedy completions are right, and of the samples of each 2, 1, 0, 1 and 1.
+  for (*_, done), shares in zip(recorder.works[1:], ([1, 1 / 2, 3 / 5], [3 / 6, 4 / 12, 5 / 15])):
+    assert [count for count, _ in done] == [2, 2, 1]
+    assert [metrics["rollout/accuracy"] for _, metrics in done] == pytest.approx(shares)
 
 
 def test_what_could_not_be_scored_is_counted(monkeypatch):
