@@ -29,7 +29,7 @@ from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import loop
+from rlreason.training import loop, metrics as metrics_lib, provenance, workdir as workdir_lib
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
@@ -138,7 +138,8 @@ def sample(
 
 
 def evaluate(
-    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
+    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None,
+    completions: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
   """Evaluates any model on a recipe's task, as a run of the recipe does between its stages.
 
@@ -149,6 +150,8 @@ def evaluate(
     name: of the entry in the result.
     key: of the sampled completions; None for that of the recipe's runs, which makes the result
       equal theirs.
+    completions: a file for every completion, one JSON object per line; one that is there is
+      replaced. None: they are not kept.
 
   Returns:
     What a run writes to summary.json, with this one stage of 0 steps.
@@ -158,6 +161,7 @@ def evaluate(
   """
   recipe = _as_recipe(recipe)
   config = dataclasses.replace(recipe.evaluation, split=split or recipe.evaluation.split)
+  recipe = dataclasses.replace(recipe, evaluation=config)
   _check_positions(policy, max(recipe.prompt_buckets), config.max_new_tokens)
   tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
   run = make_evaluator(
@@ -168,9 +172,14 @@ def evaluate(
       policy.params, models.abstract_boxed_params(policy.config))})
   with WorkerPool(
       num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout) as pool:
-    evaluation, _ = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
-  return {"stages": [
-      {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": evaluation}]}
+    found = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
+  if completions is not None:
+    metrics_lib.write_lines(_local("completions", completions), found.completions)
+  made = provenance.describe(recipe, policy.tokenizer, workdir_lib.read_task_inputs(recipe))
+  made["problems"] = provenance.of_problems(policy.tokenizer, found.completions)
+  provenance.note_process(made, 0)
+  stage = {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": found.estimates}
+  return {"stages": [stage], "provenance": made}
 
 
 def train(

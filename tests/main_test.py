@@ -452,6 +452,12 @@ def test_evaluate_refuses_an_output_that_cannot_be_written(capsys, model_folder,
   code, _, err = run_main(
       capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}", f"--output={tmp_path}")
   assert code == main.EXIT_USER and "--output" in err and "cannot be written" in err
+  (tmp_path / "a.jsonl").touch()
+  for name, message in (("a.jsonl", "another ending than .jsonl"), ("a.json", "is there already")):
+    code, _, err = run_main(
+        capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}",
+        f"--output={tmp_path / name}")
+    assert code == main.EXIT_USER and message in err
 
 
 def test_convert_keeps_the_model(capsys, model_folder, tmp_path):
@@ -469,7 +475,12 @@ def test_evaluate_prints_a_table_and_writes_a_summary(capsys, model_folder, tmp_
       capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}", "--split=validation",
       f"--output={output}", "--config.evaluation.num_samples=0")
   assert code == 0
-  assert "greedy" in out and str(output) in out
+  assert "greedy" in out and str(output) in out and str(output.with_suffix(".jsonl")) in out
+  made = json.loads(output.read_text())["provenance"]
+  assert made["sampling"]["split"] == "validation" and made["sampling"]["num_samples"] == 0
+  assert made["problems"]["count"] == 8 and len(made["processes"]) == 1
+  lines = output.with_suffix(".jsonl").read_text().splitlines()
+  assert [json.loads(line)["problem"] for line in lines] == list(range(8))
   (stage,) = json.loads(output.read_text())["stages"]
   assert stage["name"] == "tiny" and stage["steps"] == 0
   assert set(stage["evaluation"]["countdown"]["greedy"]) == {"value", "low", "high", "n"}
@@ -529,7 +540,8 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   names = {name for line in read_metrics(workdir) for name in line}
   for name in sorted(names - {"step", "stage"}):
     group, *_, last = name.split("/")
-    last = last.replace("@2", "@k") if group == "eval" else last
+    if group == "eval":
+      last = re.sub(r"@\d+$", "@n" if last.startswith("avg") else "@k", last)
     is_part = name in ("reward/verifier/mean", "reward/exploration/mean")
     wanted = f"`{last}`" if group == "eval" else "`reward/<part>/mean`" if is_part else f"`{name}`"
     assert wanted in usage, name

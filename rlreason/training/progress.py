@@ -204,7 +204,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 def is_share(name: str) -> bool:
   """Whether an evaluation metric is a share of problems, shown in percent."""
-  is_accuracy = name in ("greedy", "greedy_unboxed", "mean") or name.startswith(("pass@", "maj@"))
+  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
   return is_accuracy or name.endswith("_fraction")
 
 

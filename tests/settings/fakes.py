@@ -214,7 +214,7 @@ def evaluation_trace(config, rows=ROWS, **settings):
         prompt_buckets=(4,), **settings)
     trace["forcing"] = [call.args[3] for call in made.call_args_list]
     if not any((config.forced_answer, config.num_waits)):
-      found, samples = run({"policy": POLICY}, jax.random.key(0), POOL)
+      found, samples, _ = run({"policy": POLICY}, jax.random.key(0), POOL)
       trace["found"], trace["samples"] = found["toy"], samples
   return dict(trace)
 
@@ -259,7 +259,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None):
   trace = Trace(list)
   made_setup = make_setup(recipe)._replace(evaluate=lambda params, key, pool, before: (
       trace["evaluated"].append((np.asarray(jax.tree.leaves(params)[0]).tolist(),
-                                 jax.random.key_data(key))) or ({}, [])))
+                                 jax.random.key_data(key))) or evaluator.Evaluated({}, [], [])))
 
   def make_stage(setup, stage, policy, seed, pool, place):
     del setup, pool, place
