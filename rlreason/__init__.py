@@ -10,7 +10,8 @@ _MODULES = (
     "algorithms", "data", "evaluation", "losses", "masks", "models", "parallel", "rewards",
     "sampling", "tokenizers", "training", "types", "weights")
 _NAMES = {
-    "rlreason.api": ("Policy", "Samples", "convert", "evaluate", "load", "sample", "train"),
+    "rlreason.api": (
+        "Policy", "Samples", "compare", "convert", "evaluate", "load", "sample", "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),

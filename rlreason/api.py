@@ -1,4 +1,4 @@
-"""The library in five functions: load, sample, evaluate, train and convert.
+"""The library in a few functions: load, sample, evaluate, train, compare and convert.
 
     import jax
     import rlreason as rr
@@ -13,7 +13,9 @@ steps (`rr.algorithms`) and rewards (`rr.rewards`), which stand on their own.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -199,6 +201,37 @@ def train(
     As `training.loop.train`.
   """
   return loop.train(_as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs)
+
+
+def compare(
+    runs: Sequence[str | os.PathLike], output: str | os.PathLike | None = None, *, stage: str = ""
+) -> dict[str, Any]:
+  """Compares runs with the first of them.
+
+  Args:
+    runs: folders of runs, folders of `train` over seeds, or files of `evaluate --output`.
+    output: a folder for comparison.json and comparison.png (curves), which are replaced; None:
+      nothing is written.
+    stage: whose evaluation is compared; empty: the last of each run that has one.
+
+  Returns:
+    As `training.comparison.compare`, and the names of the metrics that are drawn, `curves`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `training.comparison.read_group`.
+  """
+  from rlreason.training import comparison, comparison_plot  # matplotlib takes its time
+
+  if isinstance(runs, (str, os.PathLike)) or len(runs) < 2:
+    raise ValueError(f"runs: got {runs!r}, allowed: a list of two or more")
+  groups = [comparison.read_group(run, stage) for run in runs]
+  found = comparison.compare(groups) | {"curves": []}
+  if output is not None:
+    folder = pathlib.Path(_local("output", output))
+    files.check_writable("output", folder)
+    found["curves"] = comparison_plot.draw(folder / "comparison.png", groups)
+    files.write_whole(folder / "comparison.json", json.dumps(found, indent=2) + "\n")
+  return found
 
 
 def convert(

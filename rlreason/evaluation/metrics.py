@@ -15,6 +15,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 Estimate = dict[str, float | int]  # value, low, high, n
 
@@ -186,6 +187,65 @@ def mean_maj_at_k(
   """
   values = [maj_of_parts(*one, k) for one in zip(answers, is_correct, strict=True)]
   return share([value for value in values if value is not None])
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+  """Mean over problems of second - first, both in [0, 1], with a 95% interval.
+
+  The adjusted Wald interval of Bonett and Price 2012 (J. Educ. Behav. Stat. 37), for differences of
+  any size: with one of +1 and one of -1 added, mean ± z sqrt((mean of squares - mean²) / (n + 2)).
+  It has a width at the edges: no difference in n problems is 0 ± 2.77 / (n + 2). Of 10 problems of
+  which the second alone solves 2 -> 0.2 [-0.146, 0.479].
+
+  Args:
+    first: one number for each problem.
+    second: of the same problems.
+  """
+  differences = [b - a for a, b in zip(first, second, strict=True)]
+  n = len(differences)
+  if not n:
+    return dict(value=math.nan, low=-1.0, high=1.0, n=0)
+  value, center = math.fsum(differences) / n, math.fsum(differences) / (n + 2)
+  squares = (math.fsum(one * one for one in differences) + 2) / (n + 2)
+  half = _Z_95 * math.sqrt((squares - center**2) / (n + 2))
+  return dict(value=value, low=max(center - half, -1.0), high=min(center + half, 1.0), n=n)
+
+
+def paired_mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+  """The same of numbers that are no shares, such as lengths: a bootstrap over problems."""
+  return mean([b - a for a, b in zip(first, second, strict=True)])
+
+
+def over_seeds(estimates: Sequence[Estimate], *, is_share: bool) -> dict[str, Any]:
+  """One estimate of the same thing in runs that differ in their seed.
+
+  The interval holds two: Student's over the seeds, mean ± t s / sqrt(number of seeds), and the mean
+  of the runs' own intervals, since all have the same problems. So it has a width where all runs
+  have the same value, and speaks of other seeds and of other problems.
+
+  Args:
+    estimates: of each run; one whose value is None or NaN is left out.
+    is_share: whether the values are in [0, 1].
+
+  Returns:
+    value (the mean), low, high, n (problems), std (between seeds; 0 of one), values (of each run).
+  """
+  known = [one for one in estimates if one["value"] is not None and not math.isnan(one["value"])]
+  values = [one["value"] for one in known]
+  if not values:
+    return dict(value=None, low=None, high=None, n=0, std=None, values=[])
+  value, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+  half = 0.0
+  if len(values) > 1:
+    half = float(special.stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
+  of_runs = [[one[side] if one[side] is not None else one["value"] for one in known]
+             for side in ("low", "high")]
+  low = min(value - half, float(np.mean(of_runs[0])))
+  high = max(value + half, float(np.mean(of_runs[1])))
+  if is_share:
+    low, high = max(low, 0.0), min(high, 1.0)
+  return dict(value=value, low=low, high=high, n=min(one["n"] for one in known), std=std,
+              values=values)
 
 
 def with_current_names(estimates: dict[str, Estimate]) -> dict[str, Estimate]:

@@ -122,6 +122,47 @@ def test_intervals_of_shares_hold_the_truth_as_often_as_they_say():
   assert np.mean(held) >= 0.95
 
 
+def test_a_paired_difference_by_hand():
+  """2 of 10 problems are solved by the second alone.
+
+  With +1 and -1 added the mean is 2 / 12 and that of the squares 4 / 12, so that the interval is
+  0.1667 -+ 1.96 sqrt((0.3333 - 0.0278) / 12).
+  """
+  first, second = [1.0] * 3 + [0.0] * 7, [1.0] * 5 + [0.0] * 5
+  estimate = metrics.paired_difference(first, second)
+  assert estimate == pytest.approx(dict(value=0.2, low=-0.1461, high=0.4794, n=10), abs=1e-4)
+  # The same the other way round, and no difference at all: 0 -+ 1.96 sqrt(2) / 12.
+  other = metrics.paired_difference(second, first)
+  assert (other["low"], other["high"]) == pytest.approx((-0.4794, 0.1461), abs=1e-4)
+  none = metrics.paired_difference(first, first)
+  assert none == pytest.approx(dict(value=0.0, low=-0.2310, high=0.2310, n=10), abs=1e-4)
+  everything = metrics.paired_difference([0.0] * 10, [1.0] * 10)
+  assert 0.4 < everything["low"] < everything["high"] == everything["value"] == 1.0
+  assert metrics.paired_difference([], [])["n"] == 0
+  # Problems that both solve alike say nothing of the difference, but narrow the interval.
+  assert metrics.paired_difference(first * 9, first * 9)["high"] < 0.04
+
+
+def test_a_mean_over_seeds_by_hand():
+  """0.2, 0.3 and 0.4: a standard deviation of 0.1, and t = 4.3027 with 2 degrees of freedom."""
+  runs = [dict(value=value, low=value - 0.01, high=value + 0.01, n=50)
+          for value in (0.2, 0.3, 0.4)]
+  found = metrics.over_seeds(runs, is_share=True)
+  half = 4.302653 * 0.1 / 3**0.5
+  assert found == dict(value=pytest.approx(0.3), low=pytest.approx(0.3 - half), n=50,
+                       high=pytest.approx(0.3 + half), std=pytest.approx(0.1),
+                       values=[0.2, 0.3, 0.4])
+  wide = metrics.over_seeds([runs[0], runs[2]], is_share=True)  # t = 12.7 of one degree
+  assert (wide["low"], wide["high"]) == (0.0, 1.0)
+  assert metrics.over_seeds([runs[0], runs[2]], is_share=False)["low"] < -0.5
+  # Where nothing was right in any run the interval is that of each run.
+  nothing = metrics.over_seeds([metrics.proportion([False] * 50)] * 3, is_share=True)
+  assert (nothing["low"], nothing["high"]) == (0.0, pytest.approx(3.8415 / 53.8415, abs=1e-4))
+  one = metrics.over_seeds([runs[0], dict(value=None, low=None, high=None, n=0)], is_share=True)
+  assert one == dict(value=0.2, low=pytest.approx(0.19), high=pytest.approx(0.21), n=50, std=0.0,
+                     values=[0.2])
+
+
 def test_old_names_of_metrics_are_read():
   old = {"greedy": 1, "mean": 2, "pass@8": 3, "maj@8": 4}
   assert metrics.with_current_names(old) == {"greedy": 1, "avg@8": 2, "pass@8": 3, "maj@8": 4}
