@@ -31,7 +31,8 @@ from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import loop, metrics as metrics_lib, provenance, workdir as workdir_lib
+from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib, provenance
+from rlreason.training import report as report_lib, seeds as seeds_lib, workdir as workdir_lib
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
@@ -185,7 +186,8 @@ def evaluate(
 
 
 def train(
-    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
+    seeds: int | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -193,13 +195,18 @@ def train(
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
     allow_changed_inputs: go on also where files that the run reads have changed since it started.
+    seeds: how many runs, of the recipe's seed and the following, in folders of the workdir; None:
+      one, in the workdir itself.
 
   Returns:
-    The summary, as in summary.json.
+    The summary, as in summary.json; of several seeds that of `training.seeds.summarize`.
 
   Raises:
     As `training.loop.train`.
   """
+  if seeds is not None:
+    return seeds_lib.train_seeds(
+        _as_recipe(recipe), workdir, seeds, allow_changed_inputs=allow_changed_inputs)
   return loop.train(_as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs)
 
 
@@ -220,8 +227,6 @@ def compare(
   Raises:
     FileNotFoundError, ValueError: as `training.comparison.read_group`.
   """
-  from rlreason.training import comparison, comparison_plot  # matplotlib takes its time
-
   if isinstance(runs, (str, os.PathLike)) or len(runs) < 2:
     raise ValueError(f"runs: got {runs!r}, allowed: a list of two or more")
   groups = [comparison.read_group(run, stage) for run in runs]
@@ -232,6 +237,22 @@ def compare(
     found["curves"] = comparison_plot.draw(folder / "comparison.png", groups)
     files.write_whole(folder / "comparison.json", json.dumps(found, indent=2) + "\n")
   return found
+
+
+def report(run: str | os.PathLike) -> list[pathlib.Path]:
+  """Makes report.html and the plots of a run again.
+
+  Args:
+    run: its folder, or that of runs over seeds.
+
+  Returns:
+    The pages: one for each run.
+
+  Raises:
+    FileNotFoundError: no run has started there.
+  """
+  folder = pathlib.Path(_local("run", run))
+  return [report_lib.make_report(one) for one in comparison.seed_folders(folder) or [folder]]
 
 
 def convert(

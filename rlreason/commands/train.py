@@ -12,7 +12,8 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     config.preflight = values.preflight
   from rlreason import api
 
-  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs)
+  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs,
+            seeds=values.seeds)
 
 
 def _define(values: flags.FlagValues):
@@ -20,6 +21,10 @@ def _define(values: flags.FlagValues):
   flags.DEFINE_string(
       "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
       flag_values=values)
+  flags.DEFINE_integer(
+      "seeds", None, "runs that differ in their seed, config.seed and the following, one after the "
+      "other, in folders seed-0, seed-1, ... of the workdir, with a summary over them",
+      lower_bound=1, flag_values=values)
   flags.DEFINE_bool(
       "preflight", None, "before the first step of reinforcement learning, sample and score 8 "
       "problems and say what keeps the run from learning; the default is the config's, which is on",
