@@ -11,7 +11,8 @@ _MODULES = (
     "sampling", "tokenizers", "training", "types", "weights")
 _NAMES = {
     "rlreason.api": (
-        "Policy", "Samples", "compare", "convert", "evaluate", "load", "report", "sample", "train"),
+        "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
+        "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),

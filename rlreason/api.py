@@ -32,7 +32,8 @@ from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib, provenance
-from rlreason.training import report as report_lib, seeds as seeds_lib, workdir as workdir_lib
+from rlreason.training import replay as replay_lib, report as report_lib, seeds as seeds_lib
+from rlreason.training import workdir as workdir_lib
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
@@ -253,6 +254,23 @@ def report(run: str | os.PathLike) -> list[pathlib.Path]:
   """
   folder = pathlib.Path(_local("run", run))
   return [report_lib.make_report(one) for one in comparison.seed_folders(folder) or [folder]]
+
+
+def replay(
+    recipe: Any, rows: str | os.PathLike, *, stage: str = "", model: str | os.PathLike = ""
+) -> dict[str, float]:
+  """Computes what an update of a recipe would report of another trainer's rows.
+
+  Arguments, result and errors as of `training.replay.replay`.
+
+  Args:
+    recipe: a `Recipe`, or the config of an experiment.
+    rows: a file of JSON lines.
+    stage: of reinforcement learning; empty: the only one.
+    model: in the place of the recipe's.
+  """
+  return replay_lib.replay(
+      _as_recipe(recipe), _local("rows", rows), stage=stage, model=_local("model", model))
 
 
 def convert(

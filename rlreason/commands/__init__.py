@@ -1,9 +1,9 @@
 """The commands of the command line: flags, and what is done with them."""
 
-from rlreason.commands import compare, convert, data, evaluate, report, sample, train
+from rlreason.commands import compare, convert, data, evaluate, replay, report, sample, train
 from rlreason.commands.base import Command, Overrides, UsageError, load_config
 
 COMMANDS = {
     "train": train.COMMAND, "evaluate": evaluate.COMMAND, "sample": sample.COMMAND,
     "data": data.COMMAND, "convert": convert.COMMAND, "compare": compare.COMMAND,
-    "report": report.COMMAND}
+    "report": report.COMMAND, "replay": replay.COMMAND}

@@ -67,8 +67,9 @@ def summarize(seeds: Sequence[int], summaries: Sequence[dict[str, Any]]) -> dict
   """One summary of runs that differ in their seed.
 
   Returns:
-    {seeds, provenance, stages}: steps, seconds and tokens of a stage are those of all runs together,
-    its estimates those of `metrics.over_seeds`, and the provenance is that of the first run.
+    {seeds, provenance, stages}: steps, seconds and tokens of a stage are those of all runs
+    together, its estimates those of `metrics.over_seeds`, and the provenance is that of the first
+    run.
   """
   stages = []
   for parts in zip(*(summary["stages"] for summary in summaries), strict=True):
