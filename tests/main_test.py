@@ -601,6 +601,18 @@ def test_flags_of_chats_reach_the_model(capsys, model_folder, monkeypatch):
       {"enable_thinking": False, "style": "brief"}, {}, {"thinks": 1}]
 
 
+def test_a_number_of_seeds_reaches_the_run(capsys, monkeypatch):
+  calls = []
+  monkeypatch.setattr(api, "train", lambda config, workdir, **settings: calls.append(settings))
+  train = ["train", f"--config={CONFIG}", "--workdir=a"]
+  for flag in ([], ["--seeds=3"]):
+    assert run_main(capsys, *train, *flag)[0] == 0
+  assert [call.get("seeds") for call in calls] == [None, 3]
+  for flag in ("--seeds=0", "--seeds=x"):
+    code, _, err = run_main(capsys, *train, flag)
+    assert code == main.EXIT_USER and flag.partition("=")[0] in err
+
+
 def test_the_preflight_is_off_by_a_flag(capsys, monkeypatch):
   configs = []
   monkeypatch.setattr(api, "train", lambda config, *args, **settings: configs.append(config))

@@ -12,8 +12,9 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     config.preflight = values.preflight
   from rlreason import api
 
-  api.train(config, values.workdir, allow_changed_inputs=values.allow_changed_inputs,
-            seeds=values.seeds)
+  settings = {} if values.seeds is None else {"seeds": values.seeds}
+  api.train(
+      config, values.workdir, allow_changed_inputs=values.allow_changed_inputs, **settings)
 
 
 def _define(values: flags.FlagValues):
