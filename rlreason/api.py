@@ -25,6 +25,7 @@ from rlreason import rollout as rollout_lib
 from rlreason import files, models, sampling, tokenizers, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
+from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import find_devices, make_layout
@@ -163,6 +164,16 @@ def evaluate(
   Raises:
     ValueError: the task or the split cannot be had, or its prompts do not fit the model.
   """
+  summary, found = evaluate_with_completions(policy, recipe, split=split, name=name, key=key)
+  if completions is not None:
+    metrics_lib.write_lines(_local("completions", completions), found)
+  return summary
+
+
+def evaluate_with_completions(
+    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
+) -> tuple[dict[str, Any], Completions]:
+  """`evaluate`, and the rows of every completion (`evaluation.completions`)."""
   recipe = _as_recipe(recipe)
   config = dataclasses.replace(recipe.evaluation, split=split or recipe.evaluation.split)
   recipe = dataclasses.replace(recipe, evaluation=config)
@@ -177,13 +188,13 @@ def evaluate(
   with WorkerPool(
       num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout) as pool:
     found = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
-  if completions is not None:
-    metrics_lib.write_lines(_local("completions", completions), found.completions)
   made = provenance.describe(recipe, policy.tokenizer, workdir_lib.read_task_inputs(recipe))
   made["problems"] = provenance.of_problems(policy.tokenizer, found.completions)
+  if key is not None:
+    made |= {"seed": None, "key": np.asarray(jax.random.key_data(key)).tolist()}
   provenance.note_process(made, 0)
   stage = {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": found.estimates}
-  return {"stages": [stage], "provenance": made}
+  return {"stages": [stage], "provenance": made}, found.completions
 
 
 def train(

@@ -167,6 +167,9 @@ def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch, tm
   file = tmp_path / "completions.jsonl"
   assert rr.evaluate(policy, rr.from_config(config), name="tiny", completions=file) == summary
   assert len(file.read_text().splitlines()) == 8 * 3
+  assert summary["provenance"]["seed"] == 0 and "key" not in summary["provenance"]
+  made = rr.evaluate(policy, config, key=jax.random.key(7))["provenance"]
+  assert made["seed"] is None and made["key"] == [0, 7]
   # Nothing could be scored: nulls, for JSON has no NaN.
   unscored = lambda self, prompts, *_, **__: [None] * len(prompts)
   monkeypatch.setattr(rr.rewards.CountdownVerifier, "__call__", unscored)

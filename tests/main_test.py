@@ -1,6 +1,7 @@
 """The command line: mistakes in one line, overrides, and each command on a tiny model."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -479,6 +480,9 @@ def test_evaluate_prints_a_table_and_writes_a_summary(capsys, model_folder, tmp_
   made = json.loads(output.read_text())["provenance"]
   assert made["sampling"]["split"] == "validation" and made["sampling"]["num_samples"] == 0
   assert made["problems"]["count"] == 8 and len(made["processes"]) == 1
+  assert set(made["data"]) == {"--model"}
+  assert made["data"]["--model"]["model.safetensors"] == hashlib.sha256(
+      (model_folder / "model.safetensors").read_bytes()).hexdigest()
   lines = output.with_suffix(".jsonl").read_text().splitlines()
   assert [json.loads(line)["problem"] for line in lines] == list(range(8))
   (stage,) = json.loads(output.read_text())["stages"]

@@ -14,7 +14,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import progress, recipe as recipe_lib
+  from rlreason.training import metrics, progress, recipe as recipe_lib, workdir
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
@@ -33,12 +33,14 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
       adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
       chat_options=own and own.chat_options)
   name = pathlib.Path(values.model).name
-  summary = api.evaluate(
-      policy, recipe, split=values.split, name=name, completions=completions)
+  summary, rows = api.evaluate_with_completions(policy, recipe, split=values.split, name=name)
+  summary["provenance"]["data"] |= workdir.read_model_inputs(
+      {"--model": values.model, "--adapters": values.adapters})
   places = {"model": values.model}
   try:
     if output:
       files.write_whole(output, json.dumps(summary, indent=2) + "\n")
+      metrics.write_lines(completions, rows)
       places |= {"results": values.output, "completions": str(completions)}
   finally:  # also where the disk is full
     progress.print_summary(summary, places)

@@ -9,7 +9,7 @@ a size says little of what a file holds.
 Not here: configuration and checkpoints (checkpoint.py), and what the run writes (loop.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 import os
 import pathlib
@@ -64,6 +64,12 @@ def read_inputs(recipe: Recipe) -> Inputs:
 def read_task_inputs(recipe: Recipe) -> Inputs:
   """The checksums of the files of a recipe's task: what an evaluation reads, beside a model."""
   return _digests(_input_paths(recipe, "config.task."))
+
+
+def read_model_inputs(models: Mapping[str, str | None]) -> Inputs:
+  """The checksums of the files of models, by what names them; None: there is none."""
+  found = {name: pathlib.Path(weights.find_model(path)) for name, path in models.items() if path}
+  return _digests((name, path) for name, path in found.items() if path.exists())
 
 
 def _digests(paths: Iterable[tuple[str, pathlib.Path]]) -> Inputs:
