@@ -38,7 +38,7 @@ def train_seeds(
 
   Raises:
     ValueError: the count is out of range, or the folder is that of a single run or of others.
-    As `loop.train`.
+    As `loop.train`, Interrupted with the folder of all.
   """
   if not 1 <= count <= _MAX_SEED - recipe.seed + 1:
     raise ValueError(f"seeds: got {count} from {recipe.seed} on, allowed: 1 or more, up to the "
@@ -55,8 +55,13 @@ def train_seeds(
   for seed in (seeds := range(recipe.seed, recipe.seed + count)):
     folder = workdir / f"{SEED_PREFIX}{seed}"
     progress_lib.Progress().message(f"seed {seed}, {len(summaries) + 1} of {count}: {folder}")
-    summaries.append(loop.train(
-        dataclasses.replace(recipe, seed=seed), folder, allow_changed_inputs=allow_changed_inputs))
+    try:
+      summaries.append(loop.train(dataclasses.replace(recipe, seed=seed), folder,
+                                  allow_changed_inputs=allow_changed_inputs))
+    except loop.Interrupted as error:  # which names the folder of one seed
+      raise loop.Interrupted(
+          f"stopped on request, at seed {seed}; the same command with --workdir={workdir} goes on "
+          "from there") from error
   summary = summarize(list(seeds), summaries)
   checkpoint_lib.write_json(workdir / "summary.json", summary)
   progress_lib.print_summary(summary, {"runs": str(workdir / f"{SEED_PREFIX}*")})

@@ -62,6 +62,15 @@ def test_the_same_command_goes_on_and_more_seeds_are_added(tmp_path, trained):
   assert len(json.loads((tmp_path / "summary.json").read_text())["seeds"]) == 2
 
 
+def test_a_stop_names_the_folder_of_all(tmp_path, monkeypatch):
+  def stop(recipe, workdir, **unused):
+    raise loop.Interrupted(f"stopped on request after step 3; --workdir={workdir}")
+
+  monkeypatch.setattr(loop, "train", stop)
+  with pytest.raises(loop.Interrupted, match=f"at seed 4; .* --workdir={tmp_path} goes on"):
+    rr.train(RECIPE, tmp_path, seeds=2)
+
+
 @pytest.mark.parametrize("name", ["config.json", "checkpoints", "summary.json"])
 def test_the_folder_of_a_single_run_is_refused(name, tmp_path, trained):
   (tmp_path / name).mkdir()
