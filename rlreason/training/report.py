@@ -218,8 +218,9 @@ def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]
     file = re.sub(r"\W+", "_", task)
     shares = [name for name in names if progress_lib.is_share(name)]
     if shares:
+      drawn = _largest_counts(shares)
       figure, axes = _new_figure()
-      _draw_intervals(axes, shares, results, scale=100.0)
+      _draw_intervals(axes, drawn, results, scale=100.0)
       axes.set_ylabel("% of problems")
       axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
       axes.set_title(f"{task}: held-out problems, 95% intervals", loc="left", fontsize=11)
@@ -228,6 +229,15 @@ def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]
     others = [name for name in names if name not in shares]
     if others:
       yield f"behaviour_{file}", _draw_small_multiples(task, others, results)
+
+
+def _largest_counts(names: list[str]) -> list[str]:
+  """Without pass@k and maj@k of fewer samples than the most: a figure has room for one each."""
+  parts = [name.partition("@") for name in names]
+  largest = {kind: max(int(count) for other, _, count in parts if other == kind and count)
+             for kind, _, count in parts if count}
+  return [name for name, (kind, _, count) in zip(names, parts)
+          if not count or int(count) == largest[kind]]
 
 
 def _draw_small_multiples(task: str, names: list[str], results: list) -> figure_lib.Figure:

@@ -164,6 +164,12 @@ def test_plots_have_ink_of_each_curve(tmp_path):
   assert not (np.abs(pixels - np.asarray((0x00, 0x9E, 0x73)) / 255).max(axis=-1) < 0.02).any()
 
 
+def test_a_figure_shows_one_of_each_kind_of_accuracy():
+  names = ["greedy", "avg@8", "pass@1", "pass@2", "pass@8", "maj@4", "maj@8", "boxed_fraction"]
+  assert report_lib._largest_counts(names) == [
+      "greedy", "avg@8", "pass@8", "maj@8", "boxed_fraction"]
+
+
 def test_running_mean_by_hand():
   values = np.asarray([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
   np.testing.assert_allclose(report_lib._running_mean(values, 2), [1.0, 2.0, 3.0, 5.0, 5.0, np.nan])
