@@ -12,7 +12,7 @@ from rlreason import config as config_lib, main, models, weights
 from rlreason.algorithms import presets
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
-from rlreason.training import replay_rows
+from rlreason.training import replay, replay_rows
 
 VOCABULARY = countdown.vocabulary(countdown.CountdownConfig())
 
@@ -91,10 +91,12 @@ def test_rewards_become_advantages_of_their_groups(model, tmp_path):
   assert found["loss/policy"] == pytest.approx(0, abs=1e-6)  # of tokens of the policy itself
   assert found["policy/advantage_size"] == pytest.approx(4 * 0.7071 / 6, rel=1e-3)
   assert found["policy/ratio_error"] == 0.0  # old log-probs are the model's own
-  # A row without a reward is left out, and its group has nothing to compare.
+  # A row without a reward is left out.
   rows[0] = rows[0] | {"reward": None}
-  found = rr.replay(make_config(GRPO), write(tmp_path / "rows.jsonl", rows), model=model)
-  assert found["policy/advantage_size"] == 0.0
+  read = replay_rows.read(write(tmp_path / "rows.jsonl", rows), vocab_size=9, group_size=2)
+  outcome = replay._outcome(read)
+  assert outcome.is_scored.tolist() == [False, True, True, True]
+  assert outcome.scores.tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_a_reference_and_a_critic_of_the_rows(model, tmp_path):
