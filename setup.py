@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
   "ml-collections>=1.0,<2",  # ConfigDict of experiments/ and its command line overrides
   "absl-py>=2.1",  # flags of the command line
   "numpy>=2.0",  # host-side arrays
+  "scipy>=1.11",  # quantiles of intervals; jax requires it as well
   "grain>=0.2.10",  # seeded, sharded input pipelines that resume to the row
   "tensorflow-datasets>=4.9.8",  # `tfds.data_source`, which reads without TensorFlow
   "importlib_resources>=6",  # imported by tensorflow-datasets' own builders, not declared there

@@ -15,7 +15,9 @@ __all__ = [
     "from_config", "load", "losses", "masks", "models", "parallel", "rewards", "sample", "sampling",
     "tokenizers", "train", "training", "types", "weights"]
 _NAMES = {
-    "rlreason.api": ("Policy", "Samples", "convert", "evaluate", "load", "sample", "train"),
+    "rlreason.api": (
+        "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
+        "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),

@@ -14,7 +14,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     config.preflight = values.preflight
   from rlreason import api
 
-  options = {name: values[name].value for name in ("profile", "wandb")
+  options = {name: values[name].value for name in ("seeds", "profile", "wandb")
              if values[name].value is not None}
   api.train(
       config, values.workdir, allow_changed_inputs=values.allow_changed_inputs, **options)
@@ -35,6 +35,10 @@ def _define(values: flags.FlagValues):
   flags.DEFINE_string(
       "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
       flag_values=values)
+  flags.DEFINE_integer(
+      "seeds", None, "runs that differ in their seed, config.seed and the following, one after the "
+      "other, in folders seed-0, seed-1, ... of the workdir, with a summary over them",
+      lower_bound=1, flag_values=values)
   flags.DEFINE_bool(
       "preflight", None, "before the first step of reinforcement learning, sample and score 8 "
       "problems and say what keeps the run from learning; the default is the config's, which is on",

@@ -1,4 +1,4 @@
-"""Evaluation of a policy on held-out problems: greedy accuracy, pass@k, maj@k and behaviours."""
+"""Evaluation of a policy on held-out problems: accuracy, avg@n, pass@k, maj@k and behaviours."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 import dataclasses
@@ -15,7 +15,8 @@ from rlreason.config import Examples, Rows, Tokens, check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
-from rlreason.evaluation import behaviours, metrics
+from rlreason.evaluation import behaviours, completions as completions_lib, metrics
+from rlreason.evaluation.completions import Completions
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
@@ -43,7 +44,7 @@ class EvaluationConfig:
   num_problems: Examples = 500  # the first of the split
   batch_size: Rows = 100  # problems sampled at once
   max_new_tokens: Tokens = 256
-  num_samples: Rows = 8  # k of pass@k and maj@k; 0 = greedy only
+  num_samples: Rows = 8  # n of avg@n, largest k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
   # The answer of a completion with several boxes, and other options of the verifier. What is not
@@ -116,6 +117,15 @@ class EvaluationConfig:
 Evaluation = dict[str, dict[str, metrics.Estimate]]  # task -> metric -> estimate
 
 
+class Evaluated(NamedTuple):
+  """What an evaluation gives."""
+
+  estimates: Evaluation
+  samples: list[dict[str, Any]]  # the greedy completions, as in samples.jsonl
+  completions: Completions  # all of them
+
+
+
 class _Solution(NamedTuple):
   """One completion of one problem, scored."""
 
@@ -125,6 +135,8 @@ class _Solution(NamedTuple):
   reasoning_length: int  # of them, before the first box
   truncated: bool
   first_right: int | None  # tokens up to the end of the first box that is right
+  extracted: str | None  # its answer
+  vote: Hashable | None  # of maj@k
 
   @property
   def is_right(self) -> bool | None:
@@ -169,11 +181,11 @@ def make_evaluator(
     config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
     layout: Layout, *, prompt_buckets: Sequence[int],
     reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
-) -> Callable[..., tuple[Evaluation, list[dict[str, Any]]]]:
-  """Makes `evaluate(params, key, pool=None, before_batch=...) -> (evaluation, samples)`.
+) -> Callable[..., Evaluated]:
+  """Makes `evaluate(params, key, pool=None, before_batch=...) -> Evaluated`.
 
-  The evaluation has an entry for the task and, where its rows name sub-tasks (`task_name`), one for
-  each of these. The samples are the greedy completions. `pool` are the worker processes of the
+  The estimates have an entry for the task and, where its rows name sub-tasks (`task_name`), one for
+  each of these. `pool` are the worker processes of the
   verifier (None: the shared ones); `before_batch` is called before each batch, and may raise to
   leave.
 
@@ -214,14 +226,16 @@ def make_evaluator(
         config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
 
   def evaluate(params, key, pool=None, before_batch=lambda: None):
-    score = functools.partial(_score, grader.reward(pool), tokenizer, grader.is_built_in)
+    score = functools.partial(_score, grader.reward(pool), tokenizer, grader)
     firsts = [group[0] for group in greedy(score, params, key, before_batch)]
     groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
       take = lambda values, places=places: [values[i] for i in places]
       evaluation[name] = _measure(take(rows), take(firsts), take(groups), grader)
-    return evaluation, list(map(_sample, rows, firsts))
+    completions = [row for found in zip(range(len(rows)), rows, firsts, groups, strict=True)
+                   for row in _completions(*found)]
+    return Evaluated(evaluation, list(map(_sample, rows, firsts)), completions)
 
   return evaluate
 
@@ -265,18 +279,19 @@ def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
 
 
 def _score(
-    reward: CombinedReward, tokenizer: Tokenizer, is_built_in: bool, rows: Sequence[Row],
+    reward: CombinedReward, tokenizer: Tokenizer, grader: _Grader, rows: Sequence[Row],
     rollout: Rollout,
 ) -> list[_Solution]:
   scored = rollout_lib.score(reward, tokenizer, rows, rollout)
   ids = [tokens[mask].tolist() for tokens, mask in zip(
       rollout.completion_tokens, rollout.completion_mask, strict=True)]
-  ends = _first_right_boxes(reward, is_built_in, rows, scored)
+  ends = _first_right_boxes(reward, grader.is_built_in, rows, scored)
   firsts = [None if end is None else rollout_lib.tokens_until(tokenizer, ids[i], end)
             for i, end in enumerate(ends)]
   return list(map(
       _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
-      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts))
+      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts,
+      map(grader.find, scored.completions), map(grader.vote, scored.completions)))
 
 
 def _first_right_boxes(
@@ -358,9 +373,9 @@ def _measure(
   found = _greedy_metrics(firsts, grader)
   found["unscored_fraction"] = _unscored(firsts, groups)
   if grader.is_built_in and grader.task_verifier == "math":
-    found["greedy_unboxed"] = _unboxed_accuracy(rows, firsts, grader)
+    found["greedy_unboxed"] = _unboxed_accuracy(rows, firsts)
   if groups[0]:
-    found |= _sampled_metrics(groups, grader)
+    found |= _sampled_metrics(groups)
   return {metric: _without_nan(estimate) for metric, estimate in found.items()}
 
 
@@ -376,7 +391,7 @@ def _greedy_metrics(solutions: list[_Solution], grader: _Grader) -> dict[str, me
       "checks": metrics.mean([count.checking for count in counted]),
       "truncated_fraction": metrics.proportion([solution.truncated for solution in solutions]),
       "boxed_fraction": metrics.proportion(
-          [grader.find(solution.text) is not None for solution in solutions]),
+          [solution.extracted is not None for solution in solutions]),
       "outcome_efficiency": metrics.outcome_efficiency(
           [solution.first_right for solution in known], lengths),
   }
@@ -392,32 +407,28 @@ def _unscored(firsts: list[_Solution], groups: list[list[_Solution]]) -> metrics
       for first, group in zip(firsts, groups, strict=True)])
 
 
-def _unboxed_accuracy(rows, solutions: list[_Solution], grader: _Grader) -> metrics.Estimate:
+def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:
   """Greedy accuracy with the last number as the answer of a completion that boxes nothing.
 
   What a model can do before it has learned the format; `greedy` counts such a completion as wrong.
   """
   verdicts = [solution.is_right for solution in solutions]
   for place, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
-    has_answer = grader.find(solution.text) is not None
+    has_answer = solution.extracted is not None
     number = None if has_answer else answer.last_number(solution.text)
     if number is not None:
       verdicts[place] = verifier.match_text(answer.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 
-def _sampled_metrics(
-    groups: list[list[_Solution]], grader: _Grader) -> dict[str, metrics.Estimate]:
-  k = len(groups[0])
+def _sampled_metrics(groups: list[list[_Solution]]) -> dict[str, metrics.Estimate]:
+  counts = metrics.counts_up_to(len(groups[0]))
   correct = [[solution.is_right for solution in group] for group in groups]
-  answers = [[grader.vote(solution.text) for solution in group] for group in groups]
+  votes = [[solution.vote for solution in group] for group in groups]
   return {
-      "mean": metrics.mean([
-          float(np.mean(known)) for row in correct
-          if (known := [verdict for verdict in row if verdict is not None])]),
-      f"pass@{k}": metrics.mean_pass_at_k(correct, k),
-      f"maj@{k}": metrics.mean_maj_at_k(answers, correct, k),
-  }
+      f"avg@{counts[-1]}": metrics.mean_share(correct),
+      **{f"pass@{k}": metrics.mean_pass_at_k(correct, k) for k in counts},
+      **{f"maj@{k}": metrics.mean_maj_at_k(votes, correct, k) for k in counts}}
 
 
 def _without_nan(estimate: metrics.Estimate) -> metrics.Estimate:
@@ -429,3 +440,16 @@ def _sample(row: Row, solution: _Solution) -> dict[str, Any]:
   return {"prompt": row["prompt"], "completion": solution.text, "answer": row["answer"],
           "rewards": {"verifier": solution.score}, "length": solution.length,
           "truncated": solution.truncated}
+
+
+def _completions(problem: int, row: Row, first: _Solution, group: list[_Solution]) -> Completions:
+  """The rows of one problem."""
+  part = {"task_name": row["task_name"]} if row.get("task_name") else {}
+  of_row = {"problem": problem, **part, "prompt": row["prompt"], "gold": row["answer"]}
+  solutions = [first, *group]
+  votes = completions_lib.number_votes(solution.vote for solution in solutions)
+  return [
+      {**of_row, "sample": None if place == 0 else place - 1, "completion": solution.text,
+       "extracted": solution.extracted, "vote": vote, "score": solution.score,
+       "length": solution.length, "truncated": solution.truncated}
+      for place, (solution, vote) in enumerate(zip(solutions, votes, strict=True))]

@@ -5,6 +5,7 @@
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
     workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
     workdir/data/<stage>.jsonl  what a stage sampled or selected
+    workdir/evaluation/<stage>.jsonl  every completion of an evaluation
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
 A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
@@ -29,7 +30,7 @@ from rlreason.parallel import memory
 from rlreason.rewards import WorkerPool
 from rlreason.training import (
     checkpoint as checkpoint_lib, curves, header, metrics as metrics_lib, model_paths, preflight,
-    profiling)
+    profiling, provenance)
 from rlreason.training import progress as progress_lib, report as report_lib
 from rlreason.training import wandb_log, workdir as workdir_lib
 from rlreason.training.entry import enter
@@ -150,12 +151,14 @@ class _Run:
     self.metrics.truncate_to(*ends[0])
     self.samples.truncate_to(*ends[1])
     if saved is None:
+      self._note_process()
       self._finish_stage("start", self.policy, 0)
     else:
       self.host = saved
       self._keep_best()
       if self.host["stage"] < len(self.setup.recipe.stages):
         workdir_lib.check_files(self.workdir, self.host.get("files", {}))
+        self._note_process()
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
@@ -165,6 +168,15 @@ class _Run:
         self._make_and_run(number, latest, ends[2])
     self._say(self.profiler.close())
     return self.host["summary"]
+
+  def _note_process(self):
+    """Says in the summary how what follows is made."""
+    summary, setup = self.host["summary"], self.setup
+    if "provenance" not in summary:  # new, or begun by an older version
+      file = self.workdir / workdir_lib.INPUTS
+      inputs = checkpoint_lib.read_json(file) if file.exists() else {}
+      summary["provenance"] = provenance.describe(setup.recipe, setup.tokenizer, inputs)
+    provenance.note_process(summary["provenance"], self.host["global_step"])
 
   def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):
     config = self.setup.recipe.stages[number]
@@ -401,7 +413,11 @@ class _Run:
     self.progress.message(f"evaluating {what}")
     params = self.setup.layout.put_state({"policy": policy})
     key = evaluation_key(self.setup.recipe.seed)
-    evaluation, samples = self.setup.evaluate(params, key, self.pool, self._leave_if_asked)
+    evaluation, samples, completions = self.setup.evaluate(
+        params, key, self.pool, self._leave_if_asked)
+    metrics_lib.write_lines(self.workdir / "evaluation" / f"{name}.jsonl", completions)
+    self.host["summary"]["provenance"]["problems"] = provenance.of_problems(
+        self.setup.tokenizer, completions)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
     flat = {f"eval/{task}/{metric}": estimate["value"]
             for task, estimates in evaluation.items() for metric, estimate in estimates.items()}

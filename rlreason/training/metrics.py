@@ -331,6 +331,15 @@ def _sum_of(path: pathlib.Path, size: int) -> Any:
   return total
 
 
+def write_lines(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
+  """Writes a file of JSON objects, one per line, whole or not at all; what was there is replaced.
+
+  Numbers that are not finite become null.
+  """
+  files.write_whole(path, "".join(
+      json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines))
+
+
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads a file that `JsonLines` writes; [] if it is missing, and without a half-written end.
 

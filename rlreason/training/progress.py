@@ -429,21 +429,26 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 def is_share(name: str) -> bool:
   """Whether an evaluation metric is a share of problems, shown in percent."""
-  is_accuracy = name in ("greedy", "greedy_unboxed", "mean") or name.startswith(("pass@", "maj@"))
+  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
   return is_accuracy or name.endswith("_fraction")
 
 
 def format_result(name: str, entry: Mapping[str, Any]) -> str:
-  """Formats {value, low, high}: `42.0% [38.1, 46.0]`, or `1.90 [1.75, 2.05]` if not a share."""
+  """Formats {value, low, high}: `42.0% [38.1, 46.0]`, or `1.90 [1.75, 2.05]` if not a share.
+
+  Of several seeds with their standard deviation: `42.0% ±1.2 [38.1, 46.0]`.
+  """
   values = [entry["value"], entry["low"], entry["high"]]
   if values[0] is None:
     return "-"
   if is_share(name):
     texts = ["?" if value is None else f"{100 * value:.1f}" for value in values]
-    return f"{texts[0]}% [{texts[1]}, {texts[2]}]"
+    spread = f" ±{100 * entry['std']:.1f}" if "std" in entry else ""
+    return f"{texts[0]}%{spread} [{texts[1]}, {texts[2]}]"
   digits = 2 if abs(values[0]) < 100 else 0
   texts = ["?" if value is None else f"{value:,.{digits}f}" for value in values]
-  return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+  spread = f" ±{entry['std']:,.{digits}f}" if "std" in entry else ""
+  return f"{texts[0]}{spread} [{texts[1]}, {texts[2]}]"
 
 
 def format_bytes(size: float) -> str:

@@ -64,11 +64,16 @@ def make_rollout(tokenizer, texts):
       truncated=np.array(["<eos>" not in text for text in texts]))
 
 
-def evaluate(config=CONFIG, rows=ROWS, pool=None, **settings):
-  run = make_evaluator(
+def run(config=CONFIG, rows=ROWS, pool=None, **settings):
+  evaluate_task = make_evaluator(
       config, Task(name="toy", rows=rows, verifier="math"), tiny.MODEL, TOKENIZER,
       make_layout(ParallelConfig(data=2)), prompt_buckets=(4,), **settings)
-  return run(SAMPLED, jax.random.key(0), pool)
+  return evaluate_task(SAMPLED, jax.random.key(0), pool)
+
+
+def evaluate(*args, **settings):
+  """The estimates and the samples."""
+  return run(*args, **settings)[:2]
 
 
 def values(estimates):
@@ -87,8 +92,10 @@ def test_hand_worked(calls):
       "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
       "outcome_efficiency": (4 / 5 + 3 / 4 + 0 + 0 + 5 / 6) / 5,  # all but `<eos>`
       "tokens_per_right": (5 + 4 + 4 + 3 + 6) / 3,
-      "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
-      "pass@3": 4 / 5,
+      "boxed_fraction": 4 / 5, "avg@3": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
+      "pass@1": 5 / 15, "pass@2": (1 + 2 / 3 + 0 + 2 / 3 + 2 / 3) / 5, "pass@3": 4 / 5,
+      # Of the first two p0 and p3 are right and p4 is a tie.
+      "maj@1": 5 / 15, "maj@2": (1 + 0 + 0 + 1 + 0.5) / 5,
       # p0 right by 2 of 3, p1 and p2 wrong, p3 the only vote is right, p4 a tie.
       "maj@3": (1 + 0 + 0 + 1 + 0.5) / 5})
   greedy = evaluation["toy"]["greedy"]
@@ -199,7 +206,7 @@ def test_what_was_cut_off_answers_when_forced(calls):
   assert found["greedy"] == 4 / 5 and found["truncated_fraction"] == 0.0
   assert found["length"] == (5 + 4 + 4 + 7 + 6) / 5
   # Of p3 two of three samples were cut off, of p4 one.
-  assert found["mean"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
+  assert found["avg@3"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
   # The second batch of two problems, greedy; the same sampled, and the third, of p4 and a copy.
   assert [(options.temperature, options.max_new_tokens, prompts)
           for options, _, prompts, _ in calls if CONTINUED in prompts] == [
@@ -304,7 +311,7 @@ def test_a_reward_function_grades_in_the_workers(is_part, tmp_path, monkeypatch)
   with WorkerPool(num_workers=1) as pool:
     found = run(grading, pool)
     assert found["greedy"] == 1 / 5 and "greedy_unboxed" not in found
-    assert found["mean"] == pytest.approx((1 / 3 + 2 / 3 + 1 + 0 + 1 / 3) / 5)
+    assert found["avg@3"] == pytest.approx((1 / 3 + 2 / 3 + 1 + 0 + 1 / 3) / 5)
     assert run(dataclasses.replace(grading, options={"least": 2}), pool)["greedy"] == 0.0
 
 

@@ -214,7 +214,7 @@ def evaluation_trace(config, rows=ROWS, **settings):
         prompt_buckets=(4,), **settings)
     trace["forcing"] = [call.args[3] for call in made.call_args_list]
     if not any((config.forced_answer, config.num_waits)):
-      found, samples = run({"policy": POLICY}, jax.random.key(0), POOL)
+      found, samples, _ = run({"policy": POLICY}, jax.random.key(0), POOL)
       trace["found"], trace["samples"] = found["toy"], samples
   return dict(trace)
 
@@ -266,9 +266,10 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
     trace["evaluated"].append((np.asarray(jax.tree.leaves(params)[0]).tolist(),
                                jax.random.key_data(key)))
     if not is_real:
-      return {}, []
+      return evaluator.Evaluated({}, [], [])
     value = evaluate(len(trace["evaluated"]) - 1)
-    return {"toy": {"greedy": {"value": value, "low": 0.0, "high": 1.0, "n": 4}}}, []
+    return evaluator.Evaluated(
+        {"toy": {"greedy": {"value": value, "low": 0.0, "high": 1.0, "n": 4}}}, [], [])
 
   made_setup = make_setup(recipe)._replace(evaluate=evaluation)
 

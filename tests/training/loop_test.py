@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.algorithms import base
+from rlreason.evaluation import completions
 from rlreason.training import checkpoint, loop, metrics, model_paths, signals
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
@@ -95,6 +97,12 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
       stage | {"evaluations": None, "best": None}
       for stage in without_seconds(read_summary(uninterrupted))[1:]]
   assert stages[0] == without_seconds(read_summary(uninterrupted))[0]
+  assert files_of(workdir / "evaluation") == files_of(uninterrupted / "evaluation")
+  made, expected = (read_summary(run)["provenance"] for run in (workdir, uninterrupted))
+  processes = made.pop("processes"), expected.pop("processes")
+  assert made == expected
+  # One entry, for all of its processes run the same command on the same machine.
+  assert [[process["from_step"] for process in run] for run in processes] == [[0], [0]]
   # What has ended is shown again and not done again.
   assert again.returncode == 0 and "evaluating" not in again.stdout
   for name in ("metrics.jsonl", "samples.jsonl", "summary.json"):
@@ -235,6 +243,40 @@ def test_summary(uninterrupted):
       assert set(estimate) == {"value", "low", "high", "n"}
       assert estimate["low"] <= estimate["value"] <= estimate["high"]
     assert estimates["greedy"]["n"] == 12
+
+
+def test_the_summary_says_how_it_was_made(uninterrupted):
+  made = read_summary(uninterrupted)["provenance"]
+  assert set(made) == {"seed", "data", "task", "template", "sampling", "grader", "problems",
+                       "processes"}
+  assert made["seed"] == 3 and made["data"] == {}
+  assert made["task"]["kind"] == "countdown" and made["task"]["problems"]["max_number"] == 6
+  assert made["template"] == {"sha256": None, "options": {}, "end_tokens": ["<eos>"]}
+  assert made["sampling"]["num_samples"] == 2 and made["sampling"]["temperature"] == 1.0
+  # As the part "verifier" of the training says.
+  assert made["grader"]["verifier"] == "countdown" and made["grader"]["function"] is None
+  assert made["grader"]["options"]["which_box"] == "first"
+  assert made["grader"]["options"]["no_box_score"] == -0.5
+  assert made["problems"]["count"] == 12 and made["problems"]["first_prompt"].endswith(" :")
+  (process,) = made["processes"]
+  assert process["command"].startswith("tiny_run.py ") and process["from_step"] == 0
+  assert process["versions"]["jax"] == jax.__version__
+  assert set(process["versions"]) == {
+      "python", "rlreason", "jax", "jaxlib", "flax", "optax", "numpy"}
+  assert process["devices"] == {"platform": "cpu", "kind": "cpu", "count": 1}
+
+
+def test_every_completion_of_an_evaluation_is_written(uninterrupted):
+  folder = uninterrupted / "evaluation"
+  assert sorted(path.name for path in folder.iterdir()) == ["rl.jsonl", "sft.jsonl", "start.jsonl"]
+  summary = read_summary(uninterrupted)
+  rows = metrics.read_lines(folder / "rl.jsonl")
+  assert len(rows) == 12 * 3  # a greedy one and two samples
+  estimates = summary["stages"][-1]["evaluation"]["countdown"]
+  for metric in ("greedy", "avg@2", "pass@1", "pass@2", "maj@1", "maj@2"):
+    values = completions.per_problem(rows, metric).values()
+    assert sum(values) / len(values) == pytest.approx(estimates[metric]["value"])
+  assert completions.digest(rows) == summary["provenance"]["problems"]["sha256"]
 
 
 def test_samples_have_prompt_completion_answer_and_rewards(uninterrupted):

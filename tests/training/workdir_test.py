@@ -23,6 +23,7 @@ def make_recipe(**changes):
 
 @pytest.mark.parametrize("name", [
     "config.json", "inputs.json", "metrics.jsonl", "samples.jsonl", "summary.json", "report.html",
+    "evaluation/rl.jsonl",
     "models/rl/config.json", "adapters/rl/a", "data/sample.jsonl", "plots/a.png", "tensorboard/a",
     "checkpoints/notes.txt"])
 def test_a_file_of_somebody_is_never_replaced(tmp_path, name):
