@@ -175,7 +175,7 @@ def evaluate(
 
 def train(
     recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
-    profile: str | None = None,
+    profile: str | int | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -183,7 +183,7 @@ def train(
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
     allow_changed_inputs: go on also where files that the run reads have changed since it started.
-    profile: steps to trace into `workdir/profile`, such as "3", "10:13" or "rl:3".
+    profile: steps to trace into `workdir/profile`, such as 3, "10:13" or "rl:3".
 
   Returns:
     The summary, as in summary.json.

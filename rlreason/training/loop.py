@@ -55,7 +55,7 @@ class Interrupted(Exception):
 
 def train(
     recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
-    profile: str | None = None,
+    profile: str | int | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
@@ -78,7 +78,7 @@ def train(
   """
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
-  profiled = None if profile is None else profiling.read_steps(profile, recipe)
+  profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
     setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
     with contextlib.ExitStack() as inner:
