@@ -206,7 +206,7 @@ def evaluate_with_completions(
 
 def train(
     recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
-    seeds: int | None = None, profile: str | None = None, wandb: str | None = None,
+    seeds: int | None = None, profile: str | int | None = None, wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -216,7 +216,7 @@ def train(
     allow_changed_inputs: go on also where files that the run reads have changed since it started.
     seeds: how many runs, of the recipe's seed and the following, in folders of the workdir; None:
       one, in the workdir itself.
-    profile: steps to trace into `workdir/profile`, such as "3", "10:13" or "rl:3".
+    profile: steps to trace into `workdir/profile`, such as 3, "10:13" or "rl:3".
     wandb: a project of Weights & Biases, which gets the metrics, the config and samples as well
       (the extra `wandb`); None: none.
 

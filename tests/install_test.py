@@ -44,7 +44,8 @@ def run(*command, folder, **environment):
 
 def build(kind, sources, folder):
   """Makes a wheel or an sdist of a folder, and returns its file."""
-  program = f"import sys; from setuptools import build_meta as b; print(b.build_{kind}(sys.argv[1]))"
+  program = ("import sys; from setuptools import build_meta; "
+             f"print(build_meta.build_{kind}(sys.argv[1]))")
   return folder / run(sys.executable, "-c", program, str(folder), folder=sources).split()[-1]
 
 

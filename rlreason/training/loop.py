@@ -54,7 +54,7 @@ class Interrupted(Exception):
 
 def train(
     recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
-    profile: str | None = None, wandb: str | None = None,
+    profile: str | int | None = None, wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
@@ -80,7 +80,7 @@ def train(
     wandb_log.check()
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
-  profiled = None if profile is None else profiling.read_steps(profile, recipe)
+  profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
     progress = stack.enter_context(progress_lib.Progress())
     setup, policy = enter(recipe, workdir, allow_changed_inputs, stack)

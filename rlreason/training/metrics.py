@@ -34,7 +34,7 @@ MACHINE_PREFIXES = ("time/", "system/")
 _FLUSH_SECONDS = 10.0  # TensorBoard is behind by at most this; a flush waits for the disk
 _TEXTS, _TEXT_CHARACTERS = 4, 8000  # completions shown of an evaluation, and most of one text
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-_NOTEWORTHY = 0.1  # seconds; most programs are a single operation
+_NOTEWORTHY = 0.5  # seconds; most programs are a single operation
 
 
 def is_reproducible(name: str) -> bool:
