@@ -47,10 +47,13 @@ _REFRESH = 0.5  # seconds between changes of a notebook's line
 class _Work:
   """Something in progress: what is done of it, how fast, and its latest metrics."""
 
-  def __init__(self, work: tracking.Work, clock: Callable[[], float], done: float = 0):
+  def __init__(
+      self, work: tracking.Work, clock: Callable[[], float], done: float = 0,
+      window: int | None = None):
+    """With a `window` it is as fast as in so many latest updates, else as on the whole."""
     self.name, self.total, self.unit, self.done = *work, done
-    self._clock = clock
-    self._history = collections.deque([(clock(), done, 0)], maxlen=_WINDOW + 1)
+    self._clock, self._window = clock, window
+    self._history = collections.deque([(clock(), done, 0)])
     self.started = self.printed = clock()
     self.printed_done: float | None = None  # what was done when it was printed last
     self.metrics: Mapping[str, float] = {}
@@ -58,6 +61,10 @@ class _Work:
   def update(self, done: float, tokens: int, metrics: Mapping[str, float]) -> None:
     self.done, self.metrics = done, metrics
     self._history.append((self._clock(), done, self._history[-1][2] + tokens))
+    if self._window is None and len(self._history) > 2:
+      del self._history[1]
+    elif self._window is not None and len(self._history) > self._window + 1:
+      self._history.popleft()
 
   def tokens_per_second(self) -> float | None:
     (start, _, before), (end, _, after) = self._history[0], self._history[-1]
@@ -181,7 +188,7 @@ class Progress:
     """Begins a stage, of which `done_steps` were done before a resume."""
     self._end_stage()
     self._programs.clear()
-    self._stage = _Work(tracking.Work(name, total_steps), self._clock, done_steps)
+    self._stage = _Work(tracking.Work(name, total_steps), self._clock, done_steps, _WINDOW)
     self._stage.printed = -math.inf
     if self._bar is not None:
       self._task = self._add(self._stage)
