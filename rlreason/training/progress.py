@@ -241,13 +241,12 @@ class Progress:
     self._programs[where, name] = total
     size, unit = _unit_of(total)
     parts = ", ".join(f"{part} {amount / size:.1f}" for part, amount in sizes.items() if amount)
-    self.message(f"memory: {where} {name} {total / size:.1f} {unit} of "
-                 f"{format_bytes(memory.share_bytes())} ({parts})")
+    self._print(f"memory: {where} {name} {total / size:.1f} {unit} of "
+                f"{format_bytes(memory.share_bytes())} ({parts})")
 
   def message(self, text: str) -> None:
     """Shows a line of its own, above what is live."""
-    # A log file has no width: a line is a line, and a "[" in it is no markup.
-    _print(self._console, rich.text.Text(text), soft_wrap=True)
+    self._print(text)
 
   def messages(self, lines: Sequence[str]) -> None:
     """Shows several lines."""
@@ -268,8 +267,12 @@ class Progress:
     """Leaves the last line of the stage behind, and makes room for the next."""
     if self._bar is not None and self._task is not None:
       self._bar.remove_task(self._task)
-      self.message(self._stage.line(self._console.width - 1))
+      self._print(self._stage.line(self._console.width - 1))
     self._task = None
+
+  def _print(self, text: str) -> None:
+    # A log file has no width: a line is a line, and a "[" in it is no markup.
+    _print(self._console, rich.text.Text(text), soft_wrap=True)
 
   def _show(self, work: _Work, is_last: bool = False) -> None:
     now = self._clock()
@@ -279,7 +282,7 @@ class Progress:
       self._bar.refresh() if is_last else None
     elif is_last or now - work.printed >= self._interval:
       work.printed, work.printed_done = now, work.done
-      self.message(work.line())
+      self._print(work.line())
 
 
 def on_stderr() -> Progress:
