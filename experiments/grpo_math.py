@@ -4,9 +4,10 @@ r"""GRPO on MATH or DeepScaleR, measured on MATH-500.
     rlreason data math500 --from=FOLDER_OR_FILE --to=data/math500
     rlreason train --config=experiments/grpo_math.py --workdir=runs/math --config.model.path=DIR
 
-DIR is a Hugging Face folder, by default of Qwen2.5-Math-1.5B. After the colon may stand `deepscaler`
-(40,315 problems; `rlreason data deepscaler`) and the prompt: `qwen_math` (the default), `boxed`,
-`r1` or `hashes` (rlreason/data/question_prompts.py), as in `grpo_math.py:deepscaler,boxed`.
+DIR is a Hugging Face folder, by default of Qwen2.5-Math-1.5B. After the colon may stand
+`deepscaler` (40,315 problems; `rlreason data deepscaler`) and the prompt: `qwen_math` (the
+default), `boxed`, `r1` or `hashes` (rlreason/data/question_prompts.py), as in
+`grpo_math.py:deepscaler,boxed`.
 
 Expected: Qwen2.5-Math-1.5B goes from 39.8% to 71.8% on MATH-500 by a policy gradient on a single
 problem of DeepScaleR (arXiv 2504.20571, the ablation of its losses). Not run here.

@@ -10,6 +10,7 @@ import pytest
 
 from rlreason import config, slots, users
 from rlreason.rewards import RewardSpec, combine_rewards
+from tests import waiting
 
 EXITS = {
     "sys.exit": lambda: sys.exit(0), "exit": lambda: sys.exit(), "os._exit": lambda: os._exit(0),
@@ -39,11 +40,19 @@ def test_a_callable_cannot_end_the_process(leave, name, spec):
 
 
 def test_a_copy_of_the_process_may_end():
-  with users.contained("it"):
-    child = os.fork()
-    if not child:
-      os._exit(7)
-  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+  program = """
+import os
+import pathlib
+from rlreason import users
+with users.contained("it"):
+  child = os.fork()
+  if not child:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+  root = pathlib.Path(__file__).parents[1]
+  ended = waiting.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(root)})
+  assert (ended.returncode, ended.stdout) == (0, "7\n"), ended.stderr
 
 
 @pytest.mark.parametrize("leave", ["import sys; sys.exit(0)", "import os; os._exit(0)", "exit()"])

@@ -26,29 +26,33 @@ ROOT = pathlib.Path(__file__).parents[2]
 # In a process for each folder: saves one checkpoint, then one of 80 MB, and is killed as soon as so
 # many bytes of it are in files.
 KILLED = """
-import os, pathlib, signal, sys, threading, time
+import os, signal, sys
 import numpy as np
 from rlreason.training import checkpoint as checkpoint_lib
 
-def kill(folder, least):
-  sizes = []
-  while not sizes or sum(sizes) < least:
-    sizes = [file.stat().st_size for place in folder.glob("checkpoints/2.*")
-             for file in [place, *place.rglob("*")] if file.is_file() or not least]
-    time.sleep(0.0005)
+def kill(*unused):
   os.kill(os.getpid(), signal.SIGKILL)
 
-for folder, least in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+create = checkpoint_lib._SealedPath.create
+
+async def create_then_kill(self):
+  await create(self)
+  kill()
+
+# When the folder of the save has just been made, and when all is written but not renamed.
+for folder, (place, name, function) in zip(sys.argv[1:], (
+    (checkpoint_lib._SealedPath, "create", create_then_kill), (checkpoint_lib, "_seal", kill))):
   child = os.fork()
   if not child:
     checkpointer = checkpoint_lib.Checkpointer(folder)
-    big = np.random.default_rng(0).normal(size=(10_000_000,))
+    big = np.random.default_rng(0).normal(size=(100_000,))
     checkpointer.save(1, {"w": big[:10], "step": np.asarray(1)}, {"step": 1})
     checkpointer.wait()
-    threading.Thread(target=kill, args=(pathlib.Path(folder), least)).start()
+    setattr(place, name, function)
     checkpointer.save(2, {"w": big, "step": np.asarray(2)}, {"step": 2})
-    signal.pause()
-  assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    checkpointer.wait()
+    os._exit(3)
+  assert os.waitpid(child, 0)[1] == signal.SIGKILL
 print("done")
 """
 
@@ -213,7 +217,7 @@ def test_errors(tmp_path):
 
 def test_sigkill_while_saving_leaves_the_one_before(tmp_path):
   begun, written = tmp_path / "begun", tmp_path / "written"
-  _run(KILLED, begun, 0, written, 10_000_000)
+  _run(KILLED, begun, written)
   for workdir in (begun, written):
     names = {file.name for file in (workdir / "checkpoints").iterdir()}
     assert "1" in names and "2" not in names, names

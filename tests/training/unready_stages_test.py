@@ -152,5 +152,6 @@ def test_models_beside_the_policy(tmp_path):
 def test_a_new_model_larger_than_the_memory():
   config = tiny_run.make_config()
   config.model.width, config.model.mlp_width, config.model.num_layers = 2**16, 2**18, 100
-  with pytest.raises(ValueError, match=r"config.model: got parameters of \d+.\d GB, allowed: "):
+  message = r"config.model: got num_layers=100, .* at least 20,617.6 GB .* allowed: "
+  with pytest.raises(ValueError, match=message):
     setup_lib.make_setup(from_config(config))
