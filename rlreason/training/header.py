@@ -26,7 +26,7 @@ def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
   source = recipe.model.path if isinstance(recipe.model, PretrainedModel) else "new"
   trained, frozen = map(format_count, _policy_counts(setup.model))
   lines = model_header(setup.model, source, recipe.parallel)
-  lines[-1] += f": {trained} trained, {frozen} frozen"
+  lines.append(_line("", f"{trained} parameters trained, {frozen} frozen"))
   for stage in recipe.stages:
     lines.append(_line(stage.name, stage_work(recipe, stage)))
     lines += [_line("", part) for part in _critic(setup.model, stage)]

@@ -47,10 +47,13 @@ _REFRESH = 0.5  # seconds between changes of a notebook's line
 class _Work:
   """Something in progress: what is done of it, how fast, and its latest metrics."""
 
-  def __init__(self, work: tracking.Work, clock: Callable[[], float], done: float = 0):
+  def __init__(
+      self, work: tracking.Work, clock: Callable[[], float], done: float = 0,
+      window: int | None = None):
+    """With a `window` it is as fast as in so many latest updates, else as on the whole."""
     self.name, self.total, self.unit, self.done = *work, done
-    self._clock = clock
-    self._history = collections.deque([(clock(), done, 0)], maxlen=_WINDOW + 1)
+    self._clock, self._window = clock, window
+    self._history = collections.deque([(clock(), done, 0)])
     self.started = self.printed = clock()
     self.printed_done: float | None = None  # what was done when it was printed last
     self.metrics: Mapping[str, float] = {}
@@ -58,6 +61,10 @@ class _Work:
   def update(self, done: float, tokens: int, metrics: Mapping[str, float]) -> None:
     self.done, self.metrics = done, metrics
     self._history.append((self._clock(), done, self._history[-1][2] + tokens))
+    if self._window is None and len(self._history) > 2:
+      del self._history[1]
+    elif self._window is not None and len(self._history) > self._window + 1:
+      self._history.popleft()
 
   def tokens_per_second(self) -> float | None:
     (start, _, before), (end, _, after) = self._history[0], self._history[-1]
@@ -181,7 +188,7 @@ class Progress:
     """Begins a stage, of which `done_steps` were done before a resume."""
     self._end_stage()
     self._programs.clear()
-    self._stage = _Work(tracking.Work(name, total_steps), self._clock, done_steps)
+    self._stage = _Work(tracking.Work(name, total_steps), self._clock, done_steps, _WINDOW)
     self._stage.printed = -math.inf
     if self._bar is not None:
       self._task = self._add(self._stage)
@@ -234,13 +241,12 @@ class Progress:
     self._programs[where, name] = total
     size, unit = _unit_of(total)
     parts = ", ".join(f"{part} {amount / size:.1f}" for part, amount in sizes.items() if amount)
-    self.message(f"memory: {where} {name} {total / size:.1f} {unit} of "
-                 f"{format_bytes(memory.share_bytes())} ({parts})")
+    self._print(f"memory: {where} {name} {total / size:.1f} {unit} of "
+                f"{format_bytes(memory.share_bytes())} ({parts})")
 
   def message(self, text: str) -> None:
     """Shows a line of its own, above what is live."""
-    # A log file has no width: a line is a line, and a "[" in it is no markup.
-    _print(self._console, rich.text.Text(text), soft_wrap=True)
+    self._print(text)
 
   def messages(self, lines: Sequence[str]) -> None:
     """Shows several lines."""
@@ -261,8 +267,12 @@ class Progress:
     """Leaves the last line of the stage behind, and makes room for the next."""
     if self._bar is not None and self._task is not None:
       self._bar.remove_task(self._task)
-      self.message(self._stage.line(self._console.width - 1))
+      self._print(self._stage.line(self._console.width - 1))
     self._task = None
+
+  def _print(self, text: str) -> None:
+    # A log file has no width: a line is a line, and a "[" in it is no markup.
+    _print(self._console, rich.text.Text(text), soft_wrap=True)
 
   def _show(self, work: _Work, is_last: bool = False) -> None:
     now = self._clock()
@@ -272,7 +282,7 @@ class Progress:
       self._bar.refresh() if is_last else None
     elif is_last or now - work.printed >= self._interval:
       work.printed, work.printed_done = now, work.done
-      self.message(work.line())
+      self._print(work.line())
 
 
 def on_stderr() -> Progress:
