@@ -8,8 +8,8 @@ KL of `distill_on_policy.py` (https://arxiv.org/abs/2306.13649), from the sample
 their log-probs are asked of the teacher, not distributions. The student first learns the task's
 form from demonstrations. The argument is the teacher, which must share the vocabulary.
 Settings of papers: an immediate reward of weight 1 and no reward of the task. Not run on this bed
-yet. Expected: the KL to the teacher (`policy/kl`) falls, and accuracy follows the teacher's; the exact
-distributions of `distill_on_policy.py` take fewer samples.
+yet. Expected: the KL to the teacher (`policy/kl`) falls, and accuracy follows the teacher's; the
+exact distributions of `distill_on_policy.py` take fewer samples.
 """
 
 import beds

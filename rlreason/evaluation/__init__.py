@@ -5,10 +5,10 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "behaviours", "evaluator", "metrics"]
+    "behaviours", "completions", "evaluator", "metrics"]
 
 if typing.TYPE_CHECKING:
   from rlreason.evaluation import (
-      behaviours, evaluator, metrics)
+      behaviours, completions, evaluator, metrics)
 else:
   __getattr__, __dir__ = lazy.attributes(__name__, __all__)

@@ -185,9 +185,8 @@ def make_evaluator(
   """Makes `evaluate(params, key, pool=None, before_batch=...) -> Evaluated`.
 
   The estimates have an entry for the task and, where its rows name sub-tasks (`task_name`), one for
-  each of these. `pool` are the worker processes of the
-  verifier (None: the shared ones); `before_batch` is called before each batch, and may raise to
-  leave.
+  each of these. `pool` are the worker processes of the verifier (None: the shared ones);
+  `before_batch` is called before each batch, and may raise to leave.
 
   Args:
     config: what is measured.

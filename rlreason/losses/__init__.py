@@ -26,12 +26,14 @@ from rlreason.losses.value import clipped_value_loss, explained_variance
 __all__ = [
     "Others", "Unembedded", "active_entropy_coef", "adapt_entropy_coef", "adapt_kl_coef",
     "batch_normalized", "bradley_terry", "cap", "cispo", "clip_cov", "clipped_surrogate",
-    "clipped_value_loss", "decoupled_surrogate", "dpo", "explained_variance", "forward_kl",
-    "from_logits", "gae", "generalized_jsd", "group_centered", "group_normalized", "gspo",
-    "gspo_token", "hide_words", "ipo", "is_always_zero", "kl_cov", "kl_estimate", "kto",
-    "kto_baseline", "leave_one_out", "leave_one_out_normalized", "length_adaptive_lambda",
-    "log1mexp", "masked_importance", "n_step_returns", "no_baseline", "opo", "orpo",
-    "outcome_cross_entropy", "pass_at_k", "reinforce", "remax", "returns_to_go", "reverse_kl",
-    "select_clip_cov", "select_kl_cov", "simpo", "standardized", "terminal_rewards",
+    "clipped_value_loss", "decoupled_surrogate", "dpo", "dppo_kl", "dppo_tv",
+    "explained_variance", "forward_kl", "from_logits", "gae", "gdpo", "generalized_jsd", "gmpo",
+    "group_centered", "group_normalized", "gspo", "gspo_token", "hide_words", "ipo",
+    "is_always_zero", "kl_cov", "kl_estimate", "kto", "kto_baseline", "leave_one_out",
+    "leave_one_out_normalized", "length_adaptive_lambda", "log1mexp", "masked_importance",
+    "max_rl", "mean_probability", "n_step_returns", "no_baseline", "off_policy_mask", "opo",
+    "orpo", "outcome_cross_entropy", "pass_at_k", "reinforce", "remax", "returns_to_go",
+    "reverse_kl", "sapo", "select_clip_cov", "select_high_entropy", "select_kl_cov",
+    "selected_surrogate", "sequence_mask", "simpo", "standardized", "terminal_rewards",
     "token_divergence", "token_log_probs", "top_k_divergence", "top_k_log_probs",
-    "truncated_importance", "with_others"]
+    "truncated_importance", "unbiased_kl", "vespo", "with_others"]

@@ -34,5 +34,6 @@ __all__ = [
     "check_correctness_beats_length", "combine_rewards", "correctness_beats_length",
     "default_options", "default_pool", "exploration_reward", "finished_reward", "format_reward",
     "has_math_golds", "kimi_length_reward", "l1_length_reward", "l1_max_length_reward",
-    "language_reward", "learned_reward", "overlong_reward", "random_reward", "repetition_reward",
-    "restart_reward", "unfinished_reward", "verifier_columns", "verify"]
+    "language_reward", "learned_reward", "majority_reward", "overlong_reward", "random_reward",
+    "repetition_reward", "restart_reward", "unfinished_reward", "verifier_columns", "verify",
+    "vote_answer"]

@@ -5,13 +5,16 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "checkpoint", "checks", "group_plans", "loop", "memory", "metrics", "optimizer", "preflight",
-    "profiling", "progress", "recipe", "report", "rl_metrics", "setup", "stage_configs", "stages",
-    "workdir"]
+    "checkpoint", "checks", "comparison", "comparison_plot", "curves", "entry", "group_plans",
+    "header", "loop", "memory", "metrics", "model_paths", "optimizer", "preflight", "profiling",
+    "progress", "provenance", "recipe", "replay", "replay_rows", "report", "rl_metrics", "seeds",
+    "setup", "signals", "stage_configs", "stages", "wandb_log", "workdir"]
 
 if typing.TYPE_CHECKING:
   from rlreason.training import (
-      checkpoint, checks, group_plans, loop, memory, metrics, optimizer, preflight, profiling,
-      progress, recipe, report, rl_metrics, setup, stage_configs, stages, workdir)
+      checkpoint, checks, comparison, comparison_plot, curves, entry, group_plans, header, loop,
+      memory, metrics, model_paths, optimizer, preflight, profiling, progress, provenance, recipe,
+      replay, replay_rows, report, rl_metrics, seeds, setup, signals, stage_configs, stages,
+      wandb_log, workdir)
 else:
   __getattr__, __dir__ = lazy.attributes(__name__, __all__)

@@ -483,13 +483,9 @@ def _to_array(leaf: Any) -> Any:
 def _to_abstract(leaf: Any) -> Any:
   """What Orbax is asked for: a ShapeDtypeStruct with a sharding, or a numpy array."""
   if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
-    sharding = leaf.sharding or _default_sharding()
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   return np.empty_like(np.asarray(leaf))
-
-
-def _default_sharding() -> jax.sharding.Sharding:
-  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _layout(tree: Any) -> dict[str, str]:
