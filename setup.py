@@ -49,7 +49,7 @@ EXTRAS_REQUIRE = {
   "tpu": ["jax[tpu]"],  # brings libtpu
   # Runs write TensorBoard files without it; this shows them, and needs no TensorFlow.
   "tensorboard": ["tensorboard>=2.20,<3"],
-  "wandb": ["wandb>=0.19,<1"],  # Weights & Biases
+  "wandb": ["wandb>=0.31,<1"],  # Weights & Biases
   "notebooks": ["ipykernel>=6.29", "notebook>=7"],  # runs colab/ outside Colab
   "test": [
     "pytest>=8",
