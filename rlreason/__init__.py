@@ -11,9 +11,10 @@ from rlreason.version import VERSION as __version__
 
 __all__ = [
     "Policy", "PolicyGradientConfig", "Recipe", "RewardSpec", "SFTConfig", "Samples",
-    "SamplingOptions", "__version__", "algorithms", "convert", "data", "evaluate", "evaluation",
-    "from_config", "load", "losses", "masks", "models", "parallel", "rewards", "sample", "sampling",
-    "tokenizers", "train", "training", "types", "weights"]
+    "SamplingOptions", "__version__", "algorithms", "compare", "convert", "data", "evaluate",
+    "evaluation", "from_config", "load", "losses", "masks", "models", "parallel", "replay",
+    "report", "rewards", "sample", "sampling", "tokenizers", "train", "training", "types",
+    "weights"]
 _NAMES = {
     "rlreason.api": (
         "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
@@ -29,7 +30,8 @@ if typing.TYPE_CHECKING:
       algorithms, data, evaluation, losses, masks, models, parallel, rewards, sampling, tokenizers,
       training, types, weights)
   from rlreason.algorithms import PolicyGradientConfig, SFTConfig
-  from rlreason.api import Policy, Samples, convert, evaluate, load, sample, train
+  from rlreason.api import (
+      Policy, Samples, compare, convert, evaluate, load, replay, report, sample, train)
   from rlreason.rewards import RewardSpec
   from rlreason.sampling import SamplingOptions
   from rlreason.training.recipe import Recipe, from_config

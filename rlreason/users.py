@@ -77,7 +77,8 @@ def is_of_user(file: str) -> bool:
 
 def is_of_installed(file: str) -> bool:
   """Whether a file is Python's, or of a package that is only installed."""
-  return not is_of_user(file) and not pathlib.Path(file).is_relative_to(_OTHERS[0])
+  return (os.path.isfile(file) and not is_of_user(file)
+          and not pathlib.Path(file).is_relative_to(_OTHERS[0]))
 
 
 def hide_warnings_of_others() -> None:

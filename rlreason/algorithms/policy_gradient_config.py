@@ -161,10 +161,6 @@ class PolicyGradientConfig:
     for name in ("kl_target", "reference_every"):
       if vars(self)[name] and not self.kl_coef:
         raise ValueError(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
-    if self.reference_every and self.reference_decay == 1:
-      raise ValueError(
-          f"reference_decay: got 1 with reference_every={self.reference_every}, allowed: less than "
-          "1, or reference_every=0 (the reference would never move)")
 
   def _check_critic(self):
     if not self.has_critic:

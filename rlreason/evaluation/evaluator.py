@@ -250,7 +250,7 @@ def metric_names(
   """
   grader = _make_grader(config, task.verifier, grading, reading)
   rows = _problems(config, task.rows, grader, tokenizer, longest)
-  right = _Solution("", 1.0, 1, 0, False, 1)
+  right = _Solution("", 1.0, 1, 0, False, 1, "", "")
   names = _measure(rows[:1], [right], [[right] * config.num_samples], grader)
   return [f"eval/{name}/{metric}" for name in _task_places(task.name, rows) for metric in names]
 

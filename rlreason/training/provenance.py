@@ -31,6 +31,7 @@ from rlreason.training.recipe import Recipe
 
 PACKAGES = ("rlreason", "jax", "jaxlib", "flax", "optax", "numpy")
 _GRADING = ("which_box", "verifier_options")  # fields of an evaluation that say how it grades
+_TIMES = ("every_stage", "every_steps", "stop_after")  # when it is measured, and not how
 _GIT_SECONDS = 10.0
 
 Provenance = dict[str, Any]
@@ -55,7 +56,8 @@ def describe(recipe: Recipe, tokenizer: Tokenizer, inputs: dict[str, dict[str, s
           "sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
           "options": dict(tokenizer.chat_options),
           "end_tokens": [tokenizer.decode([i], skip_special=False) for i in tokenizer.eos_ids]},
-      "sampling": {name: value for name, value in evaluation.items() if name not in _GRADING},
+      "sampling": {name: value for name, value in evaluation.items()
+                   if name not in (*_GRADING, *_TIMES)},
       "grader": {
           "verifier": verifier_name(recipe.task),
           "function": config_lib.to_dict(recipe.grading.function),

@@ -84,8 +84,6 @@ REFUSED = [
     ("rl", dict(algorithm=dict(value_coef=0.0, critic_warmup_steps=1)),
      "algorithm.critic_warmup_steps: got 1 with value_coef=0"),
     ("rl", dict(algorithm=dict(entropy_target=1.0, entropy_step=0.0)), "algorithm.entropy_step: g"),
-    ("rl", dict(algorithm=dict(reference_every=1, reference_decay=1.0)),
-     "algorithm.reference_decay: got 1 with reference_every=1, allowed: less than 1"),
     # Gradient passes that make up no batch.
     ("sft", dict(sft=dict(micro_batch_size=3)), "sft.micro_batch_size: got 3, allowed: a diviso"),
     ("preference", dict(preference=dict(micro_batch_size=3)),

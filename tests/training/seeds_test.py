@@ -27,7 +27,8 @@ def trained_fixture(monkeypatch):
   """Seed and folder of each run."""
   calls = []
 
-  def train(recipe, workdir, *, allow_changed_inputs):
+  def train(recipe, workdir, *, allow_changed_inputs, profile, wandb):
+    assert profile is None and wandb is None
     calls.append((recipe.seed, workdir.name, allow_changed_inputs))
     assert dataclasses.replace(recipe, seed=4) == RECIPE
     workdir.mkdir(parents=True, exist_ok=True)
