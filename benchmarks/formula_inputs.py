@@ -67,6 +67,10 @@ def make_inputs(case="plain", seed=0):
       "teacher_logits": 3 * normal(rows, LENGTH, VOCABULARY),
       "measured_kl": np.array([0.1, 5.5, 6.5, 12.0, 30.0]),
       "entropies": np.array([0.05, 0.19, 0.3, 2.0])}
+  more = np.random.default_rng(seed + 1)  # what came later does not move what was there
+  x["token_entropies"] = more.exponential(size=(rows, LENGTH))
+  x["parts"] = np.stack([
+      more.integers(0, 2, (GROUPS, SIZE)).astype(np.float64), more.random((GROUPS, SIZE))], axis=-1)
   CASES[case](x, random)
   return {name: value.astype(np.float32).astype(np.float64) if value.dtype == np.float64 else value
           for name, value in x.items()}

@@ -10,6 +10,7 @@ stands beside one whose options of ours give the peer's numbers, where there are
 import argparse
 import sys
 
+import formula_drift_rows
 import formula_inputs
 import formula_loss_rows
 import formula_rows
@@ -25,6 +26,7 @@ SECTIONS = {
     "KL estimates and controllers": formula_rows.kl_rows,
     "Policy losses, with gradients": formula_loss_rows.policy_rows,
     "Corrections for the sampler": formula_loss_rows.correction_rows,
+    "Methods of 2025 and 2026": formula_drift_rows.rows,
     "Aggregation": formula_loss_rows.aggregation_rows,
     "Value losses, with gradients": formula_loss_rows.value_rows,
     "Preferences, with gradients": formula_loss_rows.preference_rows,

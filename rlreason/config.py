@@ -22,9 +22,10 @@ import types
 import typing
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
+from absl import logging
 import ml_collections
 
-from rlreason import files, users
+from rlreason import files, recipe_files, users
 
 T = TypeVar("T")
 # The type of a field that holds a path of this machine, or the name of something else where a path
@@ -139,24 +140,19 @@ def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
 
 
 def load_config_file(path: str) -> ml_collections.ConfigDict:
-  """Returns `get_config()` of the experiment file `path`.
+  """Returns `get_config()` of an experiment file, or of a recipe that comes with the package.
 
-  `path` may end in `:argument`, which is passed to `get_config(argument)`.
+  Args:
+    path: as `recipe_files.locate`; it may end in `:argument`, which is passed to
+      `get_config(argument)`.
 
   Raises:
     FileNotFoundError: no such file.
     ValueError: the file is not Python, has no function `get_config`, or one without a parameter
       where an argument is given.
   """
-  file, colon, argument = files.local_path("config", path).partition(".py:")
-  file += ".py" if colon else ""
-  if not os.path.isfile(file):
-    raise FileNotFoundError(
-        f"config file {path!r} not found; give a Python file that defines get_config(), "
-        "such as experiments/rlsp_countdown.py"
-    )
-  if not file.endswith(".py"):
-    raise ValueError(f"config file {file!r} must be a Python file (.py) that defines get_config()")
+  file, argument = recipe_files.locate(path)
+  logging.info("the experiment is %s", file)
   spec = importlib.util.spec_from_file_location("rlreason_experiment", file)
   module = importlib.util.module_from_spec(spec)
   folder = os.path.dirname(os.path.abspath(file))

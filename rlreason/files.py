@@ -11,6 +11,8 @@ import shutil
 import socket
 import tempfile
 
+from rlreason import hub
+
 LOCK_NAME = "run.lock"
 # A disk that takes no more, or fails: what was written before is kept, and nothing is misspelt.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -85,7 +87,8 @@ def local_path(name: str, path: str) -> str:
   """
   if _URL.match(path):
     raise ValueError(
-        f"{name}: got {path!r}, allowed: a path of this machine (mount the bucket, or copy it)")
+        f"{name}: got {path!r}, allowed: a path of this machine (mount the bucket, or copy it)"
+        f"{hub.hint(path)}")
   if "\0" in path or not _is_text(path):
     raise ValueError(f"{name}: got {path!r}, allowed: a path in UTF-8, without NUL")
   expanded = os.path.expanduser(path)

@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from rlreason import files, users
+from rlreason import files, users, version
 from rlreason.commands import COMMANDS, Command, Overrides, UsageError
 
 EXIT_STOPPED = 1  # the run gave up: updates were not finite, or the disk is full
@@ -31,17 +31,25 @@ EXIT_PIPE = 141  # 128 + SIGPIPE: nobody reads what is printed
 
 _MAX_MESSAGE = 4000  # characters
 _LESS_MEMORY = "take smaller batches and shorter rows, remat, bfloat16, or more devices"
-_EXTRAS = {"reasoning_gym": "real"}  # module -> the extra that brings it
+_EXTRAS = {"reasoning_gym": "real", "wandb": "wandb"}  # module -> the extra that brings it
 
 
 class _Warnings(logging.Handler):
-  """Prints `warning: ...` lines, each once: a file may be read for the checks and for a stage."""
+  """Prints `warning: ...` lines, each once: a file may be read for the checks and for a stage.
+
+  With a lower level also `info: ...` lines, of this package alone, or all there are.
+  """
 
   def __init__(self):
     super().__init__(logging.WARNING)
     self._said = set()
 
   def emit(self, record: logging.LogRecord):
+    is_own = pathlib.Path(record.pathname).is_relative_to(pathlib.Path(__file__).parent)
+    if self.level == logging.INFO and record.levelno < logging.WARNING and not is_own:
+      return
+    if record.levelno == logging.WARNING and users.is_of_installed(record.pathname):
+      return  # a dependency's, which nobody here can do anything about
     line = f"{record.levelname.lower()}: {self.format(record)}"
     if line not in self._said:
       self._said.add(line)
@@ -108,9 +116,13 @@ def _explain(error: Exception) -> tuple[str, int] | None:
 
 
 def _dispatch(argv: list[str]):
-  name, *rest = argv or [""]
-  if name in ("", "-h", "--help", "help"):
+  loud = [argument for argument in argv[:1] if argument in ("-v", "-vv")]
+  name, *rest = [*argv[len(loud):], *loud] or [""]
+  if name in ("", "-h", "--help", "help", *loud):
     print(_overview())
+    return
+  if name == "--version":
+    print(version.describe())
     return
   if name not in COMMANDS:
     close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -120,6 +132,9 @@ def _dispatch(argv: list[str]):
   command = COMMANDS[name]
   values = flags.FlagValues()
   command.define(values)
+  flags.DEFINE_bool("verbose", None, "say more of what is done", short_name="v", flag_values=values)
+  flags.DEFINE_bool(
+      "debug", None, "say all that libraries say, too", short_name="vv", flag_values=values)
   if {"-h", "--help"} & set(rest):
     print(_help(name, command, values))
     return
@@ -134,6 +149,7 @@ def _dispatch(argv: list[str]):
   for flag in command.required:
     if not values[flag].value:
       raise UsageError(f"--{flag} is missing; for example: {command.example}")
+  _set_verbosity(values)
   command.run(values, overrides, arguments)
 
 
@@ -165,7 +181,8 @@ def _overview() -> str:
   lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
   return "\n".join([
       "rlreason: reinforcement learning that turns language models into reasoning models.", "",
-      "usage: rlreason COMMAND [FLAGS]; rlreason COMMAND --help lists the flags", "", *lines, "",
+      "usage: rlreason COMMAND [FLAGS]; rlreason COMMAND --help lists the flags;",
+      "       rlreason --version", "", *lines, "",
       "example:", f"  {COMMANDS['train'].example}"])
 
 
@@ -176,6 +193,7 @@ def _help(name: str, command: Command, values: flags.FlagValues) -> str:
     needed = " (required)" if flag.name in command.required else ""
     default = "" if flag.default is None else f" (default: {flag.default})"
     label = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    label = f"-{flag.short_name}" if flag.short_name else label
     lines.append(f"  {label:18} {' '.join(flag.help.split())}{needed}{default}")
   return "\n".join([*lines, "", "example:", f"  {command.example}"])
 
@@ -189,9 +207,12 @@ def _set_environment():
   if here not in sys.path:
     sys.path.append(here)  # where a user's reward functions are: "my_rewards:brevity"
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  users.hide_warnings_of_others()
   root = logging.getLogger()
   root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
   root.addHandler(_Warnings())
+  # That there may be a GPU: `parallel.cpu_fallback` says so too, and what to do.
+  logging.getLogger("jax._src.xla_bridge").addFilter(_is_not_of_gpu)
   # That its cache is a temporary one where there is no home.
   logging.getLogger("matplotlib").setLevel(logging.ERROR)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -205,6 +226,20 @@ def _set_environment():
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
   # Most programs here are small, and many; JAX's own limit of a second would leave them out.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def _is_not_of_gpu(record: logging.LogRecord) -> bool:
+  return "NVIDIA GPU may be present" not in record.getMessage()
+
+
+def _set_verbosity(values: flags.FlagValues):
+  """Lets through what the flags ask for; without them, warnings."""
+  if not (values.verbose or values.debug):
+    return
+  root = logging.getLogger()
+  handlers = [handler for handler in root.handlers if isinstance(handler, _Warnings)]
+  for filtering in (root, logging.getLogger("absl"), *handlers):
+    filtering.setLevel(logging.DEBUG if values.debug else logging.INFO)
 
 
 def _use_utf8():

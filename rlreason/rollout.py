@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from rlreason import tokenizers
+from rlreason import tokenizers, tracking
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.messages import ends_with_assistant
 from rlreason.data.sources import BadRows, origin
@@ -97,7 +97,7 @@ class FittingRows:
       ValueError: all rows are bad, or no prompt fits.
     """
     lists, bad_rows = [], BadRows("prompts", "prompts")
-    for i in range(len(rows)):
+    for i in tracking.each("tokenising prompts", len(rows)):
       try:
         row = rows[i]
         missing = sorted(name for name in columns if row.get(name) is None)

@@ -29,6 +29,7 @@ def import_function(path: str) -> Callable[..., Any]:
   if not (colon and name.isidentifier() and module.replace(".", "_").isidentifier()):
     raise ValueError(f"function: got {path!r}, allowed: 'package.module:function'")
   try:
+    users.name_module(module)
     with users.contained(f"function: {path!r}"):
       function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:

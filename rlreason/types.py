@@ -85,6 +85,10 @@ class Outcome:
   is_scored: jax.Array  # bool[B] False: could not be scored, and gets no gradient
   is_right: jax.Array | None = None  # bool[B] the verifier's verdict; None where nobody asks for it
   greedy_scores: jax.Array | None = None  # f32[B] of the greedy completion of the row's prompt
+  # f32[B, N] the rewards behind the scores, and their weights, the same in all rows; None where
+  # nobody asks for them.
+  parts: jax.Array | None = None
+  part_weights: jax.Array | None = None
 
 
 @struct.dataclass
@@ -130,6 +134,7 @@ class RolloutBatch:
   advantages: jax.Array  # f32[B, T]
   counted_mask: jax.Array | None = None  # bool[B, T] tokens that count in means; None: loss_mask
   sampler_log_probs: jax.Array | None = None  # f32[B, T] of what the tokens were sampled from, nats
+  old_entropies: jax.Array | None = None  # f32[B, T] of the policy before the update, nats
   ref_log_probs: jax.Array | None = None  # f32[B, T] reference policy, nats
   old_values: jax.Array | None = None  # f32[B, T]
   returns: jax.Array | None = None  # f32[B, T]

@@ -1,18 +1,24 @@
 """Code of the user's in this process: configs and reward functions.
 
 What it raises goes through, with its place noted for the command line. It cannot end the process:
-an exit code of 0 would say that the run came to its end.
+an exit code of 0 would say that the run came to its end. Its warnings are shown, those of others
+are not. The file runs as it stands: workers load it without the package.
 """
 
 from collections.abc import Iterator
 import contextlib
+import importlib.util
 import os
 import pathlib
+import sys
 import sysconfig
 import traceback
+import warnings
 
 _OTHERS = (pathlib.Path(__file__).parent, *(
     pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
+_named: set[pathlib.Path] = set()  # files and folders of modules that a config names
+_show_warning = warnings.showwarning
 
 
 @contextlib.contextmanager
@@ -53,9 +59,41 @@ def line_of(error: Exception) -> str | None:
   return getattr(error, "line_of_user", None)
 
 
+def name_module(name: str) -> None:
+  """Takes a module as the user's, with the package it is in, wherever it is installed."""
+  top = name.partition(".")[0]
+  with contextlib.suppress(ImportError, ValueError):  # whoever imports it says so
+    spec = importlib.util.find_spec(top)
+    if spec is not None and spec.origin and top != "rlreason":
+      origin = pathlib.Path(spec.origin)
+      _named.add(origin.parent if origin.name == "__init__.py" else origin)
+
+
+def is_of_user(file: str) -> bool:
+  """Whether a file is neither Python's, nor this package's, nor of one that is only installed."""
+  is_in = pathlib.Path(file).is_relative_to
+  return os.path.isfile(file) and (any(map(is_in, _named)) or not any(map(is_in, _OTHERS)))
+
+
+def is_of_installed(file: str) -> bool:
+  """Whether a file is Python's, or of a package that is only installed."""
+  return (os.path.isfile(file) and not is_of_user(file)
+          and not pathlib.Path(file).is_relative_to(_OTHERS[0]))
+
+
+def hide_warnings_of_others() -> None:
+  """Shows no more warnings but those of the user's code, unless Python was told which to show."""
+  if not sys.warnoptions:
+    warnings.showwarning = _show_warning_of_user
+
+
+def _show_warning_of_user(message, category, filename, lineno, file=None, line=None):
+  if is_of_user(filename):
+    _show_warning(message, category, filename, lineno, file, line)
+
+
 def _line_of(error: Exception) -> str | None:
   lines = [f"{frame.f_code.co_filename}:{line}"
            for frame, line in traceback.walk_tb(error.__traceback__)
-           if os.path.isfile(frame.f_code.co_filename)
-           and not any(map(pathlib.Path(frame.f_code.co_filename).is_relative_to, _OTHERS))]
+           if is_of_user(frame.f_code.co_filename)]
   return lines[-1] if lines else None

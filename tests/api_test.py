@@ -157,20 +157,25 @@ def test_the_readme_runs(folder, policy, monkeypatch):
   assert sample(names["adapted"]) == sample(policy)  # new adapters change nothing
 
 
-def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch):
+def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch, tmp_path):
   config = config_lib.load_config_file(CONFIG)
   summary = rr.evaluate(policy, config, name="tiny")
   (stage,) = summary["stages"]
   assert stage["name"] == "tiny" and stage["steps"] == 0
   assert {"greedy", "pass@2", "maj@2", "backtracks"} <= set(stage["evaluation"]["countdown"])
   json.dumps(summary, allow_nan=False)
-  assert rr.evaluate(policy, rr.from_config(config), name="tiny") == summary
+  file = tmp_path / "completions.jsonl"
+  assert rr.evaluate(policy, rr.from_config(config), name="tiny", completions=file) == summary
+  assert len(file.read_text().splitlines()) == 8 * 3
+  assert summary["provenance"]["seed"] == 0 and "key" not in summary["provenance"]
+  made = rr.evaluate(policy, config, key=jax.random.key(7))["provenance"]
+  assert made["seed"] is None and made["key"] == [0, 7]
   # Nothing could be scored: nulls, for JSON has no NaN.
   unscored = lambda self, prompts, *_, **__: [None] * len(prompts)
   monkeypatch.setattr(rr.rewards.CountdownVerifier, "__call__", unscored)
   (stage,) = rr.evaluate(policy, config)["stages"]
   assert stage["evaluation"]["countdown"]["greedy"] == dict(value=None, low=0.0, high=1.0, n=0)
-  assert stage["evaluation"]["countdown"]["mean"]["low"] is None
+  assert stage["evaluation"]["countdown"]["avg@2"] == dict(value=None, low=0.0, high=1.0, n=0)
   config.evaluation.max_new_tokens = 128
   with pytest.raises(ValueError, match="allowed: 128 together, the positions of the model"):
     rr.evaluate(policy, config)

@@ -264,7 +264,7 @@ def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
   assert table[3].startswith("| GRPO | 50.5 [50.0, 51.0] | 50.5 |")
   claims = miniatures.directions(record)
   assert len(claims) == 3 and claims[-1].endswith(
-      "| mean of 8, %: after, before | 50 against 40; 51 against 41 | 2 of 2 |")
+      "| avg@8, %: after, before | 50 against 40; 51 against 41 | 2 of 2 |")
 
 
 def test_the_tables_of_the_miniatures_are_those_of_the_record(monkeypatch):

@@ -1,7 +1,9 @@
 """The command line: mistakes in one line, overrides, and each command on a tiny model."""
 
 import dataclasses
+import hashlib
 import json
+import logging as standard_logging
 import os
 import pathlib
 import re
@@ -296,7 +298,10 @@ def test_commands_in_bare_places(tmp_path, model_folder, changes, flags, code, t
       env=environment)
   out, err = process.stdout, process.stderr
   assert process.returncode == code, err
-  assert err.count("\n") == (1 if code else 0)
+  # One line of what is wrong, or the header's three: no noise beside them.
+  heads = ["rlreason: "] if code else ["devices  ", "model  ", "       "]
+  lines = err.splitlines()
+  assert len(lines) == len(heads) and all(map(str.startswith, lines, heads)), err
   assert text in out + err
 
 
@@ -312,7 +317,7 @@ def test_help_shows_the_flags_and_an_example_that_parses(capsys, name):
   command.define(values)
   assert all(f"--{flag}" in out or f"--[no]{flag}" in out for flag in values)
   example = out.partition("example:\n")[2].strip()
-  assert example.startswith(f"rlreason {name} ")
+  assert f"{example} ".startswith(f"rlreason {name} ")
   assert all(f"--{flag}=" in example for flag in command.required)
   _, rest = main._split_overrides(shlex.split(example)[2:])
   # Raises where the example has a flag that there is not.
@@ -452,6 +457,12 @@ def test_evaluate_refuses_an_output_that_cannot_be_written(capsys, model_folder,
   code, _, err = run_main(
       capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}", f"--output={tmp_path}")
   assert code == main.EXIT_USER and "--output" in err and "cannot be written" in err
+  (tmp_path / "a.jsonl").touch()
+  for name, message in (("a.jsonl", "another ending than .jsonl"), ("a.json", "is there already")):
+    code, _, err = run_main(
+        capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}",
+        f"--output={tmp_path / name}")
+    assert code == main.EXIT_USER and message in err
 
 
 def test_convert_keeps_the_model(capsys, model_folder, tmp_path):
@@ -469,7 +480,15 @@ def test_evaluate_prints_a_table_and_writes_a_summary(capsys, model_folder, tmp_
       capsys, "evaluate", f"--config={CONFIG}", f"--model={model_folder}", "--split=validation",
       f"--output={output}", "--config.evaluation.num_samples=0")
   assert code == 0
-  assert "greedy" in out and str(output) in out
+  assert "greedy" in out and str(output) in out and str(output.with_suffix(".jsonl")) in out
+  made = json.loads(output.read_text())["provenance"]
+  assert made["sampling"]["split"] == "validation" and made["sampling"]["num_samples"] == 0
+  assert made["problems"]["count"] == 8 and len(made["processes"]) == 1
+  assert set(made["data"]) == {"--model"}
+  assert made["data"]["--model"]["model.safetensors"] == hashlib.sha256(
+      (model_folder / "model.safetensors").read_bytes()).hexdigest()
+  lines = output.with_suffix(".jsonl").read_text().splitlines()
+  assert [json.loads(line)["problem"] for line in lines] == list(range(8))
   (stage,) = json.loads(output.read_text())["stages"]
   assert stage["name"] == "tiny" and stage["steps"] == 0
   assert set(stage["evaluation"]["countdown"]["greedy"]) == {"value", "low", "high", "n"}
@@ -529,7 +548,8 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   names = {name for line in read_metrics(workdir) for name in line}
   for name in sorted(names - {"step", "stage"}):
     group, *_, last = name.split("/")
-    last = last.replace("@2", "@k") if group == "eval" else last
+    if group == "eval":
+      last = re.sub(r"@\d+$", "@n" if last.startswith("avg") else "@k", last)
     is_part = name in ("reward/verifier/mean", "reward/exploration/mean")
     wanted = f"`{last}`" if group == "eval" else "`reward/<part>/mean`" if is_part else f"`{name}`"
     assert wanted in usage, name
@@ -589,6 +609,18 @@ def test_flags_of_chats_reach_the_model(capsys, model_folder, monkeypatch):
       {"enable_thinking": False, "style": "brief"}, {}, {"thinks": 1}]
 
 
+def test_a_number_of_seeds_reaches_the_run(capsys, monkeypatch):
+  calls = []
+  monkeypatch.setattr(api, "train", lambda config, workdir, **settings: calls.append(settings))
+  train = ["train", f"--config={CONFIG}", "--workdir=a"]
+  for flag in ([], ["--seeds=3"]):
+    assert run_main(capsys, *train, *flag)[0] == 0
+  assert [call.get("seeds") for call in calls] == [None, 3]
+  for flag in ("--seeds=0", "--seeds=x"):
+    code, _, err = run_main(capsys, *train, flag)
+    assert code == main.EXIT_USER and flag.partition("=")[0] in err
+
+
 def test_the_preflight_is_off_by_a_flag(capsys, monkeypatch):
   configs = []
   monkeypatch.setattr(api, "train", lambda config, *args, **settings: configs.append(config))
@@ -603,4 +635,6 @@ def test_a_warning_is_one_line_and_printed_once(capsys):
     for _ in range(2):
       logging.warning("%d rows left out", 3)
     logging.info("nobody asked")
+    standard_logging.getLogger("theirs").handle(standard_logging.makeLogRecord({
+        "levelno": standard_logging.WARNING, "msg": "of a package", "pathname": pytest.__file__}))
     assert capsys.readouterr().err == "warning: 3 rows left out\n"

@@ -119,7 +119,7 @@ def test_import_function():
 @pytest.mark.parametrize("fields, message", [
     (dict(advantage=Slot(losses.clipped_surrogate)), "advantage: clipped_surrogate: asks for"),
     (dict(policy_loss=Slot(losses.group_normalized)), "policy_loss: group_normalized: asks for"),
-    (dict(correction=Slot(losses.reinforce)), "correction: reinforce: asks for"),
+    (dict(correction=Slot(losses.group_normalized)), "correction: group_normalized: asks for"),
     (dict(selection=Slot(losses.reinforce)), "selection: reinforce: asks for"),
     (dict(policy_loss=Slot(losses.kl_cov)), "selection: got None with policy_loss=kl_cov"),
     (dict(selection=Slot(losses.select_kl_cov)), "got select_kl_cov with policy_loss=clipped_surr"),

@@ -1,8 +1,10 @@
 """Code of the user's: it cannot end the process, and what it raises has its place."""
 
+import importlib
 import os
 import pathlib
 import sys
+import warnings
 
 import pytest
 
@@ -75,3 +77,61 @@ def test_errors_have_the_line_of_the_user(tmp_path):
     config.load_config_file(str(file))
   assert users.line_of(error.value) == f"{file}:4"
   assert users.line_of(ValueError()) is None
+
+
+NOISY = """
+import warnings
+
+def noisy(prompts, completions, **columns):
+  warnings.warn(f"{prompts[0]} of {__name__}")
+  return [1.0] * len(completions)
+"""
+
+
+@pytest.fixture(name="noisy")
+def _noisy(tmp_path, monkeypatch):
+  """Modules that warn: one of the user's, one installed, and one installed that a config names."""
+  installed = tmp_path / "site-packages"
+  (installed / "named").mkdir(parents=True)
+  for path in (tmp_path / "mine.py", installed / "theirs.py", installed / "named" / "__init__.py"):
+    path.write_text(NOISY)
+  (installed / "named" / "inner.py").write_text(NOISY)
+  monkeypatch.setattr(users, "_OTHERS", (*users._OTHERS, installed))
+  monkeypatch.setattr(users, "_named", set())
+  monkeypatch.syspath_prepend(installed)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield installed
+  for name in ("mine", "theirs", "named", "named.inner"):
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("options, shown", [
+    ([], ["a of mine", "a of named.inner"]),
+    (["default"], ["a of mine", "a of theirs", "a of named.inner"])])
+def test_only_the_users_code_warns_unless_python_is_told(noisy, options, shown, monkeypatch):
+  said = []
+  show = lambda message, *unused: said.append(str(message))
+  monkeypatch.setattr(sys, "warnoptions", options)
+  monkeypatch.setattr(users, "_show_warning", show)
+  with warnings.catch_warnings():
+    warnings.simplefilter("default")
+    warnings.showwarning = show
+    users.hide_warnings_of_others()
+    slots.import_function("named.inner:noisy")
+    for name in ("mine", "theirs", "named.inner"):
+      importlib.import_module(name).noisy(["a"], ["b"])
+  assert said == shown
+
+
+def test_where_files_belong(noisy, tmp_path):
+  assert users.is_of_user(str(tmp_path / "mine.py"))
+  for path in (noisy / "theirs.py", pathlib.Path(os.__file__), pathlib.Path(pytest.__file__)):
+    assert not users.is_of_user(str(path)) and users.is_of_installed(str(path))
+  own = users.__file__
+  assert not users.is_of_user(own) and not users.is_of_installed(own)
+  assert not users.is_of_user("<frozen importlib._bootstrap>")
+  users.name_module("theirs")
+  assert users.is_of_user(str(noisy / "theirs.py"))
+  for name in ("rlreason.losses", "nowhere", "nowhere.at_all"):
+    users.name_module(name)
+  assert not users.is_of_user(own)

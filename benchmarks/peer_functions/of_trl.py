@@ -37,19 +37,33 @@ def _trainer(**options):
       "aux_loss_enabled": False, "_metrics": metrics, "_total_train_tokens": 0, **options})
 
 
-def _grpo(log_probs, *, loss_type="grpo", level="token", clip=(0.2, 0.2), delta=None, beta=0.0,
-          use_weights=False, max_length=None):
-  """A GRPO trainer whose model has these log-probs, and no entropy."""
-  answer = (log_probs, torch.zeros_like(log_probs), None)
-  return _trainer(
+_GRPO = {
+    "loss_type": "grpo", "level": "token", "clip": (0.2, 0.2), "delta": None, "beta": 0.0,
+    "use_weights": False, "max_length": None, "unbiased_kl": False, "off_policy_threshold": None,
+    "top_entropy": 1.0}
+
+
+def _grpo(log_probs, entropies=None, **options):
+  """A GRPO trainer of `_GRPO` whose model has these log-probs and entropies, or none."""
+  x = types.SimpleNamespace(**_GRPO | options)
+  entropies = torch.zeros_like(log_probs) if entropies is None else entropies
+  answer = (log_probs, entropies, None)
+  trainer = _trainer(
       _get_per_token_logps_and_entropies=lambda *args, **options: answer,
-      top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level=level,
-      loss_type=loss_type, epsilon_low=clip[0], epsilon_high=clip[1], beta=beta,
-      use_vllm=use_weights, vllm_importance_sampling_correction=use_weights,
-      max_completion_length=max_length, current_gradient_accumulation_steps=1,
+      top_entropy_quantile=x.top_entropy, off_policy_mask_threshold=x.off_policy_threshold,
+      importance_sampling_level=x.level, get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+      get_gamma_weights=GRPOTrainer.get_gamma_weights,
+      loss_type=x.loss_type, epsilon_low=x.clip[0], epsilon_high=x.clip[1], beta=x.beta,
+      use_vllm=x.use_weights, vllm_importance_sampling_correction=x.use_weights,
+      max_completion_length=x.max_length, current_gradient_accumulation_steps=1,
       _entropy_bonus_enabled=False,
       args=types.SimpleNamespace(
-          delta=delta, use_bias_correction_kl=False, steps_per_generation=1))
+          delta=x.delta, use_bias_correction_kl=x.unbiased_kl, steps_per_generation=1,
+          sapo_temperature_pos=1.0, sapo_temperature_neg=1.05, vespo_k_pos=2.0,
+          vespo_lambda_pos=3.0, vespo_k_neg=3.0, vespo_lambda_neg=2.0))
+  trainer.accelerator.pad_across_processes = lambda x, **options: x
+  trainer.get_high_entropy_mask = types.MethodType(GRPOTrainer.get_high_entropy_mask, trainer)
+  return trainer
 
 
 def _batch(x):
@@ -59,12 +73,19 @@ def _batch(x):
       "prompt_ids": nothing, "prompt_mask": nothing, "completion_ids": mask,
       "completion_mask": mask, "advantages": x["advantages"],
       "old_per_token_logps": x["old_log_probs"], "ref_per_token_logps": x["ref_log_probs"],
-      "importance_sampling_ratio": x["weights"], "num_items_in_batch": mask.sum()}
+      "importance_sampling_ratio": x["weights"], "num_items_in_batch": mask.sum(),
+      "sampling_per_token_logps": x["sampler_log_probs"]}
 
 
 def grpo_loss(x, **options):
+  batch = _batch(x)
+  if options.get("loss_type") == "vespo":  # it would read them without asking for a sampler
+    del batch["importance_sampling_ratio"]
+  if options.get("off_policy_threshold") is not None:  # one advantage for a row
+    batch["advantages"] = batch["advantages"][:, 0]
   return differentiate(
-      lambda log_probs: GRPOTrainer._compute_loss(_grpo(log_probs, **options), None, _batch(x)),
+      lambda log_probs: GRPOTrainer._compute_loss(
+          _grpo(log_probs, entropies=x["token_entropies"], **options), None, batch),
       x["log_probs"])
 
 
@@ -129,6 +150,17 @@ def grpo_advantage(x, *, scale):
   trainer, inputs = _rollout_trainer(x, scale_rewards=scale)
   advantages = GRPOTrainer._generate_and_score_completions(trainer, inputs)["advantages"]
   return flat(advantages)
+
+
+def gdpo_advantage(x, *, weights):
+  """Of rewards in the columns of `parts`, f32[B]."""
+  names = [f"part {i}" for i in range(len(weights))]
+  trainer, inputs = _rollout_trainer(
+      x, scale_rewards="group", multi_objective_aggregation="normalize_then_sum",
+      reward_weights=torch.tensor(weights), reward_funcs=[None] * len(weights),
+      reward_func_names=names,
+      _calculate_rewards=lambda *args: x["parts"].reshape(-1, len(weights)))
+  return flat(GRPOTrainer._generate_and_score_completions(trainer, inputs)["advantages"])
 
 
 def sampler_weights(x, *, mode, low=None, high=None):

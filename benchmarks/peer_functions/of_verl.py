@@ -28,6 +28,20 @@ def advantage(x, *, estimator, **options):
   return flat(advantages)
 
 
+def gdpo_advantage(x, *, weights):
+  """Of rewards in the columns of `parts`, whitened over tokens."""
+  groups, size = x["scores"].shape
+  mask = x["mask"].float()
+  names = [f"part {i}" for i in range(len(weights))]
+  parts = x["parts"].reshape(groups * size, -1).numpy()
+  advantages, _ = core_algos.compute_gdpo_outcome_advantage(
+      torch.zeros(mask.shape), mask, np.repeat(np.arange(groups), size),
+      config={"gdpo_reward_keys": names, "gdpo_reward_weights": weights},
+      non_tensor_batch={name: parts[:, i] for i, name in enumerate(names)},
+      batch={"prompts": torch.zeros((groups * size, 0)), "attention_mask": mask.long()})
+  return flat(advantages)
+
+
 def discounted_returns(x, *, gamma):
   config = AlgoConfig(gamma=gamma)
   mask = x["mask"].float()
@@ -87,6 +101,12 @@ def rollout_weights(x, *, level, threshold):
   weights, _ = rollout_corr_helper.compute_rollout_correction_weights(
       x["old_log_probs"] - x["sampler_log_probs"], x["mask"].float(), level, threshold)
   return flat(weights)
+
+
+def rejection_mask(x, *, kind, threshold):
+  mask, _ = rollout_corr_helper.compute_rollout_rejection_mask(
+      x["old_log_probs"] - x["sampler_log_probs"], x["mask"].float(), kind, threshold)
+  return flat(mask)
 
 
 def whiten(x, *, shift_mean):

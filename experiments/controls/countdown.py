@@ -14,6 +14,8 @@ import statistics
 import subprocess
 import sys
 
+from rlreason.evaluation import metrics
+
 CONFIG = "experiments/rlsp_countdown.py"
 OFF = "--config.rl.rewards.{}.weight=0"
 CONTROLS = {
@@ -23,7 +25,7 @@ CONTROLS = {
         OFF.format("verifier"), OFF.format("exploration"), "--config.rl.rewards.random.weight=1"],
 }
 BLOCKED = "--config.evaluation.blocked_words=((('lower','higher'),('answer',)),)"
-COLUMNS = ("greedy", "mean", "pass@8", "maj@8", "reasoning_length", "backtracks", "checks",
+COLUMNS = ("greedy", "avg@8", "pass@8", "maj@8", "reasoning_length", "backtracks", "checks",
            "truncated_fraction")
 
 
@@ -73,7 +75,8 @@ def rlreason(command: str, *flags: str):
 
 def read(summary: pathlib.Path) -> dict[str, dict]:
   stages = json.loads(summary.read_text())["stages"]
-  return {stage["name"]: stage["evaluation"]["countdown"] for stage in stages}
+  return {stage["name"]: metrics.with_current_names(stage["evaluation"]["countdown"])
+          for stage in stages}
 
 
 def cell(results: list[dict], column: str) -> str:

@@ -32,6 +32,29 @@ POLICY_GRADIENTS = {
     "variants.py:pass_at_k": ("pass@k", "2508.10751", "r of k completions = max of theirs"),
     "variants.py:clip_cov": ("Clip-Cov", "2505.22617", "no gradient where cov(log π, A) is high"),
     "variants.py:kl_cov": ("KL-Cov", "2505.22617", "+ |log π - log π_old| where it is highest"),
+    "variants.py:sapo": ("SAPO", "2511.20347", "A (4 / τ) sigmoid(τ (ρ - 1))"),
+    "variants.py:gmpo": ("GMPO", "2507.20673", "exp(mean of clipped log ρ) of a completion"),
+    "variants.py:two_sided_clip": (
+        "two-sided clip", "2505.07291", "ρ of bad tokens at most δ"),
+    "variants.py:luspo": ("LUSPO", "2602.05261", "GSPO, Σ over tokens"),
+    "variants.py:cispo_wide": ("CISPO of ScaleRL", "2510.13786", "sg(min(ρ, 5)) A log π"),
+    "variants.py:dppo_tv": (
+        "DPPO, TV", "2602.04879", "no gradient where abs(p - p_old) > δ, pushed further"),
+    "variants.py:dppo_kl": (
+        "DPPO, KL", "2602.04879", "no gradient where KL(p_old, p) > δ, pushed further"),
+    "variants.py:vespo": ("VESPO", "2602.10693", "sg(w^k e^(λ (1 - w))) A log π, w = Π ρ"),
+    "variants.py:masked_sequences": (
+        "sequence mask", "", "only completions on which sampler and trainer agree"),
+    "variants.py:deepseek_v3_2": (
+        "DeepSeek-V3.2", "2512.02556", "ρ k3; no bad completion of drift > δ"),
+    "variants.py:max_rl": ("MaxRL", "2602.02710", "A = (r - mean) / mean of the group"),
+    "variants.py:max_rl_g": (
+        "MaxRL, order G", "2602.02710", "and -1 where none of the group is right"),
+    "variants.py:gdpo": ("GDPO", "2601.05242", "A = Σ w (r_n - mean) / std, over the batch's std"),
+    "variants.py:top_entropy": (
+        "top-entropy tokens", "2506.01939", "only tokens of the 20% highest entropy"),
+    "variants.py:ttrl": ("TTRL", "2504.16084", "r = 1 for the answer of most of the group"),
+    "variants.py:rlpr": ("RLPR", "2506.18254", "r = mean over y of π(y_t | x, z, y_<t)"),
     "rloo.py": ("RLOO", "2402.14740", "A = r - mean of the others, r less the KL"),
     "remax.py": ("ReMax", "2310.10505", "A = r - r of the greedy completion"),
     "reinforce_plus_plus.py": (
@@ -47,6 +70,8 @@ POLICY_GRADIENTS = {
     "ppo.py": ("PPO", "1707.06347 (7)", "A by GAE of r_t = r - β KL_t; clipped"),
     "vapo.py": ("VAPO", "2504.05118", "λ = 1 for V, 1 - 1 / (α length) for π; + NLL where right"),
     "satori.py": ("Satori", "2502.02508", "r = right - 1 ± bonus, from states restarted at"),
+    "distill_policy_gradient.py:TEACHER": (
+        "on-policy distillation", "2306.13649", "A_t = log π_teacher - log π_old of the token"),
     "overthinking.py:kimi": ("length reward", "2501.12599", "+ 1/2 - (n - min) / (max - min)"),
 }
 PIPELINES = {
@@ -109,7 +134,7 @@ def link(file: str) -> str:
 
 def source_link(source: str) -> str:
   paper, _, place = source.partition(" ")
-  return f"[{paper}](https://arxiv.org/abs/{paper}) {place}".strip()
+  return "" if not paper else f"[{paper}](https://arxiv.org/abs/{paper}) {place}".strip()
 
 
 def row(cells) -> str:
@@ -135,6 +160,8 @@ def cells_of(recipe) -> dict[str, str]:
   kl = "none"
   if config.kl_coef:
     kl = f"{config.kl_estimator} in the {config.kl_placement}"
+    kl += " to a teacher" if stage.reference_path else ""
+    kl += ", unbiased" if config.unbiased_kl else ""
     kl += ", adaptive" if config.kl_target else ""
     kl += ", whitened" if config.whiten_kl else ""
   if config.reference_every:
@@ -144,7 +171,8 @@ def cells_of(recipe) -> dict[str, str]:
       "data": stage.problems or "the task's",
       "rollout": rollout(stage),
       "reward": " + ".join(
-          f"{spec.weight:g} {spec.name}" for spec in stage.rewards if spec.weight) or "likelihood",
+          ["likelihood"] * bool(stage.answer_template) + [
+              f"{spec.weight:g} {spec.name}" for spec in stage.rewards if spec.weight]) or "none",
       "advantage": slot(config.advantage) + (", whitened" if config.whiten_advantages else ""),
       "critic": critic(config),
       "loss": slot(config.policy_loss) + (
@@ -179,7 +207,8 @@ def besides(config) -> str:
       (config.truncated_score is not None, "cut-off scored by the batch"),
       (config.drop_threshold is not None, f"abs(A) > {config.drop_threshold} only"),
       (config.whiten_rewards, "rewards whitened"), (config.epochs > 1, "several epochs"),
-      (config.critic_warmup_steps, "critic first")]
+      (config.critic_warmup_steps, "critic first"),
+      (config.correction is not None, slot(config.correction))]
   return ", ".join(text for is_on, text in parts if is_on) or "none"
 
 

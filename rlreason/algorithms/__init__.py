@@ -10,3 +10,9 @@ from rlreason.algorithms.preference import PreferenceConfig, preference, unpaire
 from rlreason.algorithms.reward_model import (
     RewardModelConfig, init_reward_params, reward_model, score_completions)
 from rlreason.algorithms.sft import SFTConfig, sft
+
+__all__ = [
+    "Algorithm", "DistillConfig", "PolicyGradientConfig", "PreferenceConfig", "RewardModelConfig",
+    "SFTConfig", "TrainState", "distill", "init_distill_params", "init_reward_params",
+    "init_rl_params", "minibatch_rows", "policy_gradient", "preference", "presets", "reward_model",
+    "score_completions", "sft", "unpaired_batch"]

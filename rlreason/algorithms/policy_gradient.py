@@ -26,6 +26,7 @@ from rlreason.types import Key, Metrics, Outcome, Params, Rollout, RolloutBatch
 def policy_gradient(
     config: PolicyGradientConfig, model: ModelConfig, optimizer: optax.GradientTransformation, *,
     temperature: float, group_size: int = 1, critic: ModelConfig | None = None,
+    reference: ModelConfig | None = None,
 ) -> base.Algorithm:
   """The algorithm that a configuration describes.
 
@@ -36,6 +37,7 @@ def policy_gradient(
     temperature: the rollouts were sampled at, > 0. Log-probs here use the same.
     group_size: completions of each prompt, next to each other in a rollout.
     critic: the model of a separate critic; None: as the policy.
+    reference: the model of a reference that is not an earlier policy, such as a teacher.
 
   Returns:
     The algorithm; its parameters are those of `init_rl_params`.
@@ -46,7 +48,7 @@ def policy_gradient(
   if temperature <= 0:
     raise ValueError(
         f"temperature: got {temperature}, allowed: above 0 (the gradient needs a distribution)")
-  spec = Spec(config, model, critic or model, temperature, group_size)
+  spec = Spec(config, model, critic or model, temperature, group_size, reference)
 
   def init(params):
     state = base.init_state(params, optimizer, config.kl_coef, config.entropy_coef)
@@ -131,8 +133,10 @@ def _make_batch(
   if answer_mask is not None:  # its likelihood is the score of the tokens before it
     answer_mask = answer_mask & mask
     mask = mask & ~answer_mask
-    outcome = outcome.replace(
-        scores=outcome.scores + masks.masked_sum(old_log_probs, answer_mask, axis=1))
+    of_answers = (
+        losses.mean_probability(old_log_probs, answer_mask) if config.answer_score == "mean_prob"
+        else masks.masked_sum(old_log_probs, answer_mask, axis=1))
+    outcome = outcome.replace(scores=outcome.scores + of_answers)
     kl = masks.zero_masked(kl, mask)
   row_rewards = _advantages_of_rows(
       spec, mask, outcome, kl_coef, masks.masked_sum(kl, mask, axis=1), rollout.truncated)
@@ -149,7 +153,7 @@ def _make_batch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
       completion_tokens=rollout.completion_tokens, loss_mask=loss_mask,
       counted_mask=counted_mask, advantages=advantages, old_log_probs=old_log_probs,
-      old_values=scores.get("values"),
+      old_values=scores.get("values"), old_entropies=scores.get("old_entropies"),
       returns=returns, ref_log_probs=scores.get("ref_log_probs"))
   if config.uses_sampler_log_probs:
     batch = batch.replace(sampler_log_probs=sampler_log_probs)
@@ -160,6 +164,9 @@ def _make_batch(
   if answer_mask is not None:
     metrics["reward/answer_log_prob"] = (
         masks.masked_sum(old_log_probs, answer_mask), jnp.sum(jnp.any(answer_mask, axis=1)))
+    if config.answer_score == "mean_prob":
+      metrics["reward/answer_prob"] = (
+          masks.masked_sum(of_answers, outcome.is_scored), jnp.sum(outcome.is_scored))
   return batch, metrics
 
 
@@ -180,10 +187,18 @@ def _advantages_of_rows(
     scores = jnp.where(truncated & is_scored, cut, scores)
   grouped = lambda x: None if x is None else x.reshape(-1, spec.group_size)
   greedy_scores = grouped(outcome.greedy_scores)
+  parts, weights = outcome.parts, outcome.part_weights
+  if parts is None and "parts" in config.advantage.arrays:
+    raise ValueError(
+        f"outcome.parts: got None with advantage={config.advantage.name}, allowed: f32[B, N]")
+  if parts is not None:
+    parts = masks.zero_masked(parts, is_scored[:, None])
+    parts, weights = parts.reshape(-1, spec.group_size, parts.shape[1]), weights[0]
   advantages = config.advantage(
       scores=grouped(scores), is_kept=grouped(outcome.is_scored),
       lengths=grouped(jnp.sum(mask, axis=1, dtype=jnp.float32)),
-      greedy_scores=None if greedy_scores is None else greedy_scores[:, 0])
+      greedy_scores=None if greedy_scores is None else greedy_scores[:, 0],
+      parts=parts, part_weights=weights)
   return advantages.reshape(-1)
 
 
@@ -258,7 +273,7 @@ def _policy_terms(spec: Spec, batch: RolloutBatch, log_probs: jax.Array):
   averaged = {"policy/clip_fraction_low": is_clipped & (frozen < batch.old_log_probs),
               "policy/clip_fraction_high": is_clipped & (frozen > batch.old_log_probs)}
   if config.correction is not None:
-    weights = config.correction(**arrays)
+    weights = config.correction(log_probs=frozen, **arrays)
     per_token = weights * per_token
     averaged["policy/correction"] = weights
   return per_token, averaged
@@ -287,6 +302,8 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
   if config.kl_placement == "loss" and config.kl_coef > 0:
     per_token["kl"] = losses.kl_estimate(
         log_probs, batch.ref_log_probs, config.kl_estimator, **config.kl_clamps)
+    if config.unbiased_kl:
+      per_token["kl"] = losses.unbiased_kl(log_probs, batch.old_log_probs, per_token["kl"])
     policy_loss = policy_loss + coefs["kl"] * per_token["kl"]
   total = coefs["policy"] * policy_loss
   if config.has_critic:
@@ -328,8 +345,10 @@ def _order_rows(batch: RolloutBatch, indices: jax.Array) -> tuple[jax.Array, jax
 def _select_tokens(config: PolicyGradientConfig, batch: RolloutBatch, indices, key):
   """The batch with the tokens of one minibatch that the selection slot chooses."""
   flat = indices.reshape(-1)
+  take = lambda x: None if x is None else x[flat]
   chosen = config.selection(
-      old_log_probs=batch.old_log_probs[flat], advantages=batch.advantages[flat],
+      old_log_probs=batch.old_log_probs[flat], sampler_log_probs=take(batch.sampler_log_probs),
+      old_entropies=take(batch.old_entropies), advantages=batch.advantages[flat],
       mask=batch.loss_mask[flat], key=key)
   empty = jnp.zeros(batch.loss_mask.shape, bool)
   return batch.replace(is_selected=empty.at[flat].set(chosen))
@@ -384,8 +403,8 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
   if batch.counted_mask is None:
     batch = batch.replace(counted_mask=batch.loss_mask)
   # A NaN in the padding must not reach a gradient, where 0 * NaN is NaN.
-  names = ("old_log_probs", "sampler_log_probs", "old_values", "ref_log_probs", "advantages",
-           "returns")
+  names = ("old_log_probs", "sampler_log_probs", "old_entropies", "old_values", "ref_log_probs",
+           "advantages", "returns")
   batch = batch.replace(**{
       name: masks.zero_masked(x, batch.counted_mask)
       for name in names if (x := getattr(batch, name)) is not None})

@@ -11,11 +11,13 @@ from rlreason.config import check_unread
 from rlreason.losses import kl
 from rlreason.slots import Slot
 
-ADVANTAGE_ARRAYS = ("scores", "is_kept", "lengths", "greedy_scores")
+ADVANTAGE_ARRAYS = (
+    "scores", "is_kept", "lengths", "greedy_scores", "parts", "part_weights")
 LOSS_ARRAYS = (
     "log_probs", "old_log_probs", "sampler_log_probs", "advantages", "mask", "is_selected")
-CORRECTION_ARRAYS = ("old_log_probs", "sampler_log_probs", "mask")
-SELECTION_ARRAYS = ("old_log_probs", "advantages", "mask", "key")
+CORRECTION_ARRAYS = ("log_probs", "old_log_probs", "sampler_log_probs", "advantages", "mask")
+SELECTION_ARRAYS = (
+    "old_log_probs", "sampler_log_probs", "old_entropies", "advantages", "mask", "key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,9 @@ class PolicyGradientConfig:
   whiten_advantages: bool = True  # scale and shift advantages over the batch
   whiten_ddof: Literal[0, 1] = 0  # taken from the count in their variance; verl has 1
   mask_truncated: bool = False  # completions cut off are not trained on, but count in their group
+  # Where an answer is given after the reasoning (`answer_template`), its log-likelihood or the mean
+  # probability of its tokens is the score.
+  answer_score: Literal["log_prob", "mean_prob"] = "log_prob"
   truncated_score: float | None = None  # they score this times the mean of the batch; None = theirs
   # Completions whose advantages are all within ± this are left out before the forward pass; None =
   # none are. They count in the mean over the minibatch, or not.
@@ -78,6 +83,7 @@ class PolicyGradientConfig:
   # Also k2 and k3 in rewards and scores, and k1 in the loss, as released codes let one choose them.
   # What they lead to is not the gradient of the KL: that of k1 in the loss has expectation 0.
   allow_any_kl: bool = False
+  unbiased_kl: bool = False  # in the loss: times π / π_old, with its gradient
   kl_clamp_ratio: float | None = None  # the log-ratio is held within ± this; None = free
   kl_clamp: float | None = None  # and the estimate within ± this
   kl_target: float | None = None  # nats per sequence; None = the coefficient is fixed
@@ -125,6 +131,14 @@ class PolicyGradientConfig:
           slot.check(arrays)
         except ValueError as error:
           raise ValueError(f"{name}: {error}") from error
+    if "scores" not in self.advantage.arrays:
+      check_unread(
+          self, f"with advantage={self.advantage.name}, which reads the parts of the score",
+          "truncated_score", allowed="an advantage of scores")
+      if self.kl_placement == "score" and self.kl_coef:
+        raise ValueError(
+            f"kl_placement: got 'score' with advantage={self.advantage.name}, which reads the "
+            "parts of the score, allowed: reward, loss, or kl_coef=0")
     if ("is_selected" in self.policy_loss.arrays) != (self.selection is not None):
       raise ValueError(
           f"selection: got {self.selection and self.selection.name} with policy_loss="
@@ -137,16 +151,16 @@ class PolicyGradientConfig:
           f"kl_estimator: got {self.kl_estimator!r} with kl_placement={self.kl_placement!r}, "
           "allowed: k1 in the reward or score, k2 or k3 in the loss (their gradients differ), or "
           "set allow_any_kl")
+    if self.unbiased_kl and (self.kl_placement != "loss" or self.kl_estimator == "k2"):
+      raise ValueError(
+          f"unbiased_kl: got True with kl_placement={self.kl_placement!r} and kl_estimator="
+          f"{self.kl_estimator!r}, allowed: k3 in the loss (weighted, k2 is biased)")
     if self.whiten_kl and self.kl_placement != "score":
       raise ValueError(
           f"whiten_kl: got True with kl_placement={self.kl_placement!r}, allowed: 'score'")
     for name in ("kl_target", "reference_every"):
       if vars(self)[name] and not self.kl_coef:
         raise ValueError(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
-    if self.reference_every and self.reference_decay == 1:
-      raise ValueError(
-          f"reference_decay: got 1 with reference_every={self.reference_every}, allowed: less than "
-          "1, or reference_every=0 (the reference would never move)")
 
   def _check_critic(self):
     if not self.has_critic:
@@ -195,4 +209,11 @@ class PolicyGradientConfig:
   @property
   def uses_sampler_log_probs(self) -> bool:
     """Whether the update needs the sampler's log-probs beside the trainer's."""
-    return self.correction is not None or "sampler_log_probs" in self.policy_loss.arrays
+    slots = (self.policy_loss, self.selection)
+    return self.correction is not None or any(
+        "sampler_log_probs" in slot.arrays for slot in slots if slot is not None)
+
+  @property
+  def uses_old_entropies(self) -> bool:
+    """Whether the selection reads the entropies of the policy before the update."""
+    return self.selection is not None and "old_entropies" in self.selection.arrays

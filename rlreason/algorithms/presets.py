@@ -15,6 +15,21 @@ _NO_CRITIC = dict(critic="none", whiten_advantages=False)
 _NO_KL = dict(kl_coef=0.0)
 
 
+def _mask(mean, low, high, **options) -> Slot:
+  return Slot(losses.sequence_mask, {"mean": mean, "low": low, "high": high, **options})
+
+
+# A `correction` that masks whole completions, with the defaults of released codes. TRL's mask is of
+# the product, with its weights; NeMo RL and OpenRLHF weigh the tokens that stay with their own
+# ratios; OpenRLHF's bounds are those of its tokens, which hardly any geometric mean leaves.
+SAMPLER_MASKS = {
+    "verl": {"geometric": _mask("geometric", 0.999, 1.001), "product": _mask("product", 0.5, 2.0)},
+    "TRL": {"product": _mask("product", 0.0, 3.0, importance="sequence")},
+    "SkyRL": {"geometric": _mask("geometric", 0.99, 1.01), "product": _mask("product", 0.5, 2.0)},
+    "NeMo RL": {"geometric": _mask("geometric", 0.999, 1.002, importance="token")},
+    "OpenRLHF": {"geometric": _mask("geometric", 0.5, 5.0, importance="token")}}
+
+
 def _preset(*settings: dict[str, Any]) -> PolicyGradientConfig:
   """Later settings replace earlier ones."""
   merged = {}
@@ -74,6 +89,24 @@ def grpo_of(code: Literal["verl", "TRL", "OpenRLHF"], **changes) -> PolicyGradie
   return grpo(**dict(aggregation="token-mean") | settings[code] | changes)
 
 
+def deepseek_v3_2(**changes) -> PolicyGradientConfig:
+  """GRPO as for DeepSeek-V3.2, https://arxiv.org/abs/2512.02556.
+
+  The KL in the loss is unbiased, and bad completions that the policy has left behind are masked.
+  The threshold of the mask is that of TRL's example; the paper names none.
+  """
+  return grpo(**dict(
+      unbiased_kl=True, correction=Slot(losses.off_policy_mask), recompute_log_probs=True)
+              | changes)
+
+
+def masked_sequences(**changes) -> PolicyGradientConfig:
+  """GRPO without completions on which sampler and trainer differ; the geometric mean, as verl."""
+  return grpo(**dict(
+      correction=SAMPLER_MASKS["verl"]["geometric"], recompute_log_probs=True, kl_coef=0.0)
+              | changes)
+
+
 def r1_zero(**changes) -> PolicyGradientConfig:
   """GRPO as for DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948: the reference follows."""
   return grpo(**dict(kl_coef=0.001, reference_every=400) | changes)
@@ -108,11 +141,86 @@ def gspo(**changes) -> PolicyGradientConfig:
       policy_loss=Slot(losses.gspo, {"clip_low": 3e-4, "clip_high": 4e-4})), changes)
 
 
-def cispo(**changes) -> PolicyGradientConfig:
-  """CISPO, https://arxiv.org/abs/2506.13585: importance weights are clipped, gradients are not."""
+def luspo(**changes) -> PolicyGradientConfig:
+  """LUSPO, https://arxiv.org/abs/2602.05261: GSPO whose rows count by their length."""
+  return gspo(**dict(
+      policy_loss=Slot(losses.gspo, {"clip_low": 2e-3, "clip_high": 2.5e-3}),
+      aggregation="sequence-sum") | changes)
+
+
+def gmpo(**changes) -> PolicyGradientConfig:
+  """GMPO, https://arxiv.org/abs/2507.20673: the geometric mean of clipped ratios."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), policy_loss=Slot(losses.gmpo)), changes)
+
+
+def sapo(**changes) -> PolicyGradientConfig:
+  """SAPO, https://arxiv.org/abs/2511.20347: a smooth gate in the place of the clip."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), policy_loss=Slot(losses.sapo)), changes)
+
+
+def two_sided_clip(*, delta: float, **changes) -> PolicyGradientConfig:
+  """GRPO's clip, and a bound δ of the ratio of bad tokens: INTELLECT-2, TRL's `delta`.
+
+  https://arxiv.org/abs/2505.07291. It is a dual clip: both are |A| min(max(ρ, 1 - ε_low), δ) where
+  A < 0, and where A > 0 δ never binds.
+
+  Args:
+    delta: δ, at least 1 + ε_high, which is 1.2.
+    **changes: to the settings.
+
+  Raises:
+    ValueError: it is less, so that it would clip good tokens as well.
+  """
+  if delta < 1.2:
+    raise ValueError(f"delta: got {delta}, allowed: at least 1 + clip_high = 1.2")
+  return grpo(**dict(
+      policy_loss=Slot(losses.clipped_surrogate, {
+          "clip_low": 0.2, "clip_high": 0.2, "dual_clip": delta}), kl_coef=0.0) | changes)
+
+
+def cispo(*, max_weight: float | None = None, **changes) -> PolicyGradientConfig:
+  """CISPO, https://arxiv.org/abs/2506.13585: importance weights are clipped, gradients are not.
+
+  Args:
+    max_weight: the largest weight, where TRL, ms-swift and ScaleRL
+      (https://arxiv.org/abs/2510.13786) have 5 and Tinker has 4; None: 1 + ε_high, of 0.28.
+    **changes: to the settings.
+
+  Raises:
+    ValueError: the weight is below 1.
+  """
+  if max_weight is not None and max_weight < 1:
+    raise ValueError(f"max_weight: got {max_weight}, allowed: 1 or more")
+  clip_high = 0.28 if max_weight is None else max_weight - 1.0
   return _preset(_NO_CRITIC, _NO_KL, dict(
       advantage=Slot(losses.group_normalized), aggregation="token-mean",
-      policy_loss=Slot(losses.cispo, {"clip_low": 1.0, "clip_high": 0.28})), changes)
+      policy_loss=Slot(losses.cispo, {"clip_low": 1.0, "clip_high": clip_high})), changes)
+
+
+def dppo(*, divergence: Literal["tv", "kl"] = "tv", **changes) -> PolicyGradientConfig:
+  """DPPO, https://arxiv.org/abs/2602.04879: no gradient where a probability has moved too far.
+
+  With the bounds of SkyRL and prime-rl (total variation, 0.2) or of verl's script (KL, 0.05).
+  Advantages without a deviation and the mean over all tokens are prime-rl's.
+
+  Raises:
+    ValueError: no such divergence.
+  """
+  functions = {"tv": losses.dppo_tv, "kl": losses.dppo_kl}
+  if divergence not in functions:
+    raise ValueError(f"divergence: got {divergence!r}, allowed: {', '.join(functions)}")
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_centered), aggregation="token-mean",
+      policy_loss=Slot(functions[divergence])), changes)
+
+
+def vespo(**changes) -> PolicyGradientConfig:
+  """VESPO, https://arxiv.org/abs/2602.10693: weights of sequences that vanish smoothly."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), aggregation="token-mean",
+      policy_loss=Slot(losses.vespo)), changes)
 
 
 def vapo(**changes) -> PolicyGradientConfig:
@@ -163,6 +271,25 @@ def pass_at_k(*, k: int, **changes) -> PolicyGradientConfig:
   return dapo(**dict(advantage=Slot(losses.pass_at_k, {"k": k})) | changes)
 
 
+def max_rl(*, order: Literal["G-1", "G"] = "G-1", **changes) -> PolicyGradientConfig:
+  """MaxRL, https://arxiv.org/abs/2602.02710: towards the likelihood of success, not its rate."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.max_rl, {"order": order}), aggregation="token-mean"), changes)
+
+
+def gdpo(**changes) -> PolicyGradientConfig:
+  """GDPO, https://arxiv.org/abs/2601.05242: rewards are normalised one by one, then added."""
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.gdpo), aggregation="token-mean"), changes)
+
+
+def top_entropy(*, fraction: float = 0.2, **changes) -> PolicyGradientConfig:
+  """DAPO on the tokens of the highest entropy alone, https://arxiv.org/abs/2506.01939."""
+  return dapo(**dict(
+      policy_loss=Slot(losses.selected_surrogate),
+      selection=Slot(losses.select_high_entropy, {"fraction": fraction})) | changes)
+
+
 def clip_cov(**changes) -> PolicyGradientConfig:
   """Clip-Cov, https://arxiv.org/abs/2505.22617: some tokens that lower entropy do not learn."""
   return dapo(**dict(
@@ -207,6 +334,34 @@ def latro(**changes) -> PolicyGradientConfig:
       advantage=Slot(losses.leave_one_out), policy_loss=Slot(losses.reinforce),
       aggregation="sequence-sum", nll_coef=1.0, nll_aggregation="sequence-sum", kl_coef=0.05,
       kl_placement="score", truncated_score=2.0, recompute_log_probs=True), changes)
+
+
+def rlpr(**changes) -> PolicyGradientConfig:
+  """RLPR, https://arxiv.org/abs/2506.18254: the mean probability of the answer, no verifier.
+
+  The clip is that of the released script. Its baseline, the answer's probability without reasoning,
+  is the same for a group and goes with the group's mean; its filter of groups by a moving mean of
+  deviations is not here.
+  """
+  return _preset(_NO_CRITIC, _NO_KL, dict(
+      advantage=Slot(losses.group_normalized), answer_score="mean_prob", aggregation="token-mean",
+      policy_loss=Slot(losses.clipped_surrogate, {"clip_low": 0.2, "clip_high": 0.27}),
+      recompute_log_probs=True), changes)
+
+
+def on_policy_distillation(**changes) -> PolicyGradientConfig:
+  """On-policy distillation as a policy gradient: A_t = log π_T - log π_old of each sampled token.
+
+  https://thinkingmachines.ai/blog/on-policy-distillation. The reference of the stage is the teacher
+  (`reference_path`), its KL the only reward, and a discount of 0 pays each token its own: with 1 it
+  would be paid all that follows too, of the same expectation and more variance. The expected
+  gradient is that of the reverse KL of each token (`losses.reverse_kl`), from the teacher's
+  log-prob of one token in the place of all. A reward of the completion would reach its last token
+  alone.
+  """
+  return _preset(_NO_CRITIC, dict(
+      advantage=Slot(losses.no_baseline), discount=0.0, kl_coef=1.0, kl_placement="reward",
+      aggregation="token-mean"), changes)
 
 
 def satori(**changes) -> PolicyGradientConfig:

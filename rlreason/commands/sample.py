@@ -15,19 +15,23 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   import jax
 
   from rlreason import api
+  from rlreason.parallel import ParallelConfig
+  from rlreason.training import header, progress
 
-  policy = api.load(
-      values.model, adapters=values.adapters, end_tokens=values.end_tokens or (),
-      chat_options=_chat_options(values.chat_options or ()))
-  is_chat = values.chat
-  if is_chat is None:
-    is_chat = policy.tokenizer.chat_template is not None
-  prompts = [[{"role": "user", "content": prompt}] if is_chat else prompt
-             for prompt in values.prompt]
-  samples = api.sample(
-      policy, prompts, jax.random.key(values.seed), group_size=values.group,
-      max_new_tokens=values.max_new_tokens, temperature=values.temperature,
-      top_k=values.top_k, top_p=values.top_p)
+  with progress.on_stderr() as shown:  # the completions alone go to standard output
+    policy = api.load(
+        values.model, adapters=values.adapters, end_tokens=values.end_tokens or (),
+        chat_options=_chat_options(values.chat_options or ()))
+    is_chat = values.chat
+    if is_chat is None:
+      is_chat = policy.tokenizer.chat_template is not None
+    prompts = [[{"role": "user", "content": prompt}] if is_chat else prompt
+               for prompt in values.prompt]
+    shown.messages(header.model_header(policy.config, values.model, ParallelConfig(data=1)))
+    samples = api.sample(
+        policy, prompts, jax.random.key(values.seed), group_size=values.group,
+        max_new_tokens=values.max_new_tokens, temperature=values.temperature,
+        top_k=values.top_k, top_p=values.top_p)
   for row, text in enumerate(samples.completions):
     place, group = row % values.group, row // values.group
     if place == 0:

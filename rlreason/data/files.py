@@ -17,6 +17,7 @@ import re
 from typing import Any, BinaryIO
 import zlib
 
+from rlreason import hub
 from rlreason.data import messages
 
 _MAX_CELL = 2**31 - 1  # characters of a CSV cell
@@ -38,11 +39,12 @@ def find_files(path: str | pathlib.Path) -> list[pathlib.Path]:
   if path.is_dir():
     return _shards(path)
   found = matches(path)
-  for file in found:
+  advice = hub.hint(path, "dataset")
+  for file in found if not advice else ():  # an id may have a dot in it
     if _kind(file) not in _READERS and (file.suffix or file.exists()):  # else a folder was meant
       raise ValueError(f"{file}: the name must end in {KINDS}.")
   if not found or not found[0].is_file():
-    raise FileNotFoundError(f"{path}: no such file or folder.")
+    raise FileNotFoundError(f"{path}: no such file or folder{advice or '.'}")
   return found
 
 

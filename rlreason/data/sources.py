@@ -17,6 +17,7 @@ import textwrap
 from absl import logging
 import numpy as np
 
+from rlreason import hub
 from rlreason.data import columns
 from rlreason.data.columns import Questions, make_row
 from rlreason.data.files import expanded, find_files, matches, read_rows
@@ -335,7 +336,7 @@ def digest(path: str | pathlib.Path) -> str:
     files = {name: file for name, file in files.items()
              if not any(part.startswith(".") for part in name.split("/"))}
   elif not all(file.is_file() for file in files.values()) or not files:
-    raise FileNotFoundError(f"{path}: no such file or folder.")
+    raise FileNotFoundError(f"{path}: no such file or folder{hub.hint(path, 'dataset') or '.'}")
   if list(files.values()) == [path]:
     return _file_digest(path).hex()
   total = hashlib.sha256()

@@ -1,1 +1,14 @@
 """How well a model reasons, with intervals, and how it goes about it."""
+
+import typing
+
+from rlreason import lazy
+
+__all__ = [
+    "behaviours", "completions", "evaluator", "metrics"]
+
+if typing.TYPE_CHECKING:
+  from rlreason.evaluation import (
+      behaviours, completions, evaluator, metrics)
+else:
+  __getattr__, __dir__ = lazy.attributes(__name__, __all__)

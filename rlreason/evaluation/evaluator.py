@@ -1,4 +1,4 @@
-"""Evaluation of a policy on held-out problems: greedy accuracy, pass@k, maj@k and behaviours."""
+"""Evaluation of a policy on held-out problems: accuracy, avg@n, pass@k, maj@k and behaviours."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 import dataclasses
@@ -10,34 +10,21 @@ import jax
 import numpy as np
 
 from rlreason import forcing as forcing_lib
-from rlreason import rollout as rollout_lib
+from rlreason import rollout as rollout_lib, tracking
 from rlreason.config import Examples, Rows, Tokens, check_unread
 from rlreason.data import sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
-from rlreason.evaluation import behaviours, metrics
+from rlreason.evaluation import behaviours, completions as completions_lib, metrics
+from rlreason.evaluation.completions import Completions
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, reading,
-    verifier, verifier_columns)
+    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, verifier,
+    verifier_columns, vote_answer)
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
-
-
-def vote_answer(
-    text: str, which_box: answer.WhichBox = "last", **where: Any
-) -> Hashable | None:
-  """What a completion votes for: the value of its boxed answer, or what else it says.
-
-  None, no vote, without an answer and for one too long to be right. `where` are the other options
-  of `answer.extract_answer`.
-  """
-  found = answer.extract_answer(text, which_box=which_box, **where)
-  if found is None or len(found) > answer.MAX_ANSWER_CHARACTERS:
-    return None
-  return reading.vote(reading.read(found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +44,7 @@ class EvaluationConfig:
   num_problems: Examples = 500  # the first of the split
   batch_size: Rows = 100  # problems sampled at once
   max_new_tokens: Tokens = 256
-  num_samples: Rows = 8  # k of pass@k and maj@k; 0 = greedy only
+  num_samples: Rows = 8  # n of avg@n, largest k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
   # The answer of a completion with several boxes, and other options of the verifier. What is not
@@ -77,13 +64,18 @@ class EvaluationConfig:
   wait: str = ""
   num_waits: int = 0  # times at most, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
+  every_steps: int = 0  # also within a stage that trains, each time after so many steps; 0 = not
+  # Ends a stage after so many evaluations within it of which none was better than the best before,
+  # by the metric `checkpoint.keep_best`; 0 = never.
+  stop_after: int = 0
 
   def __post_init__(self):
     for name in ("num_problems", "batch_size", "max_new_tokens"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
-    if self.num_samples < 0:
-      raise ValueError(f"num_samples: got {self.num_samples}, allowed: 0 or more")
+    for name in ("num_samples", "every_steps", "stop_after"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
     if self.split not in ("validation", "test"):
       raise ValueError(f"split: got {self.split!r}, allowed: validation, test")
     if self.which_box is not None:
@@ -125,6 +117,15 @@ class EvaluationConfig:
 Evaluation = dict[str, dict[str, metrics.Estimate]]  # task -> metric -> estimate
 
 
+class Evaluated(NamedTuple):
+  """What an evaluation gives."""
+
+  estimates: Evaluation
+  samples: list[dict[str, Any]]  # the greedy completions, as in samples.jsonl
+  completions: Completions  # all of them
+
+
+
 class _Solution(NamedTuple):
   """One completion of one problem, scored."""
 
@@ -134,6 +135,8 @@ class _Solution(NamedTuple):
   reasoning_length: int  # of them, before the first box
   truncated: bool
   first_right: int | None  # tokens up to the end of the first box that is right
+  extracted: str | None  # its answer
+  vote: Hashable | None  # of maj@k
 
   @property
   def is_right(self) -> bool | None:
@@ -178,13 +181,12 @@ def make_evaluator(
     config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
     layout: Layout, *, prompt_buckets: Sequence[int],
     reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
-) -> Callable[..., tuple[Evaluation, list[dict[str, Any]]]]:
-  """Makes `evaluate(params, key, pool=None, before_batch=...) -> (evaluation, samples)`.
+) -> Callable[..., Evaluated]:
+  """Makes `evaluate(params, key, pool=None, before_batch=...) -> Evaluated`.
 
-  The evaluation has an entry for the task and, where its rows name sub-tasks (`task_name`), one for
-  each of these. The samples are the greedy completions. `pool` are the worker processes of the
-  verifier (None: the shared ones); `before_batch` is called before each batch, and may raise to
-  leave.
+  The estimates have an entry for the task and, where its rows name sub-tasks (`task_name`), one for
+  each of these. `pool` are the worker processes of the verifier (None: the shared ones);
+  `before_batch` is called before each batch, and may raise to leave.
 
   Args:
     config: what is measured.
@@ -212,7 +214,8 @@ def make_evaluator(
     generate = forcing_lib.make_generator(
         model, tokenizer, layout, config.forcing(), options=options, group_size=group_size,
         prompt_buckets=prompt_buckets)
-    return functools.partial(_run, generate, rows, batch_size, group_size)
+    name = "evaluation, " + ("greedy" if options.temperature == 0 else f"{group_size} samples")
+    return functools.partial(_run, name, generate, rows, batch_size)
 
   blocked = _blocked_bigrams(config, tokenizer)
   greedy = make_run(config.options(is_greedy=True, blocked_bigrams=blocked), 1)
@@ -222,16 +225,34 @@ def make_evaluator(
         config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
 
   def evaluate(params, key, pool=None, before_batch=lambda: None):
-    score = functools.partial(_score, grader.reward(pool), tokenizer, grader.is_built_in)
+    score = functools.partial(_score, grader.reward(pool), tokenizer, grader)
     firsts = [group[0] for group in greedy(score, params, key, before_batch)]
     groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
     for name, places in _task_places(task.name, rows).items():
       take = lambda values, places=places: [values[i] for i in places]
       evaluation[name] = _measure(take(rows), take(firsts), take(groups), grader)
-    return evaluation, list(map(_sample, rows, firsts))
+    completions = [row for found in zip(range(len(rows)), rows, firsts, groups, strict=True)
+                   for row in _completions(*found)]
+    return Evaluated(evaluation, list(map(_sample, rows, firsts)), completions)
 
   return evaluate
+
+
+def metric_names(
+    config: EvaluationConfig, task: Task, tokenizer: Tokenizer, *, longest: int,
+    reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
+) -> list[str]:
+  """The metrics that an evaluation may find, as `eval/<task>/<metric>`: arguments as above.
+
+  `longest` is the largest of the prompt buckets. Those of a right completion: that is what all of
+  them can be taken of.
+  """
+  grader = _make_grader(config, task.verifier, grading, reading)
+  rows = _problems(config, task.rows, grader, tokenizer, longest)
+  right = _Solution("", 1.0, 1, 0, False, 1, "", "")
+  names = _measure(rows[:1], [right], [[right] * config.num_samples], grader)
+  return [f"eval/{name}/{metric}" for name in _task_places(task.name, rows) for metric in names]
 
 
 def _problems(
@@ -257,18 +278,19 @@ def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
 
 
 def _score(
-    reward: CombinedReward, tokenizer: Tokenizer, is_built_in: bool, rows: Sequence[Row],
+    reward: CombinedReward, tokenizer: Tokenizer, grader: _Grader, rows: Sequence[Row],
     rollout: Rollout,
 ) -> list[_Solution]:
   scored = rollout_lib.score(reward, tokenizer, rows, rollout)
   ids = [tokens[mask].tolist() for tokens, mask in zip(
       rollout.completion_tokens, rollout.completion_mask, strict=True)]
-  ends = _first_right_boxes(reward, is_built_in, rows, scored)
+  ends = _first_right_boxes(reward, grader.is_built_in, rows, scored)
   firsts = [None if end is None else rollout_lib.tokens_until(tokenizer, ids[i], end)
             for i, end in enumerate(ends)]
   return list(map(
       _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
-      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts))
+      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts,
+      map(grader.find, scored.completions), map(grader.vote, scored.completions)))
 
 
 def _first_right_boxes(
@@ -299,18 +321,24 @@ def _first_right_boxes(
 
 
 def _run(
-    generate, rows, batch_size: int, group_size: int, score, params: Params, key: Key,
+    name: str, generate, rows, batch_size: int, score, params: Params, key: Key,
     before_batch: Callable[[], None],
 ):
   """A list of `_Solution` per row."""
   solutions = []
-  for start in range(0, len(rows), batch_size):
-    before_batch()
-    batch = rows[start:start + batch_size]
-    missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
-    rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
-    rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
-    solutions += score(batch, rollout)
+  with tracking.work(name, len(rows)) as done:
+    for start in range(0, len(rows), batch_size):
+      before_batch()
+      batch = rows[start:start + batch_size]
+      missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
+      rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
+      group_size = rollout.completion_mask.shape[0] // batch_size
+      rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
+      solutions += score(batch, rollout)
+      right = [solution.is_right is True for solution in solutions]
+      lengths = [solution.length for solution in solutions]
+      done(len(batch), {
+          "rollout/accuracy": np.mean(right), "rollout/length/mean": np.mean(lengths)})
   return [solutions[i:i + group_size] for i in range(0, len(solutions), group_size)]
 
 
@@ -344,9 +372,9 @@ def _measure(
   found = _greedy_metrics(firsts, grader)
   found["unscored_fraction"] = _unscored(firsts, groups)
   if grader.is_built_in and grader.task_verifier == "math":
-    found["greedy_unboxed"] = _unboxed_accuracy(rows, firsts, grader)
+    found["greedy_unboxed"] = _unboxed_accuracy(rows, firsts)
   if groups[0]:
-    found |= _sampled_metrics(groups, grader)
+    found |= _sampled_metrics(groups)
   return {metric: _without_nan(estimate) for metric, estimate in found.items()}
 
 
@@ -362,7 +390,7 @@ def _greedy_metrics(solutions: list[_Solution], grader: _Grader) -> dict[str, me
       "checks": metrics.mean([count.checking for count in counted]),
       "truncated_fraction": metrics.proportion([solution.truncated for solution in solutions]),
       "boxed_fraction": metrics.proportion(
-          [grader.find(solution.text) is not None for solution in solutions]),
+          [solution.extracted is not None for solution in solutions]),
       "outcome_efficiency": metrics.outcome_efficiency(
           [solution.first_right for solution in known], lengths),
   }
@@ -378,32 +406,28 @@ def _unscored(firsts: list[_Solution], groups: list[list[_Solution]]) -> metrics
       for first, group in zip(firsts, groups, strict=True)])
 
 
-def _unboxed_accuracy(rows, solutions: list[_Solution], grader: _Grader) -> metrics.Estimate:
+def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:
   """Greedy accuracy with the last number as the answer of a completion that boxes nothing.
 
   What a model can do before it has learned the format; `greedy` counts such a completion as wrong.
   """
   verdicts = [solution.is_right for solution in solutions]
   for place, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
-    has_answer = grader.find(solution.text) is not None
+    has_answer = solution.extracted is not None
     number = None if has_answer else answer.last_number(solution.text)
     if number is not None:
       verdicts[place] = verifier.match_text(answer.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 
-def _sampled_metrics(
-    groups: list[list[_Solution]], grader: _Grader) -> dict[str, metrics.Estimate]:
-  k = len(groups[0])
+def _sampled_metrics(groups: list[list[_Solution]]) -> dict[str, metrics.Estimate]:
+  counts = metrics.counts_up_to(len(groups[0]))
   correct = [[solution.is_right for solution in group] for group in groups]
-  answers = [[grader.vote(solution.text) for solution in group] for group in groups]
+  votes = [[solution.vote for solution in group] for group in groups]
   return {
-      "mean": metrics.mean([
-          float(np.mean(known)) for row in correct
-          if (known := [verdict for verdict in row if verdict is not None])]),
-      f"pass@{k}": metrics.mean_pass_at_k(correct, k),
-      f"maj@{k}": metrics.mean_maj_at_k(answers, correct, k),
-  }
+      f"avg@{counts[-1]}": metrics.mean_share(correct),
+      **{f"pass@{k}": metrics.mean_pass_at_k(correct, k) for k in counts},
+      **{f"maj@{k}": metrics.mean_maj_at_k(votes, correct, k) for k in counts}}
 
 
 def _without_nan(estimate: metrics.Estimate) -> metrics.Estimate:
@@ -415,3 +439,16 @@ def _sample(row: Row, solution: _Solution) -> dict[str, Any]:
   return {"prompt": row["prompt"], "completion": solution.text, "answer": row["answer"],
           "rewards": {"verifier": solution.score}, "length": solution.length,
           "truncated": solution.truncated}
+
+
+def _completions(problem: int, row: Row, first: _Solution, group: list[_Solution]) -> Completions:
+  """The rows of one problem."""
+  part = {"task_name": row["task_name"]} if row.get("task_name") else {}
+  of_row = {"problem": problem, **part, "prompt": row["prompt"], "gold": row["answer"]}
+  solutions = [first, *group]
+  votes = completions_lib.number_votes(solution.vote for solution in solutions)
+  return [
+      {**of_row, "sample": None if place == 0 else place - 1, "completion": solution.text,
+       "extracted": solution.extracted, "vote": vote, "score": solution.score,
+       "length": solution.length, "truncated": solution.truncated}
+      for place, (solution, vote) in enumerate(zip(solutions, votes, strict=True))]

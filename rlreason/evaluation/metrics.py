@@ -1,9 +1,10 @@
-"""Accuracy, pass@k and maj@k with 95% confidence intervals.
+"""Accuracy, avg@n, pass@k and maj@k with 95% confidence intervals.
 
 An estimate is a dict {value, low, high, n}: n problems were counted, [low, high] is the interval.
-Shares of problems get Wilson's interval, which stays honest at 0 and 1; other means, pass@k and
-maj@k among them, a percentile bootstrap over problems. A sample whose score is None could not be
-scored: it is left out of the statistics, which is not the same as wrong.
+Shares, pass@k and maj@k among them, get Wilson's interval or what `share` makes of it, which stay
+honest at 0 and 1; means of what is no share, such as lengths, a percentile bootstrap over problems.
+A sample whose score is None could not be scored: it is left out of the statistics, which is not the
+same as wrong.
 
 Not here: sampling and scoring (`evaluation/evaluator.py`), and what counts as the same answer
 (`rewards/answer.py`).
@@ -11,8 +12,10 @@ Not here: sampling and scoring (`evaluation/evaluator.py`), and what counts as t
 
 from collections.abc import Hashable, Sequence
 import math
+from typing import Any
 
 import numpy as np
+from scipy import special
 
 Estimate = dict[str, float | int]  # value, low, high, n
 
@@ -34,6 +37,11 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     raise ValueError(f"k must be in 1..{num_samples}, the number of samples. Got: {k}")
   subsets = math.comb(num_samples, k)
   return (subsets - math.comb(num_samples - num_correct, k)) / subsets
+
+
+def counts_up_to(n: int) -> list[int]:
+  """The k of pass@k and maj@k: 1, 2, 4 and so on below n, and n. 6 -> [1, 2, 4, 6]."""
+  return [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
 
 
 def maj_at_k(
@@ -67,20 +75,58 @@ def maj_at_k(
   return float(np.mean([np.mean(verdicts) for verdicts in winners])) if winners else 0.0
 
 
+def maj_of_parts(
+    answers: Sequence[Hashable | None], is_correct: Sequence[bool | None], k: int
+) -> float | None:
+  """The mean of maj@k over the first k samples, the next k and so on, as often as there are k.
+
+  Unbiased, as any k samples are like any others, and steadier than that of the first k alone. Parts
+  in which nothing could be scored are left out; None where that is all. Arguments as of `maj_at_k`.
+  """
+  parts = [slice(start, start + k) for start in range(0, len(answers) - k + 1, k)]
+  values = [maj_at_k(answers[part], is_correct[part], k) for part in parts
+            if any(verdict is not None for verdict in is_correct[part])]
+  return float(np.mean(values)) if values else None
+
+
 def proportion(successes: Sequence[bool | None]) -> Estimate:
   """Share of successes with Wilson's 95% interval; None entries are left out.
 
   Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). 8 of 10 -> [0.490, 0.943].
   Without any entry the value is NaN and the interval [0, 1].
   """
-  kept = [bool(success) for success in successes if success is not None]
-  n = len(kept)
+  return share([float(bool(success)) for success in successes if success is not None])
+
+
+def share(values: Sequence[float]) -> Estimate:
+  """Mean over problems of numbers in [0, 1], such as the share of each problem's samples.
+
+  The interval is Wilson's for n / ρ problems, the effective number of samples in clusters (Kish
+  1965; for intervals of shares Korn and Graubard 1998, Dean and Pagano 2015): ρ is the variance
+  between problems over p (1 - p), the largest there can be. Both are taken with the z² pseudo
+  observations, half of them 1, that Wilson's interval itself adds (a sum of squares of z²/4), so
+  that the interval never has the width 0: values that are all 0 or all 1, or of 0 and 1 only, give
+  Wilson's own. 0, 0.5, 0.5, 1 -> [0.177, 0.823].
+
+  Args:
+    values: one number for each problem.
+  """
+  n = len(values)
   if not n:
     return dict(value=math.nan, low=0.0, high=1.0, n=0)
-  value = sum(kept) / n
-  scale = 1.0 + _Z_95**2 / n
-  center = (value + _Z_95**2 / (2 * n)) / scale
-  half = _Z_95 * math.sqrt(value * (1.0 - value) / n + _Z_95**2 / (4 * n**2)) / scale
+  value = math.fsum(values) / n
+  if set(values) <= {0.0, 1.0}:
+    return _wilson(value, n, n)
+  prior = _Z_95**2 / 4
+  squares = math.fsum((one - value) ** 2 for one in values)
+  return _wilson(value, n * (n * value * (1.0 - value) + prior) / (squares + prior), n)
+
+
+def _wilson(value: float, count: float, n: int) -> Estimate:
+  """Wilson's interval of a share of `count` problems, which need not be whole; `n` is noted."""
+  scale = 1.0 + _Z_95**2 / count
+  center = (value + _Z_95**2 / (2 * count)) / scale
+  half = _Z_95 * math.sqrt(value * (1.0 - value) / count + _Z_95**2 / (4 * count**2)) / scale
   # The ends are exactly 0 and 1 without failures or successes; rounding must not cross `value`.
   low, high = min(max(center - half, 0.0), value), max(min(center + half, 1.0), value)
   return dict(value=value, low=low, high=high, n=n)
@@ -91,7 +137,7 @@ def mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = 2000) -
 
   Problems are resampled, not samples within them: the interval speaks of other problems of the same
   kind. Seeded: the same values give the same interval. Values that are all equal give an interval
-  of width 0; use `proportion` for yes/no values. Without any value, all is NaN.
+  of width 0; use `share` for numbers in [0, 1]. Without any value, all is NaN.
 
   Args:
     values: one number for each problem.
@@ -108,51 +154,117 @@ def mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = 2000) -
   return dict(value=float(values.mean()), low=float(low), high=float(high), n=len(values))
 
 
-def mean_share(is_so: Sequence[Sequence[bool]], *, seed: int = 0) -> Estimate:
+def mean_share(is_so: Sequence[Sequence[bool | None]]) -> Estimate:
   """Mean over problems of the share of each one's samples of which something holds.
 
-  The interval is as in `mean_pass_at_k`: the samples of one problem are not independent.
+  None entries are left out, and problems that have no other. The interval is that of `share`: the
+  samples of one problem are not independent.
   """
-  return _mean_or_proportion([float(np.mean(row)) for row in is_so], seed)
+  known = [[entry for entry in row if entry is not None] for row in is_so]
+  return share([float(np.mean(row)) for row in known if row])
 
 
-def mean_pass_at_k(
-    is_correct: Sequence[Sequence[bool | None]], k: int, *, seed: int = 0) -> Estimate:
+def mean_pass_at_k(is_correct: Sequence[Sequence[bool | None]], k: int) -> Estimate:
   """pass@k over problems, each with samples of its own.
 
-  Problems with fewer than k scored samples are left out. The interval is Wilson's where each
-  problem's value is 0 or 1, as with exactly k samples; else a bootstrap.
+  Problems with fewer than k scored samples are left out. The interval is that of `share`.
 
   Args:
     is_correct: for each problem, whether each of its samples is correct, None where not scored.
     k: as in `pass_at_k`.
-    seed: of the bootstrap.
   """
   scored = [[correct for correct in row if correct is not None] for row in is_correct]
-  values = [pass_at_k(len(row), sum(map(bool, row)), k) for row in scored if len(row) >= k]
-  return _mean_or_proportion(values, seed)
+  return share([pass_at_k(len(row), sum(map(bool, row)), k) for row in scored if len(row) >= k])
 
 
 def mean_maj_at_k(
-    answers: Sequence[Sequence[Hashable | None]],
-    is_correct: Sequence[Sequence[bool | None]],
+    answers: Sequence[Sequence[Hashable | None]], is_correct: Sequence[Sequence[bool | None]],
     k: int,
-    *,
-    seed: int = 0,
 ) -> Estimate:
-  """maj@k over problems; `answers` and `is_correct` as in `maj_at_k`, one list for each problem.
+  """maj@k (`maj_of_parts`) over problems, with a list of answers and of verdicts for each.
 
-  Problems where none of the first k samples could be scored are left out. The interval is as in
-  `mean_pass_at_k`.
+  Problems where no sample could be scored are left out. The interval is that of `share`.
   """
-  values = [maj_at_k(answers_of_one, correct, k)
-            for answers_of_one, correct in zip(answers, is_correct, strict=True)
-            if any(verdict is not None for verdict in correct[:k])]
-  return _mean_or_proportion(values, seed)
+  values = [maj_of_parts(*one, k) for one in zip(answers, is_correct, strict=True)]
+  return share([value for value in values if value is not None])
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+  """Mean over problems of second - first, both in [0, 1], with a 95% interval.
+
+  The adjusted Wald interval of Bonett and Price 2012 (J. Educ. Behav. Stat. 37), for differences of
+  any size: with one of +1 and one of -1 added, mean ± z sqrt((mean of squares - mean²) / (n + 2)).
+  It has a width at the edges: no difference in n problems is 0 ± 2.77 / (n + 2). Of 10 problems of
+  which the second alone solves 2 -> 0.2 [-0.146, 0.479].
+
+  Args:
+    first: one number for each problem.
+    second: of the same problems.
+  """
+  differences = [b - a for a, b in zip(first, second, strict=True)]
+  n = len(differences)
+  if not n:
+    return dict(value=math.nan, low=-1.0, high=1.0, n=0)
+  value, center = math.fsum(differences) / n, math.fsum(differences) / (n + 2)
+  squares = (math.fsum(one * one for one in differences) + 2) / (n + 2)
+  half = _Z_95 * math.sqrt((squares - center**2) / (n + 2))
+  return dict(value=value, low=max(center - half, -1.0), high=min(center + half, 1.0), n=n)
+
+
+def paired_mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+  """The same of numbers that are no shares, such as lengths: a bootstrap over problems."""
+  return mean([b - a for a, b in zip(first, second, strict=True)])
+
+
+def over_seeds(estimates: Sequence[Estimate], *, is_share: bool) -> dict[str, Any]:
+  """One estimate of the same thing in runs that differ in their seed.
+
+  The interval holds two: Student's over the seeds, mean ± t s / sqrt(number of seeds), and the mean
+  of the runs' own intervals, since all have the same problems. So it has a width where all runs
+  have the same value, and speaks of other seeds and of other problems.
+
+  Args:
+    estimates: of each run; one whose value is None or NaN is left out.
+    is_share: whether the values are in [0, 1].
+
+  Returns:
+    value (the mean), low, high, n (problems), std (between seeds; 0 of one), values (of each run).
+  """
+  known = [one for one in estimates if one["value"] is not None and not math.isnan(one["value"])]
+  values = [one["value"] for one in known]
+  if not values:
+    return dict(value=None, low=None, high=None, n=0, std=None, values=[])
+  value, std = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+  half = 0.0
+  if len(values) > 1:
+    half = float(special.stdtrit(len(values) - 1, 0.975)) * std / math.sqrt(len(values))
+  of_runs = [[one[side] if one[side] is not None else one["value"] for one in known]
+             for side in ("low", "high")]
+  low = min(value - half, float(np.mean(of_runs[0])))
+  high = max(value + half, float(np.mean(of_runs[1])))
+  if is_share:
+    low, high = max(low, 0.0), min(high, 1.0)
+  return dict(value=value, low=low, high=high, n=min(one["n"] for one in known), std=std,
+              values=values)
+
+
+def with_current_names(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+  """Metrics of a task as they are called now: what was `mean` beside `pass@8` is `avg@8`."""
+  samples = [name.removeprefix("pass@") for name in estimates if name.startswith("pass@")]
+  new = f"avg@{max(map(int, samples))}" if "mean" in estimates and samples else "mean"
+  return {new if name == "mean" else name: estimate for name, estimate in estimates.items()}
+
+
+def with_current_summary(summary: dict[str, Any]) -> dict[str, Any]:
+  """What summary.json holds, of an older version too, with the names of `with_current_names`."""
+  return summary | {"stages": [
+      stage | {"evaluation": {task: with_current_names(estimates)
+                              for task, estimates in stage["evaluation"].items()}}
+      for stage in summary["stages"]]}
 
 
 def outcome_efficiency(
-    first_right: Sequence[int | None], lengths: Sequence[int], *, seed: int = 0) -> Estimate:
+    first_right: Sequence[int | None], lengths: Sequence[int]) -> Estimate:
   """Mean over completions of the share of tokens up to the first right solution; 0 without one.
 
   xi_O of https://arxiv.org/abs/2412.21187: 39 of 901 tokens -> 0.0433. What comes after the first
@@ -161,10 +273,9 @@ def outcome_efficiency(
   Args:
     first_right: tokens up to the end of the first right solution of each completion, or None.
     lengths: tokens of each completion.
-    seed: of the bootstrap.
   """
-  return mean([first / length if first else 0.0
-               for first, length in zip(first_right, lengths, strict=True)], seed=seed)
+  return share([first / length if first else 0.0
+                for first, length in zip(first_right, lengths, strict=True)])
 
 
 def tokens_per_right(
@@ -186,9 +297,3 @@ def tokens_per_right(
   ends = np.quantile(costs, [0.025, 0.975], method="inverted_cdf")  # between inf and inf is NaN
   low, high = (float(end) if np.isfinite(end) else math.nan for end in ends)
   return dict(value=float(lengths.sum() / right.sum()), low=low, high=high, n=len(right))
-
-
-def _mean_or_proportion(values: Sequence[float], seed: int) -> Estimate:
-  if set(values) <= {0.0, 1.0}:
-    return proportion([value == 1.0 for value in values])
-  return mean(values, seed=seed)

@@ -6,7 +6,8 @@ scored: it is 0 and takes part in nothing. Every function returns f32[P, G], gra
 
 A group whose kept scores are equal gets exactly 0, to the bit, and so does a group of one, where
 released codes disagree: verl gives it its raw score (`group_of_one="raw"`). `no_baseline` and
-`remax`, which do not look at the rest of the group, are the exceptions.
+`remax`, which do not look at the rest of the group, are the exceptions; `gdpo`, which reads the
+parts of a score, moves the zero with the mean of the batch.
 """
 
 from collections.abc import Mapping
@@ -209,9 +210,88 @@ def pass_at_k(
   return jax.lax.stop_gradient(masks.zero_masked(advantages, is_kept))
 
 
+def max_rl(
+    scores: jax.Array, is_kept: jax.Array, *, order: Literal["G-1", "G"] = "G-1",
+    epsilon: float = 0.0, group_of_one: GroupOfOne = "zero",
+) -> jax.Array:
+  """A = (r - mean) / mean of the group: MaxRL, https://arxiv.org/abs/2602.02710.
+
+  Of rewards of 0 and 1 with p right, the expectation is the gradient of log p, developed in the
+  share of wrong ones and cut off: of the success logit (1 - p) - (1 - p)^n. A group without a right
+  completion has nothing to divide by. Where it gets 0, as in released codes, n is G - 1; where each
+  of its completions gets -1, n is G. Rewards must not be negative: a mean of 0 or less gets what a
+  failed group gets.
+
+  [1, 0, 0, 0] gives [3, -1, -1, -1], [1, 1, 1, 0] [1/3, 1/3, 1/3, -1].
+
+  Args:
+    scores: f32[P, G], 0 or more.
+    is_kept: bool[P, G].
+    order: n. With "G" a failed group pushes down what it did, and is an exception to the zeros of
+      groups of equal scores.
+    epsilon: added to the mean; SkyRL has 1e-6.
+    group_of_one: as of `group_normalized`; SkyRL has "raw".
+
+  Returns:
+    f32[P, G].
+
+  Raises:
+    ValueError: an option is unknown.
+  """
+  if order not in ("G-1", "G"):
+    raise ValueError(f"order: got {order!r}, allowed: G-1, G")
+  scores = scores.astype(jnp.float32)
+  count = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32)
+  mean = masks.safe_divide(masks.masked_sum(scores, is_kept, axis=-1)[..., None], count)
+  failed = masks.zero_masked(jnp.full(scores.shape, -1.0 if order == "G" else 0.0), is_kept)
+  advantages = jnp.where(
+      mean > 0, masks.safe_divide(_centred(scores, is_kept), mean + epsilon), failed)
+  return jax.lax.stop_gradient(_with_lone_scores(advantages, scores, is_kept, group_of_one))
+
+
+def gdpo(
+    parts: jax.Array, part_weights: jax.Array, is_kept: jax.Array, *, ddof: int = 1,
+    epsilon: float = 1e-4, whiten: Literal["rows", "none"] = "rows",
+) -> jax.Array:
+  """Each reward is normalised within its group by itself, and then they are added up: GDPO.
+
+  A = Σ_n w_n (r_n - mean) / (std + ε), then (A - mean) / (std + ε) over all completions of the
+  batch; https://arxiv.org/abs/2601.05242, with ε as in TRL. A sum of rewards that is normalised
+  once cannot tell (0, 0) against (1, 0) from (0, 0) against (1, 1): both get ±0.707. Here it is
+  ±0.707 and ±1.414 before the batch's scale.
+
+  Weights act after the scaling, so that a dense reward of weight 0.1 counts as much as one of 1 by
+  a tenth, however small its values; a reward that is equal in a group adds nothing there. What
+  becomes of scores (a KL in the score, a score of what was cut off, a clip of the sum) is not seen.
+
+  Args:
+    parts: f32[P, G, N], each reward, before its weight.
+    part_weights: f32[N].
+    is_kept: bool[P, G].
+    ddof: taken from the number of values in the variances; 0 or 1.
+    epsilon: added to each std.
+    whiten: "none" for what is whitened over tokens later, as in verl (`whiten_advantages`).
+
+  Returns:
+    f32[P, G].
+
+  Raises:
+    ValueError: `whiten` is unknown.
+  """
+  if whiten not in ("rows", "none"):
+    raise ValueError(f"whiten: got {whiten!r}, allowed: rows, none")
+  scale = lambda x, is_kept: masks.safe_divide(
+      _centred(x, is_kept), _std(x, is_kept, ddof) + epsilon)
+  each = jax.vmap(lambda part: scale(part, is_kept), in_axes=-1, out_axes=-1)(parts)
+  advantages = masks.zero_masked(jnp.sum(each * part_weights[None, None], axis=-1), is_kept)
+  if whiten == "rows":
+    advantages = scale(advantages.reshape(-1), is_kept.reshape(-1)).reshape(is_kept.shape)
+  return jax.lax.stop_gradient(advantages)
+
+
 _GROUP_RELATIVE = (
     group_normalized, group_centered, batch_normalized, leave_one_out, leave_one_out_normalized,
-    opo, pass_at_k)
+    opo, pass_at_k, max_rl, gdpo)
 
 
 def is_always_zero(
@@ -225,6 +305,8 @@ def is_always_zero(
   """
   if function is pass_at_k:
     return group_size <= options["k"]
+  if function is max_rl and options.get("order") == "G":
+    return False
   return (group_size == 1 and function in _GROUP_RELATIVE
           and options.get("group_of_one", "zero") == "zero")
 

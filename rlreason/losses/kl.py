@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlreason.losses.policy import finite_ratio
+
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
@@ -62,6 +64,29 @@ def _estimate(x, estimator):
   if estimator == "k3":
     return jnp.expm1(-x) + x
   raise ValueError(f"estimator: got {estimator!r}, allowed: k1, k2, k3")
+
+
+def unbiased_kl(
+    log_probs: jax.Array, old_log_probs: jax.Array, kl: jax.Array
+) -> jax.Array:
+  """π / π_old times a KL estimate, with the gradient of both: DeepSeek-V3.2.
+
+  https://arxiv.org/abs/2512.02556. With k3 (or k1) its expectation over samples of π_old, and that
+  of its gradient, are those of KL(π || π_ref), on-policy or not: the gradient of r k3 is
+  r (log π - log π_ref) grad log π. That of k3 alone is on-policy that of the other KL, and
+  off-policy of neither. log π = -1, -1.2 before the update and -1.5 by the reference: k3 is 0.1065,
+  this 0.1301 with a slope of 0.6107 (k3 alone: 0.3935).
+
+  Args:
+    log_probs: f32[...] of the policy, nats; the gradient flows here.
+    old_log_probs: f32[...] of the policy that sampled, nats.
+    kl: f32[...] `kl_estimate` of `log_probs`, nats.
+
+  Returns:
+    f32[...] nats.
+  """
+  chex.assert_equal_shape([log_probs, old_log_probs, kl])
+  return finite_ratio(log_probs - old_log_probs) * kl
 
 
 def adapt_kl_coef(

@@ -14,6 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlreason import masks
 from rlreason.parallel import num_shards
 
 # Logits alive at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
@@ -47,6 +48,25 @@ def log1mexp(x: jax.Array) -> jax.Array:
   """
   x = jnp.minimum(x, -_NEAREST)
   return jnp.where(x > -math.log(2), jnp.log(-jnp.expm1(x)), jnp.log1p(-jnp.exp(x)))
+
+
+def mean_probability(log_probs: jax.Array, mask: jax.Array) -> jax.Array:
+  """The mean probability of a row's tokens: the reward of RLPR, https://arxiv.org/abs/2506.18254.
+
+  Of 0.9, 0.5 and 0.7 it is 0.7, where their product is 0.315 and their geometric mean 0.680. One
+  word said another way leaves it high: with 0.01 in the place of 0.5 it is 0.537, the product 0.006
+  and the geometric mean 0.185. Easy tokens dominate a long answer.
+
+  Args:
+    log_probs: f32[B, T] nats.
+    mask: bool[B, T] True on the tokens of the answer.
+
+  Returns:
+    f32[B]; 0 for a row without such tokens.
+  """
+  chex.assert_rank(mask, 2)
+  chex.assert_equal_shape([log_probs, mask])
+  return masks.masked_mean(jnp.exp(log_probs), mask, axis=1)
 
 
 def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,7 @@
 """Per-token policy losses. Aggregation over tokens is in `masks.token_weights`.
 
+Those that clip ratios, or nothing; what keeps a step short otherwise is in `trust.py`.
+
 Arrays are positional, options keyword-only. A function without a `mask` treats each token alone:
 the caller makes masked log-probs finite first. One with a `mask` reads whole rows, and nothing that
 is masked.

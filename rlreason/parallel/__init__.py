@@ -1,6 +1,11 @@
 """Devices, sharding rules and compilation. Nothing else in the library knows about either."""
 
 from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
+from rlreason.parallel.accelerators import cpu_fallback
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
 from rlreason.parallel.shards import map_shards
+
+__all__ = [
+    "ALONE", "Layout", "ParallelConfig", "Replicas", "cpu_fallback", "find_devices", "make_layout",
+    "map_shards", "num_shards"]

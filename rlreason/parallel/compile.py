@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason.parallel import rules
+from rlreason import tracking
+from rlreason.parallel import memory, rules
 from rlreason.parallel.mesh import ParallelConfig, make_mesh, mesh_devices
 
 _REPLICAS = "replicas"  # the axis name under pmap
@@ -60,8 +61,37 @@ def compiler_options() -> dict[str, str] | None:
   return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
+def _told(name: str, program: Callable) -> Callable:
+  """A jitted function that tells a display, if there is one, what it takes before it first runs.
+
+  Compiling it by hand fills the cache that its call looks into: nothing is compiled twice.
+  """
+  shapes = set()
+
+  def call(*args):
+    if tracking.display() is not None:
+      shape = tuple((np.shape(x), getattr(x, "dtype", None)) for x in jax.tree.leaves(args))
+      if shape not in shapes:
+        shapes.add(shape)
+        with tracking.work(f"compiling {name}"):
+          compiled = program.lower(*args).compile()
+          tracking.program(name, memory.program_bytes(compiled))
+    return program(*args)
+
+  call.lower = program.lower  # as jitted functions have it
+  return call
+
+
 def _take(batch, indices):
   return jax.tree.map(lambda x: x[indices], batch)
+
+
+def _name_of(fn: Callable) -> str:
+  """What a program is called in logs and profiles: the name of its function."""
+  while isinstance(fn, functools.partial):
+    fn = fn.func
+  name = getattr(fn, "__name__", "").strip("_")
+  return name if name.isidentifier() else "program"  # a lambda's is none
 
 
 ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=_take, place=lambda x: x)
@@ -111,26 +141,28 @@ def _jit_layout(config: ParallelConfig) -> Layout:
   def place(tree):
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, minibatches), tree)
 
-  def in_mesh(fn):
+  def in_mesh(fn, name=None):
     def traced(*args, **kwargs):
       with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(rules.RULES):
         return fn(*args, **kwargs)
+    traced.__name__ = name or _name_of(fn)
     return traced
 
   def compile_update(fn, state):
     replicas = ALONE._replace(take=take, place=place)
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    return jit(
-        in_mesh(lambda state, batch, key: fn(state, batch, key, replicas=replicas)),
-        donate_argnums=0, out_shardings=(shardings, everywhere))
+    return _told("update", jit(
+        in_mesh(
+            lambda state, batch, key: fn(state, batch, key, replicas=replicas), _name_of(fn)),
+        donate_argnums=0, out_shardings=(shardings, everywhere)))
 
   return Layout(
       num_shards=num_shards, num_replicas=1, takes_plans=True, param_shardings=param_shardings,
       put_params=lambda params, boxed: jax.device_put(params, param_shardings(boxed)),
       put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
-      compile_sampler=lambda fn: jax.jit(in_mesh(fn), out_shardings=rows),
-      compile_rows=lambda fn: jit(in_mesh(fn), out_shardings=rows),
+      compile_sampler=lambda fn: _told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
+      compile_rows=lambda fn: _told("scoring", jit(in_mesh(fn), out_shardings=rows)),
       compile_whole=lambda fn: jit(in_mesh(fn), out_shardings=(rows, everywhere)),
       compile_update=compile_update)
 
@@ -181,9 +213,9 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
 
   def compile_update(fn, state):
     del state
-    update = jax.pmap(
+    update = _told("update", jax.pmap(
         lambda state, batch, key: fn(state, batch, key, replicas=_pmap_replicas(count)),
-        axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices, donate_argnums=0)
+        axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices, donate_argnums=0))
 
     def update_once(state, batch, key):
       state, metrics = update(state, batch, key)
@@ -200,8 +232,9 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
 
     return whole
 
-  compile_rows = lambda fn: jax.pmap(
-      fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices)
+  def compile_as(name):
+    return lambda fn: _told(name, jax.pmap(
+        fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices))
 
   return Layout(
       num_shards=count, num_replicas=count, takes_plans=False,
@@ -209,5 +242,6 @@ def _pmap_layout(config: ParallelConfig) -> Layout:
       put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
       get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
-      compile_sampler=compile_rows, compile_rows=compile_rows, compile_whole=compile_whole,
+      compile_sampler=compile_as("sampling"), compile_rows=compile_as("scoring"),
+      compile_whole=compile_whole,
       compile_update=compile_update)

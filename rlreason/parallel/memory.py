@@ -15,6 +15,25 @@ def device_bytes() -> int:
   return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def share_bytes() -> int:
+  """The memory of one device: an equal share of the machine's where they share it."""
+  return device_bytes() // len(jax.devices())
+
+
+def program_bytes(compiled: Any) -> dict[str, int]:
+  """Bytes that a compiled program takes on each device: arguments, results and what is between.
+
+  They add up: results that take the place of arguments count once. Empty where the backend does
+  not say.
+  """
+  analysis = compiled.memory_analysis()
+  if analysis is None:
+    return {}
+  results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+  return {"in": analysis.argument_size_in_bytes, "out": max(0, results),
+          "temp": analysis.temp_size_in_bytes}
+
+
 def tree_bytes(tree: Any) -> int:
   """Bytes of the arrays of a tree, or of their shapes."""
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

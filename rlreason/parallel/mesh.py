@@ -5,8 +5,11 @@ import math
 import os
 from typing import Literal
 
+from absl import logging
 import jax
 from jax.sharding import AxisType, Mesh
+
+from rlreason.parallel.accelerators import cpu_fallback
 
 AXES = ("data", "fsdp", "tensor")
 _MAX_CPU_DEVICES = 512
@@ -60,18 +63,22 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
 
 
 def find_devices() -> list[jax.Device]:
-  """All devices.
+  """All devices. Warns where they are CPUs of a machine that has an accelerator.
 
   Raises:
     ValueError: JAX has no backend for what JAX_PLATFORMS names.
   """
   try:
-    return jax.devices()
+    devices = jax.devices()
   except (RuntimeError, AssertionError) as error:  # JAX asserts where a plugin is not installed
     reason = (str(error).splitlines() or ["no backend for it"])[0]
     raise ValueError(
         f"JAX_PLATFORMS: got {jax.config.jax_platforms!r}, allowed: what this machine has, such as "
         f"'cpu', or '' ({reason})") from error
+  line = cpu_fallback()
+  if line:
+    logging.log_first_n(logging.WARNING, line, 1)
+  return devices
 
 
 def _split_cpu(num_devices: int):

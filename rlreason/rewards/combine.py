@@ -22,6 +22,7 @@ from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
 from rlreason.rewards import learned
 from rlreason.rewards import length
+from rlreason.rewards import majority
 from rlreason.rewards import pool as pools
 from rlreason.rewards import restart
 from rlreason.rewards import style
@@ -48,6 +49,7 @@ BUILT_IN = {  # beside "verifier", which the task chooses
     "l1_max_length": length.l1_max_length_reward,
     "learned": learned.learned_reward,
     "language": style.language_reward,
+    "majority": majority.majority_reward,
     "overlong": length.overlong_reward,
     "random": control.random_reward,
     "repetition": style.repetition_reward,
@@ -385,6 +387,7 @@ def _import(target: str) -> Callable[..., Any]:
   if not (name.isidentifier() and module.replace(".", "_").isidentifier()):
     raise ValueError(f"reward function must be 'package.module:function'. Got: {target!r}")
   try:
+    users.name_module(module)
     with users.contained(f"reward function {target!r}"):
       function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:

@@ -21,17 +21,19 @@ worker ends, or on SIGTERM, it ends them all and itself. Elsewhere the parent ki
 from collections.abc import Mapping, Set
 import contextlib
 import decimal
-import importlib
+import importlib.util
 import json
 import logging
 import numbers
 import os
+import pathlib
 import re
 import resource
 import signal
 import sys
 
 _SPARE_SECONDS = 2  # the parent's own limit always comes first
+_USERS_FILE = pathlib.Path(__file__).parents[1] / "users.py"
 _PR_SET_CHILD_SUBREAPER = 36  # of Linux: orphans below a process become its children
 
 
@@ -298,6 +300,14 @@ def reap(flags):
   return ended
 
 
+def load_users():
+  """The module `rlreason.users` without the package, which need not be on the path."""
+  spec = importlib.util.spec_from_file_location("users", _USERS_FILE)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def main():
   settings = json.loads(sys.argv[1])
   if sys.platform == "linux":
@@ -309,9 +319,12 @@ def main():
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(2, 1)
   limit_resources(settings["memory_bytes"])
-  functions = {}
+  users, functions = load_users(), {}
+  users.hide_warnings_of_others()
   for line in requests:
     request = json.loads(line)
+    if "load" in request:
+      users.name_module(request["load"].partition(":")[0])
     limit_next_request(request["seconds"])
     reply = answer_request(request, functions)
     signal.alarm(0)

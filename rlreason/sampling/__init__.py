@@ -3,3 +3,6 @@
 from rlreason.sampling.decode import sample
 from rlreason.sampling.memory import check_memory
 from rlreason.sampling.options import SamplingOptions
+
+__all__ = [
+    "SamplingOptions", "check_memory", "sample"]

@@ -10,3 +10,8 @@ from rlreason.tokenizers.incremental import IncrementalDecoder
 from rlreason.tokenizers.load import load_tokenizer
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 from rlreason.tokenizers.word import WordTokenizer
+
+__all__ = [
+    "ChatTokens", "HFTokenizer", "IncrementalDecoder", "Tokenizer", "WordTokenizer", "encode_chat",
+    "encode_completion", "encode_example", "encode_prompt", "load_hf", "load_sentencepiece",
+    "load_tokenizer", "opened", "render", "tokenizer_from_gguf", "with_chat_options"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from rlreason import hub
 from rlreason.tokenizers.gguf import open_gguf, read_metadata, tokenizer_from_gguf
 from rlreason.tokenizers.hf import (
     HFTokenizer, folder_end_ids, load_hf, read_chat_template, read_json)
@@ -74,7 +75,8 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     if (path / name).is_file():
       return _load_sentencepiece_folder(path, name, end_tokens)
   raise FileNotFoundError(
-      f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(SENTENCEPIECE_NAMES)}")
+      f"no tokenizer in {path}; looked for tokenizer.json, {', '.join(SENTENCEPIECE_NAMES)}"
+      f"{hub.hint(path)}")
 
 
 def _load_sentencepiece_folder(

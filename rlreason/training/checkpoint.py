@@ -32,6 +32,7 @@ import shutil
 import sys
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 from orbax import checkpoint as ocp
@@ -75,7 +76,7 @@ class Checkpointer:
     self.folder = pathlib.Path(workdir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {FOLDER!r} there")
-    self.damaged, self._checked = [], set()
+    self.damaged, self._checked, self._kept = [], set(), _LatestAnd(max_to_keep)
     if not read_only:
       self.damaged, self._checked = _set_damaged_aside(self.folder)
     self._manager = ocp.CheckpointManager(
@@ -86,8 +87,7 @@ class Checkpointer:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
             temporary_path_class=_SealedPath,
-            preservation_policy=(
-                None if read_only else ocp.checkpoint_managers.LatestN(max_to_keep)),
+            preservation_policy=None if read_only else self._kept,
         ),
     )
 
@@ -126,6 +126,7 @@ class Checkpointer:
       raise ValueError(f"host_state must hold what JSON can hold: {error}") from error
     if step in self._manager.all_steps():
       return False
+    logging.info("saving the checkpoint of step %d", step)
     arrays = jax.tree.map(_to_array, state)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) * 9 // 8 + _SPARE_BYTES
     with self._naming():
@@ -141,6 +142,10 @@ class Checkpointer:
               layout=ocp.args.JsonSave(_layout(arrays) | {_IS_SEALED: "sha256"}),
           ),
       )
+
+  def keep(self, steps: Collection[int]) -> None:
+    """Says which checkpoints stay beside the latest; the others go at the next save."""
+    self._kept.steps = frozenset(steps)
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
     """Restores one checkpoint, to the bit.
@@ -364,6 +369,18 @@ def _be_quiet() -> None:
 _be_quiet()
 
 
+class _LatestAnd(ocp.checkpoint_managers.PreservationPolicy):
+  """Preserves the latest checkpoints, and those of `steps`."""
+
+  def __init__(self, count: int):
+    self._latest, self.steps = ocp.checkpoint_managers.LatestN(count), frozenset()
+
+  def should_preserve(self, checkpoints, *, context):
+    latest = self._latest.should_preserve(checkpoints, context=context)
+    return [is_latest or checkpoint.step in self.steps
+            for is_latest, checkpoint in zip(latest, checkpoints, strict=True)]
+
+
 class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
   """The temporary folder of a checkpoint, or of an item in one, which is renamed when complete."""
 
@@ -466,13 +483,9 @@ def _to_array(leaf: Any) -> Any:
 def _to_abstract(leaf: Any) -> Any:
   """What Orbax is asked for: a ShapeDtypeStruct with a sharding, or a numpy array."""
   if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
-    sharding = leaf.sharding or _default_sharding()
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   return np.empty_like(np.asarray(leaf))
-
-
-def _default_sharding() -> jax.sharding.Sharding:
-  return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _layout(tree: Any) -> dict[str, str]:

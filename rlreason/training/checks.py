@@ -54,10 +54,11 @@ def check_micro_batch(name: str, size: int, of: str, rows: int):
 def check_lengths_paid(rewards: tuple[RewardSpec, ...], sampling: SamplingOptions, group_size: int):
   """Raises ValueError where a reward for the length is the same of every completion."""
   built_in = {spec.name: spec.options for spec in rewards if spec.function is None}
-  if "kimi_length" in built_in and group_size == 1:
-    raise ValueError(
-        "group_size: got 1 with a reward 'kimi_length', which gives 0 to a group of one, allowed: "
-        "more, or none of it")
+  for name, value in (("kimi_length", "0"), ("majority", "1 for any answer")):
+    if name in built_in and group_size == 1:
+      raise ValueError(
+          f"group_size: got 1 with a reward {name!r}, which gives {value} to a group of one, "
+          "allowed: more, or none of it")
   if "overlong" in built_in:
     most, cache = (built_in["overlong"][name] for name in ("max_length", "cache"))
     if most - cache >= sampling.max_new_tokens:

@@ -5,47 +5,47 @@
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
     workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
     workdir/data/<stage>.jsonl  what a stage sampled or selected
+    workdir/evaluation/<stage>.jsonl  every completion of an evaluation
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
 A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
-host's side: stage, step, data position, cursors of the written files, results so far. The end of a
-stage is saved before it is evaluated; the host's side after that is `checkpoints/evaluated.json`.
-Keys are folded from the seed and the step, never stored.
+host's side: stage, step, data position, cursors of the written files, results so far. What is
+evaluated, the end of a stage or a step within it, is saved before; the host's side after that is
+`checkpoints/evaluated.json`. Keys are folded from the seed and the step, never stored.
 """
 
 import contextlib
-import dataclasses
 import os
 import pathlib
-import signal
-import threading
 import time
 from typing import Any
 
 import jax
 
-from rlreason import files, models, weights
+from rlreason import files, models, tracking, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
+from rlreason.parallel import memory
 from rlreason.rewards import WorkerPool
-from rlreason.training import checkpoint as checkpoint_lib, metrics as metrics_lib, preflight
+from rlreason.training import (
+    checkpoint as checkpoint_lib, curves, header, metrics as metrics_lib, model_paths, preflight,
+    profiling, provenance)
 from rlreason.training import progress as progress_lib, report as report_lib
-from rlreason.training import workdir as workdir_lib
-from rlreason.training.recipe import PretrainedModel, Recipe
+from rlreason.training import wandb_log, workdir as workdir_lib
+from rlreason.training.entry import enter
+from rlreason.training.recipe import BEST, Recipe
 from rlreason.training.setup import (
-    Setup, check_same_shape, evaluation_key, init_key, load_policy, make_setup, places,
-    preflight_key)
+    Setup, check_same_shape, evaluation_key, init_key, load_policy, places, preflight_key)
+from rlreason.training.signals import stop_signals
 from rlreason.training.stage_configs import (
     RLStage, SelectStage, start_of, trains, writes_data)
 from rlreason.training.stages import (
-    Stage, StepOutput, check_stages, data_file, make_stage, model_folder, select)
+    Stage, StepOutput, data_file, make_stage, model_folder, select)
 from rlreason.types import Params
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
 _HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
-# Fields that may differ when a run is resumed: none changes a result.
-_FREE_FIELDS = ("config.checkpoint", "config.reward_workers", "config.parallel", "config.preflight")
 
 
 class Interrupted(Exception):
@@ -53,7 +53,8 @@ class Interrupted(Exception):
 
 
 def train(
-    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False
+    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
+    profile: str | int | None = None, wandb: str | None = None,
 ) -> dict[str, Any]:
   """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
 
@@ -62,6 +63,8 @@ def train(
     workdir: the folder of the run, made if missing.
     allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
       those that it was started with.
+    profile: steps to trace, as `profiling.read_steps` reads them, into `workdir/profile`.
+    wandb: the project of Weights & Biases that gets the metrics too; None: none.
 
   Returns:
     The summary, as in summary.json.
@@ -73,16 +76,25 @@ def train(
     OSError: the disk is full, or the like; names the file. What was saved is intact.
     Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
   """
+  if wandb is not None:
+    wandb_log.check()
   # Absolute: code of the user's may change to another folder.
   workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
+  profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
-    setup, policy = _enter(recipe, workdir, allow_changed_inputs, stack)
+    progress = stack.enter_context(progress_lib.Progress())
+    setup, policy = enter(recipe, workdir, allow_changed_inputs, stack)
+    progress.messages(header.run_header(setup, workdir))
     with contextlib.ExitStack() as inner:
-      run = _Run(setup, policy, workdir, inner)
+      also = None if wandb is None else wandb_log.WandbLog(workdir, wandb)
+      run = _Run(setup, policy, workdir, inner, also)
+      run.profiler = profiling.Profiler(profiled, workdir)
+      inner.callback(run.profiler.close)
       del policy  # the run lets go of it where no stage has it as its reference
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
-    report = report_lib.make_report(workdir)
+    with tracking.work("plots and report"):
+      report = report_lib.make_report(workdir)
   places = {
       "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
       "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
@@ -93,38 +105,12 @@ def train(
   return summary
 
 
-def _enter(
-    recipe: Recipe, workdir: pathlib.Path, allow_changed_inputs: bool, stack: contextlib.ExitStack
-) -> tuple[Setup, Params]:
-  """Takes hold of the folder until `stack` ends, and makes the set-up of the run.
-
-  A folder that is missing is made when the recipe is found to be good, and one that is not ours
-  stays as it is.
-  """
-  check_config = lambda: checkpoint_lib.check_config(str(workdir), recipe, free=_FREE_FIELDS)
-  workdir_lib.check_free(workdir)
-  if checkpoint_lib.has_checkpoints(workdir):
-    check_config()
-  is_there = workdir.is_dir()
-  if is_there:
-    stack.enter_context(files.locked(workdir))
-  inputs = workdir_lib.read_inputs(recipe)
-  workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
-  setup, policy = make_setup(recipe)
-  check_stages(setup)
-  if not is_there:
-    stack.enter_context(files.locked(workdir))
-    workdir_lib.check_free(workdir)  # another process may have been here
-  check_config()
-  checkpoint_lib.write_json(workdir / workdir_lib.INPUTS, inputs)
-  return setup, policy
-
-
 class _Run:
   """The files and counters of a run in progress."""
 
   def __init__(
-      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack):
+      self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack,
+      also: wandb_log.WandbLog | None = None):
     recipe = setup.recipe
     self.setup, self.workdir = setup, workdir
     # What the next stage starts from; with adapters, the base without these.
@@ -132,16 +118,18 @@ class _Run:
     self.state: TrainState | None = None  # nobody else holds it: an update donates it
     self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
         str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
-    self.metrics = metrics_lib.MetricsWriter(workdir)
+    self.metrics = metrics_lib.MetricsWriter(workdir, also)
     self.samples = metrics_lib.SamplesWriter(workdir)
     self.data: metrics_lib.JsonLines | None = None  # of the stage at hand, if it writes any
     self.compilations = metrics_lib.CompilationCounter()
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
-    self.progress = stack.enter_context(progress_lib.Progress())
+    self.profiler = profiling.Profiler(None, workdir)
+    # That of `train`, if it is there already.
+    self.progress = tracking.display() or stack.enter_context(progress_lib.Progress())
     self.pool = stack.enter_context(WorkerPool(
         num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout))
-    self.stop = stack.enter_context(_stop_signals())
+    self.stop = stack.enter_context(stop_signals())
     self.key = jax.random.key(recipe.seed)
     self.started = time.monotonic()
     self.is_skipping = False  # whether the last update was not finite
@@ -163,11 +151,14 @@ class _Run:
     self.metrics.truncate_to(*ends[0])
     self.samples.truncate_to(*ends[1])
     if saved is None:
+      self._note_process()
       self._finish_stage("start", self.policy, 0)
     else:
       self.host = saved
+      self._keep_best()
       if self.host["stage"] < len(self.setup.recipe.stages):
         workdir_lib.check_files(self.workdir, self.host.get("files", {}))
+        self._note_process()
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
@@ -175,7 +166,17 @@ class _Run:
         self._select(stages[number], number)
       else:
         self._make_and_run(number, latest, ends[2])
+    self._say(self.profiler.close())
     return self.host["summary"]
+
+  def _note_process(self):
+    """Says in the summary how what follows is made."""
+    summary, setup = self.host["summary"], self.setup
+    if "provenance" not in summary:  # new, or begun by an older version
+      file = self.workdir / workdir_lib.INPUTS
+      inputs = checkpoint_lib.read_json(file) if file.exists() else {}
+      summary["provenance"] = provenance.describe(setup.recipe, setup.tokenizer, inputs)
+    provenance.note_process(summary["provenance"], self.host["global_step"])
 
   def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):
     config = self.setup.recipe.stages[number]
@@ -242,6 +243,10 @@ class _Run:
     self.started = time.monotonic()
     pending = None
     for step in range(self.host["step"], stage.steps):
+      if stage.trains and self._is_over(stage, step):
+        break
+      at = self.host["global_step"] + (pending is not None) + 1
+      self._say(self.profiler.before_step(stage.name, step, at, self.state))
       output = stage.step(self.state, step, stage.data, jax.random.fold_in(key, step))
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
@@ -249,7 +254,9 @@ class _Run:
       pending = (step, output)
       is_last = step + 1 == stage.steps
       is_asked = self.stop.is_set()  # read once: a signal may come between any two lines
-      if is_asked or (step + 1) % recipe.checkpoint.every_steps == 0 or is_last:
+      is_evaluated = stage.trains and curves.is_due(recipe, step + 1, stage.steps)
+      is_due = is_evaluated or (step + 1) % recipe.checkpoint.every_steps == 0
+      if is_asked or is_due or is_last:
         self._write(stage, *pending)
         pending = None
         # While updates are being skipped, an earlier and good checkpoint must not make room.
@@ -257,7 +264,8 @@ class _Run:
           self._save(stage)
         if is_asked:
           self._leave_if_asked()
-    if not stage.steps:
+    self._say(self.profiler.end(self.state))
+    if self.host["step"] == 0 or self.host["step"] < stage.steps:
       self._save(stage)
     if stage.finish is not None:
       stage.finish(
@@ -267,18 +275,59 @@ class _Run:
     if stage.trains:
       self.checkpoints.wait()  # of a full disk the two would not know who has the rest
       self._write_model(stage.name, policy)
-    self._finish_stage(stage.name, policy, stage.steps)
-    self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0}
+    self._finish_stage(stage.name, policy, self.host["step"])
+    self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
     self._note_files(stage.name)
-    checkpoint_lib.write_sealed(
-        self.checkpoints.folder / _EVALUATED, self.host | self._ends())
+    self._record_evaluation()
     if stage.trains:
       self.policy = lora.base(policy) if self.setup.model.lora is not None else None
 
+  def _say(self, lines: list[str]):
+    for line in lines:
+      self.progress.message(line)
+
+  def _is_over(self, stage: Stage, done: int) -> bool:
+    """Whether a stage ends after `done` steps, which is said; evaluates it then, if that is due."""
+    recipe, curve = self.setup.recipe, self.host.get("curve", [])
+    is_new = not curve or curve[-1]["step"] < self.host["global_step"]
+    if is_new and curves.is_due(recipe, done, stage.steps):
+      self.checkpoints.wait()  # what is on record below is of this one
+      self._stop_clock()
+      policy = self.setup.layout.get_state(self.state.params["policy"])
+      evaluation = self._evaluate(stage.name, policy, f"{stage.name} after step {done}")
+      self._add_to_curve(stage.name, policy, evaluation)
+      self._record_evaluation()
+      self.started = time.monotonic()
+    reason = curves.why_over(self.host.get("curve", []), recipe)
+    if reason is not None:
+      self.progress.message(f"{stage.name}: {reason}")
+    return reason is not None
+
+  def _add_to_curve(self, name: str, policy: Params, evaluation: dict[str, Any]):
+    """Adds an evaluation to those of its stage, and keeps its model if it is the best of them."""
+    point = {"step": self.host["global_step"], "evaluation": evaluation}
+    self.host["curve"] = [*self.host.get("curve", []), point]
+    config = self.setup.recipe.checkpoint
+    if config.keep_best and curves.best_point(self.host["curve"], config) is point:
+      self._write_model(name + BEST, policy)
+    self._keep_best()
+
+  def _keep_best(self):
+    """Keeps the checkpoints of the best evaluations: of the stages before, and of this one."""
+    config = self.setup.recipe.checkpoint
+    best = [stage["best"] for stage in self.host["summary"]["stages"] if "best" in stage]
+    best += [curves.best_point(self.host.get("curve", []), config)] if config.keep_best else []
+    self.checkpoints.keep([point["step"] for point in best if point])
+
+  def _record_evaluation(self):
+    """Keeps the host's side after an evaluation, which the checkpoint of this step comes before."""
+    checkpoint_lib.write_sealed(self.checkpoints.folder / _EVALUATED, self.host | self._ends())
+
   def _preflight(self, stage: Stage):
     """Says before the first step what a few problems say; the run goes on as if it had not."""
-    values, samples = stage.preflight(
-        self.state.params, preflight_key(self.setup.recipe.seed))
+    with tracking.work(f"{stage.name}, preflight"):
+      values, samples = stage.preflight(
+          self.state.params, preflight_key(self.setup.recipe.seed))
     if self._warn(stage.name, values):
       name = f"preflight-{stage.name}"
       self.samples.write(self.host["global_step"], name, samples)
@@ -300,15 +349,8 @@ class _Run:
 
   def _write_model(self, stage: str, policy: Params):
     """The model folder of a stage, and that of its adapters, if it has any."""
-    config, source = self.setup.model, self.setup.recipe.model
-    if config.lora is not None:
-      base = source.path if isinstance(source, PretrainedModel) else ""
-      weights.save_adapters(
-          self._adapters_folder(stage), config, lora.split(policy)[0], base=base)
-      policy = lora.merged_view(config, policy)
-    weights.save_model(
-        self._model_folder(stage), dataclasses.replace(config, lora=None), policy,
-        self.setup.tokenizer)
+    model_paths.write_policy(self.workdir, stage, self.setup.recipe, (
+        self.setup.model, policy, self.setup.tokenizer))
 
   def _leave_if_asked(self):
     """Raises Interrupted after a signal; what is saved is complete then."""
@@ -351,29 +393,50 @@ class _Run:
     recipe = self.setup.recipe
     last = next((stage.name for stage in reversed(recipe.stages) if trains(stage)), "start")
     is_wanted = policy is not None and (recipe.evaluation.every_stage or name == last)
-    evaluation = self._evaluate(name, policy, steps) if is_wanted else {}
+    curve = self.host.get("curve", [])
+    reason = curves.why_over(curve, recipe)
+    if curve and curve[-1]["step"] == self.host["global_step"]:  # it ended with an evaluation
+      evaluation = curve[-1]["evaluation"]
+    else:
+      what = f"after {name}" if steps else f"the {name}"
+      evaluation = self._evaluate(name, policy, what) if is_wanted else {}
+      if is_wanted and curve:
+        self._add_to_curve(name, policy, evaluation)
     self.host["summary"]["stages"].append({
         "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
-        "tokens": self.host["tokens"], "evaluation": evaluation})
+        "tokens": self.host["tokens"], "evaluation": evaluation,
+        **curves.of_summary(self.host.get("curve", []), recipe),
+        **({} if reason is None else {"ended_early": reason})})
     checkpoint_lib.write_json(self.workdir / "summary.json", self.host["summary"])
 
-  def _evaluate(self, name: str, policy: Params, steps: int) -> dict[str, Any]:
-    self.progress.message(f"evaluating after {name}" if steps else f"evaluating the {name}")
+  def _evaluate(self, name: str, policy: Params, what: str) -> dict[str, Any]:
+    self.progress.message(f"evaluating {what}")
     params = self.setup.layout.put_state({"policy": policy})
     key = evaluation_key(self.setup.recipe.seed)
-    evaluation, samples = self.setup.evaluate(params, key, self.pool, self._leave_if_asked)
+    evaluation, samples, completions = self.setup.evaluate(
+        params, key, self.pool, self._leave_if_asked)
+    metrics_lib.write_lines(self.workdir / "evaluation" / f"{name}.jsonl", completions)
+    self.host["summary"]["provenance"]["problems"] = provenance.of_problems(
+        self.setup.tokenizer, completions)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
     flat = {f"eval/{task}/{metric}": estimate["value"]
             for task, estimates in evaluation.items() for metric, estimate in estimates.items()}
     self.metrics.write(self.host["global_step"], f"eval-{name}", flat)
+    self.metrics.write_samples(self.host["global_step"], f"eval-{name}", samples[:20])
     return evaluation
 
-  def _save(self, stage: Stage):
+  def _stop_clock(self):
+    """Adds the time since the last call to that of the stage."""
     now = time.monotonic()
     self.host["seconds"] += now - self.started
     self.started = now
+
+  def _save(self, stage: Stage):
+    self._stop_clock()
+    saved = self.setup.layout.get_state(trained_part(self.state))
+    tracking.program("saving", {"host copy": memory.tree_bytes(saved)})
     self.checkpoints.save(
-        self.host["global_step"], self.setup.layout.get_state(trained_part(self.state)),
+        self.host["global_step"], saved,
         self.host | {"data": stage.data.get_state()} | self._ends())
 
   def _ends(self) -> dict[str, Any]:
@@ -386,13 +449,23 @@ class _Run:
     """The host's side of the latest checkpoint, or of the evaluation that came after it."""
     # Where it is damaged, the end of the stage is evaluated again, to the same numbers.
     evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
-    is_after = evaluated.get("global_step") == latest
+    is_after = evaluated.get("global_step") == latest and not self._has_grown(evaluated)
+    if not is_after:  # of an end that will come again, and be another file's
+      (self.checkpoints.folder / _EVALUATED).unlink(missing_ok=True)
     host = evaluated if is_after else self.checkpoints.restore_host(latest)
     if not _HOST_FIELDS <= host.keys():
       raise ValueError(
           f"the checkpoint of step {latest} in {str(self.checkpoints.folder)!r} is damaged: it "
           f"lacks {sorted(_HOST_FIELDS - host.keys())}; put it back, or give a new workdir")
     return host
+
+  def _has_grown(self, host: dict[str, Any]) -> bool:
+    """Whether a run ended with fewer steps of its last stage than it has now."""
+    stages = self.setup.recipe.stages
+    if host.get("stage") != len(stages) or isinstance(stages[-1], SelectStage):
+      return False
+    last = host["summary"]["stages"][-1]
+    return last["steps"] < stages[-1].steps and "ended_early" not in last
 
   def _note_files(self, stage: str):
     """Keeps the checksums of what a stage wrote for those after it."""
@@ -413,30 +486,3 @@ class _Run:
 
   def _adapters_folder(self, stage: str) -> pathlib.Path:
     return self.workdir / "adapters" / stage
-
-
-@contextlib.contextmanager
-def _stop_signals():
-  """An event that SIGTERM, SIGINT and SIGHUP set; a second signal ends the process as usual.
-
-  SIGHUP is left alone where it is ignored, as by nohup.
-  """
-  stop = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield stop  # a notebook's or a caller's thread: signals are not ours
-    return
-  before = {}
-
-  def on_signal(number, frame):
-    del frame
-    stop.set()
-    signal.signal(number, before[number])
-
-  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-      before[number] = signal.signal(number, on_signal)
-  try:
-    yield stop
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

@@ -2,7 +2,7 @@
 
     <workdir>/metrics.jsonl   one JSON object per line: step, stage, then metrics `group/quantity`
     <workdir>/samples.jsonl   one completion per line: step, stage, prompt, completion, ...
-    <workdir>/tensorboard/    the same metrics for TensorBoard
+    <workdir>/tensorboard/    the same metrics for TensorBoard, the config, and a few completions
 
 Every metric is reproducible: the same config and seed give the same bytes, also after a kill and a
 resume. The only exceptions are the prefixes `time/` (seconds, tokens per second) and `system/`
@@ -11,7 +11,7 @@ resume. The only exceptions are the prefixes `time/` (seconds, tokens per second
 Not here: what is measured (algorithms/, evaluation/) and how it is shown (progress.py, report.py).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import hashlib
 import json
@@ -32,7 +32,9 @@ from rlreason import files, types
 MACHINE_PREFIXES = ("time/", "system/")
 
 _FLUSH_SECONDS = 10.0  # TensorBoard is behind by at most this; a flush waits for the disk
+_TEXTS, _TEXT_CHARACTERS = 4, 8000  # completions shown of an evaluation, and most of one text
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_NOTEWORTHY = 0.5  # seconds; most programs are a single operation
 
 
 def is_reproducible(name: str) -> bool:
@@ -130,10 +132,16 @@ class JsonLines:
 
 
 class MetricsWriter:
-  """Writes metrics to metrics.jsonl and to TensorBoard."""
+  """Writes metrics to metrics.jsonl, to TensorBoard and to whoever else wants them."""
 
-  def __init__(self, workdir: str | os.PathLike):
-    """Opens the files in `workdir`. After a restart call `truncate_to` before the first `write`."""
+  def __init__(self, workdir: str | os.PathLike, also: Any = None):
+    """Opens the files in `workdir`. After a restart call `truncate_to` before the first `write`.
+
+    Args:
+      workdir: the folder of the run.
+      also: a `WandbLog`, or None.
+    """
+    self._also = also
     self._workdir = pathlib.Path(workdir)
     self._lines = JsonLines(self._workdir / "metrics.jsonl")
     self._tensorboard = None
@@ -156,6 +164,15 @@ class MetricsWriter:
       # Made only now: after a resume, what TensorBoard has from here on was cut from the JSON.
       self._tensorboard = _TensorBoard(self._workdir / "tensorboard", purge_step=int(step))
     self._tensorboard.write(int(step), numbers)
+    if self._also is not None:
+      self._also.write(int(step), stage, numbers)
+
+  def write_samples(self, step: int, stage: str, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Shows completions beside the metrics of a step that has been written; the file has none."""
+    if self._tensorboard is not None:
+      self._tensorboard.write_text(int(step), f"samples/{stage}", _as_markdown(samples))
+    if self._also is not None:
+      self._also.write_samples(int(step), stage, _plain(list(samples)))
 
   def cursor(self) -> int:
     """Where the file ends now; see `JsonLines.cursor`."""
@@ -171,8 +188,9 @@ class MetricsWriter:
 
   def close(self) -> None:
     self._lines.close()
-    if self._tensorboard is not None:
-      self._tensorboard.close()
+    for other in (self._tensorboard, self._also):
+      if other is not None:
+        other.close()
 
   def _finite(self, step: int, name: str, value: Any) -> int | float | None:
     number = _plain(value)
@@ -205,6 +223,21 @@ class _TensorBoard:
       self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
       for event in ({"file_version": "brain.Event:2"}, {"session_log": start}):
         self._file.write_event(event_pb2.Event(step=purge_step, **event))
+      config = folder.parent / "config.json"
+      if config.exists():
+        lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
+        self.write_text(purge_step, "config", "\n".join(f"    {line}" for line in lines))
+
+  def write_text(self, step: int, name: str, text: str) -> None:
+    """Markdown."""
+    if self._file is None:
+      return
+    from tensorboardX import summary
+
+    text = text.encode("utf-8", errors="backslashreplace").decode()  # no lone surrogates
+    with self._best_effort():
+      self._file.write_event(self._pb.Event(
+          step=step, wall_time=time.time(), summary=summary.text(name, text)))
 
   def write(self, step: int, numbers: Mapping[str, float | None]) -> None:
     if self._file is None:
@@ -239,6 +272,19 @@ class _TensorBoard:
       if file is not None:
         with contextlib.suppress(OSError):  # it would try to write the rest
           file.close()
+
+
+def _as_markdown(samples: Sequence[Mapping[str, Any]]) -> str:
+  """A few completions, each text as it is."""
+  parts = []
+  for sample in list(samples)[:_TEXTS]:
+    rewards = ", ".join(f"{part} {value}" for part, value in (sample.get("rewards") or {}).items())
+    parts.append(f"answer {sample.get('answer')}; {rewards}")
+    for name in ("prompt", "completion"):
+      text = sample.get(name, "")
+      text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+      parts.append("\n".join(f"    {line}" for line in text[:_TEXT_CHARACTERS].splitlines()))
+  return "\n\n".join(parts)
 
 
 class SamplesWriter:
@@ -285,6 +331,15 @@ def _sum_of(path: pathlib.Path, size: int) -> Any:
   return total
 
 
+def write_lines(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
+  """Writes a file of JSON objects, one per line, whole or not at all; what was there is replaced.
+
+  Numbers that are not finite become null.
+  """
+  files.write_whole(path, "".join(
+      json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines))
+
+
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads a file that `JsonLines` writes; [] if it is missing, and without a half-written end.
 
@@ -318,9 +373,13 @@ class CompilationCounter:
     """Stops counting."""
     jax.monitoring.unregister_event_duration_listener(self._on_event)
 
-  def _on_event(self, event: str, duration: float, **unused_details: Any) -> None:
-    del duration
-    self.count += event == _COMPILE_EVENT
+  def _on_event(
+      self, event: str, duration: float, *, fun_name: str = "a program", **unused_details: Any,
+  ) -> None:
+    if event == _COMPILE_EVENT:
+      self.count += 1
+      if duration > _NOTEWORTHY:
+        logging.info("compiled %s in %.1f s", fun_name, duration)
 
 
 def peak_memory() -> dict[str, float]:

@@ -34,7 +34,8 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
     found["unscored"] = (
         f"no completion could be scored ({counts}): all rewards are None, and nothing gets a "
         "gradient; look at reward_timeout, at the answers of the data and at the reward functions")
-  is_from_rewards = isinstance(stage, RLStage) and not stage.answer_template
+  is_from_rewards = isinstance(stage, RLStage) and not (
+      stage.answer_template or stage.reference_path)
   if is_scored and is_from_rewards and _are_equal(values, stage):
     parts = ", ".join(f"{spec.name} {values[name]:.4g}" for spec in stage.rewards
                       if (name := f"reward/{spec.name}/mean") in values)

@@ -1,10 +1,12 @@
-"""What a person sees of a run: a progress bar, or plain lines in a log, and a table at the end.
+"""What a person sees of a run: a live line, or plain lines in a log, and tables at the end.
 
-Not here: the files of a run (metrics.py) and its plots (report.py).
+Not here: what a run says of itself at its start (header.py), its files (metrics.py) and its plots
+(report.py).
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import datetime
 import math
 import time
@@ -12,29 +14,132 @@ from typing import Any
 
 import rich.console
 import rich.progress
-import rich.table
 import rich.text
 
-# Metrics beside the bar, where a step has them, and what they are called there.
+from rlreason import tracking
+from rlreason.parallel import memory
+
+# Metrics to show, where a step has them, the most telling first, and what they are called there.
 LIVE_METRICS = {
     "loss/sft": "loss",
+    "loss/preference": "loss",
+    "loss/reward_model": "loss",
+    "loss/distill": "loss",
     "reward/total/mean": "reward",
     "rollout/accuracy": "right",
+    "preference/accuracy": "right",
+    "reward_model/accuracy": "right",
     "policy/kl": "kl",
     "policy/entropy": "entropy",
     "rollout/length/mean": "length",
+    "optim/grad_norm": "gradient",
 }
 
 # Rates come from this many latest steps, so that compiling at the start is soon forgotten.
 _WINDOW = 20
-# Columns of a table where there is no terminal to measure, so that its cells are not folded.
-_LOG_WIDTH = 160
+_LEAST_METRICS = 2  # that stay when a line is too narrow for all
+_BAR, _LEAST_BAR = 24, 8  # columns of a bar
+_LEAST_NAME = 8  # columns of a name that is too long
+_NARROW = 80  # columns of what has no width of its own, such as a table in a log
+_REFRESH = 0.5  # seconds between changes of a notebook's line
+
+
+class _Work:
+  """Something in progress: what is done of it, how fast, and its latest metrics."""
+
+  def __init__(
+      self, work: tracking.Work, clock: Callable[[], float], done: float = 0,
+      window: int | None = None):
+    """With a `window` it is as fast as in so many latest updates, else as on the whole."""
+    self.name, self.total, self.unit, self.done = *work, done
+    self._clock, self._window = clock, window
+    self._history = collections.deque([(clock(), done, 0)])
+    self.started = self.printed = clock()
+    self.printed_done: float | None = None  # what was done when it was printed last
+    self.metrics: Mapping[str, float] = {}
+
+  def update(self, done: float, tokens: int, metrics: Mapping[str, float]) -> None:
+    self.done, self.metrics = done, metrics
+    self._history.append((self._clock(), done, self._history[-1][2] + tokens))
+    if self._window is None and len(self._history) > 2:
+      del self._history[1]
+    elif self._window is not None and len(self._history) > self._window + 1:
+      self._history.popleft()
+
+  def tokens_per_second(self) -> float | None:
+    (start, _, before), (end, _, after) = self._history[0], self._history[-1]
+    return (after - before) / (end - start) if end > start and after > before else None
+
+  def seconds_left(self) -> float | None:
+    (start, first, _), (end, done, _) = self._history[0], self._history[-1]
+    if self.total is None or done <= first:
+      return None
+    return (end - start) / (done - first) * (self.total - done)
+
+  def count(self) -> str:
+    """`3/10`, `0.5/1.2 GB`, or how long it has taken where nobody knows how much there is."""
+    if self.total is None:
+      return format_seconds(self._clock() - self.started)
+    if self.unit == "B":
+      size, unit = _unit_of(self.total)
+      return f"{self.done / size:.1f}/{self.total / size:.1f} {unit}"
+    return f"{self.done:.0f}/{self.total:.0f}"
+
+  def parts(self) -> list[tuple[int, str]]:
+    """Texts to show after the count, in their order, and how soon each is left out: last is 0."""
+    rate, left = self.tokens_per_second(), self.seconds_left()
+    parts = [] if rate is None else [(1, f"{rate:,.0f} tokens/s")]
+    parts += [] if left is None else [(0, f"{format_seconds(left)} left")]
+    shown = [f"{label} {self.metrics[name]:.3g}" for name, label in LIVE_METRICS.items()
+             if self.metrics.get(name) is not None]
+    return parts + [(0 if i < _LEAST_METRICS else 2 + i, text) for i, text in enumerate(shown)]
+
+  def texts(self, width: int | None = None) -> tuple[str, str]:
+    """Name and count, and what follows: the whole of it, or as much as fits `width` columns."""
+    count, parts = self.count(), self.parts()
+    size = lambda: len(self.name) + 1 + len(count) + sum(2 + len(text) for _, text in parts)
+    while width is not None and size() > width and any(rank for rank, _ in parts):
+      parts.remove(max(parts, key=lambda part: part[0]))
+    name = self.name
+    if width is not None:
+      name = _shortened(name, max(_LEAST_NAME, len(name) + width - size()))
+    return f"{name} {count}", "".join(f"  {text}" for _, text in parts)
+
+  def line(self, width: int | None = None) -> str:
+    """All in one."""
+    return "".join(self.texts(width))[:width]
+
+
+class _Line(rich.progress.ProgressColumn):
+  """The line of a work, with a bar where there is room."""
+
+  max_refresh = None
+
+  def __init__(self, console: rich.console.Console):
+    super().__init__()
+    self._console = console
+
+  def render(self, task: rich.progress.Task) -> rich.text.Text:
+    work, width = task.fields["work"], self._console.width - 1  # a full line may wrap
+    if work.total is None:
+      return rich.text.Text(work.line(width), no_wrap=True)
+    needed = f"{work.name} {work.count()}{work.texts(0)[1]}"
+    size = min(_BAR, width - len(needed) - 2)  # a bar comes before a third metric
+    if size < _LEAST_BAR:
+      return rich.text.Text(work.line(width), no_wrap=True)
+    head, rest = work.texts(width - size - 2)
+    full = round(size * min(1.0, work.done / max(work.total, 1)))
+    ink, paper = ("#", ".") if self._console.options.ascii_only else ("━", "─")
+    return rich.text.Text.assemble(
+        (head, "bold"), "  ", (ink * full, "bar.complete"), (paper * (size - full), "bar.back"),
+        rest, no_wrap=True)
 
 
 class Progress:
-  """Shows how far a run is: a live bar on a terminal, else one line every `interval` seconds.
+  """Shows how far a run is: one live line on a terminal or in a notebook, else lines in a log.
 
-  Use as a context manager:
+  A log gets one line every `interval` seconds. Use as a context manager, within which it also shows
+  what others tell of their work (`tracking`):
 
       with Progress() as progress:
         progress.start_stage("rl", 100)
@@ -48,7 +153,7 @@ class Progress:
       console: rich.console.Console | None = None,
       clock=time.monotonic,
   ):
-    """Makes the display; nothing is shown before `start_stage`.
+    """Makes the display; nothing is shown before `start_stage`, or work that is told of.
 
     Args:
       interval: seconds between lines where the output is not a terminal.
@@ -58,36 +163,35 @@ class Progress:
     self._interval = interval
     self._console = console or rich.console.Console()
     self._clock = clock
-    self._bar = None
+    self._bar: rich.progress.Progress | None = None
+    self._notebook = _NotebookLine(self._console, clock) if self._console.is_jupyter else None
     self._task = None
-    self._stage, self._total = "", 0
-    self._history = collections.deque(maxlen=_WINDOW + 1)  # (seconds, step, tokens in all)
-    self._printed = -math.inf
+    self._stage: _Work | None = None
+    self._works: list[_Work] = []  # in progress beside the stage, each within those before it
+    self._programs: dict[tuple[str, str], int] = {}  # (of what, name) -> the most bytes shown
+    self._stack = contextlib.ExitStack()
 
   def __enter__(self) -> "Progress":
-    if self._console.is_terminal:
-      self._bar = rich.progress.Progress(
-          rich.progress.TextColumn("[bold]{task.description}"),
-          rich.progress.BarColumn(bar_width=24),
-          rich.progress.MofNCompleteColumn(),
-          rich.progress.TextColumn("{task.fields[status]}"),
-          console=self._console,
-      )
-      self._bar.start()
+    is_live = self._console.is_terminal and not self._console.is_dumb_terminal
+    if is_live and self._notebook is None:
+      self._bar = rich.progress.Progress(_Line(self._console), console=self._console)
+      self._stack.enter_context(self._bar)
+    self._stack.enter_context(tracking.shown_by(self))
     return self
 
   def __exit__(self, *unused_exception) -> None:
-    if self._bar is not None:
-      self._bar.stop()
+    if self._notebook is not None and self._stage is not None:
+      self._notebook.show(self._stage, is_last=True)
+    self._stack.close()
 
   def start_stage(self, name: str, total_steps: int, done_steps: int = 0) -> None:
     """Begins a stage, of which `done_steps` were done before a resume."""
-    self._stage, self._total = name, total_steps
-    self._history.clear()
-    self._history.append((self._clock(), done_steps, 0))
-    self._printed = -math.inf
+    self._end_stage()
+    self._programs.clear()
+    self._stage = _Work(tracking.Work(name, total_steps), self._clock, done_steps, _WINDOW)
+    self._stage.printed = -math.inf
     if self._bar is not None:
-      self._task = self._bar.add_task(name, total=total_steps, completed=done_steps, status="")
+      self._task = self._add(self._stage)
 
   def update(
       self, step: int, *, tokens: int = 0, metrics: Mapping[str, float] | None = None
@@ -99,43 +203,122 @@ class Progress:
       tokens: tokens worked on since the last call.
       metrics: of the latest step; those in `LIVE_METRICS` are shown.
     """
-    now = self._clock()
-    self._history.append((now, step, self._history[-1][2] + tokens))
-    status = self._status(metrics or {})
-    if self._bar is not None:
-      self._bar.update(self._task, completed=step, status=status)
-    elif step >= self._total or now - self._printed >= self._interval:
-      self._printed = now
-      self._print(f"{self._stage} {step}/{self._total}  {status}")
+    self._stage.update(step, tokens, metrics or {})
+    self._show(self._stage, is_last=step >= self._stage.total)
+
+  @contextlib.contextmanager
+  def work(self, work: tracking.Work) -> Iterator[Callable[..., None]]:
+    """Shows work beside the stage until it ends; see `tracking`.
+
+    A log hears of it when it takes longer than the interval.
+    """
+    shown = _Work(work, self._clock)
+    self._works.append(shown)
+    task = None if self._bar is None else self._add(shown)
+
+    def done(more: float, metrics: Mapping[str, float] | None = None):
+      shown.update(shown.done + more, 0, metrics or shown.metrics)
+      self._show(shown)
+
+    if self._notebook is not None:
+      self._notebook.show(shown)
+    try:
+      yield done
+    finally:
+      self._works.remove(shown)
+      if task is not None:
+        self._bar.remove_task(task)
+      if self._notebook is not None or shown.printed_done not in (None, shown.done):
+        self._show(shown, is_last=True)
+
+  def program(self, name: str, sizes: Mapping[str, int]) -> None:
+    """Says what a compiled program takes of a device's memory, where it is more than before."""
+    total = sum(sizes.values())
+    outer = self._works[0].name if len(self._works) > 1 else ""  # the last is its compilation
+    where = outer.partition(",")[0] or (self._stage.name if self._stage else "start")
+    if not total or total <= self._programs.get((where, name), 0):
+      return
+    self._programs[where, name] = total
+    size, unit = _unit_of(total)
+    parts = ", ".join(f"{part} {amount / size:.1f}" for part, amount in sizes.items() if amount)
+    self._print(f"memory: {where} {name} {total / size:.1f} {unit} of "
+                f"{format_bytes(memory.share_bytes())} ({parts})")
 
   def message(self, text: str) -> None:
-    """Shows a line of its own, above the bar."""
+    """Shows a line of its own, above what is live."""
     self._print(text)
+
+  def messages(self, lines: Sequence[str]) -> None:
+    """Shows several lines."""
+    self.message("\n".join(lines))
 
   def tokens_per_second(self) -> float | None:
     """Over the latest steps; None before the first, or where no tokens were given."""
-    (start, _, before), (end, _, after) = self._history[0], self._history[-1]
-    return (after - before) / (end - start) if end > start and after > before else None
+    return self._stage.tokens_per_second()
 
   def seconds_left(self) -> float | None:
     """Of this stage, at the speed of the latest steps; None before the first."""
-    (start, first, _), (end, step, _) = self._history[0], self._history[-1]
-    return (end - start) / (step - first) * (self._total - step) if step > first else None
+    return self._stage.seconds_left()
 
-  def _status(self, metrics: Mapping[str, float]) -> str:
-    rate, left = self.tokens_per_second(), self.seconds_left()
-    parts = [] if rate is None else [f"{rate:,.0f} tokens/s"]
-    parts += [] if left is None else [f"{format_seconds(left)} left"]
-    parts += [
-        f"{label} {metrics[name]:.3g}"
-        for name, label in LIVE_METRICS.items()
-        if metrics.get(name) is not None
-    ]
-    return "  ".join(parts)
+  def _add(self, work: _Work) -> rich.progress.TaskID:
+    return self._bar.add_task(work.name, total=work.total, work=work)
+
+  def _end_stage(self) -> None:
+    """Leaves the last line of the stage behind, and makes room for the next."""
+    if self._bar is not None and self._task is not None:
+      self._bar.remove_task(self._task)
+      self._print(self._stage.line(self._console.width - 1))
+    self._task = None
 
   def _print(self, text: str) -> None:
     # A log file has no width: a line is a line, and a "[" in it is no markup.
     _print(self._console, rich.text.Text(text), soft_wrap=True)
+
+  def _show(self, work: _Work, is_last: bool = False) -> None:
+    now = self._clock()
+    if self._notebook is not None:
+      self._notebook.show(work, is_last)
+    elif self._bar is not None:
+      self._bar.refresh() if is_last else None
+    elif is_last or now - work.printed >= self._interval:
+      work.printed, work.printed_done = now, work.done
+      self._print(work.line())
+
+
+def on_stderr() -> Progress:
+  """A display for commands whose results go to standard output."""
+  return Progress(console=rich.console.Console(stderr=True))
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+  """Shows the work within on a terminal or in a notebook, unless something shows it already."""
+  console = rich.console.Console(stderr=True)
+  with contextlib.ExitStack() as stack:
+    if tracking.display() is None and (console.is_terminal or console.is_jupyter):
+      stack.enter_context(Progress(console=console))
+    yield
+
+
+class _NotebookLine:
+  """One line below a cell that changes in place."""
+
+  def __init__(self, console: rich.console.Console, clock: Callable[[], float]):
+    self._width, self._clock = console.width, clock
+    self._handle, self._shown = None, -math.inf
+
+  def show(self, work: _Work, is_last: bool = False) -> None:
+    """Shows the line of a work, unless another was shown just now."""
+    if not is_last and self._clock() - self._shown < _REFRESH:
+      return
+    from IPython import display  # only where a notebook runs it
+
+    self._shown = self._clock()
+    content = {"text/plain": work.line(self._width)}
+    if self._handle is None:
+      self._handle = display.display(content, raw=True, display_id=True)
+    else:
+      self._handle.update(content, raw=True)
 
 
 def _print(console: rich.console.Console, *args: Any, **kwargs: Any) -> None:
@@ -159,22 +342,74 @@ def print_summary(
     console: where to print; standard output if None.
   """
   console = console or rich.console.Console()
-  if not console.is_terminal:
-    console.width = max(console.width, _LOG_WIDTH)
-  table = rich.table.Table(title="Summary, with 95% confidence intervals", title_justify="left")
-  table.add_column("")
-  for stage in summary["stages"]:
-    table.add_column(stage["name"], justify="right")
-  for i, (title, rows) in enumerate(summary_rows(summary)):
-    if i:
-      table.add_section()
-    table.add_row(rich.text.Text(title, style="bold"))
-    for name, cells in rows:
-      table.add_row(rich.text.Text(f"  {name}"), *map(rich.text.Text, cells))
-  _print(console, table)
-  width = max(map(len, places), default=0)
-  for name, path in places.items():
-    _print(console, rich.text.Text(f"{name:{width}}  {path}"), soft_wrap=True)
+  width = max(console.width, _NARROW) if not console.is_terminal else console.width
+  lines = [("Summary, with 95% confidence intervals", "italic")]
+  for table in summary_tables(summary, width):
+    lines += [("", ""), *((line, "bold" if is_title else "") for line, is_title in table)]
+  longest = max(map(len, places), default=0)
+  lines += [("", ""), *((f"{name:{longest}}  {path}", "") for name, path in places.items())]
+  text = rich.text.Text("\n").join(rich.text.Text(line, style=style) for line, style in lines)
+  _print(console, text, soft_wrap=True)
+
+
+def summary_tables(summary: Mapping[str, Any], width: int) -> list[list[tuple[str, bool]]]:
+  """A summary as tables of at most `width` columns.
+
+  One table where all stages fit; else intervals stand below their values, and there are as many
+  tables as it takes.
+
+  Returns:
+    The lines of each table, and which of them are titles.
+  """
+  sections = summary_rows(summary)
+  first = 2 + max(len(name) for _, rows in sections for name, _ in rows)
+  heads = [_shortened(stage["name"], width - first - 2) for stage in summary["stages"]]
+  split = lambda cell: [cell]
+  if sum(_column_sizes(heads, sections, split)) > width - first:
+    split = lambda cell: cell.replace(" [", "\n[").split("\n")
+  sizes = _column_sizes(heads, sections, split)
+
+  def row(name: str, cells: Sequence[str], stages: Sequence[int]) -> list[tuple[str, bool]]:
+    parts = [split(cells[i]) for i in stages]
+    lines = []
+    for number in range(max(map(len, parts))):
+      texts = [part[number] if number < len(part) else "" for part in parts]
+      line = "".join(text.rjust(sizes[i]) for i, text in zip(stages, texts, strict=True))
+      lines.append((f"{name if not number else '':{first}}{line}", False))
+    return lines
+
+  tables = []
+  for stages in _in_lines(sizes, width - first):
+    ((head, _),) = row("", heads, stages)
+    table = [(head, True)]
+    for title, rows in sections:
+      known = [(name, cells) for name, cells in rows if any(cells[i] != "-" for i in stages)]
+      table += [(_shortened(title, width), True)] if known else []
+      table += [line for name, cells in known for line in row(f"  {name}", cells, stages)]
+    tables.append(table)
+  return tables
+
+
+def _column_sizes(heads: Sequence[str], sections, split: Callable[[str], list[str]]) -> list[int]:
+  """How wide the column of each stage is, with the space before it."""
+  cells = [[head] for head in heads]
+  for _, rows in sections:
+    for _, texts in rows:
+      for column, text in zip(cells, texts, strict=True):
+        column += split(text)
+  return [2 + max(map(len, column)) for column in cells]
+
+
+def _in_lines(sizes: Sequence[int], width: int) -> list[list[int]]:
+  """Indices of things of such sizes, in lines of at most `width`, each of one thing or more."""
+  lines, used = [], width
+  for i, size in enumerate(sizes):
+    if used + size > width:
+      lines.append([])
+      used = 0
+    lines[-1].append(i)
+    used += size
+  return lines
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -204,26 +439,46 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 def is_share(name: str) -> bool:
   """Whether an evaluation metric is a share of problems, shown in percent."""
-  is_accuracy = name in ("greedy", "greedy_unboxed", "mean") or name.startswith(("pass@", "maj@"))
+  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
   return is_accuracy or name.endswith("_fraction")
 
 
 def format_result(name: str, entry: Mapping[str, Any]) -> str:
-  """Formats {value, low, high}: `42.0% [38.1, 46.0]`, or `1.90 [1.75, 2.05]` if not a share."""
+  """Formats {value, low, high}: `42.0% [38.1, 46.0]`, or `1.90 [1.75, 2.05]` if not a share.
+
+  Of several seeds with their standard deviation: `42.0% ±1.2 [38.1, 46.0]`.
+  """
   values = [entry["value"], entry["low"], entry["high"]]
   if values[0] is None:
     return "-"
   if is_share(name):
     texts = ["?" if value is None else f"{100 * value:.1f}" for value in values]
-    return f"{texts[0]}% [{texts[1]}, {texts[2]}]"
+    spread = f" ±{100 * entry['std']:.1f}" if "std" in entry else ""
+    return f"{texts[0]}%{spread} [{texts[1]}, {texts[2]}]"
   digits = 2 if abs(values[0]) < 100 else 0
   texts = ["?" if value is None else f"{value:,.{digits}f}" for value in values]
-  return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+  spread = f" ±{entry['std']:,.{digits}f}" if "std" in entry else ""
+  return f"{texts[0]}{spread} [{texts[1]}, {texts[2]}]"
+
+
+def format_bytes(size: float) -> str:
+  """Formats bytes as `25.3 GB` or `1.2 MB`."""
+  unit, name = _unit_of(size)
+  return f"{size / unit:.1f} {name}"
 
 
 def format_seconds(seconds: float) -> str:
   """Formats a time as `0:01:30`."""
   return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _unit_of(size: float) -> tuple[float, str]:
+  """Bytes of the unit that such a size is given in, and its name."""
+  return next((unit for unit in ((1e9, "GB"), (1e6, "MB")) if size >= unit[0]), (1e3, "kB"))
+
+
+def _shortened(text: str, width: int) -> str:
+  return text if len(text) <= width else f"{text[:max(0, width - 1)]}…"
 
 
 def _names(mappings) -> list[str]:

@@ -6,6 +6,7 @@ works with, and reports each mistake before any compute is spent. Not here: what
 
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
 from rlreason import config as config_lib
@@ -17,9 +18,10 @@ from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec, combine_rewards, default_options
 from rlreason.rewards.verifier import VERIFIERS
 from rlreason.training.stage_configs import (
-    START, STAGES, RLStage, StageConfig, check_positive, check_sources)
+    START, STAGES, RLStage, StageConfig, check_positive, check_sources, trains)
 
 
+BEST = "-best"  # after the name of a stage: its best model, beside the one that it ended with
 _Width = Annotated[int, AtMost(2**20, "the width of an array")]
 
 
@@ -67,9 +69,18 @@ class CheckpointConfig:
 
   every_steps: int = 50
   max_to_keep: int = 2
+  # The metric, such as "eval/countdown/greedy", by which the best of the evaluations within a stage
+  # and at its end keeps its checkpoint, and its model in models/<stage>-best; "" = none.
+  keep_best: str = ""
+  best_is: Literal["highest", "lowest"] = "highest"  # value of that metric
 
   def __post_init__(self):
     check_positive(self, "every_steps", "max_to_keep")
+    if self.keep_best and not re.fullmatch(r"eval/.+/[^/]+", self.keep_best):
+      raise ValueError(f"keep_best: got {self.keep_best!r}, allowed: a metric of evaluations as "
+                       "metrics.jsonl names it, eval/<task>/<metric>, or ''")
+    if not self.keep_best:
+      config_lib.check_unread(self, "without keep_best", "best_is")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +114,36 @@ class Recipe:
     if len(set(names)) != len(names) or set(taken) & set(names):
       raise ValueError(f"stages: got names {names}, allowed: each once, and none of {taken}")
     check_sources(self.stages)
+    self._check_evaluations()
     if not self.prompt_buckets or min(self.prompt_buckets) < 1:
       raise ValueError(f"prompt_buckets: got {self.prompt_buckets}, allowed: widths of 1 or more")
+
+  def _check_evaluations(self):
+    """Refuses evaluations on the way, and what follows from them, where there can be none."""
+    every, most = self.evaluation.every_steps, self.evaluation.stop_after
+    longest = max((stage.steps for stage in self.stages if trains(stage)), default=0)
+    if every and every >= longest:
+      raise ValueError(
+          f"evaluation.every_steps: got {every}, allowed: less than {longest}, the steps of the "
+          "longest stage that trains (its end is evaluated without it), or 0")
+    if self.checkpoint.keep_best and not every:
+      raise ValueError(
+          f"checkpoint.keep_best: got {self.checkpoint.keep_best!r} with evaluation.every_steps=0, "
+          "allowed: '', or evaluations to choose from")
+    if most and not self.checkpoint.keep_best:
+      raise ValueError(
+          f"evaluation.stop_after: got {most} without checkpoint.keep_best, allowed: 0, or such a "
+          "metric, which says what is better")
+    count = (longest - 1) // every if every else 0  # within a stage
+    if most and most >= count:
+      raise ValueError(
+          f"evaluation.stop_after: got {most}, allowed: less than {count}, the evaluations within "
+          "a stage, or 0")
+    names = [stage.name for stage in self.stages]
+    taken = [name for name in names if name.endswith(BEST) and name.removesuffix(BEST) in names]
+    if self.checkpoint.keep_best and taken:
+      raise ValueError(f"stages: got {taken[0]!r} with checkpoint.keep_best, which writes its best "
+                       "models by that name, allowed: another name")
 
   @property
   def grading(self) -> RewardSpec:

@@ -26,8 +26,9 @@ from matplotlib import ticker
 import numpy as np
 
 from rlreason import files
+from rlreason.evaluation import metrics as evaluation_metrics
 from rlreason.training import metrics as metrics_lib
-from rlreason.training import progress as progress_lib
+from rlreason.training import progress as progress_lib, provenance
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; black and yellow last.
 _COLOURS = (
@@ -53,7 +54,7 @@ class _Panel:
 _PANELS = (
     _Panel("reward", "Reward and its parts, mean", "reward", r"reward/.*mean"),
     _Panel("accuracy", "Right answers in rollouts", "share", r"rollout/accuracy"),
-    _Panel("evaluation_steps", "Evaluations on the way", "share", r"eval/.*(greedy|@\d+)"),
+    _Panel("evaluation_steps", "Evaluations on the way", "share", r"eval/.*(greedy|mean|@\d+)"),
     _Panel("kl", "KL from the reference, and of one step", "nats", r"policy/(kl|kl_k3|step_kl)"),
     _Panel("kl_per_sequence", "KL from the reference", "nats per row", r"policy/kl_per_sequence"),
     _Panel("kl_coef", "Coefficient of the KL", "coefficient", r"policy/kl_coef"),
@@ -89,7 +90,7 @@ def make_report(workdir: str | os.PathLike) -> pathlib.Path:
     raise FileNotFoundError(
         f"no metrics.jsonl in {str(workdir)!r}; give the --workdir of a run that has started"
     )
-  summary = _read_json(workdir / "summary.json")
+  summary = _read_summary(workdir)
   plots = make_plots(workdir)
   page = _render(
       name=workdir.absolute().name,
@@ -97,6 +98,7 @@ def make_report(workdir: str | os.PathLike) -> pathlib.Path:
       sections=progress_lib.summary_rows(summary) if summary else [],
       plots=[(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in plots],
       samples=_pick_samples(metrics_lib.read_lines(workdir / "samples.jsonl")),
+      made=provenance.rows((summary or {}).get("provenance", {})),
       config=json.dumps(_read_json(workdir / "config.json"), indent=2),
   )
   path = workdir / "report.html"
@@ -114,7 +116,7 @@ def make_plots(workdir: str | os.PathLike) -> list[pathlib.Path]:
   folder = workdir / "plots"
   folder.mkdir(exist_ok=True)
   lines = metrics_lib.read_lines(workdir / "metrics.jsonl")
-  summary = _read_json(workdir / "summary.json")
+  summary = _read_summary(workdir)
   figures = list(_evaluation_figures(summary)) if summary else []
   figures += [
       (panel.name, _draw_curves(panel, names, lines)) for panel, names in _assign_panels(lines)
@@ -216,8 +218,9 @@ def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]
     file = re.sub(r"\W+", "_", task)
     shares = [name for name in names if progress_lib.is_share(name)]
     if shares:
+      drawn = _largest_counts(shares)
       figure, axes = _new_figure()
-      _draw_intervals(axes, shares, results, scale=100.0)
+      _draw_intervals(axes, drawn, results, scale=100.0)
       axes.set_ylabel("% of problems")
       axes.set_ylim(0.0, 1.05 * axes.get_ylim()[1])
       axes.set_title(f"{task}: held-out problems, 95% intervals", loc="left", fontsize=11)
@@ -226,6 +229,15 @@ def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]
     others = [name for name in names if name not in shares]
     if others:
       yield f"behaviour_{file}", _draw_small_multiples(task, others, results)
+
+
+def _largest_counts(names: list[str]) -> list[str]:
+  """Without pass@k and maj@k of fewer samples than the most: a figure has room for one each."""
+  parts = [name.partition("@") for name in names]
+  largest = {kind: max(int(count) for other, _, count in parts if other == kind and count)
+             for kind, _, count in parts if count}
+  return [name for name, (kind, _, count) in zip(names, parts)
+          if not count or int(count) == largest[kind]]
 
 
 def _draw_small_multiples(task: str, names: list[str], results: list) -> figure_lib.Figure:
@@ -337,6 +349,12 @@ def _total_reward(line: dict) -> float:
   return 0.0 if total is None else total
 
 
+def _read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """What summary.json holds, with the names that metrics have now."""
+  summary = _read_json(workdir / "summary.json")
+  return summary and evaluation_metrics.with_current_summary(summary)
+
+
 def _read_json(path: pathlib.Path) -> Any:
   return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -369,6 +387,7 @@ tr.section td { font-weight: 600; padding-top: .8em; }
 .plots img { width: 100%; }
 pre { background: #f6f6f4; padding: .7em .9em; white-space: pre-wrap; overflow-wrap: anywhere; }
 .sample { border-left: 3px solid #0072B2; padding-left: 1em; margin: 1.5em 0; }
+.made td { text-align: left; vertical-align: top; }
 .note { color: #666; font-size: 13px; }
 </style>
 </head>
@@ -407,6 +426,14 @@ pre { background: #f6f6f4; padding: .7em .9em; white-space: pre-wrap; overflow-w
 <pre>{{ sample.get("completion", "") | as_text }}</pre>
 </div>
 {% endfor %}
+{% endif %}
+{% if made %}
+<h2>How it was made</h2>
+<table class="made">
+{% for name, value in made %}
+<tr><td>{{ name }}</td><td><pre>{{ value | as_text }}</pre></td></tr>
+{% endfor %}
+</table>
 {% endif %}
 {% if config != "null" %}
 <h2>Config</h2>

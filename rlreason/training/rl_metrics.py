@@ -30,6 +30,7 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
     metrics["rollout/accuracy"] = _mean(is_right[is_right | is_wrong])
     metrics["rollout/length_right/mean"] = _mean(lengths[is_right])
     metrics["rollout/length_wrong/mean"] = _mean(lengths[is_wrong])
+    metrics["reward/majority/label_accuracy"] = _label_accuracy(scored, group_size)
   if group_size > 1:
     metrics["reward/uniform_group_share"] = _uniform_share(scored, group_size)
   metrics |= {
@@ -40,6 +41,16 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
   }
   metrics |= {f"reward/{name}": float(count) for name, count in result.counts.items()}
   return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _label_accuracy(scored: Scored, group_size: int) -> float | None:
+  """How many of the answers that the reward "majority" took for right are right; None: no such."""
+  parts = scored.rewards.parts.get("majority")
+  if parts is None:
+    return None
+  is_label = np.array([value == 1.0 for value in parts]).reshape(-1, group_size)
+  has_label = is_label.any(axis=1)
+  return _mean((is_label & scored.is_right.reshape(is_label.shape)).any(axis=1)[has_label])
 
 
 def sample_rows(

@@ -12,7 +12,8 @@ from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import (
     CountdownTask, TaskConfig, behaviour_words, load_tasks, vocabulary)
 from rlreason.evaluation import behaviours
-from rlreason.evaluation.evaluator import Reading, make_evaluator, vote_answer
+from rlreason.evaluation.evaluator import (
+    Reading, make_evaluator, metric_names, vote_answer)
 from rlreason.models import LoRAConfig, ModelConfig, quantize
 from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
@@ -72,7 +73,22 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
         grading=recipe.grading)
   except ValueError as error:
     raise ValueError(f"config.evaluation: {error}") from error
+  _check_best(recipe, tasks, tokenizer)
   return Setup(recipe, model, tokenizer, tasks, layout, evaluate), params
+
+
+def _check_best(recipe: Recipe, tasks: dict[str, Task], tokenizer: Tokenizer):
+  """Raises ValueError where no evaluation has the metric that says which is the best."""
+  metric = recipe.checkpoint.keep_best
+  if not metric:
+    return
+  names = metric_names(
+      recipe.evaluation, tasks[recipe.evaluation.split], tokenizer,
+      longest=max(recipe.prompt_buckets), reading=make_reading(recipe.task),
+      grading=recipe.grading)
+  if metric not in names:
+    raise ValueError(
+        f"config.checkpoint.keep_best: got {metric!r}, allowed: {', '.join(names)}, or ''")
 
 
 def init_key(seed: int) -> Key:

@@ -90,6 +90,9 @@ class RLStage:
   # A separate critic starts from this model (a folder or .gguf file, or "stage:NAME" as above; a
   # reward model brings its head); empty: from the policy.
   critic_path: Path = ""
+  # The KL is to this model, a folder or .gguf file of the policy's vocabulary, in the place of what
+  # the stage starts from. With the KL in the reward it is a teacher (on-policy distillation).
+  reference_path: Path = ""
   # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
   # right answer always beats the longest wrong one.
   min_reasoning: int = 1
@@ -147,6 +150,11 @@ class RLStage:
       raise ValueError(
           f"critic_path: got {self.critic_path!r} with algorithm.critic="
           f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
+    if self.reference_path and (not self.algorithm.kl_coef or self.algorithm.reference_every):
+      raise ValueError(
+          f"reference_path: got {self.reference_path!r} with algorithm.kl_coef="
+          f"{self.algorithm.kl_coef} and reference_every={self.algorithm.reference_every}, "
+          "allowed: with a kl_coef above 0, and a reference that stays")
     check_learned(self.rewards, self.reward_model)
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
@@ -164,13 +172,14 @@ class RLStage:
   def _check_advantage(self):
     """Raises ValueError where no completion could ever be worth more than another."""
     advantage, algorithm = self.algorithm.advantage, self.algorithm
-    if not algorithm.nll_coef and losses.is_always_zero(
+    has_teacher = bool(self.reference_path) and algorithm.kl_placement != "score"
+    if not (algorithm.nll_coef or has_teacher) and losses.is_always_zero(
         advantage.function, advantage.options, self.group_size):
       raise ValueError(
           f"group_size: got {self.group_size} with algorithm.advantage={advantage.name}, which "
           "gives 0 to every completion of so small a group, allowed: more, or another advantage "
           "(such as no_baseline; group_of_one='raw' where it has that option)")
-    if not (self.answer_template or algorithm.nll_coef or any(
+    if not (self.answer_template or algorithm.nll_coef or self.reference_path or any(
         spec.weight for spec in self.rewards)):
       raise ValueError(
           f"rewards: got the weight 0 for each of {[spec.name for spec in self.rewards]}, allowed: "
@@ -208,10 +217,19 @@ class RLStage:
 
   def _check_answers(self):
     if not self.answer_template:
+      try:
+        check_unread(self.algorithm, "without answer_template", "answer_score")
+      except ValueError as error:
+        raise ValueError(f"algorithm.{error}") from error
       return
     if "{answer}" not in self.answer_template:
       raise ValueError(
           f"answer_template: got {self.answer_template!r}, allowed: text with {{answer}} in it")
+    if "scores" not in self.algorithm.advantage.arrays:
+      raise ValueError(
+          f"answer_template: got {self.answer_template!r} with algorithm.advantage="
+          f"{self.algorithm.advantage.name}, which reads rewards alone, allowed: an advantage of "
+          "scores")
     if not self.algorithm.recompute_log_probs or self.algorithm.has_critic or self.max_rounds > 1:
       raise ValueError(
           f"answer_template: got {self.answer_template!r}, allowed: with "
@@ -396,7 +414,12 @@ STAGES = {
 
 def trains(stage: StageConfig) -> bool:
   """Whether a stage changes the policy."""
-  return not isinstance(stage, SampleStage | SelectStage | RewardModelStage)
+  return kind_trains(stage.kind)
+
+
+def kind_trains(kind: str) -> bool:
+  """Whether stages of a kind change the policy."""
+  return kind not in ("sample", "select", "reward_model")
 
 
 def writes_data(stage: StageConfig) -> bool:

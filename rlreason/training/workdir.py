@@ -9,7 +9,7 @@ a size says little of what a file holds.
 Not here: configuration and checkpoints (checkpoint.py), and what the run writes (loop.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 import os
 import pathlib
@@ -27,7 +27,7 @@ _MODEL_SUFFIXES = (_WEIGHTS, ".json", ".model", ".txt", ".jinja")  # of files a 
 # What a run writes, beside its checkpoints. A folder counts when there is something in it.
 _WRITTEN = (
     CONFIG, INPUTS, "metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "models",
-    "adapters", "data", "plots", "tensorboard")
+    "adapters", "data", "evaluation", "plots", "tensorboard", "wandb.json", "wandb")
 
 
 def check_free(workdir: pathlib.Path) -> None:
@@ -53,13 +53,64 @@ def check_free(workdir: pathlib.Path) -> None:
           f"of; it would be replaced: give a new workdir, or move it away")
 
 
+def grown_steps(workdir: pathlib.Path, recipe: Recipe) -> tuple[str, ...]:
+  """The path of the field where the last stage has more steps than in the run that goes on.
+
+  Raises:
+    ValueError: with as many steps as now it would have had other numbers, or it has fewer.
+  """
+  if not recipe.stages or not has_checkpoints(workdir) or not (workdir / CONFIG).exists():
+    return ()
+  stages = checkpoint_lib.read_json(workdir / CONFIG).get("stages", [])
+  last, number = recipe.stages[-1], len(recipe.stages) - 1
+  if len(stages) != len(recipe.stages) or not hasattr(last, "steps"):
+    return ()
+  before = stages[-1].get("steps")
+  if before == last.steps or not isinstance(before, int):
+    return ()
+  name = f"config.{last.name}.steps: got {last.steps} in a run that was started with {before}"
+  if last.steps < before:
+    raise ValueError(f"{name}, allowed: {before} or more")
+  summary = workdir / "summary.json"
+  ended = checkpoint_lib.read_json(summary)["stages"][-1] if summary.exists() else {}
+  if "ended_early" in ended and ended["name"] == last.name:
+    raise ValueError(f"{name}, which ended early ({ended['ended_early']}), allowed: {before}")
+  schedule = last.optimizer.schedule if hasattr(last, "optimizer") else "constant"
+  if schedule != "constant":
+    raise ValueError(
+        f"{name} and optimizer.schedule={schedule!r}, by which each step depends on how many there "
+        f"are, allowed: {before}, or a new workdir (a run with the schedule 'constant' may grow)")
+  return (f"config.stages[{number}].steps",)
+
+
+def write_steps(workdir: pathlib.Path, recipe: Recipe) -> None:
+  """Puts the steps of the last stage into the config of a run that goes on with more of them."""
+  record = checkpoint_lib.read_json(workdir / CONFIG)
+  record["stages"][-1]["steps"] = recipe.stages[-1].steps
+  checkpoint_lib.write_json(workdir / CONFIG, record)
+
+
 Inputs = dict[str, dict[str, str]]  # field of the config -> file -> SHA-256
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
   """The checksums of all files that a run reads: data, models, adapters."""
-  named = [(field, name, file) for field, path in _input_paths(recipe)
-           for name, file in _files_of(path)]
+  return _digests(_input_paths(recipe))
+
+
+def read_task_inputs(recipe: Recipe) -> Inputs:
+  """The checksums of the files of a recipe's task: what an evaluation reads, beside a model."""
+  return _digests(_input_paths(recipe, "config.task."))
+
+
+def read_model_inputs(models: Mapping[str, str | None]) -> Inputs:
+  """The checksums of the files of models, by what names them; None: there is none."""
+  found = {name: pathlib.Path(weights.find_model(path)) for name, path in models.items() if path}
+  return _digests((name, path) for name, path in found.items() if path.exists())
+
+
+def _digests(paths: Iterable[tuple[str, pathlib.Path]]) -> Inputs:
+  named = [(field, name, file) for field, path in paths for name, file in _files_of(path)]
   with futures.ThreadPoolExecutor() as threads:
     sums = list(threads.map(lambda entry: digest(entry[2]), named))
   inputs = {}
@@ -121,13 +172,13 @@ def check_files(workdir: pathlib.Path, sums: dict[str, str]) -> None:
             "put it back from a copy, or give a new workdir")
 
 
-def _input_paths(recipe: Recipe) -> Iterator[tuple[str, pathlib.Path]]:
+def _input_paths(recipe: Recipe, below: str = "config.") -> Iterator[tuple[str, pathlib.Path]]:
   """(field, file or folder) of what is there of the recipe's paths, and is no stage's."""
   stages = {f"config.stages[{i}]": f"config.{stage.name}" for i, stage in enumerate(recipe.stages)}
   names = (*START, *(stage.name for stage in recipe.stages))
   for field, path in config_lib.paths(recipe):
     section, _, name = field.rpartition(".")
-    if not path or path in names or path.startswith(STAGE_PREFIX):
+    if not field.startswith(below) or not path or path in names or path.startswith(STAGE_PREFIX):
       continue
     found = pathlib.Path(weights.find_model(path))
     if found.exists():

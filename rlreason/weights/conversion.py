@@ -67,8 +67,10 @@ def _copy(
   tensors = {name: safetensors.Stored(
       safetensors.KINDS[dtype] if dtype else checkpoint.stored_type(name), checkpoint.shape(name))
              for name in checkpoint.names}
-  safetensors.write(destination, tensors, lambda name: _read_pieces(checkpoint, name),
-                    max_shard_bytes=max_shard_bytes)
+  with load.writing(destination, tensors) as counted:
+    safetensors.write(
+        destination, tensors, lambda name: counted(name, _read_pieces(checkpoint, name)),
+        max_shard_bytes=max_shard_bytes)
   load.save_tokenizer(destination, tokenizer)
   _copy_files(source, destination)
   fields = read_json(source / "config.json")

@@ -1,6 +1,6 @@
 """Whole models: configuration, parameters and tokenizer, from and to a folder."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason import files
+from rlreason import files, hub, tracking
 from rlreason.models import families, init_value_head
 from rlreason.models.config import ModelConfig
 from rlreason.models.fields import short, show
@@ -158,15 +158,20 @@ def _load_params(
   config = dataclasses.replace(opened.config, param_dtype=dtype, dtype=compute_dtype or dtype)
   places = sharding(config) if callable(sharding) else sharding
   broken = {}  # an ordered set: names of tensors
+  size = jnp.dtype(dtype).itemsize
+  total = size * sum(math.prod(entry.file_shape) for entry in opened.entries.values())
 
-  def read(name, rows):
-    array = opened.read(name, rows)
-    if not safetensors.is_finite(array):
-      broken[name] = None
-    return array
+  with tracking.work(f"loading {opened.path.name}", total, "B") as done:
 
-  params = stream.load_params(
-      config, opened.entries, read, jnp.dtype(dtype), places, quantize=quantize)
+    def read(name, rows):
+      array = opened.read(name, rows)
+      if not safetensors.is_finite(array):
+        broken[name] = None
+      done(array.size * size)
+      return array
+
+    params = stream.load_params(
+        config, opened.entries, read, jnp.dtype(dtype), places, quantize=quantize)
   if broken:
     logging.warning(
         "%s: NaN or infinite values in %d of %d tensors, so that what the model says means "
@@ -248,15 +253,32 @@ def _write_folder(
            for name, entry in entries.items()}
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "config.json").unlink(missing_ok=True)
-  safetensors.write(
-      folder,
-      {name: safetensors.Stored(kinds[name], entry.file_shape) for name, entry in entries.items()},
-      lambda name: names.read_pieces(
-          params, name, entries[name], max_elements=stream.PIECE_ELEMENTS),
-      max_shard_bytes=max_shard_bytes)
+  tensors = {name: safetensors.Stored(kinds[name], entry.file_shape)
+             for name, entry in entries.items()}
+  with writing(folder, tensors) as counted:
+    safetensors.write(
+        folder, tensors,
+        lambda name: counted(name, names.read_pieces(
+            params, name, entries[name], max_elements=stream.PIECE_ELEMENTS)),
+        max_shard_bytes=max_shard_bytes)
   save_tokenizer(folder, tokenizer)
   fields["torch_dtype"] = dtype or str(params["embed"]["embedding"].dtype)
   write_json(folder / "config.json", fields)
+
+
+@contextlib.contextmanager
+def writing(
+    folder: pathlib.Path, tensors: Mapping[str, safetensors.Stored]
+) -> Iterator[Callable[[str, Iterable[np.ndarray]], Iterator[np.ndarray]]]:
+  """Tells how far the writing of tensors is: yields what passes on the pieces of one."""
+  sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+  with tracking.work(f"writing {folder.name}", sum(sizes.values()), "B") as done:
+
+    def counted(name, pieces):
+      yield from pieces
+      done(sizes[name])
+
+    yield counted
 
 
 def save_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
@@ -301,7 +323,7 @@ def open_folder(
   if not folder.is_dir():
     raise FileNotFoundError(
         f"no model at {folder}; expected a folder with config.json, model.safetensors and "
-        "tokenizer.json, or a .gguf file")
+        f"tokenizer.json, or a .gguf file{hub.hint(folder)}")
   if not (folder / "config.json").is_file():
     raise FileNotFoundError(f"{folder / 'config.json'} not found; expected a Hugging Face folder")
   pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
-from rlreason import files
+from rlreason import files, hub
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.models.config import LORA_TARGETS
 from rlreason.models.fields import MAX_WHOLE, short, show
@@ -89,6 +89,8 @@ def load_adapters(
   """
   folder = pathlib.Path(folder)
   check_texts(folder)
+  if not folder.is_dir() and hub.hint(folder):
+    raise FileNotFoundError(f"no adapters at {folder}{hub.hint(folder)}")
   for name in (_CONFIG, _WEIGHTS):
     if not (folder / name).is_file():
       raise FileNotFoundError(f"{folder / name} not found; expected a folder that PEFT wrote, with "

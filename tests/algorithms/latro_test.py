@@ -52,6 +52,29 @@ def test_scores_hand_worked():
   assert value(metrics, "reward/answer_log_prob") == pytest.approx((-0.75 - 3 - 0.2) / 3)
 
 
+def test_the_mean_probability_of_the_answer_is_the_score():
+  """Answers of (.9, .5, .7) and (.9, .01, .7) after one token, no answer, and a reward too."""
+  chances = np.array(
+      [[0.3, 0.9, 0.5, 0.7], [0.3, 0.9, 0.01, 0.7], [0.3] * 4, [0.3, 0.2, 0.2, 0.2]])
+  is_answer = np.array([[F, T, T, T], [F, T, T, T], [F] * 4, [F, T, T, T]])
+  old = np.float32(np.log(chances))
+  rollout = Rollout(
+      prompt_tokens=np.ones((4, 1), np.int32), prompt_mask=np.ones((4, 1), bool),
+      completion_tokens=np.ones((4, 4), np.int32), completion_mask=np.ones((4, 4), bool),
+      log_probs=old, values=None, truncated=np.array([F, F, T, F]), answer_mask=is_answer)
+  config = tiny.replace(presets.rlpr(minibatch_size=4), advantage=presets.dr_grpo(
+      max_length=1).advantage)
+  algorithm = policy_gradient(config, MODEL, optax.sgd(1.0), temperature=1.0, group_size=2)
+  batch, metrics = algorithm.make_batch(
+      (rollout, {"old_log_probs": old}, Outcome(np.float32([0, 0, 0, 0.1]), np.ones(4, bool))),
+      jnp.float32(0))
+  half = (0.7 - 0.53667) / 2
+  np.testing.assert_allclose(batch.advantages[:, 0], [half, -half, -0.15, 0.15], atol=1e-5)
+  np.testing.assert_array_equal(batch.loss_mask, ~is_answer)
+  assert batch.nll_mask is None
+  assert value(metrics, "reward/answer_prob") == pytest.approx((0.7 + 1.61 / 3 + 0 + 0.2) / 4)
+
+
 @jax.jit
 def sequence_log_probs(policy):
   """log π(z) f32[V] and log π(y | z) f32[V] of every reasoning of one word."""

@@ -18,7 +18,7 @@ from rlreason import losses, models
 from rlreason.algorithms import init_rl_params, presets
 from rlreason.slots import Slot
 from rlreason.types import Outcome, RolloutBatch
-from tests.algorithms import tiny
+from tests.algorithms import drift_methods_test, tiny
 from tests.algorithms.policy_gradient_test import assert_close, assert_equal, differs, value
 
 ROWS, GROUP = tiny.NUM_ROWS, 4
@@ -51,7 +51,7 @@ PRESETS = {
     "satori": presets.satori(**SIZES),
     "latro": presets.latro(**SIZES),
 }
-# Others are made of the same parts.
+# Others are made of the same parts, or take their steps in `drift_methods_test`.
 STEPPED = [name for name in PRESETS if name not in ("ppo_rlhf", "r1_zero", "satori", "latro")]
 every_preset = pytest.mark.parametrize("name", STEPPED)
 SCORES = np.float32([1, 0, 0, 0, 0, 1, 1, 0])
@@ -146,7 +146,7 @@ def test_grpo_as_released_codes_have_it():
 
 
 def test_every_preset_is_here():
-  assert set(PRESETS) == {
+  assert set(PRESETS) | set(drift_methods_test.PRESETS) == {
       name for name, x in vars(presets).items() if inspect.isfunction(x) and name[0] != "_"}
 
 

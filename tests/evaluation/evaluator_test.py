@@ -16,6 +16,7 @@ from rlreason.rewards import RewardSpec, WorkerPool, verifier
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 from tests.algorithms import tiny
+from tests.tracking_test import recorded
 
 WORDS = ("p0", "p1", "p2", "p3", "p4", "\\boxed{", "}", "1", "2", "back", "check")
 TOKENIZER = WordTokenizer.from_words(WORDS)
@@ -63,11 +64,16 @@ def make_rollout(tokenizer, texts):
       truncated=np.array(["<eos>" not in text for text in texts]))
 
 
-def evaluate(config=CONFIG, rows=ROWS, pool=None, **settings):
-  run = make_evaluator(
+def run(config=CONFIG, rows=ROWS, pool=None, **settings):
+  evaluate_task = make_evaluator(
       config, Task(name="toy", rows=rows, verifier="math"), tiny.MODEL, TOKENIZER,
       make_layout(ParallelConfig(data=2)), prompt_buckets=(4,), **settings)
-  return run(SAMPLED, jax.random.key(0), pool)
+  return evaluate_task(SAMPLED, jax.random.key(0), pool)
+
+
+def evaluate(*args, **settings):
+  """The estimates and the samples."""
+  return run(*args, **settings)[:2]
 
 
 def values(estimates):
@@ -86,8 +92,10 @@ def test_hand_worked(calls):
       "backtracks": (1 + 2 + 1) / 5, "checks": 2 / 5, "truncated_fraction": 1 / 5,
       "outcome_efficiency": (4 / 5 + 3 / 4 + 0 + 0 + 5 / 6) / 5,  # all but `<eos>`
       "tokens_per_right": (5 + 4 + 4 + 3 + 6) / 3,
-      "boxed_fraction": 4 / 5, "mean": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
-      "pass@3": 4 / 5,
+      "boxed_fraction": 4 / 5, "avg@3": (2 / 3 + 1 / 3 + 0 + 1 / 3 + 1 / 3) / 5,
+      "pass@1": 5 / 15, "pass@2": (1 + 2 / 3 + 0 + 2 / 3 + 2 / 3) / 5, "pass@3": 4 / 5,
+      # Of the first two p0 and p3 are right and p4 is a tie.
+      "maj@1": 5 / 15, "maj@2": (1 + 0 + 0 + 1 + 0.5) / 5,
       # p0 right by 2 of 3, p1 and p2 wrong, p3 the only vote is right, p4 a tie.
       "maj@3": (1 + 0 + 0 + 1 + 0.5) / 5})
   greedy = evaluation["toy"]["greedy"]
@@ -105,6 +113,18 @@ def test_hand_worked(calls):
   assert options[1].temperature == 0.0 and options[3].temperature == 1.0
   keys = {tuple(np.asarray(jax.random.key_data(key))) for _, size, _, key in calls if size == 3}
   assert len(keys) == 3  # a key of its own for each batch
+
+
+def test_each_pass_tells_how_many_problems_are_done():
+  with recorded() as recorder:
+    evaluate()
+  assert [work[:3] for work in recorder.works] == [
+      ("tokenising prompts", 5, ""), ("evaluation, greedy", 5, ""),
+      ("evaluation, 3 samples", 5, "")]
+  # Three of the five greedy completions are right, and of the samples of each 2, 1, 0, 1 and 1.
+  for (*_, done), shares in zip(recorder.works[1:], ([1, 1 / 2, 3 / 5], [3 / 6, 4 / 12, 5 / 15])):
+    assert [count for count, _ in done] == [2, 2, 1]
+    assert [metrics["rollout/accuracy"] for _, metrics in done] == pytest.approx(shares)
 
 
 def test_what_could_not_be_scored_is_counted(monkeypatch):
@@ -186,7 +206,7 @@ def test_what_was_cut_off_answers_when_forced(calls):
   assert found["greedy"] == 4 / 5 and found["truncated_fraction"] == 0.0
   assert found["length"] == (5 + 4 + 4 + 7 + 6) / 5
   # Of p3 two of three samples were cut off, of p4 one.
-  assert found["mean"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
+  assert found["avg@3"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
   # The second batch of two problems, greedy; the same sampled, and the third, of p4 and a copy.
   assert [(options.temperature, options.max_new_tokens, prompts)
           for options, _, prompts, _ in calls if CONTINUED in prompts] == [
@@ -291,7 +311,7 @@ def test_a_reward_function_grades_in_the_workers(is_part, tmp_path, monkeypatch)
   with WorkerPool(num_workers=1) as pool:
     found = run(grading, pool)
     assert found["greedy"] == 1 / 5 and "greedy_unboxed" not in found
-    assert found["mean"] == pytest.approx((1 / 3 + 2 / 3 + 1 + 0 + 1 / 3) / 5)
+    assert found["avg@3"] == pytest.approx((1 / 3 + 2 / 3 + 1 + 0 + 1 / 3) / 5)
     assert run(dataclasses.replace(grading, options={"least": 2}), pool)["greedy"] == 0.0
 
 

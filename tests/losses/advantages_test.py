@@ -379,3 +379,89 @@ def test_variance_of_leave_one_out_falls_with_the_size_of_the_group(size):
   np.testing.assert_allclose(variance, expected, rtol=1e-4)
   _, variance_of_two = gradient_moments(losses.leave_one_out, 2)
   assert variance <= variance_of_two * 2 / size * (1 + 1e-6)
+
+
+def test_max_rl_hand_worked():
+  scores = jnp.array([[1.0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+  kept = jnp.ones(scores.shape, bool)
+  expected = [[3, -1, -1, -1], [1 / 3, 1 / 3, 1 / 3, -1], [0] * 4, [0] * 4]
+  np.testing.assert_allclose(losses.max_rl(scores, kept), expected, rtol=1e-6)
+  expected[2] = [-1] * 4
+  np.testing.assert_allclose(losses.max_rl(scores, kept, order="G"), expected, rtol=1e-6)
+  # SkyRL: a mean of 1/4 + 1e-6, and the raw reward of a lone completion.
+  found = losses.max_rl(scores[:1], kept[:1], epsilon=1e-6)
+  np.testing.assert_allclose(found[0], [0.75 / 0.250001] + [-0.25 / 0.250001] * 3, rtol=1e-6)
+  one = jnp.array([[2.0], [0.0]]), jnp.ones((2, 1), bool)
+  assert losses.max_rl(*one).tolist() == [[0], [0]]
+  assert losses.max_rl(*one, group_of_one="raw").tolist() == [[2], [0]]
+
+
+def test_max_rl_leaves_out_what_has_no_score():
+  scores, kept = jnp.array([[1.0, jnp.nan, 0.0]]), jnp.array([[True, False, True]])
+  assert losses.max_rl(scores, kept).tolist() == [[1, 0, -1]]
+  assert losses.max_rl(0 * scores, kept, order="G").tolist() == [[-1, 0, -1]]
+  with pytest.raises(ValueError, match="order: got 'g', allowed: G-1, G"):
+    losses.max_rl(scores, kept, order="g")
+
+
+@pytest.mark.parametrize("function, expected", [
+    (losses.no_baseline, 0.18750),
+    (losses.leave_one_out, 0.18750),
+    (losses.group_centered, 0.14062),  # 3/4 of it
+    (lambda scores, kept: losses.group_normalized(scores, kept, ddof=0), 0.30844),
+    (losses.max_rl, 0.43359),
+    (lambda scores, kept: losses.max_rl(scores, kept, order="G"), 0.51270)])
+def test_expected_gradients_of_a_bandit(function, expected):
+  """Of the success logit, right with 1/4, over all 16 outcomes of a group of 4."""
+  outcomes = np.float32([[i >> k & 1 for k in range(4)] for i in range(16)])
+  chances = np.prod(np.where(outcomes, 0.25, 0.75), axis=1)
+  advantages = function(jnp.asarray(outcomes), jnp.ones((16, 4), bool))
+  found = np.sum(chances * np.mean(advantages * (outcomes - 0.25), axis=1))
+  assert found == pytest.approx(expected, abs=2e-5)
+  # (1 - p) - (1 - p)^n, n = 3 and 4.
+  assert [0.75 - 0.75**4, 0.75 * (1 - 0.75**4)] == pytest.approx([0.43359, 0.51270], abs=1e-5)
+
+
+ONE_EACH = jnp.ones(2)
+
+
+def test_gdpo_hand_worked():
+  """Two groups of two: rewards (0, 0) against (1, 0), and (0, 0) against (1, 1)."""
+  parts = jnp.array([[[0.0, 0], [1, 0]], [[0, 0], [1, 1]]])
+  kept = jnp.ones((2, 2), bool)
+  plain = dict(epsilon=0.0, whiten="none")
+  np.testing.assert_allclose(
+      losses.gdpo(parts, ONE_EACH, kept, **plain),
+      [[-0.70711, 0.70711], [-1.41421, 1.41421]], rtol=1e-5)
+  both = losses.group_normalized(parts.sum(axis=-1), kept, epsilon=0.0)
+  np.testing.assert_allclose(both, [[-0.70711, 0.70711]] * 2, rtol=1e-5)
+  # Weights act after the scaling.
+  np.testing.assert_allclose(
+      losses.gdpo(parts, jnp.array([1.0, 0.1]), kept, **plain)[1], [-0.77782, 0.77782], rtol=1e-5)
+
+
+def test_gdpo_of_a_dense_and_a_sparse_reward():
+  parts = jnp.stack([jnp.array([[1.0, 0, 0, 0]]), jnp.array([[0.1, 0.2, 0.3, 0.4]])], axis=-1)
+  kept = jnp.ones((1, 4), bool)
+  of_sum = losses.group_normalized(parts.sum(axis=-1), kept, epsilon=0.0)
+  np.testing.assert_allclose(of_sum[0], [1.46969, -0.73485, -0.48990, -0.24495], rtol=2e-5)
+  found = losses.gdpo(parts, ONE_EACH, kept, epsilon=0.0, whiten="none")
+  np.testing.assert_allclose(found[0], [0.33810, -0.88730, -0.11270, 0.66190], rtol=2e-5)
+  found = losses.gdpo(parts, ONE_EACH, kept, epsilon=0.0)
+  np.testing.assert_allclose(found[0], [0.50357, -1.32152, -0.16786, 0.98581], atol=1e-5)
+  with pytest.raises(ValueError, match="whiten: got 'tokens', allowed: rows, none"):
+    losses.gdpo(parts, ONE_EACH, kept, whiten="tokens")
+
+
+def test_gdpo_leaves_out_what_has_no_score():
+  parts = jnp.array([[[1.0, 0.5], [0, 0.5], [9, 9]]])
+  kept = jnp.array([[True, True, False]])
+  found = losses.gdpo(parts, ONE_EACH, kept, epsilon=0.0, whiten="none")
+  np.testing.assert_allclose(found[0], [0.70711, -0.70711, 0], rtol=1e-5)  # .5 twice adds nothing
+
+
+def test_which_of_them_are_always_zero():
+  assert losses.is_always_zero(losses.max_rl, {}, 1) and losses.is_always_zero(losses.gdpo, {}, 1)
+  assert not losses.is_always_zero(losses.max_rl, {"order": "G"}, 1)
+  assert not losses.is_always_zero(losses.max_rl, {"group_of_one": "raw"}, 1)
+  assert not losses.is_always_zero(losses.max_rl, {}, 2)

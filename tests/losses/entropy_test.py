@@ -1,6 +1,8 @@
 """The controller of the entropy bonus, on hand-worked numbers."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlreason import losses
@@ -38,3 +40,24 @@ def test_the_controller_brings_the_entropy_to_its_target():
     entropy = jnp.maximum(entropy - 0.01 + active, 0.0)
     seen.append(float(entropy))
   assert min(seen[-100:]) > 0.15 and max(seen[-100:]) < 0.25
+
+
+def test_tokens_of_high_entropy_hand_worked():
+  """A fraction of .4 of five: the threshold is .58, between .3 and 1."""
+  entropies = jnp.array([[2.0, 0.1, 0.05], [1.0, 0.3, jnp.nan]])
+  mask = jnp.array([[True, True, True], [True, True, False]])
+  found = losses.select_high_entropy(entropies, mask, fraction=0.4)
+  assert found.tolist() == [[True, False, False], [True, False, False]]
+  assert losses.select_high_entropy(entropies, mask, fraction=1.0).tolist() == mask.tolist()
+  assert losses.select_high_entropy(entropies.at[1, 1].set(0.6), mask, fraction=0.4).sum() == 2
+  assert not losses.select_high_entropy(entropies, jnp.zeros_like(mask)).any()
+
+
+def test_only_selected_tokens_have_a_loss():
+  """Ratios of 1.2, 1.5 and 1.2 with bounds of DAPO; the last is not selected."""
+  x, ones = jnp.log(jnp.array([[1.2, 1.5, 1.2]])), jnp.ones((1, 3))
+  chosen = jnp.array([[True, True, False]])
+  loss = lambda x: losses.selected_surrogate(x, jnp.zeros((1, 3)), ones, chosen)
+  np.testing.assert_allclose(loss(x), [[-1.2, -1.28, 0]], rtol=1e-6)
+  np.testing.assert_allclose(
+      jax.grad(lambda x: jnp.sum(loss(x)))(x), [[-1.2, 0, 0]], rtol=1e-6)

@@ -116,3 +116,30 @@ def test_adaptive_coefficient_hand_worked():
 def test_a_target_of_zero_is_refused():
   with pytest.raises(ValueError, match="target: got 0.0, allowed: above 0"):
     adapt(0.0, target=0.0)
+
+
+def test_unbiased_kl_hand_worked():
+  """log π -1, -1.2 before the update and -1.5 by the reference."""
+  k3 = lambda x: losses.kl_estimate(x, jnp.float32(-1.5), "k3")
+  weighted = lambda x: losses.unbiased_kl(x, jnp.float32(-1.2), k3(x))
+  x = jnp.float32(-1.0)
+  assert float(k3(x)) == pytest.approx(0.10653, abs=1e-5)
+  assert float(weighted(x)) == pytest.approx(0.13012, abs=1e-5)
+  assert float(jax.grad(weighted)(x)) == pytest.approx(0.61070, abs=1e-5)
+  assert float(jax.grad(k3)(x)) == pytest.approx(0.39347, abs=1e-5)
+
+
+def test_the_expected_gradient_of_the_unbiased_kl_is_that_of_the_kl():
+  """Of three logits, summed over what the policy before the update samples."""
+  logits, old, ref = (jnp.array(x) for x in (
+      [0.5, 0.1, -0.3], [0.2, -0.1, 0.4], [0.0, 0.3, -0.2]))
+  of = jax.nn.log_softmax
+  k3 = lambda x: losses.kl_estimate(of(x), of(ref), "k3")
+  expected = lambda estimate, sampled: jax.grad(
+      lambda x: jnp.sum(jnp.exp(of(sampled)) * estimate(x)))(logits)
+  exact = jax.grad(lambda x: jnp.sum(jnp.exp(of(x)) * (of(x) - of(ref))))(logits)
+  np.testing.assert_allclose(exact, [0.16444, -0.11114, -0.05330], atol=1e-5)
+  weighted = lambda x: losses.unbiased_kl(of(x), of(old), k3(x))
+  np.testing.assert_allclose(expected(weighted, old), exact, atol=1e-6)
+  np.testing.assert_allclose(expected(k3, logits), [0.15618, -0.10977, -0.04641], atol=1e-5)
+  np.testing.assert_allclose(expected(k3, old), [0.14257, -0.06615, -0.07642], atol=1e-5)

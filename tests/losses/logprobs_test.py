@@ -198,6 +198,17 @@ def test_a_masked_nan_does_not_leak_into_a_gradient(inputs):
   jax.tree.map(np.testing.assert_array_equal, clean, dirty)
 
 
+def test_mean_probability_hand_worked():
+  """Beside the product and the geometric mean; masked tokens may be anything."""
+  p = np.array([[0.9, 0.5, 0.7, 9], [0.9, 0.01, 0.7, 9], [np.nan] * 4])
+  mask = jnp.array([[True] * 3 + [False]] * 2 + [[False] * 4])
+  found = losses.mean_probability(jnp.log(jnp.asarray(p)), mask)
+  np.testing.assert_allclose(found, [0.7, 0.53667, 0], rtol=1e-5)
+  products = p[:2, :3].prod(axis=1)
+  np.testing.assert_allclose(products, [0.315, 0.0063])
+  np.testing.assert_allclose(products ** (1 / 3), [0.68041, 0.18469], rtol=1e-4)
+
+
 def test_cap_hand_worked():
   np.testing.assert_allclose(
       losses.cap(jnp.array([0.0, 50.0, 1e4]), 50.0), [0.0, 50 * math.tanh(1), 50.0], rtol=1e-6)

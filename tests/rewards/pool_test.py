@@ -18,7 +18,7 @@ from tests import waiting
 ROOT = pathlib.Path(__file__).parents[2]
 
 REWARDS = r'''
-import os, subprocess, sys, time
+import json, os, subprocess, sys, time, warnings
 
 def length(prompts, completions, **columns):
   print("a print of a library must not reach the protocol")
@@ -103,6 +103,11 @@ def nothing(prompts, completions, **columns):
 
 def identity(prompts, completions, **columns):
   return [os.getpid()]
+
+def warn(prompts, completions, **columns):
+  warnings.warn("of the user's")
+  warnings.warn_explicit("of a dependency", UserWarning, json.__file__, 1)
+  return [1.0]
 '''
 
 
@@ -239,6 +244,13 @@ def test_user_functions_get_their_row(patient):
   assert patient.call("my_rewards:columns", request).value == 9.0
   assert patient.call("my_rewards:nothing", row()) == pools.Reply(value=None)
   assert patient.call("my_rewards:read", row()).value == 0.0
+
+
+def test_a_user_function_may_warn_and_its_dependencies_may_not(patient, capfd):
+  assert patient.call("my_rewards:warn", row()).value == 1.0
+  patient.close()
+  err = capfd.readouterr().err
+  assert "UserWarning: of the user's" in err and "of a dependency" not in err
 
 
 @pytest.mark.parametrize("name", ["hang", "spin"])

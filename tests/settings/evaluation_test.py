@@ -36,7 +36,7 @@ def test_votes_are_for_the_box_that_is_verified():
   sampled = ["\\boxed{ 1 } \\boxed{ 2 } <eos>", "\\boxed{ 2 } <eos>", "\\boxed{ 2 } <eos>"]
   with mock.patch.object(fakes, "SAMPLED", sampled):
     assert found(config, grading=FIRST)["maj@3"]["value"] == 0
-    assert found(config, grading=FIRST)["mean"]["value"] == pytest.approx(1 / 3)
+    assert found(config, grading=FIRST)["avg@3"]["value"] == pytest.approx(1 / 3)
 
 
 def test_the_last_stage_that_learns_by_verdicts_says_how_an_evaluation_grades():
@@ -62,7 +62,7 @@ def test_what_has_no_score_is_neither_right_nor_wrong():
   """One of two greedy completions, of 5 tokens and 7, and one of four samples have none."""
   estimates = found(grading=RewardSpec(name="verifier", function=unsure))
   assert estimates["greedy"]["value"] == 1 and estimates["greedy"]["n"] == 1
-  assert estimates["mean"]["value"] == 1
+  assert estimates["avg@2"]["value"] == 1
   assert estimates["unscored_fraction"]["value"] == pytest.approx(1 / 3)
   assert estimates["tokens_per_right"]["value"] == 5 and estimates["length"]["value"] == 6
 

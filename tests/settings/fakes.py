@@ -214,7 +214,7 @@ def evaluation_trace(config, rows=ROWS, **settings):
         prompt_buckets=(4,), **settings)
     trace["forcing"] = [call.args[3] for call in made.call_args_list]
     if not any((config.forced_answer, config.num_waits)):
-      found, samples = run({"policy": POLICY}, jax.random.key(0), POOL)
+      found, samples, _ = run({"policy": POLICY}, jax.random.key(0), POOL)
       trace["found"], trace["samples"] = found["toy"], samples
   return dict(trace)
 
@@ -233,7 +233,7 @@ class FakeWriter:
   def write(self, step, stage, values):
     self._trace[self._name].append((step, stage, values))
 
-  append = close = truncate_to = lambda self, *unused: None
+  append = close = truncate_to = write_samples = lambda self, *unused: None
   cursor = lambda self: 0
   digest = lambda self: ""
 
@@ -247,19 +247,31 @@ class FakeCheckpoints:
   def __enter__(self):
     return self
 
-  __exit__ = wait = close = lambda self, *unused: None
+  __exit__ = wait = close = keep = lambda self, *unused: None
   latest_step = lambda self: None
 
   def save(self, step, state, host):
     self._trace["saved"].append(step)
 
 
-def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None):
-  """Runs the loop on stages that only move their state; returns the trace and the summary."""
-  trace = Trace(list)
-  made_setup = make_setup(recipe)._replace(evaluate=lambda params, key, pool, before: (
-      trace["evaluated"].append((np.asarray(jax.tree.leaves(params)[0]).tolist(),
-                                 jax.random.key_data(key))) or ({}, [])))
+def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, evaluate=None):
+  """Runs the loop on stages that only move their state; returns the trace and the summary.
+
+  With `evaluate`, from the number of evaluations before to the value of `eval/toy/greedy`, files
+  and checkpoints are written for real, so that the folder can be gone on with.
+  """
+  trace, is_real = Trace(list), evaluate is not None
+
+  def evaluation(params, key, pool, before):
+    trace["evaluated"].append((np.asarray(jax.tree.leaves(params)[0]).tolist(),
+                               jax.random.key_data(key)))
+    if not is_real:
+      return evaluator.Evaluated({}, [], [])
+    value = evaluate(len(trace["evaluated"]) - 1)
+    return evaluator.Evaluated(
+        {"toy": {"greedy": {"value": value, "low": 0.0, "high": 1.0, "n": 4}}}, [], [])
+
+  made_setup = make_setup(recipe)._replace(evaluate=evaluation)
 
   def make_stage(setup, stage, policy, seed, pool, place):
     del setup, pool, place
@@ -270,7 +282,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None):
       state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
       return base.StepOutput(state, {}, metrics(stage, number), TOKENS)
 
-    state = algorithms.init_state({"policy": policy}, _Identity)
+    state = algorithms.init_state({"policy": jax.tree.map(jnp.asarray, policy)}, _Identity)
     trains = stage.kind not in ("sample", "reward_model")
     data = types.SimpleNamespace(get_state=lambda: {}, set_state=lambda state: None)
     return base.Stage(stage.name, stage.steps, state, data, step, trains=trains,
@@ -282,10 +294,11 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None):
     patch(loop._Run, "_write_model", lambda self, stage, policy: None)
     patch(loop._Run, "_start_policy", lambda self, source: (
         trace["started"].append(source) or POLICY))
-    patch(loop.checkpoint_lib, "Checkpointer", lambda *args, max_to_keep: (
-        trace["kept"].append(max_to_keep) or FakeCheckpoints(trace, folder)))
-    patch(loop.metrics_lib, "MetricsWriter", lambda *args: FakeWriter(trace, "metrics"))
-    patch(loop.metrics_lib, "SamplesWriter", lambda *args: FakeWriter(trace, "samples"))
+    if not is_real:
+      patch(loop.checkpoint_lib, "Checkpointer", lambda *args, max_to_keep: (
+          trace["kept"].append(max_to_keep) or FakeCheckpoints(trace, folder)))
+      patch(loop.metrics_lib, "MetricsWriter", lambda *args: FakeWriter(trace, "metrics"))
+      patch(loop.metrics_lib, "SamplesWriter", lambda *args: FakeWriter(trace, "samples"))
     patch(loop, "WorkerPool", lambda **settings: (
         trace["pool"].append(settings) or contextlib.nullcontext()))
     patch(loop.progress_lib.Progress, "message", lambda self, text: trace["said"].append(text))

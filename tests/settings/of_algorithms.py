@@ -106,6 +106,14 @@ def update(config, temperature=1.0):
     return jax.device_get((first, step(state, jax.random.key(1))))
 
 
+def answered(config):
+  """As `update`, of completions whose last token is a given answer."""
+  is_last = MASK & ~np.pad(MASK[:, 1:], ((0, 0), (0, 1)))
+  with mock.patch.object(
+      sys.modules[__name__], "ROLLOUT", ROLLOUT.replace(answer_mask=jnp.asarray(is_last))):
+    return update.__wrapped__(config)
+
+
 def program(config):
   """The update as a program: what changes only how it is computed changes this."""
   algorithm = policy_gradient(config, MODEL, optax.sgd(0.1), temperature=1.0, group_size=2)
@@ -133,7 +141,8 @@ POLICY_GRADIENT = {
     "advantage": pg(Slot(losses.group_centered)), "discount": pg(0.5), "gae_lambda": pg(0.5),
     "critic_lambda": pg(0.5), "length_adaptive_alpha": pg(0.5), "bootstrap_truncated": pg(True),
     "whiten_rewards": pg(True), "whiten_advantages": pg(False), "whiten_ddof": pg(1),
-    "mask_truncated": pg(True), "truncated_score": pg(2.0),
+    "answer_score": Row("mean_prob", answered), "mask_truncated": pg(True),
+    "truncated_score": pg(2.0),
     "drop_threshold": pg(0.5), "drop_normalizer": pg("kept", drop_threshold=0.9),
     "policy_loss": pg(Slot(losses.reinforce)),
     "correction": pg(SAMPLER, recompute_log_probs=True),
@@ -149,6 +158,7 @@ POLICY_GRADIENT = {
     "kl_coef": pg(0.5), "kl_placement": pg("score"),
     "kl_estimator": pg("k3", kl_placement="loss", allow_any_kl=True),
     "allow_any_kl": pg(True, kl_estimator="k3"), "kl_clamp_ratio": pg(0.1), "kl_clamp": pg(0.1),
+    "unbiased_kl": pg(True, kl_placement="loss", kl_estimator="k3"),
     "kl_target": pg(0.1), "kl_horizon": pg(100.0, kl_target=0.1),
     "whiten_kl": pg(True, kl_placement="score"), "reference_every": pg(1),
     "reference_decay": pg(0.5, reference_every=1)}

@@ -62,6 +62,22 @@ def tried(recipe):
       trace["said"].append("tried"), ({}, []))[1])["said"]
 
 
+KEPT = CheckpointConfig(keep_best="eval/toy/greedy")
+
+
+def ended_after(config):
+  """The steps of a stage of 4, whose evaluations find nothing."""
+  return len(looped(bases.make_recipe(
+      evaluation=config, stages=(SFT,), checkpoint=KEPT))["keys"])
+
+
+def best_of(config):
+  """What the summary says of the best of the evaluations after 1, 2 and 3 steps, and at the end."""
+  recipe = bases.make_recipe(checkpoint=config, stages=(SFT,), evaluation=dataclasses.replace(
+      bases.EVALUATION, every_steps=1))
+  return looped(recipe, evaluate=lambda number: 0.1 * number)["summary"]["stages"][-1].get("best")
+
+
 # The set-up.
 
 
@@ -247,7 +263,9 @@ ROWS = {
         "every_steps": Row(3, lambda config: looped(
             bases.make_recipe(checkpoint=config, stages=(SFT,)))["saved"]),
         "max_to_keep": Row(3, lambda config: looped(
-            bases.make_recipe(checkpoint=config))["kept"])},
+            bases.make_recipe(checkpoint=config))["kept"]),
+        "keep_best": Row("eval/toy/greedy", best_of),
+        "best_is": Row("lowest", best_of, beside=dict(keep_best="eval/toy/greedy"))},
     PretrainedModel: {name: Row(value, opened) for name, value in dict(
         path="b", dtype="bfloat16", param_dtype="bfloat16", remat="full", unroll=2,
         attention="xla", end_tokens=("b",), chat_options={"is_wide": True}).items()},
@@ -272,7 +290,10 @@ ROWS = {
         "wait": evals("b", "forcing", wait="a", num_waits=1),
         "num_waits": evals(1, "forcing", wait="a"),
         "every_stage": Row(False, lambda config: looped(
-            bases.make_recipe(evaluation=config, stages=TWO))["evaluated"])},
+            bases.make_recipe(evaluation=config, stages=TWO))["evaluated"]),
+        "every_steps": Row(2, lambda config: looped(
+            bases.make_recipe(evaluation=config, stages=TWO))["evaluated"]),
+        "stop_after": Row(2, ended_after, beside=dict(every_steps=1))},
     RewardSpec: {
         "name": Row("finished", rewards), "weight": Row(0.5, rewards), "function": Row(
             five, rewards), "options": Row({"which_box": "first"}, rewards),

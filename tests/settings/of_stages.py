@@ -117,6 +117,8 @@ ROWS = {
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),
         "critic_path": Row("b", of("loaded"), beside=dict(
             algorithm=dataclasses.replace(REINFORCE, critic="separate"))),
+        "reference_path": Row("b", of("loaded"), beside=dict(
+            algorithm=dataclasses.replace(REINFORCE, kl_coef=0.1))),
         "min_reasoning": Row(5, of("outcomes"), beside=dict(rewards=(VERIFIER, EXPLORATION))),
         "allow_length_over_correctness": Row(True, of("stage"), beside=dict(
             rewards=(VERIFIER, dataclasses.replace(EXPLORATION, weight=100.0)))),

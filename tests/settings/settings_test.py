@@ -129,6 +129,20 @@ def test_rewards_reach_the_update_with_who_is_right():
   assert outcome.greedy_scores is None
 
 
+def test_the_parts_of_a_reward_reach_the_update_where_the_advantage_asks_for_them():
+  """Before their weights, and before the sum is clipped; what has no weight is no part."""
+  rewards = (RewardSpec(name="verifier", weight=2.0), RewardSpec(name="finished", weight=0.5),
+             RewardSpec(name="format", weight=0.0))
+  config = presets.gdpo(minibatch_size=2, share_prompts=False)
+  of = lambda **changes: fakes.stage_trace(
+      make_rl(rewards=rewards, reward_clip=(0.0, 1.0), **changes), steps=1)["outcomes"][0]
+  outcome = of(algorithm=config)
+  np.testing.assert_array_equal(outcome.parts, [[1, 1], [0, 1], [1, 1], [0, 0]])
+  np.testing.assert_array_equal(outcome.part_weights, [[2, 0.5]] * 4)
+  np.testing.assert_array_equal(outcome.scores, np.float32([1, 0.5, 1, 0]))
+  assert of().parts is None and of().part_weights is None
+
+
 def test_reasoning_counts_as_no_shorter_than_the_shortest():
   """-c / L of 2, 0, 2 and 8 tokens of reasoning, each at least 4."""
   exploration = RewardSpec(name="exploration", options={"c": 0.8, "unit": "tokens"})
@@ -160,7 +174,8 @@ def test_completions_are_sampled_and_trained_on_at_one_temperature():
   trace = fakes.stage_trace(make_rl(sampling=warm, algorithm=dataclasses.replace(
       bases.REINFORCE, recompute_log_probs=True)))
   assert [options for options, *_ in trace["generators"]] == [warm]
-  assert trace["algorithm"][0][2] == dict(temperature=0.5, group_size=2, critic=None)
+  assert trace["algorithm"][0][2] == dict(
+      temperature=0.5, group_size=2, critic=None, reference=None)
 
 
 def test_an_evaluation_samples_as_it_is_told():

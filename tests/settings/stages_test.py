@@ -168,6 +168,18 @@ def test_a_critic_of_another_checkpoint_is_the_algorithms():
   assert policy["w"].tolist() == [0, 0] and critic["w"].tolist() == [1, 1]
 
 
+def test_a_reference_of_its_own_is_the_one_that_the_kl_is_to():
+  """The policy starts at 0 and moves by 1, the loaded model is 1 and stays."""
+  trace = fakes.stage_trace(make(RLStage, reference_path="b"), model=dataclasses.replace(
+      tiny.MODEL, dtype="bfloat16"))
+  (_, _, settings), = trace["algorithm"]
+  assert trace["loaded"] == ["b"] and trace["dtypes"] == [("float32", "bfloat16")]
+  assert settings["reference"] == tiny.MODEL
+  assert [models["params"]["policy"]["w"].tolist() for models in trace["models"]] == [
+      [0, 0], [1, 1]]
+  assert [models["reference"]["w"].tolist() for models in trace["models"]] == [[1, 1], [1, 1]]
+
+
 def test_models_beside_the_policy_are_stored_and_computed_as_it_is():
   model = dataclasses.replace(tiny.MODEL, dtype="bfloat16")
   learned = (bases.VERIFIER, RewardSpec(name="learned"))

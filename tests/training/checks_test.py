@@ -66,6 +66,15 @@ REFUSED = [
     ("evaluation", dict(temperature=0.0), "temperature: got 0 with num_samples=8, allowed: above"),
     *((kind, dict(group_size=1, rewards=dict(kimi_length=dict(weight=1.0))),
        "group_size: got 1 with a reward 'kimi_length', which") for kind in ("rl", "sample")),
+    ("rl", dict(reference_path="a", algorithm=dict(kl_coef=0.0)), "reference_path: got 'a' with"),
+    ("rl", dict(reference_path="a", algorithm=dict(reference_every=2)), "reference_path: got 'a'"),
+    ("rl", dict(answer_template="{answer}", algorithm=GRPO | dict(
+        recompute_log_probs=True, advantage=dict(function="rlreason.losses:gdpo"))),
+     "answer_template: got '{answer}' with algorithm.advantage=gdpo"),
+    ("rl", dict(algorithm=dict(answer_score="mean_prob")),
+     "algorithm.answer_score: got 'mean_prob' without answer_template"),
+    ("rl", dict(group_size=1, rewards=dict(majority=dict(weight=1.0))),
+     "group_size: got 1 with a reward 'majority', which gives 1 for any answer"),
     *((kind, dict(rewards=dict(overlong=dict(options=dict(max_length=10, cache=2)))),
        "rewards.overlong.options.max_length: got 10 with sampling.max_new_tokens=8, allowed: less "
        "than 10 ") for kind in ("rl", "sample")),
@@ -75,8 +84,6 @@ REFUSED = [
     ("rl", dict(algorithm=dict(value_coef=0.0, critic_warmup_steps=1)),
      "algorithm.critic_warmup_steps: got 1 with value_coef=0"),
     ("rl", dict(algorithm=dict(entropy_target=1.0, entropy_step=0.0)), "algorithm.entropy_step: g"),
-    ("rl", dict(algorithm=dict(reference_every=1, reference_decay=1.0)),
-     "algorithm.reference_decay: got 1 with reference_every=1, allowed: less than 1"),
     # Gradient passes that make up no batch.
     ("sft", dict(sft=dict(micro_batch_size=3)), "sft.micro_batch_size: got 3, allowed: a diviso"),
     ("preference", dict(preference=dict(micro_batch_size=3)),
@@ -184,6 +191,9 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
     ("rl", dict(algorithm=dict(whiten_rewards=True))),
     ("rl", dict(rewards=dict(overlong=dict(options=dict(max_length=9, cache=2))))),
     ("rl", dict(rewards=dict(kimi_length={}))),
+    # A teacher tells the completions of a prompt apart, and tokens within each.
+    ("rl", dict(reference_path="a", group_size=1, algorithm=GRPO, rewards=dict(
+        verifier=dict(weight=0.0)))),
     ("rl", dict(min_reasoning=5, allow_length_over_correctness=True, rewards=dict(
         exploration=dict(options=dict(c=0.1, min_length=5))))),  # as config.json records it
     ("distill", dict(group_size=2, distill=dict(micro_batch_size=16))),
@@ -228,7 +238,7 @@ def test_every_advantage_is_known_to_be_zero_or_not_in_small_groups():
   def are_zero(scores):
     arrays = dict(
         scores=scores, is_kept=jnp.ones(scores.shape, bool), lengths=jnp.ones(scores.shape),
-        greedy_scores=jnp.zeros(len(scores)))
+        greedy_scores=jnp.zeros(len(scores)), parts=scores[..., None], part_weights=jnp.ones(1))
     return [jnp.all(slot(**arrays) == 0) for slot in slots]
 
   for size in (1, 2, 3):

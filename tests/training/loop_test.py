@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from safetensors import numpy as safetensors_numpy
 
 from rlreason import weights
 from rlreason.algorithms import base
-from rlreason.training import checkpoint, loop, metrics
+from rlreason.evaluation import completions
+from rlreason.training import checkpoint, loop, metrics, model_paths, signals
 from rlreason.training.recipe import from_config
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
@@ -28,6 +30,13 @@ def files_of(folder):
 
 def without_seconds(summary):
   return [stage | {"seconds": None} for stage in summary["stages"]]
+
+
+def at_ends(lines):
+  """The lines but for those of evaluations within a stage."""
+  return [line for line in lines if not line["stage"].startswith("eval-") or line["step"] == (
+      {"eval-start": 0} | {f"eval-{name}": end for name, end in tiny_run.ENDS.items()})[
+          line["stage"]]]
 
 
 def read_summary(workdir):
@@ -68,18 +77,32 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
   names = [moment for moment, _ in MOMENTS]
   stopped = names.index("stop 6")
   *ended, again = run_processes(
-      workdir, [*names[:stopped + 1], "copy", *names[stopped + 1:], "copy", "end"], cache)
+      workdir, [*names[:stopped + 1], "copy", *names[stopped + 1:], "copy", "end"], cache,
+      "evaluated")
   assert [process.returncode for process in ended] == [code for _, code in MOMENTS], (
       ended[-1].stderr[-2000:])
   # It saved itself, with the step it was at, and says how to go on.
   assert "stopped on request after step 7" in ended[stopped].stdout
   assert f"--workdir={workdir} goes on from there" in ended[stopped].stdout
   assert checkpoint.Checkpointer(f"{workdir}-1", read_only=True).latest_step() == 7
-  assert reproducible_lines(workdir) == reproducible_lines(uninterrupted)
-  assert (workdir / "samples.jsonl").read_bytes() == (uninterrupted / "samples.jsonl").read_bytes()
+  # And the other was not evaluated on its way, which changes nothing.
+  assert at_ends(reproducible_lines(workdir)) == reproducible_lines(uninterrupted)
+  samples, others = (metrics.read_lines(folder / "samples.jsonl")
+                     for folder in (workdir, uninterrupted))
+  assert at_ends(samples) == others
   for stage in ("sft", "rl"):
     assert files_of(workdir / "models" / stage) == files_of(uninterrupted / "models" / stage)
-  assert without_seconds(read_summary(workdir)) == without_seconds(read_summary(uninterrupted))
+  stages = without_seconds(read_summary(workdir))
+  assert [stage | {"evaluations": None, "best": None} for stage in stages[1:]] == [
+      stage | {"evaluations": None, "best": None}
+      for stage in without_seconds(read_summary(uninterrupted))[1:]]
+  assert stages[0] == without_seconds(read_summary(uninterrupted))[0]
+  assert files_of(workdir / "evaluation") == files_of(uninterrupted / "evaluation")
+  made, expected = (read_summary(run)["provenance"] for run in (workdir, uninterrupted))
+  processes = made.pop("processes"), expected.pop("processes")
+  assert made == expected
+  # One entry, for all of its processes run the same command on the same machine.
+  assert [[process["from_step"] for process in run] for run in processes] == [[0], [0]]
   # What has ended is shown again and not done again.
   assert again.returncode == 0 and "evaluating" not in again.stdout
   for name in ("metrics.jsonl", "samples.jsonl", "summary.json"):
@@ -88,14 +111,30 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
 
 def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   one, killed = tmp_path / "run-1", tmp_path / "run"
-  ended = run_processes(killed, ["end", "move", "save 4", "step 8", "end"], cache, "adapters")
-  assert [process.returncode for process in ended] == [0, -9, -9, 0], ended[-1].stderr[-2000:]
+  ended = run_processes(
+      killed, ["end", "move", "save 4", "eval sft 4", "step 8", "end"], cache, "adapters",
+      "evaluated")
+  assert [process.returncode for process in ended] == [0, -9, -9, -9, 0], (
+      ended[-1].stderr[-2000:])
   assert reproducible_lines(killed) == reproducible_lines(one)
+  assert [line["step"] for line in lines_of(one, "eval-sft") + lines_of(one, "eval-rl")] == [
+      2, 4, 5, 7, 9, 10]
+  assert (killed / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes()
   assert files_of(killed / "models") == files_of(one / "models")
+  assert without_seconds(read_summary(killed)) == without_seconds(read_summary(one))
+  check_best(one)
+  # A checkpoint is a model: that of the best step is the model that was kept of it.
+  best = {stage["name"]: stage["best"]["step"] for stage in read_summary(one)["stages"][1:]}
+  found = pathlib.Path(model_paths.find(f"{one}@rl:{best['rl']}"))
+  assert found == one / "models" / f"rl-step{best['rl']}"
+  assert files_of(found) == files_of(one / "models" / "rl-best")
+  found = pathlib.Path(model_paths.find(f"{one}@rl:{best['rl']}", part="adapters"))
+  assert files_of(found) == files_of(one / "adapters" / "rl-best")
   for stage in ("sft", "rl"):
     tensors = f"adapters/{stage}/adapter_model.safetensors"
     assert (killed / tensors).read_bytes() == (one / tensors).read_bytes()
-  assert sorted(path.name for path in (one / "adapters").iterdir()) == ["rl", "sft"]
+  assert sorted(path.name for path in (one / "adapters").iterdir()) == sorted(
+      ["rl", "rl-best", found.name, "sft", "sft-best"])
   # The second stage goes on with the adapters of the first, on the same base.
   sft, rl = (safetensors_numpy.load_file(one / "adapters" / stage / "adapter_model.safetensors")
              for stage in ("sft", "rl"))
@@ -110,6 +149,23 @@ def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   parameters = {name.split("/")[-1] for name in names if name.startswith("params/policy")}
   assert parameters == {"lora_a", "lora_b"}
   assert not any("embed" in name for name in names)
+
+
+def check_best(workdir):
+  """The points of a curve are the lines of the metrics, and the best of them is there."""
+  metric = "reasoning_length"
+  for stage in read_summary(workdir)["stages"][1:]:
+    lines = lines_of(workdir, f"eval-{stage['name']}")
+    values = [line[f"eval/countdown/{metric}"] for line in lines]
+    assert values == [point["evaluation"]["countdown"][metric]["value"]
+                      for point in stage["evaluations"]]
+    best = lines[values.index(max(values))]["step"]
+    assert stage["best"] == {
+        "metric": f"eval/countdown/{metric}", "step": best, "value": max(values)}
+    assert (workdir / "checkpoints" / str(best)).is_dir()
+    tensors = [files_of(workdir / "models" / name)["model.safetensors"]
+               for name in (stage["name"], f"{stage['name']}-best")]
+    assert (tensors[0] == tensors[1]) == (best == lines[-1]["step"])
 
 
 # What a run writes.
@@ -187,6 +243,40 @@ def test_summary(uninterrupted):
       assert set(estimate) == {"value", "low", "high", "n"}
       assert estimate["low"] <= estimate["value"] <= estimate["high"]
     assert estimates["greedy"]["n"] == 12
+
+
+def test_the_summary_says_how_it_was_made(uninterrupted):
+  made = read_summary(uninterrupted)["provenance"]
+  assert set(made) == {"seed", "data", "task", "template", "sampling", "grader", "problems",
+                       "processes"}
+  assert made["seed"] == 3 and made["data"] == {}
+  assert made["task"]["kind"] == "countdown" and made["task"]["problems"]["max_number"] == 6
+  assert made["template"] == {"sha256": None, "options": {}, "end_tokens": ["<eos>"]}
+  assert made["sampling"]["num_samples"] == 2 and made["sampling"]["temperature"] == 1.0
+  # As the part "verifier" of the training says.
+  assert made["grader"]["verifier"] == "countdown" and made["grader"]["function"] is None
+  assert made["grader"]["options"]["which_box"] == "first"
+  assert made["grader"]["options"]["no_box_score"] == -0.5
+  assert made["problems"]["count"] == 12 and made["problems"]["first_prompt"].endswith(" :")
+  (process,) = made["processes"]
+  assert process["command"].startswith("tiny_run.py ") and process["from_step"] == 0
+  assert process["versions"]["jax"] == jax.__version__
+  assert set(process["versions"]) == {
+      "python", "rlreason", "jax", "jaxlib", "flax", "optax", "numpy"}
+  assert process["devices"] == {"platform": "cpu", "kind": "cpu", "count": 1}
+
+
+def test_every_completion_of_an_evaluation_is_written(uninterrupted):
+  folder = uninterrupted / "evaluation"
+  assert sorted(path.name for path in folder.iterdir()) == ["rl.jsonl", "sft.jsonl", "start.jsonl"]
+  summary = read_summary(uninterrupted)
+  rows = metrics.read_lines(folder / "rl.jsonl")
+  assert len(rows) == 12 * 3  # a greedy one and two samples
+  estimates = summary["stages"][-1]["evaluation"]["countdown"]
+  for metric in ("greedy", "avg@2", "pass@1", "pass@2", "maj@1", "maj@2"):
+    values = completions.per_problem(rows, metric).values()
+    assert sum(values) / len(values) == pytest.approx(estimates[metric]["value"])
+  assert completions.digest(rows) == summary["provenance"]["problems"]["sha256"]
 
 
 def test_samples_have_prompt_completion_answer_and_rewards(uninterrupted):
@@ -295,7 +385,7 @@ def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_that_stop_a_run(number):
   before = signal.getsignal(number)
-  with loop._stop_signals() as stop:
+  with signals.stop_signals() as stop:
     os.kill(os.getpid(), number)
     assert stop.wait(10)
     assert signal.getsignal(number) == before  # a second one ends the process
@@ -305,7 +395,7 @@ def test_signals_that_stop_a_run(number):
 def test_a_hangup_that_is_ignored_stays_so():
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
   try:
-    with loop._stop_signals() as stop:
+    with signals.stop_signals() as stop:
       os.kill(os.getpid(), signal.SIGHUP)
       assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and not stop.is_set()
   finally:

@@ -226,6 +226,24 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
   assert [e.step for e in events if e.HasField("session_log")] == [5]
 
 
+def test_tensorboard_gets_the_config_and_a_few_completions(tmp_path):
+  (tmp_path / "config.json").write_text('{\n  "seed": 3\n}\n')
+  writer = metrics_lib.MetricsWriter(tmp_path)
+  sample = {"prompt": "1 + 1\n?", "answer": "2", "rewards": {"verifier": 1.0},
+            "completion": "\ud800" + "x" * 9000}
+  writer.write_samples(0, "eval-start", [sample])  # before there is anything to show it beside
+  writer.write(5, "eval-rl", {"a": 0.25})
+  writer.write_samples(5, "eval-rl", [sample] * 9)
+  writer.close()
+  texts = {value.tag: (event.step, value.tensor.string_val[0].decode())
+           for event in _tensorboard_events(tmp_path / "tensorboard")
+           for value in event.summary.value if value.tensor.string_val}
+  assert texts.pop("config/text_summary") == (5, '    {\n      "seed": 3\n    }')
+  step, text = texts.pop("samples/eval-rl/text_summary")
+  assert not texts and step == 5 and text.count("answer 2; verifier 1.0\n\n    1 + 1\n    ?") == 4
+  assert "    \\ud800xxx" in text and "x" * 8000 not in text
+
+
 def test_compilations_are_counted():
   counter = metrics_lib.CompilationCounter()
   function = jax.jit(lambda x: x * 3 - 1)
@@ -268,7 +286,7 @@ def test_a_line_that_does_not_fit_names_its_file_and_is_cut_away(tmp_path):
   assert metrics_lib.read_lines(tmp_path / "a.jsonl") == [{"step": 1}, {"step": 2}]
 
 
-@pytest.mark.parametrize("moment", ["made", "write", "flush", "close"])
+@pytest.mark.parametrize("moment", ["made", "write", "flush", "close", "text"])
 def test_tensorboard_on_a_full_disk_is_one_warning(tmp_path, monkeypatch, caplog, moment):
   writer = metrics_lib.MetricsWriter(tmp_path)
 
@@ -279,8 +297,11 @@ def test_tensorboard_on_a_full_disk_is_one_warning(tmp_path, monkeypatch, caplog
     (tmp_path / "tensorboard").write_text("in the way")  # no folder can be made
   else:
     writer.write(1, "rl", {"a": 1.0})
-    monkeypatch.setattr(record_writer.RecordWriter, moment, fail)
+    monkeypatch.setattr(
+        record_writer.RecordWriter, "write" if moment == "text" else moment, fail)
     monkeypatch.setattr(metrics_lib, "_FLUSH_SECONDS", -1.0)
+  if moment == "text":
+    writer.write_samples(1, "rl", [{"completion": "a"}])
   for step in range(2, 40):  # more than a queue of another thread would take
     writer.write(step, "rl", {"a": 1.0, "b": 2.0})
   writer.close()

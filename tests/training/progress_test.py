@@ -1,9 +1,15 @@
 """Tests of rlreason.training.progress."""
 
 import io
+import re
+import sys
+import types
 
+import pytest
 import rich.console
 
+from rlreason import tracking
+from rlreason.parallel import memory
 from rlreason.training import progress as progress_lib
 
 SUMMARY = {
@@ -90,6 +96,169 @@ def test_terminal_shows_a_bar_and_messages():
   assert "0.7" not in output
 
 
+RL = {"reward/total/mean": -0.568, "rollout/accuracy": 0.125, "policy/kl": 2.66e-09,
+      "policy/entropy": 3.7, "rollout/length/mean": 123.4, "optim/grad_norm": 0.0839}
+STEPS = {  # some metrics of a step of each kind of stage
+    "sft": {"loss/sft": 3.72, "policy/entropy": 3.71, "optim/grad_norm": 0.83},
+    "rl": RL,
+    "preference": {"loss/preference": 0.693, "preference/accuracy": 0.5, "optim/grad_norm": 1.5},
+    "reward_model": {
+        "loss/reward_model": 0.693, "reward_model/accuracy": 0.5, "optim/grad_norm": 1.5},
+    "distill": {"loss/distill": 0.2, "rollout/length/mean": 90.0, "optim/grad_norm": 1.5},
+    "sample": {"reward/total/mean": 0.5, "rollout/accuracy": 0.25, "rollout/length/mean": 90.0},
+}
+
+
+def _shown(width, name, total, step, metrics, **settings):
+  """What a terminal of `width` columns showed of a stage of 3 s a step, line by line."""
+  console, clock = rich.console.Console(
+      file=io.StringIO(), force_terminal=True, width=width, **settings), _Clock()
+  with progress_lib.Progress(console=console, clock=clock) as progress:
+    progress.start_stage(name, total, step - 1)
+    clock.seconds += 3.0
+    progress.update(step, tokens=370370, metrics=metrics)
+  plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+  return [line for line in re.split(r"[\r\n]+", plain) if line.strip()]
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_line_of_80_columns_has_count_time_left_and_two_metrics(kind):
+  for name, total in ((kind, 400), ("a_stage_with_a_name_of_forty_characters_", 100_000)):
+    line = _shown(80, name, total, 123, STEPS[kind])[-1]
+    assert len(line) < 80
+    assert f" 123/{total} " in line
+    assert f"  {progress_lib.format_seconds(3 * (total - 123))} left" in line
+    first, second = [f"{label} {STEPS[kind][metric]:.3g}"
+                     for metric, label in progress_lib.LIVE_METRICS.items()
+                     if metric in STEPS[kind]][:2]
+    assert f"  {first}  {second}" in line
+
+
+def test_more_is_shown_where_there_is_room():
+  assert _shown(80, "rl", 400, 100, RL)[-1] == (
+      "rl 100/400  ━━━━━━──────────────────  0:15:00 left  reward -0.568  right 0.125")
+  assert _shown(80, "rl", 400, 100, {})[-1] == (
+      "rl 100/400  ━━━━━━──────────────────  123,457 tokens/s  0:15:00 left")
+  assert _shown(100, "rl", 400, 100, RL)[-1] == (
+      "rl 100/400  ━━━━━━──────────────────  123,457 tokens/s  0:15:00 left  reward -0.568  "
+      "right 0.125")
+  assert _shown(160, "rl", 400, 100, RL)[-1] == (
+      "rl 100/400  ━━━━━━──────────────────  123,457 tokens/s  0:15:00 left  reward -0.568  "
+      "right 0.125  kl 2.66e-09  entropy 3.7  length 123  gradient 0.0839")
+  assert _shown(50, "rl", 400, 100, RL)[-1] == "rl 100/400  0:15:00 left  reward -0.568  right 0."
+  assert max(map(len, _shown(20, "rl", 400, 100, RL))) < 20
+
+
+def test_a_log_has_whole_lines():
+  console = rich.console.Console(file=io.StringIO(), force_terminal=False, width=80)
+  clock = _Clock()
+  with progress_lib.Progress(console=console, clock=clock) as progress:
+    progress.start_stage("rl", 400, 99)
+    clock.seconds += 3.0
+    progress.update(100, tokens=370370, metrics=RL)
+  assert console.file.getvalue() == (
+      "rl 100/400  123,457 tokens/s  0:15:00 left  reward -0.568  right 0.125  kl 2.66e-09  "
+      "entropy 3.7  length 123  gradient 0.0839\n")
+
+
+def test_a_dumb_terminal_is_a_log():
+  console = rich.console.Console(
+      file=io.StringIO(), force_terminal=True, width=80, _environ={"TERM": "dumb"})
+  with progress_lib.Progress(console=console, clock=_Clock()) as progress:
+    progress.start_stage("rl", 1)
+    progress.update(1, metrics={"policy/kl": 0.5})
+  assert console.file.getvalue() == "rl 1/1  0:00:00 left  kl 0.5\n"
+
+
+def test_a_log_hears_of_work_that_takes_long():
+  console, clock = _plain_console(), _Clock()
+  with progress_lib.Progress(interval=10.0, console=console, clock=clock):
+    for seconds in (1.0, 6.0):
+      with tracking.work("loading model", 4e9, "B") as done:
+        for _ in range(4):
+          clock.seconds += seconds
+          done(1e9)
+    with tracking.work("evaluation, greedy", 5) as done:
+      for count in (2, 2, 1):
+        clock.seconds += 8.0
+        done(count, {"rollout/accuracy": 0.5})
+  assert console.file.getvalue().splitlines() == [
+      "loading model 2.0/4.0 GB  0:00:12 left", "loading model 4.0/4.0 GB  0:00:00 left",
+      "evaluation, greedy 4/5  0:00:04 left  right 0.5",
+      "evaluation, greedy 5/5  0:00:00 left  right 0.5"]
+
+
+def test_work_has_a_line_of_its_own_on_a_terminal():
+  console = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80)
+  clock = _Clock()
+  with progress_lib.Progress(console=console, clock=clock) as progress:
+    progress.start_stage("rl", 4)
+    with tracking.work("evaluation, 8 samples", 500) as done:
+      clock.seconds += 20.0
+      done(100, {"rollout/accuracy": 0.25})
+      progress._bar.refresh()  # as it does ten times a second
+    with tracking.work("compiling update"):
+      clock.seconds += 90.0
+      progress._bar.refresh()
+  output = console.file.getvalue()
+  for part in (
+      "evaluation, 8 samples 100/500", "0:01:20 left  right 0.25", "compiling update 0:01:30"):
+    assert part in output
+
+
+def test_nothing_is_told_where_nobody_shows_it():
+  with tracking.work("loading", 10) as done:
+    done(5)
+  tracking.program("update", {"in": 1})
+  assert tracking.display() is None
+
+
+def test_a_notebook_has_one_line_that_changes(monkeypatch):
+  shown, handles = [], []
+
+  def display(content, *, raw, display_id):
+    assert raw and display_id
+    handles.append(types.SimpleNamespace(update=lambda content, raw: shown.append(content)))
+    shown.append(content)
+    return handles[-1]
+
+  monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(
+      display=types.SimpleNamespace(display=display)))
+  console = rich.console.Console(
+      file=io.StringIO(), force_jupyter=True, force_terminal=False, width=80)
+  clock = _Clock()
+  with progress_lib.Progress(console=console, clock=clock) as progress:
+    with tracking.work("loading model", 10) as done:
+      clock.seconds += 0.1
+      done(10)  # too soon after the last
+    progress.start_stage("rl", 3)
+    for step in (1, 2, 3):
+      clock.seconds += 2.0
+      progress.update(step, metrics=RL)
+  assert len(handles) == 1
+  assert [content["text/plain"] for content in shown] == [
+      "loading model 0/10", "loading model 10/10  0:00:00 left",
+      *(f"rl {step}/3  0:00:0{2 * (3 - step)} left  reward -0.568  right 0.125  kl 2.66e-09  "
+        "entropy 3.7" for step in (1, 2, 3, 3))]
+
+
+def test_memory_of_programs_is_said_when_it_grows(monkeypatch):
+  monkeypatch.setattr(memory, "share_bytes", lambda: 80e9)
+  console = _plain_console()
+  with progress_lib.Progress(console=console) as progress:
+    with tracking.work("evaluation, greedy", 10), tracking.work("compiling sampling"):
+      tracking.program("sampling", {"in": 1.5e9, "out": 0.1e9, "temp": 0.4e9})
+    progress.start_stage("rl", 10)
+    tracking.program("update", {"in": 4e6, "out": 0, "temp": 2e6})
+    tracking.program("update", {"in": 4e6, "out": 0, "temp": 1e6})
+    tracking.program("update", {"in": 4e6, "out": 0, "temp": 3e6})
+    tracking.program("scoring", {})  # the backend does not say
+  assert console.file.getvalue().splitlines() == [
+      "memory: evaluation sampling 2.0 GB of 80.0 GB (in 1.5, out 0.1, temp 0.4)",
+      "memory: rl update 6.0 MB of 80.0 GB (in 4.0, temp 2.0)",
+      "memory: rl update 7.0 MB of 80.0 GB (in 4.0, temp 3.0)"]
+
+
 def test_format_result():
   share = {"value": 0.4204, "low": 0.3772, "high": None, "n": 3}
   assert progress_lib.format_result("greedy", share) == "42.0% [37.7, ?]"
@@ -132,3 +301,42 @@ def test_print_summary_says_where_everything_is():
   assert f"checkpoint  {long_path}\n" in output
   assert "plots       runs/a[b]\n" in output
   assert "start" in output and "rl" in output
+
+
+def _stages(count):
+  names = ("start", "sft", "rl", "rejection_sampling", "a_second_stage_of_a_long_name", "b", "c")
+  return {"stages": [SUMMARY["stages"][bool(i)] | {"name": names[i]} for i in range(count)]}
+
+
+@pytest.mark.parametrize("count, tables", [(1, 1), (2, 1), (3, 1), (7, 3)])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_tables_fit_80_columns(count, tables, is_terminal):
+  console = rich.console.Console(
+      file=io.StringIO(), force_terminal=is_terminal, color_system=None, width=80)
+  progress_lib.print_summary(_stages(count), {"model": "m"}, console)
+  lines = console.file.getvalue().splitlines()
+  assert max(map(len, lines)) <= 80
+  assert sum("training" in line for line in lines) == tables
+  assert sum(line.count("42.0%") for line in lines) == count - 1
+  for stage in _stages(count)["stages"]:
+    assert sum(stage["name"] in line.split() for line in lines) == 1
+
+
+def test_intervals_stand_below_where_the_columns_are_narrow():
+  (table,) = progress_lib.summary_tables(_stages(3), 66)
+  assert [line for line, _ in table] == [
+      "                         start             sft              rl",
+      "training",
+      "  steps                      0             100             100",
+      "  tokens                     0       1,234,567       1,234,567",
+      "  time                 0:00:00         0:02:05         0:02:05",
+      "countdown (500 problems)",
+      "  greedy                  2.0%           42.0%           42.0%",
+      "                    [1.0, 3.6]    [37.7, 46.4]    [37.7, 46.4]",
+      "  backtracks                 -            1.90            1.90",
+      "                                  [1.75, 2.05]    [1.75, 2.05]",
+      "  reasoning_length           -           1,234           1,234",
+      "                                [1,200, 1,300]  [1,200, 1,300]",
+      "gcd (200 problems)",
+      "  pass@8                     -          100.0%          100.0%",
+      "                                 [98.0, 100.0]   [98.0, 100.0]"]

@@ -126,6 +126,29 @@ def test_samples_of_other_forms_are_shown(tmp_path):
   assert '"role": "user"' in page.text and "What is 1 + 1?" in page.text
 
 
+def test_the_page_says_how_the_run_was_made(tmp_path):
+  _write_run(tmp_path)
+  process = {"command": "rlreason train <b>", "commit": "abc-dirty"}
+  made = {"seed": 3, "grader": {"verifier": "math"},
+          "processes": [{"from_step": 0, **process}, {"from_step": 7, **process}]}
+  (tmp_path / "summary.json").write_text(json.dumps(SUMMARY | {"provenance": made}))
+  page = _Page(report_lib.make_report(tmp_path).read_text())
+  text = page.text.partition("How it was made")[2]
+  for shown in ("seed", '"verifier": "math"', "rlreason train <b>", "abc-dirty",
+                "from step 7: command"):
+    assert shown in text
+  assert "b" not in page.tags
+
+
+def test_a_summary_of_an_older_version_is_read(tmp_path):
+  _write_run(tmp_path)
+  old = {"value": 0.25, "low": 0.2, "high": 0.3, "n": 500}
+  stage = SUMMARY["stages"][0] | {"evaluation": {"countdown": {"mean": old, "pass@8": old}}}
+  (tmp_path / "summary.json").write_text(json.dumps({"stages": [stage]}))
+  page = _Page(report_lib.make_report(tmp_path).read_text())
+  assert "avg@8" in page.text and "25.0% [20.0, 30.0]" in page.text
+
+
 def test_missing_run_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="no metrics.jsonl in .*--workdir"):
     report_lib.make_report(tmp_path)
@@ -139,6 +162,12 @@ def test_plots_have_ink_of_each_curve(tmp_path):
     distance = np.abs(pixels - np.asarray(colour) / 255).max(axis=-1)
     assert (distance < 0.02).sum() > 200
   assert not (np.abs(pixels - np.asarray((0x00, 0x9E, 0x73)) / 255).max(axis=-1) < 0.02).any()
+
+
+def test_a_figure_shows_one_of_each_kind_of_accuracy():
+  names = ["greedy", "avg@8", "pass@1", "pass@2", "pass@8", "maj@4", "maj@8", "boxed_fraction"]
+  assert report_lib._largest_counts(names) == [
+      "greedy", "avg@8", "pass@8", "maj@8", "boxed_fraction"]
 
 
 def test_running_mean_by_hand():

@@ -46,6 +46,18 @@ def test_hand_worked():
       "rollout/padding_waste": 1 - (16 + 20) / 48, "reward/unscored": 1.0})
 
 
+def test_how_often_the_vote_of_a_group_is_right():
+  """7, 7, 5, 7, 3 where 7 is right, where 5 is, and a group without any answer."""
+  paid = [1.0, 1, 0, 1, 0] * 2 + [0.0] * 5
+  verdicts = [1.0, 1, 0, 1, 0, 0, 0, 1, 0, 0] + [0.0] * 5
+  scored = make_scored(paid, [2] * 15, verdicts)
+  scored.rewards.parts["majority"] = paid
+  metrics = rl_metrics.rollout_metrics(scored, make_rollout([2] * 15), 5)
+  assert metrics["reward/majority/label_accuracy"] == 0.5
+  assert metrics["reward/majority/mean"] == pytest.approx(0.4)
+  assert metrics["rollout/accuracy"] == pytest.approx(4 / 15)
+
+
 def test_share_of_groups_without_spread():
   totals = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, None, 0.5, 0.5, 0.5, 0.5, None]
   lengths = [1] * len(totals)

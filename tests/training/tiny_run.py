@@ -1,13 +1,14 @@
 """A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
 
-    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data] [report]
+    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data] [evaluated] [report]
 
 runs the recipe once for each of the moments, which have commas between them, each in a process of
 its own; with `adapters` by training these on a base of 4 bits, with `data` one whose stages write
 data for others; with its plots and its report only if `report` is there. At its moment a process
 sends itself a signal: SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4`
-(the checkpoint of step 4 has just been handed to the background) and `eval sft` (the stage is
-evaluated and its model written, but no checkpoint says so); SIGTERM for `stop 3`. `end` is no
+(the checkpoint of step 4 has just been handed to the background), `eval sft` (the stage is
+evaluated and its model written, but no checkpoint says so) and `eval sft 2` (it is evaluated after
+step 2); SIGTERM for `stop 3`. `end` is no
 moment: the run comes to its end. After what each has printed comes a line of `ENDED` and how it
 ended. `copy` and `move` between moments leave the folder as it is then at WORKDIR-1, the second of
 them at WORKDIR-2 and so on, which after `move` is a new run's.
@@ -30,6 +31,7 @@ from rlreason.training import checkpoint, loop, metrics
 from rlreason.training.recipe import from_config
 
 STEPS = 5  # of each stage
+ENDS = {"sft": STEPS, "rl": 2 * STEPS}  # steps of the run after these stages
 ENDED = "ended with "
 
 
@@ -120,7 +122,8 @@ def signal_at(moment):
     is_evaluation = stage.startswith("eval-")
     if kind in ("step", "stop") and step == int(place) and not is_evaluation:
       send()
-    if kind == "eval" and stage == f"eval-{place}":
+    name, _, at = place.partition(" ")
+    if kind == "eval" and stage == f"eval-{name}" and step == int(at or ENDS.get(name, step)):
       send()
 
   def save_then_send(self, step, *args, **kwargs):
@@ -138,6 +141,9 @@ def run(workdir, moment, options):
     loop.report_lib.make_report = lambda workdir: workdir / "report.html"
   try:
     config = make_data_config() if "data" in options else make_config("adapters" in options)
+    if "evaluated" in options:
+      config.evaluation.every_steps = 2
+      config.checkpoint.keep_best = "eval/countdown/reasoning_length"
     loop.train(from_config(config), pathlib.Path(workdir))
   except loop.Interrupted as stopped:
     print(stopped)

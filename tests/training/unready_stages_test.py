@@ -138,10 +138,13 @@ def test_models_beside_the_policy(tmp_path):
   distill = _PROMPTS | dict(kind="distill", optimizer=_OPTIMIZER, distill=dict(
       divergence=dict(function="rlreason.losses:forward_kl")))
   learned = dict(learned=dict(weight=1.0))
+  towards = dict(algorithm=dict(minibatch_size=2, kl_coef=0.1, critic="none"))
   for stage, message in (
       (sample | dict(model=short), "model: got a model of 7 positions, allowed: 8 or more"),
       (sample | dict(rewards=learned, reward_model=words), "reward_model: got a model that knows"),
       (rl(rewards=learned, reward_model=short), "reward_model: got a model of 7 positions"),
+      (rl(reference_path=short, **towards), "reference_path: got a model of 7 positions"),
+      (rl(reference_path=words, **towards), "reference_path: got a model that knows"),
       (distill | dict(teacher=short), "teacher: got a model of 7 positions"),
       (distill | dict(teacher=words), "teacher: got a model that knows"),
       (distill | dict(teacher=wide), "teacher: got a vocabulary of 19, allowed: .*student, 11")):

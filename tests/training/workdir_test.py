@@ -23,6 +23,7 @@ def make_recipe(**changes):
 
 @pytest.mark.parametrize("name", [
     "config.json", "inputs.json", "metrics.jsonl", "samples.jsonl", "summary.json", "report.html",
+    "evaluation/rl.jsonl",
     "models/rl/config.json", "adapters/rl/a", "data/sample.jsonl", "plots/a.png", "tensorboard/a",
     "checkpoints/notes.txt"])
 def test_a_file_of_somebody_is_never_replaced(tmp_path, name):
@@ -92,7 +93,8 @@ def recipe_fixture(tmp_path):
   config["sft"] |= dict(examples=str(rows), start=write_model(tmp_path / "start"))
   config["rl"] |= dict(
       problems=str(rows), critic_path=write_model(tmp_path / "critic"), start="sft",
-      reward_model=write_model(tmp_path / "scorer"))
+      reward_model=write_model(tmp_path / "scorer"),
+      reference_path=write_model(tmp_path / "teacher"))
   config["rl"]["rewards"]["learned"] = dict(weight=0.1)
   config["rl"]["algorithm"]["critic"] = "separate"
   config["rl"]["optimizer"] = config["optimizer"]
@@ -103,7 +105,8 @@ FIELDS = {
     "config.model.path": "base", "config.task.train": "rows.jsonl",
     "config.task.test": "rows.jsonl", "config.sft.examples": "rows.jsonl",
     "config.sft.start": "start", "config.rl.problems": "rows.jsonl",
-    "config.rl.critic_path": "critic", "config.rl.reward_model": "scorer"}
+    "config.rl.critic_path": "critic", "config.rl.reward_model": "scorer",
+    "config.rl.reference_path": "teacher"}
 
 
 def test_every_file_that_a_run_reads_has_a_checksum(recipe, tmp_path):

@@ -16,6 +16,7 @@ from rlreason.models.config import ModelConfig
 from rlreason.tokenizers import WordTokenizer
 from rlreason.weights import safetensors
 from tests.tiny_families import CONFIGS
+from tests.tracking_test import recorded
 
 TINY = ModelConfig(
     vocab_size=9, width=10, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20,
@@ -51,6 +52,20 @@ def test_round_trip_keeps_every_bit(tmp_path, config, dtype, limit):
   assert got_config == config
   _assert_same(got, params)
   assert tokenizer.encode("a c<eos>") == [2, 4, 1] and tokenizer.eos_ids == (1,)
+
+
+@pytest.mark.parametrize("limit", [10**9, 700])
+def test_loading_and_writing_tell_how_many_bytes_are_done(tmp_path, limit):
+  folder, copy = tmp_path / "model", tmp_path / "copy"
+  size = 4 * sum(x.size for x in jax.tree.leaves(_params(TINY)))
+  with recorded() as recorder:
+    weights.save_model(folder, TINY, _params(TINY), TOKENIZER, max_shard_bytes=limit)
+    weights.load_model(folder)
+    weights.load_model(folder, dtype="bfloat16")
+    weights.convert(folder, copy, dtype="float16", max_shard_bytes=limit)
+  assert [(name, total, unit, sum(done)) for name, total, unit, done in recorder.works] == [
+      ("writing model", size, "B", size), ("loading model", size, "B", size),
+      ("loading model", size // 2, "B", size // 2), ("writing copy", size // 2, "B", size // 2)]
 
 
 @pytest.mark.parametrize("value, dtype", [

@@ -1,1 +1,14 @@
 """Tasks: problems with checkable answers, each naming the verifier that scores it."""
+
+import typing
+
+from rlreason import lazy
+
+__all__ = [
+    "arithmetic", "base", "chain", "countdown", "load", "workings"]
+
+if typing.TYPE_CHECKING:
+  from rlreason.data.tasks import (
+      arithmetic, base, chain, countdown, load, workings)
+else:
+  __getattr__, __dir__ = lazy.attributes(__name__, __all__)

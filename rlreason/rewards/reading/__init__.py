@@ -6,3 +6,6 @@ lists, equations and formulas (`types.py`).
 
 from rlreason.rewards.reading.reader import read
 from rlreason.rewards.reading.types import Reading, expressions, vote
+
+__all__ = [
+    "Reading", "expressions", "read", "vote"]

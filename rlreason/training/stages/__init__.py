@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from rlreason import config as config_lib, weights
+from rlreason import config as config_lib, hub, weights
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
 from rlreason.training.stage_configs import (
@@ -20,6 +20,8 @@ from rlreason.training.stages.sample import check_sample, check_select, make_sam
 from rlreason.training.stages.sft import check_sft, make_sft
 from rlreason.types import Params
 
+__all__ = [
+    "Stage", "StepOutput", "check_stages", "data_file", "make_stage", "model_folder", "select"]
 _CHECKS = {
     SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
     SelectStage: check_select, PreferenceStage: check_preference,
@@ -53,7 +55,7 @@ def _check_start(setup: Setup, stage: StageConfig):
   if not os.path.exists(stage.start):
     raise FileNotFoundError(
         f"start: {stage.start!r} not found, allowed: {', '.join(map(repr, START))}, an earlier "
-        "stage that trains, or a folder")
+        f"stage that trains, or a folder{hub.hint(stage.start)}")
   has_adapters = setup.model.lora is not None
   try:
     if has_adapters:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from rlreason import tokenizers
+from rlreason import hub, tokenizers
 from rlreason.algorithms import TrainState
 from rlreason.data import files, pipeline
 from rlreason.data.columns import Questions
@@ -128,7 +128,8 @@ def check_source(name: str, source: str, columns: str):
   except FileNotFoundError as error:
     raise FileNotFoundError(
         f"{name}: {source!r} not found, allowed: a file ({files.KINDS}) of {columns}, a folder of "
-        f"such files, or {STAGE_PREFIX!r} and the name of a stage") from error
+        f"such files, or {STAGE_PREFIX!r} and the name of a stage"
+        f"{hub.hint(source, 'dataset')}") from error
   except ValueError as error:
     raise ValueError(f"{name}: {error}") from error
 

@@ -10,8 +10,7 @@ from rlreason import rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
 from rlreason.data import pipeline, prompts
 from rlreason.data.tasks.base import Row
-from rlreason.models import ModelConfig
-from rlreason.training.setup import Setup, places
+from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import DistillStage
 from rlreason.training.stages import base, policies, rl
 from rlreason.types import Params, Rollout
@@ -47,7 +46,7 @@ def make_distill(
   layout, config = setup.layout, stage.distill
   optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
   own, _ = policies.own_policy(setup, policy, seed, has_reference=False)
-  teacher_model, teacher = _load_teacher(setup, stage)
+  teacher_model, teacher = policies.load_beside(setup, stage.teacher)
   algorithm = distill(config, setup.model, teacher_model, optimizer)
   state = layout.put_state(algorithm.init(
       init_distill_params(config, teacher_model, own, teacher)))
@@ -81,13 +80,6 @@ def make_distill(
 
   return base.Stage(
       stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.num_prompts, seed), step)
-
-
-def _load_teacher(setup: Setup, stage: DistillStage) -> tuple[ModelConfig, Params]:
-  model, params, _ = weights.load_model(
-      weights.find_model(stage.teacher), dtype=setup.model.param_dtype,
-      compute_dtype=setup.model.dtype, sharding=places(setup.layout))
-  return model, params
 
 
 def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):

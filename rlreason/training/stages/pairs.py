@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rlreason import rollout as rollout_lib
+from rlreason import rollout as rollout_lib, tracking
 from rlreason.algorithms import unpaired_batch
 from rlreason.data import prompts
 from rlreason.data.sources import BadRows, origin
@@ -32,7 +32,7 @@ def fitting_rows(
   texts = ["prompt", *_names(has_pairs)]
   rows, fitting = base.read_rows(stage, "examples", setup.tokenizer, folder, texts), []
   bad_rows, width = BadRows(f"config.{stage.name}"), max(setup.recipe.prompt_buckets)
-  for i in range(len(rows)):
+  for i in tracking.each("tokenising pairs", len(rows)):
     try:
       row = _tokenize(setup.tokenizer, has_pairs, rows[i])
       longest = max(len(ids) for ids in row["completions"])

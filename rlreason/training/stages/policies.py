@@ -86,6 +86,28 @@ def load_critic(
   return model, params
 
 
+def check_reference(setup: Setup, stage: RLStage):
+  """Opens the stage's own reference, if it has one, without loading it."""
+  if stage.reference_path:
+    model, tokenizer = weights.open_model(weights.find_model(stage.reference_path))
+    check_other_model(setup, "reference_path", model, tokenizer, stage.sampling.max_new_tokens)
+
+
+def load_reference(
+    setup: Setup, stage: RLStage
+) -> tuple[ModelConfig | None, Params | None]:
+  """The stage's own reference; None, None: it has none."""
+  return load_beside(setup, stage.reference_path) if stage.reference_path else (None, None)
+
+
+def load_beside(setup: Setup, path: str) -> tuple[ModelConfig, Params]:
+  """A model beside the policy, such as a teacher, stored and computed as the policy is."""
+  model, params, _ = weights.load_model(
+      weights.find_model(path), dtype=setup.model.param_dtype,
+      compute_dtype=setup.model.dtype, sharding=places(setup.layout))
+  return model, params
+
+
 def check_scalar_models(setup: Setup, stage: RLStage | SampleStage):
   """Opens critic and reward model without loading them: they have to read what the policy writes.
 

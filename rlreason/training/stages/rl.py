@@ -39,6 +39,7 @@ def check_rl(setup: Setup, stage: RLStage):
   base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  policies.check_reference(setup, stage)
   check_problems(setup, stage)
 
 
@@ -118,13 +119,14 @@ def make_rl(
   layout, config = setup.layout, stage.algorithm
   updates = stage.updates_per_step
   optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps * updates)
-  own, reference = policies.own_policy(
-      setup, policy, seed, has_reference=config.kl_coef > 0 and not config.reference_every)
-  reference = None if reference is None else layout.put_state(reference)
+  reference_model, given = policies.load_reference(setup, stage)
+  own, reference = policies.own_policy(setup, policy, seed, has_reference=(
+      config.kl_coef > 0 and not config.reference_every and given is None))
+  reference = layout.put_state(given or reference) if given or reference else None
   critic_model, critic = policies.load_critic(setup, stage, seed, folder)
   algorithm = policy_gradient(
       config, setup.model, optimizer, temperature=stage.sampling.temperature,
-      group_size=stage.group_size, critic=critic_model)
+      group_size=stage.group_size, critic=critic_model, reference=reference_model)
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
@@ -145,7 +147,8 @@ def make_rl(
     drawn = draw(models_now, data, key_sample)
     rows, rollout, scored = drawn.sampled
     outcome = Outcome(
-        scored.totals, scored.is_scored, scored.is_right, greedy_scores(state.params, rows, key))
+        scored.totals, scored.is_scored, scored.is_right, greedy_scores(state.params, rows, key),
+        *_parts(stage, scored))
     ready, batch_metrics = make_batch(
         (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.kl_coef))
     ready = ready.replace(plan=planner.of_update(ready, key_update))
@@ -233,6 +236,20 @@ def _make_draw(
     return _Drawn(chosen, parts, scores, placed, seconds)
 
   return draw_one if stage.max_rounds == 1 else draw_until_full
+
+
+def _parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Rewards f32[B, N] of a weight other than 0, and the weights; None where nobody asks for them.
+
+  What could not be scored is 0, in a row that takes part in nothing.
+  """
+  if "parts" not in stage.algorithm.advantage.arrays:
+    return None, None
+  specs = [spec for spec in stage.rewards if spec.weight]
+  values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
+            for spec in specs]
+  parts = np.array(values, np.float32).reshape(len(specs), len(scored.completions)).T
+  return parts, np.broadcast_to(np.float32([spec.weight for spec in specs]), parts.shape)
 
 
 def _make_greedy_scores(

@@ -5,7 +5,7 @@ import pathlib
 
 from absl import logging
 
-from rlreason import rollout as rollout_lib, tokenizers
+from rlreason import rollout as rollout_lib, tokenizers, tracking
 from rlreason.algorithms import sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FunctionRows, origin
@@ -98,7 +98,7 @@ def _tokenize_examples(
 ) -> Iterator[packing.Example]:
   """The examples of good rows; a bad one, as where a template refuses a chat, is left out."""
   weights, bad_rows = _token_weights(setup.tokenizer, stage), BadRows(f"config.{stage.name}")
-  for i in range(len(rows)):
+  for i in tracking.each("tokenising examples", len(rows)):
     try:
       example = _tokenize_example(setup.tokenizer, rows[i], weights)
     except ValueError as error:

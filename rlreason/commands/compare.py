@@ -1,0 +1,93 @@
+"""`rlreason compare`."""
+
+from collections.abc import Mapping
+import string
+from typing import Any
+
+from absl import flags
+
+from rlreason import files
+from rlreason.commands import base
+
+_MAX_LINES = 20  # of differences of configs that are printed
+
+
+def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
+  del overrides  # there are none: the command takes no config
+  if len(arguments) < 2:
+    raise base.UsageError(f"RUN RUN ...: got {arguments[0]!r} alone, allowed: two runs or more")
+  output = files.local_path("--output", values.output)
+  from rlreason import api
+
+  comparison = api.compare(arguments, output, stage=values.stage or "")
+  _print(comparison)
+  print(f"all of it  {output}/comparison.json")
+  if comparison["curves"]:
+    print(f"curves     {output}/comparison.png")
+
+
+def _letter(i: int) -> str:
+  return string.ascii_uppercase[i] if i < 26 else f"R{i + 1}"
+
+
+def _print(comparison: Mapping[str, Any]) -> None:
+  """Prints the tables."""
+  import rich.console
+  import rich.table
+  import rich.text
+
+  from rlreason.training import progress
+
+  console, runs = rich.console.Console(), comparison["runs"]
+  if not console.is_terminal:
+    console.width = max(console.width, 160)
+  say = lambda text: console.print(rich.text.Text(text), soft_wrap=True)
+  for i, run in enumerate(runs):
+    seeds = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
+    say(f"{_letter(i)}  {run['name']} ({run['stage']}{seeds})")
+  for task, found in comparison["tasks"].items():
+    table = rich.table.Table(title=f"{task}, with 95% intervals", title_justify="left")
+    table.add_column("")
+    for i in range(len(runs)):
+      table.add_column(_letter(i), justify="right")
+    for i in range(1, len(runs)):
+      table.add_column(f"{_letter(i)} - A, paired", justify="right")
+    for name, entry in found.items():
+      cells = [progress.format_result(name, value) if value else "-" for value in entry["values"]]
+      cells += [_difference(name, value) for value in entry["differences"][1:]]
+      table.add_row(name, *cells)
+    console.print(table)
+  if not comparison["tasks"]:
+    say("no task was evaluated in all of them")
+  for i, lines in enumerate(comparison["configs"][1:], 1):
+    say(f"What differs in the configs, A -> {_letter(i)}:" if lines else
+        f"The configs of A and {_letter(i)} are the same.")
+    for line in lines[:_MAX_LINES]:
+      say(f"  {line}")
+    if len(lines) > _MAX_LINES:
+      say(f"  and {len(lines) - _MAX_LINES} more")
+
+
+def _difference(name: str, estimate: Mapping[str, Any] | None) -> str:
+  """`+4.0 [-1.2, 9.2] of 500`: points where the metric is a share; "-" without common problems."""
+  if estimate is None or estimate["value"] is None:
+    return "-"
+  from rlreason.training import progress
+
+  scale, digits = (100, 1) if progress.is_share(name) else (1, 2)
+  value, low, high = (scale * estimate[key] for key in ("value", "low", "high"))
+  return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] of {estimate['n']}"
+
+
+def _define(values: flags.FlagValues):
+  flags.DEFINE_string(
+      "output", "comparison", "folder for comparison.json and comparison.png, which are replaced",
+      flag_values=values)
+  flags.DEFINE_string(
+      "stage", None, "whose evaluation is compared; the default is the last of each run",
+      flag_values=values)
+
+
+COMMAND = base.Command(
+    "Compares runs: results, paired differences over the same problems, curves, configs.",
+    "rlreason compare runs/grpo runs/dapo", (), _define, _run, "RUN RUN ...")

@@ -1,0 +1,29 @@
+"""Attributes of a package that are imported when they are first used.
+
+`import rlreason` then takes no time, and a worker process that needs one module loads only that.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import importlib
+from typing import Any
+
+
+def attributes(
+    package: str, names: Sequence[str], homes: Mapping[str, str] | None = None,
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+  """`__getattr__` and `__dir__` of a package.
+
+  Args:
+    package: its full name.
+    names: what it has.
+    homes: of those, the module that each is a name in; the others are modules of the package.
+  """
+  def get(name: str) -> Any:
+    if name not in names:
+      raise AttributeError(
+          f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}")
+    if name in (homes or {}):
+      return getattr(importlib.import_module(homes[name]), name)
+    return importlib.import_module(f"{package}.{name}")
+
+  return get, lambda: list(names)

@@ -1,0 +1,58 @@
+"""The evaluations of a stage on its way: which was the best, and whether the stage is over.
+
+A curve is a list of points {"step": the step of the run, "evaluation": as in summary.json}. Pure
+functions of what the run keeps of it, so that a resume decides as the run before did.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlreason.training.recipe import CheckpointConfig, Recipe
+
+Curve = Sequence[dict[str, Any]]
+
+
+def is_due(recipe: Recipe, done: int, steps: int) -> bool:
+  """Whether a stage of `steps` steps is evaluated after `done` of them; its end is not counted."""
+  every = recipe.evaluation.every_steps
+  return bool(every) and 0 < done < steps and done % every == 0
+
+
+def value_at(point: dict[str, Any], metric: str) -> float | None:
+  """The value of `eval/<task>/<metric>` at a point; None: there is none."""
+  task, _, name = metric.removeprefix("eval/").rpartition("/")
+  return point["evaluation"].get(task, {}).get(name, {}).get("value")
+
+
+def best_point(curve: Curve, config: CheckpointConfig) -> dict[str, Any] | None:
+  """The first of the points with the best value; None: no point has one."""
+  sign = -1 if config.best_is == "lowest" else 1
+  points = [point for point in curve if value_at(point, config.keep_best) is not None]
+  return max(points, key=lambda point: sign * value_at(point, config.keep_best), default=None)
+
+
+def why_over(curve: Curve, recipe: Recipe) -> str | None:
+  """Says why the stage ends before its last step; None: it goes on."""
+  most, config = recipe.evaluation.stop_after, recipe.checkpoint
+  if not most:
+    return None
+  best = best_point(curve, config)
+  since = [point for point in curve if best is None or point["step"] > best["step"]]
+  if len(since) < most:
+    return None
+  than = "" if best is None else (
+      f" than {value_at(best, config.keep_best):.4g} of step {best['step']}")
+  return (f"{config.keep_best} was not better{than} in {most} evaluations: ended at step "
+          f"{curve[-1]['step']}")
+
+
+def of_summary(curve: Curve, recipe: Recipe) -> dict[str, Any]:
+  """What the summary of a stage says of its curve, beside what it says without one."""
+  if not curve:
+    return {}
+  best = best_point(curve, recipe.checkpoint) if recipe.checkpoint.keep_best else None
+  found = {"evaluations": list(curve)}
+  if best is not None:
+    metric = recipe.checkpoint.keep_best
+    found["best"] = {"metric": metric, "step": best["step"], "value": value_at(best, metric)}
+  return found

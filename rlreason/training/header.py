@@ -1,0 +1,129 @@
+"""What a run says of itself before it starts: devices, model, work of each stage, and files."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from rlreason import models
+from rlreason.algorithms import init_rl_params
+from rlreason.models import ModelConfig, lora
+from rlreason.parallel import ParallelConfig, memory
+from rlreason.parallel.mesh import mesh_devices
+from rlreason.training.progress import format_bytes
+from rlreason.training.recipe import PretrainedModel, Recipe
+from rlreason.training.setup import Setup
+from rlreason.training.stage_configs import (
+    PreferenceStage, RewardModelStage, RLStage, SelectStage, SFTStage, StageConfig)
+
+_ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GPUs and TPUs
+
+
+def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
+  """The lines of a training."""
+  recipe = setup.recipe
+  source = recipe.model.path if isinstance(recipe.model, PretrainedModel) else "new"
+  trained, frozen = map(format_count, _policy_counts(setup.model))
+  lines = model_header(setup.model, source, recipe.parallel)
+  lines.append(_line("", f"{trained} parameters trained, {frozen} frozen"))
+  for stage in recipe.stages:
+    lines.append(_line(stage.name, stage_work(recipe, stage)))
+    lines += [_line("", part) for part in _critic(setup.model, stage)]
+  return [*lines, _line("files in", str(workdir))]
+
+
+def model_header(model: ModelConfig, source: str, parallel: ParallelConfig) -> list[str]:
+  """The lines of whatever runs a model: devices, JAX, and the model.
+
+  Args:
+    model: the policy.
+    source: where it is from.
+    parallel: how it is spread.
+  """
+  return [
+      _line("devices", f"{_devices(parallel)}; JAX {jax.__version__}"),
+      *[_line("", hint) for hint in _unused_accelerator()],
+      _line("model", source),
+      _line("", f"{format_count(sum(_policy_counts(model)))} parameters, {model.num_layers} "
+            f"layer{'s' if model.num_layers > 1 else ''} of width {model.width}, "
+            f"{model.param_dtype}")]
+
+
+def stage_work(recipe: Recipe, stage: StageConfig) -> str:
+  """Steps of a stage, and the rows and the most tokens of each."""
+  if isinstance(stage, SelectStage):
+    return "a selection, without steps"
+  rows, longest = step_rows(recipe, stage)
+  return f"{stage.steps:,} steps of {rows:,} rows, at most {rows * longest:,} tokens a step"
+
+
+def step_rows(recipe: Recipe, stage: StageConfig) -> tuple[int, int]:
+  """Rows that a step works on, and the most tokens of a row; both are upper bounds."""
+  prompt = max(recipe.prompt_buckets)
+  if isinstance(stage, SFTStage):
+    return stage.batch_size, stage.length
+  if isinstance(stage, PreferenceStage | RewardModelStage):
+    config = stage.preference if isinstance(stage, PreferenceStage) else stage.reward_model
+    return stage.batch_size * (2 if config.has_pairs else 1), prompt + stage.completion_length
+  rounds = stage.max_rounds if isinstance(stage, RLStage) else 1
+  return (stage.num_prompts * stage.group_size * rounds, prompt + stage.sampling.max_new_tokens)
+
+
+def format_count(count: int) -> str:
+  """`1,234`, `0.93M`, `134.5M` or `8.03B`."""
+  if count < 100_000:
+    return f"{count:,}"
+  size, unit = (1e9, "B") if count >= 1e9 else (1e6, "M")
+  return f"{count / size:.1f}{unit}" if count >= 10 * size else f"{count / size:.2f}{unit}"
+
+
+def _line(name: str, text: str) -> str:
+  return f"{name:10}  {text}"
+
+
+def _devices(parallel: ParallelConfig) -> str:
+  devices, sizes = mesh_devices(parallel)
+  kind = devices[0].device_kind
+  kind = "CPU" if kind == "cpu" else kind
+  count = kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+  axes = [f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), sizes) if size > 1]
+  spread = f" ({parallel.mode}, {', '.join(axes)})" if axes else ""
+  if devices[0].platform == "cpu":  # they share the machine's
+    return f"{count}{spread}, {os.cpu_count()} cores, {format_bytes(memory.device_bytes())}"
+  each = "" if len(devices) == 1 else " each"
+  return f"{count}{spread}, {format_bytes(memory.share_bytes())}{each}"
+
+
+def _unused_accelerator() -> list[str]:
+  """Says so where this runs on the CPU of a machine that has a GPU or TPU."""
+  found = [path for path in _ACCELERATORS if os.path.exists(path)]
+  if jax.default_backend() != "cpu" or not found:
+    return []
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  reason = f"JAX_PLATFORMS={platforms}" if platforms else "JAX has no plugin for it"
+  return [f"runs on the CPU, although there is {found[0]}: {reason}"]
+
+
+def _policy_counts(model: ModelConfig) -> tuple[int, int]:
+  """Parameters of a policy that are trained, and that are not."""
+  params = models.abstract_params(model)
+  if model.lora is None:
+    return _size(params), 0
+  return tuple(map(_size, lora.split(params)))
+
+
+def _critic(model: ModelConfig, stage: StageConfig) -> list[str]:
+  """What a stage trains beside the policy."""
+  if not isinstance(stage, RLStage) or not stage.algorithm.has_critic:
+    return []
+  if stage.critic_path:
+    return [f"trains a critic too, from {stage.critic_path}"]
+  params = jax.eval_shape(
+      lambda policy: init_rl_params(stage.algorithm, model, policy), models.abstract_params(model))
+  del params["policy"]
+  return [f"trains {format_count(_size(params))} parameters of a critic too"]
+
+
+def _size(params: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,174 @@
+"""Finding things from the command line: recipes, completion, the version, what -v says."""
+
+import importlib.metadata
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import rlreason
+from rlreason import commands, main, recipe_files, version
+from tests.main_test import no_compilation_cache, run_main  # pylint: disable=unused-import
+from tests.main_test import CONFIG
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_recipes_lists_each_with_what_it_is(capsys):
+  code, out, _ = run_main(capsys, "recipes")
+  lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+  assert code == 0
+  assert lines["methods/dapo"].startswith("DAPO, https://arxiv.org/abs/2503.14476")
+  assert set(lines) == {
+      path.relative_to(ROOT / "experiments").with_suffix("").as_posix()
+      for path in (ROOT / "experiments").rglob("*.py")
+      if "def get_config(" in path.read_text(encoding="utf-8")}
+  assert all(len(text) > 20 for text in lines.values())
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh"])
+def test_completion_knows_every_command_flag_and_recipe(capsys, name):
+  code, out, _ = run_main(capsys, "completion", name)
+  assert code == 0
+  words = set(re.split(r"[\s\"]+", out))
+  assert {*commands.COMMANDS, "--workdir=", "--nopreflight", "--top_p=", "bfloat16", "bash", "zsh",
+          *recipe_files.find_all(), "dapo"} <= words
+
+
+@pytest.mark.parametrize("line, expected", [
+    ("rlreason ev", "evaluate"), ("rlreason train --wor", "--workdir="),
+    ("rlreason train --workdir=a --config=rlsp_c", "rlsp_countdown"),
+    ("rlreason train --config=methods/da", "methods/dapo methods/dash"),
+    ("rlreason train --config=mi", "mine.py"), ("rlreason evaluate --split=", "validation test"),
+    ("rlreason completion z", "zsh"), ("rlreason convert --dtype=b", "bfloat16"),
+    ("rlreason sample --split=", ""), ("rlreason train --workdir=mi", "")])  # files: of the shell
+def test_bash_completes(tmp_path, line, expected):
+  if shutil.which("bash") is None:
+    pytest.skip("there is no bash")
+  script = commands.completion.make_script("bash", commands.COMMANDS)
+  (tmp_path / "mine.py").touch()
+  program = f'{script}\nCOMP_LINE="$1"; COMP_POINT=${{#1}}; _rlreason; echo "${{COMPREPLY[*]}}"'
+  done = subprocess.run(["bash", "-c", program, "bash", line], cwd=tmp_path, text=True,
+                        capture_output=True, check=True)
+  assert done.stdout == expected + "\n"
+
+
+@pytest.mark.parametrize("argv, expected", [
+    (["completion"], "bash|zsh is missing"), (["completion", "fish"], "allowed: bash, zsh"),
+    (["recipes", "x"], "unexpected 'x'"), (["--versio"], "see rlreason --help"),
+    (["train", "--config=dappo", "--workdir=x"], "did you mean dapo?"),
+    (["train", "--config=experiments/nowhere/dapo.py", "--workdir=x"], "`rlreason recipes`"),
+    (["train", "--config=rlsp_countdown", "--workdir=x", "--profile=rl"], "--profile: got 'rl'"),
+    (["train", "--config=rlsp_countdown", "--workdir=x", "--profile=2101:2103"],
+     "of the 2100 there are"),
+    (["train", "--config=dapo:Nobody/a-model", "--workdir=x"], "hf download Nobody/a-model")])
+def test_what_is_not_found_is_said_in_a_line(capsys, tmp_path, monkeypatch, argv, expected):
+  monkeypatch.chdir(tmp_path)
+  code, out, err = run_main(capsys, *argv)
+  assert code == main.EXIT_USER and expected in err
+  assert err.count("\n") == 1 and not out
+
+
+def test_the_version_names_jax_and_the_commit_of_a_checkout(capsys, tmp_path, monkeypatch):
+  code, out, _ = run_main(capsys, "--version")
+  assert code == 0
+  assert out.startswith(f"rlreason {rlreason.__version__}")
+  assert f"jax {importlib.metadata.version('jax')}, Python 3." in out
+  # What it says of the commit, in a repository that is made here.
+  module = tmp_path / "rlreason" / "version.py"
+  module.parent.mkdir()
+  monkeypatch.setattr(version, "__file__", str(module))
+  assert version.commit() is None
+  for command in (["init", "-q"], ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm",
+                                   "One", "--allow-empty"]):
+    subprocess.run(["git", *command], cwd=tmp_path, check=True)
+  head = subprocess.run(
+      ["git", "rev-parse", "HEAD"], cwd=tmp_path, check=True, capture_output=True, text=True)
+  assert version.commit() == head.stdout[:12]
+  assert f"rlreason {rlreason.__version__} (commit {head.stdout[:12]}), jax" in version.describe()
+
+
+def test_the_package_is_a_program():
+  done = subprocess.run(
+      [sys.executable, "-m", "rlreason", "--version"], capture_output=True, text=True, check=True)
+  assert done.stdout.startswith("rlreason ") and not done.stderr
+
+
+@pytest.mark.parametrize("flags, levels", [
+    ([], ["warning: a"]), (["-v"], ["info: own", "warning: a"]),
+    (["--verbose"], ["info: own", "warning: a"]),
+    (["-vv"], ["info: own", "info: of a library", "debug: of a library", "warning: a"])])
+def test_v_says_more(flags, levels):
+  """In a process of its own, because levels of logging are the process's."""
+  program = f"""
+import logging, sys
+from absl import logging as absl_logging
+from rlreason import main, recipe_files
+
+def find_all():
+  make = logging.getLogRecordFactory()
+  logging.setLogRecordFactory(lambda name, level, path, line, text, *rest, **more: make(
+      name, level, recipe_files.__file__ if text == "own" else path, line, text, *rest, **more))
+  absl_logging.info("own")
+  logging.getLogger("orbax").info("of a library")
+  logging.getLogger("orbax").debug("of a library")
+  absl_logging.warning("a")
+  return {{}}
+
+recipe_files.find_all = find_all
+sys.exit(main.main(["recipes", *{flags!r}]))
+"""
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  lines = [line for line in done.stderr.splitlines()
+           if line.startswith(("info: o", "debug: of a library", "warning: a"))]
+  assert lines == levels
+
+
+def test_v_may_stand_before_the_command_and_names_the_experiment(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  seen = []
+  monkeypatch.setattr(main, "_set_verbosity", lambda values: seen.append(
+      (values.verbose, values.debug)))
+  for argv in (["-v", "recipes"], ["recipes", "-v"], ["-vv", "recipes"], ["recipes"]):
+    assert run_main(capsys, *argv)[0] == 0
+  assert seen == [(True, None), (True, None), (None, True), (None, None)]
+  assert run_main(capsys, "-v")[1].startswith("rlreason: reinforcement learning")
+
+
+# --- The file that `--config` means.
+
+
+def test_a_name_is_a_file_here_or_a_recipe_of_the_package(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  packaged = {name: str(file) for name, file in recipe_files.find_all().items()}
+  assert recipe_files.locate("dapo") == (packaged["methods/dapo"], "")
+  assert recipe_files.locate("methods/dapo:models/x") == (packaged["methods/dapo"], "models/x")
+  assert recipe_files.locate("variants:cispo,models/a:b") == (
+      packaged["methods/variants"], "cispo,models/a:b")
+  (tmp_path / "dapo.py").write_text("def get_config(x=''):\n  return {'seed': 7}\n")
+  assert recipe_files.locate("dapo") == ("dapo.py", "")  # one's own goes first
+  assert recipe_files.locate("dapo:x") == ("dapo.py", "x")
+  assert recipe_files.locate("dapo.py") == ("dapo.py", "")
+  assert recipe_files.locate("./dapo.py:a") == ("./dapo.py", "a")
+  assert recipe_files.locate("methods/dapo") == (packaged["methods/dapo"], "")
+  (tmp_path / "vapo").write_text("")
+  with pytest.raises(ValueError, match="'vapo' must be a Python file"):
+    recipe_files.locate("vapo")
+  for name in ("", ":x", "beds", "estimators", "dapo/", "/dapo", "nowhere/dapo"):
+    with pytest.raises(FileNotFoundError, match="not found"):
+      recipe_files.locate(name)
+
+
+def test_names_of_recipes_are_unique_without_their_folder():
+  names = [name.rpartition("/")[2] for name in recipe_files.find_all()]
+  assert len(set(names)) == len(names)
+
+
+def test_a_recipe_of_the_package_is_loaded_with_its_siblings_from_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = commands.load_config("variants:cispo", [("rl.steps", "3")])
+  assert config.rl.steps == 3 and config.task.kind == "chain"
+  assert commands.load_config(CONFIG).seed == 0
