@@ -18,7 +18,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     source = files.local_path("--from", source)
   destination = files.local_path("--to", values.to or f"data/{name}")
   for copy in prepare.prepare(name, source, destination):
-    against = "generated" if copy.published is None else f"published: {copy.published:,}"
+    against = f"published: {copy.published:,}" if copy.published else "made here"
     print(f"{copy.split:5}  {copy.rows:,} rows ({against})  sha256 {copy.digest[:16]}  "
           f"{copy.file}")
 
@@ -26,12 +26,14 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
 def _define(values: flags.FlagValues):
   flags.DEFINE_string(
       "from", None, "file or folder of the data set as it is published; or `generated`: word "
-      "problems in GSM8K's layout, made by reasoning-gym", flag_values=values)
+      "problems in GSM8K's layout, made by reasoning-gym, or problems of Countdown",
+      flag_values=values)
   flags.DEFINE_string(
       "to", None, "folder for train.jsonl and test.jsonl; the default is data/NAME",
       flag_values=values)
 
 
 COMMAND = base.Command(
-    "Makes a local copy of a published data set: gsm8k, math, math500, deepscaler, aime24, aime25.",
+    "Makes a local copy of a published data set: gsm8k, math, math500, deepscaler, aime24, aime25, "
+    "countdown.",
     "rlreason data gsm8k --from=downloads/gsm8k", ("from",), _define, _run, "NAME")

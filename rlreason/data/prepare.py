@@ -13,11 +13,26 @@ from rlreason import files
 from rlreason.data import columns
 from rlreason.data.files import expanded, files_below, find_files, read_rows, split_of
 from rlreason.data.sources import BadRows, digest
-from rlreason.data.tasks import arithmetic
+from rlreason.data.tasks import arithmetic, countdown
 
 GENERATED = "generated"  # a source: made up, in the layout of the data set
 _GENERATED_ROWS = {"test": 500, "validation": 1, "train": 5000}
+_HELD_OUT = 1024  # problems of Countdown, which is published without a test split
 _ORDER = " Give the result as your final answer. Do not include units."
+
+
+def check_question(row: Any):
+  """Raises ValueError unless a row holds a question and its answer."""
+  columns.make_row(row, None, ("prompt", "answer"))
+
+
+def check_countdown(row: Any):
+  """Raises ValueError unless a row is {target, nums}, whole numbers."""
+  nums, target = ((row.get("nums"), row.get("target")) if isinstance(row, Mapping) else (0, 0))
+  if not isinstance(nums, list) or not nums or not all(
+      type(number) is int for number in [*nums, target]):
+    raise ValueError(f"a row must have a whole number 'target' and a list of them 'nums'. "
+                     f"Got: {row!r}")
 
 
 class DataSet(NamedTuple):
@@ -28,12 +43,22 @@ class DataSet(NamedTuple):
     rows: split -> published rows.
     folder: of its files inside what is published, where there are others.
     generate: makes rows of the same layout: split -> rows.
+    divide: makes train and test of the only split that is published; None: the rows stay as they
+      are.
+    check: raises ValueError for a row that cannot be used.
   """
 
   home: str
   rows: Mapping[str, int]
   folder: str = ""
   generate: Callable[[], dict[str, list[dict[str, Any]]]] | None = None
+  divide: Callable[[list[dict[str, Any]]], dict[str, list[dict[str, Any]]]] | None = None
+  check: Callable[[Any], None] = check_question
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Those that are written."""
+    return tuple(self.rows) if self.divide is None else ("train", "test")
 
 
 class Copy(NamedTuple):
@@ -55,6 +80,34 @@ def word_problems() -> dict[str, list[dict[str, Any]]]:
           for split in ("train", "test")}
 
 
+def countdown_row(numbers: Sequence[int], target: int) -> dict[str, Any]:
+  """A problem in words, with the columns that the verifier `countdown` reads."""
+  return {
+      "question": f"Using the numbers {', '.join(map(str, numbers))}, write an expression that "
+                  f"equals {target}. Use only + - * / and parentheses, and each number exactly "
+                  "once.",
+      "numbers": list(map(int, numbers)), "target": int(target), "answer": str(target)}
+
+
+def divide_countdown(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+  """Rows {target, nums}: the last 1,024 are the test, and no problem of theirs is in training."""
+  key = lambda row: (tuple(sorted(row["nums"])), row["target"])
+  test = rows[-_HELD_OUT:] if len(rows) > 2 * _HELD_OUT else rows[-1:]
+  held_out = set(map(key, test))
+  train = [row for row in rows if key(row) not in held_out]
+  return {split: [countdown_row(row["nums"], row["target"]) for row in part]
+          for split, part in (("train", train), ("test", test))}
+
+
+def countdown_problems() -> dict[str, list[dict[str, Any]]]:
+  """Problems of this package's own Countdown task."""
+  made = {split: countdown.CountdownRows(countdown.CountdownConfig(), split)
+          for split in ("train", "test")}
+  return {split: [countdown_row(rows[i]["numbers"], rows[i]["target"])
+                  for i in range(min(len(rows), _GENERATED_ROWS[split]))]
+          for split, rows in made.items()}
+
+
 DATA_SETS = {
     "gsm8k": DataSet("https://huggingface.co/datasets/openai/gsm8k",
                      {"train": 7473, "test": 1319}, "main", word_problems),
@@ -66,6 +119,9 @@ DATA_SETS = {
         {"train": 40315}),
     "aime24": DataSet("https://huggingface.co/datasets/HuggingFaceH4/aime_2024", {"test": 30}),
     "aime25": DataSet("https://huggingface.co/datasets/math-ai/aime25", {"test": 30}),
+    "countdown": DataSet("https://huggingface.co/datasets/Jiayi-Pan/Countdown-Tasks-3to4",
+                         {"train": 490_364}, generate=countdown_problems, divide=divide_countdown,
+                         check=check_countdown),
 }
 
 
@@ -84,7 +140,7 @@ def prepare(name: str, source: str, destination: str) -> list[Copy]:
   if name not in DATA_SETS:
     raise ValueError(f"data set: got {name!r}, allowed: {', '.join(DATA_SETS)}")
   data_set, folder = DATA_SETS[name], expanded(destination)
-  taken = [str(folder / f"{split}.jsonl") for split in data_set.rows
+  taken = [str(folder / f"{split}.jsonl") for split in data_set.splits
            if (folder / f"{split}.jsonl").exists()]
   if taken:
     raise ValueError(f"{taken[0]!r} is there already, allowed: another folder")
@@ -99,8 +155,8 @@ def prepare(name: str, source: str, destination: str) -> list[Copy]:
     file = folder / f"{split}.jsonl"
     lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     files.write_whole(file, "".join(lines))
-    copies.append(Copy(
-        split, file, len(rows), None if is_made else data_set.rows[split], digest(file)))
+    published = None if is_made else data_set.rows.get(split)
+    copies.append(Copy(split, file, len(rows), published, digest(file)))
   return copies
 
 
@@ -122,11 +178,14 @@ def _read(name: str, data_set: DataSet, source: pathlib.Path) -> dict[str, list[
     raise FileNotFoundError(
         f"{source}: no file of the split {missing[0]!r} of {name} (one with {missing[0]!r} in its "
         f"name or in that of a folder); it is published at {data_set.home}")
-  return {split: _usable_rows(f"{source} ({split})", splits[split])
+  read = {split: _usable_rows(f"{source} ({split})", splits[split], data_set.check)
           for split in data_set.rows if split in splits}
+  return read if data_set.divide is None else data_set.divide(*read.values())
 
 
-def _usable_rows(source: str, listed: Sequence[pathlib.Path]) -> list[dict[str, Any]]:
+def _usable_rows(
+    source: str, listed: Sequence[pathlib.Path], check: Callable[[Any], None]
+) -> list[dict[str, Any]]:
   """The rows as they are that hold a problem and its answer; others are logged and counted."""
   rows, bad_rows, names = [], BadRows(source), ()
   for file in listed:
@@ -135,7 +194,7 @@ def _usable_rows(source: str, listed: Sequence[pathlib.Path]) -> list[dict[str, 
         if isinstance(raw, ValueError):
           raise raw
         names = names or (tuple(map(str, raw)) if isinstance(raw, Mapping) else ())
-        columns.make_row(raw, None, ("prompt", "answer"))
+        check(raw)
         rows.append(raw)
       except ValueError as error:
         bad_rows.add(f"{file.name}:{line}", error)

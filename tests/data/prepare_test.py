@@ -7,6 +7,7 @@ from pyarrow import parquet
 import pytest
 
 from rlreason.data import prepare
+from rlreason.rewards import verifier
 from rlreason.rewards.answer import gold_text
 
 
@@ -57,6 +58,26 @@ def test_generated_word_problems_have_the_layout_of_gsm8k(tmp_path):
     working, _, gold = row["answer"].rpartition("#### ")
     assert working.endswith("\n") and gold_text(row["answer"]) == gold and gold[-1].isdigit()
     assert "final answer" not in row["question"]
+
+
+def test_countdown_gets_words_and_a_test_of_its_own(tmp_path):
+  raw = [{"target": 10, "nums": [1, 2, 7]}, {"target": 98, "nums": [44, 19, 35]},
+         {"target": 98, "nums": [35, 44, 19]}, {"target": 1.5, "nums": [1, 2]}]
+  (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*raw, raw[1]]))
+  train, test = prepare.prepare("countdown", str(tmp_path / "train.jsonl"), str(tmp_path / "to"))
+  assert (train.split, train.published, test.split, test.published) == (
+      "train", 490_364, "test", None)
+  (row,) = rows_of(test.file)  # the last; the same in another order is not trained on either
+  assert row == {
+      "question": "Using the numbers 44, 19, 35, write an expression that equals 98. Use only + - "
+                  "* / and parentheses, and each number exactly once.",
+      "numbers": [44, 19, 35], "target": 98, "answer": "98"}
+  assert [row["target"] for row in rows_of(train.file)] == [10]
+  assert verifier.find("countdown")()([""], ["\\boxed{44 + 19 + 35}"], **{
+      name: [row[name]] for name in ("numbers", "target")}) == [1.0]
+  train, test = prepare.prepare("countdown", "generated", str(tmp_path / "made"))
+  assert (train.rows, test.rows) == (2782, 500)
+  assert len(rows_of(test.file)[0]["numbers"]) >= 3
 
 
 @pytest.mark.parametrize("name, source, message", [
