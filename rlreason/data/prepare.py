@@ -7,6 +7,7 @@ a copy (rows against those published, a digest) says whether two people have the
 from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 from rlreason import files
@@ -16,7 +17,9 @@ from rlreason.data.sources import BadRows, digest
 from rlreason.data.tasks import arithmetic, countdown
 
 GENERATED = "generated"  # a source: made up, in the layout of the data set
-_GENERATED_ROWS = {"test": 500, "validation": 1, "train": 5000}
+_GENERATED_ROWS = {"test": 500, "train": 5000}
+_DRAWN = {"test": 15_000, "validation": 1, "train": 120_000}  # of which about 1 in 15 is easy
+_LARGEST = 50  # number in an easy problem and its working
 _HELD_OUT = 1024  # problems of Countdown, which is published without a test split
 _ORDER = " Give the result as your final answer. Do not include units."
 
@@ -72,12 +75,24 @@ class Copy(NamedTuple):
 
 
 def word_problems() -> dict[str, list[dict[str, Any]]]:
-  """Word problems in GSM8K's layout, `{question, answer}`, of reasoning-gym's gsm_symbolic."""
-  drawn = arithmetic.draw_splits("gsm_symbolic", {}, _GENERATED_ROWS, 0)
-  return {split: [{"question": item["question"].removesuffix(_ORDER),
+  """Easy word problems in GSM8K's layout, `{question, answer}`, of reasoning-gym's gsm_symbolic.
+
+  With whole numbers up to 50 and neither shares nor fractions, so that a small model gets some
+  right, without which there is nothing to reinforce.
+  """
+  drawn = arithmetic.draw_splits("gsm_symbolic", {}, _DRAWN, 0)
+  rows = {split: [{"question": item["question"].removesuffix(_ORDER),
                    "answer": item["metadata"]["answer_cot"].rpartition("####")[0]
                              + f"#### {item['answer'].strip()}"} for item in drawn[split]]
           for split in ("train", "test")}
+  return {split: list(filter(_is_easy, rows[split]))[:_GENERATED_ROWS[split]] for split in rows}
+
+
+def _is_easy(row: Mapping[str, str]) -> bool:
+  text = f"{row['question']} {row['answer']}"
+  numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))]
+  return (max(numbers) <= _LARGEST and all(map(float.is_integer, numbers))
+          and not re.search("[%/]", text))
 
 
 def countdown_row(numbers: Sequence[int], target: int) -> dict[str, Any]:
