@@ -17,8 +17,8 @@ from rlreason.data.sources import BadRows, digest
 from rlreason.data.tasks import arithmetic, countdown
 
 GENERATED = "generated"  # a source: made up, in the layout of the data set
-_GENERATED_ROWS = {"test": 500, "train": 5000}
-_DRAWN = {"test": 15_000, "validation": 1, "train": 120_000}  # of which about 1 in 15 is easy
+_GENERATED_ROWS = {"test": 200, "train": 2000}
+_DRAWN = {"test": 6_000, "validation": 1, "train": 50_000}  # of which about 1 in 15 is easy
 _LARGEST = 50  # number in an easy problem and its working
 _HELD_OUT = 1024  # problems of Countdown, which is published without a test split
 _ORDER = " Give the result as your final answer. Do not include units."

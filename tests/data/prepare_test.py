@@ -1,6 +1,7 @@
 """Local copies of published data sets."""
 
 import json
+import re
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -50,7 +51,7 @@ def test_folders_of_single_problems_and_files_without_a_split(tmp_path):
 def test_generated_word_problems_have_the_layout_of_gsm8k(tmp_path):
   pytest.importorskip("reasoning_gym")
   train, test = prepare.prepare("gsm8k", "generated", str(tmp_path))
-  assert (train.rows, test.rows, train.published) == (5000, 500, None)
+  assert (train.rows, test.rows, train.published) == (2000, 200, None)
   rows, held_out = rows_of(train.file), rows_of(test.file)
   assert {tuple(row) for row in rows + held_out} == {("question", "answer")}
   assert not {row["question"] for row in rows} & {row["question"] for row in held_out}
@@ -58,6 +59,7 @@ def test_generated_word_problems_have_the_layout_of_gsm8k(tmp_path):
     working, _, gold = row["answer"].rpartition("#### ")
     assert working.endswith("\n") and gold_text(row["answer"]) == gold and gold[-1].isdigit()
     assert "final answer" not in row["question"]
+    assert not re.search(r"[%/]|5[1-9]|[6-9]\d|\d\d\d", row["question"] + row["answer"])
 
 
 def test_countdown_gets_words_and_a_test_of_its_own(tmp_path):
@@ -76,7 +78,7 @@ def test_countdown_gets_words_and_a_test_of_its_own(tmp_path):
   assert verifier.find("countdown")()([""], ["\\boxed{44 + 19 + 35}"], **{
       name: [row[name]] for name in ("numbers", "target")}) == [1.0]
   train, test = prepare.prepare("countdown", "generated", str(tmp_path / "made"))
-  assert (train.rows, test.rows) == (2782, 500)
+  assert (train.rows, test.rows) == (2000, 200)
   assert len(rows_of(test.file)[0]["numbers"]) >= 3
 
 
