@@ -8,7 +8,9 @@ On a laptop, with SmolLM2-135M-Instruct and easy word problems that are generate
 A supervised stage on the workings of the training file comes first there: of its own accord so
 small a model solves next to none. Seen on two cores in 15 minutes, one seed, 100 held-out problems:
 0% before, 35% [26, 45] after it, and 33% [25, 43] after 12 steps of GRPO, which are too few to show
-a difference; `--config.rl.steps=100` takes an hour and more. With GSM8K, a model of your own, and an accelerator or a slice:
+a difference; `--config.rl.steps=100` takes an hour and more.
+
+With GSM8K, a model of your own, and an accelerator or a slice:
 
     rlreason data gsm8k --from=FOLDER --to=data/gsm8k
     rlreason train --config=experiments/grpo_gsm8k.py:full --workdir=runs/gsm8k \
