@@ -13,8 +13,7 @@ may stand `aime25` and the prompt: `boxed` (the default), `qwen_math`, `r1` or `
 
 trains on DeepScaleR (`rlreason data deepscaler`) before and after it measures.
 
-Expected: DeepSeek-R1-Distill-Qwen-1.5B has 28.9% on AIME 2024 (arXiv 2501.12948, table 5, with
-32,768 tokens). Not run here.
+Expected: DeepSeek-R1-Distill-Qwen-1.5B has 28.9% on AIME 2024 (arXiv 2501.12948). Not run here.
 """
 
 from question_files import check_words, grpo, read_argument

@@ -62,6 +62,28 @@ def test_recipe_builds_and_its_command_is_documented(path):
   assert f"experiments/{path.name}" in docstring or "make train" in docstring
 
 
+@pytest.mark.parametrize("prompt, template, system, is_chat, options", [
+    ("boxed", "{question}\nPlease reason step by step", "", True, {}),
+    ("qwen_math", "{question}", "Please reason step by step, and put your", True, {}),
+    ("r1", "A conversation between User and Assistant.", "", False, {"answer_tags": True}),
+    ("hashes", "{question} Let's think step by step", "", True, {"answer_after": "####"})])
+def test_a_prompt_says_where_the_answer_is(prompt, template, system, is_chat, options):
+  for name in (f"grpo_gsm8k.py:{prompt}", f"grpo_math.py:deepscaler,{prompt}", f"aime.py:{prompt}"):
+    recipe = load(name)
+    assert recipe.task.template.startswith(template) and "{question}" in recipe.task.template
+    assert recipe.task.system.startswith(system) and bool(recipe.task.system) == bool(system)
+    assert recipe.task.is_chat is is_chat and dict(recipe.grading.options) == options
+
+
+@pytest.mark.parametrize("name, message", [
+    ("grpo_gsm8k.py:boxed,r1", "got the prompts boxed, r1, allowed: one"),
+    ("grpo_math.py:aime", "got 'aime' after the colon, allowed: deepscaler, boxed"),
+    ("countdown_llm.py:hashes", "the verifier of Countdown reads boxes")])
+def test_what_a_recipe_does_not_know_is_refused(name, message):
+  with pytest.raises(ValueError, match=message):
+    load(name)
+
+
 @pytest.mark.parametrize("name", ["rlsp_countdown.py", "rlsp_smollm2.py"])
 def test_controls_start_from_a_model(name):
   recipe = load(f"{name}:some/folder")
