@@ -78,10 +78,29 @@ def test_a_prompt_says_where_the_answer_is(prompt, template, system, is_chat, op
 @pytest.mark.parametrize("name, message", [
     ("grpo_gsm8k.py:boxed,r1", "got the prompts boxed, r1, allowed: one"),
     ("grpo_math.py:aime", "got 'aime' after the colon, allowed: deepscaler, boxed"),
-    ("countdown_llm.py:hashes", "the verifier of Countdown reads boxes")])
+    ("countdown_llm.py:hashes", "the verifier of Countdown reads boxes"),
+    ("own_file.py:a.jsonl,ppo", "got 'ppo' after the colon, allowed: grpo, rloo"),
+    ("own_file.py:a.jsonl,grpo,rloo", "got the methods grpo, rloo, allowed: one"),
+    ("own_file.py:a.jsonl,answers,workings", "got answers and workings, allowed: one")])
 def test_what_a_recipe_does_not_know_is_refused(name, message):
   with pytest.raises(ValueError, match=message):
     load(name)
+
+
+@pytest.mark.parametrize("words, stages, advantage, answer", [
+    ("", ["rl"], losses.group_normalized, None),
+    (",answers,rloo", ["sft", "rl"], losses.leave_one_out, "\\boxed{{answer}}"),
+    (",dr_grpo,workings", ["sft", "rl"], losses.group_centered, ""),
+    (",hashes,answers,full", ["sft", "rl"], losses.group_normalized, "#### {answer}"),
+    (",r1,answers", ["sft", "rl"], losses.group_normalized,
+     " <think> </think> <answer> {answer} </answer>")])
+def test_a_file_of_ones_own_is_trained_on_by_any_method(words, stages, advantage, answer):
+  recipe = load(f"own_file.py:my/problems.jsonl{words}")
+  assert (recipe.task.train, recipe.task.test) == ("my/problems.jsonl", "")
+  assert [stage.name for stage in recipe.stages] == stages
+  assert recipe.stages[-1].algorithm.advantage.function is advantage
+  if answer is not None:
+    assert recipe.stages[0].answer_template == answer
 
 
 @pytest.mark.parametrize("name", ["rlsp_countdown.py", "rlsp_smollm2.py"])

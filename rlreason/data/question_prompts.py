@@ -19,12 +19,14 @@ class QuestionPrompt(NamedTuple):
     system: the system message before it; empty: that of the model's chat template, if it has one.
     is_chat: whether the prompt goes through the chat template.
     verifier: options of the verifier: where the answer stands.
+    answer: a bare answer in the form that is asked for; `{answer}` is the answer.
   """
 
   template: str
   system: str = ""
   is_chat: bool = True
   verifier: dict[str, Any] = {}
+  answer: str = "\\boxed{{answer}}"
 
   def task(self) -> dict[str, Any]:
     """The fields of a task in a config."""
@@ -42,10 +44,11 @@ R1 = QuestionPrompt(
     "user with the answer. The reasoning process and answer are enclosed within <think> </think> "
     "and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
     "<answer> answer here </answer>. User: {question}. Assistant:",
-    is_chat=False, verifier={"answer_tags": True})
+    is_chat=False, verifier={"answer_tags": True},
+    answer=" <think> </think> <answer> {answer} </answer>")
 # GSM8K's own mark, as verl's example asks for it.
 HASHES = QuestionPrompt(
     '{question} Let\'s think step by step and output the final answer after "####".',
-    verifier={"answer_after": "####"})
+    verifier={"answer_after": "####"}, answer="#### {answer}")
 
 BY_NAME = {"boxed": BOXED, "qwen_math": QWEN_MATH, "r1": R1, "hashes": HASHES}

@@ -103,6 +103,23 @@ class FunctionRows:
     return index if self._rows is None else origin(self._rows, index)
 
 
+class ChosenRows:
+  """The rows of a source at some indexes, in that order."""
+
+  def __init__(self, rows: RowSource, indexes: Sequence[int]):
+    self._rows, self._indexes = rows, indexes
+
+  def __len__(self) -> int:
+    return len(self._indexes)
+
+  def __getitem__(self, index: int) -> Row:
+    return self._rows[self._indexes[index]]
+
+  def origin(self, index: int) -> int | str:
+    """Where the row is from."""
+    return origin(self._rows, self._indexes[index])
+
+
 class FileRows:
   """The good rows of a file or of several, held in memory.
 

@@ -194,7 +194,8 @@ def read(config):
 
     def __init__(self, *args, **settings):
       calls.append((args, settings))
-      super().__init__([{"prompt": "What is 1 + 1?", "answer": "2", "where": str(args)}])
+      super().__init__([{"prompt": f"What is {i} + 1?", "answer": str(i + 1), "where": str(args)}
+                        for i in range(20)])
 
   with mock.patch.object(sources, "FileRows", Reader), mock.patch.object(
       sources, "TfdsRows", Reader):
@@ -307,7 +308,7 @@ ROWS = {
     ArithmeticTask: {
         "problems": Row(arithmetic.ArithmeticConfig(tasks={"b": {}}), arithmetic_task),
         "verifier": Row("countdown", arithmetic_task)},
-    FileTask: _READ, TfdsTask: _READ | {
+    FileTask: _READ | {"held_out": Row(0.9, read, beside=dict(test=""))}, TfdsTask: _READ | {
         "data_dir": Row("x", read), "download": Row(True, read)},
     chain.ChainConfig: {name: Row(value, chains) for name, value in dict(
         min_steps=3, max_steps=3, modulus=7, operators=("+",), distractors=1, num_train=60,

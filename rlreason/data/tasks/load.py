@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 import dataclasses
+import hashlib
+import json
 from typing import Literal
 
 from absl import logging
@@ -46,7 +48,8 @@ class FileTask:
   kind: Literal["file"]
   name: str
   train: Path  # of a file or a folder, or a pattern
-  test: Path  # the same
+  test: Path = ""  # the same; empty = problems of the training files are held out
+  held_out: float = 0.1  # share of them, where there is no test file
   validation: Path = ""  # the same; empty = that of the test
   # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -57,6 +60,10 @@ class FileTask:
   # `rewards.verifier.VERIFIERS`, or a reward function, "package.module:function", of which 1 is
   # right.
   verifier: str = "math"
+
+  def __post_init__(self):
+    if not 0 < self.held_out < 1:
+      raise ValueError(f"held_out: got {self.held_out}, allowed: between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,8 +175,32 @@ def _solutions(config: FileTask, size: int) -> RowSource:
         questions="templated")
   except (FileNotFoundError, ValueError) as error:
     raise ValueError(f"{_NO_DEMONSTRATIONS}; {error}") from error
+  if not config.test:
+    rows = _divided(rows, config.held_out)["train"]
   rows = _Templated(rows, config)
   return sources.FunctionRows(rows.__getitem__, min(len(rows), size), rows)
+
+
+def _divided(rows: RowSource, share: float) -> dict[str, RowSource]:
+  """The rows to train on and those that are held out, by their prompts alone.
+
+  So a problem stays where it is when others are added, and its copies are where it is.
+
+  Raises:
+    ValueError: one of the two is empty.
+  """
+  chosen = {"train": [], "test": []}
+  for index in range(len(rows)):
+    prompt = json.dumps(rows[index]["prompt"], sort_keys=True)
+    place = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6]) / 2**48
+    chosen["test" if place < share else "train"].append(index)
+  for split, lost in (("train", "leaves none of the {} rows to train on"),
+                      ("test", "holds out none of the {} rows")):
+    if not chosen[split]:
+      raise ValueError(f"config.task.held_out: got {share}, which {lost.format(len(rows))}, "
+                       "allowed: another share, or a file as config.task.test")
+  logging.info("config.task: %d rows to train on, %d held out", *map(len, chosen.values()))
+  return {split: sources.ChosenRows(rows, indexes) for split, indexes in chosen.items()}
 
 
 def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
@@ -178,8 +209,9 @@ def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
   if config.system and not config.is_chat:
     raise ValueError(f"system: got {config.system!r} with is_chat=False, allowed: '' (a system "
                      "message is one of a chat)")
-  splits = {"train": config.train, "test": config.test,
-            "validation": config.validation or config.test}
+  is_divided = isinstance(config, FileTask) and not config.test
+  splits = {"train": config.train, "test": config.train if is_divided else config.test}
+  splits["validation"] = config.validation or splits["test"]
   rows = {}
   for split, name in splits.items():
     if name not in rows:
@@ -192,8 +224,13 @@ def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
       and not isinstance(train[0]["prompt"], str)):
     logging.warning("config.task.template: prompts of %r are chat messages, which are left as they "
                     "are", config.train)
-  return {split: Task(name=config.name, rows=_Templated(rows[name], config),
-                      verifier=config.verifier) for split, name in splits.items()}
+  by_split = {split: rows[name] for split, name in splits.items()}
+  if is_divided:
+    by_split |= _divided(train, config.held_out)
+    if not config.validation:
+      by_split["validation"] = by_split["test"]
+  return {split: Task(name=config.name, rows=_Templated(rows, config), verifier=config.verifier)
+          for split, rows in by_split.items()}
 
 
 class _Templated:

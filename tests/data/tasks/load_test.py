@@ -1,0 +1,56 @@
+"""Problems of the training files that are held out where no test file is named."""
+
+import json
+
+import pytest
+
+from rlreason.data.tasks import load
+
+
+def task(tmp_path, rows, **fields):
+  path = tmp_path / "problems.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return load.FileTask(kind="file", name="own", train=str(path), **fields)
+
+
+def sums(*numbers):
+  return [{"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"}
+          for i in numbers]
+
+
+def prompts(rows):
+  return [rows[i]["prompt"][0]["content"] for i in range(len(rows))]
+
+
+def test_a_problem_is_held_out_for_what_it_says(tmp_path):
+  """So its copies are with it, and others that are added move nothing."""
+  tasks = load.load_tasks(task(tmp_path, sums(*range(300), *range(300))))
+  train, test = prompts(tasks["train"].rows), prompts(tasks["test"].rows)
+  assert not set(train) & set(test) and set(train) | set(test) == set(
+      prompts(load.load_tasks(task(tmp_path, sums(*range(300)), test=str(
+          tmp_path / "problems.jsonl")))["train"].rows))
+  assert (len(train), len(test)) == (2 * len(set(train)), 2 * len(set(test)))
+  assert 15 <= len(set(test)) <= 45  # 30 of 300, give or take three standard deviations
+  assert prompts(tasks["validation"].rows) == test
+  more = load.load_tasks(task(tmp_path, sums(*range(299, -1, -1), *range(300, 400))))
+  assert set(test) == set(prompts(more["test"].rows)) & set(train + test)
+  assert tasks["test"].rows.origin(0).startswith(str(tmp_path / "problems.jsonl:"))
+
+
+def test_demonstrations_are_of_what_is_not_held_out(tmp_path):
+  config = task(tmp_path, sums(*range(300)), held_out=0.5)
+  tasks = load.load_tasks(config)
+  shown = load.demonstrations(config, tasks["train"].rows, 1000)
+  assert prompts(shown) == prompts(tasks["train"].rows)
+  assert shown[0]["completion"].startswith("It is ")
+
+
+def test_a_share_that_leaves_nothing_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="held_out: got 1.0, allowed: between 0 and 1"):
+    task(tmp_path, sums(1), held_out=1.0)
+  with pytest.raises(ValueError, match=(
+      "config.task.held_out: got 0.1, which holds out none of the 2 rows, allowed: another share, "
+      "or a file as config.task.test")):
+    load.load_tasks(task(tmp_path, sums(1, 3)))
+  with pytest.raises(ValueError, match="got 0.999, which leaves none of the 2 rows to train on"):
+    load.load_tasks(task(tmp_path, sums(1, 3), held_out=0.999))
