@@ -158,10 +158,24 @@ def _by_index(rows: Completions) -> dict[int, tuple]:
 
 def _config_differences(first: Group, second: Group) -> list[str]:
   """`path: value of the first -> value of the second`; the seeds of several runs are no matter."""
-  records = [group.runs[0].record for group in (first, second)]
-  lines = config_lib.differences(*records)
+  old, new = (_as_typed(group.runs[0].record) for group in (first, second))
+  lines = [f"config.{name}: only in the {place}" for one, other, place in (
+      (old, new, "first"), (new, old, "second"))
+           for name, value in one.items() if name not in other and isinstance(value, dict)]
+  told = {line.partition(":")[0].removeprefix("config.") for line in lines}
+  lines += config_lib.differences(*(
+      {name: value for name, value in record.items() if name not in told} for record in (old, new)))
   has_seeds = max(len(first.runs), len(second.runs)) > 1
   return [line for line in lines if not (has_seeds and line.startswith("config.seed:"))]
+
+
+def _as_typed(record: dict[str, Any]) -> dict[str, Any]:
+  """A config with the paths that one types: `rl.rewards.verifier` for entries of two lists."""
+  stages = {stage.get("name"): stage for stage in record.get("stages", ())}
+  for name, stage in stages.items():
+    parts = {part.get("name"): part for part in stage.get("rewards", ())}
+    stages[name] = stage | {"rewards": parts} if parts else stage
+  return record | {"stages": list(stages)} | stages
 
 
 def _read_run(path: pathlib.Path, stage: str) -> Run:

@@ -63,6 +63,19 @@ def test_a_difference_is_paired_over_the_problems(tmp_path):
   assert found["configs"] == [[], ["config.lr: 0.1 -> 0.2"]]
 
 
+def test_configs_differ_by_the_paths_that_one_types(tmp_path):
+  rl = lambda **changes: dict(name="rl", kind="rl", rewards=[
+      dict(name="verifier", weight=1.0)], kl_coef=0.0) | changes
+  sft = dict(name="sft", kind="sft", steps=3)
+  configs = [dict(stages=[sft, rl()]), dict(stages=[rl(kl_coef=0.1)]),
+             dict(stages=[sft, rl(rewards=[dict(name="verifier", weight=0.5)])])]
+  found = rr.compare([write_run(tmp_path / str(i), right(3), config=config)
+                      for i, config in enumerate(configs)])
+  assert found["configs"] == [[], [
+      "config.sft: only in the first", "config.stages: ['sft', 'rl'] -> ['rl']",
+      "config.rl.kl_coef: 0.0 -> 0.1"], ["config.rl.rewards.verifier.weight: 1.0 -> 0.5"]]
+
+
 def test_problems_are_paired_by_what_is_asked(tmp_path):
   """The second run has the same problems in another order, but for one of its own."""
   first = write_run(tmp_path / "a", right(3))
