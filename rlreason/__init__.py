@@ -11,17 +11,19 @@ from rlreason.version import VERSION as __version__
 
 __all__ = [
     "Policy", "PolicyGradientConfig", "Recipe", "RewardSpec", "SFTConfig", "Samples",
-    "SamplingOptions", "__version__", "algorithms", "compare", "convert", "data", "evaluate",
-    "evaluation", "from_config", "load", "losses", "masks", "models", "parallel", "replay",
-    "report", "rewards", "sample", "sampling", "tokenizers", "train", "training", "types",
-    "weights"]
+    "SamplingOptions", "Task", "__version__", "algorithms", "compare", "convert", "data",
+    "evaluate", "evaluation", "from_config", "load", "losses", "masks", "models", "parallel",
+    "reduce_metrics", "replay", "report", "rewards", "sample", "sampling", "tokenizers", "train",
+    "training", "types", "weights"]
 _NAMES = {
     "rlreason.api": (
         "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
         "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
+    "rlreason.data.tasks.base": ("Task",),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),
+    "rlreason.training.metrics": ("reduce_metrics",),
     "rlreason.training.recipe": ("Recipe", "from_config"),
 }
 
@@ -32,8 +34,10 @@ if typing.TYPE_CHECKING:
   from rlreason.algorithms import PolicyGradientConfig, SFTConfig
   from rlreason.api import (
       Policy, Samples, compare, convert, evaluate, load, replay, report, sample, train)
+  from rlreason.data.tasks.base import Task
   from rlreason.rewards import RewardSpec
   from rlreason.sampling import SamplingOptions
+  from rlreason.training.metrics import reduce_metrics
   from rlreason.training.recipe import Recipe, from_config
 else:
   __getattr__, __dir__ = lazy.attributes(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import hashlib
+import json
 import pathlib
 import re
 import textwrap
@@ -300,6 +301,31 @@ class MixedRows:
     source = self._sources[which]
     row = source[int(self._place[index]) % len(source)]
     return {**row, "task_name": self._names[which]}
+
+
+def hold_out(rows: RowSource, share: float) -> tuple[list[int], list[int]]:
+  """Divides rows into those to train on and those that are held out, by their prompts alone.
+
+  The checksum of a prompt says where it is: so that copies of a problem are on one side, and a
+  problem stays on its side when rows are added, but for the first few of a small number.
+
+  Args:
+    rows: with a prompt.
+    share: of the different prompts, about; in 0..1. At least one is held out, and one is not.
+
+  Raises:
+    ValueError: all prompts are the same.
+  """
+  keys = [hashlib.sha256(json.dumps(rows[i]["prompt"], sort_keys=True).encode()).digest()
+          for i in range(len(rows))]
+  different = sorted(set(keys))
+  if len(different) < 2:
+    raise ValueError("got one problem alone, allowed: two or more different ones, of which some "
+                     "are the test")
+  count = sum(int.from_bytes(key[:6]) / 2**48 < share for key in different)
+  held_out = set(different[:min(max(count, 1), len(different) - 1)])
+  return ([i for i, key in enumerate(keys) if key not in held_out],
+          [i for i, key in enumerate(keys) if key in held_out])
 
 
 def _log_notes(source: str, notes: Counter[str]):

@@ -45,12 +45,17 @@ def test_demonstrations_are_of_what_is_not_held_out(tmp_path):
   assert shown[0]["completion"].startswith("It is ")
 
 
-def test_a_share_that_leaves_nothing_is_refused(tmp_path):
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_a_small_file_has_both(tmp_path, share):
+  tasks = load.load_tasks(task(tmp_path, sums(1, 2, 2), held_out=share))
+  assert {*prompts(tasks["train"].rows), *prompts(tasks["test"].rows)} == {
+      "What is 1 + 1?", "What is 2 + 1?"}
+
+
+def test_what_cannot_be_divided_is_refused(tmp_path):
   with pytest.raises(ValueError, match="held_out: got 1.0, allowed: between 0 and 1"):
     task(tmp_path, sums(1), held_out=1.0)
   with pytest.raises(ValueError, match=(
-      "config.task.held_out: got 0.1, which holds out none of the 2 rows, allowed: another share, "
-      "or a file as config.task.test")):
-    load.load_tasks(task(tmp_path, sums(1, 3)))
-  with pytest.raises(ValueError, match="got 0.999, which leaves none of the 2 rows to train on"):
-    load.load_tasks(task(tmp_path, sums(1, 3), held_out=0.999))
+      "config.task.train: got one problem alone, allowed: two or more different ones, of which "
+      "some are the test, or a file as config.task.test")):
+    load.load_tasks(task(tmp_path, sums(1, 1)))
