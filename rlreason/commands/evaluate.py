@@ -14,7 +14,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import header, metrics, progress, recipe as recipe_lib, workdir
+  from rlreason.training import header, metrics, progress, recipe as recipe_lib, tables, workdir
 
   recipe = recipe_lib.from_config(config)
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
@@ -45,7 +45,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
       metrics.write_lines(completions, rows)
       places |= {"results": values.output, "completions": str(completions)}
   finally:  # also where the disk is full
-    progress.print_summary(summary, places)
+    tables.print_summary(summary, places)
 
 
 def _define(values: flags.FlagValues):

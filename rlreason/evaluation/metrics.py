@@ -248,6 +248,12 @@ def over_seeds(estimates: Sequence[Estimate], *, is_share: bool) -> dict[str, An
               values=values)
 
 
+def is_share(name: str) -> bool:
+  """Whether an evaluation metric is a share of problems, shown in percent."""
+  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
+  return is_accuracy or name.endswith("_fraction")
+
+
 def with_current_names(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
   """Metrics of a task as they are called now: what was `mean` beside `pass@8` is `avg@8`."""
   samples = [name.removeprefix("pass@") for name in estimates if name.startswith("pass@")]
