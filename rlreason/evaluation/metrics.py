@@ -122,6 +122,11 @@ def share(values: Sequence[float]) -> Estimate:
   return _wilson(value, n * (n * value * (1.0 - value) + prior) / (squares + prior), n)
 
 
+def share_of(value: float, n: int) -> Estimate:
+  """`proportion` of n problems of which a share `value` is right; the share need not be of wholes."""
+  return _wilson(value, n, n)
+
+
 def _wilson(value: float, count: float, n: int) -> Estimate:
   """Wilson's interval of a share of `count` problems, which need not be whole; `n` is noted."""
   scale = 1.0 + _Z_95**2 / count

@@ -4,13 +4,14 @@ A run has the settings of the recipe where its config, up to the stage that is e
 nothing that changes a result but the seed. Not here: the ranges (evaluation/expected.py).
 """
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
 
 from rlreason import config as config_lib, recipe_files
 from rlreason.evaluation import expected as expected_lib
-from rlreason.training.recipe import Recipe, from_config
+from rlreason.training.recipe import PretrainedModel, Recipe, from_config
 
 # Fields that change no result, or the one thing in which runs of a recipe may differ.
 _FREE = ("seed", "parallel", "checkpoint", "preflight", "samples_per_step", "reward_workers",
@@ -43,6 +44,24 @@ def of_evaluation(
   differences = [*_differences(recipe, stage), *_other_problems(config, problems)]
   return expected_lib.place(
       config, [one.name for one in recipe.stages], stage, step, evaluation, differences)
+
+
+def of_model(
+    recipe: Recipe, path: str, evaluation: dict[str, Any], problems: dict[str, Any]
+) -> dict[str, Any] | None:
+  """The same of a model that is evaluated by itself, where it is the one that the recipe starts from.
+
+  Args:
+    recipe: on whose task it was evaluated.
+    path: of the model.
+    evaluation, problems: as of `of_evaluation`.
+  """
+  if isinstance(recipe.model, PretrainedModel):
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, path=path))
+    found = of_evaluation(recipe, expected_lib.START, None, evaluation, problems)
+    if found and not found["differences"]:
+      return found
+  return None
 
 
 def line(found: dict[str, Any], evaluation: dict[str, Any]) -> str:
