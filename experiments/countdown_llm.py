@@ -14,7 +14,7 @@ each number exactly once. After the colon may stand the prompt: `boxed` (the def
 (rlreason/data/question_prompts.py).
 
 Expected: TinyZero reports that Qwen2.5-3B learns the task and models of 0.5B parameters do not. Not
-run here.
+run here; no published figure for these settings was found.
 """
 
 from question_files import check_words, grpo, read_argument

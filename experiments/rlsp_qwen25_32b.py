@@ -22,7 +22,8 @@ that asks a language model how hard a completion tries, and does not look at cor
 
 Hardware: policy and critic with gradients and optimiser, and the reference, take 1.2 TB, and the
 cache of 512 rollouts of up to 6,144 tokens 0.8 TB: 32 devices of 80 GB. Not run here: time and
-score are unknown. The authors report +10% on AIME 2024; whether that is relative is not said.
+score are unknown. The authors report +10% on AIME 2024; whether that is relative is not said,
+and no published figure for these settings was found that a run could be held against.
 """
 
 from ml_collections import config_dict

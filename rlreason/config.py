@@ -119,6 +119,10 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
   return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 
 
+class Unread(ValueError):
+  """A field is set that something else in the config keeps from having any effect."""
+
+
 def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
   """Refuses fields that something else in the config keeps from having any effect.
 
@@ -129,12 +133,12 @@ def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
     allowed: what to do, beside leaving the field at its default.
 
   Raises:
-    ValueError: one of them is not at its default.
+    Unread: one of them is not at its default.
   """
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
     if field.name in names and value != field.default:
-      raise ValueError(
+      raise Unread(
           f"{field.name}: got {value!r} {reason}, allowed: {field.default!r}, the default"
           f"{', or ' if allowed else ' '}{allowed or '(nothing would read another value)'}")
 

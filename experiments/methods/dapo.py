@@ -10,6 +10,7 @@ Expected: no useless group; on this bed from 38% of samples right to 98%, for th
 tokens.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -23,4 +24,5 @@ def get_config(start=""):
           # +1 and -1, but for a constant, which the group's mean takes away.
           verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),
           overlong=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS, cache=8))))
+  bands.expect(config, "DAPO", "methods/dapo", start)
   return config

@@ -11,6 +11,7 @@ Expected: GRPO's accuracy from fewer completions in the network; on this bed 94%
     rlreason train --config=experiments/methods/dash.py --workdir=runs/dash
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -19,4 +20,5 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(presets.dash(minibatch_size=128, micro_batch_size=16, kl_coef=0.0))
+  bands.expect(config, "DASH", "methods/dash", start)
   return config

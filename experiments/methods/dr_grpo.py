@@ -6,6 +6,7 @@ the reward of GRPO, with shorter wrong answers; on this bed 91%, and shorter by 
     rlreason train --config=experiments/methods/dr_grpo.py --workdir=runs/dr_grpo
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -14,4 +15,5 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(presets.dr_grpo(max_length=beds.NEW_TOKENS, minibatch_size=128))
+  bands.expect(config, "Dr. GRPO", "methods/dr_grpo", start)
   return config

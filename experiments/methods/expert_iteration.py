@@ -10,6 +10,7 @@ at most so much of each problem, and trains the *first* policy on all of it. STa
 rounds. Expected: about as good as PPO; on this bed from 38% of samples right to 87%.
 """
 
+import bands
 import beds
 
 from rlreason.data import completions
@@ -36,4 +37,5 @@ def get_config(start=""):
         optimizer=dict(learning_rate=1e-3, warmup_steps=10, schedule="cosine"))
     stages += [f"samples{number}", f"right{number}", f"sft{number}"]
   config.stages = tuple(stages)
+  bands.expect(config, "expert iteration", "methods/expert_iteration", start)
   return config

@@ -6,6 +6,7 @@ update of each rollout. Expected on this bed: from 38% of samples right to 93%.
     rlreason train --config=experiments/methods/grpo.py --workdir=runs/grpo
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -14,4 +15,5 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(presets.grpo(minibatch_size=128, kl_coef=0.01))
+  bands.expect(config, "GRPO", "methods/grpo", start)
   return config

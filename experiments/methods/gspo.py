@@ -6,6 +6,7 @@ ratio matters only after the first of them. Expected on this bed: from 38% of sa
     rlreason train --config=experiments/methods/gspo.py --workdir=runs/gspo
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -14,4 +15,5 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(presets.gspo(minibatch_size=32))
+  bands.expect(config, "GSPO", "methods/gspo", start)
   return config

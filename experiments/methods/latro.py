@@ -8,6 +8,7 @@ the reward, twice the mean for what does not end. Expected: answers get likelier
 without a verifier; on this bed from 38% to 85%, to 74% without the second term.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -18,4 +19,5 @@ def get_config(start=""):
   config.rl = beds.rl(
       presets.latro(minibatch_size=128), answer_template="\\boxed{ {answer} }",
       rewards=dict(verifier=dict(weight=0.0)))  # only looked at
+  bands.expect(config, "LaTRO", "methods/latro", start)
   return config

@@ -11,6 +11,7 @@ three seeds, one of which lost a point. The control is a reward for boxes alone:
 `--config.rl.rewards.verifier.weight=0 --config.rl.rewards.format.weight=1`.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -34,4 +35,5 @@ def get_config(start=""):
       sampling=sampling, optimizer=optimizer,
       rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.0)))
   config.stages = (*config.stages[:-1], "pool", "choose", "rl")
+  bands.expect(config, "one example", "methods/one_example", start)
   return config

@@ -7,6 +7,7 @@ Settings of papers: λ 0.95, γ 1, clip 0.2, a KL of 0.05 in the reward
 itself. Expected on this bed: from 38% of samples right to 93%.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -20,4 +21,5 @@ def get_config(start=""):
           kl_coef=0.01),
       steps=50, num_prompts=128, group_size=1,
       optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))
+  bands.expect(config, "PPO", "methods/ppo", start)
   return config

@@ -20,6 +20,7 @@ after. Expected: the learned reward rises, and accuracy with it as far as the re
 on this bed that is 3 points in one seed of three.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -49,4 +50,5 @@ def get_config(start=""):
           verifier=dict(weight=0.0)),
       optimizer=dict(learning_rate=1e-4))
   config.stages = (*config.stages[:-1], "samples", "pairs", "reward_model", "rl")
+  bands.expect(config, "PPO of RLHF", "methods/ppo_rlhf", start)
   return config

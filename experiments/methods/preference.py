@@ -10,6 +10,7 @@ ipo, kto, orpo), 2 with γ 0.5 (simpo), learning rates of 5e-7 to 8e-6 for model
 parameters. Expected on this bed: from 38% of samples right to 61% to 63%, with orpo to 77%.
 """
 
+import bands
 import beds
 
 from rlreason import losses
@@ -23,6 +24,8 @@ LOSSES = {
     "kto": dict(loss=Slot(losses.kto, {"beta": 0.1}), average_log_probs=False),
     "orpo": dict(loss=Slot(losses.orpo, {"beta": 0.1}), average_log_probs=True, nll_coef=1.0),
     "simpo": dict(loss=Slot(losses.simpo, {"beta": 2.0, "gamma": 0.5}), average_log_probs=True)}
+
+RUNS = {"dpo": "DPO", "ipo": "IPO", "kto": "KTO", "orpo": "ORPO", "simpo": "SimPO"}
 
 
 def get_config(argument="dpo"):
@@ -44,4 +47,5 @@ def get_config(argument="dpo"):
       # large as those of ORPO, which holds up that of the chosen one, texts no longer end.
       optimizer=dict(learning_rate=1e-4 if name == "orpo" else 3e-5))
   config.stages = (*config.stages[:-1], "samples", "pairs", "tuned")
+  bands.expect(config, RUNS[name], f"methods/preference:{name}", start)
   return config

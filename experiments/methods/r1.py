@@ -16,6 +16,7 @@ code or long paragraphs, of which 600,000 + 200,000 were kept, two epochs. Its r
 helpfulness and harmlessness have no part here. Expected on this bed: from 38% to 94%.
 """
 
+import bands
 import beds
 
 from rlreason import losses
@@ -57,4 +58,5 @@ def get_config(start=""):
   config.final = beds.rl(presets.r1_zero(minibatch_size=128), steps=15, rewards=REWARDS)
   first = () if start else ("pretraining",)
   config.stages = (*first, "cold_start", "rl", "samples", "clean", "kept", "sft", "final")
+  bands.expect(config, "R1", "methods/r1", start)
   return config

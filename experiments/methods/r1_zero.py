@@ -8,6 +8,7 @@ ten, the reward for boxes asks for no think tags, and the reference is replaced 
 Expected: the share of boxes rises first, accuracy after it, to 91%.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -20,4 +21,5 @@ def get_config(start=""):
   config.rl = beds.rl(
       presets.r1_zero(minibatch_size=128, reference_every=20),
       rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.5)))
+  bands.expect(config, "R1-Zero", "methods/r1_zero", start)
   return config

@@ -6,6 +6,7 @@ Settings of the paper: one completion of a prompt beside the greedy one, the KL 
 each token. Here there are 8 of each. Expected on this bed: from 38% of samples right to 90%.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -14,4 +15,5 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(presets.remax(minibatch_size=128, kl_coef=0.01))
+  bands.expect(config, "ReMax", "methods/remax", start)
   return config

@@ -7,6 +7,7 @@ rollout. Expected on this bed: from 38% of samples right to 93%, and a variance 
 falls with the number of completions.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -15,4 +16,5 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(presets.rloo(minibatch_size=128, kl_coef=0.01))
+  bands.expect(config, "RLOO", "methods/rloo", start)
   return config

@@ -9,6 +9,7 @@ given; those here are our own. Expected: nearer to the anchor than to a fixed re
 better than 0.6 and 2; on this bed 93% against 81% and 39%.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -24,4 +25,5 @@ def get_config(start=""):
           verifier=dict(weight=1.0),
           repetition=dict(weight=1.0, options=dict(n=4, most=2)),
           unfinished=dict(weight=1.0, options=dict(max_length=beds.NEW_TOKENS))))
+  bands.expect(config, "T1", "methods/t1", start)
   return config

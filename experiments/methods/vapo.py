@@ -9,6 +9,7 @@ would be 0 for all completions of 20 tokens or fewer. Expected on this bed: from
 right to 87%.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -20,4 +21,5 @@ def get_config(start=""):
       presets.vapo(
           minibatch_size=32, critic_warmup_steps=10, length_adaptive_alpha=0.5, value_coef=0.5),
       steps=50, optimizer=dict(learning_rate=3e-4, critic_learning_rate=1e-3))
+  bands.expect(config, "VAPO", "methods/vapo", start)
   return config

@@ -33,6 +33,7 @@ max_rl ahead on the hard problems, gdpo with more completions in the format than
 rewards, ttrl up to the majority of the start and no further.
 """
 
+import bands
 import beds
 
 from rlreason.algorithms import presets
@@ -68,6 +69,10 @@ STAGES = {
     "rlpr": dict(answer_template="\\boxed{ {answer} }", rewards=dict(
         format=dict(weight=0.1 / 0.9), verifier=dict(weight=0.0)))}
 
+RUNS = {  # those that were run on this bed
+    "cispo": "CISPO", "opo": "OPO", "pass_at_k": "pass@4", "clip_cov": "Clip-Cov",
+    "kl_cov": "KL-Cov", "reinforce_plus_plus_baseline": "REINFORCE++-baseline"}
+
 
 def get_config(argument="cispo"):
   name, _, start = argument.partition(",")
@@ -75,4 +80,6 @@ def get_config(argument="cispo"):
     raise ValueError(f"variants.py: got {name!r}, allowed: {', '.join(PRESETS)}")
   config = beds.chain(start)
   config.rl = beds.rl(PRESETS[name](), **STAGES.get(name, {}))
+  if name in RUNS:
+    bands.expect(config, RUNS[name], f"methods/variants:{name}", start)
   return config

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Literal
 
 from rlreason import losses, masks
-from rlreason.config import check_unread
+from rlreason.config import Unread, check_unread
 from rlreason.losses import kl
 from rlreason.slots import Slot
 
@@ -160,7 +160,7 @@ class PolicyGradientConfig:
           f"whiten_kl: got True with kl_placement={self.kl_placement!r}, allowed: 'score'")
     for name in ("kl_target", "reference_every"):
       if vars(self)[name] and not self.kl_coef:
-        raise ValueError(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
+        raise Unread(f"{name}: got {vars(self)[name]} with kl_coef=0, allowed: none")
 
   def _check_critic(self):
     if not self.has_critic:
@@ -169,7 +169,7 @@ class PolicyGradientConfig:
           "critic_warmup_steps", "bootstrap_truncated", "gae_lambda", "value_clip", "value_coef",
           allowed="a critic")
     elif self.critic_warmup_steps and not self.value_coef:
-      raise ValueError(
+      raise Unread(
           f"critic_warmup_steps: got {self.critic_warmup_steps} with value_coef=0, allowed: 0, or "
           "a weight of the value loss, from which alone the critic learns")
 

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags
+from absl import flags, logging
 
 from rlreason import config as config_lib
 
@@ -74,7 +74,43 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
           raise UsageError(
               f"--config.{field}: {section!r} is {holder!r} and has no fields; set it as a whole")
       holder[name] = parse_value(text, holder.get(name))
+    _drop_unread(path, config, overrides)
   return config
+
+
+def _drop_unread(path: str, config: Any, overrides: Sequence[tuple[str, str]]):
+  """Lets go of the recipe's details of what the command line turns off.
+
+  A field of the file that only overrides keep from having any effect, such as the temperature with
+  `--config.evaluation.num_samples=0`, gets its default. One that is typed itself is refused later.
+  """
+  typed = [f"config.{field}." for field, _ in overrides]
+  while typed:
+    field = _unread_field(config)
+    *sections, name = field.split(".")[1:] or [""]
+    holder = config
+    for section in sections:
+      holder = holder.get(section) if hasattr(holder, "keys") else None
+    is_typed = any(f"{field}.".startswith(one) for one in typed)
+    if is_typed or not hasattr(holder, "keys") or name not in holder or _unread_field(
+        config_lib.load_config_file(path)):
+      return
+    logging.info("%s: the recipe's %r is not read with what is typed", field, holder[name])
+    del holder[name]
+
+
+def _unread_field(config: Any) -> str:
+  """The first field that has no effect; "" where all have, or the config is wrong elsewhere."""
+  from rlreason.training.recipe import from_config
+
+  try:
+    from_config(config)
+  except ValueError as error:
+    cause = error
+    while cause is not None and not isinstance(cause, config_lib.Unread):
+      cause = cause.__cause__
+    return "" if cause is None else str(error).partition(":")[0]
+  return ""
 
 
 def parse_value(text: str, before: Any) -> Any:

@@ -33,30 +33,32 @@ def _letter(i: int) -> str:
 def _print(comparison: Mapping[str, Any]) -> None:
   """Prints the tables."""
   import rich.console
-  import rich.table
   import rich.text
 
-  from rlreason.training import progress
+  from rlreason.training import tables
 
   console, runs = rich.console.Console(), comparison["runs"]
-  if not console.is_terminal:
-    console.width = max(console.width, 160)
   say = lambda text: console.print(rich.text.Text(text), soft_wrap=True)
   for i, run in enumerate(runs):
     seeds = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
     say(f"{_letter(i)}  {run['name']} ({run['stage']}{seeds})")
+  if comparison["tasks"]:
+    say("With 95% intervals; differences are paired, of the problems that both have.")
   for task, found in comparison["tasks"].items():
-    table = rich.table.Table(title=f"{task}, with 95% intervals", title_justify="left")
-    table.add_column("")
-    for i in range(len(runs)):
-      table.add_column(_letter(i), justify="right")
-    for i in range(1, len(runs)):
-      table.add_column(f"{_letter(i)} - A, paired", justify="right")
-    for name, entry in found.items():
-      cells = [progress.format_result(name, value) if value else "-" for value in entry["values"]]
-      cells += [_difference(name, value) for value in entry["differences"][1:]]
-      table.add_row(name, *cells)
-    console.print(table)
+    counts = [_count(found, i) for i in range(1, len(runs))]
+    heads = [_letter(i) for i in range(len(runs))]
+    heads += [f"{letter} - A{f' of {count}' if count else ''}"
+              for letter, count in zip(heads[1:], counts, strict=True)]
+    rows = []
+    for name in tables.shown_metrics(list(found)):
+      entry = found[name]
+      cells = [tables.format_result(name, value) if value else "-" for value in entry["values"]]
+      cells += [_difference(name, one, count)
+                for one, count in zip(entry["differences"][1:], counts, strict=True)]
+      rows.append((name, cells))
+    for table in tables.lay_out(heads, [(task, rows)], tables.width_of(console)):
+      say("\n".join(["", *(line for line, _ in table)]))
+  say("")
   if not comparison["tasks"]:
     say("no task was evaluated in all of them")
   for i, lines in enumerate(comparison["configs"][1:], 1):
@@ -68,15 +70,25 @@ def _print(comparison: Mapping[str, Any]) -> None:
       say(f"  and {len(lines) - _MAX_LINES} more")
 
 
-def _difference(name: str, estimate: Mapping[str, Any] | None) -> str:
-  """`+4.0 [-1.2, 9.2] of 500`: points where the metric is a share; "-" without common problems."""
+def _count(found: Mapping[str, Any], i: int) -> int:
+  """Problems that run i and the first both have; 0: none."""
+  differences = [entry["differences"][i] for entry in found.values()]
+  return max((estimate["n"] for estimate in differences if estimate), default=0)
+
+
+def _difference(name: str, estimate: Mapping[str, Any] | None, count: int) -> str:
+  """`+4.0 [-1.2, 9.2]`: points where the metric is a share; "-" without common problems.
+
+  With ` of 12` after it where they are another number than `count`.
+  """
   if estimate is None or estimate["value"] is None:
     return "-"
-  from rlreason.training import progress
+  from rlreason.evaluation import metrics
 
-  scale, digits = (100, 1) if progress.is_share(name) else (1, 2)
+  scale, digits = (100, 1) if metrics.is_share(name) else (1, 2)
   value, low, high = (scale * estimate[key] for key in ("value", "low", "high"))
-  return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] of {estimate['n']}"
+  number = "" if estimate["n"] == count else f" of {estimate['n']}"
+  return f"{value:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{number}"
 
 
 def _define(values: flags.FlagValues):

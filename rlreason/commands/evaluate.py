@@ -1,5 +1,6 @@
 """`rlreason evaluate`."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -14,9 +15,13 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import header, metrics, progress, recipe as recipe_lib, workdir
+  from rlreason.training import (
+      expectations, header, metrics, progress, recipe as recipe_lib, tables, workdir)
 
   recipe = recipe_lib.from_config(config)
+  if values.split:
+    recipe = dataclasses.replace(
+        recipe, evaluation=dataclasses.replace(recipe.evaluation, split=values.split))
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
   output = values.output and pathlib.Path(files.local_path("--output", values.output)).absolute()
   completions = output and output.with_suffix(".jsonl")
@@ -35,17 +40,22 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
         adapters=values.adapters, end_tokens=values.end_tokens or (own.end_tokens if own else ()),
         chat_options=own and own.chat_options)
     shown.messages(header.model_header(policy.config, values.model, recipe.parallel))
-    summary, rows = api.evaluate_with_completions(policy, recipe, split=values.split, name=name)
+    summary, rows = api.evaluate_with_completions(policy, recipe, name=name)
   summary["provenance"]["data"] |= workdir.read_model_inputs(
       {"--model": values.model, "--adapters": values.adapters})
-  places = {"model": values.model}
+  places, (stage,) = {"model": values.model}, summary["stages"]
+  found = None if values.adapters else expectations.of_model(
+      recipe, values.model, stage["evaluation"], summary["provenance"]["problems"])
+  if found:
+    stage["expected"] = found
+    shown.message(expectations.line(found, stage["evaluation"]))
   try:
     if output:
       files.write_whole(output, json.dumps(summary, indent=2) + "\n")
       metrics.write_lines(completions, rows)
       places |= {"results": values.output, "completions": str(completions)}
   finally:  # also where the disk is full
-    progress.print_summary(summary, places)
+    tables.print_summary(summary, places)
 
 
 def _define(values: flags.FlagValues):

@@ -1,9 +1,15 @@
 """`rlreason recipes`."""
 
+import shutil
+import sys
+import textwrap
+
 from absl import flags
 
 from rlreason import recipe_files
 from rlreason.commands import base
+
+_LEAST = 30  # columns of what a recipe is, however narrow the terminal
 
 
 def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
@@ -11,7 +17,13 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   found = recipe_files.find_all()
   width = max(map(len, found), default=0)
   for name, file in found.items():
-    print(f"{name:{width}}  {recipe_files.summary(file)}")
+    line = f"{name:{width}}  {recipe_files.summary(file)}"
+    print(_wrapped(line, width + 2) if sys.stdout.isatty() else line)  # else a line is a recipe
+
+
+def _wrapped(line: str, indent: int) -> str:
+  columns = max(shutil.get_terminal_size().columns, indent + _LEAST)
+  return textwrap.fill(line, columns, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 COMMAND = base.Command(

@@ -17,6 +17,7 @@ from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
 from rlreason.evaluation import behaviours, completions as completions_lib, metrics
 from rlreason.evaluation.completions import Completions
+from rlreason.evaluation.expected import Expected
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
@@ -68,6 +69,7 @@ class EvaluationConfig:
   # Ends a stage after so many evaluations within it of which none was better than the best before,
   # by the metric `checkpoint.keep_best`; 0 = never.
   stop_after: int = 0
+  expected: Expected | None = None  # what this recipe gave before: a run says where it lies to it
 
   def __post_init__(self):
     for name in ("num_problems", "batch_size", "max_new_tokens"):

@@ -122,6 +122,11 @@ def share(values: Sequence[float]) -> Estimate:
   return _wilson(value, n * (n * value * (1.0 - value) + prior) / (squares + prior), n)
 
 
+def share_of(value: float, n: int) -> Estimate:
+  """`proportion` of n problems of which a share `value` is right; the share need not be of wholes."""
+  return _wilson(value, n, n)
+
+
 def _wilson(value: float, count: float, n: int) -> Estimate:
   """Wilson's interval of a share of `count` problems, which need not be whole; `n` is noted."""
   scale = 1.0 + _Z_95**2 / count
@@ -246,6 +251,12 @@ def over_seeds(estimates: Sequence[Estimate], *, is_share: bool) -> dict[str, An
     low, high = max(low, 0.0), min(high, 1.0)
   return dict(value=value, low=low, high=high, n=min(one["n"] for one in known), std=std,
               values=values)
+
+
+def is_share(name: str) -> bool:
+  """Whether an evaluation metric is a share of problems, shown in percent."""
+  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
+  return is_accuracy or name.endswith("_fraction")
 
 
 def with_current_names(estimates: dict[str, Estimate]) -> dict[str, Estimate]:

@@ -6,7 +6,7 @@ something by it.
 
 from typing import Any
 
-from rlreason.config import check_unread
+from rlreason.config import Unread, check_unread
 from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.training.optimizer import OptimizerConfig
@@ -70,7 +70,7 @@ def check_lengths_paid(rewards: tuple[RewardSpec, ...], sampling: SamplingOption
 
 def check_critic_rate(optimizer: OptimizerConfig, reason: str):
   if optimizer.critic_learning_rate is not None:
-    raise ValueError(
+    raise Unread(
         f"optimizer.critic_learning_rate: got {optimizer.critic_learning_rate} {reason}, allowed: "
         "None, the default (nothing would read it)")
 

@@ -16,7 +16,6 @@ from rlreason import config as config_lib, files
 from rlreason.evaluation import completions as completions_lib, metrics
 from rlreason.evaluation.completions import Completions
 from rlreason.training import metrics as metrics_lib
-from rlreason.training.progress import is_share
 from rlreason.training.workdir import CONFIG
 
 SEED_PREFIX = "seed-"  # of the folders of a run over seeds
@@ -106,7 +105,7 @@ def _mean(name: str, estimates: list[dict[str, metrics.Estimate]]) -> metrics.Es
   known = [found[name] for found in estimates if name in found]
   if len(known) == len(estimates) == 1:
     return known[0]
-  return metrics.over_seeds(known, is_share=is_share(name)) if known else None
+  return metrics.over_seeds(known, is_share=metrics.is_share(name)) if known else None
 
 
 def _difference(

@@ -13,7 +13,7 @@ from rlreason.types import Params
 # Fields that may differ when a run is resumed: none changes a result.
 _FREE_FIELDS = (
     "config.checkpoint.every_steps", "config.checkpoint.max_to_keep", "config.reward_workers",
-    "config.parallel", "config.preflight")
+    "config.parallel", "config.preflight", "config.evaluation.expected")
 
 
 def enter(

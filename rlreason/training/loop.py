@@ -31,7 +31,7 @@ from rlreason.rewards import WorkerPool
 from rlreason.training import (
     checkpoint as checkpoint_lib, curves, header, metrics as metrics_lib, model_paths, preflight,
     profiling, provenance)
-from rlreason.training import progress as progress_lib, report as report_lib
+from rlreason.training import expectations, progress as progress_lib, report as report_lib, tables
 from rlreason.training import wandb_log, workdir as workdir_lib
 from rlreason.training.entry import enter
 from rlreason.training.recipe import BEST, Recipe
@@ -94,14 +94,9 @@ def train(
       summary = run.go()
     checkpoint_lib.write_json(workdir / "summary.json", summary)
     with tracking.work("plots and report"):
-      report = report_lib.make_report(workdir)
-  places = {
-      "checkpoints": run.checkpoints.folder, "metrics": run.workdir / "metrics.jsonl",
-      "samples": run.workdir / "samples.jsonl", "plots": run.workdir / "plots", "report": report}
+      report_lib.make_report(workdir)
   trained = [stage.name for stage in recipe.stages if trains(stage)]
-  if trained:
-    places = {"model": run.workdir / "models" / trained[-1], **places}
-  progress_lib.print_summary(summary, {name: str(place) for name, place in places.items()})
+  tables.print_summary(summary, tables.run_places(run.workdir, summary, trained))
   return summary
 
 
@@ -295,7 +290,7 @@ class _Run:
       self._stop_clock()
       policy = self.setup.layout.get_state(self.state.params["policy"])
       evaluation = self._evaluate(stage.name, policy, f"{stage.name} after step {done}")
-      self._add_to_curve(stage.name, policy, evaluation)
+      self._add_to_curve(stage.name, policy, evaluation, done)
       self._record_evaluation()
       self.started = time.monotonic()
     reason = curves.why_over(self.host.get("curve", []), recipe)
@@ -303,9 +298,14 @@ class _Run:
       self.progress.message(f"{stage.name}: {reason}")
     return reason is not None
 
-  def _add_to_curve(self, name: str, policy: Params, evaluation: dict[str, Any]):
-    """Adds an evaluation to those of its stage, and keeps its model if it is the best of them."""
-    point = {"step": self.host["global_step"], "evaluation": evaluation}
+  def _add_to_curve(
+      self, name: str, policy: Params, evaluation: dict[str, Any], done: int | None = None):
+    """Adds an evaluation to those of its stage, and keeps its model if it is the best of them.
+
+    It is within the stage, after `done` steps, or at its end.
+    """
+    point = {"step": self.host["global_step"], "evaluation": evaluation,
+             **({} if done is None else self._expect(name, done, evaluation))}
     self.host["curve"] = [*self.host.get("curve", []), point]
     config = self.setup.recipe.checkpoint
     if config.keep_best and curves.best_point(self.host["curve"], config) is point:
@@ -397,15 +397,17 @@ class _Run:
     reason = curves.why_over(curve, recipe)
     if curve and curve[-1]["step"] == self.host["global_step"]:  # it ended with an evaluation
       evaluation = curve[-1]["evaluation"]
+      expected = {key: curve[-1][key] for key in ("expected",) if key in curve[-1]}
     else:
       what = f"after {name}" if steps else f"the {name}"
       evaluation = self._evaluate(name, policy, what) if is_wanted else {}
       if is_wanted and curve:
         self._add_to_curve(name, policy, evaluation)
+      expected = self._expect(name, None, evaluation) if evaluation else {}
     self.host["summary"]["stages"].append({
         "name": name, "steps": steps, "seconds": round(seconds, 1) if steps else 0.0,
         "tokens": self.host["tokens"], "evaluation": evaluation,
-        **curves.of_summary(self.host.get("curve", []), recipe),
+        **expected, **curves.of_summary(self.host.get("curve", []), recipe),
         **({} if reason is None else {"ended_early": reason})})
     checkpoint_lib.write_json(self.workdir / "summary.json", self.host["summary"])
 
@@ -424,6 +426,15 @@ class _Run:
     self.metrics.write(self.host["global_step"], f"eval-{name}", flat)
     self.metrics.write_samples(self.host["global_step"], f"eval-{name}", samples[:20])
     return evaluation
+
+  def _expect(self, name: str, step: int | None, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What the recipe expects of an evaluation, after a stage or `step` steps of it; it is said."""
+    found = expectations.of_evaluation(
+        self.setup.recipe, name, step, evaluation, self.host["summary"]["provenance"]["problems"])
+    if found is None:
+      return {}
+    self.progress.message(expectations.line(found, evaluation))
+    return {"expected": found}
 
   def _stop_clock(self):
     """Adds the time since the last call to that of the stage."""

@@ -1,7 +1,7 @@
-"""What a person sees of a run: a live line, or plain lines in a log, and tables at the end.
+"""What a person sees of a run in progress: a live line, or plain lines in a log.
 
-Not here: what a run says of itself at its start (header.py), its files (metrics.py) and its plots
-(report.py).
+Not here: what a run says of itself at its start (header.py), tables of results (tables.py), its
+files (metrics.py) and its plots (report.py).
 """
 
 import collections
@@ -40,7 +40,6 @@ _WINDOW = 20
 _LEAST_METRICS = 2  # that stay when a line is too narrow for all
 _BAR, _LEAST_BAR = 24, 8  # columns of a bar
 _LEAST_NAME = 8  # columns of a name that is too long
-_NARROW = 80  # columns of what has no width of its own, such as a table in a log
 _REFRESH = 0.5  # seconds between changes of a notebook's line
 
 
@@ -102,7 +101,7 @@ class _Work:
       parts.remove(max(parts, key=lambda part: part[0]))
     name = self.name
     if width is not None:
-      name = _shortened(name, max(_LEAST_NAME, len(name) + width - size()))
+      name = shortened(name, max(_LEAST_NAME, len(name) + width - size()))
     return f"{name} {count}", "".join(f"  {text}" for _, text in parts)
 
   def line(self, width: int | None = None) -> str:
@@ -272,7 +271,7 @@ class Progress:
 
   def _print(self, text: str) -> None:
     # A log file has no width: a line is a line, and a "[" in it is no markup.
-    _print(self._console, rich.text.Text(text), soft_wrap=True)
+    print_to(self._console, rich.text.Text(text), soft_wrap=True)
 
   def _show(self, work: _Work, is_last: bool = False) -> None:
     now = self._clock()
@@ -321,144 +320,12 @@ class _NotebookLine:
       self._handle.update(content, raw=True)
 
 
-def _print(console: rich.console.Console, *args: Any, **kwargs: Any) -> None:
+def print_to(console: rich.console.Console, *args: Any, **kwargs: Any) -> None:
   """Prints, or does without: a log on a full disk, or a pipe that nobody reads, ends no run."""
   try:
     console.print(*args, **kwargs)
   except (OSError, SystemExit):  # rich exits where a pipe is broken
     console.quiet = True
-
-
-def print_summary(
-    summary: Mapping[str, Any],
-    places: Mapping[str, str],
-    console: rich.console.Console | None = None,
-) -> None:
-  """Prints the results of all stages, one column each, and where everything is.
-
-  Args:
-    summary: what summary.json holds.
-    places: what -> path, such as checkpoint, metrics, samples, plots.
-    console: where to print; standard output if None.
-  """
-  console = console or rich.console.Console()
-  width = max(console.width, _NARROW) if not console.is_terminal else console.width
-  lines = [("Summary, with 95% confidence intervals", "italic")]
-  for table in summary_tables(summary, width):
-    lines += [("", ""), *((line, "bold" if is_title else "") for line, is_title in table)]
-  longest = max(map(len, places), default=0)
-  lines += [("", ""), *((f"{name:{longest}}  {path}", "") for name, path in places.items())]
-  text = rich.text.Text("\n").join(rich.text.Text(line, style=style) for line, style in lines)
-  _print(console, text, soft_wrap=True)
-
-
-def summary_tables(summary: Mapping[str, Any], width: int) -> list[list[tuple[str, bool]]]:
-  """A summary as tables of at most `width` columns.
-
-  One table where all stages fit; else intervals stand below their values, and there are as many
-  tables as it takes.
-
-  Returns:
-    The lines of each table, and which of them are titles.
-  """
-  sections = summary_rows(summary)
-  first = 2 + max(len(name) for _, rows in sections for name, _ in rows)
-  heads = [_shortened(stage["name"], width - first - 2) for stage in summary["stages"]]
-  split = lambda cell: [cell]
-  if sum(_column_sizes(heads, sections, split)) > width - first:
-    split = lambda cell: cell.replace(" [", "\n[").split("\n")
-  sizes = _column_sizes(heads, sections, split)
-
-  def row(name: str, cells: Sequence[str], stages: Sequence[int]) -> list[tuple[str, bool]]:
-    parts = [split(cells[i]) for i in stages]
-    lines = []
-    for number in range(max(map(len, parts))):
-      texts = [part[number] if number < len(part) else "" for part in parts]
-      line = "".join(text.rjust(sizes[i]) for i, text in zip(stages, texts, strict=True))
-      lines.append((f"{name if not number else '':{first}}{line}", False))
-    return lines
-
-  tables = []
-  for stages in _in_lines(sizes, width - first):
-    ((head, _),) = row("", heads, stages)
-    table = [(head, True)]
-    for title, rows in sections:
-      known = [(name, cells) for name, cells in rows if any(cells[i] != "-" for i in stages)]
-      table += [(_shortened(title, width), True)] if known else []
-      table += [line for name, cells in known for line in row(f"  {name}", cells, stages)]
-    tables.append(table)
-  return tables
-
-
-def _column_sizes(heads: Sequence[str], sections, split: Callable[[str], list[str]]) -> list[int]:
-  """How wide the column of each stage is, with the space before it."""
-  cells = [[head] for head in heads]
-  for _, rows in sections:
-    for _, texts in rows:
-      for column, text in zip(cells, texts, strict=True):
-        column += split(text)
-  return [2 + max(map(len, column)) for column in cells]
-
-
-def _in_lines(sizes: Sequence[int], width: int) -> list[list[int]]:
-  """Indices of things of such sizes, in lines of at most `width`, each of one thing or more."""
-  lines, used = [], width
-  for i, size in enumerate(sizes):
-    if used + size > width:
-      lines.append([])
-      used = 0
-    lines[-1].append(i)
-    used += size
-  return lines
-
-
-def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
-  """Lays out a summary as sections of rows with one text per stage; "-" where there is nothing.
-
-  Returns:
-    (title, [(row name, cells)]): first the effort of the stages, then one section per task.
-  """
-  stages = summary["stages"]
-  effort = [
-      ("steps", [f"{stage['steps']:,}" for stage in stages]),
-      ("tokens", [f"{stage['tokens']:,}" for stage in stages]),
-      ("time", [format_seconds(stage["seconds"]) for stage in stages]),
-  ]
-  sections = [("training", effort)]
-  for task in _names(stage["evaluation"] for stage in stages):
-    results = [stage["evaluation"].get(task, {}) for stage in stages]
-    rows = [
-        (name, [format_result(name, result[name]) if name in result else "-" for result in results])
-        for name in _names(results)
-    ]
-    counts = {entry["n"] for result in results for entry in result.values()}
-    problems = f" ({max(counts)} problems)" if counts else ""
-    sections.append((f"{task}{problems}", rows))
-  return sections
-
-
-def is_share(name: str) -> bool:
-  """Whether an evaluation metric is a share of problems, shown in percent."""
-  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
-  return is_accuracy or name.endswith("_fraction")
-
-
-def format_result(name: str, entry: Mapping[str, Any]) -> str:
-  """Formats {value, low, high}: `42.0% [38.1, 46.0]`, or `1.90 [1.75, 2.05]` if not a share.
-
-  Of several seeds with their standard deviation: `42.0% ±1.2 [38.1, 46.0]`.
-  """
-  values = [entry["value"], entry["low"], entry["high"]]
-  if values[0] is None:
-    return "-"
-  if is_share(name):
-    texts = ["?" if value is None else f"{100 * value:.1f}" for value in values]
-    spread = f" ±{100 * entry['std']:.1f}" if "std" in entry else ""
-    return f"{texts[0]}%{spread} [{texts[1]}, {texts[2]}]"
-  digits = 2 if abs(values[0]) < 100 else 0
-  texts = ["?" if value is None else f"{value:,.{digits}f}" for value in values]
-  spread = f" ±{entry['std']:,.{digits}f}" if "std" in entry else ""
-  return f"{texts[0]}{spread} [{texts[1]}, {texts[2]}]"
 
 
 def format_bytes(size: float) -> str:
@@ -477,10 +344,6 @@ def _unit_of(size: float) -> tuple[float, str]:
   return next((unit for unit in ((1e9, "GB"), (1e6, "MB")) if size >= unit[0]), (1e3, "kB"))
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
+  """A text, or its beginning where it is longer."""
   return text if len(text) <= width else f"{text[:max(0, width - 1)]}…"
-
-
-def _names(mappings) -> list[str]:
-  """The keys of all mappings, in the order they first appear."""
-  return list(dict.fromkeys(name for mapping in mappings for name in mapping))

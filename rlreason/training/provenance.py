@@ -31,7 +31,8 @@ from rlreason.training.recipe import Recipe
 
 PACKAGES = ("rlreason", "jax", "jaxlib", "flax", "optax", "numpy")
 _GRADING = ("which_box", "verifier_options")  # fields of an evaluation that say how it grades
-_TIMES = ("every_stage", "every_steps", "stop_after")  # when it is measured, and not how
+# When it is measured, and what is said of it, and not how.
+_TIMES = ("every_stage", "every_steps", "stop_after", "expected")
 _GIT_SECONDS = 10.0
 
 Provenance = dict[str, Any]

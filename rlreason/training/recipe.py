@@ -130,11 +130,11 @@ class Recipe:
           f"evaluation.every_steps: got {every}, allowed: less than {longest}, the steps of the "
           "longest stage that trains (its end is evaluated without it), or 0")
     if self.checkpoint.keep_best and not every:
-      raise ValueError(
+      raise config_lib.Unread(
           f"checkpoint.keep_best: got {self.checkpoint.keep_best!r} with evaluation.every_steps=0, "
           "allowed: '', or evaluations to choose from")
     if most and not self.checkpoint.keep_best:
-      raise ValueError(
+      raise config_lib.Unread(
           f"evaluation.stop_after: got {most} without checkpoint.keep_best, allowed: 0, or such a "
           "metric, which says what is better")
     count = (longest - 1) // every if every else 0  # within a stage

@@ -28,7 +28,7 @@ import numpy as np
 from rlreason import files
 from rlreason.evaluation import metrics as evaluation_metrics
 from rlreason.training import metrics as metrics_lib
-from rlreason.training import progress as progress_lib, provenance
+from rlreason.training import provenance, tables
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; black and yellow last.
 _COLOURS = (
@@ -95,7 +95,7 @@ def make_report(workdir: str | os.PathLike) -> pathlib.Path:
   page = _render(
       name=workdir.absolute().name,
       stages=[stage["name"] for stage in summary["stages"]] if summary else [],
-      sections=progress_lib.summary_rows(summary) if summary else [],
+      sections=tables.summary_rows(summary) if summary else [],
       plots=[(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in plots],
       samples=_pick_samples(metrics_lib.read_lines(workdir / "samples.jsonl")),
       made=provenance.rows((summary or {}).get("provenance", {})),
@@ -216,7 +216,7 @@ def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]
     entries = [item for _, result in results for item in result.items()]
     names = list(dict.fromkeys(name for name, entry in entries if entry["value"] is not None))
     file = re.sub(r"\W+", "_", task)
-    shares = [name for name in names if progress_lib.is_share(name)]
+    shares = [name for name in names if evaluation_metrics.is_share(name)]
     if shares:
       drawn = _largest_counts(shares)
       figure, axes = _new_figure()

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlreason import files
 from rlreason.evaluation import metrics
-from rlreason.training import checkpoint as checkpoint_lib, loop, progress as progress_lib
+from rlreason.training import checkpoint as checkpoint_lib, loop, progress as progress_lib, tables
 from rlreason.training.comparison import SEED_PREFIX, seed_folders
 from rlreason.training.recipe import Recipe
 from rlreason.training.workdir import CONFIG
@@ -63,7 +63,7 @@ def train_seeds(
           "from there") from error
   summary = summarize(list(seeds), summaries)
   checkpoint_lib.write_json(workdir / "summary.json", summary)
-  progress_lib.print_summary(summary, {"runs": str(workdir / f"{SEED_PREFIX}*")})
+  tables.print_summary(summary, {"runs": str(workdir / f"{SEED_PREFIX}*")})
   return summary
 
 
@@ -91,4 +91,4 @@ def _over_seeds(estimates: Sequence[dict[str, metrics.Estimate]]) -> dict[str, d
   names = dict.fromkeys(name for found in estimates for name in found)
   return {name: metrics.over_seeds(
       [found[name] for found in estimates if name in found],
-      is_share=progress_lib.is_share(name)) for name in names}
+      is_share=metrics.is_share(name)) for name in names}

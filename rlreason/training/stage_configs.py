@@ -13,7 +13,7 @@ from typing import Literal
 from rlreason import losses
 from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
-from rlreason.config import Examples, Path, Rows, Tokens, check_unread
+from rlreason.config import Examples, Path, Rows, Tokens, Unread, check_unread
 from rlreason.rewards import RewardSpec, check_correctness_beats_length
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
@@ -147,11 +147,11 @@ class RLStage:
           "algorithm.recompute_log_probs: got False with a correction for what the sampler did "
           "otherwise, allowed: True (old log-probs are else the sampler's own, and all weights 1)")
     if self.critic_path and self.algorithm.critic != "separate":
-      raise ValueError(
+      raise Unread(
           f"critic_path: got {self.critic_path!r} with algorithm.critic="
           f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
     if self.reference_path and (not self.algorithm.kl_coef or self.algorithm.reference_every):
-      raise ValueError(
+      raise Unread(
           f"reference_path: got {self.reference_path!r} with algorithm.kl_coef="
           f"{self.algorithm.kl_coef} and reference_every={self.algorithm.reference_every}, "
           "allowed: with a kl_coef above 0, and a reference that stays")

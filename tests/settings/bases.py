@@ -11,6 +11,7 @@ from rlreason.data.tasks import arithmetic, chain, countdown
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
 from rlreason.data.tasks.own import OwnTask
 from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.expected import Expected
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
@@ -64,6 +65,7 @@ BASES = {
     PolicyGradientConfig: dict(minibatch_size=4, share_prompts=False),
     EvaluationConfig: {field.name: getattr(EVALUATION, field.name)
                        for field in dataclasses.fields(EvaluationConfig)},
+    Expected: dict(points={"start": (0.25, 0.5)}, source="here"),
     SamplingOptions: dict(max_new_tokens=8), RewardSpec: dict(name="verifier"),
     Slot: dict(function=losses.clipped_surrogate),
     RLStage: dict(

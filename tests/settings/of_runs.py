@@ -16,11 +16,12 @@ from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
 from rlreason.data.tasks.own import OwnTask
 from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.expected import Expected
 from rlreason.models import LoRAConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout, mesh
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.tokenizers import WordTokenizer, encode_prompt
-from rlreason.training import setup as setup_lib
+from rlreason.training import expectations, setup as setup_lib
 from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
 from rlreason.training.stage_configs import RLStage, SFTStage
 from tests.algorithms import tiny
@@ -222,6 +223,17 @@ def split_of(config):
   return set_up(bases.make_recipe(evaluation=config))["evaluated"][1].name
 
 
+EXPECTED = Expected(**bases.BASES[Expected])
+
+
+def expected_of(config):
+  """What is said of an evaluation before the first stage, of which something is expected."""
+  recipe = bases.make_recipe(evaluation=dataclasses.replace(bases.EVALUATION, expected=config))
+  values = {"toy": {"greedy": {"value": 0.375}, "length": {"value": 3.0}}}
+  found = expectations.of_evaluation(recipe, "start", None, values, {"count": 2, "sha256": "ab"})
+  return found and expectations.line(found, values)
+
+
 def rewards(spec):
   """A reward of two texts, one without an answer, as the only part."""
   reward = combine_rewards([spec], pool=fakes.POOL)
@@ -300,7 +312,13 @@ ROWS = {
             bases.make_recipe(evaluation=config, stages=TWO))["evaluated"]),
         "every_steps": Row(2, lambda config: looped(
             bases.make_recipe(evaluation=config, stages=TWO))["evaluated"]),
-        "stop_after": Row(2, ended_after, beside=dict(every_steps=1))},
+        "stop_after": Row(2, ended_after, beside=dict(every_steps=1)),
+        "expected": Row(EXPECTED, lambda config: expected_of(config.expected))},
+    Expected: {
+        "metric": Row("length", expected_of), "points": Row({"start": (0.5, 1.0)}, expected_of),
+        "source": Row("there", expected_of), "recipe": Row("rlsp_countdown", expected_of),
+        "is_published": Row(True, expected_of), "num_problems": Row(3, expected_of),
+        "problems_sha256": Row("12", expected_of)},
     RewardSpec: {
         "name": Row("finished", rewards), "weight": Row(0.5, rewards), "function": Row(
             five, rewards), "options": Row({"which_box": "first"}, rewards),

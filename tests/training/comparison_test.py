@@ -165,7 +165,8 @@ def test_the_command_prints_tables_and_draws_curves(tmp_path, capsys, monkeypatc
   assert main.main(["compare", "a", "b", "--output=both"]) == 0
   out = capsys.readouterr().out
   assert "A  a (rl, 2 seeds)" in out and "B  b (rl)" in out
-  assert "+25.0 [" in out and "] of 10" in out and "50.0% [23.7, 76.3]" in out
+  assert "+25.0 [" in out and "B - A of 10" in out and "50.0% [23.7, 76.3]" in out
+  assert max(map(len, out.splitlines())) <= 80
   assert "config.lr: 0.1 -> 0.2" in out
   found = json.loads((tmp_path / "both" / "comparison.json").read_text())
   assert found["curves"] == ["reward/total/mean", "eval/toy/greedy"]
