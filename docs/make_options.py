@@ -156,18 +156,21 @@ def dataclasses_in(hint: Any) -> Iterator[type]:
 def fields(cls: type) -> list[tuple[dataclasses.Field, Any, str]]:
   """(field, its annotation, what it does) of a dataclass, without what a reader cannot choose."""
   hints = typing.get_type_hints(cls, include_extras=True)
-  said = comments(cls) | arguments(inspect.getdoc(cls) or "", "Attributes")
+  said = comments(inspect.getsource(cls)) | arguments(inspect.getdoc(cls) or "", "Attributes")
   skipped = {"pool"} | ({"name"} if cls in STAGES.values() or cls is combine.RewardSpec else set())
   return [(field, hints[field.name], said.get(field.name, ""))
           for field in dataclasses.fields(cls) if field.init and field.name not in skipped]
 
 
-def comments(cls: type) -> dict[str, str]:
+def comments(source: str) -> dict[str, str]:
   """Field -> the comment behind it, or else above it; one above stands for the fields that follow.
 
   An empty line or a comment behind a field ends what the comment above is about.
+
+  Args:
+    source: of a class.
   """
-  source = textwrap.dedent(inspect.getsource(cls))
+  source = textwrap.dedent(source)
   found, above, name, depth = {}, "", "", 0
   for token in tokenize.generate_tokens(io.StringIO(source).readline):
     depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0)

@@ -238,7 +238,7 @@ def max_rl(
   of its completions gets -1, n is G. Rewards must not be negative: a mean of 0 or less gets what a
   failed group gets.
 
-  [1, 0, 0, 0] gives [3, -1, -1, -1], [1, 1, 1, 0] [1/3, 1/3, 1/3, -1].
+  [1, 0, 0, 0] gives [3, -1, -1, -1], and [1, 1, 1, 0] gives [1/3, 1/3, 1/3, -1].
 
   Args:
     scores: f32[P, G], 0 or more.

@@ -100,7 +100,7 @@ class Recipe:
   preflight: bool = True  # try a few problems before the first step of reinforcement learning
   samples_per_step: int = 2  # completions written to samples.jsonl
   max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
-  reward_workers: Annotated[int, AtMost(1024, "processes of this machine")] = 2  # that run verifiers
+  reward_workers: Annotated[int, AtMost(1024, "processes of this machine")] = 2  # of verifiers
   # Seconds that a verifier may take for one row.
   reward_timeout: Annotated[float, AtMost(86_400, "seconds of a day")] = 5.0
 
