@@ -5,6 +5,7 @@ Nothing here needs MkDocs; `make docs` builds the site with it.
 
 import collections
 import importlib
+import itertools
 import pathlib
 import re
 
@@ -28,8 +29,8 @@ def load(monkeypatch):
 
 
 def test_the_options_are_what_the_signatures_say(load):
-  """After a change of a field, an option or what it does: python docs/make_options.py."""
-  assert load("make_options").document() == (DOCS / "options.md").read_text(encoding="utf-8")
+  is_current = load("make_options").document() == (DOCS / "options.md").read_text(encoding="utf-8")
+  assert is_current, "a field, an option or what it does changed: run python docs/make_options.py"
 
 
 def options():
@@ -102,7 +103,8 @@ def test_a_page_gives_source_command_settings_formula_and_result(load):
   assert "rlreason train --config=experiments/methods/dapo.py --workdir=runs/dapo" in dapo
   assert "| mean | sequence-mean | token-mean |" in dapo
   assert "| `mask_truncated` | `False` | `True` |" in dapo and "minibatch_size" not in dapo
-  assert "max(-A ρ, -A clip(ρ, 1 - ε_low, 1 + ε_high))" in dapo and "### Reward overlong" in dapo
+  assert "max(-A ρ, -A clip(ρ, 1 - ε_low, 1 + ε_high))" in dapo
+  assert "### Reward overlong" in dapo
   assert re.search(r"\| DAPO \| \d+\.\d \[", dapo) and "| no training |" in dapo
   assert "`presets.gmpo`" in pages.page(methods["GMPO"])
   dpo = pages.page(methods["DPO"])
@@ -132,6 +134,17 @@ def test_links_of_the_documents_lead_somewhere(page):
     assert file.exists(), f"{page}: {target}"
     assert file.resolve().is_relative_to(ROOT), f"{page}: {target}"
     assert not anchor or anchor in anchors(file), f"{page}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_headings_lists_and_tables_begin_after_an_empty_line(page):
+  """As the Markdown of the site wants it, and that of git hosts does not."""
+  text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+  kind = lambda line: "text" if line[:2].strip() == "" and line.strip() else line[:1]
+  joined = [line for before, line in itertools.pairwise(text.splitlines())
+            if line[:1] in ("#", "|", "-") and before.strip() and not before.startswith("<!--")
+            and kind(before) != line[:1] and not (line[:1] == "-" and kind(before) == "text")]
+  assert not joined
 
 
 def test_every_document_is_in_the_navigation_of_the_site():
