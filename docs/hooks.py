@@ -112,8 +112,9 @@ def source_pages(path: str) -> dict[str, str]:
   if path.endswith(".md"):
     return {source_page(path): text}
   fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-  kind = {".py": "python", ".json": "json"}.get(file.suffix, "text")
-  return {source_page(path): f"# {path}\n\n{fence}{kind}\n{text.rstrip()}\n{fence}\n"}
+  kind = {".py": "python", ".json": "json", ".ipynb": "json"}.get(file.suffix, "text")
+  head = f"---\nsearch: {{exclude: true}}\n---\n\n# {path}\n"
+  return {source_page(path): f"{head}\n{fence}{kind}\n{text.rstrip()}\n{fence}\n"}
 
 
 def source_page(path: str) -> str:

@@ -172,14 +172,16 @@ def prose(function: Any) -> str:
 def measured(method: Method) -> Iterator[str]:
   """The rows of docs/miniatures.json that are of this recipe, and the claims about them."""
   record = json.loads(miniatures.RECORD.read_text(encoding="utf-8"))
-  names = [name for name, (file, _) in miniatures.RUNS.items()
-           if re.split(r"[:,]\{", file)[0] == method.file.removesuffix(f":{_TEACHER}")]
-  runs = {name: record["runs"][name] for name in ("no training", *names) if name in record["runs"]}
+  files = {name: file for name, (file, _) in miniatures.RUNS.items()
+           if re.split(r"[:,]\{", file)[0] == method.file.removesuffix(f":{_TEACHER}")}
+  before = ["no training"] if any("{start}" in file for file in files.values()) else []
+  names = list(files)
+  runs = {name: record["runs"][name] for name in (*before, *names) if name in record["runs"]}
   claims = {key: value for key, value in record["claims"].items()
             if key.partition(": ")[0] in names}
   yield "## Measured"
   if not set(runs) & set(names):
-    yield "Not run on the small test bed; what was is in [results.md](../results.md)."
+    yield "Not run on the small test bed; [results.md](../results.md) has what was."
     return
   yield ("On chains of arithmetic, a model of 0.4M parameters, mean [by seed]; "
          "[results.md](../results.md#the-methods-in-miniature) has the others and what they mean.")
@@ -190,8 +192,15 @@ def measured(method: Method) -> Iterator[str]:
 
 
 def written(method: Method) -> Iterator[str]:
-  """What the recipe says of the paper's settings and of what to expect."""
-  file = method.file.partition(":")[0]
+  """What the recipe says of the paper's settings and of what to expect.
+
+  Of a recipe for several methods that is its first line and the paragraphs that name this one.
+  """
+  file, _, argument = method.file.partition(":")
   text = ast.get_docstring(ast.parse((table.FOLDER / file).read_text(encoding="utf-8")))
+  first, *others = text.split("\n\n")
+  if [other.file.partition(":")[0] for other in methods()].count(file) > 1:
+    others = [part for part in others if re.search(rf"\b{argument}\b", part)]
   yield "## What the recipe says"
-  yield text.replace("<", "&lt;")
+  yield "\n\n".join(part if part.startswith("    ") else part.replace("<", "&lt;")
+                    for part in (first, *others))
