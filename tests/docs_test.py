@@ -4,7 +4,7 @@ Nothing here needs MkDocs; `make docs` builds the site with it.
 """
 
 import collections
-import importlib
+import importlib.util
 import itertools
 import pathlib
 import re
@@ -134,6 +134,19 @@ def test_links_of_the_documents_lead_somewhere(page):
     assert file.exists(), f"{page}: {target}"
     assert file.resolve().is_relative_to(ROOT), f"{page}: {target}"
     assert not anchor or anchor in anchors(file), f"{page}: {target}#{anchor}"
+
+
+def test_the_code_that_holds_a_concept_is_there():
+  text = (DOCS / "concepts.md").read_text(encoding="utf-8")
+  paths = re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)(?::\w+)?`", text)
+  names = re.findall(r"`(?:rlreason|rr)\.((?:\w+\.)*\w+)`", text)
+  assert len(paths) > 15 and len(names) > 5
+  missing = [path for path in paths if not (ROOT / "rlreason" / path).exists()]
+  assert not missing
+  for name in names:
+    *modules, last = name.split(".")
+    assert hasattr(importlib.import_module(".".join(["rlreason", *modules])), last) or (
+        importlib.util.find_spec(f"rlreason.{name}")), name
 
 
 @pytest.mark.parametrize("page", PAGES)
