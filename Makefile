@@ -1,6 +1,7 @@
 # make train   sets up .venv and runs the main job (CONFIG, ARGS choose another experiment)
 # make test    sets up .venv and runs the test suite, without PyTorch
 # make parity  adds CPU PyTorch and transformers, and runs the tests against them
+# make docs    builds the documentation as a site, into site/
 # make clean   removes .venv and caches; runs/ stays
 
 CONFIG ?= experiments/rlsp_countdown.py
@@ -23,7 +24,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 PIP = $(VENV)/bin/python -m pip -qq --disable-pip-version-check
 INSTALL = $(PIP) install --no-compile -c constraints.txt
 
-.PHONY: train test parity clean
+.PHONY: train test parity docs clean
 
 # What an experiment is run on here without a download: a small model, and generated word problems.
 GSM8K = $(filter experiments/grpo_gsm8k.py,$(FILE))
@@ -41,6 +42,10 @@ test: $(VENV)/test.stamp
 
 parity: $(VENV)/parity.stamp
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/parity --durations=10 $(PYTEST_ARGS)
+
+docs: $(VENV)/docs.stamp
+	@NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(VENV)/bin/mkdocs build --quiet --strict
+	@echo "wrote site/index.html"
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "rlreason needs Python >= 3.11 with its venv module, and found none:" \
@@ -78,6 +83,11 @@ $(VENV)/parity.stamp: $(VENV)/test.stamp
 	@$(INSTALL) --no-deps $(GEMMA3)
 	@touch $@
 
+$(VENV)/docs.stamp: $(VENV)/train.stamp
+	@echo "adding the docs extra"
+	@$(INSTALL) -e '.[docs]'
+	@touch $@
+
 clean:
-	@rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis
+	@rm -rf $(VENV) build site *.egg-info .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

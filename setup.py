@@ -51,6 +51,12 @@ EXTRAS_REQUIRE = {
   "tensorboard": ["tensorboard>=2.20,<3"],
   "wandb": ["wandb>=0.31,<1"],  # Weights & Biases
   "notebooks": ["ipykernel>=6.29", "notebook>=7"],  # runs colab/ outside Colab
+  # `make docs`. The next major versions of MkDocs and of its theme are other programs.
+  "docs": [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings[python]>=1.0,<2",  # pages of the API, from docstrings
+  ],
   "test": [
     "pytest>=8",
     "pytest-xdist>=3.6",  # the suite on two cores

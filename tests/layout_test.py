@@ -4,7 +4,7 @@ import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
-FOLDERS = ("rlreason", "benchmarks", "experiments")
+FOLDERS = ("rlreason", "benchmarks", "docs", "experiments")
 
 MAX_FUNCTION_LINES = 60
 MAX_LOOP_LINES = 120  # training/loop.py is the hub and may be read in one piece

@@ -1,4 +1,4 @@
-"""On-policy distillation (GKD), https://arxiv.org/abs/2306.13649: the teacher grades each token.
+r"""On-policy distillation (GKD), https://arxiv.org/abs/2306.13649: the teacher grades each token.
 
     rlreason train --config=experiments/methods/distill_on_policy.py:runs/grpo/models/rl \
         --workdir=runs/student

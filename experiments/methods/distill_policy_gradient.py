@@ -1,4 +1,4 @@
-"""On-policy distillation as a policy gradient: the teacher's log-prob is each token's reward.
+r"""On-policy distillation as a policy gradient: the teacher's log-prob is each token's reward.
 
     rlreason train --config=experiments/methods/distill_policy_gradient.py:runs/grpo/models/rl \
         --workdir=runs/student

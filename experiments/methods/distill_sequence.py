@@ -1,4 +1,4 @@
-"""Sequence-level distillation: the student is fine-tuned on what the teacher got right.
+r"""Sequence-level distillation: the student is fine-tuned on what the teacher got right.
 
     rlreason train --config=experiments/methods/distill_sequence.py:runs/grpo/models/rl \
         --workdir=runs/student

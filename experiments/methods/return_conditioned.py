@@ -1,4 +1,4 @@
-"""Return-conditioned RL, https://arxiv.org/abs/2403.04642: told how it ends, then asked for GOOD.
+r"""Return-conditioned RL, https://arxiv.org/abs/2403.04642: told how it ends, then asked for GOOD.
 
     rlreason train --config=experiments/methods/return_conditioned.py --workdir=runs/rcrl
 

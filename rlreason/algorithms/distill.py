@@ -32,7 +32,7 @@ class DistillConfig:
   temperature: float = 1.0  # above 0, divides the logits of student and teacher
   top_k: int = 0  # words of the teacher that are kept; 0 = its whole vocabulary
   others: losses.Others = "bucket"  # what becomes of the other words with a top_k
-  aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
+  aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"  # mean of the loss
   micro_batch_size: int = 0  # rows per gradient pass over all devices; 0 = the whole batch
 
   def __post_init__(self):

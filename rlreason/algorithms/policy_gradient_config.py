@@ -55,9 +55,11 @@ class PolicyGradientConfig:
   drop_normalizer: Literal["all", "kept"] = "all"
 
   # The policy's loss.
-  policy_loss: Slot = Slot(losses.clipped_surrogate)
+  policy_loss: Slot = Slot(losses.clipped_surrogate)  # the loss of each token
   correction: Slot | None = None  # weights for what the sampler did otherwise than the trainer
   selection: Slot | None = None  # tokens that `policy_loss` treats apart
+  # From the loss of tokens to one number: the mean or sum over all tokens, the mean over sequences
+  # of their means or of their sums, or sums over `constant_length`.
   aggregation: masks.Aggregation = "sequence-mean"
   constant_length: int = 1  # tokens; only for aggregation="constant"
   # Weight of the negative log-likelihood of right completions, and of given answers if there are

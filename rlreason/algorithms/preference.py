@@ -25,8 +25,8 @@ from rlreason.parallel import ALONE
 from rlreason.slots import Slot
 from rlreason.types import Metrics, PairBatch, Params
 
-_PAIRED = ("chosen", "rejected", "ref_chosen", "ref_rejected")
-_UNPAIRED = ("log_probs", "ref_log_probs", "is_desirable", "kl")
+PAIRED = ("chosen", "rejected", "ref_chosen", "ref_rejected")
+UNPAIRED = ("log_probs", "ref_log_probs", "is_desirable", "kl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class PreferenceConfig:
       if getattr(self, name) < 0:
         raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 or more")
     names = set(self.arrays)
-    if not names or not (names <= set(_PAIRED) or names <= set(_UNPAIRED)):
+    if not names or not (names <= set(PAIRED) or names <= set(UNPAIRED)):
       raise ValueError(
-          f"loss: got a function of {self.arrays}, allowed: of {_PAIRED} or of {_UNPAIRED}")
+          f"loss: got a function of {self.arrays}, allowed: of {PAIRED} or of {UNPAIRED}")
     if self.nll_coef and not self.has_pairs:
       raise ValueError(f"nll_coef: got {self.nll_coef} without pairs, allowed: 0")
 
@@ -56,7 +56,7 @@ class PreferenceConfig:
 
   @property
   def has_pairs(self) -> bool:
-    return set(self.arrays) <= set(_PAIRED)
+    return set(self.arrays) <= set(PAIRED)
 
   @property
   def has_reference(self) -> bool:
@@ -169,10 +169,10 @@ def _named_arrays(config: PreferenceConfig, batch: PairBatch, log_probs: jax.Arr
   ratios = log_probs - ref
   if config.has_pairs:
     arrays = (log_probs[:, 0], log_probs[:, 1], ref[:, 0], ref[:, 1])
-    return dict(zip(_PAIRED, arrays, strict=True)), ratios[:, 0] - ratios[:, 1]
+    return dict(zip(PAIRED, arrays, strict=True)), ratios[:, 0] - ratios[:, 1]
   arrays = (log_probs[:, 0], ref[:, 0], batch.is_desirable, batch.kl)
   distance = ratios[:, 0] if batch.kl is None else ratios[:, 0] - batch.kl
-  return dict(zip(_UNPAIRED, arrays, strict=True)), jnp.where(
+  return dict(zip(UNPAIRED, arrays, strict=True)), jnp.where(
       batch.is_desirable, distance, -distance)
 
 

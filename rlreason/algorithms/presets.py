@@ -58,6 +58,11 @@ def grpo(*, ddof: int = 1, epsilon: float = 1e-6, **changes) -> PolicyGradientCo
 
   Released codes differ: verl and OpenRLHF divide by the sample deviation (ddof=1) plus 1e-6 and
   1e-9, TRL plus 1e-4.
+
+  Args:
+    ddof: taken from the number of scores in the deviation's variance; 0 or 1.
+    epsilon: added to the deviation.
+    **changes: to the settings.
   """
   return _preset(_NO_CRITIC, dict(
       advantage=Slot(losses.group_normalized, {"ddof": ddof, "epsilon": epsilon}),
@@ -70,6 +75,10 @@ def grpo_of(code: Literal["verl", "TRL", "OpenRLHF"], **changes) -> PolicyGradie
   Of verl 0.9, TRL 1.16 and OpenRLHF 0.11 (docs/formulas.md, where the functions are compared). A KL
   in the loss is an option of verl and OpenRLHF, here on, with their default coefficients; k3 is one
   of the two estimates that OpenRLHF recommends for it. TRL's default is no KL.
+
+  Args:
+    code: whose defaults.
+    **changes: to the settings.
 
   Raises:
     ValueError: no such code.
@@ -205,6 +214,10 @@ def dppo(*, divergence: Literal["tv", "kl"] = "tv", **changes) -> PolicyGradient
   With the bounds of SkyRL and prime-rl (total variation, 0.2) or of verl's script (KL, 0.05).
   Advantages without a deviation and the mean over all tokens are prime-rl's.
 
+  Args:
+    divergence: of "this token or another": the total variation, or the KL.
+    **changes: to the settings.
+
   Raises:
     ValueError: no such divergence.
   """
@@ -267,12 +280,22 @@ def opo(**changes) -> PolicyGradientConfig:
 
 
 def pass_at_k(*, k: int, **changes) -> PolicyGradientConfig:
-  """The pass@k reward of k of the group's completions, https://arxiv.org/abs/2508.10751."""
+  """The pass@k reward of k of the group's completions, https://arxiv.org/abs/2508.10751.
+
+  Args:
+    k: completions that are paid together.
+    **changes: to the settings.
+  """
   return dapo(**dict(advantage=Slot(losses.pass_at_k, {"k": k})) | changes)
 
 
 def max_rl(*, order: Literal["G-1", "G"] = "G-1", **changes) -> PolicyGradientConfig:
-  """MaxRL, https://arxiv.org/abs/2602.02710: towards the likelihood of success, not its rate."""
+  """MaxRL, https://arxiv.org/abs/2602.02710: towards the likelihood of success, not its rate.
+
+  Args:
+    order: "G" also pushes down what a failed group did.
+    **changes: to the settings.
+  """
   return _preset(_NO_CRITIC, _NO_KL, dict(
       advantage=Slot(losses.max_rl, {"order": order}), aggregation="token-mean"), changes)
 
@@ -284,7 +307,12 @@ def gdpo(**changes) -> PolicyGradientConfig:
 
 
 def top_entropy(*, fraction: float = 0.2, **changes) -> PolicyGradientConfig:
-  """DAPO on the tokens of the highest entropy alone, https://arxiv.org/abs/2506.01939."""
+  """DAPO on the tokens of the highest entropy alone, https://arxiv.org/abs/2506.01939.
+
+  Args:
+    fraction: of the tokens of a minibatch.
+    **changes: to the settings.
+  """
   return dapo(**dict(
       policy_loss=Slot(losses.selected_surrogate),
       selection=Slot(losses.select_high_entropy, {"fraction": fraction})) | changes)

@@ -20,8 +20,8 @@ from rlreason.parallel import ALONE
 from rlreason.slots import Slot
 from rlreason.types import Key, PairBatch, Params
 
-_PAIRED = ("chosen_scores", "rejected_scores")
-_UNPAIRED = ("scores", "is_right")
+PAIRED = ("chosen_scores", "rejected_scores")
+UNPAIRED = ("scores", "is_right")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,13 @@ class RewardModelConfig:
   def __post_init__(self):
     if self.micro_batch_size < 0:
       raise ValueError(f"micro_batch_size: got {self.micro_batch_size}, allowed: 0 or more")
-    if set(self.loss.arrays) not in (set(_PAIRED), set(_UNPAIRED)):
+    if set(self.loss.arrays) not in (set(PAIRED), set(UNPAIRED)):
       raise ValueError(
-          f"loss: got a function of {self.loss.arrays}, allowed: of {_PAIRED} or of {_UNPAIRED}")
+          f"loss: got a function of {self.loss.arrays}, allowed: of {PAIRED} or of {UNPAIRED}")
 
   @property
   def has_pairs(self) -> bool:
-    return set(self.loss.arrays) == set(_PAIRED)
+    return set(self.loss.arrays) == set(PAIRED)
 
 
 class _Spec(NamedTuple):

@@ -44,7 +44,7 @@ class EvaluationConfig:
   split: str = "test"  # of the task: validation while settings are chosen, test for a result
   num_problems: Examples = 500  # the first of the split
   batch_size: Rows = 100  # problems sampled at once
-  max_new_tokens: Tokens = 256
+  max_new_tokens: Tokens = 256  # of a completion
   num_samples: Rows = 8  # n of avg@n, largest k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
@@ -60,9 +60,9 @@ class EvaluationConfig:
   prompt_suffix: str = ""
   # Budget forcing (`forcing.py`): a completion that `max_new_tokens` cut off goes on after the text
   # `forced_answer`, and one that ended before after `wait`, in the place of its end token.
-  forced_answer: str = ""  # empty: off
-  answer_tokens: Tokens = 16  # that may follow it
-  wait: str = ""
+  forced_answer: str = ""  # put after what was cut off, such as "\\boxed{"; empty: off
+  answer_tokens: Tokens = 16  # that may follow `forced_answer`
+  wait: str = ""  # put in the place of an end token that comes too early
   num_waits: int = 0  # times at most, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
   every_steps: int = 0  # also within a stage that trains, each time after so many steps; 0 = not

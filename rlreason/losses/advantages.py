@@ -65,6 +65,15 @@ def batch_normalized(
 
   A group that is nearly all right or nearly all wrong is not blown up, as it is by its own std
   (https://arxiv.org/abs/2508.08221). Each group has its own mean, the batch has one std.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    ddof: taken from the number of scores in the variance; 0 or 1.
+    epsilon: added to the std.
+
+  Returns:
+    f32[P, G].
   """
   std = _std(scores.reshape(-1), is_kept.reshape(-1), ddof)
   return jax.lax.stop_gradient(
@@ -77,8 +86,15 @@ def leave_one_out(
   """A = r - mean of the others: RLOO, https://arxiv.org/abs/2402.14740.
 
   The baseline does not depend on the completion, so the gradient is unbiased. G / (G - 1) times
-  `group_centered`. r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3]. `group_of_one` as of
-  `group_normalized`.
+  `group_centered`. r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3].
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+    group_of_one: as of `group_normalized`.
+
+  Returns:
+    f32[P, G].
   """
   count = jnp.sum(is_kept, axis=-1, keepdims=True, dtype=jnp.float32)
   advantages = _centred(scores, is_kept) * masks.safe_divide(count, count - 1.0)
@@ -222,7 +238,7 @@ def max_rl(
   of its completions gets -1, n is G. Rewards must not be negative: a mean of 0 or less gets what a
   failed group gets.
 
-  [1, 0, 0, 0] gives [3, -1, -1, -1], [1, 1, 1, 0] [1/3, 1/3, 1/3, -1].
+  [1, 0, 0, 0] gives [3, -1, -1, -1], and [1, 1, 1, 0] gives [1/3, 1/3, 1/3, -1].
 
   Args:
     scores: f32[P, G], 0 or more.

@@ -86,8 +86,8 @@ class LoRAConfig:
   A and B train and are f32 whatever the model is; W is frozen. B starts at zero.
   """
 
-  rank: Annotated[int, AtMost(2**14, "beyond the widths of most models")] = 16  # r
-  alpha: float = 32.0  # α
+  rank: Annotated[int, AtMost(2**14, "beyond the widths of most models")] = 16  # r, of A and B
+  alpha: float = 32.0  # α: adapters are scaled by α / r
   targets: tuple[str, ...] = LORA_TARGETS  # projections that have adapters
   base: Literal["full", "int8", "nf4"] = "full"  # how the frozen kernels of the layers are kept
 

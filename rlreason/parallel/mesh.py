@@ -22,7 +22,7 @@ class ParallelConfig:
   `jit` shards one program over a mesh; `pmap` replicates the parameters and splits the rows.
   """
 
-  mode: Literal["jit", "pmap"] = "jit"
+  mode: Literal["jit", "pmap"] = "jit"  # one program over a mesh, or a copy for each device
   data: int = -1  # devices that split the rows; -1 = all that the other axes leave over
   fsdp: int = 1  # devices that split the rows and the parameters; jit only
   tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only

@@ -230,7 +230,7 @@ def _make_function(
   if spec.name == "verifier":
     return _make_verifier(verifier, options, pool)
   function = BUILT_IN[spec.name]
-  return functools.partial(_call_built_in, function, options, _option_names(function))
+  return functools.partial(_call_built_in, function, options, option_names(function))
 
 
 def _check_no_verdicts(specs: Sequence[RewardSpec]):
@@ -310,7 +310,7 @@ def _call_built_in(function, options, names, prompts, completions, /, **columns)
   return function(prompts, completions, **kept, **options)
 
 
-def _option_names(function: Callable[..., Any]) -> set[str]:
+def option_names(function: Callable[..., Any]) -> set[str]:
   """Keyword-only parameters that are no columns."""
   parameters = inspect.signature(function).parameters.values()
   return {parameter.name for parameter in parameters
@@ -328,7 +328,7 @@ def _check_built_in(name: str, options: Mapping[str, Any]) -> None:
 def _check_options(name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
   """Built-in rewards take any column, so that a misspelt option would pass without a word."""
   parameters = inspect.signature(function).parameters.values()
-  allowed = _option_names(function)
+  allowed = option_names(function)
   required = {
       parameter.name for parameter in parameters
       if parameter.name in allowed and parameter.default is parameter.empty

@@ -12,7 +12,7 @@ class SamplingOptions:
   top-k, top-p and min-p, in this order, each on what the one before has left.
   """
 
-  max_new_tokens: int
+  max_new_tokens: int  # of a completion, its end token among them
   temperature: float = 1.0  # 0 = greedy: always the most likely token; else 1e-4 to 1e4
   top_k: int = 0  # tokens kept; 0 = all
   top_p: float = 1.0  # in (0, 1], probability mass kept; 1 = all

