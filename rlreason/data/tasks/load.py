@@ -48,7 +48,7 @@ class FileTask:
   name: str  # of the task, in metrics and tables
   train: Path  # of a file or a folder, or a pattern
   test: Path = ""  # the same; empty = problems of the training files are held out
-  held_out: float = own.TEST_SHARE  # share of them, where there is no test file
+  held_out: float = own.TEST_SHARE  # about this share of them, where there is no test file
   validation: Path = ""  # the same; empty = that of the test
   # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -35,19 +35,21 @@ _ALLOWED = ("allowed: a list of rows {prompt or question, answer, ...}, an objec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnTask:
-  """Problems that a function of the user's returns; it is called when the config is built.
+  """Problems that a function of the user's returns, as rows, an object, or either for each split.
+
+  It is called when the config is built.
 
   Attributes:
     parts: what it returned, by split.
   """
 
   kind: Literal["own"]
-  function: Callable[..., Any] | str  # or "package.module:function"; it returns what is said above
+  function: Callable[..., Any] | str  # itself, or "package.module:function"
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its keyword arguments
   name: str = ""  # what metrics call the task; empty = the name that the object has, or "own"
-  template: str = "{question}"  # as of `FileTask`, and so are the next two
-  system: str = ""
-  is_chat: bool = True
+  template: str = "{question}"  # these three as of `FileTask`
+  system: str = ""  # as of `FileTask`
+  is_chat: bool = True  # as of `FileTask`
   verifier: str = ""  # as of `FileTask`; empty = that of the object, or "math"
 
   def __post_init__(self):
