@@ -38,6 +38,7 @@ def _print(comparison: Mapping[str, Any]) -> None:
   from rlreason.training import tables
 
   console, runs = rich.console.Console(), comparison["runs"]
+  width = tables.width_of(console)
   say = lambda text: console.print(rich.text.Text(text), soft_wrap=True)
   for i, run in enumerate(runs):
     seeds = f", {run['seeds']} seeds" if run["seeds"] > 1 else ""
@@ -56,7 +57,7 @@ def _print(comparison: Mapping[str, Any]) -> None:
       cells += [_difference(name, one, count)
                 for one, count in zip(entry["differences"][1:], counts, strict=True)]
       rows.append((name, cells))
-    for table in tables.lay_out(heads, [(task, rows)], tables.width_of(console)):
+    for table in tables.lay_out(heads, [(task, rows)], width):
       say("\n".join(["", *(line for line, _ in table)]))
   say("")
   if not comparison["tasks"]:
@@ -64,8 +65,8 @@ def _print(comparison: Mapping[str, Any]) -> None:
   for i, lines in enumerate(comparison["configs"][1:], 1):
     say(f"What differs in the configs, A -> {_letter(i)}:" if lines else
         f"The configs of A and {_letter(i)} are the same.")
-    for line in lines[:_MAX_LINES]:
-      say(f"  {line}")
+    for line in lines[:_MAX_LINES]:  # values may be long; comparison.json has them whole
+      say(f"  {line if len(line) <= width - 2 else f'{line[:width - 6]} ...'}")
     if len(lines) > _MAX_LINES:
       say(f"  and {len(lines) - _MAX_LINES} more")
 
