@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -111,31 +112,53 @@ def test_controls_start_from_a_model(name):
   assert recipe.stages == load(name).stages[1:]
 
 
-def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
-  spec = importlib.util.spec_from_file_location("controls", FOLDER / "controls" / "countdown.py")
-  controls = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(controls)
-  recipes = {}
+def load_program(monkeypatch, name):
+  """A program of experiments/controls, whose neighbours it imports."""
+  monkeypatch.syspath_prepend(FOLDER / "controls")
+  monkeypatch.delitem(sys.modules, name, raising=False)
+  return importlib.import_module(name)
+
+
+def run_nothing(recipes, stages, rows=()):
+  """In place of `rlreason`: keeps the recipe that the flags ask for, and writes results.
+
+  Args:
+    recipes: name of the output -> recipe, filled.
+    stages: stage -> its evaluation, for the summary.
+    rows: completions, written for each stage of a run and beside a result.
+  """
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
 
   def run(command, *flags):
-    """Builds the recipe that the flags ask for, and writes results of which the value is 0.5."""
     overrides, rest = main._split_overrides(flags)
     values = dict(flag.removeprefix("--").split("=", 1) for flag in rest)
     output = pathlib.Path(values["workdir"] if command == "train" else values["output"])
-    recipe = from_config(commands.load_config(values["config"], overrides))
-    recipes[output.name] = recipe
-    estimate = dict(value=0.5, low=0.4, high=0.6, n=9)
-    text = json.dumps({"stages": [
-        {"name": name, "evaluation": {"countdown": dict.fromkeys(controls.COLUMNS, estimate)}}
-        for name in ("start", "sft", "rl")]})
-    if command == "train":
-      output.mkdir(parents=True)
-      (output / "summary.json").write_text(text)
-      (output / "report.html").touch()
-    else:
-      output.write_text(text)
+    recipes[output.name] = from_config(commands.load_config(values["config"], overrides))
+    summary = json.dumps({"stages": [
+        {"name": name, "evaluation": {"countdown": found}} for name, found in stages.items()]})
+    if command != "train":
+      output.write_text(summary)
+      output.with_suffix(".jsonl").write_text(lines)
+      return
+    (output / "evaluation").mkdir(parents=True)
+    for name in stages:
+      (output / "evaluation" / f"{name}.jsonl").write_text(lines)
+    (output / "summary.json").write_text(summary)
+    (output / "metrics.jsonl").write_text(
+        '{"stage": "eval-sft"}\n{"stage": "rl", "rollout/accuracy": 0.25}\n')
+    (output / "report.html").touch()
 
-  monkeypatch.setattr(controls, "rlreason", run)
+  return run
+
+
+def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
+  controls = load_program(monkeypatch, "countdown")
+  estimate = dict(value=0.5, low=0.4, high=0.6, n=9)
+  evaluation = dict.fromkeys(controls.COLUMNS, estimate)
+  recipes = {}
+  monkeypatch.setattr(
+      controls, "rlreason",
+      run_nothing(recipes, dict.fromkeys(("start", "sft", "rl"), evaluation)))
   monkeypatch.chdir(FOLDER.parent)
   results = controls.run_seed(tmp_path, "3", [])
   assert list(results) == ["after SFT", "RLSP", *controls.CONTROLS, "SFT kept from giving up"]
@@ -150,6 +173,41 @@ def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
   assert recipes["kept_from_giving_up.json"].evaluation.blocked_words
   before = dict(recipes)
   assert controls.run_seed(tmp_path, "3", []) == results and recipes == before
+
+
+def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
+  sweep = load_program(monkeypatch, "exploration")
+  # Of 16 samples of a problem two are right, of which one went back twice; 30 tokens each.
+  rows = [dict(problem=0, sample=sample, completion="back a back" if sample == 3 else "a",
+               vote=int(sample in (3, 7)), score=float(sample in (3, 7)), length=30,
+               truncated=sample == 5) for sample in (None, *range(16))]
+  recipes = {}
+  monkeypatch.setattr(
+      sweep.controls, "rlreason", run_nothing(recipes, dict.fromkeys(("sft", "rl"), {}), rows))
+  monkeypatch.chdir(FOLDER.parent)
+  results = sweep.run_seed(tmp_path / "seed3", "3", [])
+  assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.4", "c = 1",
+                           "c = 4", "c = 10", "c = 40", "random reward"]
+  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 2 / 16, 100 / 16, 1, 12.5, 12.5, 25, 25]
+  found = [results["c = 4"][column]["value"] for column in sweep.COLUMNS]
+  assert found == pytest.approx(expected)
+  assert sweep.COLUMNS[-1] not in results["after SFT"]
+  searches, start = recipes["searches"], recipes["gives_up"]
+  assert searches.seed == 0 and searches.task.problems.give_up < start.task.problems.give_up
+  assert start.model.path == str(tmp_path / "searches" / "models" / "sft")
+  assert start.seed == 3 and start.evaluation.num_samples == 16
+  strengths = {}
+  for name, recipe in recipes.items():
+    if name.startswith("c_"):
+      stage, = recipe.stages
+      assert recipe.model.path == str(tmp_path / "seed3" / "gives_up" / "models" / "sft")
+      parts = {spec.name: spec for spec in stage.rewards if spec.weight}
+      assert set(parts) == {"verifier", "exploration"}
+      strengths[name] = parts["exploration"].options["c"]
+  assert strengths == {"c_0": 0, "c_0.4": 0.4, "c_1": 1, "c_4": 4, "c_10": 10, "c_40": 40}
+  assert {spec.name for spec in recipes["random_reward"].stages[0].rewards if spec.weight} == {
+      "random"}
+  assert recipes["kept_from_giving_up.json"].evaluation.blocked_words
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -8,6 +8,7 @@ two cores.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 import json
 import pathlib
 import statistics
@@ -31,18 +32,38 @@ COLUMNS = ("greedy", "avg@8", "pass@8", "maj@8", "reasoning_length", "backtracks
 
 def main():
   """Runs what is missing and prints the table."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/controls"))
+  rows = run_seeds(run_seed, __doc__, "runs/controls")
+  print("\n".join(table(rows, COLUMNS)))
+
+
+def run_seeds(
+    run_one: Callable[[pathlib.Path, str, list[str]], dict[str, dict]], usage: str, root: str
+) -> dict[str, list[dict]]:
+  """Name -> a result for each seed that the command line asks for, in their order.
+
+  Args:
+    run_one: (folder, seed, flags) -> name -> result.
+    usage: what the program does; its first line is shown with --help.
+    root: folder of the runs unless the command line names another.
+  """
+  parser = argparse.ArgumentParser(description=usage.splitlines()[0])
+  parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root))
   parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
   parser.add_argument("flags", nargs="*", help="further flags of every run, after --")
   args = parser.parse_args()
   rows = {}
   for seed in args.seeds.split(","):
-    for name, result in run_seed(args.root / f"seed{seed}", seed, args.flags).items():
+    for name, result in run_one(args.root / f"seed{seed}", seed, args.flags).items():
       rows.setdefault(name, []).append(result)
-  print("| run | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+  return rows
+
+
+def table(rows: dict[str, list[dict]], columns: Sequence[str]) -> list[str]:
+  """A line for each name: means over seeds and each seed's values."""
+  lines = ["| run | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
   for name, results in rows.items():
-    print(f"| {name} | " + " | ".join(cell(results, column) for column in COLUMNS) + " |")
+    lines.append(f"| {name} | " + " | ".join(cell(results, column) for column in columns) + " |")
+  return lines
 
 
 def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
@@ -80,8 +101,10 @@ def read(summary: pathlib.Path) -> dict[str, dict]:
 
 
 def cell(results: list[dict], column: str) -> str:
-  """Mean over seeds and, in brackets, each seed's value."""
-  values = [result[column]["value"] for result in results]
+  """Mean over seeds and, in brackets, each seed's value; empty where it was not measured."""
+  values = [result[column]["value"] for result in results if column in result]
+  if not values:
+    return ""
   return f"{statistics.mean(values):.3g} [{', '.join(f'{value:.3g}' for value in values)}]"
 
 

@@ -51,7 +51,7 @@ class CountdownConfig:
   Attributes:
     num_numbers: how many numbers a problem gives, 3 or 4.
     max_number: the numbers are from 1..max_number.
-    max_target: the targets are from 1..max_target.
+    max_target: the targets are from min_target..max_target.
     max_intermediate: results of operations are integers from 1..max_intermediate.
     num_validation: rows of the validation split.
     num_test: rows of the test split; training gets the rest.
@@ -62,6 +62,7 @@ class CountdownConfig:
     insight: probability in [0, 1] that a step looks first at an operation that leads to the
       target, where there is one; 0 is a search in purely random order.
     max_words: longest demonstration, in words, `<eos>` included.
+    min_target: large targets are reached by fewer expressions, so that luck finds them less often.
   """
 
   num_numbers: int = 3
@@ -75,6 +76,7 @@ class CountdownConfig:
   restart: float = 0.5
   insight: float = 0.0
   max_words: Tokens = 96
+  min_target: int = 1
 
   def __post_init__(self):
     if self.num_numbers not in (3, 4):
@@ -82,6 +84,9 @@ class CountdownConfig:
     for name in ("max_number", "max_target", "num_validation", "num_test"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1. Got: {getattr(self, name)}")
+    if not 1 <= self.min_target <= self.max_target:
+      raise ValueError(
+          f"min_target must be in 1..max_target ({self.max_target}). Got: {self.min_target}")
     smallest = max(self.max_number, self.max_target)
     if self.max_intermediate < smallest:
       raise ValueError(
@@ -192,7 +197,8 @@ def expression_text(expression: Expression) -> str:
 def enumerate_problems(config: CountdownConfig) -> tuple[Problem, ...]:
   """Every solvable problem within the limits, ordered by numbers, then target."""
   return _enumerate_problems(
-      config.num_numbers, config.max_number, config.max_target, config.max_intermediate)
+      config.num_numbers, config.max_number, config.min_target, config.max_target,
+      config.max_intermediate)
 
 
 def split_problems(config: CountdownConfig) -> dict[str, list[Problem]]:
@@ -300,11 +306,13 @@ def _operations(left: int, right: int, limit: int) -> list[tuple[str, int]]:
 
 
 @functools.lru_cache(maxsize=None)
-def _enumerate_problems(num_numbers, max_number, max_target, limit) -> tuple[Problem, ...]:
+def _enumerate_problems(
+    num_numbers, max_number, min_target, max_target, limit
+) -> tuple[Problem, ...]:
   problems = []
   for numbers in itertools.combinations_with_replacement(range(1, max_number + 1), num_numbers):
     for target, solution in sorted(_solutions(numbers, limit).items()):
-      if target <= max_target:
+      if min_target <= target <= max_target:
         problems.append(Problem(numbers, target, solution))
   return tuple(problems)
 

@@ -1,5 +1,6 @@
 import ast
 import collections
+import dataclasses
 import fractions
 import operator
 import re
@@ -39,6 +40,8 @@ def test_problems_of_a_small_config_by_hand():
       max_number=1, max_target=4, max_intermediate=4, num_validation=1, num_test=1)
   found = [(problem.numbers, problem.target) for problem in countdown.enumerate_problems(config)]
   assert found == [((1, 1, 1), 1), ((1, 1, 1), 2), ((1, 1, 1), 3)]
+  large = countdown.enumerate_problems(dataclasses.replace(config, min_target=2))
+  assert [(problem.numbers, problem.target) for problem in large] == found[1:]
 
 
 @pytest.mark.parametrize("num_numbers", [3, 4])
@@ -164,7 +167,8 @@ def test_parentheses_are_written_only_where_needed():
 
 @pytest.mark.parametrize("field, value", [
     ("num_numbers", 5), ("max_intermediate", 49), ("give_up", 1.5), ("restart", -0.1),
-    ("seed", -1), ("max_words", 10), ("num_test", 0)])
+    ("seed", -1), ("max_words", 10), ("num_test", 0),
+    ("min_target", 0), ("min_target", 51)])
 def test_config_names_the_field_out_of_range(field, value):
   with pytest.raises(ValueError, match=field):
     countdown.CountdownConfig(**{field: value})

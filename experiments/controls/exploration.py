@@ -1,0 +1,108 @@
+"""Sweeps the strength of the exploration reward from a start that finds almost nothing.
+
+    .venv/bin/python experiments/controls/exploration.py --root=runs/exploration --seeds=0,1,2
+
+One model learns to search, once; each seed teaches it to give up, and every strength c and every
+control starts from that (experiments/exploration_countdown.py). Prints the table of
+docs/results.md. What is finished is not run again, so the program may be stopped and started. A
+seed takes about 20 minutes on one core.
+"""
+
+from collections.abc import Sequence
+import json
+import pathlib
+import statistics
+
+import countdown as controls
+
+from rlreason.evaluation import completions as completions_lib
+
+CONFIG = "experiments/exploration_countdown.py"
+# From 23 on a long wrong answer is paid more than a short right one, which has to be allowed.
+STRENGTHS = ("0", "0.4", "1", "4", "10", "40")
+FLAGS = ["--config.rl.rewards.exploration.options.c={}",
+         "--config.rl.allow_length_over_correctness=True"]
+LAST_ONLY = "--config.evaluation.every_stage=False"
+SAMPLES = 16  # of each problem by the start: what they take, no trained model exceeds
+MODEL = pathlib.Path("models") / "sft"
+WINDOW = 10  # steps
+# Of the samples, but for the first; n is how many samples of the start take as many tokens as one.
+COLUMNS = (
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "going back", "cut off, %", "n",
+    "pass@n of the start, %", "maj@n of the start, %", "right rollouts, steps 1-10, %",
+    "right rollouts, last 10 steps, %")
+
+
+def main():
+  """Runs what is missing and prints the table."""
+  rows = controls.run_seeds(run_seed, __doc__, "runs/exploration")
+  print("\n".join(controls.table(rows, COLUMNS)))
+
+
+def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
+  """Name -> column -> estimate, of one seed's runs."""
+  searches, start = root.parent / "searches", root / "gives_up"
+  controls.train(searches, CONFIG, [LAST_ONLY, *flags])
+  flags = [f"--config.seed={seed}", LAST_ONLY, *flags]
+  controls.train(start, f"{CONFIG}:{searches / MODEL}", [
+      "--config.stages=('sft',)", f"--config.evaluation.num_samples={SAMPLES}", *flags])
+  blocked = root / "kept_from_giving_up.json"
+  if not blocked.exists():
+    controls.rlreason("evaluate", f"--config={CONFIG}:rl,{start / MODEL}",
+                      f"--model={start / MODEL}", f"--output={blocked}", controls.BLOCKED, *flags)
+  before = read(start / "evaluation" / "sft.jsonl")
+  results = {"after SFT": measured(before, before),
+             "SFT kept from giving up": measured(read(blocked.with_suffix(".jsonl")), before)}
+  runs = {f"c = {c}": [flag.format(c) for flag in FLAGS] for c in STRENGTHS}
+  runs["random reward"] = controls.CONTROLS["random reward"]
+  for name, changes in runs.items():
+    workdir = root / name.replace(" = ", "_").replace(" ", "_")
+    controls.train(workdir, f"{CONFIG}:rl,{start / MODEL}", [*changes, *flags])
+    results[name] = measured(read(workdir / "evaluation" / "rl.jsonl"), before) | trained(
+        read(workdir / "metrics.jsonl"))
+  return results
+
+
+def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
+  """What an evaluation shows, and what the start reaches for as many tokens in more samples.
+
+  Args:
+    rows: completions of an evaluation (`completions.py`).
+    before: those of the start, with more samples of each problem.
+  """
+  samples = [row for row in rows if row["sample"] is not None]
+  tokens, tokens_before = mean_tokens(rows), mean_tokens(before)
+  n = min(max(round(tokens / tokens_before), 1), SAMPLES)
+  values = (
+      accuracy(rows, "greedy"), accuracy(rows, "avg@4"), accuracy(rows, "pass@4"),
+      accuracy(rows, "maj@4"), tokens,
+      statistics.mean(row["completion"].split().count("back") for row in samples),
+      100 * statistics.mean(row["truncated"] for row in samples), n,
+      accuracy(before, f"pass@{n}"), accuracy(before, f"maj@{n}"))
+  return {column: {"value": value} for column, value in zip(COLUMNS, values, strict=False)}
+
+
+def trained(steps: list[dict]) -> dict[str, dict]:
+  """How many of the rollouts at the beginning and at the end of training were right."""
+  right = [100 * step["rollout/accuracy"] for step in steps if step["stage"] == "rl"]
+  return {COLUMNS[-2]: {"value": statistics.mean(right[:WINDOW])},
+          COLUMNS[-1]: {"value": statistics.mean(right[-WINDOW:])}}
+
+
+def accuracy(rows: list[dict], metric: str) -> float:
+  """In percent."""
+  return 100 * statistics.mean(completions_lib.per_problem(rows, metric).values())
+
+
+def mean_tokens(rows: Sequence[dict]) -> float:
+  """Of the samples."""
+  return statistics.mean(row["length"] for row in rows if row["sample"] is not None)
+
+
+def read(path: pathlib.Path) -> list[dict]:
+  with path.open(encoding="utf-8") as lines:
+    return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+  main()
