@@ -262,11 +262,11 @@ DIRECTIONS = (
     *(accuracies(f"stale, {name}", "stale, GRPO", f"{name} stands stale data better than a clip",
                  f"{name}, GRPO, 16 updates of each rollout") for name in STALE),
     accuracies(
-        "stale, off-policy mask", "stale, GRPO", "an off-policy mask beside it helps",
-        "with, without, 16 updates of each rollout"),
-    accuracies(
         "stale, GSPO", "stale, GRPO", "so does GSPO, whose clip is of whole completions",
         "GSPO, GRPO, 16 updates of each rollout"),
+    accuracies(
+        "stale, off-policy mask", "stale, GRPO", "and a clip with the off-policy mask beside it",
+        "with, without, 16 updates of each rollout"),
     *((("stale, " + name, "stale, GRPO"), (
         f"{name}: more tokens learn than with GRPO's clip",
         f"share without a gradient: {name}, GRPO, 16 updates of each rollout"),
