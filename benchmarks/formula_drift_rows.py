@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from formula_inputs import Row, arrays, flat, of_tokens, whitened
+from formula_inputs import Row, arrays, flat, of_group, of_tokens, whitened
 from rlreason import losses
 
 ONE_ADVANTAGE = "one advantage a row"
 
 
 def rows():
-  return _verl_rows() + _trl_rows() + _mask_rows()
+  return _verl_rows() + _trl_rows() + _mask_rows() + _skyrl_rows()
 
 
 def _policy(function, aggregation="token-mean", **options):
@@ -125,4 +125,18 @@ def _mask_rows():
           ("openrlhf.policy_loss", {"is_correction_level": "seq",
                                     "is_correction_threshold": [0.8, 1.1]}),
           "sequence_mask(importance=\"token\") * clipped_surrogate", of_tokens(corrected)),
+  ]
+
+
+def _skyrl_rows():
+  """Of scores that are not negative, for which the advantage is made."""
+  ours = lambda **options: of_group(losses.max_rl, epsilon=1e-6, **options)
+  row = lambda name, run, inputs="scores of 0 and 1", is_same=True: Row(
+      "SkyRL", "maxrl", ("skyrl.max_rl", {}), name, run, inputs, is_same)
+  return [
+      row("max_rl(epsilon=1e-6)", ours()),
+      row("max_rl(epsilon=1e-6, order=\"G\")", ours(order="G"), is_same=False),
+      row("max_rl(epsilon=1e-6)", ours(), "groups of one, 0 or 1", False),
+      row("max_rl(epsilon=1e-6, group_of_one=\"raw\")", ours(group_of_one="raw"),
+          "groups of one, 0 or 1"),
   ]

@@ -92,6 +92,16 @@ def _groups_of_one(x, random):
   x["mask"][0] = True  # TRL pads to the longest row
 
 
+def _right_or_wrong(x, random):
+  x["scores"] = (x["scores"] > 0).astype(np.float64)
+  x["scores"][4] = 0.0
+
+
+def _right_or_wrong_alone(x, random):
+  _right_or_wrong(x, random)
+  _groups_of_one(x, random)
+
+
 def _flat_scores(x, random):
   x["scores"] = np.full((GROUPS, SIZE), 0.3)
 
@@ -126,6 +136,8 @@ CASES = {
     "one advantage a row": _one_advantage,
     "on-policy": _on_policy,
     "groups of one": _groups_of_one,
+    "scores of 0 and 1": _right_or_wrong,
+    "groups of one, 0 or 1": _right_or_wrong_alone,
     "all scores 0.3": _flat_scores,
     "two not scored": _not_scored,
     "a row without tokens": _empty_row,

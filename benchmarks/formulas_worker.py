@@ -18,11 +18,11 @@ import torch
 
 # TRL first: it looks for packages that later modules find empty.
 from peer_functions import of_trl
-from peer_functions import of_areal, of_jax, of_openrlhf, of_verl
+from peer_functions import of_areal, of_jax, of_openrlhf, of_skyrl, of_verl
 
 MODULES = {"trl": of_trl, "verl": of_verl, "openrlhf": of_openrlhf, "areal": of_areal,
-           "jax": of_jax}
-PACKAGES = ("trl", "verl", "openrlhf", "areal", "google-tunix", "rlax", "torch", "jax")
+           "skyrl": of_skyrl, "jax": of_jax}
+PACKAGES = ("trl", "verl", "openrlhf", "areal", "google-tunix", "rlax", "skyrl", "torch", "jax")
 
 
 def answer(**fields):

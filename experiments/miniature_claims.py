@@ -10,9 +10,9 @@ def mean_of(values: list[float]) -> float:
   return statistics.mean(values) if values else float("nan")
 
 
-def accuracy(name: str):
-  """Mean accuracy of 8 samples, in percent."""
-  return lambda seed: 100 * seed.last(name)["avg@8"]["value"]
+def accuracy(name: str, task: str = "chain", metric: str = "avg@8"):
+  """Mean accuracy of 8 samples, or another estimate, in percent."""
+  return lambda seed: 100 * seed.last(name, task)[metric]["value"]
 
 
 def length(name: str):
@@ -33,13 +33,23 @@ def shortened(task: str):
   return measure
 
 
-def late(name: str, metric: str):
+def late(name: str, metric: str, stage: str = "rl"):
   """Mean of a metric over the last 20 steps."""
-  return lambda seed: mean_of(seed.series(name, metric)[-20:])
+  return lambda seed: mean_of(seed.series(name, metric, stage)[-20:])
 
 
 def mean_over_steps(name: str, metric: str):
   return lambda seed: mean_of(seed.series(name, metric))
+
+
+def largest(name: str, metric: str):
+  return lambda seed: max(seed.series(name, metric))
+
+
+def clipped(name: str):
+  """Share of the tokens that got no gradient, mean of all steps."""
+  return lambda seed: sum(mean_over_steps(name, f"policy/clip_fraction_{side}")(seed)
+                          for side in ("low", "high"))
 
 
 def first_step(name: str, metric: str, share: float):
@@ -86,6 +96,13 @@ def moved(name: str):
 # Policy gradients with a verifier, of which no more is asked than that they learn.
 LEARN = ("R1-Zero", "GSPO", "PPO", "RLOO", "ReMax", "REINFORCE++", "REINFORCE++-baseline", "CISPO",
          "OPO", "pass@4", "Clip-Cov", "KL-Cov", "R1")
+# Of 2025 and 2026, from the second start.
+LEARN_TOO = (
+    "SAPO", "GMPO", "two-sided clip", "LUSPO", "CISPO of ScaleRL", "DPPO, TV", "DPPO, KL", "VESPO",
+    "DeepSeek-V3.2", "top-entropy tokens", "MaxRL", "MaxRL, order G", "GDPO")
+# With 16 updates of each rollout, against GRPO's clip.
+STALE = ("SAPO", "GMPO", "two-sided clip", "CISPO of ScaleRL", "DPPO, TV", "DPPO, KL", "VESPO")
+NO_LABELS = ("TTRL", "RLPR")
 # (runs needed, (claim, what the two numbers are), (seed) -> two numbers, whether they show it)
 DIRECTIONS = (
     accuracies("GRPO", "no training", "GRPO raises accuracy", "after, before"),
@@ -238,4 +255,84 @@ DIRECTIONS = (
         "with fewer tokens", "millions worked on: distilled, RL"),
      compare(lambda seed: seed.tokens("student, sequence distillation, longer") / 1e6,
              lambda seed: seed.tokens("student, RL, longer") / 1e6), less),
+    *(accuracies(name, "second start, no training", f"{name} raises accuracy", "after, before")
+      for name in LEARN_TOO),
+    *(accuracies(name, "second start, no training", f"{name} raises accuracy without labels",
+                 "after, before") for name in NO_LABELS),
+    *(accuracies(f"stale, {name}", "stale, GRPO", f"{name} stands stale data better than a clip",
+                 f"{name}, GRPO, 16 updates of each rollout") for name in STALE),
+    accuracies(
+        "stale, GSPO", "stale, GRPO", "so does GSPO, whose clip is of whole completions",
+        "GSPO, GRPO, 16 updates of each rollout"),
+    accuracies(
+        "stale, off-policy mask", "stale, GRPO", "and a clip with the off-policy mask beside it",
+        "with, without, 16 updates of each rollout"),
+    *((("stale, " + name, "stale, GRPO"), (
+        f"{name}: more tokens learn than with GRPO's clip",
+        f"share without a gradient: {name}, GRPO, 16 updates of each rollout"),
+       compare(clipped("stale, " + name), clipped("stale, GRPO")), less)
+      for name in ("SAPO", "GMPO", "DPPO, TV")),
+    (("stale, two-sided clip", "stale, GRPO"), (
+        "a bound of bad tokens' ratios: no large gradients",
+        "largest norm: two-sided, GRPO, 16 updates of each rollout"),
+     compare(largest("stale, two-sided clip", "optim/grad_norm"),
+             largest("stale, GRPO", "optim/grad_norm")), less),
+    accuracies("LUSPO", "second start, GSPO", "LUSPO is better than GSPO", "LUSPO, GSPO"),
+    accuracies(
+        "stale, LUSPO", "stale, GSPO", "with stale data too",
+        "LUSPO, GSPO, 16 updates of each rollout"),
+    accuracies(
+        "CISPO of ScaleRL", "second start, CISPO", "CISPO's bound hardly matters, within 3 points",
+        "up to 5, up to 1.28", lambda left, right: abs(left - right) < 3),
+    *(accuracies(name, "second start, 4 updates", f"{name} is better than GRPO's clip",
+                 "DPPO, GRPO, 4 updates of each rollout") for name in ("DPPO, TV", "DPPO, KL")),
+    accuracies(
+        "stale, unbiased KL", "stale, k3", "the unbiased KL is better than k3 on stale data",
+        "unbiased, k3, 16 updates of each rollout"),
+    (("stale, unbiased KL", "stale, k3"), (
+        "and holds the policy nearer", "KL, nats per token, last 20 steps: unbiased, k3"),
+     compare(late("stale, unbiased KL", "policy/kl"), late("stale, k3", "policy/kl")), less),
+    (("top-entropy tokens", "all tokens"), (
+        "learning from the top-entropy tokens alone keeps entropy",
+        "nats per token, last 20 steps: those, all"),
+     compare(late("top-entropy tokens", "policy/entropy"), late("all tokens", "policy/entropy")),
+     more),
+    accuracies(
+        "top-entropy tokens", "all tokens", "and loses nothing, within 3 points", "those, all",
+        lambda left, right: left > right - 3),
+    *(((name, "second start, GRPO"), (
+        f"{name}: better on the hardest problems", f"avg@8, %, 5 operations: {name}, GRPO"),
+       compare(accuracy(name, "chain-5"), accuracy("second start, GRPO", "chain-5")), more)
+      for name in ("MaxRL", "MaxRL, order G")),
+    (("GDPO", "GRPO, GDPO's rewards"), (
+        "GDPO: a weak reward of the format is learned sooner",
+        "share in the format, mean of all steps: GDPO, the sum of the same rewards"),
+     compare(mean_over_steps("GDPO", "reward/format/mean"),
+             mean_over_steps("GRPO, GDPO's rewards", "reward/format/mean")), more),
+    (("TTRL", "second start, no training"), (
+        "TTRL: no further than the vote at its start", "%: avg@8 after, maj@8 before"),
+     compare(accuracy("TTRL"), accuracy("second start, no training", metric="maj@8")), less),
+    (("RLPR",), ("RLPR: the answer gets likelier", "mean probability: last 20 steps, first"),
+     lambda seed: (late("RLPR", "reward/answer_prob")(seed),
+                   seed.series("RLPR", "reward/answer_prob")[0]), more),
+    *(((f"{sampler}, {mean} mask",), (
+        f"{sampler}: a {mean} mask keeps most completions", "share: kept, half"),
+       lambda seed, name=f"{sampler}, {mean} mask": (
+           mean_over_steps(name, "policy/correction")(seed), 0.5), more)
+      for sampler in ("bfloat16", "top-p 0.9") for mean in ("geometric", "product")),
+    *(accuracies(
+        f"{sampler}, {mean} mask", f"{sampler}, no mask",
+        f"{sampler}: a {mean} mask does no harm, within 3 points", "with, without",
+        lambda left, right: left > right - 3)
+      for sampler in ("bfloat16", "top-p 0.9") for mean in ("geometric", "product")),
+    (("student, distillation by policy gradient",), (
+        "distillation as a policy gradient: nearer to the teacher",
+        "KL, nats per token: last 20 steps, first"),
+     lambda seed: (
+         late("student, distillation by policy gradient", "policy/kl", "student")(seed),
+         seed.series("student, distillation by policy gradient", "policy/kl", "student")[0]), less),
+    accuracies(
+        "student, exact distillation of the second teacher",
+        "student, distillation by policy gradient",
+        "exact distributions do better with half the samples", "exact, policy gradient"),
 )

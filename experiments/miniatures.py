@@ -30,17 +30,29 @@ DOCUMENT = ROOT / "docs" / "results.md"
 RECORD = ROOT / "docs" / "miniatures.json"
 BEGIN, END = "<!-- miniatures: miniatures.py -->\n", "<!-- end of miniatures -->"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-# Supervised starts: name in the recipes below -> the recipe whose demonstrations they are of.
+# Supervised starts: name in the recipes below -> the recipe whose demonstrations they are of, seed.
 STARTS = {
-    "start": "grpo.py", "labels": "return_conditioned.py", "meta": "satori.py",
-    "long": "overthinking.py:kimi"}
+    "start": ("grpo.py", "0"), "labels": ("return_conditioned.py", "0"), "meta": ("satori.py", "0"),
+    "long": ("overthinking.py:kimi", "0"), "start2": ("grpo.py", "1")}
 NO_VERIFIER = "--config.rl.rewards.verifier.weight=0"
 NO_LENGTH = "--config.rl.rewards.kimi_length.weight=0"
 STUDENT = [  # of `beds.small_chain`
     "--config.model.width=80", "--config.model.head_dim=20", "--config.model.mlp_width=208",
     "--config.sft.steps=150"]
-# Name -> recipe, flags. {start} and others are of `STARTS`, {teacher} is the seed's after GRPO, and
-# {r1_data} what its R1 kept, so that it comes after that.
+ONE, FOUR = (  # updates of a rollout, of 128 rows
+    "--config.rl.algorithm.minibatch_size=128", "--config.rl.algorithm.minibatch_size=32")
+# 16 updates, so that most are of stale data.
+STALE = ["--config.rl.steps=20", "--config.rl.algorithm.epochs=4", FOUR]
+ALL_TOKENS = "--config.rl.algorithm.selection.options.fraction=1.0"
+NO_KL = "--config.rl.algorithm.kl_coef=0"
+# A sampler that is not the trainer: by rounding, as engines are, or by leaving the tail out.
+BF16, TOP_P = "--config.model.dtype=bfloat16", "--config.rl.sampling.top_p=0.9"
+UNMASKED = [NO_KL, "--config.rl.algorithm.recompute_log_probs=True"]
+PRODUCT = (
+    "--config.rl.algorithm.correction.options={'mean': 'product', 'low': 0.5, 'high': 2.0}")
+# Name -> recipe, flags. {start} and others are of `STARTS`, {teacher} and {teacher2} are the seed's
+# after runs of `TEACHERS`, and {r1_data} what its R1 kept, so that it comes after that.
+TEACHERS = {"teacher": "GRPO", "teacher2": "second start, GRPO"}
 RUNS = {
     "no training": ("grpo.py:{start}", ["--config.stages=()"]),
     "format-only reward": (
@@ -69,6 +81,53 @@ RUNS = {
     "pass@4": ("variants.py:pass_at_k,{start}", []),
     "Clip-Cov": ("variants.py:clip_cov,{start}", []),
     "KL-Cov": ("variants.py:kl_cov,{start}", []),
+    "second start, no training": ("grpo.py:{start2}", ["--config.stages=()"]),
+    "second start, GRPO": ("grpo.py:{start2}", [NO_KL]),
+    "second start, 4 updates": ("grpo.py:{start2}", [NO_KL, FOUR]),
+    "second start, GSPO": ("gspo.py:{start2}", []),
+    "second start, CISPO": ("variants.py:cispo,{start2}", []),
+    "SAPO": ("variants.py:sapo,{start2}", []),
+    "GMPO": ("variants.py:gmpo,{start2}", []),
+    "two-sided clip": ("variants.py:two_sided_clip,{start2}", []),
+    "LUSPO": ("variants.py:luspo,{start2}", []),
+    "CISPO of ScaleRL": ("variants.py:cispo_wide,{start2}", []),
+    "DPPO, TV": ("variants.py:dppo_tv,{start2}", []),
+    "DPPO, KL": ("variants.py:dppo_kl,{start2}", []),
+    "VESPO": ("variants.py:vespo,{start2}", []),
+    "DeepSeek-V3.2": ("variants.py:deepseek_v3_2,{start2}", []),
+    "top-entropy tokens": ("variants.py:top_entropy,{start2}", []),
+    "all tokens": ("variants.py:top_entropy,{start2}", [ALL_TOKENS]),
+    "MaxRL": ("variants.py:max_rl,{start2}", []),
+    "MaxRL, order G": ("variants.py:max_rl_g,{start2}", []),
+    "GDPO": ("variants.py:gdpo,{start2}", []),
+    "GRPO, GDPO's rewards": ("grpo.py:{start2}", [
+        NO_KL, "--config.rl.rewards.format.weight=0.5"]),
+    "TTRL": ("variants.py:ttrl,{start2}", []),
+    "RLPR": ("variants.py:rlpr,{start2}", []),
+    "stale, GRPO": ("grpo.py:{start2}", [*STALE, NO_KL]),
+    "stale, SAPO": ("variants.py:sapo,{start2}", STALE),
+    "stale, GMPO": ("variants.py:gmpo,{start2}", STALE),
+    "stale, two-sided clip": ("variants.py:two_sided_clip,{start2}", STALE),
+    "stale, GSPO": ("gspo.py:{start2}", STALE),
+    "stale, LUSPO": ("variants.py:luspo,{start2}", STALE),
+    "stale, CISPO": ("variants.py:cispo,{start2}", STALE),
+    "stale, CISPO of ScaleRL": ("variants.py:cispo_wide,{start2}", STALE),
+    "stale, DPPO, TV": ("variants.py:dppo_tv,{start2}", STALE),
+    "stale, DPPO, KL": ("variants.py:dppo_kl,{start2}", STALE),
+    "stale, VESPO": ("variants.py:vespo,{start2}", STALE),
+    "stale, off-policy mask": ("variants.py:deepseek_v3_2,{start2}", [*STALE, NO_KL]),
+    "stale, k3": ("grpo.py:{start2}", [*STALE, "--config.rl.algorithm.kl_coef=0.1"]),
+    "stale, unbiased KL": ("grpo.py:{start2}", [
+        *STALE, "--config.rl.algorithm.kl_coef=0.1", "--config.rl.algorithm.unbiased_kl=True"]),
+    "stale, top-entropy tokens": ("variants.py:top_entropy,{start2}", STALE),
+    "stale, all tokens": ("variants.py:top_entropy,{start2}", [
+        *STALE, ALL_TOKENS]),
+    "bfloat16, no mask": ("grpo.py:{start2}", [BF16, *UNMASKED]),
+    "bfloat16, geometric mask": ("variants.py:masked_sequences,{start2}", [BF16, ONE]),
+    "bfloat16, product mask": ("variants.py:masked_sequences,{start2}", [BF16, ONE, PRODUCT]),
+    "top-p 0.9, no mask": ("grpo.py:{start2}", [TOP_P, *UNMASKED]),
+    "top-p 0.9, geometric mask": ("variants.py:masked_sequences,{start2}", [TOP_P, ONE]),
+    "top-p 0.9, product mask": ("variants.py:masked_sequences,{start2}", [TOP_P, ONE, PRODUCT]),
     "LaTRO": ("latro.py:{start}", []),
     "LaTRO, first term only": ("latro.py:{start}", ["--config.rl.algorithm.nll_coef=0"]),
     "one example": ("one_example.py:{start}", []),
@@ -99,6 +158,10 @@ RUNS = {
     "student, RL": ("grpo.py", STUDENT),
     "student, sequence distillation": ("distill_sequence.py:{teacher}", []),
     "student, on-policy distillation": ("distill_on_policy.py:{teacher}", []),
+    "student, exact distillation of the second teacher": (
+        "distill_on_policy.py:{teacher2}", []),
+    "student, distillation by policy gradient": (
+        "distill_policy_gradient.py:{teacher2}", []),
     "student, of R1's data": ("distill_sequence.py:{r1_data}", []),
     "student, RL, longer": ("grpo.py", [*STUDENT, "--config.rl.steps=235"]),
     "student, sequence distillation, longer": (
@@ -137,10 +200,12 @@ def main():
 
 def run_all(pool: "Pool", seeds: list["Seed"], names: list[str]):
   """Runs what is missing, and first what others start from."""
-  if seeds:
-    pool.run(functools.partial(pool.make_start, start) for start in STARTS)
-    pool.run(functools.partial(seed.run, "GRPO") for seed in seeds)  # the teacher of others
-  pool.run(functools.partial(seed.run, name) for name in names for seed in seeds)
+  needs = lambda field: seeds and any(f"{{{field}}}" in RUNS[name][0] for name in names)
+  teachers = [name for field, name in TEACHERS.items() if needs(field)]
+  names = list(dict.fromkeys([*teachers, *names]))
+  pool.run(functools.partial(pool.make_start, start) for start in STARTS if needs(start))
+  for group in (teachers, names):
+    pool.run(functools.partial(seed.run, name) for seed in seeds for name in group)
 
 
 def measure(seed: "Seed", record: dict):
@@ -177,7 +242,8 @@ class Pool:
 
   def make_start(self, name: str):
     """Trains a supervised start, unless it is there."""
-    self.train(self.root / "starts" / name, STARTS[name], ["--config.stages=('sft',)"], "0")
+    recipe, seed = STARTS[name]
+    self.train(self.root / "starts" / name, recipe, ["--config.stages=('sft',)"], seed)
 
   def train(self, workdir: pathlib.Path, recipe: str, flags: list[str], seed: str):
     """Runs a recipe to its end, unless it is there; evaluates only what it ends with."""
@@ -207,7 +273,7 @@ class Seed:
     recipe, flags = RUNS[name]
     starts = {start: self.pool.start(start) for start in STARTS}
     recipe = recipe.format(
-        **starts, teacher=self.folder("GRPO") / "models" / "rl",
+        **starts, **{field: self.folder(of) / "models" / "rl" for field, of in TEACHERS.items()},
         r1_data=self.folder("R1") / "data" / "kept.jsonl")
     self.pool.train(self.folder(name), recipe, flags, self.seed)
 

@@ -333,12 +333,28 @@ def test_every_miniature_is_a_recipe(monkeypatch, tmp_path):
     overrides, rest = main._split_overrides(flags)
     starts = dict.fromkeys(miniatures.STARTS, "some/folder")
     path = FOLDER / "methods" / recipe.format(
-        **starts, teacher="some/teacher", r1_data="some/kept.jsonl")
+        **starts, **dict.fromkeys(miniatures.TEACHERS, "some/teacher"), r1_data="some/kept.jsonl")
     stages = from_config(commands.load_config(str(path), overrides)).stages
     assert not rest and (stages or name.endswith("no training")), name
   assert all(set(needed) <= set(miniatures.RUNS) for needed, *_ in miniatures.DIRECTIONS)
   keys = [miniatures.key_of(needed, claim) for needed, claim, *_ in miniatures.DIRECTIONS]
   assert len(set(keys)) == len(keys)
+
+
+def test_a_miniature_comes_after_what_it_starts_from(monkeypatch, tmp_path):
+  """Its supervised start and its teacher are trained before it, and no others."""
+  miniatures = import_file(FOLDER / "miniatures.py", monkeypatch)
+  pool, trained = miniatures.Pool(tmp_path, jobs=1), []
+  monkeypatch.setattr(
+      pool, "train", lambda workdir, recipe, flags, seed: trained.append((workdir.name, seed)))
+  name = "student, distillation by policy gradient"
+  miniatures.run_all(pool, [miniatures.Seed(pool, "7")], [name])
+  assert trained[:2] == [("start2", "1"), ("second_start_grpo", "7")]
+  assert trained[-1] == ("student_distillation_by_policy_gradient", "7")
+  assert len(set(trained)) == 3
+  trained.clear()
+  miniatures.run_all(pool, [miniatures.Seed(pool, "7")], ["LaTRO"])
+  assert trained == [("start", "0"), ("latro", "7")]
 
 
 def test_the_document_of_the_miniatures(monkeypatch, tmp_path):
