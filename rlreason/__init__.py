@@ -11,7 +11,7 @@ from rlreason.version import VERSION as __version__
 
 __all__ = [
     "Policy", "PolicyGradientConfig", "Recipe", "RewardSpec", "SFTConfig", "Samples",
-    "SamplingOptions", "__version__", "algorithms", "compare", "convert", "data", "evaluate",
+    "SamplingOptions", "Task", "__version__", "algorithms", "compare", "convert", "data", "evaluate",
     "evaluation", "from_config", "load", "losses", "masks", "models", "parallel", "replay",
     "report", "rewards", "sample", "sampling", "tokenizers", "train", "training", "types",
     "weights"]
@@ -20,6 +20,7 @@ _NAMES = {
         "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
         "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
+    "rlreason.data.tasks.base": ("Task",),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),
     "rlreason.training.recipe": ("Recipe", "from_config"),
@@ -32,6 +33,7 @@ if typing.TYPE_CHECKING:
   from rlreason.algorithms import PolicyGradientConfig, SFTConfig
   from rlreason.api import (
       Policy, Samples, compare, convert, evaluate, load, replay, report, sample, train)
+  from rlreason.data.tasks.base import Task
   from rlreason.rewards import RewardSpec
   from rlreason.sampling import SamplingOptions
   from rlreason.training.recipe import Recipe, from_config

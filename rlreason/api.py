@@ -35,7 +35,7 @@ from rlreason.tokenizers import Tokenizer
 from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib
 from rlreason.training import model_paths, progress, provenance, replay as replay_lib
 from rlreason.training import report as report_lib, seeds as seeds_lib, workdir as workdir_lib
-from rlreason.training.recipe import Recipe, from_config
+from rlreason.training.recipe import Recipe, from_config, with_tasks
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
 
@@ -151,7 +151,7 @@ def sample(
 @progress.shown()
 def evaluate(
     policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None,
-    completions: str | os.PathLike | None = None,
+    completions: str | os.PathLike | None = None, tasks: Any = None,
 ) -> dict[str, Any]:
   """Evaluates any model on a recipe's task, as a run of the recipe does between its stages.
 
@@ -164,6 +164,7 @@ def evaluate(
       equal theirs.
     completions: a file for every completion, one JSON object per line; one that is there is
       replaced. None: they are not kept.
+    tasks: problems in the place of the recipe's, as of `train`.
 
   Returns:
     What a run writes to summary.json, with this one stage of 0 steps.
@@ -171,7 +172,8 @@ def evaluate(
   Raises:
     ValueError: the task or the split cannot be had, or its prompts do not fit the model.
   """
-  summary, found = evaluate_with_completions(policy, recipe, split=split, name=name, key=key)
+  summary, found = evaluate_with_completions(
+      policy, _as_recipe(recipe, tasks), split=split, name=name, key=key)
   if completions is not None:
     metrics_lib.write_lines(_local("completions", completions), found)
   return summary
@@ -207,6 +209,7 @@ def evaluate_with_completions(
 def train(
     recipe: Any, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
     seeds: int | None = None, profile: str | int | None = None, wandb: str | None = None,
+    tasks: Any = None,
 ) -> dict[str, Any]:
   """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
 
@@ -219,6 +222,11 @@ def train(
     profile: steps to trace into `workdir/profile`, such as 3, "10:13" or "rl:3".
     wandb: a project of Weights & Biases, which gets the metrics, the config and samples as well
       (the extra `wandb`); None: none.
+    tasks: problems in Python, in the place of those of `config.task`, of which `template`,
+      `system`, `is_chat` and `verifier` stay: a list of rows {"question", "answer", ...}, of which
+      a tenth is held out; a `Task`, or an object of one's own with `rows` and whatever else
+      `data.tasks.own` reads of it; a dict of these by split ("train", "test"); or a function that
+      returns one.
 
   Returns:
     The summary, as in summary.json; of several seeds that of `training.seeds.summarize`.
@@ -227,9 +235,10 @@ def train(
     As `training.loop.train`.
   """
   options = dict(allow_changed_inputs=allow_changed_inputs, profile=profile, wandb=wandb)
+  recipe = _as_recipe(recipe, tasks)
   if seeds is not None:
-    return seeds_lib.train_seeds(_as_recipe(recipe), workdir, seeds, **options)
-  return loop.train(_as_recipe(recipe), workdir, **options)
+    return seeds_lib.train_seeds(recipe, workdir, seeds, **options)
+  return loop.train(recipe, workdir, **options)
 
 
 def compare(
@@ -330,7 +339,9 @@ def _local(name: str, path: str | os.PathLike | None) -> str | None:
   return None if path is None else files.local_path(name, os.fspath(path))
 
 
-def _as_recipe(recipe: Any) -> Recipe:
+def _as_recipe(recipe: Any, tasks: Any = None) -> Recipe:
+  if tasks is not None:
+    return with_tasks(recipe, tasks)
   return recipe if isinstance(recipe, Recipe) else from_config(recipe)
 
 

@@ -211,7 +211,8 @@ def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config")
   if config is None or isinstance(config, (bool, int, float, str)):
     return config
   if callable(config):
-    return config if keep_functions else f"{config.__module__}:{config.__qualname__}"
+    named = config if hasattr(config, "__qualname__") else type(config)  # an object, a partial
+    return config if keep_functions else f"{named.__module__}:{named.__qualname__}"
   raise ValueError(
       f"{where}: got {_show(config)}, allowed: plain values, functions and dataclasses")
 

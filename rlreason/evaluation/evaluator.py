@@ -20,8 +20,8 @@ from rlreason.evaluation.completions import Completions
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, answer, combine_rewards, has_math_golds, verifier,
-    verifier_columns, vote_answer)
+    CombinedReward, RewardSpec, Verifier, WorkerPool, answer, combine_rewards, has_math_golds,
+    is_built_in, verifier, verifier_columns, vote_answer)
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -146,7 +146,7 @@ class _Solution(NamedTuple):
 class _Grader(NamedTuple):
   """How completions of a task are verified and read."""
 
-  task_verifier: str
+  task_verifier: Verifier
   spec: RewardSpec  # of the part "verifier"
   is_built_in: bool  # or else a reward function, which may read anything
   reading: Reading
@@ -164,14 +164,15 @@ class _Grader(NamedTuple):
 
 
 def _make_grader(
-    config: EvaluationConfig, task_verifier: str, grading: RewardSpec, reading: Reading) -> _Grader:
+    config: EvaluationConfig, task_verifier: Verifier, grading: RewardSpec, reading: Reading
+) -> _Grader:
   """The training's part "verifier" with the options of the evaluation."""
   options = {**grading.options, **config.verifier_options}
-  is_built_in = grading.function is None and ":" not in task_verifier
-  if config.which_box is not None and is_built_in:
+  reads_boxes = grading.function is None and is_built_in(task_verifier)
+  if config.which_box is not None and reads_boxes:
     options["which_box"] = config.which_box
   return _Grader(
-      task_verifier, dataclasses.replace(grading, weight=1.0, options=options), is_built_in,
+      task_verifier, dataclasses.replace(grading, weight=1.0, options=options), reads_boxes,
       reading, {
           "which_box": config.which_box or options.get("which_box", "last"),
           **{name: options[name] for name in ("answer_tags", "answer_after") if name in options}})

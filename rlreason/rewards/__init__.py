@@ -4,8 +4,8 @@ A reward function is f(prompts, completions, **columns: list) -> list[float | No
 """
 
 from rlreason.rewards.combine import (
-    CombinedReward, RewardResult, RewardSpec, combine_rewards, default_options, has_math_golds,
-    verifier_columns)
+    CombinedReward, RewardResult, RewardSpec, Verifier, combine_rewards, default_options,
+    has_math_golds, is_built_in, verifier_columns)
 from rlreason.rewards.control import random_reward
 from rlreason.rewards.countdown import CountdownVerifier
 from rlreason.rewards.exploration import (
@@ -30,10 +30,10 @@ from rlreason.rewards.verifier import VERIFIERS, MathVerifier, verify
 
 __all__ = [
     "CombinedReward", "CountdownVerifier", "MathVerifier", "RewardResult", "RewardSpec",
-    "SCORE_COLUMN", "VERIFIERS", "WorkerPool", "arora_length_reward",
+    "SCORE_COLUMN", "VERIFIERS", "Verifier", "WorkerPool", "arora_length_reward",
     "check_correctness_beats_length", "combine_rewards", "correctness_beats_length",
     "default_options", "default_pool", "exploration_reward", "finished_reward", "format_reward",
-    "has_math_golds", "kimi_length_reward", "l1_length_reward", "l1_max_length_reward",
+    "has_math_golds", "is_built_in", "kimi_length_reward", "l1_length_reward", "l1_max_length_reward",
     "language_reward", "learned_reward", "majority_reward", "overlong_reward", "random_reward",
     "repetition_reward", "restart_reward", "unfinished_reward", "verifier_columns", "verify",
     "vote_answer"]

@@ -32,6 +32,7 @@ from rlreason.rewards import worker
 
 # f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
 RewardFunction = Callable[..., Sequence[float | None]]
+Verifier = str | RewardFunction  # of a task: a name of `verifier.VERIFIERS`, or a function
 
 # Of every rollout, beside the task's columns: generated tokens, those before the first box, whether
 # the length limit ended the completion, the index of its prompt, and the tags that this ends with.
@@ -116,7 +117,7 @@ class RewardResult(NamedTuple):
 def combine_rewards(
     specs: Sequence[RewardSpec],
     *,
-    verifier: str | RewardFunction = "math",
+    verifier: Verifier = "math",
     pool: pools.WorkerPool | None = None,
     clip_range: tuple[float, float] = (-10.0, 10.0),
 ) -> "CombinedReward":
@@ -219,7 +220,7 @@ class CombinedReward:
 
 
 def _make_function(
-    spec: RewardSpec, verifier: str | RewardFunction, pool: pools.WorkerPool
+    spec: RewardSpec, verifier: Verifier, pool: pools.WorkerPool
 ) -> RewardFunction:
   options = dict(spec.options)
   if isinstance(spec.function, str):
@@ -244,11 +245,12 @@ def _check_no_verdicts(specs: Sequence[RewardSpec]):
 
 
 def _make_verifier(
-    verifier: str | RewardFunction, options: dict[str, Any], pool: pools.WorkerPool
+    verifier: Verifier, options: dict[str, Any], pool: pools.WorkerPool
 ) -> RewardFunction:
   if callable(verifier):
+    check_arguments(f"verifier {config_lib.to_dict(verifier)!r}", verifier, options)
     return functools.partial(_call_with_options, verifier, options)
-  if ":" in verifier:
+  if not is_built_in(verifier):
     return _make_pool_function(verifier, options, pool)
   make = verifiers.find(verifier)
   _check_options("verifier", options, make)
@@ -257,16 +259,21 @@ def _make_verifier(
   return make(**options)
 
 
-def default_options(spec: RewardSpec, verifier: str) -> dict[str, Any]:
+def is_built_in(verifier: Verifier) -> bool:
+  """Whether the verifier of a task is no function of the user's."""
+  return isinstance(verifier, str) and ":" not in verifier
+
+
+def default_options(spec: RewardSpec, verifier: Verifier) -> dict[str, Any]:
   """What the options of a part are where it does not give them; arguments as `verifier_columns`."""
   function = spec.function or BUILT_IN.get(spec.name)
   if function is None:
-    function = verifier if ":" in verifier else verifiers.find(verifier)
+    function = verifiers.find(verifier) if is_built_in(verifier) else verifier
   function = _import(function) if isinstance(function, str) else function
   return config_lib.options_of(function, skipped=("pool", *_READ))
 
 
-def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:
+def verifier_columns(spec: RewardSpec, verifier: Verifier) -> set[str]:
   """The columns that rows must have for the part "verifier" of a task with this verifier.
 
   Args:
@@ -276,7 +283,7 @@ def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:
   Raises:
     ValueError: there is no such verifier or function.
   """
-  function = spec.function or (verifier if ":" in verifier else None)
+  function = spec.function or (None if is_built_in(verifier) else verifier)
   if function is None:
     return verifiers.columns(verifier)
   function = _import(function) if isinstance(function, str) else function
@@ -287,7 +294,7 @@ def verifier_columns(spec: RewardSpec, verifier: str) -> set[str]:
           and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)}
 
 
-def has_math_golds(spec: RewardSpec, verifier: str) -> bool:
+def has_math_golds(spec: RewardSpec, verifier: Verifier) -> bool:
   """Whether the part "verifier" of such a task reads gold answers as mathematics."""
   return spec.function is None and verifier == "math"
 

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from rlreason import config as config_lib, rollout
-from rlreason.data.tasks.load import verifier_name
+from rlreason.data.tasks.load import verifier_of
 from rlreason.evaluation import completions as completions_lib
 from rlreason.evaluation.completions import Completions
 from rlreason.tokenizers import Tokenizer
@@ -59,7 +59,7 @@ def describe(recipe: Recipe, tokenizer: Tokenizer, inputs: dict[str, dict[str, s
       "sampling": {name: value for name, value in evaluation.items()
                    if name not in (*_GRADING, *_TIMES)},
       "grader": {
-          "verifier": verifier_name(recipe.task),
+          "verifier": config_lib.to_dict(verifier_of(recipe.task)),
           "function": config_lib.to_dict(recipe.grading.function),
           "options": evaluation["verifier_options"] | {"which_box": evaluation["which_box"]},
           "timeout_seconds": recipe.reward_timeout},

@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 
 from rlreason import config as config_lib
 from rlreason.config import AtMost, Path, Tokens
-from rlreason.data.tasks.load import TaskConfig, verifier_name
+from rlreason.data.tasks import arithmetic, own
+from rlreason.data.tasks.load import TaskConfig, own_verifier, verifier_of
+from rlreason.data.tasks.own import OwnTask
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
-from rlreason.rewards import RewardSpec, combine_rewards, default_options
+from rlreason.rewards import (
+    RewardSpec, Verifier, combine_rewards, default_options, is_built_in)
 from rlreason.rewards.verifier import VERIFIERS
 from rlreason.training.stage_configs import (
     START, STAGES, RLStage, StageConfig, check_positive, check_sources, trains)
@@ -160,25 +163,25 @@ class Recipe:
     """A record (`config.with_defaults`) with all options of its rewards and its grading."""
     if not {"evaluation", "stages", "task"} <= set(record):
       return record  # of something else than a run
-    of_task = verifier_name(self.task)
+    of_task = verifier_of(self.task)
     grading, evaluation = self.grading, record["evaluation"]
     options = {**default_options(grading, of_task), **grading.options,
                **evaluation["verifier_options"]}
-    if evaluation["which_box"] is not None:
-      options["which_box"] = evaluation["which_box"]
+    which_box = evaluation["which_box"] or options.get("which_box", "last")
+    if grading.function is None and is_built_in(of_task):  # as of `evaluation.make_evaluator`
+      options["which_box"] = which_box
     stages = record["stages"]
     if len(stages) == len(self.stages):
       stages = [_with_reward_options(stage, config, of_task)
                 for stage, config in zip(stages, self.stages, strict=True)]
-    own = verifier_name(dataclasses.replace(self.task, verifier=""))
+    own = config_lib.to_dict(own_verifier(self.task))
     task = record["task"] | {"verifier": record["task"].get("verifier") or own}
-    evaluation = evaluation | {
-        "which_box": options.get("which_box", "last"), "verifier_options": options}
+    evaluation = evaluation | {"which_box": which_box, "verifier_options": options}
     return record | {"task": task, "stages": stages, "evaluation": evaluation}
 
 
 def _with_reward_options(
-    record: dict[str, Any], stage: StageConfig, verifier: str) -> dict[str, Any]:
+    record: dict[str, Any], stage: StageConfig, verifier: Verifier) -> dict[str, Any]:
   specs = {spec.name: spec for spec in vars(stage).get("rewards", ())}
 
   def completed(reward: dict[str, Any]) -> dict[str, Any]:
@@ -233,12 +236,47 @@ def from_config(config: Any) -> Recipe:
   return recipe
 
 
+def with_tasks(config: Any, tasks: Any) -> Recipe:
+  """The recipe of an experiment on problems that are there in Python, as an `OwnTask` reads them.
+
+  Of its own task stays how a prompt is put, and the verifier where it is named.
+
+  Args:
+    config: as of `from_config`, here also without a task; or a recipe.
+    tasks: what `own.given` takes.
+
+  Raises:
+    ValueError: as `from_config`.
+  """
+  fields = vars(config) if isinstance(config, Recipe) else (
+      config_lib.to_dict(config, keep_functions=True))
+  task = _own_fields(config_lib.to_dict(fields.get("task", {}))) | {
+      "kind": "own", "function": own.given(tasks)}
+  if not isinstance(config, Recipe):
+    return from_config({**fields, "task": task})
+  recipe = dataclasses.replace(config, task=config_lib.build(OwnTask, task, "config.task"))
+  _check_verifier_options(recipe)
+  return recipe
+
+
+def _own_fields(task: dict[str, Any]) -> dict[str, Any]:
+  """The fields of a section `task`, of any kind, that an `OwnTask` has as well."""
+  _check_mapping(task, "config.task")
+  if task.get("kind", "own") == "own":
+    return {name: value for name, value in task.items() if name != "options"}
+  if task["kind"] == "arithmetic":
+    task = {"template": arithmetic.DEFAULT_TEMPLATE, **task.get("problems", {}), **task}
+  kept = ("template", "system", "is_chat", "verifier")
+  return {name: task[name] for name in kept if name in task}
+
+
 def _check_verifier_options(recipe: Recipe):
   """Looks at the options of a built-in verifier, which the task chooses, where they are given."""
-  verifier = verifier_name(recipe.task)
+  verifier = verifier_of(recipe.task)
   for stage in recipe.stages:
     for spec in vars(stage).get("rewards", ()):
-      if spec.name == "verifier" and spec.function is None and verifier in VERIFIERS:
+      if spec.name == "verifier" and spec.function is None and (
+          isinstance(verifier, str) and verifier in VERIFIERS):
         try:
           combine_rewards([spec], verifier=verifier)
         except ValueError as error:

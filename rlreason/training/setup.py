@@ -131,8 +131,11 @@ def load_policy(
   if words is None:
     raise ValueError(
         "config.model.kind: got 'new' with a task that has no vocabulary of its own, allowed: "
-        "'pretrained', or the tasks 'chain' and 'countdown'")
-  tokenizer = WordTokenizer.from_words(words)
+        "'pretrained', or the tasks 'chain' and 'countdown', or an object with a `vocabulary`")
+  try:
+    tokenizer = WordTokenizer.from_words(words)
+  except ValueError as error:
+    raise ValueError(f"config.task: vocabulary: {error}") from error
   model = new_model_config(choice, tokenizer.vocab_size)
   params = jax.jit(
       functools.partial(models.init_params, model), out_shardings=sharding(model))(key)

@@ -16,6 +16,7 @@ import pathlib
 
 from rlreason import config as config_lib, files, weights
 from rlreason.data.sources import digest
+from rlreason.data.tasks import own
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training.checkpoint import FOLDER, UNSAVED, has_checkpoints
 from rlreason.training.recipe import Recipe
@@ -94,13 +95,13 @@ Inputs = dict[str, dict[str, str]]  # field of the config -> file -> SHA-256
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
-  """The checksums of all files that a run reads: data, models, adapters."""
-  return _digests(_input_paths(recipe))
+  """The checksums of all that a run reads: data, models, adapters, rows of a task in Python."""
+  return own.input_digests(recipe.task) | _digests(_input_paths(recipe))
 
 
 def read_task_inputs(recipe: Recipe) -> Inputs:
-  """The checksums of the files of a recipe's task: what an evaluation reads, beside a model."""
-  return _digests(_input_paths(recipe, "config.task."))
+  """Those of the files, or rows, of a recipe's task: what an evaluation reads, beside a model."""
+  return own.input_digests(recipe.task) | _digests(_input_paths(recipe, "config.task."))
 
 
 def read_model_inputs(models: Mapping[str, str | None]) -> Inputs:
@@ -125,7 +126,7 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
   A run of an older version did not write their checksums down, and goes on.
 
   Raises:
-    ValueError: other files, and not `allow_changed`; names them.
+    ValueError: other files or rows, and not `allow_changed`; names them.
   """
   file = workdir / INPUTS
   if allow_changed or not (file.exists() and has_checkpoints(workdir)):
@@ -142,8 +143,8 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
       lines.append(f"{field}: {', '.join(changed)}")
   if lines:
     raise ValueError(
-        f"the run in {str(workdir)!r} was started with other files ({'; '.join(lines)}); put them "
-        "back, give a new workdir, or go on with these: --allow_changed_inputs")
+        f"the run in {str(workdir)!r} was started with other files or rows ({'; '.join(lines)}); "
+        "put them back, give a new workdir, or go on with these: --allow_changed_inputs")
 
 
 def stage_files(workdir: pathlib.Path, stage: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
 from rlreason.data.tasks import arithmetic, chain, countdown
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
+from rlreason.data.tasks.own import OwnTask
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
@@ -43,6 +44,13 @@ EVALUATION = EvaluationConfig(num_problems=2, batch_size=2, max_new_tokens=8, nu
 MODEL = dict(width=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=16)
 _OPTIMIZED = dict(steps=2, optimizer=OPTIMIZER)
 _ON_FILES = dict(batch_size=2, completion_length=8, examples="a.jsonl", **_OPTIMIZED)
+
+
+def own_problems(size=2):
+  """Of the user's own."""
+  return {"train": [{"question": "1 + 1", "answer": "2"}] * size,
+          "test": [{"question": "1 + 2", "answer": "3"}]}
+
 
 BASES = {
     Recipe: dict(
@@ -85,6 +93,7 @@ BASES = {
     arithmetic.ArithmeticConfig: dict(tasks={"a": {}, "b": {}}),
     FileTask: dict(kind="file", name="toy", train="train.jsonl", test="test.jsonl"),
     TfdsTask: dict(kind="tfds", name="toy", fields={"prompt": "q"}),
+    OwnTask: dict(kind="own", function=own_problems),
 }
 
 

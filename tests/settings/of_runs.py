@@ -14,6 +14,7 @@ from rlreason.data import sources
 from rlreason.data.tasks import arithmetic, chain, countdown, load
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
+from rlreason.data.tasks.own import OwnTask
 from rlreason.evaluation.evaluator import EvaluationConfig
 from rlreason.models import LoRAConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout, mesh
@@ -150,6 +151,11 @@ def rows_of(tasks):
 def loaded_task(config):
   tasks = load.load_tasks(config)
   return rows_of(tasks), {split: task.verifier for split, task in tasks.items()}
+
+
+def own_task(config):
+  """And names."""
+  return loaded_task(config), [task.name for task in load.load_tasks(config).values()]
 
 
 def chains(problems):
@@ -307,6 +313,10 @@ ROWS = {
     ArithmeticTask: {
         "problems": Row(arithmetic.ArithmeticConfig(tasks={"b": {}}), arithmetic_task),
         "verifier": Row("countdown", arithmetic_task)},
+    OwnTask: {
+        "function": Row(lambda: bases.own_problems(3), loaded_task),
+        "options": Row({"size": 3}, loaded_task), **{name: _READ[name]._replace(seen=own_task)
+        for name in ("name", "template", "system", "is_chat", "verifier")}},
     FileTask: _READ, TfdsTask: _READ | {
         "data_dir": Row("x", read), "download": Row(True, read)},
     chain.ChainConfig: {name: Row(value, chains) for name, value in dict(

@@ -3,6 +3,7 @@
 Not here: the verifiers (`rewards/`), and the iterators over rows (`data/pipeline.py`).
 """
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any, Protocol
 
@@ -29,9 +30,10 @@ class Task:
     name: what metrics call the task.
     rows: random-access source of rows.
     verifier: name of the verifier of `rewards/verifier.py` that scores a completion of a row, or a
-      reward function, "package.module:function".
+      reward function, of which 1 is right: itself, which is called in this process, or as
+      "package.module:function", which is called in the killable workers.
   """
 
   name: str
   rows: RowSource
-  verifier: str
+  verifier: str | Callable[..., Any] = "math"

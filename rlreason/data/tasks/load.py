@@ -1,15 +1,16 @@
 """From the choice of a task to its splits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from absl import logging
 
 from rlreason.config import Path
 from rlreason.data import columns, sources
-from rlreason.data.tasks import arithmetic, chain, countdown, workings
+from rlreason.data.tasks import arithmetic, chain, countdown, own, workings
 from rlreason.data.tasks.base import Row, RowSource, Task
+from rlreason.data.tasks.own import OwnTask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,12 +84,19 @@ _NO_DEMONSTRATIONS = (
     "completion}, or `answer_template`")
 
 
-def verifier_name(config: "TaskConfig") -> str:
+def verifier_of(config: "TaskConfig") -> str | Callable[..., Any]:
   """The verifier of a task, as of `Task`."""
-  return config.verifier or ("countdown" if isinstance(config, CountdownTask) else "math")
+  return config.verifier or own_verifier(config)
 
 
-TaskConfig = CountdownTask | ChainTask | ArithmeticTask | FileTask | TfdsTask
+def own_verifier(config: "TaskConfig") -> str | Callable[..., Any]:
+  """The verifier of a task whose config names none."""
+  if isinstance(config, OwnTask):
+    return config.parts["train"].verifier
+  return "countdown" if isinstance(config, CountdownTask) else "math"
+
+
+TaskConfig = CountdownTask | ChainTask | ArithmeticTask | FileTask | TfdsTask | OwnTask
 # Tasks in words of their own, with demonstrations in them.
 _WORD_TASKS = {CountdownTask: countdown, ChainTask: chain}
 _DEMONSTRATIONS = {CountdownTask: countdown.CountdownDemonstrations,
@@ -120,12 +128,16 @@ def _load_tasks(config: TaskConfig) -> dict[str, Task]:
           config, lambda split: sources.TfdsRows(
               config.name, split, fields=dict(config.fields), questions="templated",
               data_dir=config.data_dir, download=config.download)),
+      OwnTask: lambda: _own_tasks(config),
   }
   return loaders[type(config)]()
 
 
 def vocabulary(config: TaskConfig) -> list[str] | None:
   """The words of a task that has a vocabulary of its own, for `WordTokenizer`; else None."""
+  if isinstance(config, OwnTask):
+    words = config.parts["train"].vocabulary
+    return None if words is None else list(words)
   if type(config) not in _WORD_TASKS:
     return None
   return _WORD_TASKS[type(config)].vocabulary(config.problems)
@@ -152,6 +164,12 @@ def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource
     return _DEMONSTRATIONS[type(config)](config.problems, size)
   if isinstance(config, FileTask):
     return _solutions(config, size)
+  if isinstance(config, OwnTask):
+    try:
+      rows = _Templated(own.examples(config.parts["train"]), config)
+    except ValueError as error:
+      raise ValueError(f"{_NO_DEMONSTRATIONS}; {error}") from error
+    return sources.FunctionRows(rows.__getitem__, min(len(rows), size), rows)
   if not isinstance(config, ArithmeticTask):
     raise ValueError(_NO_DEMONSTRATIONS)
   workings.check_tasks(list(config.problems.tasks))
@@ -172,12 +190,22 @@ def _solutions(config: FileTask, size: int) -> RowSource:
   return sources.FunctionRows(rows.__getitem__, min(len(rows), size), rows)
 
 
-def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
+def _own_tasks(config: OwnTask) -> dict[str, Task]:
+  _check_template(config)
+  return {split: Task(name=config.name or part.name, rows=_Templated(part.rows, config),
+                      verifier=part.verifier) for split, part in config.parts.items()}
+
+
+def _check_template(config: FileTask | TfdsTask | OwnTask):
   if "{question}" not in config.template:
     raise ValueError(f"template: got {config.template!r}, allowed: text with {{question}} in it")
   if config.system and not config.is_chat:
     raise ValueError(f"system: got {config.system!r} with is_chat=False, allowed: '' (a system "
                      "message is one of a chat)")
+
+
+def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
+  _check_template(config)
   splits = {"train": config.train, "test": config.test,
             "validation": config.validation or config.test}
   rows = {}
@@ -202,7 +230,7 @@ class _Templated:
   Chat messages are left as they are.
   """
 
-  def __init__(self, rows: RowSource, config: FileTask | TfdsTask):
+  def __init__(self, rows: RowSource, config: FileTask | TfdsTask | OwnTask):
     self._rows, self._config = rows, config
 
   def __len__(self) -> int:
