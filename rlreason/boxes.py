@@ -81,8 +81,15 @@ def find_box(text: str, which_box: WhichBox = "last") -> Box | None:
   return filled[0] if which_box == "first" else filled[-1]
 
 
-def text_before_box(text: str) -> str:
-  """The reasoning: everything before the first box, or all of `text` when it has none."""
+def text_before_answer(text: str, mark: str = "") -> str:
+  """The reasoning: everything before the first mark of an answer, or all of `text` without one.
+
+  Args:
+    text: a completion.
+    mark: what stands before an answer, such as `####`; empty: boxes do.
+  """
+  if mark:
+    return text.partition(mark)[0]
   box = find_box(text, "first")
   return text if box is None else text[: box.start]
 

@@ -37,7 +37,7 @@ class Scored(NamedTuple):
   totals: np.ndarray  # f32[B]; 0 where not scored
   is_scored: np.ndarray  # bool[B]
   lengths: np.ndarray  # i32[B] generated tokens
-  reasoning_lengths: np.ndarray  # i32[B] of them, before the first box
+  reasoning_lengths: np.ndarray  # i32[B] of them, before the answer
 
   @property
   def is_right(self) -> np.ndarray:
@@ -222,9 +222,10 @@ def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
   return high
 
 
-def reasoning_tokens(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int:
-  """Generated tokens before the first box; all of them when there is none that is closed."""
-  start = len(answer.text_before_box(text))
+def reasoning_tokens(
+    tokenizer: Tokenizer, ids: Sequence[int], text: str, mark: str = "") -> int:
+  """Generated tokens before the answer (`boxes.text_before_answer`); all of them without one."""
+  start = len(answer.text_before_answer(text, mark))
   return len(ids) if start == len(text) else tokens_until(tokenizer, ids, start + 1) - 1
 
 
@@ -250,13 +251,14 @@ def score(
   columns = {name: [row[name] for row in repeated] for name in rows[0]}
   prompts = columns.pop("prompt")
   reasoning_lengths = [
-      reasoning_tokens(tokenizer, ids[mask].tolist(), text) for ids, mask, text in zip(
+      reasoning_tokens(tokenizer, ids[mask].tolist(), text, reward.mark) for ids, mask, text in zip(
           rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
   lengths = rollout.completion_mask.sum(axis=1).astype(np.int32)
   openings = [_opened(tokenizer, rollout, row * group_size) for row in range(len(rows))]
   columns |= {
       "tokens": lengths.tolist(), "opened": [text for text in openings for _ in range(group_size)],
       "reasoning_tokens": reasoning_lengths,
+      "reasoning_text": [answer.text_before_answer(text, reward.mark) for text in completions],
       "truncated": rollout.truncated.tolist(),
       "group": [row // group_size for row in range(len(completions))]}
   if model_scores is not None:

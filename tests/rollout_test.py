@@ -124,6 +124,25 @@ def test_reasoning_ends_before_the_first_box(text, expected):
   assert rollout_lib.reasoning_tokens(TOKENIZER, ids, TOKENIZER.decode(ids)) == expected
 
 
+@pytest.mark.parametrize("options, lengths", [
+    ({}, [8, 2]), ({"answer_after": "b b"}, [1, 6]), ({"answer_tags": True}, [8, 8])])
+def test_reasoning_ends_where_the_verifier_looks_for_the_answer(options, lengths):
+  """Padding behind the answer never pays, whatever marks it, in tokens or in characters."""
+  texts = ["a b b 1 c c c c", "a c \\boxed{ 1 } a b b"]
+  specs = [RewardSpec(name="verifier", options=options), RewardSpec(
+      name="exploration", options=dict(c=1.0, unit="tokens"), weight=0.0)]
+  rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "1"}]
+  scored = rollout_lib.score(combine_rewards(specs), TOKENIZER, rows, make_rollout(texts))
+  assert scored.reasoning_lengths.tolist() == lengths
+  assert scored.rewards.parts["exploration"] == pytest.approx([-1 / n for n in lengths])
+  specs[1] = RewardSpec(name="exploration", options=dict(c=1.0), weight=0.0)
+  scored = rollout_lib.score(combine_rewards(specs), TOKENIZER, rows, make_rollout(texts))
+  ends = {8: len(texts[0]), 2: len("a c "), 1: len("a "), 6: len("a c \\boxed{ 1 } a ")}
+  if not options.get("answer_tags"):
+    assert scored.rewards.parts["exploration"] == pytest.approx(
+        [-1 / max(1.0, ends[n] / 4) for n in lengths])
+
+
 def test_scores_of_completions():
   """Columns reach the reward once per completion; None is no score, which is not 0."""
   seen = {}

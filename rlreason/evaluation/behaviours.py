@@ -59,9 +59,13 @@ def count_patterns(text: str, patterns: Sequence[str]) -> int:
 
 
 def trace_behaviours(
-    completion: str, back_words: Sequence[str], check_words: Sequence[str]) -> Behaviours:
-  """Behaviours of a trace: whole words that mean going back, and words that mean checking."""
-  text = answer.text_before_box(completion)
+    completion: str, back_words: Sequence[str], check_words: Sequence[str], *, mark: str = "",
+) -> Behaviours:
+  """Behaviours of a trace: whole words that mean going back, and words that mean checking.
+
+  Of what comes before the answer, as of `boxes.text_before_answer`.
+  """
+  text = answer.text_before_answer(completion, mark)
   return Behaviours(count_words(text, back_words), count_words(text, check_words))
 
 
@@ -69,7 +73,8 @@ def text_behaviours(
     completion: str,
     back_patterns: Sequence[str] = BACK_PATTERNS,
     check_patterns: Sequence[str] = CHECK_PATTERNS,
+    *, mark: str = "",
 ) -> Behaviours:
   """Behaviours of natural language: regular expressions for going back and for checking."""
-  text = answer.text_before_box(completion)
+  text = answer.text_before_answer(completion, mark)
   return Behaviours(count_patterns(text, back_patterns), count_patterns(text, check_patterns))

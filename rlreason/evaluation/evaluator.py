@@ -134,7 +134,7 @@ class _Solution(NamedTuple):
   text: str
   score: float | None  # the verifier's
   length: int  # generated tokens
-  reasoning_length: int  # of them, before the first box
+  reasoning_length: int  # of them, before the answer
   truncated: bool
   first_right: int | None  # tokens up to the end of the first box that is right
   extracted: str | None  # its answer
@@ -163,6 +163,11 @@ class _Grader(NamedTuple):
 
   def vote(self, text: str) -> Hashable | None:
     return self.reading.vote(text, **self.where)
+
+  def count_behaviours(self, text: str) -> behaviours.Behaviours:
+    """Those of the reasoning."""
+    mark = answer.mark_of(self.where)
+    return self.reading.count_behaviours(text, **{"mark": mark} if mark else {})
 
 
 def _make_grader(
@@ -382,7 +387,7 @@ def _measure(
 
 
 def _greedy_metrics(solutions: list[_Solution], grader: _Grader) -> dict[str, metrics.Estimate]:
-  counted = [grader.reading.count_behaviours(solution.text) for solution in solutions]
+  counted = [grader.count_behaviours(solution.text) for solution in solutions]
   known = [solution for solution in solutions if solution.is_right is not None]
   lengths = [solution.length for solution in known]
   found = {

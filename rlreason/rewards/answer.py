@@ -5,12 +5,13 @@ is plain text work. Not here: boxes (`rlreason/boxes.py`, whose names are also f
 answer means (`reading/`), and whether two are equal (`matching.py`, `verifier.py`).
 """
 
+from collections.abc import Mapping
 import math
 import re
 from typing import Any
 
 from rlreason.boxes import (
-    Box, WhichBox, boxed, check_which_box, find_box, find_boxes, stated, text_before_box)
+    Box, WhichBox, boxed, check_which_box, find_box, find_boxes, stated, text_before_answer)
 
 MAX_ANSWER_CHARACTERS = 2_000  # a longer answer is never right; callers check this first
 _WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
@@ -48,6 +49,11 @@ def extract_answer(
     text = text[start + len("<answer>") : end]
   found = boxed(text, which_box)
   return text.strip() if found is None and answer_tags else found
+
+
+def mark_of(where: Mapping[str, Any]) -> str:
+  """What stands before an answer; empty: a box. `where`: arguments of `extract_answer`."""
+  return where.get("answer_after") or ("<answer>" if where.get("answer_tags") else "")
 
 
 def last_number(text: str) -> str | None:

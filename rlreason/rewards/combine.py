@@ -17,6 +17,7 @@ import typing
 from typing import Any, Literal, NamedTuple
 
 from rlreason import config as config_lib, users
+from rlreason.rewards import answer
 from rlreason.rewards import control
 from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
@@ -34,9 +35,10 @@ from rlreason.rewards import worker
 RewardFunction = Callable[..., Sequence[float | None]]
 Verifier = str | RewardFunction  # of a task: a name of `verifier.VERIFIERS`, or a function
 
-# Of every rollout, beside the task's columns: generated tokens, those before the first box, whether
-# the length limit ended the completion, the index of its prompt, and the tags that this ends with.
-ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "truncated", "group", "opened")
+# Of every rollout, beside the task's columns: generated tokens, those before the answer and their
+# text, whether the length limit ended the completion, the index of its prompt, and the tags that
+# this ends with.
+ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "reasoning_text", "truncated", "group", "opened")
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # What a built-in reward may read; its other keyword-only parameters are options.
 _READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
@@ -152,11 +154,16 @@ class CombinedReward:
   """Scores completions by all parts; made by `combine_rewards`.
 
   Counts of workers are differences of the pool's totals: exact while one thread uses the pool.
+
+  Attributes:
+    mark: what stands before an answer, as the part "verifier" reads it; empty: a box.
   """
 
   def __init__(self, specs, functions, pool, clip_range):
     self.specs = specs
     self.clip_range = clip_range
+    self.mark = next((answer.mark_of(spec.options) for spec in specs
+                      if spec.name == "verifier" and spec.function is None), "")
     self._functions = functions
     self._watches = {spec.name: _make_watch(spec) for spec in specs}
     self._pool = pool

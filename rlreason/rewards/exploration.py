@@ -26,12 +26,14 @@ def exploration_reward(
     unit: Unit = "characters",
     min_length: float = 1,
     reasoning_tokens: Sequence[int] | None = None,
+    reasoning_text: Sequence[str] | None = None,
     **unused_columns: list[Any],
 ) -> list[float]:
   """-c / L: longer reasoning is better, less and less so; always below 0.
 
   L counts what comes before the *first* box (all of the text when there is none), so that padding
-  after it never pays. Differs from the authors' code: L is at least `min_length`, where a box at
+  after it never pays; where the verifier looks for the answer behind another mark, before that.
+  Differs from the authors' code: L is at least `min_length`, where a box at
   the very start made theirs fail with a reward of 0, better than a short right answer.
 
   Args:
@@ -40,7 +42,8 @@ def exploration_reward(
     c: strength in tokens, >= 0; 1000 in the paper's runs. See `check_correctness_beats_length`.
     unit: "characters" takes L = characters / 4; "tokens" takes the column below.
     min_length: shorter reasoning counts as this long, >= 1; in RLSP 1. `min_reasoning` of a stage.
-    reasoning_tokens: generated tokens before the first box of each row.
+    reasoning_tokens: generated tokens before the answer of each row.
+    reasoning_text: of them; None: what comes before the first box.
 
   Raises:
     ValueError: c is negative, the unit is unknown, or the column is missing.
@@ -50,7 +53,8 @@ def exploration_reward(
   if not min_length >= 1:
     raise ValueError(f"min_length must be a number >= 1. Got: {min_length!r}")
   if unit == "characters":
-    lengths = [len(answers.text_before_box(text)) / CHARACTERS_PER_TOKEN for text in completions]
+    reasoning = reasoning_text or map(answers.text_before_answer, completions)
+    lengths = [len(text) / CHARACTERS_PER_TOKEN for text in reasoning]
   elif unit == "tokens":
     if reasoning_tokens is None:
       raise ValueError("unit='tokens' needs the column reasoning_tokens: tokens before the box")

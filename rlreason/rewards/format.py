@@ -14,7 +14,7 @@ Style = Literal["box", "tags"]
 
 def format_reward(
     prompts: list[Any], completions: list[str], *, style: Style = "box",
-    opened: Sequence[str] | None = None, **unused_columns: list[Any],
+    answer_after: str = "", opened: Sequence[str] | None = None, **unused_columns: list[Any],
 ) -> list[float]:
   r"""1 for a completion in the wanted format, else 0.
 
@@ -24,12 +24,19 @@ def format_reward(
     style: "box" wants exactly one balanced `\boxed{}` that is not empty; "tags" wants
       `<think>...</think> <answer>...</answer>` with each tag once and nothing outside (DeepSeek-R1,
       https://arxiv.org/abs/2501.12948).
+    answer_after: wants exactly one of these marks, such as `####`, and an answer behind it, in the
+      place of the box; as of the verifier.
     opened: tags that the prompt of each row ends with, such as "<think>", and which its completion
       therefore lacks; None: there are none.
   """
   checks = {"box": _has_one_box, "tags": _has_tags}
   if style not in checks:
     raise ValueError(f"style must be one of {sorted(checks)}. Got: {style!r}")
+  if answer_after:
+    if style != "box":
+      raise ValueError(f"answer_after: got {answer_after!r} with style={style!r}, allowed: with box")
+    return [float(text.count(answer_after) == 1 and bool(answers.extract_answer(
+        text, answer_after=answer_after))) for text in completions]
   opened = opened or [""] * len(completions)
   return [float(checks[style](opening + text))
           for opening, text in zip(opened, completions, strict=True)]

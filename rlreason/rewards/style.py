@@ -1,6 +1,7 @@
 """Rewards of style: no loops, and one language. They do not look at whether the answer is right."""
 
 import collections
+from collections.abc import Sequence
 import re
 from typing import Any, Literal
 import unicodedata
@@ -49,26 +50,28 @@ def _most_frequent(text: str, n: int) -> int:
 
 def language_reward(
     prompts: list[Any], completions: list[str], *, alphabet: Alphabet = "latin",
-    **unused_columns: list[Any],
+    reasoning_text: Sequence[str] | None = None, **unused_columns: list[Any],
 ) -> list[float]:
   r"""The share of the words of the reasoning that are in the wanted language, by its alphabet.
 
   DeepSeek-R1, https://arxiv.org/abs/2501.12948. Words are runs of letters before the
-  first box, LaTeX commands left out; a word is of an alphabet when all of its letters are. A text
+  answer, LaTeX commands left out; a word is of an alphabet when all of its letters are. A text
   without words mixes nothing: 1.
 
   Args:
     prompts: not looked at.
     completions: texts.
     alphabet: of the wanted language; in "cjk" each sign is a word.
+    reasoning_text: what comes before the answer of each row; None: before the first box.
   """
   if alphabet not in _LETTERS:
     raise ValueError(f"alphabet must be one of {sorted(_LETTERS)}. Got: {alphabet!r}")
-  return [_share_of_words(text, _LETTERS[alphabet]) for text in completions]
+  reasoning = reasoning_text or map(answers.text_before_answer, completions)
+  return [_share_of_words(text, _LETTERS[alphabet]) for text in reasoning]
 
 
 def _share_of_words(text: str, names: tuple[str, ...]) -> float:
-  words = _WORD.findall(_COMMAND.sub(" ", answers.text_before_box(text)))
+  words = _WORD.findall(_COMMAND.sub(" ", text))
   if not words:
     return 1.0
   wanted = sum(all(unicodedata.name(letter, "").startswith(names) for letter in word)

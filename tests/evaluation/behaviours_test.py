@@ -48,6 +48,9 @@ def test_natural_language_by_hand(text, going_back, checking):
 def test_text_after_the_box_does_not_count():
   text = "Let me check. So \\boxed{7} wait, wait, let me check again"
   assert behaviours.text_behaviours(text) == behaviours.Behaviours(0, 1)
+  marked = "Let me check. \\boxed{7}? Wait, no. #### 7 wait, wait"
+  assert behaviours.text_behaviours(marked, mark="####") == behaviours.Behaviours(1, 1)
+  assert behaviours.trace_behaviours("back # back", ["back"], [], mark="#") == (1, 0)
 
 
 def test_long_text_is_counted_in_linear_time():

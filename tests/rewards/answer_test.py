@@ -49,8 +49,8 @@ def test_a_box_knows_its_place():
   first, last = answers.find_boxes(text)
   assert text[first.start : first.end] == r"\boxed{a{b}}"
   assert last == answers.Box("c", text.index(r"\boxed{c}"), len(text))
-  assert answers.text_before_box(text) == "think "
-  assert answers.text_before_box("no box") == "no box"
+  assert answers.text_before_answer(text) == "think "
+  assert answers.text_before_answer("no box") == "no box"
 
 
 def test_an_unknown_box_is_an_error():

@@ -65,3 +65,9 @@ def test_what_is_cut_off_or_too_long_is_punished():
 def test_unknown_style():
   with pytest.raises(ValueError, match="style must be one of"):
     formats.format_reward([], [], style="xml")
+
+
+@pytest.mark.parametrize("text, score", [
+    ("3 + 4 = 7\n#### 7", 1), ("#### 7\n#### 8", 0), ("#### ", 0), ("\\boxed{7}", 0)])
+def test_one_mark_with_an_answer_behind_it(text, score):
+  assert formats.format_reward([""], [text], answer_after="####") == [score]
