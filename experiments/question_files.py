@@ -73,6 +73,6 @@ def grpo(
   config.rl.optimizer = config.optimizer  # the same object: an override reaches both
   config.evaluation = dict(
       split="test", num_problems=100_000, batch_size=256, max_new_tokens=max_new_tokens,
-      num_samples=0)
+      num_samples=0, verifier_options=dict(prompt.verifier))  # also of a run without this stage
   config.checkpoint = dict(every_steps=20)
   return config

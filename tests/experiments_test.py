@@ -74,6 +74,7 @@ def test_a_prompt_says_where_the_answer_is(prompt, template, system, is_chat, op
     assert recipe.task.template.startswith(template) and "{question}" in recipe.task.template
     assert recipe.task.system.startswith(system) and bool(recipe.task.system) == bool(system)
     assert recipe.task.is_chat is is_chat and dict(recipe.grading.options) == options
+    assert recipe.evaluation.verifier_options == options  # of a run without this stage as well
 
 
 @pytest.mark.parametrize("name, message", [
@@ -210,6 +211,29 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   assert recipes["kept_from_giving_up.json"].evaluation.blocked_words
 
 
+def test_the_controls_of_the_word_problems(monkeypatch, tmp_path):
+  controls = load_program(monkeypatch, "word_problems")
+  rows = [dict(problem=0, sample=sample, completion="a", vote=sample, score=float(sample == 3),
+               length=30, truncated=False) for sample in (None, *range(8))]
+  recipes, sections = {}, dict.fromkeys(("start", "sft", "rl"), {})
+  monkeypatch.setattr(
+      controls.controls, "rlreason", run_nothing(recipes, sections, rows))
+  monkeypatch.chdir(FOLDER.parent)
+  results = controls.run_seed(tmp_path, "3", [])
+  assert list(results) == ["untrained", "after SFT", *controls.RUNS]
+  assert results["RLSP"]["pass@4, %"]["value"] == results["RLSP"]["avg@4, %"]["value"] * 4 == 50
+  paid = {}
+  for name, recipe in recipes.items():
+    assert recipe.seed == 3 and recipe.evaluation.verifier_options == {
+        "answer_after": "####"}
+    if name != "sft":
+      assert recipe.model.path == str(tmp_path / "sft" / "models" / "sft")
+      paid[name] = {spec.name for spec in recipe.stages[0].rewards if spec.weight}
+  assert paid == {
+      "RLSP": {"verifier", "exploration", "finished"}, "verifier_only": {"verifier", "finished"},
+      "format-only_reward": {"format"}, "random_reward": {"random"}}
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_settings_of_the_paper(name):
   stage, = load(name).stages
@@ -313,7 +337,8 @@ def test_the_tables_of_the_algorithms_are_those_of_the_recipes(monkeypatch):
   text = table.DOCUMENT.read_text()
   assert table.policy_gradients() in text and table.pipelines() in text
   shown = {file.partition(":")[0] for file in (*table.POLICY_GRADIENTS, *table.PIPELINES)}
-  recipes = {path.name for path in (FOLDER / "methods").glob("*.py")} - {"beds.py", "table.py"}
+  recipes = {path.name for path in (FOLDER / "methods").glob("*.py")} - {
+      "bands.py", "beds.py", "table.py"}
   assert shown == recipes
 
 

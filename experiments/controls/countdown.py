@@ -96,8 +96,8 @@ def rlreason(command: str, *flags: str):
 
 def read(summary: pathlib.Path) -> dict[str, dict]:
   stages = json.loads(summary.read_text())["stages"]
-  return {stage["name"]: metrics.with_current_names(stage["evaluation"]["countdown"])
-          for stage in stages}
+  return {stage["name"]: metrics.with_current_names(next(iter(stage["evaluation"].values())))
+          for stage in stages if stage["evaluation"]}
 
 
 def cell(results: list[dict], column: str) -> str:

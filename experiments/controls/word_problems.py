@@ -1,0 +1,57 @@
+"""RLSP on word problems with its controls, and the table of docs/results.md.
+
+    .venv/bin/python experiments/controls/word_problems.py --root=runs/word_problems --seeds=0,1,2
+
+Each seed trains the supervised stage once; RLSP and every control start from that
+(experiments/rlsp_word_problems.py). Majority vote is the start's own, of as many samples as take
+the tokens of one answer of the model beside it. What is finished is not run again, so the program
+may be stopped and started.
+"""
+
+import pathlib
+
+import countdown as controls
+import exploration
+
+CONFIG = "experiments/rlsp_word_problems.py"
+OFF = controls.OFF
+NO_VERIFIER = [OFF.format(name) for name in ("verifier", "exploration", "finished")]
+RUNS = {
+    "RLSP": [],
+    "verifier only (c = 0)": [OFF.format("exploration")],
+    "format-only reward": [*NO_VERIFIER, "--config.rl.rewards.format.weight=1"],
+    "random reward": [*NO_VERIFIER, "--config.rl.rewards.random.weight=1"]}
+SAMPLES = 8  # of each problem by the start
+COLUMNS = (
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "cut off, %", "n",
+    "pass@n of the start, %", "maj@n of the start, %", "right rollouts, steps 1-10, %",
+    "right rollouts, last 10 steps, %")
+
+
+def main():
+  """Runs what is missing and prints the table."""
+  rows = controls.run_seeds(run_seed, __doc__, "runs/word_problems")
+  print("\n".join(controls.table(rows, COLUMNS)))
+
+
+def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
+  """Name -> column -> estimate, of one seed's runs."""
+  start, flags = root / "sft", [f"--config.seed={seed}", *flags]
+  controls.train(start, CONFIG, [
+      "--config.stages=('sft',)", f"--config.evaluation.num_samples={SAMPLES}", *flags])
+  before = exploration.read(start / "evaluation" / "sft.jsonl")
+  results = {"untrained": exploration.measured(
+      exploration.read(start / "evaluation" / "start.jsonl"), before),
+             "after SFT": exploration.measured(before, before)}
+  for name, changes in RUNS.items():
+    workdir = root / name.split(" (")[0].replace(" ", "_")
+    controls.train(workdir, f"{CONFIG}:{start / exploration.MODEL}",
+                   [*changes, exploration.LAST_ONLY, *flags])
+    results[name] = exploration.measured(
+        exploration.read(workdir / "evaluation" / "rl.jsonl"), before) | exploration.trained(
+            exploration.read(workdir / "metrics.jsonl"))
+  return results
+
+
+if __name__ == "__main__":
+  main()
