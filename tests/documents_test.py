@@ -65,6 +65,9 @@ def test_what_is_added_by_hand_runs_as_it_is_shown(folder):
       "config.task"]
   assert names["summary"]["stages"][-1]["evaluation"]["small"]["greedy"]["n"] == 9
   assert names["found"]["stages"][0]["evaluation"]["own"]["greedy"]["value"] == 0  # no boxes
+  metrics = [json.loads(line) for line in (folder / "runs/either/metrics.jsonl").open()]
+  losses = [row["loss/either"] for row in metrics if "loss/either" in row]
+  assert len(losses) == 30 and losses[-1] < losses[0] - 1
   kept = [json.loads(line) for line in (folder / "runs/shortest/data/kept.jsonl").open()]
   assert kept and len({row["prompt"] for row in kept}) == len(kept)
 

@@ -15,7 +15,7 @@ from rlreason.training.progress import format_bytes
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import (
-    PreferenceStage, RewardModelStage, RLStage, SelectStage, SFTStage, StageConfig)
+    CustomStage, PreferenceStage, RewardModelStage, RLStage, SelectStage, SFTStage, StageConfig)
 
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GPUs and TPUs
 
@@ -54,6 +54,8 @@ def stage_work(recipe: Recipe, stage: StageConfig) -> str:
   """Steps of a stage, and the rows and the most tokens of each."""
   if isinstance(stage, SelectStage):
     return "a selection, without steps"
+  if isinstance(stage, CustomStage):
+    return f"{stage.steps:,} steps of {stage.make.name}"
   rows, longest = step_rows(recipe, stage)
   return f"{stage.steps:,} steps of {rows:,} rows, at most {rows * longest:,} tokens a step"
 
