@@ -158,7 +158,8 @@ def _by_index(rows: Completions) -> dict[int, tuple]:
 def _config_differences(first: Group, second: Group) -> list[str]:
   """`path: value of the first -> value of the second`; the seeds of several runs are no matter."""
   records = [group.runs[0].record for group in (first, second)]
-  lines = config_lib.differences(*records)
+  lines = [line for line in config_lib.differences(*records)
+           if not line.startswith("config.evaluation.expected")]  # what others gave before
   has_seeds = max(len(first.runs), len(second.runs)) > 1
   return [line for line in lines if not (has_seeds and line.startswith("config.seed:"))]
 
