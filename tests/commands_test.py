@@ -181,7 +181,7 @@ def test_a_recipe_of_the_package_is_loaded_with_its_siblings_from_anywhere(tmp_p
     ("aime", {"evaluation.num_samples": "1", "evaluation.temperature": "0"},
      {"evaluation.top_p": 1.0}),
     ("rlsp_countdown", {"rl.algorithm.critic": "none"},
-     {"rl.algorithm.gae_lambda": 1.0, "rl.algorithm.critic_warmup_steps": 0}),
+     {"rl.algorithm.critic_warmup_steps": 0}),
     ("rlsp_countdown", {"rl.rewards.exploration.function": "''"}, {"rl.min_reasoning": 1}),
     ("rlsp_countdown", {"rl.rewards.exploration.weight": "0"}, {"rl.min_reasoning": 11}),
     ("dapo", {"rl.max_rounds": "1"}, {"rl.useful_by": "reward"}),
