@@ -1,5 +1,6 @@
 """Finding things from the command line: recipes, completion, the version, what -v says."""
 
+import functools
 import importlib.metadata
 import pathlib
 import re
@@ -11,6 +12,7 @@ import pytest
 
 import rlreason
 from rlreason import commands, main, recipe_files, version
+from rlreason.training.recipe import from_config
 from tests.main_test import no_compilation_cache, run_main  # pylint: disable=unused-import
 from tests.main_test import CONFIG
 
@@ -172,3 +174,59 @@ def test_a_recipe_of_the_package_is_loaded_with_its_siblings_from_anywhere(tmp_p
   config = commands.load_config("variants:cispo", [("rl.steps", "3")])
   assert config.rl.steps == 3 and config.task.kind == "chain"
   assert commands.load_config(CONFIG).seed == 0
+
+
+@pytest.mark.parametrize("name, overrides, found", [
+    ("aime", {"evaluation.num_samples": "0"}, {"evaluation.temperature": 1.0}),
+    ("aime", {"evaluation.num_samples": "1", "evaluation.temperature": "0"},
+     {"evaluation.top_p": 1.0}),
+    ("rlsp_countdown", {"rl.algorithm.critic": "none"},
+     {"rl.algorithm.critic_warmup_steps": 0}),
+    ("rlsp_countdown", {"rl.rewards.exploration.function": "''"}, {"rl.min_reasoning": 1}),
+    ("rlsp_countdown", {"rl.rewards.exploration.weight": "0"}, {"rl.min_reasoning": 11}),
+    ("dapo", {"rl.max_rounds": "1"}, {"rl.useful_by": "reward"}),
+    ("t1", {"rl.algorithm.kl_coef": "0"}, {"rl.algorithm.reference_every": 0}),
+    ("ppo_rlhf", {"rl.algorithm.kl_coef": "0"}, {"rl.algorithm.kl_target": None})])
+def test_what_is_turned_off_takes_the_details_of_the_recipe_with_it(name, overrides, found):
+  recipe = from_config(commands.load_config(name, list(overrides.items())))
+  for path, value in found.items():
+    section, *fields = path.split(".")
+    holder = next((stage for stage in recipe.stages if stage.name == section), None)
+    holder = getattr(recipe, section) if holder is None else holder
+    assert functools.reduce(getattr, fields, holder) == value, path
+
+
+@pytest.mark.parametrize("overrides, message", [
+    ({"num_samples": "0", "temperature": "0.5"}, "temperature: got 0.5 with num_samples=0"),
+    ({"num_samples": "0", "temperature": "0.0", "top_p": "0.5"}, "top_p: got 0.5"),
+    ({"answer_tokens": "5"}, "answer_tokens: got 5 without forced_answer"),
+    ({"num_samples": "-1"}, "num_samples: got -1, allowed: 0 or more")])
+def test_details_that_are_typed_beside_it_are_refused(overrides, message):
+  typed = [(f"evaluation.{field}", value) for field, value in overrides.items()]
+  with pytest.raises(ValueError, match=message):
+    from_config(commands.load_config("aime", typed))
+
+
+def test_evaluations_are_turned_off_with_what_follows_from_them(tmp_path):
+  text = pathlib.Path(CONFIG).read_text(encoding="utf-8").replace("  return config", """\
+  config.evaluation.update(every_steps=5, stop_after=2)
+  config.checkpoint = dict(keep_best="eval/countdown/greedy", best_is="lowest")
+  return config""")
+  (tmp_path / "mine.py").write_text(text)
+  mine = str(tmp_path / "mine.py")
+  assert from_config(commands.load_config(mine)).evaluation.stop_after == 2
+  recipe = from_config(commands.load_config(mine, [("evaluation.every_steps", "0")]))
+  assert (recipe.evaluation.stop_after, recipe.checkpoint.keep_best) == (0, "")
+  # A file that is wrong by itself stays wrong.
+  (tmp_path / "mine.py").write_text(text.replace("every_steps=5, ", ""))
+  with pytest.raises(ValueError, match="checkpoint.keep_best: got .* with evaluation.every_steps=0"):
+    from_config(commands.load_config(mine, [("evaluation.every_steps", "0")]))
+
+
+def test_on_a_terminal_recipes_fit_it(capsys, monkeypatch):
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+  monkeypatch.setenv("COLUMNS", "80")
+  code, out, _ = run_main(capsys, "recipes")
+  lines = out.splitlines()
+  assert code == 0 and max(map(len, lines)) <= 80
+  assert sum(line[0] != " " for line in lines) == len(recipe_files.find_all())

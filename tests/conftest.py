@@ -44,7 +44,28 @@ _MAPS = pathlib.Path("/proc/self/maps")  # of Linux
 _MOST_MAPS = 30_000  # of the 65,530 that a process may have; each compiled program takes several
 _STATM = pathlib.Path("/proc/self/statm")
 _MOST_MEMORY = 1.5 * 2**30  # bytes; a single test adds up to 0.6 GB, and a worker may have 2.5
-_EVERY = 5  # tests: counting maps takes a while where they are many
+_EVERY = 100  # programs: counting maps takes 20 ms where they are many
+_programs = []  # compiled, or found in the cache, since the maps were counted
+
+
+def _note_program(event, duration, **unused_details):
+  del duration
+  if event == "/jax/core/compile/backend_compile_duration":
+    _programs.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_note_program)
+
+# Where tests of 10 s and more are. They come first, so that no worker is left with one at the end;
+# whole modules, whose fixtures are made once.
+_LONG = (
+    "training/loop_test.py::", "training/data_stages_test.py::", "colab_test.py::",
+    "rewards/pairs_test.py::", "test_a_run_is_stopped_and_gone_on_with", "test_the_readme_runs")
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest tests first; the order of the others stays."""
+  items.sort(key=lambda item: not any(name in item.nodeid for name in _LONG))
 
 
 def pytest_collection_finish():
@@ -54,12 +75,13 @@ def pytest_collection_finish():
   gc.set_threshold(20_000, 20, 20)
 
 
-def pytest_runtest_teardown(item):
+def pytest_runtest_teardown():
   """Forgets compiled programs before they fill the memory, or are too many for the compiler."""
-  item.session.num_ended = getattr(item.session, "num_ended", 0) + 1
   if not _MAPS.exists():
     return
   memory = int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-  is_due = item.session.num_ended % _EVERY == 0
+  is_due = len(_programs) >= _EVERY
+  if is_due:
+    _programs.clear()
   if memory > _MOST_MEMORY or (is_due and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS):
     compiler.forget()

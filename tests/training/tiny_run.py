@@ -14,6 +14,7 @@ ended. `copy` and `move` between moments leave the folder as it is then at WORKD
 them at WORKDIR-2 and so on, which after `move` is a new run's.
 """
 
+import gc
 import itertools
 import os
 import pathlib
@@ -153,6 +154,10 @@ def run(workdir, moment, options):
 def main():
   workdir, moments, *options = sys.argv[1:]
   places = (f"{workdir}-{number}" for number in itertools.count(1))
+  # As in conftest.py: of what is imported nothing is looked through again in each of the processes.
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 20)
   for moment in moments.split(","):
     if moment in ("copy", "move"):
       (shutil.copytree if moment == "copy" else os.rename)(workdir, next(places))
