@@ -157,7 +157,6 @@ def _by_index(rows: Completions) -> dict[int, tuple]:
 
 def _config_differences(first: Group, second: Group) -> list[str]:
   """`path: value of the first -> value of the second`; the seeds of several runs are no matter."""
-<<<<<<< HEAD
   old, new = (_as_typed(group.runs[0].record) for group in (first, second))
   lines = [f"config.{name}: only in the {place}" for one, other, place in (
       (old, new, "first"), (new, old, "second"))
@@ -165,11 +164,8 @@ def _config_differences(first: Group, second: Group) -> list[str]:
   told = {line.partition(":")[0].removeprefix("config.") for line in lines}
   lines += config_lib.differences(*(
       {name: value for name, value in record.items() if name not in told} for record in (old, new)))
-=======
-  records = [group.runs[0].record for group in (first, second)]
-  lines = [line for line in config_lib.differences(*records)
-           if not line.startswith("config.evaluation.expected")]  # what others gave before
->>>>>>> ends
+  lines = [line for line in lines  # not what others gave before
+           if not line.startswith("config.evaluation.expected")]
   has_seeds = max(len(first.runs), len(second.runs)) > 1
   return [line for line in lines if not (has_seeds and line.startswith("config.seed:"))]
 
