@@ -123,7 +123,8 @@ def main():
   tokenizer = make_model(folder)
   with tempfile.TemporaryDirectory() as output:
     trainer = Recorder(
-        model=str(folder), processing_class=tokenizer, reward_funcs=reward, args=GRPOConfig(output_dir=output, **SETTINGS),
+        model=str(folder), processing_class=tokenizer, reward_funcs=reward,
+        args=GRPOConfig(output_dir=output, **SETTINGS),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(PROMPTS)}))
     trainer.taken, trainer.is_recording = [], True
     trainer.train()
