@@ -95,9 +95,10 @@ def rlreason(command: str, *flags: str):
 
 
 def read(summary: pathlib.Path) -> dict[str, dict]:
+  """Stage -> evaluation, of the stages that were evaluated."""
   stages = json.loads(summary.read_text())["stages"]
   return {stage["name"]: metrics.with_current_names(stage["evaluation"]["countdown"])
-          for stage in stages}
+          for stage in stages if stage["evaluation"]}
 
 
 def cell(results: list[dict], column: str) -> str:
