@@ -179,7 +179,8 @@ def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
 def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   sweep = load_program(monkeypatch, "exploration")
   # Of 16 samples of a problem two are right, of which one went back twice; 30 tokens each.
-  rows = [dict(problem=0, sample=sample, completion="back a back" if sample == 3 else "a",
+  rows = [dict(problem=0, sample=sample, prompt="1 2 3 target 6 :",
+               completion="1 = 6 lower back a back" if sample == 3 else "a",
                vote=int(sample in (3, 7)), score=float(sample in (3, 7)), length=30,
                truncated=sample == 5) for sample in (None, *range(16))]
   recipes = {}
@@ -187,25 +188,32 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
       sweep.controls, "rlreason", run_nothing(recipes, dict.fromkeys(("sft", "rl"), {}), rows))
   monkeypatch.chdir(FOLDER.parent)
   results = sweep.run_seed(tmp_path / "seed3", "3", [])
-  assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.4", "c = 1",
+  assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.1", "c = 1",
                            "c = 4", "c = 10", "c = 40", "random reward"]
-  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 2 / 16, 100 / 16, 1, 12.5, 12.5, 25, 25]
+  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 2 / 16, 100 / 16, 100 / 16, 100, 1,
+              12.5, 12.5, 12.5, 25, 25]
   found = [results["c = 4"][column]["value"] for column in sweep.COLUMNS]
   assert found == pytest.approx(expected)
   assert sweep.COLUMNS[-1] not in results["after SFT"]
-  searches, start = recipes["searches"], recipes["gives_up"]
-  assert searches.seed == 0 and searches.task.problems.give_up < start.task.problems.give_up
+  # Of four samples each: the third of the first four says so and is wrong, none of the rest does.
+  claims = [row | dict(completion="equal" if row["sample"] == 2 else "a") for row in rows[1:]]
+  assert sweep.own_check(claims, 4) == 0
+  claims[7]["completion"] = "equal"
+  assert sweep.own_check(claims, 4) == 25
+  searches, start = recipes["searches"], recipes["start"]
+  assert searches.seed == 0 and searches.task.problems.at_once == 0
+  assert start.task.problems.at_once > 0.9
   assert start.model.path == str(tmp_path / "searches" / "models" / "sft")
-  assert start.seed == 3 and start.evaluation.num_samples == 16
+  assert start.seed == 3 and start.evaluation.num_samples == 32
   strengths = {}
   for name, recipe in recipes.items():
     if name.startswith("c_"):
       stage, = recipe.stages
-      assert recipe.model.path == str(tmp_path / "seed3" / "gives_up" / "models" / "sft")
+      assert recipe.model.path == str(tmp_path / "seed3" / "start" / "models" / "sft")
       parts = {spec.name: spec for spec in stage.rewards if spec.weight}
       assert set(parts) == {"verifier", "exploration"}
       strengths[name] = parts["exploration"].options["c"]
-  assert strengths == {"c_0": 0, "c_0.4": 0.4, "c_1": 1, "c_4": 4, "c_10": 10, "c_40": 40}
+  assert strengths == {"c_0": 0, "c_0.1": 0.1, "c_1": 1, "c_4": 4, "c_10": 10, "c_40": 40}
   assert {spec.name for spec in recipes["random_reward"].stages[0].rewards if spec.weight} == {
       "random"}
   assert recipes["kept_from_giving_up.json"].evaluation.blocked_words

@@ -95,6 +95,7 @@ def rlreason(command: str, *flags: str):
 
 
 def read(summary: pathlib.Path) -> dict[str, dict]:
+  """Stage -> evaluation, of the stages that were evaluated."""
   stages = json.loads(summary.read_text())["stages"]
   return {stage["name"]: metrics.with_current_names(next(iter(stage["evaluation"].values())))
           for stage in stages if stage["evaluation"]}

@@ -2,8 +2,8 @@
 
     .venv/bin/python experiments/controls/exploration.py --root=runs/exploration --seeds=0,1,2
 
-One model learns to search, once; each seed teaches it to give up, and every strength c and every
-control starts from that (experiments/exploration_countdown.py). Prints the table of
+One model learns to search, once; each seed teaches it to answer at once, and every strength c and
+every control starts from that (experiments/exploration_countdown.py). Prints the table of
 docs/results.md. What is finished is not run again, so the program may be stopped and started. A
 seed takes about 20 minutes on one core.
 """
@@ -11,26 +11,32 @@ seed takes about 20 minutes on one core.
 from collections.abc import Sequence
 import json
 import pathlib
+import re
 import statistics
 
 import countdown as controls
 
+from rlreason.data.tasks import countdown as task
 from rlreason.evaluation import completions as completions_lib
 
 CONFIG = "experiments/exploration_countdown.py"
-# From 23 on a long wrong answer is paid more than a short right one, which has to be allowed.
-STRENGTHS = ("0", "0.4", "1", "4", "10", "40")
-FLAGS = ["--config.rl.rewards.exploration.options.c={}",
-         "--config.rl.allow_length_over_correctness=True"]
+# From 23 on a wrong answer after all tokens is paid more than a right one after one try.
+STRENGTHS = ("0", "0.1", "1", "4", "10", "40")
+STRENGTH = "--config.rl.rewards.exploration.options.c={}"
+BLOCKED = "--config.evaluation.blocked_words=(((':','lower','higher'),('answer',)),)"
 LAST_ONLY = "--config.evaluation.every_stage=False"
-SAMPLES = 16  # of each problem by the start: what they take, no trained model exceeds
+# Of the start: what they take, hardly a trained model's answer exceeds.
+SAMPLES = 32
+MANY = [f"--config.evaluation.num_samples={SAMPLES}", "--config.evaluation.batch_size=50"]
 MODEL = pathlib.Path("models") / "sft"
 WINDOW = 10  # steps
-# Of the samples, but for the first; n is how many samples of the start take as many tokens as one.
+# All but the first of the samples. Reached: a try that ended at the target. n: so many samples of
+# the start take as many tokens as one.
 COLUMNS = (
-    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "going back", "cut off, %", "n",
-    "pass@n of the start, %", "maj@n of the start, %", "right rollouts, steps 1-10, %",
-    "right rollouts, last 10 steps, %")
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "going back", "cut off, %",
+    "reached, %", "of those right, %", "n",
+    "start: pass@n, %", "start: maj@n, %", "start: own check of n, %", "rollouts right at first, %",
+    "rollouts right at last, %")
 
 
 def main():
@@ -41,19 +47,19 @@ def main():
 
 def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
   """Name -> column -> estimate, of one seed's runs."""
-  searches, start = root.parent / "searches", root / "gives_up"
+  searches, start = root.parent / "searches", root / "start"
   controls.train(searches, CONFIG, [LAST_ONLY, *flags])
   flags = [f"--config.seed={seed}", LAST_ONLY, *flags]
   controls.train(start, f"{CONFIG}:{searches / MODEL}", [
-      "--config.stages=('sft',)", f"--config.evaluation.num_samples={SAMPLES}", *flags])
+      "--config.stages=('sft',)", *MANY, *flags])
   blocked = root / "kept_from_giving_up.json"
   if not blocked.exists():
     controls.rlreason("evaluate", f"--config={CONFIG}:rl,{start / MODEL}",
-                      f"--model={start / MODEL}", f"--output={blocked}", controls.BLOCKED, *flags)
+                      f"--model={start / MODEL}", f"--output={blocked}", BLOCKED, *flags)
   before = read(start / "evaluation" / "sft.jsonl")
   results = {"after SFT": measured(before, before),
              "SFT kept from giving up": measured(read(blocked.with_suffix(".jsonl")), before)}
-  runs = {f"c = {c}": [flag.format(c) for flag in FLAGS] for c in STRENGTHS}
+  runs = {f"c = {c}": [STRENGTH.format(c)] for c in STRENGTHS}
   runs["random reward"] = controls.CONTROLS["random reward"]
   for name, changes in runs.items():
     workdir = root / name.replace(" = ", "_").replace(" ", "_")
@@ -71,14 +77,17 @@ def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
     before: those of the start, with more samples of each problem.
   """
   samples = [row for row in rows if row["sample"] is not None]
+  reached = [row for row in samples if reaches(row)]
   tokens, tokens_before = mean_tokens(rows), mean_tokens(before)
   n = min(max(round(tokens / tokens_before), 1), SAMPLES)
   values = (
       accuracy(rows, "greedy"), accuracy(rows, "avg@4"), accuracy(rows, "pass@4"),
       accuracy(rows, "maj@4"), tokens,
       statistics.mean(row["completion"].split().count("back") for row in samples),
-      100 * statistics.mean(row["truncated"] for row in samples), n,
-      accuracy(before, f"pass@{n}"), accuracy(before, f"maj@{n}"))
+      100 * statistics.mean(row["truncated"] for row in samples),
+      100 * len(reached) / len(samples),
+      100 * statistics.mean([row["score"] >= 1 for row in reached] or [0]), n,
+      accuracy(before, f"pass@{n}"), accuracy(before, f"maj@{n}"), own_check(before, n))
   return {column: {"value": value} for column, value in zip(COLUMNS, values, strict=False)}
 
 
@@ -92,6 +101,23 @@ def trained(steps: list[dict]) -> dict[str, dict]:
 def accuracy(rows: list[dict], metric: str) -> float:
   """In percent."""
   return 100 * statistics.mean(completions_lib.per_problem(rows, metric).values())
+
+
+def reaches(row: dict) -> bool:
+  """Whether a try of a completion ends at the target, by what the completion writes."""
+  target = row["prompt"].split()[-2]
+  return re.search(rf"= {target} ({'|'.join(task.CHECK_WORDS)})", row["completion"]) is not None
+
+
+def own_check(rows: list[dict], n: int) -> float:
+  """Accuracy, in percent, of the first of n samples that says it is right, or else of the first."""
+  groups = {}
+  for row in rows:
+    if row["sample"] is not None:
+      groups.setdefault((row["problem"], row["sample"] // n), []).append(row)
+  chosen = [next((row for row in group if "equal" in row["completion"]), group[0])
+            for group in groups.values() if len(group) == n]
+  return 100 * statistics.mean(row["score"] >= 1 for row in chosen)
 
 
 def mean_tokens(rows: Sequence[dict]) -> float:

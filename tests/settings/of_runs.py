@@ -345,7 +345,7 @@ ROWS = {
     countdown.CountdownConfig: {name: Row(value, countdowns) for name, value in dict(
         num_numbers=4, max_number=7, max_target=15, max_intermediate=30, num_validation=5,
         num_test=5, seed=1, give_up=0.1, restart=0.9, insight=0.9, max_words=26,
-        min_target=9).items()},
+        min_target=9, at_once=0.9).items()},
     arithmetic.ArithmeticConfig: {name: Row(value, arithmetic_rows) for name, value in dict(
         tasks={"a": {"x": 1}, "b": {}}, weights={"a": 3.0, "b": 1.0}, num_train=60,
         num_validation=50, num_test=50, template="Q: {question}", system="S", is_chat=False,

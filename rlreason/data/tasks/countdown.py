@@ -63,6 +63,7 @@ class CountdownConfig:
       target, where there is one; 0 is a search in purely random order.
     max_words: longest demonstration, in words, `<eos>` included.
     min_target: large targets are reached by fewer expressions, so that luck finds them less often.
+    at_once: probability in [0, 1] of an answer without a try: the first number, which is wrong.
   """
 
   num_numbers: int = 3
@@ -77,6 +78,7 @@ class CountdownConfig:
   insight: float = 0.0
   max_words: Tokens = 96
   min_target: int = 1
+  at_once: float = 0.0
 
   def __post_init__(self):
     if self.num_numbers not in (3, 4):
@@ -99,7 +101,7 @@ class CountdownConfig:
           f"Got: {self.max_number}, which makes {sets}")
     if self.seed < 0:
       raise ValueError(f"seed must not be negative. Got: {self.seed}")
-    for name in ("give_up", "restart", "insight"):
+    for name in ("give_up", "restart", "insight", "at_once"):
       if not 0.0 <= getattr(self, name) <= 1.0:
         raise ValueError(f"{name} must be in [0, 1]. Got: {getattr(self, name)}")
     shortest = _try_words(self.num_numbers) + _answer_words(self.num_numbers)
@@ -238,6 +240,8 @@ def demonstration(
     last expression tried: a solution if the search found one, else a wrong one.
   """
   reserved = len(BACK_WORDS) + _try_words(len(numbers)) + _answer_words(len(numbers))
+  if config.at_once and rng.random() < config.at_once:
+    return f"{ANSWER_WORD} {_BOX_OPEN} {numbers[0]} {_BOX_CLOSE} {EOS_WORD}"
   words = []
   nodes = [_make_node([(number, number) for number in numbers], target, rng, config)]
   while True:

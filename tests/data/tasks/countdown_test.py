@@ -152,6 +152,15 @@ def test_demonstrations_depend_on_the_seed_and_the_index_alone():
   assert [other[index] for index in range(30)] != [many[index] for index in range(30)]
 
 
+def test_answers_at_once_are_wrong():
+  config = countdown.CountdownConfig(at_once=1.0)
+  examples = [countdown.CountdownDemonstrations(config, 20)[index] for index in range(20)]
+  for example in examples:
+    assert example["completion"] == f"answer \\boxed{{ {example['prompt'].split()[0]} }} <eos>"
+  some = countdown.CountdownDemonstrations(dataclasses.replace(config, at_once=0.5), 200)
+  assert 70 < sum("try" not in some[index]["completion"] for index in range(200)) < 130
+
+
 def test_parentheses_are_written_only_where_needed():
   cases = {
       ("*", ("+", 3, 7), 12): "( 3 + 7 ) * 12",
@@ -168,7 +177,7 @@ def test_parentheses_are_written_only_where_needed():
 @pytest.mark.parametrize("field, value", [
     ("num_numbers", 5), ("max_intermediate", 49), ("give_up", 1.5), ("restart", -0.1),
     ("seed", -1), ("max_words", 10), ("num_test", 0),
-    ("min_target", 0), ("min_target", 51)])
+    ("min_target", 0), ("min_target", 51), ("at_once", 2.0)])
 def test_config_names_the_field_out_of_range(field, value):
   with pytest.raises(ValueError, match=field):
     countdown.CountdownConfig(**{field: value})
