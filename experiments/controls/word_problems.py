@@ -9,6 +9,7 @@ may be stopped and started.
 """
 
 import pathlib
+import statistics
 
 import countdown as controls
 import exploration
@@ -22,10 +23,9 @@ RUNS = {
     "format-only reward": [*NO_VERIFIER, "--config.rl.rewards.format.weight=1"],
     "random reward": [*NO_VERIFIER, "--config.rl.rewards.random.weight=1"]}
 SAMPLES = 8  # of each problem by the start
-COLUMNS = (
-    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "cut off, %", "n",
-    "pass@n of the start, %", "maj@n of the start, %", "right rollouts, steps 1-10, %",
-    "right rollouts, last 10 steps, %")
+# n: so many samples of the start take as many tokens as one.
+COLUMNS = ("greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "cut off, %", "n",
+           "start: pass@n, %", "start: maj@n, %", *exploration.COLUMNS[-2:])
 
 
 def main():
@@ -40,17 +40,27 @@ def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]
   controls.train(start, CONFIG, [
       "--config.stages=('sft',)", f"--config.evaluation.num_samples={SAMPLES}", *flags])
   before = exploration.read(start / "evaluation" / "sft.jsonl")
-  results = {"untrained": exploration.measured(
-      exploration.read(start / "evaluation" / "start.jsonl"), before),
-             "after SFT": exploration.measured(before, before)}
+  untrained = exploration.read(start / "evaluation" / "start.jsonl")
+  results = {"untrained": measured(untrained, before), "after SFT": measured(before, before)}
   for name, changes in RUNS.items():
     workdir = root / name.split(" (")[0].replace(" ", "_")
     controls.train(workdir, f"{CONFIG}:{start / exploration.MODEL}",
                    [*changes, exploration.LAST_ONLY, *flags])
-    results[name] = exploration.measured(
+    results[name] = measured(
         exploration.read(workdir / "evaluation" / "rl.jsonl"), before) | exploration.trained(
             exploration.read(workdir / "metrics.jsonl"))
   return results
+
+
+def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
+  """What an evaluation shows, and what the start reaches; arguments of `exploration.measured`."""
+  tokens, tokens_before = exploration.mean_tokens(rows), exploration.mean_tokens(before)
+  n = min(max(round(tokens / tokens_before), 1), SAMPLES)
+  values = (
+      *(exploration.accuracy(rows, name) for name in ("greedy", "avg@4", "pass@4", "maj@4")),
+      tokens, 100 * statistics.mean(row["truncated"] for row in rows), n,
+      exploration.accuracy(before, f"pass@{n}"), exploration.accuracy(before, f"maj@{n}"))
+  return {column: {"value": value} for column, value in zip(COLUMNS, values, strict=False)}
 
 
 if __name__ == "__main__":
