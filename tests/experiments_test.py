@@ -162,7 +162,7 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   rows = [dict(problem=0, sample=sample, prompt="1 2 3 target 6 :",
                completion="1 = 6 lower back a back" if sample == 3 else "a",
                vote=int(sample in (3, 7)), score=float(sample in (3, 7)), length=30,
-               truncated=sample == 5) for sample in (None, *range(16))]
+               truncated=sample == 5, extracted=None if sample == 9 else "6") for sample in (None, *range(16))]
   recipes = {}
   monkeypatch.setattr(
       sweep.controls, "rlreason", run_nothing(recipes, dict.fromkeys(("sft", "rl"), {}), rows))
@@ -171,7 +171,7 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.1", "c = 1",
                            "c = 4", "c = 10", "c = 40", "random reward"]
   expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 1, 12.5, 12.5, 12.5,
-              2 / 16, 100 / 16, 100 / 16, 100, 25, 25]
+              1500 / 16, 2 / 16, 100 / 16, 100 / 16, 100, 25, 25]
   columns = (*sweep.RESULTS, *sweep.REASONS, *sweep.TRAINING)
   found = [results["c = 4"][column]["value"] for column in columns]
   assert found == pytest.approx(expected)

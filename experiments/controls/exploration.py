@@ -35,7 +35,7 @@ RESULTS = (
     "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "n", "start: pass@n, %",
     "start: maj@n, %", "start: own check of n, %")
 # Of the samples; reached: a try ended at the target.
-REASONS = ("going back", "cut off, %", "reached, %", "of those right, %")
+REASONS = ("boxed, %", "going back", "cut off, %", "reached, %", "of those right, %")
 TRAINING = ("rollouts right in the first 10 steps, %", "in the last 10 steps, %")
 
 
@@ -85,6 +85,7 @@ def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
       accuracy(rows, "greedy"), accuracy(rows, "avg@4"), accuracy(rows, "pass@4"),
       accuracy(rows, "maj@4"), tokens, n, accuracy(before, f"pass@{n}"),
       accuracy(before, f"maj@{n}"), own_check(before, n),
+      100 * statistics.mean(row["extracted"] is not None for row in samples),
       statistics.mean(row["completion"].split().count("back") for row in samples),
       100 * statistics.mean(row["truncated"] for row in samples),
       100 * len(reached) / len(samples),
