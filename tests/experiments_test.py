@@ -162,7 +162,8 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   rows = [dict(problem=0, sample=sample, prompt="1 2 3 target 6 :",
                completion="1 = 6 lower back a back" if sample == 3 else "a",
                vote=int(sample in (3, 7)), score=float(sample in (3, 7)), length=30,
-               truncated=sample == 5, extracted=None if sample == 9 else "6") for sample in (None, *range(16))]
+               truncated=sample == 5, extracted=None if sample == 9 else "6")
+          for sample in (None, *range(16))]
   recipes = {}
   monkeypatch.setattr(
       sweep.controls, "rlreason", run_nothing(recipes, dict.fromkeys(("sft", "rl"), {}), rows))
