@@ -9,8 +9,8 @@ learn from, while every token more of search is paid by the exploration reward.
     make train CONFIG=experiments/exploration_countdown.py:runs/searches/models/sft
 
 The first trains the model that searches, the second makes it answer at once and runs RLSP from
-there. With `rl,FOLDER` after the colon RLSP alone starts from a model. Another strength of the exploration
-reward is `--config.rl.rewards.exploration.options.c=1`.
+there. With `rl,FOLDER` after the colon RLSP alone starts from a model. Another strength of the
+exploration reward is `--config.rl.rewards.exploration.options.c=1`.
 
 Sweep, controls, hardware and results: docs/results.md and experiments/controls/exploration.py. The
 settings were chosen on the validation split.

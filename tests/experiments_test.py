@@ -182,7 +182,8 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   rows = [dict(problem=0, sample=sample, prompt="1 2 3 target 6 :",
                completion="1 = 6 lower back a back" if sample == 3 else "a",
                vote=int(sample in (3, 7)), score=float(sample in (3, 7)), length=30,
-               truncated=sample == 5) for sample in (None, *range(16))]
+               truncated=sample == 5, extracted=None if sample == 9 else "6")
+          for sample in (None, *range(16))]
   recipes = {}
   monkeypatch.setattr(
       sweep.controls, "rlreason", run_nothing(recipes, dict.fromkeys(("sft", "rl"), {}), rows))
@@ -190,11 +191,12 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   results = sweep.run_seed(tmp_path / "seed3", "3", [])
   assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.1", "c = 1",
                            "c = 4", "c = 10", "c = 40", "random reward"]
-  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 2 / 16, 100 / 16, 100 / 16, 100, 1,
-              12.5, 12.5, 12.5, 25, 25]
-  found = [results["c = 4"][column]["value"] for column in sweep.COLUMNS]
+  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 1, 12.5, 12.5, 12.5,
+              1500 / 16, 2 / 16, 100 / 16, 100 / 16, 100, 25, 25]
+  columns = (*sweep.RESULTS, *sweep.REASONS, *sweep.TRAINING)
+  found = [results["c = 4"][column]["value"] for column in columns]
   assert found == pytest.approx(expected)
-  assert sweep.COLUMNS[-1] not in results["after SFT"]
+  assert sweep.TRAINING[0] not in results["after SFT"]
   # Of four samples each: the third of the first four says so and is wrong, none of the rest does.
   claims = [row | dict(completion="equal" if row["sample"] == 2 else "a") for row in rows[1:]]
   assert sweep.own_check(claims, 4) == 0

@@ -3,7 +3,7 @@
     .venv/bin/python experiments/controls/exploration.py --root=runs/exploration --seeds=0,1,2
 
 One model learns to search, once; each seed teaches it to answer at once, and every strength c and
-every control starts from that (experiments/exploration_countdown.py). Prints the table of
+every control starts from that (experiments/exploration_countdown.py). Prints the tables of
 docs/results.md. What is finished is not run again, so the program may be stopped and started. A
 seed takes about 20 minutes on one core.
 """
@@ -30,19 +30,20 @@ SAMPLES = 32
 MANY = [f"--config.evaluation.num_samples={SAMPLES}", "--config.evaluation.batch_size=50"]
 MODEL = pathlib.Path("models") / "sft"
 WINDOW = 10  # steps
-# All but the first of the samples. Reached: a try that ended at the target. n: so many samples of
-# the start take as many tokens as one.
-COLUMNS = (
-    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "going back", "cut off, %",
-    "reached, %", "of those right, %", "n",
-    "start: pass@n, %", "start: maj@n, %", "start: own check of n, %", "rollouts right at first, %",
-    "rollouts right at last, %")
+# All but the first of the samples; so many samples of the start as n take as many tokens as one.
+RESULTS = (
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "n", "start: pass@n, %",
+    "start: maj@n, %", "start: own check of n, %")
+# Of the samples; reached: a try ended at the target.
+REASONS = ("boxed, %", "going back", "cut off, %", "reached, %", "of those right, %")
+TRAINING = ("rollouts right in the first 10 steps, %", "in the last 10 steps, %")
 
 
 def main():
-  """Runs what is missing and prints the table."""
+  """Runs what is missing and prints the tables."""
   rows = controls.run_seeds(run_seed, __doc__, "runs/exploration")
-  print("\n".join(controls.table(rows, COLUMNS)))
+  for columns in (RESULTS, (*REASONS, *TRAINING)):
+    print("\n".join(["", *controls.table(rows, columns)]))
 
 
 def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
@@ -82,20 +83,22 @@ def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
   n = min(max(round(tokens / tokens_before), 1), SAMPLES)
   values = (
       accuracy(rows, "greedy"), accuracy(rows, "avg@4"), accuracy(rows, "pass@4"),
-      accuracy(rows, "maj@4"), tokens,
+      accuracy(rows, "maj@4"), tokens, n, accuracy(before, f"pass@{n}"),
+      accuracy(before, f"maj@{n}"), own_check(before, n),
+      100 * statistics.mean(row["extracted"] is not None for row in samples),
       statistics.mean(row["completion"].split().count("back") for row in samples),
       100 * statistics.mean(row["truncated"] for row in samples),
       100 * len(reached) / len(samples),
-      100 * statistics.mean([row["score"] >= 1 for row in reached] or [0]), n,
-      accuracy(before, f"pass@{n}"), accuracy(before, f"maj@{n}"), own_check(before, n))
-  return {column: {"value": value} for column, value in zip(COLUMNS, values, strict=False)}
+      100 * statistics.mean([row["score"] >= 1 for row in reached] or [0]))
+  return {column: {"value": value}
+          for column, value in zip((*RESULTS, *REASONS), values, strict=True)}
 
 
 def trained(steps: list[dict]) -> dict[str, dict]:
   """How many of the rollouts at the beginning and at the end of training were right."""
   right = [100 * step["rollout/accuracy"] for step in steps if step["stage"] == "rl"]
-  return {COLUMNS[-2]: {"value": statistics.mean(right[:WINDOW])},
-          COLUMNS[-1]: {"value": statistics.mean(right[-WINDOW:])}}
+  values = statistics.mean(right[:WINDOW]), statistics.mean(right[-WINDOW:])
+  return {column: {"value": value} for column, value in zip(TRAINING, values, strict=True)}
 
 
 def accuracy(rows: list[dict], metric: str) -> float:
