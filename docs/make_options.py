@@ -35,6 +35,7 @@ from rlreason.losses import preference as preference_losses
 from rlreason.losses import reward_model as reward_model_losses
 from rlreason.rewards import VERIFIERS, combine
 from rlreason.slots import Slot
+from rlreason.training import custom_stage
 from rlreason.training.recipe import Recipe, from_config
 from rlreason.training.stage_configs import STAGES
 
@@ -70,7 +71,8 @@ SLOTS = (
     ("config.STAGE.reward_model.loss", (reward_model_losses,), (*PAIRED_SCORES, *UNPAIRED_SCORES),
      ""),
     ("config.STAGE.distill.divergence", (distill,), ("student", "teacher"), "teacher"),
-    ("config.STAGE.select", (completions, pairs, restarts, selection), ("rows", "encode"), "rows"))
+    ("config.STAGE.select", (completions, pairs, restarts, selection), ("rows", "encode"), "rows"),
+    ("config.STAGE.make", (), custom_stage.OFFERED, ""))
 # Recipes that together have an instance of every class with ranges.
 EXAMPLES = (
     "rlsp_countdown", "rlsp_smollm2", "grpo_gsm8k", "methods/r1", "methods/ppo_rlhf",
