@@ -44,8 +44,8 @@ class OwnTask:
   """
 
   kind: Literal["own"]
-  # A function, or its "package.module:function", that returns a list of rows, an object with `rows`,
-  # or a dict of these by split.
+  # A function, or its "package.module:function", that returns a list of rows, an object with
+  # `rows`, or a dict of these by split.
   function: Callable[..., Any] | str
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its keyword arguments
   name: str = ""  # what metrics call the task; empty = the name that the object has, or "own"
