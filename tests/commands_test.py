@@ -219,7 +219,7 @@ def test_evaluations_are_turned_off_with_what_follows_from_them(tmp_path):
   assert (recipe.evaluation.stop_after, recipe.checkpoint.keep_best) == (0, "")
   # A file that is wrong by itself stays wrong.
   (tmp_path / "mine.py").write_text(text.replace("every_steps=5, ", ""))
-  with pytest.raises(ValueError, match="checkpoint.keep_best: got .* with evaluation.every_steps=0"):
+  with pytest.raises(ValueError, match="checkpoint.keep_best: got .* with evaluation.every_step"):
     from_config(commands.load_config(mine, [("evaluation.every_steps", "0")]))
 
 

@@ -124,7 +124,7 @@ def share(values: Sequence[float]) -> Estimate:
 
 
 def share_of(value: float, n: int) -> Estimate:
-  """`proportion` of n problems of which a share `value` is right; the share need not be of wholes."""
+  """`proportion` of n problems of which a share `value` is right, which need not be whole ones."""
   return _wilson(value, n, n)
 
 

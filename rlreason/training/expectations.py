@@ -49,7 +49,7 @@ def of_evaluation(
 def of_model(
     recipe: Recipe, path: str, evaluation: dict[str, Any], problems: dict[str, Any]
 ) -> dict[str, Any] | None:
-  """The same of a model that is evaluated by itself, where it is the one that the recipe starts from.
+  """The same of a model that is evaluated by itself, if it is the one that the recipe starts from.
 
   Args:
     recipe: on whose task it was evaluated.

@@ -147,10 +147,9 @@ def test_a_recipe_has_the_settings_of_what_it_expects(name):
 
 
 def test_ranges_are_those_of_the_documented_runs():
-  ends = lambda count, *rights: (
-      min(metrics.proportion([True] * right + [False] * (count - right))["low"] for right in rights),
-      max(metrics.proportion([True] * right + [False] * (count - right))["high"]
-          for right in rights))
+  interval = lambda count, right: metrics.proportion([True] * right + [False] * (count - right))
+  ends = lambda count, *rights: (min(interval(count, right)["low"] for right in rights),
+                                 max(interval(count, right)["high"] for right in rights))
   near = lambda name, point: pytest.approx(
       recipe_of(name).evaluation.expected.points[point], abs=6e-4)
   assert ends(500, 48, 37, 53) == near("rlsp_countdown", "sft")  # 9.6, 7.4 and 10.6%
