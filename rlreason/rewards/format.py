@@ -34,7 +34,8 @@ def format_reward(
     raise ValueError(f"style must be one of {sorted(checks)}. Got: {style!r}")
   if answer_after:
     if style != "box":
-      raise ValueError(f"answer_after: got {answer_after!r} with style={style!r}, allowed: with box")
+      raise ValueError(
+          f"answer_after: got {answer_after!r} with style={style!r}, allowed: with style='box'")
     return [float(text.count(answer_after) == 1 and bool(answers.extract_answer(
         text, answer_after=answer_after))) for text in completions]
   opened = opened or [""] * len(completions)
