@@ -5,6 +5,7 @@ Not here: curves and page of one run (report.py), and the numbers (comparison.py
 
 from collections.abc import Sequence
 import io
+import os
 import pathlib
 
 from matplotlib import figure as figure_lib
@@ -42,12 +43,13 @@ def draw(file: pathlib.Path, groups: Sequence[Group]) -> list[str]:
   names = _names(groups)
   if not names:
     return []
+  labels = short_names([group.name for group in groups])
   rows = -(-len(names) // _COLUMNS)
   figure = figure_lib.Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows + 0.6), layout="constrained")
   grid = figure.subplots(rows, _COLUMNS, squeeze=False)
   for axes, name in zip(grid.flat, names):
     for i, group in enumerate(groups):
-      _draw_band(axes, [curve(run.lines, name) for run in group.runs], group.name,
+      _draw_band(axes, [curve(run.lines, name) for run in group.runs], labels[i],
                  _COLOURS[i % len(_COLOURS)])
     axes.set_title(name, loc="left", fontsize=9)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -83,6 +85,13 @@ def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
   return np.array(steps), (sums[:, ends] - sums[:, begins]) / (ends - begins)
 
 
+def short_names(paths: Sequence[str]) -> list[str]:
+  """Paths without the folders that all of them are in."""
+  parts = [pathlib.PurePath(path).parts for path in paths]
+  shared = len(os.path.commonprefix([one[:-1] for one in parts]))
+  return [os.path.join(*one[shared:]) for one in parts]
+
+
 def _draw_band(axes, curves: Sequence[Curve], label: str, colour: str):
   steps, values = band(curves)
   if not len(steps):
@@ -98,7 +107,10 @@ def _draw_band(axes, curves: Sequence[Curve], label: str, colour: str):
 def _names(groups: Sequence[Group]) -> list[str]:
   """The metrics to draw, each of at least one run."""
   found = {name for group in groups for run in group.runs for line in run.lines for name in line}
+  tasks = {name.split("/")[1] for name in found if name.startswith("eval/")}
   evaluations = sorted(
       name for name in found if name.startswith("eval/")
-      and name.split("/")[-1].startswith(("greedy", "avg@")) and "unboxed" not in name)
+      and name.split("/")[-1].startswith(("greedy", "avg@")) and "unboxed" not in name
+      # Parts of a task (chain-2 of chain) are in the table alone.
+      and not any(name.split("/")[1].startswith(f"{task}-") for task in tasks))
   return [name for name in (*_METRICS, *evaluations) if name in found]

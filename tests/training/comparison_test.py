@@ -157,6 +157,16 @@ def test_a_band_is_of_the_steps_that_all_seeds_have():
   assert comparison_plot.band([{}])[0].size == 0
 
 
+def test_a_curve_has_the_name_that_tells_it_apart(tmp_path):
+  assert comparison_plot.short_names(["/r/a/grpo", "/r/b/rloo@rl"]) == ["a/grpo", "b/rloo@rl"]
+  assert comparison_plot.short_names(["runs/a", "runs/a"]) == ["a", "a"]
+  run = write_run(tmp_path / "a", right(3), rewards=[0.1])
+  with open(tmp_path / "a" / "metrics.jsonl", "a", encoding="utf-8") as file:
+    file.write(json.dumps({"step": 1, "stage": "eval-rl", "eval/toy-2/greedy": 0.5}) + "\n")
+  assert rr.compare([run, run], tmp_path / "both")["curves"] == [
+      "reward/total/mean", "eval/toy/greedy"]
+
+
 def test_the_command_prints_tables_and_draws_curves(tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(tmp_path)
   for seed in (0, 1):
