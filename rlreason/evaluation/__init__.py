@@ -5,10 +5,10 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "behaviours", "completions", "evaluator", "metrics"]
+    "behaviours", "completions", "evaluator", "expected", "metrics"]
 
 if typing.TYPE_CHECKING:
   from rlreason.evaluation import (
-      behaviours, completions, evaluator, metrics)
+      behaviours, completions, evaluator, expected, metrics)
 else:
   __getattr__, __dir__ = lazy.attributes(__name__, __all__)
