@@ -11,10 +11,10 @@ from rlreason.version import VERSION as __version__
 
 __all__ = [
     "Policy", "PolicyGradientConfig", "Recipe", "RewardSpec", "SFTConfig", "Samples",
-    "SamplingOptions", "Task", "__version__", "algorithms", "compare", "convert", "data", "evaluate",
-    "evaluation", "from_config", "load", "losses", "masks", "models", "parallel", "replay",
-    "report", "rewards", "sample", "sampling", "tokenizers", "train", "training", "types",
-    "weights"]
+    "SamplingOptions", "Task", "__version__", "algorithms", "compare", "convert", "data",
+    "evaluate", "evaluation", "from_config", "load", "losses", "masks", "models", "parallel",
+    "reduce_metrics", "replay", "report", "rewards", "sample", "sampling", "tokenizers", "train",
+    "training", "types", "weights"]
 _NAMES = {
     "rlreason.api": (
         "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
@@ -23,6 +23,7 @@ _NAMES = {
     "rlreason.data.tasks.base": ("Task",),
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),
+    "rlreason.training.metrics": ("reduce_metrics",),
     "rlreason.training.recipe": ("Recipe", "from_config"),
 }
 
@@ -36,6 +37,7 @@ if typing.TYPE_CHECKING:
   from rlreason.data.tasks.base import Task
   from rlreason.rewards import RewardSpec
   from rlreason.sampling import SamplingOptions
+  from rlreason.training.metrics import reduce_metrics
   from rlreason.training.recipe import Recipe, from_config
 else:
   __getattr__, __dir__ = lazy.attributes(

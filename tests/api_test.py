@@ -148,6 +148,9 @@ def test_the_readme_runs(folder, policy, monkeypatch):
   total, count = names["metrics"]["policy/ratio_error"]
   assert total / count < 1e-5  # the sampler's log-probs are the update's
   assert names["state"].step == 10
+  assert rr.reduce_metrics(names["metrics"])["policy/ratio_error"] == pytest.approx(total / count)
+  for program in ("score", "make_batch", "update"):
+    assert names[program]._cache_size() == 1, f"{program} was compiled again"
   moved = jax.tree.map(
       lambda a, b: float(jnp.abs(a - b).max()), policy.params, names["state"].params["policy"])
   assert max(jax.tree.leaves(moved)) > 1e-4

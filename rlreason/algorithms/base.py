@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rlreason.models import ModelConfig, lora
-from rlreason.parallel import Replicas
+from rlreason.parallel import Replicas, put_together
 from rlreason.types import Metrics, Params
 
 
@@ -47,12 +47,13 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, kl_coef: float = 0.0,
     entropy_coef: float = 0.0,
 ) -> TrainState:
-  """A fresh `TrainState`."""
+  """A fresh `TrainState`, all of it where the parameters are."""
   zero = lambda: jnp.zeros((), jnp.int32)
-  return TrainState(
-      step=zero(), params=params, opt_state=optimizer.init(lora.split(params)[0]),
-      kl_coef=jnp.float32(kl_coef), entropy_coef=jnp.float32(entropy_coef), skipped=zero(),
-      skipped_in_a_row=zero())
+  params = put_together(params)
+  opt_state = optimizer.init(lora.split(params)[0])
+  return put_together(TrainState(
+      step=zero(), params=params, opt_state=opt_state, kl_coef=jnp.float32(kl_coef),
+      entropy_coef=jnp.float32(entropy_coef), skipped=zero(), skipped_in_a_row=zero()))
 
 
 def empty_state() -> TrainState:

@@ -52,7 +52,7 @@ def policy_gradient(
 
   def init(params):
     state = base.init_state(params, optimizer, config.kl_coef, config.entropy_coef)
-    return state.replace(reference=_moving_reference(config, params))
+    return state.replace(reference=_moving_reference(config, state.params))
 
   return base.Algorithm(
       init=init, score=functools.partial(scoring.score, spec),

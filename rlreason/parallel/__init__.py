@@ -4,8 +4,8 @@ from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
 from rlreason.parallel.accelerators import cpu_fallback
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
-from rlreason.parallel.shards import map_shards
+from rlreason.parallel.shards import map_shards, put_together
 
 __all__ = [
     "ALONE", "Layout", "ParallelConfig", "Replicas", "cpu_fallback", "find_devices", "make_layout",
-    "map_shards", "num_shards"]
+    "map_shards", "num_shards", "put_together"]

@@ -1,9 +1,9 @@
-"""Functions that the partitioner cannot split: each device runs them on its own part."""
+"""Functions that the partitioner cannot split, and arrays that go where others are."""
 
-from typing import Callable
+from typing import Any, Callable
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rlreason.parallel import rules
 
@@ -38,3 +38,20 @@ def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Calla
         check_vma=False)(*args)
 
   return mapped
+
+
+def put_together(tree: Any) -> Any:
+  """A tree whose arrays without a place of their own go where the others are, to every device.
+
+  A program is compiled for the places of its arguments, and what comes out of it has one: without
+  this, a loop would compile its programs once for what it starts with and again for what follows.
+
+  Args:
+    tree: of arrays; traced ones stay as they are.
+  """
+  is_free = lambda x: not isinstance(x, jax.core.Tracer) and not getattr(x, "committed", False)
+  held = next((x.sharding for x in jax.tree.leaves(tree)
+               if not isinstance(x, jax.core.Tracer) and not is_free(x)), None)
+  if isinstance(held, NamedSharding):
+    held = NamedSharding(held.mesh, PartitionSpec())
+  return jax.tree.map(lambda x: jax.device_put(x, held) if is_free(x) else x, tree)

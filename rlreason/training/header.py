@@ -8,6 +8,8 @@ import jax
 
 from rlreason import models
 from rlreason.algorithms import init_rl_params
+from rlreason.data.tasks.base import Task
+from rlreason.data.tasks.own import OwnTask
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import ParallelConfig, memory
 from rlreason.parallel.mesh import mesh_devices
@@ -15,7 +17,7 @@ from rlreason.training.progress import format_bytes
 from rlreason.training.recipe import PretrainedModel, Recipe
 from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import (
-    PreferenceStage, RewardModelStage, RLStage, SelectStage, SFTStage, StageConfig)
+    CustomStage, PreferenceStage, RewardModelStage, RLStage, SelectStage, SFTStage, StageConfig)
 
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GPUs and TPUs
 
@@ -27,6 +29,8 @@ def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
   trained, frozen = map(format_count, _policy_counts(setup.model))
   lines = model_header(setup.model, source, recipe.parallel)
   lines.append(_line("", f"{trained} parameters trained, {frozen} frozen"))
+  if isinstance(recipe.task, OwnTask):
+    lines.append(_line("task", _own_problems(setup.tasks)))
   for stage in recipe.stages:
     lines.append(_line(stage.name, stage_work(recipe, stage)))
     lines += [_line("", part) for part in _critic(setup.model, stage)]
@@ -54,8 +58,16 @@ def stage_work(recipe: Recipe, stage: StageConfig) -> str:
   """Steps of a stage, and the rows and the most tokens of each."""
   if isinstance(stage, SelectStage):
     return "a selection, without steps"
+  if isinstance(stage, CustomStage):
+    return f"{stage.steps:,} steps of {stage.make.name}"
   rows, longest = step_rows(recipe, stage)
   return f"{stage.steps:,} steps of {rows:,} rows, at most {rows * longest:,} tokens a step"
+
+
+def _own_problems(tasks: dict[str, Task]) -> str:
+  """How many there are: of one list of the user's a part is the test."""
+  train, test = tasks["train"], tasks["test"]
+  return f"{train.name}: {len(train.rows):,} problems to train on, {len(test.rows):,} of the test"
 
 
 def step_rows(recipe: Recipe, stage: StageConfig) -> tuple[int, int]:

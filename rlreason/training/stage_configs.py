@@ -21,6 +21,7 @@ from rlreason.training.checks import (
     STAGE_PREFIX, check_critic_rate, check_fields, check_filters, check_learned,
     check_lengths_paid, check_micro_batch, check_positive, check_rows, check_samples_differ,
     check_steps)
+from rlreason.training.custom_stage import CustomStage
 from rlreason.training.optimizer import OptimizerConfig
 
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
@@ -406,10 +407,11 @@ class DistillStage:
 
 StageConfig = (
     SFTStage | RLStage | SampleStage | SelectStage | PreferenceStage | RewardModelStage |
-    DistillStage)
+    DistillStage | CustomStage)
 STAGES = {
     "sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage,
-    "preference": PreferenceStage, "reward_model": RewardModelStage, "distill": DistillStage}
+    "preference": PreferenceStage, "reward_model": RewardModelStage, "distill": DistillStage,
+    "custom": CustomStage}
 
 
 def trains(stage: StageConfig) -> bool:

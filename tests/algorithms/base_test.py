@@ -4,9 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from rlreason.algorithms import base
+from rlreason import losses
+from rlreason.algorithms import (
+    DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig, base,
+    distill, policy_gradient, preference, reward_model, sft)
 from rlreason.parallel import ALONE
+from rlreason.slots import Slot
+from tests.algorithms import tiny
 
 
 def make_state(value=1.0):
@@ -72,3 +78,44 @@ def test_gradients_of_bfloat16_parameters_are_summed_in_f32():
   rows = jnp.array([[256.0], [1.0], [1.0]])  # 256 + 1 is 256 in bf16
   gradients, _ = base.accumulate_gradients(loss_fn, params, rows, ALONE)
   assert gradients["x"].dtype == jnp.float32 and float(gradients["x"]) == 258.0
+
+
+def is_in_one_place(tree):
+  return {(x.committed, x.weak_type, frozenset(x.devices())) for x in jax.tree.leaves(tree)}
+
+
+INITS = {
+    "policy gradient": lambda optimizer: policy_gradient(
+        PolicyGradientConfig(minibatch_size=2, kl_coef=0.1, reference_every=1), tiny.MODEL,
+        optimizer, temperature=1.0),
+    "sft": lambda optimizer: sft(SFTConfig(), tiny.MODEL, optimizer),
+    "preference": lambda optimizer: preference(
+        PreferenceConfig(loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False),
+        tiny.MODEL, optimizer),
+    "reward model": lambda optimizer: reward_model(RewardModelConfig(), tiny.MODEL, optimizer),
+    "distil": lambda optimizer: distill(DistillConfig(), tiny.MODEL, tiny.MODEL, optimizer)}
+
+
+@pytest.mark.parametrize("kind", INITS)
+@pytest.mark.parametrize("optimizer", [
+    optax.adam(optax.linear_schedule(1.0, 0.0, 5)), optax.MultiSteps(optax.sgd(0.1), 2)])
+def test_a_state_is_where_the_policy_is_with_what_comes_to_it(kind, optimizer):
+  place = jax.devices()[1]
+  params = {"policy": jax.device_put(tiny.random_params(), place),
+            "value_head": {"kernel": jnp.zeros(2), "bias": np.float32(0)}}
+  state = INITS[kind](optimizer).init(params)
+  assert is_in_one_place(state) == {(True, False, frozenset([place]))}
+  assert (state.reference is not None) == (kind == "policy gradient")
+
+
+def test_a_program_is_compiled_once_for_the_first_state_and_those_after_it():
+  optimizer = optax.adam(0.1)
+  update = jax.jit(lambda state: base.apply_gradients(
+      state, jax.tree.map(jnp.ones_like, state.params), jnp.float32(0), optimizer)[0])
+  committed = jax.device_put(jnp.float32(1), jax.devices()[0])
+  for policy in (committed, jnp.float32(1), np.float32(1)):
+    update.clear_cache()
+    state = base.init_state({"policy": policy, "head": jnp.float32(0)}, optimizer)
+    for _ in range(3):
+      state = update(state)
+    assert update._cache_size() == 1

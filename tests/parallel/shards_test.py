@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlreason.parallel import ParallelConfig, map_shards, num_shards, rules
+from rlreason.parallel import ParallelConfig, map_shards, num_shards, put_together, rules
 from rlreason.parallel.mesh import make_mesh
 
 
@@ -39,3 +39,15 @@ def test_shards_of_an_axis():
   with jax.sharding.use_abstract_mesh(
       make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2)).abstract_mesh):
     assert [num_shards(axis) for axis in ("batch", "vocab", "embed", "length")] == [4, 2, 2, 1]
+
+
+def test_what_has_no_place_goes_to_every_device_of_the_others():
+  mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
+  split = jax.device_put(jnp.zeros(8), jax.sharding.NamedSharding(
+      mesh, jax.sharding.PartitionSpec("fsdp")))
+  tree = put_together({"x": split, "y": jnp.ones(3), "z": np.float32(2)})
+  assert tree["x"] is split
+  assert tree["y"].sharding == tree["z"].sharding == rules.replicated(mesh)
+  assert tree["y"].committed and tree["z"].committed
+  free = put_together({"y": jnp.ones(3), "z": np.float32(2)})
+  assert not free["y"].committed and not free["z"].committed and put_together({}) == {}

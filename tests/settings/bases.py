@@ -4,9 +4,12 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any, NamedTuple
 
+import optax
+
 from rlreason import losses
 from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
+from rlreason.algorithms import base as algorithms_base
 from rlreason.data.tasks import arithmetic, chain, countdown
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
 from rlreason.data.tasks.own import OwnTask
@@ -18,8 +21,10 @@ from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training.optimizer import OptimizerConfig
 from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
+from rlreason.training import stages as stages_lib
 from rlreason.training.stage_configs import (
-    DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage, SFTStage)
+    CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
+    SFTStage)
 
 
 class Row(NamedTuple):
@@ -52,6 +57,18 @@ def own_problems(size=2):
           "test": [{"question": "1 + 2", "answer": "3"}]}
 
 
+def own_stage(setup, stage, policy, seed, folder, *, count: int):
+  """Of the user's own: it says what it was given."""
+  def step(state, number, data, key):
+    del number, data, key
+    seen = {"count": count, "seed": seed, "steps": stage.steps}
+    return stages_lib.StepOutput(state, {}, seen, tokens=len(setup.tasks["train"].rows))
+
+  del folder
+  return stages_lib.Stage(
+      "", 0, algorithms_base.init_state({"policy": policy}, optax.identity()), None, step)
+
+
 BASES = {
     Recipe: dict(
         seed=0, model=NewModel(kind="new", **MODEL), task=ChainTask(kind="chain"),
@@ -69,6 +86,8 @@ BASES = {
     RLStage: dict(
         kind="rl", name="rl", num_prompts=2, group_size=2, sampling=SAMPLING, rewards=(VERIFIER,),
         algorithm=REINFORCE, **_OPTIMIZED),
+    CustomStage: dict(
+        kind="custom", name="custom", steps=2, make=Slot(own_stage, {"count": 1})),
     SampleStage: dict(
         kind="sample", name="sample", steps=2, num_prompts=2, group_size=2, sampling=SAMPLING,
         rewards=(VERIFIER,)),

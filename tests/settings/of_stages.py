@@ -16,8 +16,8 @@ from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import stages as stages_lib
 from rlreason.training.stage_configs import (
-    DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage, SFTStage,
-    start_of)
+    CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
+    SFTStage, start_of)
 from rlreason.training.stages import base
 from tests.settings import bases, fakes
 from tests.settings.bases import OPTIMIZER, REINFORCE, VERIFIER, Row
@@ -148,6 +148,10 @@ ROWS = {
         "answer_template": Row("b {answer}", of("batches")),
         "num_examples": Row(1, of("batches")), "token_weights": Row({"a": 2.0}, of("batches")),
         "sft": Row(dataclasses.replace(SFT.sft, micro_batch_size=1), of("algorithm"))},
+    CustomStage: {
+        "name": Row("other", of("stage")), "start": Row("initial", start),
+        "steps": Row(4, (of("stage"), of("host"))),
+        "make": Row(Slot(bases.own_stage, {"count": 2}), of("host"))},
     SelectStage: {
         "name": Row("other", selected), "inputs": Row(("two",), selected),
         "select": Row(Slot("rlreason.data.completions:right_completions",

@@ -3,10 +3,11 @@
 import dataclasses
 import pathlib
 
+from rlreason.data.tasks.load import load_tasks
 from rlreason.models import LoRAConfig
 from rlreason.parallel import memory
 from rlreason.training import header
-from rlreason.training.recipe import from_config
+from rlreason.training.recipe import from_config, with_tasks
 from rlreason.training.setup import Setup, new_model_config
 from tests.training import tiny_run
 
@@ -81,3 +82,13 @@ def test_counts_are_short():
   assert [header.format_count(count) for count in (
       17, 99_999, 134_515_008, 930_000, 8_030_261_248, 32_763_876_352)] == [
           "17", "99,999", "134.5M", "0.93M", "8.03B", "32.8B"]
+
+
+def test_problems_in_python_are_counted():
+  config = tiny_run.make_config().to_dict() | {"stages": ()}
+  config.pop("optimizer")
+  problems = [{"question": str(i), "answer": "1"} for i in range(30)]
+  recipe = with_tasks(config, problems)
+  setup = _setup(tiny_run.make_config())._replace(recipe=recipe, tasks=load_tasks(recipe.task))
+  assert "task        own: 27 problems to train on, 3 of the test" in header.run_header(
+      setup, pathlib.Path("a"))

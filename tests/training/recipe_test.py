@@ -142,7 +142,7 @@ MISTAKES = [
     ("model.kind", "old", "config.model: got {'kind': 'old'}, expected one of"),
     ("model.dtype", "float16", "config.model.dtype: got 'float16'.*, allowed: 'float32', 'bf"),
     ("task.kind", "chess", "config.task: got {'kind': 'chess'}, expected one of"),
-    ("sft.kind", "dpo", "config.sft.kind: got 'dpo', allowed: .'distill', .*'sft'."),
+    ("sft.kind", "dpo", "config.sft.kind: got 'dpo', allowed: .'custom', 'distill', .*'sft'."),
     ("sft.steps", -1, "config.sft.steps: got -1, allowed: 0 or more"),
     ("sft.steps", 2, "config.sft.optimizer.warmup_steps: got 2, allowed: less than the 2 updates"),
     ("sft.batch_size", 0, "config.sft.batch_size: got 0, allowed: above 0"),

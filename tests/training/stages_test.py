@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlreason import weights
+from rlreason.algorithms import presets
 from rlreason.data.tasks.arithmetic import ArithmeticConfig
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import ArithmeticTask
@@ -104,6 +105,22 @@ def test_answers_put_into_a_template():
   assert described(batch)[:5] == [
       ("a", 0), ("\\boxed{", 1.0), ("2", 1.0), ("}", 1.0), ("<eos>", 1.0)]
   assert "b" not in dict(described(batch))  # num_examples
+
+
+def test_a_template_of_answers_needs_answers():
+  without = {"prompt": "a", "answer": None}
+  recipe = make_recipe(answer_template="\\boxed{ {answer} }")
+  batch = first_batch(recipe, [without, {"prompt": "b", "answer": "1"}])
+  assert "a" not in dict(described(batch)) and "b" in dict(described(batch))
+  with pytest.raises(ValueError, match="answer_template: the row has no answer"):
+    first_batch(recipe, [without])
+  config = tiny_run.make_config().to_dict() | {"stages": ("rl",)}
+  config["rl"] |= dict(answer_template="{answer}", algorithm=presets.latro(minibatch_size=16))
+  config["rl"]["rewards"] = dict(verifier=dict(weight=1.0))
+  setup = make_toy_setup(from_config(config), [without])
+  setup.tasks["train"] = dataclasses.replace(setup.tasks["train"], verifier=lambda *texts: [])
+  with pytest.raises(ValueError, match=r"the verifier needs the columns \['answer'\]"):
+    stages_lib.check_stages(setup)
 
 
 def test_arithmetic_comes_with_workings():

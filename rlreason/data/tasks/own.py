@@ -42,12 +42,14 @@ class OwnTask:
   """
 
   kind: Literal["own"]
-  function: Callable[..., Any] | str  # or "package.module:function"; it returns what is said above
+  # A function, or its "package.module:function", that returns a list of rows, an object with
+  # `rows`, or a dict of these by split.
+  function: Callable[..., Any] | str
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its keyword arguments
   name: str = ""  # what metrics call the task; empty = the name that the object has, or "own"
-  template: str = "{question}"  # as of `FileTask`, and so are the next two
-  system: str = ""
-  is_chat: bool = True
+  template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
+  system: str = ""  # a system message before it; empty = that of the row or of the chat template
+  is_chat: bool = True  # whether prompts go through the chat template
   verifier: str = ""  # as of `FileTask`; empty = that of the object, or "math"
 
   def __post_init__(self):

@@ -8,10 +8,11 @@ from rlreason import config as config_lib, hub, weights
 from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
 from rlreason.training.stage_configs import (
-    START, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
-    SFTStage, StageConfig)
+    START, CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage,
+    SelectStage, SFTStage, StageConfig)
 from rlreason.training.stages import policies
 from rlreason.training.stages.base import Stage, StepOutput, data_file, model_folder
+from rlreason.training.stages.custom import check_custom, make_custom
 from rlreason.training.stages.distill import check_distill, make_distill
 from rlreason.training.stages.preference import check_preference, make_preference
 from rlreason.training.stages.reward_model import check_reward_model, make_reward_model
@@ -25,10 +26,11 @@ __all__ = [
 _CHECKS = {
     SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
     SelectStage: check_select, PreferenceStage: check_preference,
-    RewardModelStage: check_reward_model, DistillStage: check_distill}
+    RewardModelStage: check_reward_model, DistillStage: check_distill,
+    CustomStage: check_custom}
 _MAKERS = {
     SFTStage: make_sft, PreferenceStage: make_preference, RewardModelStage: make_reward_model,
-    DistillStage: make_distill}
+    DistillStage: make_distill, CustomStage: make_custom}
 _SCORED_MAKERS = {RLStage: make_rl, SampleStage: make_sample}  # of stages with rewards
 
 

@@ -97,8 +97,11 @@ def _problems(
     rows = base.read_rows(stage, "problems", setup.tokenizer, folder, ("prompt", "answer"))
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
   spec = specs[0] if specs else RewardSpec(name="verifier")
-  return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets),
-          verifier_columns(spec, train.verifier), has_math_golds(spec, train.verifier))
+  columns = verifier_columns(spec, train.verifier)
+  if vars(stage).get("answer_template"):
+    columns = {*columns, "answer"}
+  return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets), columns,
+          has_math_golds(spec, train.verifier))
 
 
 class _Drawn(NamedTuple):

@@ -9,7 +9,7 @@ from rlreason import rollout as rollout_lib, tokenizers, tracking
 from rlreason.algorithms import sft
 from rlreason.data import packing, pipeline
 from rlreason.data.sources import BadRows, FunctionRows, origin
-from rlreason.data.tasks.base import RowSource
+from rlreason.data.tasks.base import Row, RowSource
 from rlreason.data.tasks.load import demonstrations
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.setup import Setup
@@ -74,11 +74,16 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
     return base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   train = setup.tasks["train"].rows
   if stage.answer_template:
-    complete = lambda row: stage.answer_template.replace("{answer}", row["answer"])
     return FunctionRows(
-        lambda i: {**train[i], "completion": complete(train[i])},
+        lambda i: {**train[i], "completion": _answered(stage.answer_template, train[i])},
         min(len(train), stage.num_examples), train)
   return demonstrations(setup.recipe.task, train, stage.num_examples)
+
+
+def _answered(template: str, row: Row) -> str:
+  if row["answer"] is None:  # of a task whose verifier needs none
+    raise ValueError("answer_template: the row has no answer")
+  return template.replace("{answer}", row["answer"])
 
 
 def _check_examples(setup: Setup, stage: SFTStage):

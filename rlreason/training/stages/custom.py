@@ -1,0 +1,32 @@
+"""Stages of the user's own, made by a function that the config names."""
+
+import pathlib
+
+from rlreason import users
+from rlreason.training.custom_stage import CustomStage
+from rlreason.training.setup import Setup
+from rlreason.training.stages import base, policies
+from rlreason.types import Params
+
+
+def check_custom(setup: Setup, stage: CustomStage):
+  """Nothing is known of it before it is made but that there is such a function."""
+  del setup, stage
+
+
+def make_custom(
+    setup: Setup, stage: CustomStage, policy: Params, seed: int, folder: pathlib.Path
+) -> base.Stage:
+  """The stage, which trains a policy, under the name and for the steps of its settings.
+
+  Raises:
+    ValueError: the function returned something else.
+  """
+  policy, _ = policies.own_policy(setup, policy, seed, has_reference=False)
+  with users.contained(f"config.{stage.name}.make: {stage.make.name!r}"):
+    made = stage.make(setup=setup, stage=stage, policy=policy, seed=seed, folder=folder)
+  if not isinstance(made, base.Stage) or "policy" not in getattr(made.state, "params", ()):
+    raise ValueError(
+        f"config.{stage.name}.make: {stage.make.name} returned a {type(made).__name__}, allowed: a "
+        "rlreason.training.stages.Stage whose state has params['policy']")
+  return made._replace(name=stage.name, steps=stage.steps)
