@@ -22,7 +22,8 @@ _OF_CHAINS = {
     "num_problems=160, batch_size=160": "num_problems=8, batch_size=8",
     "num_validation=10, num_test=160": "num_train=100, num_validation=4, num_test=8",
     "steps=700, num_examples=10_000)":
-        "steps=4, num_examples=100)\nconfig.sft.optimizer.warmup_steps = 1", "STEPS = 20": "STEPS = 2"}
+        "steps=4, num_examples=100)\nconfig.sft.optimizer.warmup_steps = 1",
+    "STEPS = 20": "STEPS = 2"}
 SMALLER = {
     "grpo_lora": {
         "sft_steps=48, rl_steps=4, num_prompts=4, group_size=8, num_problems=16":
