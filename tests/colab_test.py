@@ -108,11 +108,11 @@ def test_what_is_missing_is_installed(name, source, gpu, installed, monkeypatch)
   monkeypatch.setattr("shutil.which", lambda name: gpu)
   monkeypatch.setattr("os.path.exists", lambda path: False)  # no device file of a TPU
   monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-  exec(cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}"), {})  # pylint: disable=exec-used
+  exec(cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}"), {})
   assert [command[1:5] for command in commands] == [["-m", "pip", "install", "-q"]] * len(commands)
   assert [command[5:] for command in commands] == installed
   with pytest.raises(FileNotFoundError, match="SOURCE: got 'nowhere', allowed: the folder that"):
-    exec(cell.source.replace('SOURCE = ".."', "SOURCE = 'nowhere'"), {})  # pylint: disable=exec-used
+    exec(cell.source.replace('SOURCE = ".."', "SOURCE = 'nowhere'"), {})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
