@@ -104,15 +104,20 @@ def test_a_notebook_says_where_to_run_it_and_what_becomes_of_the_results(path):
 def test_what_is_missing_is_installed(name, source, gpu, installed, monkeypatch):
   cell = cell_with(read(ROOT / "colab" / f"{name}.ipynb"), "# Install")
   commands = []
+
+  def run_from(source):
+    code = cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}")
+    exec(code, {})  # pylint: disable=exec-used
+
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   monkeypatch.setattr("shutil.which", lambda name: gpu)
   monkeypatch.setattr("os.path.exists", lambda path: False)  # no device file of a TPU
   monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-  exec(cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}"), {})
+  run_from(source)
   assert [command[1:5] for command in commands] == [["-m", "pip", "install", "-q"]] * len(commands)
   assert [command[5:] for command in commands] == installed
   with pytest.raises(FileNotFoundError, match="SOURCE: got 'nowhere', allowed: the folder that"):
-    exec(cell.source.replace('SOURCE = ".."', "SOURCE = 'nowhere'"), {})
+    run_from("nowhere")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
