@@ -22,7 +22,8 @@ _OF_CHAINS = {
     "num_problems=160, batch_size=160": "num_problems=8, batch_size=8",
     "num_validation=10, num_test=160": "num_train=100, num_validation=4, num_test=8",
     "steps=700, num_examples=10_000)":
-        "steps=4, num_examples=100)\nconfig.sft.optimizer.warmup_steps = 1", "STEPS = 20": "STEPS = 2"}
+        "steps=4, num_examples=100)\nconfig.sft.optimizer.warmup_steps = 1",
+    "STEPS = 20": "STEPS = 2"}
 SMALLER = {
     "grpo_lora": {
         "sft_steps=48, rl_steps=4, num_prompts=4, group_size=8, num_problems=16":
@@ -103,15 +104,20 @@ def test_a_notebook_says_where_to_run_it_and_what_becomes_of_the_results(path):
 def test_what_is_missing_is_installed(name, source, gpu, installed, monkeypatch):
   cell = cell_with(read(ROOT / "colab" / f"{name}.ipynb"), "# Install")
   commands = []
+
+  def run_from(source):
+    code = cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}")
+    exec(code, {})  # pylint: disable=exec-used
+
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   monkeypatch.setattr("shutil.which", lambda name: gpu)
   monkeypatch.setattr("os.path.exists", lambda path: False)  # no device file of a TPU
   monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-  exec(cell.source.replace('SOURCE = ".."', f"SOURCE = {source!r}"), {})  # pylint: disable=exec-used
+  run_from(source)
   assert [command[1:5] for command in commands] == [["-m", "pip", "install", "-q"]] * len(commands)
   assert [command[5:] for command in commands] == installed
   with pytest.raises(FileNotFoundError, match="SOURCE: got 'nowhere', allowed: the folder that"):
-    exec(cell.source.replace('SOURCE = ".."', "SOURCE = 'nowhere'"), {})  # pylint: disable=exec-used
+    run_from("nowhere")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
