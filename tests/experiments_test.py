@@ -191,7 +191,7 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   results = sweep.run_seed(tmp_path / "seed3", "3", [])
   assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.1", "c = 1",
                            "c = 4", "c = 10", "c = 40", "random reward"]
-  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 30, 1, 12.5, 12.5, 12.5,
+  expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 0, 30, 1, 12.5, 12.5, 12.5,
               1500 / 16, 2 / 16, 100 / 16, 100 / 16, 100, 25, 25]
   columns = (*sweep.RESULTS, *sweep.REASONS, *sweep.TRAINING)
   found = [results["c = 4"][column]["value"] for column in columns]

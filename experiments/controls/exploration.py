@@ -32,8 +32,8 @@ MODEL = pathlib.Path("models") / "sft"
 WINDOW = 10  # steps
 # All but the first of the samples; so many samples of the start as n take as many tokens as one.
 RESULTS = (
-    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "n", "start: pass@n, %",
-    "start: maj@n, %", "start: own check of n, %")
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "own check of 4, %", "tokens", "n",
+    "start: pass@n, %", "start: maj@n, %", "start: own check of n, %")
 # Of the samples; reached: a try ended at the target.
 REASONS = ("boxed, %", "going back", "cut off, %", "reached, %", "of those right, %")
 TRAINING = ("rollouts right in the first 10 steps, %", "in the last 10 steps, %")
@@ -83,7 +83,7 @@ def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
   n = min(max(round(tokens / tokens_before), 1), SAMPLES)
   values = (
       accuracy(rows, "greedy"), accuracy(rows, "avg@4"), accuracy(rows, "pass@4"),
-      accuracy(rows, "maj@4"), tokens, n, accuracy(before, f"pass@{n}"),
+      accuracy(rows, "maj@4"), own_check(rows, 4), tokens, n, accuracy(before, f"pass@{n}"),
       accuracy(before, f"maj@{n}"), own_check(before, n),
       100 * statistics.mean(row["extracted"] is not None for row in samples),
       statistics.mean(row["completion"].split().count("back") for row in samples),
