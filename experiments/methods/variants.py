@@ -28,10 +28,10 @@ to 5, two_sided_clip ratios of bad tokens up to 4; gdpo is paid by the verifier 
 ttrl votes with 64 completions in the paper, with 8 here; rlpr is paid 0.9 for the probability and
 0.1 for the format there, and as 1 to 1/9 here.
 Four minibatches of a rollout where drift is the point. Expected on this bed, from 38% of samples
-right: max_rl, max_rl_g and gdpo 89% to 90%, rlpr 71%, ttrl 53% (two seeds); dppo_tv and top_entropy
-90%, dppo_kl 89%, two_sided_clip and vespo 88%, deepseek_v3_2 87%, luspo 84%, gmpo 83%, sapo and
-cispo_wide 79%, and masked_sequences in bfloat16 90% (one seed). docs/results.md has them with 16
-updates of each rollout too.
+right: max_rl, max_rl_g, gdpo, dppo_tv and top_entropy 89% to 90%, luspo 88%, dppo_kl 86%,
+cispo_wide 85%, sapo 77%, rlpr 71%, ttrl 53% (two seeds); two_sided_clip and vespo 88%,
+deepseek_v3_2 87%, gmpo 83%, and masked_sequences in bfloat16 90% (one seed). docs/results.md has
+them with 16 updates of each rollout too.
 """
 
 import bands
