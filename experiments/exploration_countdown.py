@@ -55,6 +55,7 @@ def get_config(argument: str = ""):
       # No right answer takes less than a try of 19 tokens, from which on c = 4 does not.
       allow_length_over_correctness=True)
   config.rl.sampling.update(max_new_tokens=NEW_TOKENS, temperature=TEMPERATURE)
+  del config.evaluation.expected  # of the other problems
   config.evaluation.update(
       num_problems=500, batch_size=250, num_samples=4, max_new_tokens=NEW_TOKENS,
       temperature=TEMPERATURE)

@@ -25,7 +25,7 @@ RUNS = {
 SAMPLES = 8  # of each problem by the start
 # n: so many samples of the start take as many tokens as one.
 COLUMNS = ("greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "cut off, %", "n",
-           "start: pass@n, %", "start: maj@n, %", *exploration.COLUMNS[-2:])
+           "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
 
 
 def main():

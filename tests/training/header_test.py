@@ -90,5 +90,5 @@ def test_problems_in_python_are_counted():
   problems = [{"question": str(i), "answer": "1"} for i in range(30)]
   recipe = with_tasks(config, problems)
   setup = _setup(tiny_run.make_config())._replace(recipe=recipe, tasks=load_tasks(recipe.task))
-  assert "task        own: 27 problems to train on, 3 of the test" in header.run_header(
+  assert "task        own: 26 problems to train on, 4 of the test" in header.run_header(
       setup, pathlib.Path("a"))
