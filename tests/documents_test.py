@@ -101,6 +101,6 @@ def test_the_first_hour(folder, capsys):
       "start", "sft", "rl"]
   compared = read("runs/compared/comparison.json")
   assert [(run["name"], run["stage"]) for run in compared["runs"]] == [
-      ("runs/mine@sft", "sft"), ("runs/mine", "rl"), ("runs/rloo", "rl")]
-  assert compared["tasks"]["problems"]["greedy"]["differences"][2]["n"] == 8
-  assert "config.sft: only in the first" in compared["configs"][2]
+      ("runs/mine", "rl"), ("runs/rloo", "rl"), ("runs/mine@sft", "sft")]
+  assert compared["tasks"]["problems"]["greedy"]["differences"][1]["n"] == 8
+  assert "config.sft: only in the first" in compared["configs"][1]

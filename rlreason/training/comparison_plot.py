@@ -29,8 +29,10 @@ Curve = dict[int, float]  # step -> value
 def draw(file: pathlib.Path, groups: Sequence[Group]) -> list[str]:
   """Draws each metric of the runs against the step, and writes the picture.
 
-  A line is the mean over the seeds, at steps that all of them have, and its band reaches from the
-  lowest to the highest seed; values are running means over a twentieth of the curve.
+  Step 0 is where the stage began that a run is compared at: so that those of a run that went
+  through other stages before lie under those of one that began with it. A line is the mean over the
+  seeds, at steps that all of them have, and its band reaches from the lowest to the highest seed;
+  values are running means over a twentieth of the curve.
 
   Args:
     file: of the picture, PNG.
@@ -49,7 +51,7 @@ def draw(file: pathlib.Path, groups: Sequence[Group]) -> list[str]:
   grid = figure.subplots(rows, _COLUMNS, squeeze=False)
   for axes, name in zip(grid.flat, names):
     for i, group in enumerate(groups):
-      _draw_band(axes, [curve(run.lines, name) for run in group.runs], labels[i],
+      _draw_band(axes, [curve(run.lines, name, run.stage) for run in group.runs], labels[i],
                  _COLOURS[i % len(_COLOURS)])
     axes.set_title(name, loc="left", fontsize=9)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -66,9 +68,10 @@ def draw(file: pathlib.Path, groups: Sequence[Group]) -> list[str]:
   return names
 
 
-def curve(lines: Sequence[dict], name: str) -> Curve:
-  """A metric by step; what is no number is left out."""
-  return {line["step"]: line[name] for line in lines if line.get(name) is not None}
+def curve(lines: Sequence[dict], name: str, stage: str) -> Curve:
+  """A metric by step, counted from the beginning of a stage; what is no number is left out."""
+  before = min((line["step"] for line in lines if line.get("stage") == stage), default=1) - 1
+  return {line["step"] - before: line[name] for line in lines if line.get(name) is not None}
 
 
 def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:

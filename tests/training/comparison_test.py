@@ -157,6 +157,15 @@ def test_a_band_is_of_the_steps_that_all_seeds_have():
   assert comparison_plot.band([{}])[0].size == 0
 
 
+def test_steps_are_counted_from_where_the_compared_stage_begins():
+  lines = [{"step": 0, "stage": "eval-start", "a": 1}, {"step": 1, "stage": "sft", "a": 2},
+           {"step": 2, "stage": "sft", "b": 3}, {"step": 2, "stage": "eval-sft", "a": None},
+           {"step": 3, "stage": "rl", "a": 4}, {"step": 4, "stage": "rl", "a": 5}]
+  assert comparison_plot.curve(lines, "a", "rl") == {-2: 1, -1: 2, 1: 4, 2: 5}
+  assert comparison_plot.curve(lines, "a", "sft") == {0: 1, 1: 2, 3: 4, 4: 5}
+  assert comparison_plot.curve(lines, "b", "start") == {2: 3}
+
+
 def test_a_curve_has_the_name_that_tells_it_apart(tmp_path):
   assert comparison_plot.short_names(["/r/a/grpo", "/r/b/rloo@rl"]) == ["a/grpo", "b/rloo@rl"]
   assert comparison_plot.short_names(["runs/a", "runs/a"]) == ["a", "a"]
