@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import json
 from typing import Any, Literal
 
 from absl import logging
@@ -168,7 +169,7 @@ def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource
   if type(config) in _DEMONSTRATIONS:
     return _DEMONSTRATIONS[type(config)](config.problems, size)
   if isinstance(config, FileTask):
-    return _solutions(config, size)
+    return _solutions(config, train, size)
   if isinstance(config, OwnTask):
     try:
       rows = _Templated(own.examples(config.parts["train"]), config)
@@ -183,7 +184,7 @@ def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource
       min(len(train), size))
 
 
-def _solutions(config: FileTask, size: int) -> RowSource:
+def _solutions(config: FileTask, train: RowSource, size: int) -> RowSource:
   """The problems of the training files with their solutions, as prompts of the task."""
   try:
     rows = sources.FileRows(
@@ -191,9 +192,14 @@ def _solutions(config: FileTask, size: int) -> RowSource:
         questions="templated")
   except (FileNotFoundError, ValueError) as error:
     raise ValueError(f"{_NO_DEMONSTRATIONS}; {error}") from error
-  if not config.test:
-    rows = _divided(rows, config.held_out)["train"]
   rows = _Templated(rows, config)
+  if not config.test:  # some of the file's problems are held out
+    prompts = {json.dumps(train[i]["prompt"]) for i in range(len(train))}
+    rows = sources.ChosenRows(
+        rows, [i for i in range(len(rows)) if json.dumps(rows[i]["prompt"]) in prompts])
+    if not len(rows):
+      raise ValueError(f"{_NO_DEMONSTRATIONS}; {config.train} has solutions of held-out problems "
+                       "alone")
   return sources.FunctionRows(rows.__getitem__, min(len(rows), size), rows)
 
 

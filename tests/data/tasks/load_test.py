@@ -45,6 +45,24 @@ def test_demonstrations_are_of_what_is_not_held_out(tmp_path):
   assert shown[0]["completion"].startswith("It is ")
 
 
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5])
+def test_which_are_held_out_does_not_depend_on_which_are_solved(tmp_path, share):
+  unsolved = [{"question": f"What is {i} + 2?", "answer": str(i + 2)} for i in range(5)]
+  config = task(tmp_path, sums(1, 3, 4) + unsolved, held_out=share)
+  tasks = load.load_tasks(config)
+  train, solved = prompts(tasks["train"].rows), [f"What is {i} + 1?" for i in (1, 3, 4)]
+  shown = prompts(load.demonstrations(config, tasks["train"].rows, 10))
+  assert shown == [prompt for prompt in solved if prompt in train]
+
+
+def test_solutions_of_held_out_problems_alone_are_refused(tmp_path):
+  config = task(tmp_path, sums(2) + [{"question": "What is 5 + 2?", "answer": "7"}])
+  tasks = load.load_tasks(config)
+  assert prompts(tasks["test"].rows) == ["What is 2 + 1?"]
+  with pytest.raises(ValueError, match="no demonstrations of its own.*of held-out problems alone"):
+    load.demonstrations(config, tasks["train"].rows, 10)
+
+
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_a_small_file_has_both(tmp_path, share):
   tasks = load.load_tasks(task(tmp_path, sums(1, 2, 2), held_out=share))
