@@ -34,6 +34,7 @@ Path = typing.NewType("Path", str)
 # What a number is computed with holds: larger ones are infinity there, and smaller ones 0.
 _MAX_INT = 2**31 - 1
 _MAX_FLOAT, _MIN_FLOAT = 3.4028235e38, 1.1754944e-38
+_ABSENT = object()  # in the place of a field that one of two configs lacks
 
 
 class AtMost(NamedTuple):
@@ -278,11 +279,11 @@ def differences(old: Any, new: Any, where: str = "config") -> list[str]:
   """Lists the fields in which two results of `to_dict` differ, as `path: old -> new`."""
   if isinstance(old, dict) and isinstance(new, dict):
     names = list(old) + [name for name in new if name not in old]
-    missing = "(absent)"
     return [
         line
         for name in names
-        for line in differences(old.get(name, missing), new.get(name, missing), f"{where}.{name}")
+        for line in differences(
+            old.get(name, _ABSENT), new.get(name, _ABSENT), f"{where}.{name}")
     ]
   if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
     return [
@@ -290,7 +291,8 @@ def differences(old: Any, new: Any, where: str = "config") -> list[str]:
         for i, (left, right) in enumerate(zip(old, new, strict=True))
         for line in differences(left, right, f"{where}[{i}]")
     ]
-  return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+  shown = lambda value: "(absent)" if value is _ABSENT else repr(value)
+  return [] if old is new or old == new else [f"{where}: {shown(old)} -> {shown(new)}"]
 
 
 def paths(config: Any, where: str = "config") -> Iterator[tuple[str, str]]:

@@ -185,7 +185,7 @@ def test_differences_name_the_fields():
   assert config_lib.differences(old, new) == [
       "config.a.b: 1 -> 3",
       "config.d[1].e: 0 -> 5",
-      "config.f: '(absent)' -> None",
+      "config.f: (absent) -> None",
   ]
   assert config_lib.differences(old, old) == []
   assert config_lib.differences([1], [1, 2], "x") == ["x: [1] -> [1, 2]"]
