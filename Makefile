@@ -27,7 +27,7 @@ INSTALL = $(PIP) install --no-compile -c constraints.txt
 .PHONY: train test parity docs clean
 
 # What an experiment is run on here without a download: a small model, and generated word problems.
-GSM8K = $(filter experiments/grpo_gsm8k.py,$(FILE))
+GSM8K = $(filter experiments/grpo_gsm8k.py experiments/rlsp_word_problems.py,$(FILE))
 ON_SMOLLM2 = $(findstring smollm2,$(CONFIG))$(GSM8K)$(filter experiments/own_file.py,$(FILE))
 
 train: $(VENV)/train.stamp $(if $(ON_SMOLLM2),$(VENV)/smollm2.stamp) $(if $(GSM8K),data/gsm8k/train.jsonl)

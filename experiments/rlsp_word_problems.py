@@ -6,7 +6,8 @@ stands behind `####`, and by the exploration reward, for the length of the reaso
 
     make train CONFIG=experiments/rlsp_word_problems.py
 
-After the colon may stand a finished first stage. The controls of docs/results.md start from it:
+After the colon may stand a finished first stage. The controls start from it (docs/results.md says
+what has been run):
 
     .venv/bin/python experiments/controls/word_problems.py --root=runs/word_problems --seeds=0,1,2
 """

@@ -1,4 +1,4 @@
-"""RLSP on word problems with its controls, and the table of docs/results.md.
+"""RLSP on word problems with its controls, and their table.
 
     .venv/bin/python experiments/controls/word_problems.py --root=runs/word_problems --seeds=0,1,2
 

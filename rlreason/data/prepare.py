@@ -79,6 +79,9 @@ def word_problems() -> dict[str, list[dict[str, Any]]]:
 
   With whole numbers up to 50 and neither shares nor fractions, so that a small model gets some
   right, without which there is nothing to reinforce.
+
+  Splits share no question, but templates and numbers: of 200 test problems 116 have the numbers of
+  a training working. They show that a run works, and do not measure new arithmetic.
   """
   drawn = arithmetic.draw_splits("gsm_symbolic", {}, _DRAWN, 0)
   rows = {split: [{"question": item["question"].removesuffix(_ORDER),
