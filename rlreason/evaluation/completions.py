@@ -46,6 +46,8 @@ def digest(completions: Completions) -> str:
 def per_problem(completions: Completions, metric: str) -> dict[int, float]:
   """A metric of each problem: problem -> value; those without a scored completion are left out.
 
+  All are left out of maj@k where right completions cast no vote (`metrics.has_votes`).
+
   Args:
     completions: of one evaluation.
     metric: greedy, avg@n, pass@k or maj@k.
@@ -64,6 +66,8 @@ def per_problem(completions: Completions, metric: str) -> dict[int, float]:
       groups.setdefault(row["problem"], []).append(row)
   if k > min(map(len, groups.values()), default=0):
     raise ValueError(f"metric: got {metric!r}, allowed: at most the number of samples")
+  if name == "maj" and not metrics.has_votes(map(_votes, groups.values())):
+    return {}
   measure: Callable = _avg if metric == "greedy" else measures[name]
   found = {problem: measure(rows, k) for problem, rows in groups.items()}
   return {problem: value for problem, value in found.items() if value is not None}
@@ -80,7 +84,11 @@ def _pass(rows: Sequence[dict[str, Any]], k: int) -> float | None:
 
 
 def _maj(rows: Sequence[dict[str, Any]], k: int) -> float | None:
-  return metrics.maj_of_parts([row["vote"] for row in rows], list(map(_is_right, rows)), k)
+  return metrics.maj_of_parts(*_votes(rows), k)
+
+
+def _votes(rows: Sequence[dict[str, Any]]) -> tuple[list[int | None], list[bool | None]]:
+  return [row["vote"] for row in rows], list(map(_is_right, rows))
 
 
 def _is_right(row: dict[str, Any]) -> bool | None:

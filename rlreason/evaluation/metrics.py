@@ -10,7 +10,7 @@ Not here: sampling and scoring (`evaluation/evaluator.py`), and what counts as t
 (`rewards/answer.py`).
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 import math
 from typing import Any
 
@@ -88,6 +88,18 @@ def maj_of_parts(
   values = [maj_at_k(answers[part], is_correct[part], k) for part in parts
             if any(verdict is not None for verdict in is_correct[part])]
   return float(np.mean(values)) if values else None
+
+
+def has_votes(
+    problems: Iterable[tuple[Sequence[Hashable | None], Sequence[bool | None]]]) -> bool:
+  """Whether maj@k means something: a verifier may be right about texts that hold no answer to vote.
+
+  Args:
+    problems: the answers and the verdicts of each problem's samples, as of `maj_at_k`.
+  """
+  samples = [pair for answers, verdicts in problems for pair in zip(answers, verdicts, strict=True)]
+  return (any(answer is not None for answer, _ in samples)
+          or not any(verdict for _, verdict in samples))
 
 
 def proportion(successes: Sequence[bool | None]) -> Estimate:
@@ -194,9 +206,11 @@ def mean_maj_at_k(
 ) -> Estimate:
   """maj@k (`maj_of_parts`) over problems, with a list of answers and of verdicts for each.
 
-  Problems where no sample could be scored are left out. The interval is that of `share`.
+  Problems where no sample could be scored are left out. The interval is that of `share`. The value
+  is NaN where samples are right and none votes (`has_votes`): there is no majority to speak of.
   """
-  values = [maj_of_parts(*one, k) for one in zip(answers, is_correct, strict=True)]
+  problems = list(zip(answers, is_correct, strict=True))
+  values = [maj_of_parts(*one, k) for one in problems] if has_votes(problems) else []
   return share([value for value in values if value is not None])
 
 

@@ -30,6 +30,12 @@ def test_figures_of_each_problem_by_hand():
   assert found("maj@4") == {0: 1.0, 1: 0.0}
 
 
+def test_there_is_no_majority_where_right_completions_cast_no_vote():
+  silent = [one | {"vote": None} for one in ROWS]
+  assert completions_lib.per_problem(silent, "maj@2") == {}
+  assert completions_lib.per_problem(silent, "pass@2") == {0: 1.0, 1: 0.5}
+
+
 @pytest.mark.parametrize("metric, message", [
     ("length", "metric: got 'length', allowed: greedy, avg@n, pass@k and maj@k"),
     ("pass@", "got 'pass@', allowed: greedy"), ("maj@x", "got 'maj@x'"), ("pass@0", "got 'pass@0'"),

@@ -216,6 +216,18 @@ def test_maj_at_k_over_problems():
   assert unknown == estimate
 
 
+def test_maj_at_k_is_unknown_where_right_samples_cast_no_vote():
+  """As with a verifier of one's own, which is right about texts without an answer to compare."""
+  silent = [[None] * 3] * 2
+  right = [[True, True, False], [False, True, None]]
+  estimate = metrics.mean_maj_at_k(silent, right, 3)
+  assert np.isnan(estimate["value"]) and estimate["n"] == 0
+  # A model that never answers has a majority of none: that is wrong, and known to be.
+  assert metrics.mean_maj_at_k(silent, [[False] * 3] * 2, 3)["value"] == 0.0
+  one_votes = metrics.mean_maj_at_k([[None] * 3, [None, "7", None]], right, 3)
+  assert one_votes["value"] == 0.5 and one_votes["n"] == 2
+
+
 def test_outcome_efficiency_by_hand():
   assert metrics.outcome_efficiency([39], [901])["value"] == pytest.approx(0.0433, abs=5e-5)
   nothing = metrics.outcome_efficiency([None, None], [901, 5])
