@@ -139,7 +139,7 @@ class Step:
     placed = self._layout.put_rows(rollout)
     scores = clock.wait(
         "score", self._score(models_now, placed, self._planner.of_rollout(rollout)))
-    lengths = rollout.completion_mask.sum(axis=1)
+    lengths = rollout.token_mask.sum(axis=1)
     rewards = even_share(
         row[:length] for row, length in zip(rollout.completion_tokens, lengths, strict=True))
     outcome = self._layout.put_rows(Outcome(rewards, np.ones(len(rewards), bool)))

@@ -49,7 +49,7 @@ def make_sampler(config, params, *, prompts, group, prompt_tokens):
     start = time.perf_counter()
     rollout = jax.block_until_ready(compiled(params, batch, jax.random.key(index)))
     seconds = time.perf_counter() - start
-    assert not rollout.completion_mask.size - rollout.completion_mask.sum(), "a row ended early"
+    assert not rollout.token_mask.size - rollout.token_mask.sum(), "a row ended early"
     return seconds
 
   return run

@@ -187,7 +187,7 @@ def dash(bed: Bed, seed: int, key: Key) -> dict[str, object]:
 
   whole = lambda: draw(rows, key)
   rollout, others = whole(), by_micro_batch()
-  is_token = rollout.completion_mask | others.completion_mask
+  is_token = rollout.token_mask | others.token_mask
   is_equal = rollout.completion_tokens == others.completion_tokens
   unfiltered = dataclasses.replace(stage.algorithm, drop_threshold=None, micro_batch_size=0)
   outcome = outcome_of(bed, rows, rollout)
@@ -230,7 +230,7 @@ def divergence(bed: Bed, reference: rr.Policy, key: Key) -> dict[str, float]:
   scores = jax.device_get(jax.jit(algorithm.score)(
       {"params": {"policy": bed.params}, "reference": reference.params}, samples.rollout, None))
   kl, error = mean_per_token(
-      scores["old_log_probs"] - scores["ref_log_probs"], samples.rollout.completion_mask)
+      scores["old_log_probs"] - scores["ref_log_probs"], samples.rollout.token_mask)
   return {"kl": kl, "error": error}
 
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason import files, models, sampling, tokenizers, tracking, weights
+from rlreason import files, masks, models, sampling, tokenizers, tracking, weights
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
@@ -68,7 +68,7 @@ class Samples:
   @property
   def lengths(self) -> np.ndarray:
     """i32[B] generated tokens, the end token included."""
-    return self.rollout.completion_mask.sum(axis=1, dtype=np.int32)
+    return masks.lengths(self.rollout.token_mask)
 
 
 @progress.shown()

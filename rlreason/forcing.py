@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rlreason import rollout as rollout_lib
+from rlreason import masks, rollout as rollout_lib
 from rlreason.data.tasks.base import Row
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
@@ -112,7 +112,7 @@ def _generate_forced(
   rollout = generate(params, rows, key)
   *wait_keys, answer_key = jax.random.split(jax.random.fold_in(key, _STREAM), len(waits) + 1)
   for wait, wait_key in zip(waits, wait_keys, strict=True):
-    starts = rollout.completion_mask.sum(axis=1) - 1  # where the end token is
+    starts = masks.lengths(rollout.token_mask) - 1  # where the end token is
     is_open = ~rollout.truncated & (starts + len(wait.ids) < wait.limit)
     rollout = go_on(wait, params, rollout, is_open, len(rows), wait_key)
   if answer is not None:
@@ -135,12 +135,13 @@ def go_on(
     key: consumed.
 
   Returns:
-    The rollout, `limit` columns wide. Ids put there have log-prob 0: nothing has sampled them.
+    The rollout, `limit` columns wide. Ids put there are no actions, and have log-prob 0.
   """
   generate, ids, limit = continuation
   widen = lambda x: np.pad(x, ((0, 0), (0, limit - x.shape[1])))
   tokens, log_probs = widen(rollout.completion_tokens), widen(rollout.log_probs)
-  starts = rollout.completion_mask.sum(axis=1) - (is_open & ~rollout.truncated)
+  is_action = widen(rollout.action_mask)
+  starts = masks.lengths(rollout.token_mask) - (is_open & ~rollout.truncated)
   lengths, truncated = starts.copy(), rollout.truncated.copy()
   places = np.flatnonzero(is_open)
   for first in range(0, len(places), batch_size):
@@ -150,14 +151,15 @@ def go_on(
     new = generate(
         params, rows + rows[:1] * (batch_size - len(rows)), jax.random.fold_in(key, first))
     for i, row in zip(batch, range(len(batch)), strict=True):
-      is_new, room = new.completion_mask[row], limit - starts[i]
+      is_new, room = new.token_mask[row], limit - starts[i]
       _put(tokens[i], starts[i], [*ids, *new.completion_tokens[row, is_new]][:room])
       _put(log_probs[i], starts[i], [*[0.0] * len(ids), *new.log_probs[row, is_new]][:room])
+      _put(is_action[i], starts[i], [*[False] * len(ids), *new.action_mask[row, is_new]][:room])
       lengths[i] += min(len(ids) + is_new.sum(), room)
       truncated[i] = new.truncated[row] or len(ids) + is_new.sum() > room
   return rollout.replace(
-      completion_tokens=tokens, completion_mask=np.arange(limit) < lengths[:, None],
-      log_probs=log_probs, truncated=truncated)
+      completion_tokens=tokens, token_mask=np.arange(limit) < lengths[:, None],
+      action_mask=is_action, log_probs=log_probs, truncated=truncated)
 
 
 def _put(columns: np.ndarray, start: int, values: list):

@@ -9,6 +9,7 @@ from typing import Callable, Literal, get_args
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Aggregation = Literal["token-mean", "token-sum", "sequence-mean", "sequence-sum", "constant"]
 
@@ -138,6 +139,23 @@ def token_weights(
     return safe_divide(kept, rows * constant_length)
   raise ValueError(
       f"aggregation: got {aggregation!r}, allowed: {', '.join(get_args(Aggregation))}")
+
+
+def lengths(mask: jax.Array) -> jax.Array:
+  """Columns of each row up to its last True one, i32[B]: gaps before it count.
+
+  Of a `token_mask` this is how many tokens the row has. `[T, T, F, F, T, F] -> 5`, of numpy or jax.
+
+  Args:
+    mask: bool[B, T].
+  """
+  columns = np.arange(1, mask.shape[1] + 1, dtype=np.int32)[None]
+  return (mask * columns).max(axis=1, initial=0)
+
+
+def before_end(mask: jax.Array) -> jax.Array:
+  """True up to the last True position of each row, gaps filled; bool[B, T]."""
+  return np.arange(mask.shape[1])[None] < lengths(mask)[:, None]
 
 
 def positions_from_mask(mask: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from rlreason import tokenizers, tracking
+from rlreason import masks, tokenizers, tracking
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.messages import ends_with_assistant
 from rlreason.data.sources import BadRows, origin
@@ -201,7 +201,7 @@ def make_generator(
 def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
   """The text of each completion, special tokens but tags like <think> left out."""
   return [tokenizer.decode(ids[mask].tolist())
-          for ids, mask in zip(rollout.completion_tokens, rollout.completion_mask, strict=True)]
+          for ids, mask in zip(rollout.completion_tokens, rollout.token_mask, strict=True)]
 
 
 def _opened(tokenizer: Tokenizer, rollout: Rollout, row: int) -> str:
@@ -252,8 +252,8 @@ def score(
   prompts = columns.pop("prompt")
   reasoning_lengths = [
       reasoning_tokens(tokenizer, ids[mask].tolist(), text, reward.mark) for ids, mask, text in zip(
-          rollout.completion_tokens, rollout.completion_mask, completions, strict=True)]
-  lengths = rollout.completion_mask.sum(axis=1).astype(np.int32)
+          rollout.completion_tokens, rollout.token_mask, completions, strict=True)]
+  lengths = masks.lengths(rollout.token_mask)
   openings = [_opened(tokenizer, rollout, row * group_size) for row in range(len(rows))]
   columns |= {
       "tokens": lengths.tolist(), "opened": [text for text in openings for _ in range(group_size)],
@@ -288,8 +288,8 @@ def append_answers(
     template: text with {answer} in it.
 
   Returns:
-    The rollout, wider by the longest answer (rounded up to 8 tokens), `answer_mask` True on the
-    answers. Log-probs and values of answers are 0: the sampler knows none.
+    The rollout, wider by the longest answer (rounded up to 8 tokens). The answers are no actions,
+    and their log-probs and values 0: the sampler knows none.
   """
   opening = tokenizer.encode(template.partition("{answer}")[0])
   answers = [[*tokenizer.encode(template.replace("{answer}", str(row["answer"]))),
@@ -297,9 +297,8 @@ def append_answers(
   group_size = rollout.completion_tokens.shape[0] // len(rows)
   extra = -(-max(map(len, answers)) // 8) * 8
   widen = lambda x: None if x is None else np.pad(x, ((0, 0), (0, extra)))
-  tokens, is_answer = widen(rollout.completion_tokens), widen(
-      np.zeros(rollout.completion_mask.shape, bool))
-  lengths = rollout.completion_mask.sum(axis=1)
+  tokens, is_action = widen(rollout.completion_tokens), widen(rollout.action_mask)
+  lengths = masks.lengths(rollout.token_mask)
   truncated = np.array(rollout.truncated)
   for i, ids in enumerate(tokens.tolist()):
     start = _find(ids[:lengths[i]], opening)
@@ -310,12 +309,11 @@ def append_answers(
     lengths[i] = start + len(answer_ids)
     tokens[i, start:] = 0
     tokens[i, start:lengths[i]] = answer_ids
-    is_answer[i, start:lengths[i]] = True
+    is_action[i, start:] = False
   mask = np.arange(tokens.shape[1]) < lengths[:, None]
-  sampled = lambda x: None if x is None else np.where(mask & ~is_answer, widen(x), 0.0).astype(
-      np.float32)
+  sampled = lambda x: None if x is None else np.where(is_action, widen(x), 0.0).astype(np.float32)
   return rollout.replace(
-      completion_tokens=tokens, completion_mask=mask, answer_mask=is_answer, truncated=truncated,
+      completion_tokens=tokens, token_mask=mask, action_mask=is_action, truncated=truncated,
       log_probs=sampled(rollout.log_probs), values=sampled(rollout.values))
 
 
@@ -327,13 +325,13 @@ def _find(ids: list[int], part: list[int]) -> int | None:
 
 def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:
   """The rollout (numpy) cut to the smallest bucket that holds its longest completion."""
-  longest = int(rollout.completion_mask.sum(axis=1).max())
+  longest = int(masks.lengths(rollout.token_mask).max())
   width = min(bucket for bucket in buckets if bucket >= longest)
   cut = lambda x: None if x is None else x[:, :width]
   return rollout.replace(
-      completion_tokens=cut(rollout.completion_tokens),
-      completion_mask=cut(rollout.completion_mask), log_probs=cut(rollout.log_probs),
-      values=cut(rollout.values), answer_mask=cut(rollout.answer_mask))
+      completion_tokens=cut(rollout.completion_tokens), token_mask=cut(rollout.token_mask),
+      action_mask=cut(rollout.action_mask), log_probs=cut(rollout.log_probs),
+      values=cut(rollout.values))
 
 
 def fill_with_useful(

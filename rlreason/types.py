@@ -30,16 +30,21 @@ class Prompts:
 
 @struct.dataclass
 class Rollout:
-  """Completions of prompts, as sampled. What was generated is what is trained on."""
+  """Completions of prompts, as sampled. What the policy chose is what is trained on.
+
+  Lengths, positions, attention and packing follow `token_mask`; losses, KL, entropies, values and
+  advantages follow `action_mask`. Tokens that are no actions are given: the text that budget
+  forcing puts in, or the answer after a reasoning.
+  """
 
   prompt_tokens: jax.Array  # i32[B, S]
   prompt_mask: jax.Array  # bool[B, S]
   completion_tokens: jax.Array  # i32[B, T], the end-of-sequence token kept, 0 after it
-  completion_mask: jax.Array  # bool[B, T] True on every generated token
-  log_probs: jax.Array  # f32[B, T] nats, of the distribution sampled from; 0 where masked
+  token_mask: jax.Array  # bool[B, T] a token stands here: the first columns of each row
+  action_mask: jax.Array  # bool[B, T] of these tokens, the policy chose it; others were given
+  log_probs: jax.Array  # f32[B, T] nats, of the distribution sampled from; 0 but on actions
   values: jax.Array | None  # f32[B, T] V(s_t) before token t; None without a shared value head
   truncated: jax.Array  # bool[B] True when the length limit, not a stop token, ended the row
-  answer_mask: jax.Array | None = None  # bool[B, T] tokens of a given answer, put after the sampled
 
 
 @struct.dataclass
@@ -141,3 +146,8 @@ class RolloutBatch:
   nll_mask: jax.Array | None = None  # bool[B, T] tokens whose likelihood is raised besides
   is_selected: jax.Array | None = None  # bool[B, T] of one minibatch, by the selection slot
   plan: GroupPlan | None = None  # how groups share their prompt; None: each row has its own
+
+  @property
+  def learned_mask(self) -> jax.Array:
+    """bool[B, T]: tokens with a gradient, by either loss."""
+    return self.loss_mask if self.nll_mask is None else self.loss_mask | self.nll_mask

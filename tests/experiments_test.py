@@ -487,7 +487,8 @@ def test_the_estimators_take_the_gradient_of_the_library(monkeypatch):
   mask = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
   rollout = Rollout(  # made by hand: the sampler takes long to compile
       prompt_tokens=np.int32([[1, 2], [1, 2], [3, 4], [3, 4]]), prompt_mask=np.ones((4, 2), bool),
-      completion_tokens=np.int32(np.arange(12).reshape(4, 3) % 7 * mask), completion_mask=mask,
+      completion_tokens=np.int32(np.arange(12).reshape(4, 3) % 7 * mask), token_mask=mask,
+      action_mask=mask,
       log_probs=np.zeros((4, 3), np.float32), values=None, truncated=np.zeros(4, bool))
   scores = np.array([1.0, 0.0, 0.0, 1.0], np.float32)
   bed = estimators.Bed(
@@ -503,7 +504,7 @@ def test_the_estimators_take_the_gradient_of_the_library(monkeypatch):
     log_probs, _ = models.token_log_probs(
         model, params, hidden, rollout.completion_tokens, temperature=1.0)
     others = scores[np.array([1, 0, 3, 2])]
-    sums = jnp.sum(jnp.where(rollout.completion_mask, log_probs, 0.0), axis=1)
+    sums = jnp.sum(jnp.where(rollout.token_mask, log_probs, 0.0), axis=1)
     return -jnp.mean((scores - others) * sums)
 
   expected, _ = jax.flatten_util.ravel_pytree(jax.jit(jax.grad(loss))(params))

@@ -30,7 +30,8 @@ def make_rollout(completions, truncated, columns):
   prompts = np.tril(np.full((len(completions),) * 2, 9, np.int32))[:, ::-1]
   return Rollout(
       prompt_tokens=prompts, prompt_mask=prompts > 0, completion_tokens=tokens,
-      completion_mask=tokens > 0, log_probs=-tokens.astype(np.float32), values=None,
+      token_mask=tokens > 0, action_mask=tokens > 0, log_probs=-tokens.astype(np.float32),
+      values=None,
       truncated=np.array(truncated))
 
 
@@ -56,7 +57,7 @@ def test_hand_worked():
       [2, 3, 6, 5, 2, 1], [5, 6, 7, 6, 5, 3], [8, 1, 0, 0, 0, 0], [4, 4, 4, 6, 5, 8]])
   np.testing.assert_array_equal(result.log_probs, [
       [-2, -3, 0, 0, -2, -1], [-5, -6, -7, 0, 0, -3], [-8, -1, 0, 0, 0, 0], [-4, -4, -4, 0, 0, -8]])
-  np.testing.assert_array_equal(result.completion_mask.sum(axis=1), [6, 6, 2, 6])
+  np.testing.assert_array_equal(result.token_mask.sum(axis=1), [6, 6, 2, 6])
   np.testing.assert_array_equal(result.truncated, [False, True, False, True])
   np.testing.assert_array_equal(result.prompt_tokens, rollout.prompt_tokens)
   assert seen[0][0] == "params"
@@ -80,7 +81,7 @@ def test_nothing_is_sampled_where_nothing_goes_on():
       forcing.Continuation(None, [6], limit=4), {}, rollout, np.zeros(2, bool), 2,
       jax.random.key(0))
   np.testing.assert_array_equal(result.completion_tokens, [[2, 1, 0, 0], [3, 3, 0, 0]])
-  np.testing.assert_array_equal(result.completion_mask.sum(axis=1), [2, 2])
+  np.testing.assert_array_equal(result.token_mask.sum(axis=1), [2, 2])
   np.testing.assert_array_equal(result.truncated, [False, True])
 
 
@@ -117,7 +118,7 @@ def greedy(prompts):
 
 def completions_of(rollout):
   return [ids[mask].tolist() for ids, mask in zip(
-      np.asarray(rollout.completion_tokens), np.asarray(rollout.completion_mask))]
+      np.asarray(rollout.completion_tokens), np.asarray(rollout.token_mask))]
 
 
 def greedy_after(completions, ids):

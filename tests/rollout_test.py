@@ -30,7 +30,7 @@ def make_rollout(texts, columns=8, prompts=3):
   return Rollout(
       prompt_tokens=np.zeros((len(texts), prompts), np.int32),
       prompt_mask=np.ones((len(texts), prompts), bool), completion_tokens=tokens,
-      completion_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
+      token_mask=mask, action_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
       truncated=~np.array(["<eos>" in text for text in texts]))
 
 
@@ -85,7 +85,7 @@ def test_rewards_see_the_tags_that_a_prompt_opens():
       prompt_tokens=np.repeat(ids, 2, axis=0),
       completion_tokens=np.tile(tokenizer.encode("a </think> <answer> a </answer> <eos> <pad>"
                                                  " <pad>"), (4, 1)).astype(np.int32),
-      completion_mask=np.tile(np.arange(8) < 6, (4, 1)))
+      token_mask=np.tile(np.arange(8) < 6, (4, 1)))
   reward = combine_rewards([RewardSpec(name="format", options={"style": "tags"}), RewardSpec(
       name="mine", function=lambda prompts, completions, opened, **rest: list(map(len, opened)))])
   rows = [{"prompt": "p", "answer": "1"}] * 2
@@ -174,7 +174,7 @@ def test_crop_to_the_smallest_bucket_that_holds_all():
   for buckets, width in (((2, 5, 8), 5), ((3, 8), 3), ((8,), 8)):
     cropped = rollout_lib.crop(rollout, buckets)
     assert cropped.completion_tokens.shape == cropped.log_probs.shape == (3, width)
-    assert cropped.completion_mask.sum() == 6 and cropped.values is None
+    assert cropped.token_mask.sum() == 6 and cropped.values is None
     assert cropped.prompt_tokens.shape == (3, 3)
 
 
@@ -200,7 +200,7 @@ def test_generated_rows_follow_their_prompts(generate):
   other = generate(params, rows, jax.random.key(1))
   assert np.any(other.completion_tokens != rollout.completion_tokens)
   texts = rollout_lib.completion_texts(TOKENIZER, rollout)
-  assert texts[0] == TOKENIZER.decode(rollout.completion_tokens[0][rollout.completion_mask[0]])
+  assert texts[0] == TOKENIZER.decode(rollout.completion_tokens[0][rollout.token_mask[0]])
 
 
 def test_prompts_and_rows_that_do_not_fit_are_refused(generate):

@@ -136,7 +136,7 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
 def _make_batch(rollout_scores_and_kept, kl_coef) -> tuple[DistillBatch, Metrics]:
   del kl_coef  # a part of the losses
   rollout, scores, is_kept = rollout_scores_and_kept
-  mask = rollout.completion_mask & is_kept[:, None]
+  mask = rollout.action_mask & is_kept[:, None]
   metrics = {}
   if "log_probs" in scores:
     mass = jnp.sum(jnp.exp(scores["log_probs"]), axis=-1)
@@ -168,7 +168,7 @@ def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[ja
   """The share of a micro-batch (rows, f32[b, T] weights) in its batch's loss, and its metrics."""
   batch, weights = micro_batch
   hidden, balance = rows.completion_features(
-      spec.model, params["policy"], batch, batch.loss_mask)
+      spec.model, params["policy"], batch, masks.before_end(batch.loss_mask))
   loss = masks.masked_sum(
       _divergence(spec, params, hidden, batch) * weights, batch.loss_mask)
   share = jnp.sum(weights)

@@ -26,7 +26,7 @@ from rlreason.types import Key, Metrics, Outcome, Params, Rollout, RolloutBatch
 def policy_gradient(
     config: PolicyGradientConfig, model: ModelConfig, optimizer: optax.GradientTransformation, *,
     temperature: float, group_size: int = 1, critic: ModelConfig | None = None,
-    reference: ModelConfig | None = None,
+    reference: ModelConfig | None = None, has_answers: bool = False,
 ) -> base.Algorithm:
   """The algorithm that a configuration describes.
 
@@ -38,6 +38,8 @@ def policy_gradient(
     group_size: completions of each prompt, next to each other in a rollout.
     critic: the model of a separate critic; None: as the policy.
     reference: the model of a reference that is not an earlier policy, such as a teacher.
+    has_answers: what is given after the last action of a completion is the right answer, and its
+      likelihood is a part of the score.
 
   Returns:
     The algorithm; its parameters are those of `init_rl_params`.
@@ -48,7 +50,7 @@ def policy_gradient(
   if temperature <= 0:
     raise ValueError(
         f"temperature: got {temperature}, allowed: above 0 (the gradient needs a distribution)")
-  spec = Spec(config, model, critic or model, temperature, group_size, reference)
+  spec = Spec(config, model, critic or model, temperature, group_size, reference, has_answers)
 
   def init(params):
     state = base.init_state(params, optimizer, config.kl_coef, config.entropy_coef)
@@ -118,7 +120,11 @@ def _make_batch(
 ) -> tuple[RolloutBatch, Metrics]:
   """(rollout, scores of `scoring.score`, outcome) -> the batch of an update."""
   config, (rollout, scores, outcome) = spec.config, rows
-  mask = rollout.completion_mask & outcome.is_scored[:, None]
+  mask = rollout.action_mask & outcome.is_scored[:, None]
+  answer_mask = None
+  if spec.has_answers:
+    answer_mask = _answers(rollout) & outcome.is_scored[:, None]
+    mask = mask | answer_mask  # until the answers have been scored
   tokens_of = {name: x for name, x in scores.items() if x.ndim == 2}
   scores = scores | jax.tree.map(lambda x: masks.zero_masked(x, mask), tokens_of)
   old_log_probs = scores["old_log_probs"]
@@ -129,9 +135,7 @@ def _make_batch(
     estimator = "k1" if config.kl_placement == "loss" else config.kl_estimator
     kl = losses.kl_estimate(
         old_log_probs, scores["ref_log_probs"], estimator, **config.kl_clamps)
-  answer_mask = rollout.answer_mask
   if answer_mask is not None:  # its likelihood is the score of the tokens before it
-    answer_mask = answer_mask & mask
     mask = mask & ~answer_mask
     of_answers = (
         losses.mean_probability(old_log_probs, answer_mask) if config.answer_score == "mean_prob"
@@ -168,6 +172,11 @@ def _make_batch(
       metrics["reward/answer_prob"] = (
           masks.masked_sum(of_answers, outcome.is_scored), jnp.sum(outcome.is_scored))
   return batch, metrics
+
+
+def _answers(rollout: Rollout) -> jax.Array:
+  """bool[B, T]: tokens given after the last action of each row."""
+  return rollout.token_mask & ~masks.before_end(rollout.action_mask)
 
 
 def _advantages_of_rows(
@@ -292,7 +301,7 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
   config, (batch, weights, nll_weights, packing) = spec.config, micro_batch
   mask = batch.loss_mask
   raw_log_probs, entropy, hidden, balance = scoring.policy_pass(
-      spec, params["policy"], batch, mask, packing)
+      spec, params["policy"], batch, masks.before_end(batch.learned_mask), packing)
   log_probs = jnp.where(mask, raw_log_probs, batch.old_log_probs)
   per_token = {}
   per_token["policy"], averaged = _policy_terms(spec, batch, log_probs)
@@ -335,8 +344,7 @@ def _loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
 def _order_rows(batch: RolloutBatch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Rows without a trained token last, i32 like `indices`, and which passes have any, bool[n]."""
   flat = indices.reshape(-1)
-  learned = batch.loss_mask if batch.nll_mask is None else batch.loss_mask | batch.nll_mask
-  is_trained = jnp.any(learned[flat], axis=1)
+  is_trained = jnp.any(batch.learned_mask[flat], axis=1)
   order = jnp.argsort(~is_trained, stable=True)
   is_needed = jnp.any(is_trained[order].reshape(indices.shape), axis=1)
   return flat[order].reshape(indices.shape), is_needed

@@ -75,14 +75,14 @@ def score_completions(model: ModelConfig, params: Params, batch) -> jax.Array:
     model: of its trunk.
     params: {"trunk", "value_head"}.
     batch: anything with prompt_tokens i32[B, S], prompt_mask bool[B, S], completion_tokens
-      i32[B, T] and completion_mask bool[B, T], such as a `Rollout`. Of a completion without tokens
-      the prompt is scored.
+      i32[B, T] and token_mask bool[B, T], such as a `Rollout`, or a `PairBatch` of one completion
+      each. Of a completion without tokens the prompt is scored.
   """
   return _scores_and_balance(model, params, batch)[0]
 
 
 def _scores_and_balance(model: ModelConfig, params: Params, batch) -> tuple[jax.Array, jax.Array]:
-  mask = batch.completion_mask
+  mask = batch.completion_mask if isinstance(batch, PairBatch) else batch.token_mask
   hidden, balance = rows.features_with_last(model, params["trunk"], batch, mask)
   read = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)  # the end of the prompt comes first
   return reward_of_rows(params["value_head"], hidden, read), balance

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlreason import masks
 from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
 from rlreason.algorithms.rows import (
     completion_features, features_with_last, in_chunks, reference_of)
@@ -27,6 +28,7 @@ class Spec(NamedTuple):
   temperature: float  # rollouts were sampled at
   group_size: int  # completions per prompt, next to each other
   reference: ModelConfig | None = None  # of a reference of its own; None: that of the policy
+  has_answers: bool = False  # the tokens given after the last action are the answer
 
 
 class Pass(NamedTuple):
@@ -93,7 +95,7 @@ def _values_with_last(spec: Spec, params: Params, rows: Rollout):
   else:
     model, trunk, head = spec.critic, _critic_trunk(params), params["critic"]["value_head"]
   values = apply_value_head(head, features_with_last(model, trunk, rows)[0])
-  lengths = jnp.sum(rows.completion_mask, axis=1, dtype=jnp.int32)
+  lengths = masks.lengths(rows.token_mask)
   return values[:, :-1], jnp.take_along_axis(values, lengths[:, None], axis=1)[:, 0]
 
 
@@ -127,7 +129,7 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
 
 def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | None):
   config, params = spec.config, models["params"]
-  mask, passed = rollout.completion_mask, None
+  mask, passed = rollout.token_mask, None
   scores = {"old_log_probs": rollout.log_probs}
   needs_values = config.has_critic and (rollout.values is None or config.critic == "separate")
   if config.recompute_log_probs or config.uses_old_entropies or (

@@ -291,7 +291,7 @@ def _score(
 ) -> list[_Solution]:
   scored = rollout_lib.score(reward, tokenizer, rows, rollout)
   ids = [tokens[mask].tolist() for tokens, mask in zip(
-      rollout.completion_tokens, rollout.completion_mask, strict=True)]
+      rollout.completion_tokens, rollout.token_mask, strict=True)]
   ends = _first_right_boxes(reward, grader.is_built_in, rows, scored)
   firsts = [None if end is None else rollout_lib.tokens_until(tokenizer, ids[i], end)
             for i, end in enumerate(ends)]
@@ -340,7 +340,7 @@ def _run(
       batch = rows[start:start + batch_size]
       missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
       rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
-      group_size = rollout.completion_mask.shape[0] // batch_size
+      group_size = rollout.token_mask.shape[0] // batch_size
       rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
       solutions += score(batch, rollout)
       right = [solution.is_right is True for solution in solutions]

@@ -95,8 +95,8 @@ def sample(
     state = _run(decode, lengths, _rooms(group_size if may_shrink else 1), state, caches)
   return Rollout(
       prompt_tokens=repeat(prompts.tokens), prompt_mask=repeat(prompts.mask),
-      completion_tokens=state.tokens, completion_mask=state.mask, log_probs=state.log_probs,
-      values=state.values, truncated=~state.is_done)
+      completion_tokens=state.tokens, token_mask=state.mask, action_mask=state.mask,
+      log_probs=state.log_probs, values=state.values, truncated=~state.is_done)
 
 
 def _check_limits(

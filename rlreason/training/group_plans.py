@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from rlreason import masks
 from rlreason.algorithms import PolicyGradientConfig, minibatch_rows
 from rlreason.data.groups import plan_groups
 from rlreason.parallel import Layout
@@ -32,17 +33,19 @@ class GroupPlanner:
     """For scoring: all groups in their order."""
     if not self._shares:
       return None
-    lengths = np.asarray(rollout.completion_mask).sum(axis=1)
+    lengths = masks.lengths(np.asarray(rollout.token_mask))
     groups = np.arange(len(lengths) // self._group_size)[None]
-    return self._plan(lengths, groups, rollout.completion_mask.shape[1])
+    return self._plan(lengths, groups, rollout.token_mask.shape[1])
 
   def of_update(self, batch: RolloutBatch, key: Key) -> GroupPlan | None:
-    """For an update with this key: what is not trained on takes no room. Waits for the batch."""
+    """For an update with this key: rows that are not trained on take no room, nor does what stands
+    after the last trained token of a row; what is given before it does. Waits for the batch.
+    """
     if not self._shares:
       return None
-    learned = batch.loss_mask if batch.nll_mask is None else batch.loss_mask | batch.nll_mask
+    learned = batch.learned_mask
     rows = minibatch_rows(self._config, key, learned.shape[0], self._group_size)
-    lengths, rows = jax.device_get((learned.sum(axis=1), rows))
+    lengths, rows = jax.device_get((masks.lengths(learned), rows))
     return self._plan(
         lengths, rows[:, ::self._group_size] // self._group_size, learned.shape[1])
 

@@ -134,7 +134,7 @@ def _run(setup: Setup, stage: RLStage, params: Params, rows: Replayed) -> dict[s
   update = layout.compile_update(algorithm.update_step, state)
   _, found = update(state, batch, jax.random.key(setup.recipe.seed))
   return {**metrics_lib.reduce_metrics(metrics | found), "rows": float(len(rows.prompt_tokens)),
-          "tokens": float(rows.completion_mask.sum())}
+          "tokens": float(rows.action_mask.sum())}
 
 
 def _settings(config: PolicyGradientConfig, rows: Replayed, layout: Layout):
@@ -154,10 +154,11 @@ def _settings(config: PolicyGradientConfig, rows: Replayed, layout: Layout):
 def _rollout(rows: Replayed) -> Rollout:
   count = len(rows.prompt_tokens)
   given = rows.of_tokens
-  empty = np.zeros(rows.completion_mask.shape, np.float32)
+  empty = np.zeros(rows.token_mask.shape, np.float32)
   return Rollout(
       prompt_tokens=rows.prompt_tokens, prompt_mask=rows.prompt_mask,
-      completion_tokens=rows.completion_tokens, completion_mask=rows.completion_mask,
+      completion_tokens=rows.completion_tokens, token_mask=rows.token_mask,
+      action_mask=rows.action_mask,
       log_probs=given.get("sampler_log_probs", given.get("old_log_probs", empty)),
       values=given.get("values"),
       truncated=rows.of_rows.get("truncated", np.zeros(count, bool)))
@@ -182,5 +183,5 @@ def _with_advantages(
     batch = batch.replace(returns=layout.put_rows(returns.astype(np.float32)))
   # These are of the rewards, of which there are none.
   metrics = {name: value for name, value in metrics.items() if not name.startswith("value/")}
-  size = np.float32(np.abs(advantages).sum()), np.float32(rows.completion_mask.sum())
+  size = np.float32(np.abs(advantages[rows.action_mask]).sum()), np.float32(rows.action_mask.sum())
   return batch, metrics | {"policy/advantage_size": size}

@@ -16,6 +16,7 @@ IDS = ("prompt_ids", "completion_ids")
 # One number for each token of the completion.
 TOKEN_FIELDS = (
     "old_log_probs", "sampler_log_probs", "ref_log_probs", "values", "returns", "advantages")
+ACTIONS = "action_mask"  # 1 for each token of the completion that the policy chose, 0 for others
 ROW_FIELDS = ("reward", "greedy_reward", "is_right", "truncated", "group")
 _NUMBERS = ("reward", "greedy_reward")
 _BOOLEANS = ("is_right", "truncated")
@@ -30,7 +31,8 @@ class Replayed(NamedTuple):
   prompt_tokens: np.ndarray  # i32[B, S]
   prompt_mask: np.ndarray  # bool[B, S]
   completion_tokens: np.ndarray  # i32[B, T]
-  completion_mask: np.ndarray  # bool[B, T]
+  token_mask: np.ndarray  # bool[B, T]
+  action_mask: np.ndarray  # bool[B, T] all of them, where the rows do not say
   of_tokens: dict[str, np.ndarray]  # f32[B, T] of those of TOKEN_FIELDS that are given
   of_rows: dict[str, np.ndarray]  # [B] of those of ROW_FIELDS; a reward that is null is NaN
 
@@ -58,7 +60,7 @@ def read(path: str | os.PathLike, *, vocab_size: int, group_size: int) -> Replay
       rows.append(_checked(where, _parse(where, line), vocab_size))
   if not rows:
     raise ValueError(f"rows: got no line in {str(path)!r}, allowed: one completion per line")
-  for name in (*TOKEN_FIELDS, *ROW_FIELDS):
+  for name in (ACTIONS, *TOKEN_FIELDS, *ROW_FIELDS):
     count = sum(name in row for row in rows)
     if 0 < count < len(rows):
       raise ValueError(f"{path}: {name}: got it in {count} of {len(rows)} rows, allowed: in all of "
@@ -75,7 +77,7 @@ def _parse(where: str, line: str) -> Row:
     raise ValueError(f"{where}: no JSON: {error}") from error
   if not isinstance(row, dict):
     raise ValueError(f"{where}: got {type(row).__name__}, allowed: an object of fields")
-  known = (*IDS, *TOKEN_FIELDS, *ROW_FIELDS)
+  known = (*IDS, ACTIONS, *TOKEN_FIELDS, *ROW_FIELDS)
   for name in row:
     if name not in known:
       raise ValueError(f"{where}: {name}: unknown, allowed: {', '.join(known)}")
@@ -97,6 +99,11 @@ def _checked(where: str, row: Row, vocab_size: int) -> Row:
                         or not all(map(_is_number, row[name]))):
       raise ValueError(f"{where}: {name}: got {_show(row[name])}, allowed: {length} finite "
                        "numbers, one for each of completion_ids")
+  actions = row.get(ACTIONS, [])
+  if ACTIONS in row and (not isinstance(actions, list) or len(actions) != length
+                         or not all(value in (0, 1) for value in actions)):
+    raise ValueError(f"{where}: {ACTIONS}: got {_show(actions)}, allowed: {length} of 0 and 1, one "
+                     "for each of completion_ids")
   for name in _NUMBERS:
     if row.get(name) is not None and not _is_number(row[name]):
       raise ValueError(f"{where}: {name}: got {_show(row[name])}, allowed: a finite number or null")
@@ -148,6 +155,7 @@ def _padded(rows: Sequence[Row]) -> Replayed:
   return Replayed(
       fill("prompt_ids", prompt_mask, np.int32), prompt_mask,
       fill("completion_ids", mask, np.int32), mask,
+      fill(ACTIONS, mask, bool) if ACTIONS in rows[0] else mask,
       {name: fill(name, mask, np.float32) for name in given if name in TOKEN_FIELDS},
       {name: np.array([row[name] for row in rows], bool if name in _BOOLEANS else np.float32)
        for name in given if name not in TOKEN_FIELDS})

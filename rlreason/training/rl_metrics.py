@@ -37,7 +37,7 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
       "rollout/length/mean": _mean(lengths), "rollout/length/max": float(lengths.max()),
       "rollout/truncated_fraction": _mean(rollout.truncated),
       "rollout/padding_waste": 1.0 - _mean(
-          np.concatenate([rollout.prompt_mask, rollout.completion_mask], axis=1)),
+          np.concatenate([rollout.prompt_mask, rollout.token_mask], axis=1)),
   }
   metrics |= {f"reward/{name}": float(count) for name, count in result.counts.items()}
   return {name: value for name, value in metrics.items() if value is not None}
@@ -104,7 +104,7 @@ def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
   prompt_ids = [ids[mask].tolist() for ids, mask in zip(
       rollout.prompt_tokens, rollout.prompt_mask, strict=True)]
   completion_ids = [ids[mask].tolist() for ids, mask in zip(
-      rollout.completion_tokens, rollout.completion_mask, strict=True)]
+      rollout.completion_tokens, rollout.token_mask, strict=True)]
   verdicts = _verdicts(scored)
   return [{
       **problem(rows[i // group_size]), "completion": completion, "is_right": verdicts[i],

@@ -83,7 +83,7 @@ def test_the_frozen_base_is_the_reference():
 
 def test_before_its_first_update_a_policy_is_its_reference():
   scores = ppo_step("shared", True)[2]
-  mask = ppo_step("shared", True)[3].completion_mask
+  mask = ppo_step("shared", True)[3].token_mask
   np.testing.assert_allclose(
       scores["ref_log_probs"][mask], scores["old_log_probs"][mask], atol=1e-6)
 

@@ -14,7 +14,7 @@ from tests.algorithms.policy_gradient_test import assert_close, value
 
 def made_rollout():
   """Rows of `LENGTHS`; the one of 6 tokens was cut off."""
-  return rollout().replace(completion_mask=MASK, truncated=LENGTHS == tiny.COMPLETION)
+  return rollout().replace(token_mask=MASK, action_mask=MASK, truncated=LENGTHS == tiny.COMPLETION)
 
 
 @functools.cache
@@ -136,11 +136,11 @@ def test_the_value_after_the_last_token_is_that_before_the_next():
   algorithm, models_of, scores = values_with_last("shared")
   longer = rollout().replace(
       completion_tokens=np.pad(rollout().completion_tokens, ((0, 0), (0, 1)), constant_values=3),
-      completion_mask=np.pad(rollout().completion_mask, ((0, 0), (0, 1)), constant_values=True))
+      token_mask=np.pad(rollout().token_mask, ((0, 0), (0, 1)), constant_values=True))
   values = np.asarray(algorithm.score(models_of, longer, None)["values"])
   np.testing.assert_allclose(scores["values"], values[:, :-1], atol=1e-5)
-  np.testing.assert_allclose(scores["values"][rollout().completion_mask],
-                             rollout().values[rollout().completion_mask], atol=1e-5)
+  np.testing.assert_allclose(scores["values"][rollout().token_mask],
+                             rollout().values[rollout().token_mask], atol=1e-5)
   np.testing.assert_allclose(
       scores["last_values"], np.where(rollout().truncated, values[:, -1], 0.0), atol=1e-5)
   assert np.abs(scores["last_values"]).max() > 0.1
@@ -156,7 +156,7 @@ def test_a_row_cut_off_is_worth_its_last_value_besides():
   plain, _ = compiled(tiny.replace(algorithm.config, bootstrap_truncated=False)).make_batch(
       (rollout(), {name: x for name, x in scores.items() if name != "last_values"},
        make_outcome()), np.float32(0.0))
-  mask = rollout().completion_mask
+  mask = rollout().token_mask
   # λ = 1: the returns are discounted sums, in which V stands behind the last token.
   ahead = mask.sum(axis=1, keepdims=True) - np.arange(mask.shape[1])
   more = np.where(mask, 0.9**ahead * scores["last_values"][:, None], 0.0)

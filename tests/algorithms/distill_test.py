@@ -87,7 +87,7 @@ def completion_logits(model, params, rollout):
   join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
   hidden = models.forward(
       model, params, join(rollout.prompt_tokens, rollout.completion_tokens),
-      join(rollout.prompt_mask, rollout.completion_mask))
+      join(rollout.prompt_mask, rollout.token_mask))
   return models.logits(model, params, hidden)[:, rollout.prompt_tokens.shape[1] - 1:-1]
 
 
@@ -102,7 +102,7 @@ def expected_loss(config):
     student, teacher = (losses.with_others(
         jnp.take_along_axis(x, ids, axis=-1), config.others) for x in (student, teacher))
   per_token = np.asarray(config.divergence(student=student, teacher=teacher))
-  rows = [per_token[i][rollout.completion_mask[i]] for i in range(ROWS) if KEPT[i]]
+  rows = [per_token[i][rollout.token_mask[i]] for i in range(ROWS) if KEPT[i]]
   is_by_token = config.aggregation == "token-mean"
   return np.mean(np.concatenate(rows) if is_by_token else [np.mean(row) for row in rows])
 
@@ -160,7 +160,8 @@ def test_padding_changes_nothing(config):
       prompt_tokens=np.concatenate([fill(ROWS, 2), rollout.prompt_tokens], axis=1),
       prompt_mask=np.pad(rollout.prompt_mask, ((0, 0), (2, 0))),
       completion_tokens=np.concatenate([rollout.completion_tokens, fill(ROWS, 3)], axis=1),
-      completion_mask=np.pad(rollout.completion_mask, ((0, 0), (0, 3))))
+      token_mask=np.pad(rollout.token_mask, ((0, 0), (0, 3))),
+      action_mask=np.pad(rollout.action_mask, ((0, 0), (0, 3))))
   batch, _ = make_batch(config, wide)
   batch = batch.replace(
       teacher={name: x if name == "ids" else jnp.where(batch.loss_mask[..., None], x, jnp.nan)

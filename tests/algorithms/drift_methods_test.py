@@ -159,7 +159,7 @@ def test_a_reference_may_be_a_model_of_another_shape():
                 {"params": {"policy": params}, "reference": teacher}),
                (scoring.Spec(config, wide, wide, 1.0, 1),
                 {"params": {"policy": teacher}, "reference": teacher}))]
-  kept = rollout.completion_mask
+  kept = rollout.token_mask
   np.testing.assert_allclose(*(x["ref_log_probs"][kept] for x in found), rtol=1e-5)
   assert np.abs(found[0]["ref_log_probs"] - rollout.log_probs)[kept].max() > 0.1
 

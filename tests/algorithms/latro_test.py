@@ -34,11 +34,12 @@ def test_scores_hand_worked():
   gap = np.float32([[0.4, 7, 7, 9], [0.2, -0.6, 7, 7], [0, 7, 7, 9], [1.0, 1.0, 0.4, 9]])
   rollout = Rollout(
       prompt_tokens=np.ones((4, 1), np.int32), prompt_mask=np.ones((4, 1), bool),
-      completion_tokens=np.ones((4, 4), np.int32), completion_mask=mask, log_probs=old, values=None,
-      truncated=np.array([F, F, F, T]), answer_mask=is_answer)
+      completion_tokens=np.ones((4, 4), np.int32), token_mask=mask,
+      action_mask=mask & ~is_answer, log_probs=old, values=None,
+      truncated=np.array([F, F, F, T]))
   algorithm = policy_gradient(
       presets.latro(minibatch_size=4, kl_coef=BETA), MODEL, optax.sgd(1.0), temperature=1.0,
-      group_size=2)
+      group_size=2, has_answers=True)
   batch, metrics = algorithm.make_batch(
       (rollout, {"old_log_probs": old, "ref_log_probs": old - gap},
        Outcome(np.zeros(4, np.float32), np.ones(4, bool))), jnp.float32(BETA))
@@ -60,11 +61,12 @@ def test_the_mean_probability_of_the_answer_is_the_score():
   old = np.float32(np.log(chances))
   rollout = Rollout(
       prompt_tokens=np.ones((4, 1), np.int32), prompt_mask=np.ones((4, 1), bool),
-      completion_tokens=np.ones((4, 4), np.int32), completion_mask=np.ones((4, 4), bool),
-      log_probs=old, values=None, truncated=np.array([F, F, T, F]), answer_mask=is_answer)
+      completion_tokens=np.ones((4, 4), np.int32), token_mask=np.ones((4, 4), bool),
+      action_mask=~is_answer, log_probs=old, values=None, truncated=np.array([F, F, T, F]))
   config = tiny.replace(presets.rlpr(minibatch_size=4), advantage=presets.dr_grpo(
       max_length=1).advantage)
-  algorithm = policy_gradient(config, MODEL, optax.sgd(1.0), temperature=1.0, group_size=2)
+  algorithm = policy_gradient(
+      config, MODEL, optax.sgd(1.0), temperature=1.0, group_size=2, has_answers=True)
   batch, metrics = algorithm.make_batch(
       (rollout, {"old_log_probs": old}, Outcome(np.float32([0, 0, 0, 0.1]), np.ones(4, bool))),
       jnp.float32(0))
@@ -100,10 +102,10 @@ def draw(policy, seed):
   tokens = np.concatenate([words[:, None], np.tile(ANSWER, (DRAWS, 1))], axis=1).astype(np.int32)
   return Rollout(
       prompt_tokens=np.full((DRAWS, 1), PROMPT, np.int32), prompt_mask=np.ones((DRAWS, 1), bool),
-      completion_tokens=tokens, completion_mask=np.ones((DRAWS, 3), bool),
+      completion_tokens=tokens, token_mask=np.ones((DRAWS, 3), bool),
+      action_mask=np.tile(np.array([T, F, F]), (DRAWS, 1)),
       log_probs=np.float32(np.where(np.arange(3) == 0, of_reasoning[words][:, None], 0.0)),
-      values=None, truncated=np.zeros(DRAWS, bool),
-      answer_mask=np.tile(np.array([F, T, T]), (DRAWS, 1)))
+      values=None, truncated=np.zeros(DRAWS, bool))
 
 
 def flat(tree):
@@ -114,7 +116,7 @@ def test_gradient_is_that_of_the_objective():
   policy, reference = tiny.random_params(MODEL), tiny.random_params(MODEL, seed=1)
   config = presets.latro(minibatch_size=DRAWS, kl_coef=BETA, share_prompts=False)
   algorithm = policy_gradient(
-      config, MODEL, optax.sgd(1.0), temperature=1.0, group_size=GROUP)
+      config, MODEL, optax.sgd(1.0), temperature=1.0, group_size=GROUP, has_answers=True)
   state = algorithm.init(init_rl_params(config, MODEL, policy))
   rollout = draw(policy, seed=0)
   scores = jax.jit(algorithm.score)({"params": state.params, "reference": reference}, rollout, None)

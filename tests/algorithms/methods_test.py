@@ -285,7 +285,7 @@ def on_policy_batch(config, advantages, **fields):
   """Rows of `MASK` whose old log-probs are those of the policy."""
   batch = RolloutBatch(
       prompt_tokens=rollout().prompt_tokens, prompt_mask=rollout().prompt_mask,
-      completion_tokens=rollout().completion_tokens, loss_mask=MASK & rollout().completion_mask,
+      completion_tokens=rollout().completion_tokens, loss_mask=MASK & rollout().token_mask,
       old_log_probs=rollout().log_probs, advantages=np.float32(advantages))
   if config.kl_coef:
     batch = batch.replace(ref_log_probs=rollout().log_probs)
@@ -316,7 +316,7 @@ def test_on_policy_gspo_is_grpo():
 
 def test_the_likelihood_of_right_rows_alone_is_raised():
   batch, metrics = take_step("vapo").batch, take_step("vapo").metrics
-  right = rollout().completion_mask & (SCORES == 1)[:, None]
+  right = rollout().token_mask & (SCORES == 1)[:, None]
   np.testing.assert_array_equal(batch.nll_mask, right)
   nll = -rollout().log_probs[right].sum() / right.sum()
   assert value(metrics, "loss/nll") == pytest.approx(nll, rel=1e-4)
@@ -333,7 +333,7 @@ def test_a_correction_weighs_the_policys_loss_alone():
   config = presets.grpo(
       correction=Slot(losses.truncated_importance, {"cap": 2.0}), **SIZES)
   columns = np.broadcast_to(np.arange(tiny.COMPLETION) % 2 == 0, MASK.shape)
-  kept = rollout().completion_mask
+  kept = rollout().token_mask
   old = np.where(kept, rollout().log_probs, 0.0)
   moved = rollout().replace(log_probs=np.float32(old - np.where(columns, np.log(4), 0)))
   scores = {"old_log_probs": old, "ref_log_probs": np.float32(old - 0.5)}

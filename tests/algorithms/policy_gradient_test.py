@@ -45,7 +45,7 @@ def batch_fixture(rollout):
 def random_batch(rollout):
   """A batch of arbitrary numbers, such as in the middle of an update: ratios are not 1."""
   random = np.random.default_rng(3)
-  mask = rollout.completion_mask
+  mask = rollout.token_mask
   draw = lambda scale: np.where(mask, scale * random.normal(size=mask.shape), 0).astype(np.float32)
   return RolloutBatch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
@@ -87,7 +87,7 @@ def test_log_probs_and_values_of_the_sampler_are_the_trainers(policy, temperatur
   rollout = tiny.sample_rollout(policy, temperature)
   scores = compiled.score(
       {"params": params, "reference": None}, rollout.replace(values=None), None)
-  mask = rollout.completion_mask
+  mask = rollout.token_mask
   assert_close(scores["old_log_probs"][mask], rollout.log_probs[mask])
   assert_close(scores["values"][mask], rollout.values[mask])
   assert "ref_log_probs" not in scores  # without a KL nobody pays for a reference
@@ -111,7 +111,7 @@ def test_ratio_is_one_on_the_first_minibatch(policy, critic, temperature):
 def test_how_far_the_sampler_is_from_the_trainer(policy, rollout):
   """As with int8 weights: twice as likely to the sampler in even columns, half in odd ones."""
   compiled = tiny.compiled_ppo(tiny.replace(BASE, recompute_log_probs=True))
-  state, mask = compiled.init(policy), rollout.completion_mask
+  state, mask = compiled.init(policy), rollout.token_mask
   columns = np.where(np.arange(mask.shape[1]) % 2, -1.0, 1.0)[None]
   moved = rollout.replace(
       log_probs=np.float32(rollout.log_probs + np.log(2) * np.where(mask, columns, 0)))
@@ -154,7 +154,7 @@ def token_rewards(config, rollout, scores, rewards, is_scored=SCORED, kl_coef=No
       (rollout, scores, Outcome(np.float32(rewards), is_scored)),
       np.float32(config.kl_coef if kl_coef is None else kl_coef))
   following = np.pad(np.asarray(batch.returns)[:, 1:], ((0, 0), (0, 1)))
-  return np.where(rollout.completion_mask, batch.returns - following, 0.0)
+  return np.where(rollout.token_mask, batch.returns - following, 0.0)
 
 
 def make_scores(rollout, batch):
@@ -175,10 +175,10 @@ def test_token_rewards_are_the_clipped_reward_minus_the_kl(rollout, batch):
   kl = batch.old_log_probs - batch.ref_log_probs
   np.testing.assert_allclose(got.sum(axis=1), clipped - beta * kl.sum(axis=1), atol=1e-5)
   # Under right padding only the last valid token carries r; the KL is on every token.
-  last = rollout.completion_mask.sum(axis=1) - 1
+  last = rollout.token_mask.sum(axis=1) - 1
   expected = -beta * kl
   expected[np.arange(ROWS), last] += clipped
-  np.testing.assert_allclose(got, np.where(rollout.completion_mask, expected, 0), atol=2e-5)
+  np.testing.assert_allclose(got, np.where(rollout.token_mask, expected, 0), atol=2e-5)
   # The coefficient is the state's, which may have been adapted, not the config's.
   doubled = token_rewards(
       config, rollout, make_scores(rollout, batch), clipped, kl_coef=2 * beta)
@@ -191,7 +191,7 @@ def test_token_rewards_are_the_clipped_reward_minus_the_kl(rollout, batch):
 def test_other_estimates_in_the_reward(rollout, batch, estimator, of):
   config = tiny.replace(BASE, kl_coef=0.05, kl_estimator=estimator, allow_any_kl=True)
   got = token_rewards(config, rollout, make_scores(rollout, batch), REWARDS)
-  kl = np.where(rollout.completion_mask, of(batch.old_log_probs - batch.ref_log_probs), 0.0)
+  kl = np.where(rollout.token_mask, of(batch.old_log_probs - batch.ref_log_probs), 0.0)
   np.testing.assert_allclose(got.sum(axis=1), REWARDS - 0.05 * kl.sum(axis=1), atol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_advantages_are_whitened_over_scored_tokens(rollout, batch):
   is_scored = np.arange(ROWS) != 2
   made, _ = tiny.compiled_ppo(BASE).make_batch(
       (rollout, make_scores(rollout, batch), Outcome(REWARDS, is_scored)), np.float32(0.0))
-  kept = np.asarray(made.advantages)[rollout.completion_mask & is_scored[:, None]]
+  kept = np.asarray(made.advantages)[rollout.token_mask & is_scored[:, None]]
   np.testing.assert_allclose([kept.mean(), kept.std()], [0.0, 1.0], atol=1e-4)
   assert not np.any(np.asarray(made.loss_mask)[2])
 
@@ -278,7 +278,7 @@ def test_masked_positions_are_not_read(policy, batch):
 
 
 def test_nan_scores_at_masked_positions_do_not_reach_the_batch(rollout, batch):
-  compiled, mask = tiny.compiled_ppo(tiny.replace(BASE, kl_coef=0.05)), rollout.completion_mask
+  compiled, mask = tiny.compiled_ppo(tiny.replace(BASE, kl_coef=0.05)), rollout.token_mask
   clean = make_scores(rollout, batch)
   dirty = {name: np.where(mask, x, np.nan).astype(np.float32) for name, x in clean.items()}
   assert_equal(*(compiled.make_batch((rollout, scores, OUTCOME), np.float32(0.05))

@@ -52,7 +52,7 @@ def sample_rollout(policy, temperature=1.0, seed=1):
   """A numpy rollout of `NUM_ROWS` rows, whose completions are of several lengths."""
   rollout = jax.device_get(compiled_sample(temperature)(
       policy, random_value_head(), make_prompts(), jax.random.key(seed)))
-  assert len(set(rollout.completion_mask.sum(axis=1))) > 2
+  assert len(set(rollout.token_mask.sum(axis=1))) > 2
   return rollout
 
 

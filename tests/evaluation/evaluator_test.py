@@ -60,7 +60,7 @@ def make_rollout(tokenizer, texts):
   mask = tokens > 0
   return Rollout(
       prompt_tokens=tokens[:, :1], prompt_mask=mask[:, :1], completion_tokens=tokens,
-      completion_mask=mask, log_probs=np.zeros(mask.shape), values=None,
+      token_mask=mask, action_mask=mask, log_probs=np.zeros(mask.shape), values=None,
       truncated=np.array(["<eos>" not in text for text in texts]))
 
 

@@ -70,7 +70,7 @@ def evaluate(name, write, monkeypatch):
       mask = np.ones((len(ids), 1), bool)
       return Rollout(
           prompt_tokens=np.array(ids), prompt_mask=mask, completion_tokens=np.array(ids),
-          completion_mask=mask, log_probs=np.zeros(mask.shape), values=None,
+          token_mask=mask, action_mask=mask, log_probs=np.zeros(mask.shape), values=None,
           truncated=np.zeros(len(ids), bool))
     return generate
 

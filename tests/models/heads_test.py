@@ -59,7 +59,7 @@ def test_values_of_the_sampler_are_the_trainers(family):
       config, params, prompts, jax.random.key(0), options=options, stop_ids=(1,),
       value_head=head))(params, head)
   hidden, _ = jax.jit(lambda params: completion_features(config, params, rollout))(params)
-  mask = rollout.completion_mask
+  mask = rollout.token_mask
   np.testing.assert_allclose(
       models.apply_value_head(head, hidden)[mask], rollout.values[mask], atol=1e-4)
 

@@ -142,7 +142,7 @@ def test_a_product_is_not_fused_with_the_softmax_after_it():
 def test_samples_are_those_of_one_device(name):
   got, expected = run_ppo(LAYOUTS[name]).rollout, alone().rollout
   np.testing.assert_array_equal(got.completion_tokens, expected.completion_tokens)
-  assert len(set(expected.completion_mask.sum(axis=1))) > 2  # several lengths
+  assert len(set(expected.token_mask.sum(axis=1))) > 2  # several lengths
   assert_close(got, expected)
 
 

@@ -92,8 +92,8 @@ def run_distill(name, parallel):
   layout, config = make_layout(parallel), DISTILLATIONS[name]
   prompts, prompt_mask, completions, mask = make_texts(0, 1)
   rows = Rollout(
-      prompts, prompt_mask, completions[:, 0], mask[:, 0], log_probs=np.zeros((ROWS, LENGTH)),
-      values=None, truncated=np.zeros(ROWS, bool))
+      prompts, prompt_mask, completions[:, 0], mask[:, 0], mask[:, 0],
+      log_probs=np.zeros((ROWS, LENGTH)), values=None, truncated=np.zeros(ROWS, bool))
   teacher = put_params(layout, TEACHER, 1)
   params = init_distill_params(config, TEACHER, put_params(layout, MODEL, 0), teacher)
   teacher = layout.put_state(teacher)

@@ -34,7 +34,7 @@ def our_completions(config, params, tokens, mask, *, new_tokens, stop_ids=()):
       sampling.sample, config, options=options, stop_ids=tuple(stop_ids)))
   prompts = Prompts(tokens=tokens.astype(np.int32), mask=mask, index=np.arange(len(tokens)))
   rollout = sample(params, prompts, jax.random.key(0))
-  kept = np.asarray(rollout.completion_mask).sum(axis=1)
+  kept = np.asarray(rollout.token_mask).sum(axis=1)
   return [row[:n] for row, n in zip(np.asarray(rollout.completion_tokens), kept)]
 
 

@@ -34,6 +34,6 @@ def test_greedy_completions_are_equal(models, stage):
       wanted = reference.generate(
           input_ids=ids["input_ids"], attention_mask=ids["attention_mask"],
           max_new_tokens=NEW_TOKENS, do_sample=False)[0, ids["input_ids"].shape[1]:]
-    kept = got.completion_tokens[row][got.completion_mask[row]]
+    kept = got.completion_tokens[row][got.token_mask[row]]
     np.testing.assert_array_equal(kept, wanted.numpy())
     assert len(kept) == NEW_TOKENS or kept[-1] == tokenizer.eos_token_id

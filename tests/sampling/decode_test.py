@@ -52,7 +52,7 @@ def _head():
 def _hidden(config, params, rollout):
   """Hidden states [B, T, D] that the completion tokens were sampled from, without a cache."""
   tokens = jnp.concatenate([rollout.prompt_tokens, rollout.completion_tokens], axis=1)
-  mask = jnp.concatenate([rollout.prompt_mask, rollout.completion_mask], axis=1)
+  mask = jnp.concatenate([rollout.prompt_mask, rollout.token_mask], axis=1)
   start = rollout.prompt_tokens.shape[1] - 1
   return forward(config, params, tokens, mask)[:, start:-1]
 
@@ -80,7 +80,7 @@ def _assert_follows_the_model(config, params, rollout, key, options, group_size,
   hidden = _hidden(config, params, rollout)
   previous = jnp.concatenate(
       [rollout.prompt_tokens[:, -1:], rollout.completion_tokens[:, :-1]], axis=1)
-  mask = np.asarray(rollout.completion_mask)
+  mask = np.asarray(rollout.token_mask)
   tokens, log_probs = _expected(
       logits_of(config, params, hidden), previous, key, options, group_size)
   np.testing.assert_array_equal(rollout.completion_tokens[mask], tokens[mask])
@@ -96,7 +96,7 @@ def _assert_follows_the_model(config, params, rollout, key, options, group_size,
 def _assert_ends_as_documented(rollout, stop_ids):
   """The mask covers all up to the first stop token, and that one; the rest is truncated."""
   for tokens, mask, truncated in zip(
-      np.asarray(rollout.completion_tokens), np.asarray(rollout.completion_mask),
+      np.asarray(rollout.completion_tokens), np.asarray(rollout.token_mask),
       np.asarray(rollout.truncated), strict=True):
     length = mask.sum()
     assert mask[:length].all() and length >= 1
@@ -150,7 +150,7 @@ def test_all_rows_end_at_once():
   rollout = sample(
       TINY, _params(TINY), _prompts(), jax.random.key(0), options=options,
       stop_ids=tuple(range(17)), group_size=2)
-  assert rollout.completion_mask.sum(axis=1).tolist() == [1] * 4
+  assert rollout.token_mask.sum(axis=1).tolist() == [1] * 4
   assert not np.any(rollout.truncated)
 
 
@@ -168,7 +168,7 @@ def test_the_program_stops_when_every_row_has_ended():
     jax.effects_barrier()
   finally:
     models.apply_value_head = original
-  longest = int(rollout.completion_mask.sum(axis=1).max())
+  longest = int(rollout.token_mask.sum(axis=1).max())
   assert len(steps) == longest < 400
 
 
@@ -192,7 +192,7 @@ def test_a_batch_split_in_two_gives_the_same_samples():
   parts = [run(jax.tree.map(lambda x: x[rows], prompts)) for rows in (slice(0, 1), slice(1, 4))]
   joined = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
   np.testing.assert_array_equal(whole.completion_tokens, joined.completion_tokens)
-  np.testing.assert_array_equal(whole.completion_mask, joined.completion_mask)
+  np.testing.assert_array_equal(whole.token_mask, joined.token_mask)
   np.testing.assert_allclose(whole.log_probs, joined.log_probs, atol=1e-5)
 
 
@@ -260,7 +260,7 @@ def test_rows_that_leave_the_loop_change_nothing(group_size, lengths):
   rollout, endless = run(stop_ids=(3,)), run(stop_ids=())
   is_stop = np.asarray(endless.completion_tokens) == 3
   mask = np.cumsum(is_stop, axis=1) - is_stop == 0
-  np.testing.assert_array_equal(rollout.completion_mask, mask)
+  np.testing.assert_array_equal(rollout.token_mask, mask)
   np.testing.assert_array_equal(rollout.truncated, ~is_stop.any(axis=1))
   np.testing.assert_array_equal(
       rollout.completion_tokens, np.where(mask, endless.completion_tokens, 0))
@@ -289,7 +289,7 @@ def test_rows_that_only_fill_the_embedding_are_never_sampled(temperature):
       config, params, _prompts(), jax.random.key(7), options=options, stop_ids=(3,), group_size=2)
   assert np.max(draw(QWEN2).completion_tokens) >= 11
   rollout = draw(config)
-  mask = np.asarray(rollout.completion_mask)
+  mask = np.asarray(rollout.token_mask)
   assert np.max(rollout.completion_tokens[mask]) < 11
   log_probs, _ = models.token_log_probs(
       config, params, _hidden(config, params, rollout), rollout.completion_tokens,

@@ -61,7 +61,7 @@ def make_rollout(texts, width=WIDTH):
   mask = tokens > 0
   return Rollout(
       prompt_tokens=tokens[:, :1], prompt_mask=mask[:, :1], completion_tokens=tokens,
-      completion_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
+      token_mask=mask, action_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
       truncated=np.array([tokens[i, mask[i]][-1] not in TOKENIZER.eos_ids
                           for i in range(len(texts))]))
 

@@ -38,7 +38,7 @@ arrays = functools.partial(jax.tree.map, jnp.asarray)
 ROLLOUT = arrays(Rollout(
     prompt_tokens=np.full((ROW, 2), 2, np.int32), prompt_mask=np.ones((ROW, 2), bool),
     completion_tokens=np.where(MASK, RANDOM.integers(1, WORDS, MASK.shape), 0).astype(np.int32),
-    completion_mask=MASK, log_probs=np.where(MASK, -1.5, 0).astype(np.float32),
+    token_mask=MASK, action_mask=MASK, log_probs=np.where(MASK, -1.5, 0).astype(np.float32),
     values=np.where(MASK, numbers(*MASK.shape), 0),
     truncated=np.array([True, False, False, False])))
 OUTCOME = arrays(Outcome(
@@ -82,9 +82,11 @@ def values_with_last(spec, params, rows):
 
 
 @functools.cache
-def update(config, temperature=1.0):
+def update(config, temperature=1.0, has_answers=False):
   """Scores, batch, metrics and state of two updates of a policy gradient, as one tree."""
-  algorithm = policy_gradient(config, MODEL, optax.sgd(0.1), temperature=temperature, group_size=2)
+  algorithm = policy_gradient(
+      config, MODEL, optax.sgd(0.1), temperature=temperature, group_size=2,
+      has_answers=has_answers)
   params = {"policy": table(0)}
   if config.critic == "shared":
     params["value_head"] = HEAD
@@ -110,8 +112,8 @@ def answered(config):
   """As `update`, of completions whose last token is a given answer."""
   is_last = MASK & ~np.pad(MASK[:, 1:], ((0, 0), (0, 1)))
   with mock.patch.object(
-      sys.modules[__name__], "ROLLOUT", ROLLOUT.replace(answer_mask=jnp.asarray(is_last))):
-    return update.__wrapped__(config)
+      sys.modules[__name__], "ROLLOUT", ROLLOUT.replace(action_mask=jnp.asarray(MASK & ~is_last))):
+    return update.__wrapped__(config, has_answers=True)
 
 
 def program(config):

@@ -175,7 +175,7 @@ def test_completions_are_sampled_and_trained_on_at_one_temperature():
       bases.REINFORCE, recompute_log_probs=True)))
   assert [options for options, *_ in trace["generators"]] == [warm]
   assert trace["algorithm"][0][2] == dict(
-      temperature=0.5, group_size=2, critic=None, reference=None)
+      temperature=0.5, group_size=2, critic=None, reference=None, has_answers=False)
 
 
 def test_an_evaluation_samples_as_it_is_told():
@@ -201,8 +201,8 @@ def test_the_greedy_completion_is_the_baseline_of_remax():
       config, tiny.MODEL, optax.identity(), temperature=0.7, group_size=2)
   batch, _ = algorithm.make_batch(
       (rollout, {"old_log_probs": rollout.log_probs}, outcome), jnp.float32(0))
-  expected = np.array([0, -1, 1, 0])[:, None] * rollout.completion_mask
-  np.testing.assert_array_equal(np.where(rollout.completion_mask, batch.advantages, 0), expected)
+  expected = np.array([0, -1, 1, 0])[:, None] * rollout.token_mask
+  np.testing.assert_array_equal(np.where(rollout.token_mask, batch.advantages, 0), expected)
 
 
 def test_kto_through_its_stage():

@@ -215,7 +215,7 @@ def test_the_completions_of_examples_stand_beside_each_other():
   setup = fakes.make_setup(bases.make_recipe(stages=(stage,)))
   rollout = fakes.distill._rollout_of_rows(setup, stage, fakes.FILE_ROWS[:2])
   assert rollout.prompt_tokens[:, -2].tolist() == [5, 5, 4, 4]  # p3 and p2
-  assert rollout.completion_mask.sum(axis=1).tolist() == [2] * 4 and not rollout.truncated.any()
+  assert rollout.token_mask.sum(axis=1).tolist() == [2] * 4 and not rollout.truncated.any()
 
 
 # Data.

@@ -104,7 +104,7 @@ def test_what_is_told_of_pairs():
   beside = lambda x: jnp.stack([x, jnp.stack([x[0]] * 4)], 1)
   pairs = of.PAIRS.replace(
       completion_tokens=beside(of.ROLLOUT.completion_tokens),
-      completion_mask=beside(of.ROLLOUT.completion_mask))
+      completion_mask=beside(of.ROLLOUT.token_mask))
   with mock.patch.object(of, "PAIRS", pairs):
     _, metrics = of.preferred(PreferenceConfig(
         loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False))

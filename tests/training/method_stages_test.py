@@ -106,7 +106,7 @@ def make_sampled(rewards, prompts=3, first=0):
       completions=texts, rewards=RewardResult(list(rewards), {"x": list(rewards)}, {"errors": 1}),
       totals=np.array([value or 0.0 for value in rewards], np.float32),
       is_scored=np.array([value is not None for value in rewards]),
-      lengths=rollout.completion_mask.sum(axis=1), reasoning_lengths=np.zeros(len(rewards), int))
+      lengths=rollout.token_mask.sum(axis=1), reasoning_lengths=np.zeros(len(rewards), int))
   return Sampled([{"prompt": str(first + i)} for i in range(len(rewards) // 2)], rollout, scored)
 
 
@@ -144,12 +144,12 @@ def test_answers_take_the_place_of_the_completions_own():
   expected = [("a b", "2"), ("a b c", "2"), ("a b c a", "1"), ("", "1")]
   for i, (reasoning, answer) in enumerate(expected):
     ids = tokenizer.encode(reasoning) if reasoning else []
-    tokens = made.completion_tokens[i][made.completion_mask[i]].tolist()
+    tokens = made.completion_tokens[i][made.token_mask[i]].tolist()
     assert tokens == [*ids, *boxed(answer)], i
     np.testing.assert_array_equal(
-        made.answer_mask[i][:len(tokens)], [False] * len(ids) + [True] * len(boxed(answer)))
+        made.action_mask[i][:len(tokens)], [True] * len(ids) + [False] * len(boxed(answer)))
   assert made.truncated.tolist() == [False, False, True, False]
-  assert made.completion_tokens.shape[1] == made.answer_mask.shape[1] == 16
+  assert made.completion_tokens.shape[1] == made.action_mask.shape[1] == 16
 
 
 # Pairs and teachers.

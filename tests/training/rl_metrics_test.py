@@ -25,7 +25,7 @@ def make_rollout(lengths, truncated=None):
   rows = len(lengths)
   return Rollout(
       prompt_tokens=np.zeros((rows, 4), np.int32), prompt_mask=np.ones((rows, 4), bool),
-      completion_tokens=np.zeros((rows, 8), np.int32), completion_mask=mask,
+      completion_tokens=np.zeros((rows, 8), np.int32), token_mask=mask, action_mask=mask,
       log_probs=np.zeros((rows, 8)), values=None,
       truncated=np.array(truncated or [False] * rows))
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 
-from rlreason import rollout as rollout_lib, weights
+from rlreason import masks, rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
 from rlreason.data import pipeline, prompts
 from rlreason.data.tasks.base import Row
@@ -67,10 +67,10 @@ def make_distill(
                else _rollout_of_rows(setup, stage, batch))
     placed = layout.put_rows(rollout)
     scores = score({"teacher": teacher}, placed, None)
-    is_kept = layout.put_rows(np.ones(rollout.completion_mask.shape[0], bool))
+    is_kept = layout.put_rows(np.ones(rollout.token_mask.shape[0], bool))
     ready, metrics = make_batch((placed, scores, is_kept), layout.get_state(state.kl_coef))
     state, update_metrics = update(state, ready, key_update)
-    lengths = rollout.completion_mask.sum(axis=1)
+    lengths = masks.lengths(rollout.token_mask)
     host_metrics = {
         "optim/lr": float(schedule(number)), "distill/is_own": float(is_own),
         "rollout/length/mean": float(lengths.mean()),
@@ -106,5 +106,5 @@ def _rollout_of_rows(setup: Setup, stage: DistillStage, rows: list[Row]) -> Roll
   mask = np.arange(width) < lengths[:, None]
   return Rollout(
       prompt_tokens=made.tokens, prompt_mask=made.mask, completion_tokens=tokens,
-      completion_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
+      token_mask=mask, action_mask=mask, log_probs=np.zeros(mask.shape, np.float32), values=None,
       truncated=np.zeros(len(rows), bool))

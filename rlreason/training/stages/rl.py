@@ -129,7 +129,8 @@ def make_rl(
   critic_model, critic = policies.load_critic(setup, stage, seed, folder)
   algorithm = policy_gradient(
       config, setup.model, optimizer, temperature=stage.sampling.temperature,
-      group_size=stage.group_size, critic=critic_model, reference=reference_model)
+      group_size=stage.group_size, critic=critic_model, reference=reference_model,
+      has_answers=bool(stage.answer_template))
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
@@ -162,8 +163,7 @@ def make_rl(
     if stage.max_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
           drawn.everything, drawn.sampled, stage.group_size, stage.useful_by)
-    samples = rl_metrics.sample_rows(
-        rows, scored, stage.group_size, setup.recipe.samples_per_step)
+    samples = rl_metrics.sample_rows(rows, scored, stage.group_size, setup.recipe.samples_per_step)
     accuracies = rl_metrics.accuracy_rows(drawn.everything, number) if stage.writes_accuracy else []
     tokens = sum(int(part.rollout.prompt_mask.sum() + part.scored.lengths.sum())
                  for part in drawn.everything)
