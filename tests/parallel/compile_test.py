@@ -16,6 +16,7 @@ from rlreason.algorithms import (
 from rlreason.models import lora, quantize
 from rlreason.parallel import ALONE, Layout, ParallelConfig, make_layout
 from rlreason.slots import Slot
+from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.metrics import CompilationCounter
 from tests.algorithms import tiny
 
@@ -74,8 +75,17 @@ def make_prompts(seed):
       index=np.arange(PROMPTS, dtype=np.int32))
 
 
+def with_gaps(rollout):
+  """Every third token is given, another in each row."""
+  is_given = (np.arange(NEW_TOKENS) + np.arange(ROWS)[:, None]) % 3 == 0
+  actions = rollout.action_mask & ~is_given
+  return rollout.replace(
+      action_mask=actions, log_probs=np.where(actions, rollout.log_probs, np.float32(0)))
+
+
 @functools.cache
-def run_ppo(parallel, config=CONFIG, model=MODEL):
+def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False):
+  """Two steps; with gaps, groups share their prompt where the layout has it."""
   layout = make_layout(parallel)
   algorithm = policy_gradient(config, model, OPTIMIZER, temperature=0.8, group_size=GROUP)
   params = init_rl_params(config, model, make_policy(layout, model))
@@ -92,6 +102,7 @@ def run_ppo(parallel, config=CONFIG, model=MODEL):
         value_head=params["value_head"] if is_shared else None)
 
   generate, score = layout.compile_sampler(sample), layout.compile_rows(algorithm.score)
+  planner = GroupPlanner(config, GROUP, layout)
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
 
@@ -99,12 +110,17 @@ def run_ppo(parallel, config=CONFIG, model=MODEL):
     key_sample, key_update = jax.random.split(jax.random.key(number))
     rollout = layout.get_rows(
         generate(state.params, layout.put_rows(make_prompts(number)), key_sample))
+    rollout = with_gaps(rollout) if has_gaps else rollout
     placed = layout.put_rows(rollout)
     moved = reference if state.reference is None else state.reference
-    scores = score({"params": state.params, "reference": moved}, placed, None)
+    scores = score({"params": state.params, "reference": moved}, placed,
+                   planner.of_rollout(rollout) if has_gaps else None)
     rewards = np.sum(rollout.completion_tokens % 3 == 0, axis=1).astype(np.float32)
     outcome = layout.put_rows(types.Outcome(rewards, np.arange(ROWS) % 7 != 3))
     batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.kl_coef))
+    if has_gaps:
+      batch = batch.replace(plan=planner.of_update(batch, key_update))
+      assert (batch.plan is not None) == layout.takes_plans
     host = (rollout, *map(layout.get_rows, (scores, batch)))
     return *host, *update(state, batch, key_update)
 
@@ -170,6 +186,17 @@ def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
   config = dataclasses.replace(
       CONFIG, critic="separate", kl_placement="loss", kl_estimator="k3", kl_target=None)
   one, result = run_ppo(ParallelConfig(data=1), config), run_ppo(LAYOUTS[name], config)
+  assert_close(result.layout.get_state(result.state).params, one.state.params)
+
+
+@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
+def test_given_tokens_within_completions_too(name):
+  config = dataclasses.replace(CONFIG, micro_batch_size=16)  # whole groups on each of 8 devices
+  one = run_ppo(ParallelConfig(data=1), config, has_gaps=True)
+  result = run_ppo(LAYOUTS[name], config, has_gaps=True)
+  given = one.rollout.token_mask & ~one.rollout.action_mask
+  assert given.any() and not np.any(np.where(given, one.batch.advantages, 0))
+  assert_close(result.batch.replace(plan=None), one.batch.replace(plan=None))
   assert_close(result.layout.get_state(result.state).params, one.state.params)
 
 
