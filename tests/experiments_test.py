@@ -221,17 +221,20 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
   assert recipes["kept_from_giving_up.json"].evaluation.blocked_words
 
 
-def test_the_controls_of_the_word_problems(monkeypatch, tmp_path):
+@pytest.mark.parametrize("recipe", ["rlsp_word_problems", "rlsp_small_word_problems"])
+def test_the_controls_of_the_word_problems(monkeypatch, tmp_path, recipe):
   controls = load_program(monkeypatch, "word_problems")
-  rows = [dict(problem=0, sample=sample, completion="a", vote=sample, score=float(sample == 3),
-               length=30, truncated=False) for sample in (None, *range(8))]
+  rows = [dict(problem=0, sample=sample, completion="#### 4" if sample == 2 else "a #### 3",
+               vote=sample, score=float(sample == 3), length=30, truncated=False)
+          for sample in (None, *range(8))]
   recipes, sections = {}, dict.fromkeys(("start", "sft", "rl"), {})
   monkeypatch.setattr(
       controls.controls, "rlreason", run_nothing(recipes, sections, rows))
   monkeypatch.chdir(FOLDER.parent)
-  results = controls.run_seed(tmp_path, "3", [])
+  results = controls.run_seed(tmp_path, "3", [], f"experiments/{recipe}.py")
   assert list(results) == ["untrained", "after SFT", *controls.RUNS]
   assert results["RLSP"]["pass@4, %"]["value"] == results["RLSP"]["avg@4, %"]["value"] * 4 == 50
+  assert results["RLSP"]["at once, %"]["value"] == 100 / 8  # of the samples
   paid = {}
   for name, recipe in recipes.items():
     assert recipe.seed == 3 and recipe.evaluation.verifier_options == {
@@ -242,6 +245,38 @@ def test_the_controls_of_the_word_problems(monkeypatch, tmp_path):
   assert paid == {
       "RLSP": {"verifier", "exploration", "finished"}, "verifier_only": {"verifier", "finished"},
       "format-only_reward": {"format"}, "random_reward": {"random"}}
+
+
+def test_small_word_problems_hold_out_numbers(monkeypatch):
+  monkeypatch.syspath_prepend(FOLDER)
+  recipe = importlib.import_module("rlsp_small_word_problems")
+  parts = recipe.problems()
+  numbers, read = {}, re.compile(r"\d+")
+  for split, part in parts.items():
+    questions = [row["question"] for row in part.rows]
+    assert len(set(questions)) == len(questions) == recipe.SIZES[split]
+    numbers[split] = {tuple(sorted(read.findall(question))) for question in questions}
+    words = {word for row in part.rows for word in f"{row['question']} {row['completion']}".split()}
+    assert words <= set(part.vocabulary)
+  assert not numbers["train"] & (numbers["test"] | numbers["validation"])
+  assert not numbers["test"] & numbers["validation"]
+  at_once = [row["completion"].startswith("####") for row in parts["train"].rows]
+  assert np.mean(at_once) == pytest.approx(recipe.AT_ONCE, abs=0.02)
+  right = [row["completion"].endswith(f"#### {row['answer']}") for row in parts["train"].rows]
+  wrong = recipe.AT_ONCE * recipe.GUESSES + (1 - recipe.AT_ONCE) * recipe.MISTAKES
+  assert np.mean(right) == pytest.approx(1 - wrong, abs=0.02)
+
+
+def test_the_working_of_a_small_word_problem(monkeypatch):
+  monkeypatch.syspath_prepend(FOLDER)
+  recipe = importlib.import_module("rlsp_small_word_problems")
+  problem = recipe.Problem("?", 4, [("*", 5, "There are {x} * {n} = {y} ."),
+                                    ("-", 3, "Then {x} - {n} = {y} are left .")])
+  assert recipe.solve(problem) == (
+      ["There are 4 * 5 = 20 .", "Then 20 - 3 = 17 are left ."], 17)
+  assert recipe.solve(problem, {0: -1}) == (
+      ["There are 4 * 5 = 19 .", "Then 19 - 3 = 16 are left ."], 16)
+  assert recipe.solve(problem, {1: 1})[1] == 18
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -37,23 +37,27 @@ def main():
 
 
 def run_seeds(
-    run_one: Callable[[pathlib.Path, str, list[str]], dict[str, dict]], usage: str, root: str
+    run_one: Callable[..., dict[str, dict]], usage: str, root: str, config: str = "",
 ) -> dict[str, list[dict]]:
   """Name -> a result for each seed that the command line asks for, in their order.
 
   Args:
-    run_one: (folder, seed, flags) -> name -> result.
+    run_one: (folder, seed, flags) -> name -> result; with `config` its fourth argument is a recipe.
     usage: what the program does; its first line is shown with --help.
     root: folder of the runs unless the command line names another.
+    config: recipe of the runs unless the command line names another; empty: there is one alone.
   """
   parser = argparse.ArgumentParser(description=usage.splitlines()[0])
   parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root))
   parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+  if config:
+    parser.add_argument("--config", default=config, help="the recipe")
   parser.add_argument("flags", nargs="*", help="further flags of every run, after --")
   args = parser.parse_args()
+  recipe = [args.config] if config else []
   rows = {}
   for seed in args.seeds.split(","):
-    for name, result in run_one(args.root / f"seed{seed}", seed, args.flags).items():
+    for name, result in run_one(args.root / f"seed{seed}", seed, args.flags, *recipe).items():
       rows.setdefault(name, []).append(result)
   return rows
 

@@ -3,9 +3,10 @@
     .venv/bin/python experiments/controls/word_problems.py --root=runs/word_problems --seeds=0,1,2
 
 Each seed trains the supervised stage once; RLSP and every control start from that
-(experiments/rlsp_word_problems.py). Majority vote is the start's own, of as many samples as take
-the tokens of one answer of the model beside it. What is finished is not run again, so the program
-may be stopped and started.
+(experiments/rlsp_word_problems.py; --config=experiments/rlsp_small_word_problems.py is a task for
+one CPU core). Majority vote is the start's own, of as many samples as take the tokens of one answer
+of the model beside it. What is finished is not run again, so the program may be stopped and
+started.
 """
 
 import pathlib
@@ -22,29 +23,32 @@ RUNS = {
     "verifier only (c = 0)": [OFF.format("exploration")],
     "format-only reward": [*NO_VERIFIER, "--config.rl.rewards.format.weight=1"],
     "random reward": [*NO_VERIFIER, "--config.rl.rewards.random.weight=1"]}
+MARK = "####"  # of the answer
 SAMPLES = 8  # of each problem by the start
-# n: so many samples of the start take as many tokens as one.
-COLUMNS = ("greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "cut off, %", "n",
-           "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
+# At once: samples without a working. n: so many samples of the start take as many tokens as one.
+COLUMNS = ("greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "at once, %",
+           "cut off, %", "n", "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
 
 
 def main():
   """Runs what is missing and prints the table."""
-  rows = controls.run_seeds(run_seed, __doc__, "runs/word_problems")
+  rows = controls.run_seeds(run_seed, __doc__, "runs/word_problems", CONFIG)
   print("\n".join(controls.table(rows, COLUMNS)))
 
 
-def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
-  """Name -> column -> estimate, of one seed's runs."""
+def run_seed(
+    root: pathlib.Path, seed: str, flags: list[str], config: str = CONFIG,
+) -> dict[str, dict]:
+  """Name -> column -> estimate, of one seed's runs of a recipe."""
   start, flags = root / "sft", [f"--config.seed={seed}", *flags]
-  controls.train(start, CONFIG, [
+  controls.train(start, config, [
       "--config.stages=('sft',)", f"--config.evaluation.num_samples={SAMPLES}", *flags])
   before = exploration.read(start / "evaluation" / "sft.jsonl")
   untrained = exploration.read(start / "evaluation" / "start.jsonl")
   results = {"untrained": measured(untrained, before), "after SFT": measured(before, before)}
   for name, changes in RUNS.items():
     workdir = root / name.split(" (")[0].replace(" ", "_")
-    controls.train(workdir, f"{CONFIG}:{start / exploration.MODEL}",
+    controls.train(workdir, f"{config}:{start / exploration.MODEL}",
                    [*changes, exploration.LAST_ONLY, *flags])
     results[name] = measured(
         exploration.read(workdir / "evaluation" / "rl.jsonl"), before) | exploration.trained(
@@ -58,7 +62,9 @@ def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
   n = min(max(round(tokens / tokens_before), 1), SAMPLES)
   values = (
       *(exploration.accuracy(rows, name) for name in ("greedy", "avg@4", "pass@4", "maj@4")),
-      tokens, 100 * statistics.mean(row["truncated"] for row in rows), n,
+      tokens, 100 * statistics.mean(
+          row["completion"].lstrip().startswith(MARK) for row in rows if row["sample"] is not None),
+      100 * statistics.mean(row["truncated"] for row in rows), n,
       exploration.accuracy(before, f"pass@{n}"), exploration.accuracy(before, f"maj@{n}"))
   return {column: {"value": value} for column, value in zip(COLUMNS, values, strict=False)}
 
