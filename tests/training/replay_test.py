@@ -83,6 +83,18 @@ def test_a_clipped_loss_by_hand(model, tmp_path):
   assert 0 < again["optim/grad_norm"] == pytest.approx(found["optim/grad_norm"], rel=1e-5)
 
 
+def test_tokens_that_were_given_have_no_part_in_the_loss(model, tmp_path):
+  """What a tool said, in the middle of a completion: whatever stands there, the loss is the same."""
+  given = lambda wrong: write(tmp_path / "rows.jsonl", [
+      row(4, old_log_probs=[log_prob(), wrong, wrong, log_prob() - math.log(2)],
+          advantages=[1, wrong, wrong, 1], action_mask=[1, 0, 0, 1]),
+      row(1, old_log_probs=[log_prob()], advantages=-0.5, action_mask=[1])])
+  found = rr.replay(make_config(GRPO), given(0.0), model=model)
+  assert found["loss/policy"] == pytest.approx(-(1 + 1.2 - 0.5) / 3, rel=1e-5)
+  assert found["policy/advantage_size"] == pytest.approx(2.5 / 3) and found["tokens"] == 3
+  assert found == rr.replay(make_config(GRPO), given(-7.0), model=model)
+
+
 def test_rewards_become_advantages_of_their_groups(model, tmp_path):
   """Rows of two groups, not in their order; 1 and 0 of a group are 0.7071 and -0.7071."""
   rows = [row(2, reward=1.0, group="b"), row(1, reward=1, group="a"),
@@ -127,6 +139,8 @@ def test_a_reference_and_a_critic_of_the_rows(model, tmp_path):
     (dict(reward=1, prompt_ids=[True]), "prompt_ids: got a list of 1"),
     (dict(reward=1, old_log_probs=[0.1]), "old_log_probs: got a list of 1, allowed: 2"),
     (dict(reward=1, values=[0.1, math.nan]), "values: got a list of 2, allowed: 2 finite numbers"),
+    (dict(reward=1, action_mask=[1]), "action_mask: got a list of 1, allowed: 2 of 0 and 1"),
+    (dict(reward=1, action_mask=[1, 2]), "action_mask: got a list of 2, allowed: 2 of 0 and 1"),
     (dict(reward="1"), "reward: got '1', allowed: a finite number or null"),
     (dict(advantages=[1, "x"]), "advantages: got a list of 2, allowed: 2 finite numbers"),
     (dict(reward=1, truncated=1), "truncated: got 1, allowed: true or false"),
