@@ -84,7 +84,7 @@ def test_a_clipped_loss_by_hand(model, tmp_path):
 
 
 def test_tokens_that_were_given_have_no_part_in_the_loss(model, tmp_path):
-  """What a tool said, in the middle of a completion: whatever stands there, the loss is the same."""
+  """What a tool said, in the middle of a completion: whatever stands there, the loss stays."""
   given = lambda wrong: write(tmp_path / "rows.jsonl", [
       row(4, old_log_probs=[log_prob(), wrong, wrong, log_prob() - math.log(2)],
           advantages=[1, wrong, wrong, 1], action_mask=[1, 0, 0, 1]),
