@@ -145,6 +145,8 @@ def _make_batch(
   row_rewards = _advantages_of_rows(
       spec, mask, outcome, kl_coef, masks.masked_sum(kl, mask, axis=1), rollout.truncated)
   token_rewards = losses.terminal_rewards(row_rewards, mask)
+  if outcome.token_rewards is not None:
+    token_rewards = token_rewards + losses.rewards_of_actions(outcome.token_rewards, mask)
   if config.kl_placement == "reward":
     token_rewards = token_rewards - kl_coef * kl
   if config.whiten_rewards:

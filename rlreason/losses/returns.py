@@ -147,3 +147,49 @@ def terminal_rewards(scores: jax.Array, mask: jax.Array) -> jax.Array:
   columns = jnp.arange(mask.shape[1])[None]
   last = jnp.max(jnp.where(mask, columns, -1), axis=1, keepdims=True)
   return jnp.where(columns == last, scores[:, None], 0.0)
+
+
+def rewards_of_actions(rewards: jax.Array, mask: jax.Array) -> jax.Array:
+  """Rewards that stand on no True token, moved to the last True one before them.
+
+  What a tool's output is worth is the doing of the call before it. What stands before the first
+  True token of a row is the doing of none, and left out. `[1, 2, 4, 8]` with a mask `[F, T, F, T]`
+  -> `[0, 6, 0, 8]`.
+
+  Args:
+    rewards: f32[B, T].
+    mask: bool[B, T] tokens that the policy chose.
+
+  Returns:
+    f32[B, T], 0 where masked.
+  """
+  chex.assert_equal_shape([rewards, mask])
+  columns = jnp.arange(mask.shape[1])[None]
+  owner = jax.lax.cummax(jnp.where(mask, columns, -1), axis=1)
+  add = jax.vmap(lambda owner, rewards: jnp.zeros_like(rewards).at[owner].add(rewards))
+  return add(jnp.maximum(owner, 0), masks.zero_masked(rewards.astype(jnp.float32), owner >= 0))
+
+
+def potential_shaping(
+    potentials: jax.Array, mask: jax.Array, *, discount: float,
+    last_potentials: jax.Array | None = None,
+) -> jax.Array:
+  """Rewards γ Φ(s_{t+1}) - Φ(s_t), which leave the best policy as it is.
+
+  Ng, Harada and Russell 1999 (ICML), of any potential Φ, such as the score of a prefix by a process
+  reward model. With γ = 1 they add up to -Φ(s_0): nothing is gained by more steps, as it is where Φ
+  itself is paid. A critic less Φ has the same advantages. For Φ = .2, .5, .9 and γ = 1:
+  .3, .4, -.9.
+
+  Args:
+    potentials: f32[B, T] Φ of the state before token t; not read where `mask` is False.
+    mask: bool[B, T] tokens that the policy chose; others are skipped.
+    discount: per-token γ in [0, 1].
+    last_potentials: f32[B] Φ after the last token of a row that was truncated; 0, or None, where
+      the row came to its end, as has to be.
+
+  Returns:
+    f32[B, T], gradients stopped, 0 where masked.
+  """
+  return gae(jnp.zeros_like(potentials), potentials, mask, discount=discount, gae_lambda=0.0,
+             last_values=last_potentials)[0]
