@@ -42,8 +42,7 @@ class Scored(NamedTuple):
   @property
   def is_right(self) -> np.ndarray:
     """bool[B]: the verifier gives 1 or more; False where it gives nothing."""
-    verdicts = self.rewards.parts.get("verifier", [None] * len(self.completions))
-    return np.array([verdict is not None and verdict >= 1.0 for verdict in verdicts], bool)
+    return np.array([bool(verdict) for verdict in self.rewards.verdicts], bool)
 
 
 class Sampled(NamedTuple):

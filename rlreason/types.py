@@ -89,14 +89,14 @@ class Outcome:
   scores: jax.Array  # f32[B] rewards, combined
   is_scored: jax.Array  # bool[B] False: could not be scored, and gets no gradient
   is_right: jax.Array | None = None  # bool[B] the verifier's verdict; None where nobody asks for it
-  # f32[B, T] rewards within the completions, paid beside the score, which is paid at the end. Those
-  # on a given token are of the last action before it.
-  token_rewards: jax.Array | None = None
   greedy_scores: jax.Array | None = None  # f32[B] of the greedy completion of the row's prompt
   # f32[B, N] the rewards behind the scores, and their weights, the same in all rows; None where
   # nobody asks for them.
   parts: jax.Array | None = None
   part_weights: jax.Array | None = None
+  # f32[B, T] rewards within the completions, paid beside the score, which is paid at the end. Those
+  # on a given token are of the last action before it.
+  token_rewards: jax.Array | None = None
 
 
 @struct.dataclass

@@ -23,6 +23,7 @@ import json
 from typing import Any
 
 from rlreason.evaluation import metrics
+from rlreason.rewards import is_right
 
 Completions = list[dict[str, Any]]
 
@@ -92,7 +93,7 @@ def _votes(rows: Sequence[dict[str, Any]]) -> tuple[list[int | None], list[bool 
 
 
 def _is_right(row: dict[str, Any]) -> bool | None:
-  return None if row["score"] is None else row["score"] >= 1.0
+  return is_right(row["score"])
 
 
 def _firsts(completions: Completions) -> Iterable[dict[str, Any]]:

@@ -22,7 +22,7 @@ from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
     CombinedReward, RewardSpec, Verifier, WorkerPool, answer, combine_rewards, has_math_golds,
-    is_built_in, verifier, verifier_columns, vote_answer)
+    is_built_in, is_right, verifier, verifier_columns, vote_answer)
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -142,7 +142,7 @@ class _Solution(NamedTuple):
 
   @property
   def is_right(self) -> bool | None:
-    return None if self.score is None else self.score >= 1.0
+    return is_right(self.score)
 
 
 class _Grader(NamedTuple):
@@ -311,7 +311,6 @@ def _first_right_boxes(
   """
   texts, scores = scored.completions, scored.rewards.parts["verifier"]
   boxes = [answer.find_boxes(text) for text in texts]
-  is_right = lambda score: score is not None and score >= 1.0
   ends = [found[0].end if len(found) == 1 and is_right(score) else None
           for found, score in zip(boxes, scores, strict=True)]
   # The verdict on a text is on one of its boxes: where it has several, each is verified by itself.

@@ -26,6 +26,7 @@ from rlreason.rewards.majority import majority_reward, vote_answer
 from rlreason.rewards.pool import WorkerPool, default_pool
 from rlreason.rewards.restart import restart_reward
 from rlreason.rewards.style import language_reward, repetition_reward
+from rlreason.rewards.values import is_right
 from rlreason.rewards.verifier import VERIFIERS, MathVerifier, verify
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "SCORE_COLUMN", "VERIFIERS", "Verifier", "WorkerPool", "arora_length_reward",
     "check_correctness_beats_length", "combine_rewards", "correctness_beats_length",
     "default_options", "default_pool", "exploration_reward", "finished_reward", "format_reward",
-    "has_math_golds", "is_built_in", "kimi_length_reward", "l1_length_reward",
+    "has_math_golds", "is_built_in", "is_right", "kimi_length_reward", "l1_length_reward",
     "l1_max_length_reward", "language_reward", "learned_reward", "majority_reward",
-    "overlong_reward", "random_reward", "repetition_reward", "restart_reward", "unfinished_reward",
-    "verifier_columns", "verify", "vote_answer"]
+    "overlong_reward", "random_reward", "repetition_reward", "restart_reward",
+    "unfinished_reward", "verifier_columns", "verify", "vote_answer"]

@@ -115,6 +115,12 @@ class RewardResult(NamedTuple):
   parts: dict[str, list[float | None]]
   counts: dict[str, int]
 
+  @property
+  def verdicts(self) -> list[bool | None]:
+    """[B] whether each is right; None where the verifier gives nothing, or there is none."""
+    scores = self.parts.get("verifier", [None] * len(self.total))
+    return list(map(values_lib.is_right, scores))
+
 
 def combine_rewards(
     specs: Sequence[RewardSpec],
@@ -204,8 +210,7 @@ class CombinedReward:
         not_finite += lost
       self._watches[spec.name].note(failures)
       if spec.name == "verifier":
-        columns[VERDICT_COLUMN] = [
-            None if value is None else value >= 1.0 for value in parts["verifier"]]
+        columns[VERDICT_COLUMN] = list(map(values_lib.is_right, parts["verifier"]))
     total = [self._total([values[row] for values in parts.values()]) for row in range(count)]
     after = self._pool.counts
     counts = {

@@ -21,6 +21,11 @@ _MAX_LOGGED = 5  # calls of a function in which some completions failed
 FAILURES = {"timeout": "it took longer than reward_timeout", "crash": "its process died"}
 
 
+def is_right(score: float | None) -> bool | None:
+  """Whether a verifier's score says right: 1 or more; None, not scored, stays None."""
+  return None if score is None else bool(score >= 1.0)
+
+
 def read_values(
     name: str, values: Any, count: int
 ) -> tuple[list[float | None], list[str | None], int]:

@@ -86,7 +86,7 @@ def accuracy_rows(everything: Sequence[Sampled], step: int) -> list[dict[str, An
   """
   rows = []
   for rows_of_part, _, scored in everything:
-    verdicts = _verdicts(scored)
+    verdicts = scored.rewards.verdicts
     size = len(verdicts) // len(rows_of_part)
     for i, row in enumerate(rows_of_part):
       known = [verdict for verdict in verdicts[i * size:(i + 1) * size] if verdict is not None]
@@ -105,7 +105,7 @@ def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
       rollout.prompt_tokens, rollout.prompt_mask, strict=True)]
   completion_ids = [ids[mask].tolist() for ids, mask in zip(
       rollout.completion_tokens, rollout.token_mask, strict=True)]
-  verdicts = _verdicts(scored)
+  verdicts = scored.rewards.verdicts
   return [{
       **problem(rows[i // group_size]), "completion": completion, "is_right": verdicts[i],
       "reward": scored.rewards.total[i],
@@ -113,12 +113,6 @@ def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
       "tokens": int(scored.lengths[i]), "truncated": bool(rollout.truncated[i]),
       "prompt_ids": prompt_ids[i], "completion_ids": completion_ids[i],
   } for i, completion in enumerate(scored.completions)]
-
-
-def _verdicts(scored: Scored) -> list[bool | None]:
-  """Whether each completion is right; None where the verifier gives nothing, or there is none."""
-  scores = scored.rewards.parts.get("verifier", [None] * len(scored.completions))
-  return [None if score is None else score >= 1.0 for score in scores]
 
 
 def _uniform_share(scored: Scored, group_size: int) -> float | None:
