@@ -58,6 +58,8 @@ def test_hand_worked():
   np.testing.assert_array_equal(result.log_probs, [
       [-2, -3, 0, 0, -2, -1], [-5, -6, -7, 0, 0, -3], [-8, -1, 0, 0, 0, 0], [-4, -4, -4, 0, 0, -8]])
   np.testing.assert_array_equal(result.token_mask.sum(axis=1), [6, 6, 2, 6])
+  np.testing.assert_array_equal(result.action_mask, np.array(  # not of what was put there
+      [[1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1]], bool))
   np.testing.assert_array_equal(result.truncated, [False, True, False, True])
   np.testing.assert_array_equal(result.prompt_tokens, rollout.prompt_tokens)
   assert seen[0][0] == "params"

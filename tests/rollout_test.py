@@ -175,6 +175,7 @@ def test_crop_to_the_smallest_bucket_that_holds_all():
     cropped = rollout_lib.crop(rollout, buckets)
     assert cropped.completion_tokens.shape == cropped.log_probs.shape == (3, width)
     assert cropped.token_mask.sum() == 6 and cropped.values is None
+    np.testing.assert_array_equal(cropped.action_mask, cropped.token_mask)
     assert cropped.prompt_tokens.shape == (3, 3)
 
 

@@ -259,3 +259,19 @@ def test_another_vocabulary_is_refused():
     distill(FORWARD, tiny.MODEL, dataclasses.replace(TEACHER, vocab_size=12), optax.sgd(0.1))
   with pytest.raises(ValueError, match="top_k: got 12, allowed: at most 11 words"):
     distill(dataclasses.replace(FORWARD, top_k=12), tiny.MODEL, TEACHER, optax.sgd(0.1))
+
+
+def test_given_tokens_are_not_distilled():
+  """Whatever the teacher says before them; what is before and after a gap still is."""
+  config, rollout = next(iter(CONFIGS.values())), make_rollout()
+  is_given = (np.arange(rollout.token_mask.shape[1]) == 1)[None] & rollout.token_mask
+  batch, _ = make_batch(config, rollout.replace(action_mask=rollout.token_mask & ~is_given))
+  np.testing.assert_array_equal(
+      batch.loss_mask, rollout.token_mask & ~is_given & np.asarray(KEPT)[:, None])
+  shape = lambda x: np.reshape(is_given, is_given.shape + (1,) * (x.ndim - 2))
+  other = batch.replace(teacher={
+      name: x if name == "ids" else jnp.where(shape(x), x - 3.0, x)
+      for name, x in batch.teacher.items()})
+  (params, metrics), (others, same) = update(config, batch), update(config, other)
+  assert is_given.any() and value(metrics, "loss/distill") == value(same, "loss/distill")
+  jax.tree.map(np.testing.assert_array_equal, params, others)

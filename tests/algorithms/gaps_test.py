@@ -1,6 +1,7 @@
 """Completions with given tokens between the policy's own: only actions are trained on."""
 
 import functools
+import importlib
 from unittest import mock
 
 import jax
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 from rlreason import losses, masks
-from rlreason.algorithms import PolicyGradientConfig, policy_gradient, scoring
+from rlreason.algorithms import PolicyGradientConfig, scoring
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
 from rlreason.training.group_plans import GroupPlanner
@@ -51,15 +52,19 @@ OUTCOME = Outcome(
     np.arange(ROWS) % 2 == 0)
 
 
+# The load of experts is of every token that stands there, given ones too.
+EXPERTS = tiny.replace(tiny.MODEL, num_experts=4, experts_per_token=2, balance_coef=0.5)
+
+
 @functools.cache
-def compiled(config=CONFIG):
-  return tiny.Compiled(config, 1.0, optax.sgd(0.1), GROUP)
+def compiled(model=tiny.MODEL):
+  return tiny.Compiled(CONFIG, 1.0, optax.sgd(0.1), GROUP, model)
 
 
 def batch_of(algorithm, rollout, plan=None):
   """The state before, the scores and the batch of a rollout."""
-  state = algorithm.init(tiny.random_params())
-  models_of = {"params": state.params, "reference": tiny.random_params(seed=1)}
+  state = algorithm.init(tiny.random_params(algorithm.model))
+  models_of = {"params": state.params, "reference": tiny.random_params(algorithm.model, seed=1)}
   scores = algorithm.score(models_of, rollout, plan)
   return state, scores, algorithm.make_batch((rollout, scores, OUTCOME), state.kl_coef)[0]
 
@@ -76,10 +81,11 @@ def test_lengths_by_hand():
   assert masks.lengths(np.zeros((2, 0), bool)).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("name", ACTIONS)
-def test_packed_rows_with_gaps_are_as_rows_of_their_own(name):
+@pytest.mark.parametrize("name, model", [
+    *((name, tiny.MODEL) for name in ACTIONS), ("in the middle", EXPERTS), ("two", EXPERTS)])
+def test_packed_rows_with_gaps_are_as_rows_of_their_own(name, model):
   """Scores, and the gradient of the whole model, which is what gradient descent changes."""
-  algorithm, rollout = compiled(), make_rollout(action_mask(name))
+  algorithm, rollout = compiled(model), make_rollout(action_mask(name))
   planner = GroupPlanner(CONFIG, GROUP, make_layout(ParallelConfig(data=1)))
   state, scores, batch = batch_of(algorithm, rollout)
   _, packed_scores, packed = batch_of(algorithm, rollout, planner.of_rollout(rollout))
@@ -93,6 +99,17 @@ def test_packed_rows_with_gaps_are_as_rows_of_their_own(name):
   assert_trees_close(alone.params, shared.params, atol=2e-5)
   if name == "all":
     assert_trees_close(alone.params, state.params, atol=0)
+
+
+def test_the_value_of_a_truncated_row_is_of_the_state_after_its_last_token():
+  """Also where that was given, as the output of a tool is: a mask of actions changes no value."""
+  config = tiny.replace(tiny.BASE, bootstrap_truncated=True)
+  algorithm = tiny.Compiled(config, 1.0, optax.sgd(0.1), GROUP)
+  state = algorithm.init(tiny.random_params())
+  scores = [algorithm.score({"params": state.params, "reference": None}, make_rollout(
+      action_mask(name)), None) for name in ("none given", "at the end")]
+  assert np.any(scores[0]["last_values"])
+  assert_trees_close(scores[0]["last_values"], scores[1]["last_values"], atol=0)
 
 
 def turns_of(rollout, batch):
@@ -145,8 +162,8 @@ def test_the_gradient_of_a_given_token_is_exactly_0(name, method):
   made = lambda: random.normal(size=TOKENS.shape).astype(np.float32)
   rollout = make_rollout(actions)
   scores = {"old_log_probs": made(), "ref_log_probs": made(), "values": made()}
-  module = policy_gradient.__globals__
-  batch, _ = module["_make_batch"](spec, (rollout, scores, OUTCOME), jnp.float32(0.1))
+  module = importlib.import_module("rlreason.algorithms.policy_gradient")
+  batch, _ = module._make_batch(spec, (rollout, scores, OUTCOME), jnp.float32(0.1))
   weights = masks.token_weights(batch.loss_mask, config.aggregation)
 
   def loss(params):
@@ -154,8 +171,7 @@ def test_the_gradient_of_a_given_token_is_exactly_0(name, method):
     with mock.patch.object(scoring, "policy_pass", lambda *args: passed), mock.patch.object(
         scoring, "values_of_rows", lambda *args: params["values"]):
       coefs = {"kl": 0.1, "entropy": 0.1, "policy": jnp.float32(1)}
-      return module["_loss"](
-          spec, {"policy": None}, (batch, weights, None, None), coefs)[0]
+      return module._loss(spec, {"policy": None}, (batch, weights, None, None), coefs)[0]
 
   params = {"log_probs": made(), "entropy": -made(), "values": made()}
   is_learned = actions & OUTCOME.is_scored[:, None]

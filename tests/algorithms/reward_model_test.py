@@ -12,7 +12,7 @@ from rlreason import losses, models
 from rlreason.algorithms import (
     RewardModelConfig, init_reward_params, reward_model, score_completions)
 from rlreason.slots import Slot
-from rlreason.types import PairBatch
+from rlreason.types import PairBatch, Rollout
 from tests.algorithms import preference_test, tiny
 
 PAIRS = RewardModelConfig()
@@ -141,3 +141,16 @@ def test_accuracy_on_pairs_of_a_bradley_terry_judge_nears_the_best_possible():
 def test_bad_settings_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     RewardModelConfig(**fields)
+
+
+def test_a_rollout_is_scored_at_its_last_token_whoever_wrote_it():
+  batch = first_completions(preference_test.make_pairs())
+  rollout = Rollout(
+      prompt_tokens=batch.prompt_tokens, prompt_mask=batch.prompt_mask,
+      completion_tokens=batch.completion_tokens, token_mask=batch.completion_mask,
+      action_mask=np.zeros_like(batch.completion_mask), log_probs=None, values=None,
+      truncated=None)
+  score = jax.jit(score_completions, static_argnums=0)
+  params = make_params()
+  np.testing.assert_array_equal(
+      score(tiny.MODEL, params, rollout), score(tiny.MODEL, params, batch))
