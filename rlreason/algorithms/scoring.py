@@ -41,7 +41,8 @@ class Pass(NamedTuple):
 
 
 def policy_pass(
-    spec: Spec, params: Params, rows, mask: jax.Array, packing: GroupPacking | None = None
+    spec: Spec, params: Params, rows, mask: jax.Array | None,
+    packing: GroupPacking | None = None,
 ) -> Pass:
   """One forward pass of a policy.
 
@@ -49,7 +50,7 @@ def policy_pass(
     spec: of the algorithm.
     params: of a policy of its model.
     rows: anything with prompt_tokens, prompt_mask and completion_tokens.
-    mask: bool[B, T] tokens that count in the load of experts.
+    mask: bool[B, T] tokens that count in the load of experts; None: nobody asks for it.
     packing: of the rows, to compute a group's prompt once and no padding; None: row by row. The
       numbers are the same, but 0 for tokens that the packing leaves out.
   """
@@ -129,12 +130,11 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
 
 def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | None):
   config, params = spec.config, models["params"]
-  mask, passed = rollout.token_mask, None
-  scores = {"old_log_probs": rollout.log_probs}
+  passed, scores = None, {"old_log_probs": rollout.log_probs}
   needs_values = config.has_critic and (rollout.values is None or config.critic == "separate")
   if config.recompute_log_probs or config.uses_old_entropies or (
       needs_values and config.critic == "shared"):
-    passed = policy_pass(spec, params["policy"], rollout, mask, packing)
+    passed = policy_pass(spec, params["policy"], rollout, None, packing)
   if config.recompute_log_probs:
     scores["old_log_probs"] = passed.log_probs
   if config.uses_old_entropies:
@@ -152,5 +152,5 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
       reference, params = spec, reference_of(models)
     else:
       reference, params = spec._replace(model=spec.reference), models["reference"]
-    scores["ref_log_probs"] = policy_pass(reference, params, rollout, mask, packing).log_probs
+    scores["ref_log_probs"] = policy_pass(reference, params, rollout, None, packing).log_probs
   return scores
