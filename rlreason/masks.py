@@ -158,6 +158,15 @@ def before_end(mask: jax.Array) -> jax.Array:
   return np.arange(mask.shape[1])[None] < lengths(mask)[:, None]
 
 
+def runs(mask: np.ndarray) -> np.ndarray:
+  """Which run of True columns each column is in, from 1; 0 where False; i32[B, T].
+
+  Of an `action_mask` these are the turns of the policy. `[T, T, F, T] -> [1, 1, 0, 2]`.
+  """
+  starts = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
+  return np.cumsum(starts, axis=1, dtype=np.int32) * mask
+
+
 def positions_from_mask(mask: jax.Array) -> jax.Array:
   """Positions 0, 1, 2... over the True entries of each row; i32[B, T].
 

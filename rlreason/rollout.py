@@ -259,6 +259,7 @@ def score(
       "reasoning_tokens": reasoning_lengths,
       "reasoning_text": [answer.text_before_answer(text, reward.mark) for text in completions],
       "truncated": rollout.truncated.tolist(),
+      "turns": masks.runs(rollout.action_mask).max(axis=1).tolist(),
       "group": [row // group_size for row in range(len(completions))]}
   if model_scores is not None:
     columns[SCORE_COLUMN] = model_scores.tolist()
@@ -357,10 +358,12 @@ def _take_groups(sampled: Sampled, groups: Sequence[int], group_size: int) -> Sa
   """Those groups alone; the counts of failures stay those of all."""
   index = (np.array(groups, int)[:, None] * group_size + np.arange(group_size)).reshape(-1)
   take = lambda values: [values[i] for i in index]
+  take_all = lambda rows: None if rows is None else take(rows)
   scored = sampled.scored
   rewards = scored.rewards._replace(
       total=take(scored.rewards.total),
-      parts={name: take(values) for name, values in scored.rewards.parts.items()})
+      parts={name: take(values) for name, values in scored.rewards.parts.items()},
+      placed=take_all(scored.rewards.placed), potentials=take_all(scored.rewards.potentials))
   arrays = ("totals", "is_scored", "lengths", "reasoning_lengths")
   return Sampled(
       [sampled.rows[group] for group in groups],
@@ -380,13 +383,23 @@ def _join(parts: Sequence[Sampled]) -> Sampled:
       parts={name: chain(one.rewards.parts[name] for one in scored)
              for name in scored[0].rewards.parts},
       counts={name: sum(one.rewards.counts[name] for one in scored)
-              for name in scored[0].rewards.counts})
+              for name in scored[0].rewards.counts},
+      placed=_chain_placed(parts, "placed"), potentials=_chain_placed(parts, "potentials"))
   arrays = ("totals", "is_scored", "lengths", "reasoning_lengths")
   return Sampled(
       chain(part.rows for part in parts),
       jax.tree.map(lambda *leaves: np.concatenate(leaves), *rollouts),
       Scored(completions=chain(one.completions for one in scored), rewards=rewards,
              **{name: np.concatenate([getattr(one, name) for one in scored]) for name in arrays}))
+
+
+def _chain_placed(parts: Sequence[Sampled], field: str) -> list | None:
+  """A field of `RewardResult` that is None where no reward function gave a list."""
+  lists = [getattr(part.scored.rewards, field) for part in parts]
+  if all(rows is None for rows in lists):
+    return None
+  return [placed for part, rows in zip(parts, lists)
+          for placed in rows or [[]] * len(part.scored.completions)]
 
 
 def _widen(rollout: Rollout, width: int) -> Rollout:

@@ -95,7 +95,8 @@ class Outcome:
   parts: jax.Array | None = None
   part_weights: jax.Array | None = None
   # f32[B, T] rewards within the completions, paid beside the score, which is paid at the end. Those
-  # on a given token are of the last action before it.
+  # on a given token are of the last action before it. The advantage slot sees the sum of both; with
+  # a critic, or where advantages have the unit of rewards, a token gets what is not paid before it.
   token_rewards: jax.Array | None = None
 
 

@@ -18,7 +18,7 @@ LAYERS = {
     "models": 2, "tokenizers": 2,
     "weights": 3, "data": 3, "sampling": 3,
     "rewards": 4, "search": 4,
-    "rollout": 5, "forcing": 5,
+    "rollout": 5, "forcing": 5, "token_rewards": 5,
     "algorithms": 6, "evaluation": 6,
     "training": 7,
     "api": 8, "commands": 8, "main": 8,

@@ -142,11 +142,8 @@ def _make_batch(
         else masks.masked_sum(old_log_probs, answer_mask, axis=1))
     outcome = outcome.replace(scores=outcome.scores + of_answers)
     kl = masks.zero_masked(kl, mask)
-  row_rewards = _advantages_of_rows(
-      spec, mask, outcome, kl_coef, masks.masked_sum(kl, mask, axis=1), rollout.truncated)
-  token_rewards = losses.terminal_rewards(row_rewards, mask)
-  if outcome.token_rewards is not None:
-    token_rewards = token_rewards + losses.rewards_of_actions(outcome.token_rewards, mask)
+  token_rewards = _token_rewards(spec, mask, outcome, lambda outcome: _advantages_of_rows(
+      spec, mask, outcome, kl_coef, masks.masked_sum(kl, mask, axis=1), rollout.truncated))
   if config.kl_placement == "reward":
     token_rewards = token_rewards - kl_coef * kl
   if config.whiten_rewards:
@@ -179,6 +176,19 @@ def _make_batch(
 def _answers(rollout: Rollout) -> jax.Array:
   """bool[B, T]: tokens given after the last action of each row."""
   return rollout.token_mask & ~masks.before_end(rollout.action_mask)
+
+
+def _token_rewards(spec: Spec, mask, outcome: Outcome, advantages_of_rows) -> jax.Array:
+  """Rewards of tokens, f32[B, T]: what a completion is paid at its end, and on its way there."""
+  if outcome.token_rewards is None:
+    return losses.terminal_rewards(advantages_of_rows(outcome), mask)
+  paid = losses.rewards_of_actions(outcome.token_rewards, mask)
+  # A group compares what its completions get in all.
+  sums = jnp.sum(paid, axis=1)
+  of_rows = advantages_of_rows(outcome.replace(scores=outcome.scores + sums))
+  if not spec.config.places_rewards:
+    return losses.terminal_rewards(of_rows, mask)
+  return losses.terminal_rewards(of_rows - sums, mask) + paid  # of a token, what is still to come
 
 
 def _advantages_of_rows(

@@ -204,6 +204,11 @@ class PolicyGradientConfig:
     return self.critic != "none"
 
   @property
+  def places_rewards(self) -> bool:
+    """Whether it matters on which token of a completion a reward is paid."""
+    return self.has_critic or losses.has_units_of_rewards(self.advantage.function)
+
+  @property
   def kl_clamps(self) -> dict[str, float | None]:
     """Of `losses.kl_estimate`."""
     return {"clamp_ratio": self.kl_clamp_ratio, "clamp": self.kl_clamp}

@@ -1,8 +1,8 @@
 """Pure array mathematics: no model and no configuration object is known here."""
 
 from rlreason.losses.advantages import (
-    batch_normalized, gdpo, group_centered, group_normalized, is_always_zero, leave_one_out,
-    leave_one_out_normalized, max_rl, no_baseline, opo, pass_at_k, remax)
+    batch_normalized, gdpo, group_centered, group_normalized, has_units_of_rewards, is_always_zero,
+    leave_one_out, leave_one_out_normalized, max_rl, no_baseline, opo, pass_at_k, remax)
 from rlreason.losses.corrections import (
     masked_importance, off_policy_mask, sequence_mask, truncated_importance)
 from rlreason.losses.covariance import clip_cov, kl_cov, select_clip_cov, select_kl_cov
@@ -29,8 +29,9 @@ __all__ = [
     "batch_normalized", "bradley_terry", "cap", "cispo", "clip_cov", "clipped_surrogate",
     "clipped_value_loss", "decoupled_surrogate", "dpo", "dppo_kl", "dppo_tv",
     "explained_variance", "forward_kl", "from_logits", "gae", "gdpo", "generalized_jsd", "gmpo",
-    "group_centered", "group_normalized", "gspo", "gspo_token", "hide_words", "ipo",
-    "is_always_zero", "kl_cov", "kl_estimate", "kto", "kto_baseline", "leave_one_out",
+    "group_centered", "group_normalized", "gspo", "gspo_token", "has_units_of_rewards",
+    "hide_words", "ipo", "is_always_zero", "kl_cov", "kl_estimate", "kto", "kto_baseline",
+    "leave_one_out",
     "leave_one_out_normalized", "length_adaptive_lambda", "log1mexp", "masked_importance",
     "max_rl", "mean_probability", "n_step_returns", "no_baseline", "off_policy_mask", "opo",
     "orpo", "outcome_cross_entropy", "pass_at_k", "potential_shaping", "reinforce", "remax",

@@ -310,6 +310,15 @@ _GROUP_RELATIVE = (
     opo, pass_at_k, max_rl, gdpo)
 
 
+# Their advantages are rewards less a baseline, in the unit of rewards.
+_IN_UNITS_OF_REWARDS = (group_centered, leave_one_out, no_baseline, opo, remax)
+
+
+def has_units_of_rewards(function: Callable[..., Any]) -> bool:
+  """Whether what a completion was paid on its way can be taken off its advantage."""
+  return function in _IN_UNITS_OF_REWARDS
+
+
 def is_always_zero(
     function: Callable[..., jax.Array], options: Mapping[str, Any], group_size: int) -> bool:
   """Whether one of these advantages is 0 for groups of this size, whatever their scores.

@@ -3,6 +3,9 @@
 Every reward has a name, a weight and its own values, also where its weight is 0. A reward function
 of the user's comes as a Python callable, which runs in this process as the user's own code, or from
 a config as "package.module:function", which runs in the killable workers, one row at a time.
+
+What a function gives for a completion is a number, paid at its end, or a list of (where, number),
+each paid where it belongs (`places.Where`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +27,7 @@ from rlreason.rewards import format as formats
 from rlreason.rewards import learned
 from rlreason.rewards import length
 from rlreason.rewards import majority
+from rlreason.rewards import places
 from rlreason.rewards import pool as pools
 from rlreason.rewards import restart
 from rlreason.rewards import style
@@ -31,14 +35,17 @@ from rlreason.rewards import values as values_lib
 from rlreason.rewards import verifier as verifiers
 from rlreason.rewards import worker
 
-# f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
-RewardFunction = Callable[..., Sequence[float | None]]
+# f(prompts, completions, **columns: list) -> for each row a number, a list of (where, number), or
+# None (could not be scored)
+RewardFunction = Callable[..., Sequence[float | Sequence[tuple[places.Where, float]] | None]]
+TURNS_COLUMN = "turns"
 Verifier = str | RewardFunction  # of a task: a name of `verifier.VERIFIERS`, or a function
 
 # Of every rollout, beside the task's columns: generated tokens, those before the answer and their
-# text, whether the length limit ended the completion, the index of its prompt, and the tags that
-# this ends with.
-ROLLOUT_COLUMNS = ("tokens", "reasoning_tokens", "reasoning_text", "truncated", "group", "opened")
+# text, whether the length limit ended the completion, the index of its prompt, the tags that this
+# ends with, and the turns that the policy took.
+ROLLOUT_COLUMNS = (
+    "tokens", "reasoning_tokens", "reasoning_text", "truncated", "group", "opened", TURNS_COLUMN)
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # What a built-in reward may read; its other keyword-only parameters are options.
 _READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
@@ -72,6 +79,9 @@ class RewardSpec:
     function: a reward function, or "package.module:function"; None for a built-in.
     options: keyword arguments beside the columns, such as {"c": 1000} for exploration.
     is_judge: the function scores effort in [0, 1]; a failure or anything else counts as 0.5.
+    is_potential: the function gives potentials Φ in lists, each of the state after its place, 0
+      before the first; what is paid are the differences γΦ' - Φ (`losses.potential_shaping`).
+    step_separator: what stands between the steps that the function's ("step", i) count.
   """
 
   name: str
@@ -79,6 +89,8 @@ class RewardSpec:
   function: Callable[..., Any] | str | None = None
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_judge: bool = False
+  is_potential: bool = False
+  step_separator: str = "\n"
 
   def __post_init__(self):
     if not self.name:
@@ -96,6 +108,12 @@ class RewardSpec:
             f"reward {self.name!r}: function must be 'package.module:function'."
             f" Got: {self.function!r}"
         )
+    if self.is_potential and (self.function is None or self.is_judge):
+      raise ValueError(
+          f"reward {self.name!r}: is_potential: got True for a "
+          f"{'judge' if self.is_judge else 'built-in reward'}, allowed: beside a function of lists")
+    if not self.step_separator:
+      raise ValueError(f"reward {self.name!r}: step_separator: got '', allowed: text")
     if self.function is None and self.name in BUILT_IN:
       _check_built_in(self.name, self.options)
 
@@ -104,16 +122,23 @@ class RewardResult(NamedTuple):
   """Scores of B completions.
 
   Attributes:
-    total: [B] the weighted sum, clipped; None where a part with a weight other than 0 is None.
-    parts: reward name -> [B] its values, before weighting.
+    total: [B] the weighted sum, clipped; None where a part with a weight other than 0 is None. Of a
+      list its sum; potentials are no part of it.
+    parts: reward name -> [B] its values, before weighting: of a list its sum, of potentials the
+      last one.
     counts: unscored (rows whose total is None) and, of this call, timeouts, crashes and errors of
       workers, not_finite (values that were NaN or infinite, which are None in `parts`) and
-      judge_failures (scores replaced by 0.5).
+      judge_failures (scores replaced by 0.5). Errors are also places that a completion lacks.
+    placed: [B] what of the total is paid within the completion, weighted; None where no function
+      gave a list.
+    potentials: [B] by how much the weighted potential rises where; None without a potential.
   """
 
   total: list[float | None]
   parts: dict[str, list[float | None]]
   counts: dict[str, int]
+  placed: list[list[places.Placed]] | None = None
+  potentials: list[list[places.Placed]] | None = None
 
   @property
   def verdicts(self) -> list[bool | None]:
@@ -188,8 +213,9 @@ class CombinedReward:
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, a reward is
-        neither None nor a number, or a function always fails (`values.FailureWatch`); the reward
-        is named. What a callable raises goes through, but for a judge's.
+        neither None, a number nor a list of (where, number), or a function always fails
+        (`values.FailureWatch`); the reward is named. What a callable raises goes through, but for a
+        judge's.
     """
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
@@ -198,37 +224,57 @@ class CombinedReward:
     columns = {name: column for name, column in columns.items()
                if name not in ("prompts", "completions", "self", VERDICT_COLUMN)}
     before = self._pool.counts
-    parts, judge_failures, not_finite = {spec.name: [] for spec in self.specs}, 0, 0
+    given = {spec.name: None for spec in self.specs}
     for spec in sorted(self.specs, key=lambda spec: spec.name != "verifier"):
-      function = self._functions[spec.name]
-      if spec.is_judge:
-        parts[spec.name], failures = _call_judge(function, prompts, completions, columns)
-        judge_failures += count - failures.count(None)
-      else:
-        values = function(prompts, completions, **columns)
-        parts[spec.name], failures, lost = values_lib.read_values(spec.name, values, count)
-        not_finite += lost
-      self._watches[spec.name].note(failures)
+      given[spec.name] = self._call(spec, prompts, completions, columns)
+      self._watches[spec.name].note(given[spec.name].failures)
       if spec.name == "verifier":
-        columns[VERDICT_COLUMN] = list(map(values_lib.is_right, parts["verifier"]))
-    total = [self._total([values[row] for values in parts.values()]) for row in range(count)]
+        columns[VERDICT_COLUMN] = list(map(values_lib.is_right, given["verifier"].scores))
+    parts = {name: values.scores for name, values in given.items()}
+    total = [self._total([scores[row] for scores in parts.values()]) for row in range(count)]
     after = self._pool.counts
     counts = {
         "unscored": total.count(None),
         "timeouts": after.timeouts - before.timeouts,
         "crashes": after.crashes - before.crashes,
-        "errors": after.errors - before.errors,
-        "not_finite": not_finite,
-        "judge_failures": judge_failures,
+        "errors": after.errors - before.errors + sum(one.misplaced for one in given.values()),
+        "not_finite": sum(one.not_finite for one in given.values()),
+        "judge_failures": sum(count - given[spec.name].failures.count(None)
+                              for spec in self.specs if spec.is_judge),
     }
-    return RewardResult(total, parts, counts)
+    return RewardResult(total, parts, counts, placed=self._placed(given, is_potential=False),
+                        potentials=self._placed(given, is_potential=True))
+
+  def _call(self, spec: RewardSpec, prompts, completions, columns) -> values_lib.Values:
+    function, count = self._functions[spec.name], len(completions)
+    if spec.is_judge:
+      scores, failures = _call_judge(function, prompts, completions, columns)
+      return values_lib.Values(scores, [None] * count, failures, 0, 0)
+    num_turns = columns.get(TURNS_COLUMN, [1] * count)
+    locate = lambda row, where: places.locate(
+        where, completions[row], num_turns=num_turns[row], separator=spec.step_separator)
+    values = values_lib.read_values(
+        spec.name, function(prompts, completions, **columns), count, locate)
+    return values_lib.as_potentials(spec.name, values) if spec.is_potential else values
 
   def _total(self, values: list[float | None]) -> float | None:
-    weighted = [(spec.weight, value) for spec, value in zip(self.specs, values) if spec.weight]
+    weighted = [(spec, value) for spec, value in zip(self.specs, values) if spec.weight]
     if any(value is None for _, value in weighted):
       return None
     low, high = self.clip_range
-    return min(high, max(low, math.fsum(weight * value for weight, value in weighted)))
+    return min(high, max(low, math.fsum(
+        spec.weight * value for spec, value in weighted if not spec.is_potential)))
+
+  def _placed(
+      self, given: dict[str, values_lib.Values], is_potential: bool
+  ) -> list[list[places.Placed]] | None:
+    """Of each completion what lists say, weighted; None where no function gave one."""
+    lists = [(spec.weight, given[spec.name].placed) for spec in self.specs
+             if spec.weight and spec.is_potential == is_potential]
+    lists = [(weight, rows) for weight, rows in lists if any(row is not None for row in rows)]
+    return [[(place, weight * number) for (weight, _), row in zip(lists, rows)
+             for place, number in row or ()]
+            for rows in zip(*(rows for _, rows in lists))] if lists else None
 
 
 def _make_function(

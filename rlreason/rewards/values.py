@@ -1,16 +1,19 @@
-"""What a reward function gave for each completion: a number, no score, or a failure.
+"""What a reward function gave for each completion: a reward, no score, or a failure.
 
-A completion for which a function fails, or gives NaN or an infinite value, is not scored; a
-function that fails on every completion, call after call, ends the run. Not here: what counts as a
+A reward is a number, or a list of (where, number) for what is paid within the completion. A
+completion for which a function fails, or gives NaN or an infinite value, is not scored; a function
+that fails on every completion, call after call, ends the run. Not here: what counts as a
 number (`worker.py`, which checks it before a score leaves its process).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+import math
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
 
+from rlreason.rewards import places
 from rlreason.rewards import pool as pools
 from rlreason.rewards import worker
 
@@ -26,22 +29,39 @@ def is_right(score: float | None) -> bool | None:
   return None if score is None else bool(score >= 1.0)
 
 
+class Values(NamedTuple):
+  """What a reward function gave for B completions.
+
+  Attributes:
+    scores: [B] numbers, the sum of a list; None where there is none.
+    placed: [B] the lists, None where there is a number or nothing.
+    failures: [B] why the function failed on it; None where it did not, or returned None.
+    not_finite: how many were NaN or infinite.
+    misplaced: how many have a place that the completion does not have.
+  """
+
+  scores: list[float | None]
+  placed: list[list[places.Placed] | None]
+  failures: list[str | None]
+  not_finite: int
+  misplaced: int
+
+
 def read_values(
-    name: str, values: Any, count: int
-) -> tuple[list[float | None], list[str | None], int]:
-  """Scores of a reward function as floats, and what went wrong.
+    name: str, values: Any, count: int,
+    locate: Callable[[int, places.Where], places.Place] | None = None,
+) -> Values:
+  """Rewards of a function as plain numbers, and what went wrong.
 
   Args:
     name: of the reward, for messages.
     values: what the function returned; a `pools.Reply` stands for a failure in a worker.
-    count: completions.
-
-  Returns:
-    The scores, [count], None where there is none; for each completion why the function failed on
-    it, None where it did not (also where it returned None); how many were NaN or infinite.
+    count: B.
+    locate: (row, where) -> where that is in the completion; raises LookupError where it has no such
+      place. None: only numbers are allowed.
 
   Raises:
-    ValueError: not `count` values, or one that is neither a number nor None.
+    ValueError: not `count` values, or one that is neither a reward nor None.
   """
   try:
     values = worker.as_list(values)
@@ -50,31 +70,65 @@ def read_values(
                      f"{error}") from error
   if len(values) != count:
     raise ValueError(f"reward {name!r} returned {len(values)} values for {count} completions")
-  scores, failures = [], []
+  scores, placed, failures = [None] * count, [None] * count, [None] * count
+  not_finite = misplaced = 0
   for row, value in enumerate(values):
-    score, failure = _read_value(name, row, value)
-    scores.append(score)
-    failures.append(failure)
-  lost = sum(isinstance(value, pools.Reply) for value in values)
-  return scores, failures, count - failures.count(None) - lost
+    if isinstance(value, pools.Reply) and value.failure != "refused":
+      failures[row] = value.message or FAILURES[value.failure]
+      continue
+    reward = _plain(name, row, value, locate is not None)
+    numbers = [number for _, number in reward] if isinstance(reward, list) else [reward]
+    unfit = [number for number in numbers if number is not None and not abs(number) <= _LARGEST]
+    if unfit:
+      failures[row] = f"reward {name!r} must return finite numbers or None. Got: {unfit[0]}"
+      not_finite += 1
+    elif isinstance(reward, list):
+      try:
+        placed[row] = [(locate(row, where), number) for where, number in reward]
+        scores[row] = math.fsum(numbers)
+      except LookupError as error:
+        failures[row] = f"reward {name!r}: {error.args[0]}"
+        misplaced += 1
+    else:
+      scores[row] = reward
+  return Values(scores, placed, failures, not_finite, misplaced)
 
 
-def _read_value(name: str, row: int, value: Any) -> tuple[float | None, str | None]:
+def _plain(
+    name: str, row: int, value: Any, allows_lists: bool
+) -> float | list[tuple[places.Where, float]] | None:
+  """A reward of plain types; raises ValueError for what is none."""
+  message = value.message if isinstance(value, pools.Reply) else ""
   if value is None:
-    return None, None
-  if isinstance(value, pools.Reply):
-    if value.failure != "refused":
-      return None, value.message or FAILURES[value.failure]
-    raise ValueError(
-        f"reward {name!r} must return finite numbers or None. {value.message} for row {row}")
-  try:
-    number = worker.to_number(value)
-  except worker.NoNumber as error:
-    raise ValueError(
-        f"reward {name!r} must return finite numbers or None. {error} for row {row}") from error
-  if abs(number) <= _LARGEST:
-    return number, None
-  return None, f"reward {name!r} must return finite numbers or None. Got: {number}"
+    return None
+  if not message:
+    try:
+      return worker.to_reward(value) if allows_lists else worker.to_number(value)
+    except worker.NoNumber as error:
+      message = str(error)
+  raise ValueError(
+      f"reward {name!r} must return finite numbers or None. {message} for row {row}")
+
+
+def as_potentials(name: str, values: Values) -> Values:
+  """Lists of potentials as lists of how much they rise; the scores are the last potentials.
+
+  Raises:
+    ValueError: there is a number instead of a list.
+  """
+  scores, rises = list(values.scores), list(values.placed)
+  for row, placed in enumerate(values.placed):
+    if placed is None and scores[row] is not None:
+      raise ValueError(f"reward {name!r}, a potential, must return lists of (where, number) or "
+                       f"None. Got: {scores[row]} for row {row}")
+    if placed is not None:
+      if len({type(place) for place, _ in placed}) == 1:
+        placed = sorted(placed, key=lambda pair: pair[0])
+      numbers = [0.0, *(number for _, number in placed)]
+      scores[row] = numbers[-1]
+      rises[row] = [(place, number - before)
+                    for (place, number), before in zip(placed, numbers)]
+  return values._replace(scores=scores, placed=rises)
 
 
 class FailureWatch:

@@ -25,6 +25,7 @@ import importlib.util
 import json
 import logging
 import numbers
+import operator
 import os
 import pathlib
 import re
@@ -157,7 +158,7 @@ def make_row_function(target):
     scores = as_list(function([prompt], [completion], **{**columns, **options}))
     if len(scores) != 1:
       raise ValueError(f"{target} returned {len(scores)} scores for one completion")
-    return None if scores[0] is None else to_number(scores[0])
+    return None if scores[0] is None else to_reward(scores[0])
 
   return score_row
 
@@ -178,6 +179,35 @@ def as_list(scores):
   except TypeError:
     raise NoNumber(scores, "no list of numbers: ") from None
   return list(scores)
+
+
+UNITS = ("step", "turn")  # places beside characters of the text
+
+
+def to_reward(value):
+  """A score: a number, or a list of [where, number]; where is a character, or (unit, index).
+
+  Raises NoNumber for everything else.
+  """
+  if not isinstance(value, (list, tuple)):
+    return to_number(value)
+  return [to_placed(pair, value) for pair in value]
+
+
+def to_placed(pair, value):
+  """One [where, number] of the list `value`, of plain types."""
+  try:
+    where, number = pair
+    if isinstance(where, bool):
+      raise ValueError
+    if isinstance(where, (list, tuple)):
+      unit, index = where
+      where = [UNITS[UNITS.index(unit)], operator.index(index)]
+    else:
+      where = operator.index(where)
+  except (TypeError, ValueError):
+    raise NoNumber(value, "(where, number) alone are allowed in a list: ") from None
+  return [where, to_number(number)]
 
 
 def to_number(value):

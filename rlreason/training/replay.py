@@ -168,7 +168,7 @@ def _outcome(rows: Replayed) -> Outcome:
   rewards = rows.of_rows.get("reward", np.zeros(len(rows.prompt_tokens), np.float32))
   return Outcome(
       np.nan_to_num(rewards), ~np.isnan(rewards), rows.of_rows.get("is_right"),
-      rows.of_rows.get("greedy_reward"))
+      rows.of_rows.get("greedy_reward"), token_rewards=rows.of_tokens.get("token_rewards"))
 
 
 def _with_advantages(

@@ -15,7 +15,8 @@ import numpy as np
 IDS = ("prompt_ids", "completion_ids")
 # One number for each token of the completion.
 TOKEN_FIELDS = (
-    "old_log_probs", "sampler_log_probs", "ref_log_probs", "values", "returns", "advantages")
+    "old_log_probs", "sampler_log_probs", "ref_log_probs", "values", "returns", "advantages",
+    "token_rewards")
 ACTIONS = "action_mask"  # 1 for each token of the completion that the policy chose, 0 for others
 ROW_FIELDS = ("reward", "greedy_reward", "is_right", "truncated", "group")
 _NUMBERS = ("reward", "greedy_reward")
@@ -110,6 +111,9 @@ def _checked(where: str, row: Row, vocab_size: int) -> Row:
   for name in _BOOLEANS:
     if name in row and not isinstance(row[name], bool):
       raise ValueError(f"{where}: {name}: got {_show(row[name])}, allowed: true or false")
+  if "token_rewards" in row and "reward" not in row:
+    raise ValueError(f"{where}: token_rewards: got them without a reward, allowed: beside the "
+                     "reward, which is paid at the end and may be 0")
   if ("reward" in row) == ("advantages" in row):
     raise ValueError(f"{where}: reward: got {'both' if 'reward' in row else 'neither'} of reward "
                      "and advantages, allowed: one of them")

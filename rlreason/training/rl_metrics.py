@@ -7,6 +7,7 @@ import numpy as np
 
 from rlreason.data.sampled import problem
 from rlreason.data.tasks.base import Row
+from rlreason.rewards import RewardResult
 from rlreason.rollout import Sampled, Scored
 from rlreason.types import Rollout
 
@@ -22,6 +23,9 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
       float(np.std(scored.totals[scored.is_scored])) if scored.is_scored.any() else None)
   for name, values in result.parts.items():
     metrics[f"reward/{name}/mean"] = _mean([value for value in values if value is not None])
+  if result.placed is not None:
+    metrics["reward/within/mean"] = _mean([
+        sum(number for _, number in placed) for placed in result.placed])
   verdicts = result.parts.get("verifier")
   if verdicts is not None:
     # None, a completion that could not be scored, is neither.
@@ -63,7 +67,8 @@ def sample_rows(
     parts = {name: values[i] for name, values in rewards.parts.items()}
     samples.append({
         "prompt": row["prompt"], "completion": scored.completions[i], "answer": row["answer"],
-        "rewards": {"total": rewards.total[i], **parts}, "length": int(scored.lengths[i])})
+        "rewards": {"total": rewards.total[i], **parts}, **_places(rewards, i),
+        "length": int(scored.lengths[i])})
   return samples
 
 
@@ -110,9 +115,16 @@ def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
       **problem(rows[i // group_size]), "completion": completion, "is_right": verdicts[i],
       "reward": scored.rewards.total[i],
       "rewards": {name: values[i] for name, values in scored.rewards.parts.items()},
-      "tokens": int(scored.lengths[i]), "truncated": bool(rollout.truncated[i]),
+      **_places(scored.rewards, i), "tokens": int(scored.lengths[i]),
+      "truncated": bool(rollout.truncated[i]),
       "prompt_ids": prompt_ids[i], "completion_ids": completion_ids[i],
   } for i, completion in enumerate(scored.completions)]
+
+
+def _places(rewards: RewardResult, i: int) -> dict[str, Any]:
+  """Of a completion, the (place, number) of what is paid within it and of how potentials rise."""
+  lists = {"placed": rewards.placed, "potentials": rewards.potentials}
+  return {name: rows[i] for name, rows in lists.items() if rows is not None}
 
 
 def _uniform_share(scored: Scored, group_size: int) -> float | None:

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from rlreason import losses
+from rlreason.slots import Slot
 from rlreason.types import Outcome
 from tests.algorithms import gaps_test, tiny
 
@@ -102,12 +103,46 @@ def test_rewards_within_a_completion_reach_the_tokens_before_them():
   paid = np.zeros((gaps_test.ROWS, gaps_test.COLUMNS), np.float32)
   paid[0, 3], paid[0, 4], paid[6, 0] = 1.0, 0.5, 9.0  # given in row 0; row 6 is not scored
   rollout, outcome, batch = batch_of(config, paid)
+  # Of 1.5 and 0 in the group: less the mean of .75, and of what is left after each payment.
   expected = np.zeros_like(paid)
-  expected[0] = [1.5, 1.5, 0, 0, 0.5, 0]
+  expected[0] = [0.75, 0.75, 0, 0, -0.25, -0.75]
+  expected[1] = np.where(rollout.action_mask[1], -0.75, 0)
   np.testing.assert_allclose(batch.advantages, expected, atol=1e-6)
   _, _, without = batch_of(config, None)
   np.testing.assert_array_equal(without.advantages, np.zeros_like(paid))
   assert outcome.token_rewards.shape == rollout.token_mask.shape
+
+
+def test_an_advantage_without_the_unit_of_rewards_is_that_of_the_sum():
+  """As verl adds up token rewards for GRPO; the same rewards at the end are the same advantages."""
+  config = tiny.replace(
+      gaps_test.CONFIG, whiten_advantages=False, advantage=Slot(losses.group_normalized))
+  paid = np.zeros((gaps_test.ROWS, gaps_test.COLUMNS), np.float32)
+  paid[0, 1], paid[2, 0], paid[3, 1] = 1.0, 0.5, -2.0
+  rollout, outcome, batch = batch_of(config, paid)
+  at_end = losses.terminal_rewards(
+      losses.rewards_of_actions(paid, rollout.action_mask).sum(1), rollout.action_mask)
+  np.testing.assert_allclose(batch.advantages, batch_of(config, at_end)[2].advantages, atol=1e-6)
+  one = [np.ptp(row[mask]) for row, mask in zip(np.asarray(batch.advantages), rollout.action_mask)
+         if mask.any()]
+  np.testing.assert_allclose(one, 0, atol=1e-6)
+  assert not config.places_rewards and gaps_test.CONFIG.places_rewards and tiny.BASE.places_rewards
+
+
+def test_a_group_loses_no_more_than_the_potential_by_shaping():
+  """Advantages of a group less the potential of the state, as if it were a baseline."""
+  config = tiny.replace(gaps_test.CONFIG, whiten_advantages=False)
+  random = np.random.default_rng(3)
+  shape = gaps_test.ROWS, gaps_test.COLUMNS
+  potentials = random.normal(size=shape).astype(np.float32)
+  rollout, _, without = batch_of(config, None)
+  mask = rollout.action_mask & (np.arange(gaps_test.ROWS) != 6)[:, None]  # 6 is not scored
+  first = potentials[np.arange(gaps_test.ROWS), mask.argmax(1)]
+  potentials -= first[:, None]  # of one prompt, the first state is one state
+  shaping = np.asarray(losses.potential_shaping(potentials, mask, discount=1.0))
+  _, _, batch = batch_of(config, shaping)
+  np.testing.assert_allclose(
+      batch.advantages, without.advantages - np.where(mask, potentials, 0), atol=2e-6)
 
 
 def test_a_critic_spreads_them():

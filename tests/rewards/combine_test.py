@@ -323,6 +323,67 @@ def test_what_is_no_list_is_refused(values):
     score([""], [RewardSpec(name="mine", function=lambda p, c, **_: values)])
 
 
+PLACES = '''
+import numpy as np
+
+def mine(prompts, completions, turns, **columns):
+  value = {"list": [(np.int64(1), True), (["step", 0], 0.5), (("turn", turns[0] - 1), 1)],
+           "empty": [], "number": 2.0, "none": None, "far": [(99, 1.0)], "nan": [(0, float("nan"))],
+           "text": [("a", 1.0)]}
+  return [value[completions[0]]]
+'''
+
+
+@pytest.mark.parametrize("in_worker", [False, True])
+def test_a_reward_may_be_a_list_of_places(in_worker, tmp_path, monkeypatch):
+  (tmp_path / "place_rewards.py").write_text(PLACES)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  import place_rewards
+  function = "place_rewards:mine" if in_worker else lambda prompts, completions, turns, **_: [
+      place_rewards.mine([""], [text], [n])[0] for text, n in zip(completions, turns)]
+  spec = RewardSpec(name="mine", weight=2.0, function=function)
+  texts = ["list", "empty", "number", "none", "far", "nan"]
+  with pools.WorkerPool(1) as pool:
+    combined = combine_rewards([spec], pool=pool)
+    result = combined([""] * 6, texts, turns=[3] * 6)
+    assert result.parts["mine"] == [2.5, 0.0, 2.0, None, None, None]
+    assert result.total == [5.0, 0.0, 4.0, None, None, None]
+    assert result.placed == [[(1, 2.0), (3, 1.0), (("turn", 2), 2.0)], [], [], [], [], []]
+    assert result.counts["not_finite"] == 1 and result.counts["errors"] == 1
+    with pytest.raises(ValueError, match=r"Got: .where, number. alone are allowed in .*'a'"):
+      combined([""], ["text"], turns=[1])
+    with pytest.raises(ValueError, match="failed on all 2 completions: reward 'mine': got charac"):
+      combine_rewards([spec], pool=pool)([""] * 2, ["far"] * 2, turns=[1] * 2)
+
+
+@pytest.mark.parametrize("value", [
+    [(0,)], [(0, 1, 2)], [0, 1], [("step", 1)], [(("word", 0), 1)], [(True, 1)], [(0.5, 1)],
+    [((0, 1), 1)], (0, 1.0), [{"where": 0}], [(0, "1")], [(("step", "1"), 1)], [None]])
+def test_lists_of_anything_else_are_refused(value):
+  with pytest.raises(ValueError, match="'mine' must return finite numbers or None. Got: "):
+    score([""], [RewardSpec(name="mine", function=constant(value))])
+
+
+def test_a_potential_gives_lists():
+  spec = RewardSpec(name="mine", function=constant(1.0), is_potential=True)
+  with pytest.raises(ValueError, match="'mine', a potential, must return lists of .*Got: 1.0 for"):
+    score(["a"], [spec])
+  unscored = RewardSpec(name="mine", function=constant(None), is_potential=True)
+  assert score(["a"], [unscored, RewardSpec(name="format")]).total == [None]
+  with pytest.raises(ValueError, match="is_potential: got True for a built-in reward, allowed: b"):
+    RewardSpec(name="format", is_potential=True)
+  with pytest.raises(ValueError, match="is_potential: got True for a judge"):
+    RewardSpec(name="mine", function=constant(1.0), is_potential=True, is_judge=True)
+  with pytest.raises(ValueError, match="step_separator: got '', allowed: text"):
+    RewardSpec(name="mine", function=constant(1.0), step_separator="")
+
+
+def test_the_verdict_on_a_list_is_that_of_its_sum():
+  result = combine_rewards([RewardSpec(name="verifier")], verifier=constant([(0, 0.5), (1, 0.5)]))(
+      [""], ["ab"])
+  assert result.verdicts == [True] and result.total == [1.0]
+
+
 @pytest.mark.parametrize("value, number", [
     (True, 1.0), (np.bool_(False), 0.0), (3, 3.0), (np.int8(-2), -2.0), (np.float16(0.5), 0.5),
     (ml_dtypes.bfloat16(0.5), 0.5), (np.array(0.25), 0.25), (jnp.float32(0.75), 0.75),

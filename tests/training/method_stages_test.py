@@ -9,7 +9,7 @@ import pytest
 
 from rlreason import losses, models, rollout as rollout_lib, weights
 from rlreason.algorithms import DistillConfig, PreferenceConfig, presets
-from rlreason.rewards import RewardResult, WorkerPool
+from rlreason.rewards import RewardResult, RewardSpec, WorkerPool
 from rlreason.rollout import Sampled, Scored
 from rlreason.slots import Slot
 from rlreason.training import loop, metrics, stages as stages_lib
@@ -94,6 +94,78 @@ def test_a_given_answer_is_the_reward_of_latro(tmp_path):
     rl_config(presets.latro(), answer_template="x")
   with pytest.raises(ValueError, match="answer_template: .*allowed: with algorithm.recompute_log"):
     rl_config(presets.grpo(), answer_template="{answer}")
+
+
+def share_at_the_end(prompts, completions, **columns):
+  """`even_share` as lists: one half of it at the end of the text, and the other there too."""
+  shares = even_share(prompts, completions)
+  return [[(len(text), share / 2), (("turn", 0), share / 2)]
+          for text, share in zip(completions, shares)]
+
+
+def share_at_the_start(prompts, completions, **columns):
+  return [[(0, share)] if text else [] for text, share in zip(
+      completions, even_share(prompts, completions))]
+
+
+def progress(prompts, completions, **columns):
+  return [[(0, 0.5), (len(text) // 2, 1.0)] if text else [] for text in completions]
+
+
+def with_reward(recipe, **fields):
+  stage, = recipe.stages
+  spec = dataclasses.replace(stage.rewards[-1], **fields)
+  return dataclasses.replace(
+      recipe, stages=(dataclasses.replace(stage, rewards=(*stage.rewards[:-1], spec)),))
+
+
+@pytest.mark.parametrize("algorithm, changes, matters", [
+    (presets.ppo(gae_lambda=0.5), {}, True),
+    (presets.dr_grpo(max_length=32), {}, True),
+    (presets.grpo(kl_coef=0.1), {}, False),
+    (presets.dapo(), dict(max_rounds=2), False),
+    (presets.rloo(), dict(max_rounds=2), True)])
+def test_a_list_of_rewards_at_the_end_is_the_number(algorithm, changes, matters, tmp_path):
+  """And one at the start is not, where a method tells tokens apart."""
+  params, metrics_of = [], []
+  for function in (even_share, share_at_the_end, share_at_the_start):
+    recipe = with_reward(rl_config(algorithm, **changes), function=function)
+    (output,), _ = run_step(recipe, tmp_path)
+    params.append(jax.device_get(output.state.params))
+    metrics_of.append(output.host_metrics)
+  one, other, third = params
+  distance = lambda x, y: max(
+      float(np.abs(x - y).max()) for x, y in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
+  assert distance(one, other) < 1e-5
+  assert (distance(one, third) > 1e-4) == matters
+  plain, placed, _ = metrics_of
+  assert placed["reward/total/mean"] == plain["reward/total/mean"] == placed["reward/within/mean"]
+  assert "reward/within/mean" not in plain
+
+
+def test_a_potential_of_a_stage_moves_credit_and_pays_nothing(tmp_path):
+  config = presets.ppo(gae_lambda=1.0, whiten_advantages=False)
+  params = []
+  for weight in (0.0, 1.0):
+    recipe = rl_config(config)
+    stage, = recipe.stages
+    spec = RewardSpec(name="progress", weight=weight, function=progress, is_potential=True)
+    recipe = dataclasses.replace(
+        recipe, stages=(dataclasses.replace(stage, rewards=(*stage.rewards, spec)),))
+    (output,), _ = run_step(recipe, tmp_path)
+    params.append(jax.device_get(output.state.params))
+    assert output.host_metrics["reward/progress/mean"] > 0.9
+    sample = output.samples[0]
+    assert sample["rewards"]["total"] == sample["rewards"]["spread"]
+    assert ("potentials" in sample) == bool(weight)
+  assert any(np.abs(x - y).max() > 1e-5 for x, y in zip(*map(jax.tree.leaves, params)))
+
+
+def test_a_potential_that_would_reach_no_token_is_refused(tmp_path):
+  recipe = with_reward(rl_config(presets.grpo(kl_coef=0.1)), function=progress, is_potential=True)
+  with pytest.raises(ValueError, match="rewards.spread.is_potential: got True with critic='none' "
+                     "and advantage=group_normalized, .*allowed: with a critic, or with group_cen"):
+    run_step(recipe, tmp_path)
 
 
 # Rollouts, taken apart and put together.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlreason import rollout as rollout_lib
+from rlreason import rollout as rollout_lib, token_rewards as token_rewards_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row, RowSource
@@ -38,9 +38,20 @@ def check_rl(setup: Setup, stage: RLStage):
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   make_reward(setup, stage, None)
+  _check_potentials(stage)
   policies.check_scalar_models(setup, stage)
   policies.check_reference(setup, stage)
   check_problems(setup, stage)
+
+
+def _check_potentials(stage: RLStage):
+  """Raises ValueError where the differences of a potential would reach no token."""
+  for spec in stage.rewards:
+    if spec.is_potential and spec.weight and not stage.algorithm.places_rewards:
+      raise ValueError(
+          f"rewards.{spec.name}.is_potential: got True with critic='none' and advantage="
+          f"{stage.algorithm.advantage.name}, which gives all tokens of a completion the same, "
+          "allowed: with a critic, or with group_centered, leave_one_out, no_baseline, opo, remax")
 
 
 def make_reward(
@@ -150,9 +161,7 @@ def make_rl(
     models_now = {"params": state.params, "reference": state.reference or reference}
     drawn = draw(models_now, data, key_sample)
     rows, rollout, scored = drawn.sampled
-    outcome = Outcome(
-        scored.totals, scored.is_scored, scored.is_right, greedy_scores(state.params, rows, key),
-        *_parts(stage, scored))
+    outcome = _outcome(setup, stage, drawn, greedy_scores(state.params, rows, key))
     ready, batch_metrics = make_batch(
         (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.kl_coef))
     ready = ready.replace(plan=planner.of_update(ready, key_update))
@@ -239,6 +248,22 @@ def _make_draw(
     return _Drawn(chosen, parts, scores, placed, seconds)
 
   return draw_one if stage.max_rounds == 1 else draw_until_full
+
+
+def _outcome(
+    setup: Setup, stage: RLStage, drawn: _Drawn, greedy_scores: np.ndarray | None
+) -> Outcome:
+  """What the update is told of the rewards; those within completions are as wide as its rows."""
+  _, rollout, scored = drawn.sampled
+  paid = token_rewards_lib.token_rewards(
+      setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
+      bootstraps=stage.algorithm.bootstrap_truncated)
+  totals = scored.totals
+  if paid is not None:
+    paid = np.pad(paid, ((0, 0), (0, drawn.placed.token_mask.shape[1] - paid.shape[1])))
+    totals = totals - token_rewards_lib.placed_sums(scored.rewards)
+  return Outcome(totals, scored.is_scored, scored.is_right, greedy_scores, *_parts(stage, scored),
+                 token_rewards=paid)
 
 
 def _parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarray | None]:

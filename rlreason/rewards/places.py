@@ -1,0 +1,56 @@
+"""Where in a completion a reward is paid: a character of its text, a step or a turn.
+
+A step is what stands between separators and is not blank, a turn what the policy wrote until
+something was put in that it did not choose. All are counted from 0.
+"""
+
+from typing import Any
+
+# As a reward function gives it: a character, ("step", i) or ("turn", i). Character c is paid on the
+# token that ends it; the text's length is the end of the completion.
+Where = int | tuple[str, int]
+# A character, or ("turn", i): steps are characters of the text as well.
+Place = int | tuple[str, int]
+Placed = tuple[Place, float]  # and what is paid there
+
+
+def split_steps(text: str, separator: str = "\n") -> list[str]:
+  """The steps of a text, without the separators: pieces that are not blank."""
+  return [piece for piece in text.split(separator) if piece.strip()]
+
+
+def locate(where: Any, text: str, *, num_turns: int, separator: str) -> Place:
+  """Where a reward stands in a completion.
+
+  Args:
+    where: as of `Where`; a pair may be a list.
+    text: of the completion.
+    num_turns: of the policy's in it.
+    separator: of its steps.
+
+  Returns:
+    A character, the last one of a step that is not blank, or ("turn", i).
+
+  Raises:
+    LookupError: there is no such character, step or turn.
+  """
+  if isinstance(where, int):
+    if not 0 <= where <= len(text):
+      raise LookupError(f"got character {where}, allowed: 0 to {len(text)}, the end of the text")
+    return where
+  unit, index = where
+  if unit == "turn":
+    _check(unit, index, num_turns)
+    return unit, index
+  ends, start = [], 0
+  for piece in text.split(separator):
+    if piece.strip():
+      ends.append(start + len(piece.rstrip()) - 1)
+    start += len(piece) + len(separator)
+  _check(unit, index, len(ends))
+  return ends[index]
+
+
+def _check(unit: str, index: int, count: int):
+  if not 0 <= index < count:
+    raise LookupError(f"got {unit} {index} of a completion with {count}, counted from 0")
