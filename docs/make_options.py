@@ -23,8 +23,7 @@ from typing import Annotated, Any, Literal, Union
 from absl import flags
 
 from rlreason import commands, main
-from rlreason.algorithms import policy_gradient_config as policy_gradient
-from rlreason.algorithms import presets
+from rlreason.algorithms.policy_gradient import config as policy_gradient, presets
 from rlreason.algorithms.preference import PAIRED, UNPAIRED
 from rlreason.algorithms.reward_model import PAIRED as PAIRED_SCORES, UNPAIRED as UNPAIRED_SCORES
 from rlreason.config import AtMost, Path

@@ -26,10 +26,11 @@ import numpy as np
 import optax
 
 import rlreason as rr
-from rlreason import config as config_lib, rollout as rollout_lib
-from rlreason.data import prompts as prompts_lib
+from rlreason import config as config_lib
+from rlreason.data import fitting, prompts as prompts_lib
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool
+from rlreason.rollout.scored import score
 from rlreason.training.setup import Setup, make_setup
 from rlreason.training.stage_configs import RLStage
 from rlreason.training.stages import rl
@@ -74,7 +75,7 @@ class Bed(NamedTuple):
   setup: Setup
   stage: RLStage
   params: Params  # of the policy
-  problems: rollout_lib.FittingRows  # of the train split
+  problems: fitting.FittingRows  # of the train split
   reward: CombinedReward
 
 
@@ -102,7 +103,7 @@ def make_sampler(bed: Bed, group_size: int) -> Callable[..., Rollout]:
 
   def draw(rows: Sequence[Row], key: Key, first_index: int = 0) -> Rollout:
     prompts = prompts_lib.make_prompts(
-        [rollout_lib.encode_prompt(setup.tokenizer, row) for row in rows],
+        [fitting.encode_prompt(setup.tokenizer, row) for row in rows],
         setup.recipe.prompt_buckets, first_index, setup.tokenizer.pad_id)
     return jax.device_get(compiled(bed.params, prompts, key))
 
@@ -111,7 +112,7 @@ def make_sampler(bed: Bed, group_size: int) -> Callable[..., Rollout]:
 
 def outcome_of(bed: Bed, rows: Sequence[Row], rollout: Rollout) -> Outcome:
   """What the completions score."""
-  scored = rollout_lib.score(bed.reward, bed.setup.tokenizer, rows, rollout)
+  scored = score(bed.reward, bed.setup.tokenizer, rows, rollout)
   return Outcome(scored.totals, scored.is_scored, scored.is_right)
 
 

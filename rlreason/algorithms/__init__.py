@@ -1,11 +1,9 @@
 """One file per method that differs in code; variants that only change constants are configs."""
 
-from rlreason.algorithms import presets
 from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.algorithms.distill import DistillConfig, distill, init_distill_params
 from rlreason.algorithms.policy_gradient import (
-    init_rl_params, minibatch_rows, policy_gradient)
-from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+    PolicyGradientConfig, init_rl_params, minibatch_rows, policy_gradient, presets)
 from rlreason.algorithms.preference import PreferenceConfig, preference, unpaired_batch
 from rlreason.algorithms.reward_model import (
     RewardModelConfig, init_reward_params, reward_model, score_completions)

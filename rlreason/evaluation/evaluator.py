@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlreason import forcing as forcing_lib
-from rlreason import rollout as rollout_lib, tracking
+from rlreason import tracking
 from rlreason.config import Examples, Rows, Tokens, check_unread
-from rlreason.data import sources
+from rlreason.data import fitting, sources
 from rlreason.data.prompts import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
 from rlreason.evaluation import behaviours, completions as completions_lib, metrics
@@ -23,6 +22,7 @@ from rlreason.parallel import Layout
 from rlreason.rewards import (
     CombinedReward, RewardSpec, Verifier, WorkerPool, answer, combine_rewards, has_math_golds,
     is_built_in, is_right, verifier, verifier_columns, vote_answer)
+from rlreason.rollout import forcing as forcing_lib, scored as scored_lib
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -58,8 +58,8 @@ class EvaluationConfig:
   # Put after each prompt (or the text of its last message) as it is, such as the label " GOOD" of a
   # policy that is conditioned on its return.
   prompt_suffix: str = ""
-  # Budget forcing (`forcing.py`): a completion that `max_new_tokens` cut off goes on after the text
-  # `forced_answer`, and one that ended before after `wait`, in the place of its end token.
+  # Budget forcing (`rollout/forcing.py`): a completion that `max_new_tokens` cut off goes on after
+  # the text `forced_answer`, and one that ended before after `wait`, in the place of its end token.
   forced_answer: str = ""  # put after what was cut off, such as "\\boxed{"; empty: off
   answer_tokens: Tokens = 16  # that may follow `forced_answer`
   wait: str = ""  # put in the place of an end token that comes too early
@@ -268,12 +268,12 @@ def _problems(
 ) -> list[Row]:
   """The first of the problems that fit."""
   is_math = has_math_golds(grader.spec, grader.task_verifier)
-  rows = rollout_lib.FittingRows(
+  rows = fitting.FittingRows(
       _with_suffix(rows, config.prompt_suffix), tokenizer, longest,
       verifier_columns(grader.spec, grader.task_verifier), is_math)
   rows = [rows[i] for i in range(min(config.num_problems, len(rows)))]
   if is_math:
-    rollout_lib.report_golds(rows)
+    fitting.report_golds(rows)
   return rows
 
 
@@ -289,11 +289,11 @@ def _score(
     reward: CombinedReward, tokenizer: Tokenizer, grader: _Grader, rows: Sequence[Row],
     rollout: Rollout,
 ) -> list[_Solution]:
-  scored = rollout_lib.score(reward, tokenizer, rows, rollout)
+  scored = scored_lib.score(reward, tokenizer, rows, rollout)
   ids = [tokens[mask].tolist() for tokens, mask in zip(
       rollout.completion_tokens, rollout.token_mask, strict=True)]
   ends = _first_right_boxes(reward, grader.is_built_in, rows, scored)
-  firsts = [None if end is None else rollout_lib.tokens_until(tokenizer, ids[i], end)
+  firsts = [None if end is None else scored_lib.tokens_until(tokenizer, ids[i], end)
             for i, end in enumerate(ends)]
   return list(map(
       _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
@@ -302,7 +302,7 @@ def _score(
 
 
 def _first_right_boxes(
-    reward: CombinedReward, is_built_in: bool, rows: Sequence[Row], scored: rollout_lib.Scored
+    reward: CombinedReward, is_built_in: bool, rows: Sequence[Row], scored: scored_lib.Scored
 ) -> list[int | None]:
   """Where the first right box of each text ends, in characters; None where the text is wrong.
 

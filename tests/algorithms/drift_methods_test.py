@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from rlreason import losses
-from rlreason.algorithms import policy_gradient, presets, scoring
+from rlreason.algorithms import policy_gradient, presets
+from rlreason.algorithms.policy_gradient import scoring
 from rlreason.slots import Slot
 from rlreason.training import metrics as metrics_lib
 from tests.algorithms import tiny

@@ -1,7 +1,6 @@
 """Completions with given tokens between the policy's own: only actions are trained on."""
 
 import functools
-import importlib
 from unittest import mock
 
 import jax
@@ -11,7 +10,9 @@ import optax
 import pytest
 
 from rlreason import losses, masks
-from rlreason.algorithms import PolicyGradientConfig, scoring
+from rlreason.algorithms import PolicyGradientConfig
+from rlreason.algorithms.policy_gradient import loss as loss_lib, scoring
+from rlreason.algorithms.policy_gradient.batch import make_batch
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
 from rlreason.training.group_plans import GroupPlanner
@@ -162,8 +163,7 @@ def test_the_gradient_of_a_given_token_is_exactly_0(name, method):
   made = lambda: random.normal(size=TOKENS.shape).astype(np.float32)
   rollout = make_rollout(actions)
   scores = {"old_log_probs": made(), "ref_log_probs": made(), "values": made()}
-  module = importlib.import_module("rlreason.algorithms.policy_gradient")
-  batch, _ = module._make_batch(spec, (rollout, scores, OUTCOME), jnp.float32(0.1))
+  batch, _ = make_batch(spec, (rollout, scores, OUTCOME), jnp.float32(0.1))
   weights = masks.token_weights(batch.loss_mask, config.aggregation)
 
   def loss(params):
@@ -171,7 +171,8 @@ def test_the_gradient_of_a_given_token_is_exactly_0(name, method):
     with mock.patch.object(scoring, "policy_pass", lambda *args: passed), mock.patch.object(
         scoring, "values_of_rows", lambda *args: params["values"]):
       coefs = {"kl": 0.1, "entropy": 0.1, "policy": jnp.float32(1)}
-      return module._loss(spec, {"policy": None}, (batch, weights, None, None), coefs)[0]
+      micro_batch = (batch, weights, None, None)
+      return loss_lib.micro_batch_loss(spec, {"policy": None}, micro_batch, coefs)[0]
 
   params = {"log_probs": made(), "entropy": -made(), "values": made()}
   is_learned = actions & OUTCOME.is_scored[:, None]

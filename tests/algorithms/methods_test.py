@@ -417,7 +417,7 @@ def test_filtered_rows_lose_their_kl():
 
 
 def test_micro_batches_without_a_kept_row_are_not_computed(monkeypatch):
-  scoring = importlib.import_module("rlreason.algorithms.scoring")
+  scoring = importlib.import_module("rlreason.algorithms.policy_gradient.scoring")
   passes, features = [], scoring.completion_features
 
   def counted(*args):

@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import rollout as rollout_lib
+from rlreason.data.fitting import encode_prompt
 from rlreason.data.tasks.base import Task
 from rlreason.evaluation import evaluator
 from rlreason.evaluation.behaviours import Behaviours
 from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import RewardSpec, WorkerPool, verifier
+from rlreason.rollout import generate as generate_lib
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 from tests.algorithms import tiny
@@ -48,7 +49,7 @@ def canned_generator_fixture(monkeypatch):
 
     return generate
 
-  monkeypatch.setattr(rollout_lib, "make_generator", make_generator)
+  monkeypatch.setattr(generate_lib, "make_generator", make_generator)
   return calls
 
 
@@ -222,7 +223,7 @@ def test_a_suffix_is_put_after_each_prompt(calls, monkeypatch):
   assert calls[0][2] == ["1 2", "back 2"] == [sample["prompt"] for sample in samples]
   assert evaluation["toy"]["greedy"]["value"] == 0.5
   row = evaluator._with_suffix(rows, " 2")[0]  # what a stage tokenised is of the old prompt
-  assert rollout_lib.encode_prompt(TOKENIZER, row) == TOKENIZER.encode("1 2")
+  assert encode_prompt(TOKENIZER, row) == TOKENIZER.encode("1 2")
   with pytest.raises(ValueError, match="got the words .'GOOD'."):
     evaluate(EvaluationConfig(prompt_suffix=" GOOD"), rows)
 

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import rollout as rollout_lib
 from rlreason.data.tasks import chain, countdown
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import CountdownTask
 from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
 from rlreason.rewards import RewardSpec
+from rlreason.rollout import generate as generate_lib
 from rlreason.training.setup import make_reading
 from rlreason.types import Rollout
 from tests.algorithms import tiny
@@ -74,7 +74,7 @@ def evaluate(name, write, monkeypatch):
           truncated=np.zeros(len(ids), bool))
     return generate
 
-  monkeypatch.setattr(rollout_lib, "make_generator", make_generator)
+  monkeypatch.setattr(generate_lib, "make_generator", make_generator)
   reading = make_reading(CountdownTask(kind="countdown")) if name == "countdown" else Reading()
   run = make_evaluator(
       CONFIG, task, tiny.MODEL, tokenizer, fakes.LAYOUT, prompt_buckets=(4,), reading=reading,

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import rollout as rollout_lib
 from rlreason.rewards import RewardSpec, combine_rewards
+from rlreason.rollout import generate as generate_lib
+from rlreason.rollout.scored import score
 from rlreason.sampling import SamplingOptions
 from rlreason.training.stage_configs import RLStage, SampleStage
 from tests.algorithms import tiny
@@ -80,8 +81,8 @@ def test_a_generator_samples_as_it_is_told():
   ends = mock.Mock(wraps=fakes.TOKENIZER, eos_ids=(1, 4), pad_id=0)
   sample = lambda model, params, prompts, key, **settings: calls.append((params, settings))
   for has_values in (True, False):
-    with mock.patch.object(rollout_lib, "sample", sample):
-      generate = rollout_lib.make_generator(
+    with mock.patch.object(generate_lib, "sample", sample):
+      generate = generate_lib.make_generator(
           tiny.MODEL, ends, fakes.LAYOUT, options=options, group_size=3, prompt_buckets=(4,),
           has_values=has_values)
       generate({"policy": "P", "value_head": "V"}, fakes.ROWS[:1], jax.random.key(0))
@@ -94,7 +95,7 @@ def test_scores_of_a_reward_model_and_negative_weights_reach_the_total():
   reward = combine_rewards(
       [RewardSpec(name="verifier", weight=0.5), RewardSpec(name="learned", weight=-0.25)],
       pool=fakes.POOL)
-  scored = rollout_lib.score(
+  scored = score(
       reward, fakes.TOKENIZER, fakes.ROWS[:2], fakes.make_rollout([fakes.RIGHT, fakes.SHORT]),
       np.array([2.0, -4.0], np.float32))
   assert scored.rewards.parts["learned"] == [2, -4]

@@ -20,6 +20,7 @@ from rlreason.algorithms import base as algorithms
 from rlreason.data.tasks.base import Task
 from rlreason.evaluation import evaluator
 from rlreason.parallel import Layout
+from rlreason.rollout import generate as generate_lib
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import loop, stages as stages_lib
 from rlreason.training.recipe import Recipe
@@ -207,7 +208,7 @@ def stage_trace(
 def evaluation_trace(config, rows=ROWS, **settings):
   """What an evaluation samples, and what it finds."""
   trace = Trace(list)
-  with mock.patch.object(rollout_lib, "make_generator", generator_of(trace)), mock.patch.object(
+  with mock.patch.object(generate_lib, "make_generator", generator_of(trace)), mock.patch.object(
       evaluator.forcing_lib, "make_generator", wraps=evaluator.forcing_lib.make_generator) as made:
     run = evaluator.make_evaluator(
         config, Task(name="toy", rows=list(rows), verifier="math"), tiny.MODEL, TOKENIZER, LAYOUT,

@@ -16,7 +16,8 @@ import optax
 from rlreason import losses, models
 from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig,
-    policy_gradient, scoring)
+    policy_gradient)
+from rlreason.algorithms.policy_gradient import scoring
 from rlreason.models import ModelConfig
 from rlreason.sampling import SamplingOptions, logits as logits_lib, sample
 from rlreason.slots import Slot

@@ -7,15 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import losses, models, rollout as rollout_lib, weights
+from rlreason import losses, models, weights
 from rlreason.algorithms import DistillConfig, PreferenceConfig, presets
-from rlreason.rewards import RewardResult, RewardSpec, WorkerPool
-from rlreason.rollout import Sampled, Scored
+from rlreason.rewards import RewardSpec, WorkerPool
 from rlreason.slots import Slot
 from rlreason.training import loop, metrics, stages as stages_lib
 from rlreason.training.recipe import from_config
 from rlreason.training.setup import make_setup
-from tests import rollout_test
 from tests.training import tiny_run
 
 PROMPTS, GROUP = 8, 2
@@ -169,59 +167,6 @@ def test_a_potential_that_would_reach_no_token_is_refused(tmp_path):
 
 
 # Rollouts, taken apart and put together.
-
-
-def make_sampled(rewards, prompts=3, first=0):
-  texts = [f"{'a ' * (i % 3)}b <eos>" for i in range(len(rewards))]
-  rollout = rollout_test.make_rollout(texts, prompts=prompts)
-  scored = Scored(
-      completions=texts, rewards=RewardResult(list(rewards), {"x": list(rewards)}, {"errors": 1}),
-      totals=np.array([value or 0.0 for value in rewards], np.float32),
-      is_scored=np.array([value is not None for value in rewards]),
-      lengths=rollout.token_mask.sum(axis=1), reasoning_lengths=np.zeros(len(rewards), int))
-  return Sampled([{"prompt": str(first + i)} for i in range(len(rewards) // 2)], rollout, scored)
-
-
-def test_useful_groups_go_first_and_others_fill_up():
-  parts = [make_sampled([1, 1, 1, 0, None, 0]), make_sampled([0, 0, 0, 1], prompts=5, first=3)]
-  np.testing.assert_array_equal(parts[0].differs(2), [False, True, False])
-  chosen = rollout_lib.fill_with_useful(parts, 3, 2)
-  assert [row["prompt"] for row in chosen.rows] == ["0", "1", "4"]
-  np.testing.assert_array_equal(chosen.scored.totals, [1, 1, 1, 0, 0, 1])
-  assert chosen.rollout.prompt_tokens.shape == (6, 5)
-  assert not chosen.rollout.prompt_mask[0, :2].any() and chosen.rollout.prompt_mask[-1].all()
-  assert chosen.scored.rewards.parts["x"] == [1, 1, 1, 0, 0, 1]
-  assert chosen.scored.rewards.counts == {"errors": 2}
-
-
-def test_groups_all_right_or_all_wrong_are_of_no_use_to_accuracy():
-  """Their rewards differ by a penalty of length; one completion could not be scored."""
-  sampled = make_sampled([2.0, 1.5, -0.5, 0.0, 2.0, 0.0, None, 1.0], prompts=3)
-  verdicts = [1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
-  sampled.scored.rewards.parts["verifier"] = verdicts
-  np.testing.assert_array_equal(sampled.differs(2), [True, True, True, False])
-  np.testing.assert_array_equal(sampled.differs(2, "accuracy"), [False, False, True, False])
-  chosen = rollout_lib.fill_with_useful([sampled], 1, 2, "accuracy")
-  assert [row["prompt"] for row in chosen.rows] == ["2"]
-
-
-def test_answers_take_the_place_of_the_completions_own():
-  tokenizer = rollout_test.TOKENIZER
-  rollout = rollout_test.make_rollout(
-      ["a b \\boxed{ 1 } <eos>", "a b c <eos>", "a b c a", "\\boxed{ 2 } <eos>"])
-  rows = [{"prompt": "a", "answer": "2"}, {"prompt": "b", "answer": "1"}]
-  made = rollout_lib.append_answers(tokenizer, rows, rollout, "\\boxed{ {answer} }")
-  eos = tokenizer.eos_ids[0]
-  boxed = lambda text: [*tokenizer.encode(f"\\boxed{{ {text} }}"), eos]
-  expected = [("a b", "2"), ("a b c", "2"), ("a b c a", "1"), ("", "1")]
-  for i, (reasoning, answer) in enumerate(expected):
-    ids = tokenizer.encode(reasoning) if reasoning else []
-    tokens = made.completion_tokens[i][made.token_mask[i]].tolist()
-    assert tokens == [*ids, *boxed(answer)], i
-    np.testing.assert_array_equal(
-        made.action_mask[i][:len(tokens)], [True] * len(ids) + [False] * len(boxed(answer)))
-  assert made.truncated.tolist() == [False, False, True, False]
-  assert made.completion_tokens.shape[1] == made.action_mask.shape[1] == 16
 
 
 # Pairs and teachers.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlreason import rollout as rollout_lib, token_rewards as token_rewards_lib
+from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row, RowSource
@@ -255,13 +255,13 @@ def _outcome(
 ) -> Outcome:
   """What the update is told of the rewards; those within completions are as wide as its rows."""
   _, rollout, scored = drawn.sampled
-  paid = token_rewards_lib.token_rewards(
+  paid = rollout_lib.token_rewards(
       setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
       bootstraps=stage.algorithm.bootstrap_truncated)
   totals = scored.totals
   if paid is not None:
     paid = np.pad(paid, ((0, 0), (0, drawn.placed.token_mask.shape[1] - paid.shape[1])))
-    totals = totals - token_rewards_lib.placed_sums(scored.rewards)
+    totals = totals - rollout_lib.placed_sums(scored.rewards)
   return Outcome(totals, scored.is_scored, scored.is_right, greedy_scores, *_parts(stage, scored),
                  token_rewards=paid)
 

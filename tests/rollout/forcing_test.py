@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from rlreason import forcing, sampling
+from rlreason import sampling
 from rlreason.data import prompts as prompts_lib
-from rlreason.forcing import Forcing
 from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.rollout import forcing
+from rlreason.rollout.forcing import Forcing
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rlreason import masks, rollout as rollout_lib
+from rlreason import masks
 from rlreason.data.tasks.base import Row
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
+from rlreason.rollout import generate as generate_lib
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
@@ -73,7 +74,7 @@ def make_generator(
     ValueError: a text has no tokens, or the tokens do not fit the budget or the model.
   """
   budget, longest = options.max_new_tokens, max(prompt_buckets)
-  generate = rollout_lib.make_generator(
+  generate = generate_lib.make_generator(
       model, tokenizer, layout, options=options, group_size=group_size,
       prompt_buckets=prompt_buckets)
 
@@ -81,7 +82,7 @@ def make_generator(
     columns = longest + min(limit - 1, budget + len(ids))
     # The sampler goes on from the longest row for as many tokens as from the shortest. What is kept
     # of them is within the limit, and so within the positions of the model.
-    return Continuation(rollout_lib.make_generator(
+    return Continuation(generate_lib.make_generator(
         dataclasses.replace(model, max_positions=columns + max_new_tokens), tokenizer, layout,
         options=dataclasses.replace(options, max_new_tokens=max_new_tokens), group_size=1,
         prompt_buckets=(columns,)), ids, limit)

@@ -8,7 +8,7 @@ rewards is in its recipe (experiments/); docs/algorithms.md shows all of them si
 from typing import Any, Literal
 
 from rlreason import losses
-from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
 from rlreason.slots import Slot
 
 _NO_CRITIC = dict(critic="none", whiten_advantages=False)

@@ -1,4 +1,4 @@
-"""Rewards within completions, from the places that reward functions name to the tokens there."""
+"""Rewards within completions: from the places that reward functions name to the tokens there."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from rlreason import losses, masks
 from rlreason.rewards import Placed, Place, RewardResult
-from rlreason.rollout import tokens_until
+from rlreason.rollout.scored import tokens_until
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Rollout
 

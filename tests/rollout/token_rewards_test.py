@@ -1,11 +1,11 @@
-"""Tests of rlreason.token_rewards: from places in texts to tokens."""
+"""Tests of rlreason.rollout.token_rewards: from places in texts to tokens."""
 
 import numpy as np
 import pytest
 
 from rlreason import losses, rollout as rollout_lib
 from rlreason.rewards import RewardSpec, combine_rewards
-from rlreason.token_rewards import placed_sums, token_rewards
+from rlreason.rollout import placed_sums, token_rewards
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.algorithms.policy_gradient_config import PolicyGradientConfig
+from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
 from rlreason.algorithms.rows import (
     completion_features, features_with_last, in_chunks, reference_of)
 from rlreason.models import (

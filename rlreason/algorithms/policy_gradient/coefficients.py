@@ -1,0 +1,64 @@
+"""What moves beside the parameters: the coefficients of KL and entropy, and the reference."""
+
+import jax
+import jax.numpy as jnp
+
+from rlreason import masks
+from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
+from rlreason.losses.entropy import active_entropy_coef, adapt_entropy_coef
+from rlreason.losses.kl import adapt_kl_coef
+from rlreason.models import lora
+from rlreason.types import Params, RolloutBatch
+
+
+def current_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch) -> dict[str, jax.Array]:
+  """Weights of the terms of the loss in this step, as `loss.micro_batch_loss` takes them."""
+  entropy = state.entropy_coef
+  if config.entropy_target is not None:
+    entropy = active_entropy_coef(
+        entropy, _mean_entropy(batch), target=config.entropy_target)
+  is_warm = state.step >= config.critic_warmup_steps
+  return {"kl": state.kl_coef, "entropy": entropy, "policy": is_warm.astype(jnp.float32)}
+
+
+def _mean_entropy(batch: RolloutBatch) -> jax.Array:
+  """Of the policy before the update, estimated from what it sampled; nats per token."""
+  return -masks.masked_mean(batch.old_log_probs, batch.counted_mask)
+
+
+def move_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch):
+  """The coefficients of the KL and of the entropy, each towards its target."""
+  mask = batch.counted_mask
+  if config.kl_target is not None:
+    kl = masks.masked_sum(batch.old_log_probs - batch.ref_log_probs, mask)
+    kept_rows = jnp.sum(jnp.any(mask, axis=1).astype(jnp.float32))
+    state = state.replace(kl_coef=adapt_kl_coef(
+        state.kl_coef, masks.safe_divide(kl, kept_rows), target=config.kl_target,
+        horizon=config.kl_horizon, num_sequences=mask.shape[0]))
+  if config.entropy_target is not None:
+    state = state.replace(entropy_coef=adapt_entropy_coef(
+        state.entropy_coef, _mean_entropy(batch), target=config.entropy_target,
+        step_size=config.entropy_step))
+  return state
+
+
+def moving_reference(config: PolicyGradientConfig, params: Params) -> Params | None:
+  """A copy of what is trained of the policy, in f32: a mean of bf16 would stand still."""
+  if not config.reference_every:
+    return None
+  return jax.tree.map(
+      lambda x: jnp.array(x, jnp.float32, copy=True), lora.split(params["policy"])[0])
+
+
+def move_reference(config: PolicyGradientConfig, state):
+  """Every `reference_every` steps: reference <- decay * reference + (1 - decay) * policy."""
+  if not config.reference_every:
+    return state
+  is_due = state.step % config.reference_every == 0
+  # In f32 before they are multiplied: a share of a bf16 parameter would be rounded to bf16.
+  policy = jax.tree.map(
+      lambda x: x.astype(jnp.float32), lora.split(state.params["policy"])[0])
+  decay = config.reference_decay
+  return state.replace(reference=jax.tree.map(
+      lambda old, new: jnp.where(is_due, decay * old + (1 - decay) * new, old),
+      state.reference, policy))

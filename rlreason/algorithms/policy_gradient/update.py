@@ -1,0 +1,136 @@
+"""An update by policy gradient: epochs, minibatches and micro-batches in one compiled program."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rlreason import masks
+from rlreason.algorithms import base
+from rlreason.algorithms.policy_gradient.coefficients import (
+    current_coefs, move_coefs, move_reference)
+from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
+from rlreason.algorithms.policy_gradient.loss import micro_batch_loss
+from rlreason.algorithms.policy_gradient.scoring import Spec
+from rlreason.models import lora
+from rlreason.parallel import ALONE
+from rlreason.types import Key, RolloutBatch
+
+
+def minibatch_rows(
+    config: PolicyGradientConfig, key: Key, num_rows: int, group_size: int
+) -> jax.Array:
+  """The rows of each minibatch of an update, i32[N, minibatch_size], in random order.
+
+  Groups stay together where a minibatch is a multiple of them, so that they can share their prompt.
+
+  Args:
+    config: of the algorithm.
+    key: of the update.
+    num_rows: B of the rollout.
+    group_size: G.
+  """
+  unit = group_size if config.minibatch_size % group_size == 0 else 1
+  order = jax.vmap(lambda key: jax.random.permutation(key, num_rows // unit))(
+      jax.random.split(key, config.epochs))
+  rows = order.reshape(-1, 1) * unit + jnp.arange(unit)[None]
+  return rows.reshape(-1, config.minibatch_size)
+
+
+def update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, replicas=ALONE):
+  """All epochs and minibatches of one rollout, with a fresh permutation of rows each epoch.
+
+  Args:
+    spec, optimizer: of the algorithm.
+    state: donated by the caller.
+    batch: this replica's rows; all rows together are a multiple of `minibatch_size`. With a plan
+      in it, groups share their prompt.
+    key: consumed; orders the rows.
+    replicas: how to reach the others.
+
+  Returns:
+    The new state and metrics summed over minibatches; `policy/ratio_error` is that of the first.
+  """
+  config, plan = spec.config, batch.plan
+  batch = replicas.gather(batch.replace(plan=None))
+  if batch.counted_mask is None:
+    batch = batch.replace(counted_mask=batch.loss_mask)
+  # A NaN in the padding must not reach a gradient, where 0 * NaN is NaN.
+  names = ("old_log_probs", "sampler_log_probs", "old_entropies", "old_values", "ref_log_probs",
+           "advantages", "returns")
+  batch = batch.replace(**{
+      name: masks.zero_masked(x, batch.counted_mask)
+      for name in names if (x := getattr(batch, name)) is not None})
+  num_rows = batch.loss_mask.shape[0]
+  if num_rows % config.minibatch_size:
+    raise ValueError(
+        f"minibatch_size: got {config.minibatch_size}, allowed: a divisor of the {num_rows} rows")
+  if plan is None:
+    micro_size = config.micro_batch_size or config.minibatch_size
+    indices = minibatch_rows(config, key, num_rows, spec.group_size)
+    indices = indices.reshape(-1, config.minibatch_size // micro_size, micro_size)
+  else:
+    indices = plan.indices
+  keys = jax.random.split(jax.random.fold_in(key, 1), indices.shape[0])
+  state, metrics = jax.lax.scan(
+      functools.partial(_minibatch_step, spec, optimizer, batch, replicas), state,
+      (indices, None if plan is None else plan.packing, keys))
+  first_ratio = jax.tree.map(lambda x: x[0], metrics.pop("policy/ratio_error"))
+  metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+  if config.entropy_target is not None:
+    metrics["policy/entropy_coef"] = (
+        current_coefs(config, state, batch)["entropy"], jnp.float32(1.0))
+  state = move_coefs(config, state, batch).replace(step=state.step + 1)
+  return move_reference(config, state), (
+      metrics | {"policy/ratio_error": first_ratio} | base.skip_metrics(state))
+
+
+def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state, per_minibatch):
+  """One optimiser step on the rows i32[micro-batches, rows]; a body for `lax.scan`."""
+  config, (indices, packing, key) = spec.config, per_minibatch
+  is_needed = None
+  if config.drop_threshold is not None and packing is None:
+    indices, is_needed = _order_rows(batch, indices)
+  if config.selection is not None:
+    batch = _select_tokens(config, batch, indices, key)
+  rows = replicas.take(batch, indices)
+  weigh = lambda mask, aggregation: None if mask is None else masks.token_weights(
+      mask.reshape(-1, mask.shape[-1]), aggregation, constant_length=config.constant_length,
+      all_sum=replicas.sum).reshape(mask.shape)
+  weights = weigh(rows.counted_mask, config.aggregation)
+  nll_weights = weigh(rows.nll_mask, config.nll_aggregation)
+  coefs = current_coefs(config, state, batch)
+  gradients, (parts, metrics) = base.accumulate_gradients(
+      lambda params, micro_batch: micro_batch_loss(spec, params, micro_batch, coefs),
+      state.params, (rows, weights, nll_weights, replicas.place(packing)), replicas,
+      is_needed=is_needed)
+  before, frozen = lora.split(state.params)
+  state, optim_metrics = base.apply_gradients(state, gradients, parts.pop("total"), optimizer)
+  # Weight decay and momentum must not move a policy that does not learn yet.
+  trained = lora.split(state.params)[0]
+  trained |= {"policy": jax.tree.map(
+      lambda new, old: jnp.where(coefs["policy"] > 0, new, old), trained["policy"],
+      before["policy"])}
+  loss_metrics = {f"loss/{name}": (part, jnp.float32(1.0)) for name, part in parts.items()}
+  return state.replace(params=lora.join(trained, frozen)), metrics | loss_metrics | optim_metrics
+
+
+def _order_rows(batch: RolloutBatch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Rows without a trained token last, i32 like `indices`, and which passes have any, bool[n]."""
+  flat = indices.reshape(-1)
+  is_trained = jnp.any(batch.learned_mask[flat], axis=1)
+  order = jnp.argsort(~is_trained, stable=True)
+  is_needed = jnp.any(is_trained[order].reshape(indices.shape), axis=1)
+  return flat[order].reshape(indices.shape), is_needed
+
+
+def _select_tokens(config: PolicyGradientConfig, batch: RolloutBatch, indices, key):
+  """The batch with the tokens of one minibatch that the selection slot chooses."""
+  flat = indices.reshape(-1)
+  take = lambda x: None if x is None else x[flat]
+  chosen = config.selection(
+      old_log_probs=batch.old_log_probs[flat], sampler_log_probs=take(batch.sampler_log_probs),
+      old_entropies=take(batch.old_entropies), advantages=batch.advantages[flat],
+      mask=batch.loss_mask[flat], key=key)
+  empty = jnp.zeros(batch.loss_mask.shape, bool)
+  return batch.replace(is_selected=empty.at[flat].set(chosen))
