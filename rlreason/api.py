@@ -29,7 +29,6 @@ from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import find_devices, make_layout
-from rlreason.rewards import WorkerPool
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib
@@ -38,6 +37,7 @@ from rlreason.training import report as report_lib, seeds as seeds_lib, workdir 
 from rlreason.training.recipe import Recipe, from_config, with_tasks
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
+from rlreason.workers import WorkerPool
 
 _SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four times, ... as much
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "rlreason"
 LAYERS = {
     "boxes": 0, "config": 0, "files": 0, "hub": 0, "lazy": 0, "masks": 0, "recipe_files": 0,
     "slots": 0, "tracking": 0, "types": 0, "users": 0, "version": 0,
+    "workers": 0,
     "losses": 1, "parallel": 1,
     "models": 2, "tokenizers": 2,
     "weights": 3, "data": 3, "sampling": 3,

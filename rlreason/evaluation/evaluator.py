@@ -21,11 +21,12 @@ from rlreason.evaluation.expected import Expected
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, Verifier, WorkerPool, answer, combine_rewards, has_math_golds,
+    CombinedReward, RewardSpec, Verifier, answer, combine_rewards, has_math_golds,
     is_built_in, is_right, verifier, verifier_columns, vote_answer)
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
+from rlreason.workers import WorkerPool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,12 +24,12 @@ from rlreason.rewards import format as formats
 from rlreason.rewards import learned
 from rlreason.rewards import length
 from rlreason.rewards import majority
-from rlreason.rewards import pool as pools
 from rlreason.rewards import restart
 from rlreason.rewards import style
 from rlreason.rewards import values as values_lib
 from rlreason.rewards import verifier as verifiers
 from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 
 # f(prompts, completions, **columns: list) -> one number or None (could not be scored) for each row
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -381,8 +381,9 @@ def _make_pool_function(
         )
         for row in range(len(completions))
     ]
+    replies = pool.map(worker.row_target(target), requests)
     # A failed reply stands for its row: its reason is told with those of the whole call.
-    return [reply if reply.failure else reply.value for reply in pool.map(target, requests)]
+    return [reply if reply.failure else reply.value for reply in replies]
 
   return score
 

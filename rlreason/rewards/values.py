@@ -11,8 +11,8 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from rlreason.rewards import pool as pools
 from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 
 MAX_FAILED_CALLS = 10  # in a row, each of them on every completion
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are f32 where they are used

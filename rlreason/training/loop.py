@@ -27,7 +27,6 @@ from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.parallel import memory
-from rlreason.rewards import WorkerPool
 from rlreason.training import (
     checkpoint as checkpoint_lib, curves, header, metrics as metrics_lib, model_paths, preflight,
     profiling, provenance)
@@ -43,6 +42,7 @@ from rlreason.training.stage_configs import (
 from rlreason.training.stages import (
     Stage, StepOutput, data_file, make_stage, model_folder, select)
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
 _HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}

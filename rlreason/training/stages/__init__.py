@@ -5,7 +5,6 @@ import os
 import pathlib
 
 from rlreason import config as config_lib, hub, weights
-from rlreason.rewards import WorkerPool
 from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
 from rlreason.training.stage_configs import (
     START, CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage,
@@ -20,6 +19,7 @@ from rlreason.training.stages.rl import check_rl, make_rl
 from rlreason.training.stages.sample import check_sample, check_select, make_sample, select
 from rlreason.training.stages.sft import check_sft, make_sft
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 __all__ = [
     "Stage", "StepOutput", "check_stages", "data_file", "make_stage", "model_folder", "select"]

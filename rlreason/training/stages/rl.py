@@ -15,7 +15,7 @@ from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, WorkerPool, combine_rewards, has_math_golds, verifier_columns)
+    CombinedReward, RewardSpec, combine_rewards, has_math_golds, verifier_columns)
 from rlreason.rollout import Sampled, Scored
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import preflight, rl_metrics
@@ -24,6 +24,7 @@ from rlreason.training.setup import Setup
 from rlreason.training.stage_configs import DistillStage, RLStage, SampleStage
 from rlreason.training.stages import base, policies
 from rlreason.types import Key, Outcome, Params, Rollout
+from rlreason.workers import WorkerPool
 
 Scorer = Callable[[list[Row], Rollout], Scored]
 

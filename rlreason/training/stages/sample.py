@@ -6,13 +6,13 @@ import pathlib
 from rlreason import files, models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
-from rlreason.rewards import WorkerPool
 from rlreason.rollout import Sampled
 from rlreason.training import metrics, rl_metrics
 from rlreason.training.setup import Setup, places
 from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
 from rlreason.training.stages import base, policies, rl
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 
 def check_sample(setup: Setup, stage: SampleStage):

@@ -1,4 +1,4 @@
-"""Tests of rlreason.rewards.pool and rlreason.rewards.worker."""
+"""Tests of rlreason.workers: its pool and its processes, on reward functions."""
 
 import os
 import pathlib
@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from rlreason.rewards import pool as pools
+from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 from tests import waiting
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -92,9 +93,6 @@ def daemon(prompts, completions, pid_file, after):
     os._exit(3)
   return [1.0]
 
-def text(prompts, completions, **columns):
-  return ["1.0"]
-
 def two(prompts, completions, **columns):
   return [1.0, 2.0]
 
@@ -130,12 +128,13 @@ def quick():
     yield pool
 
 
+def my(name):
+  """The target of a function of REWARDS."""
+  return worker.row_target(f"my_rewards:{name}")
+
+
 def row(completion="", **columns):
   return dict(prompt="p", completion=completion, columns=columns, options={})
-
-
-def symbolic(gold, answer):
-  return dict(gold=gold, answer=answer)
 
 
 def is_running(pid):
@@ -152,102 +151,18 @@ def wait_until_gone(pid):
   waiting.wait_until(lambda: not is_running(pid))
 
 
-@pytest.mark.parametrize(
-    "gold, answer, equal",
-    [
-        (r"\sqrt{2}", r"\frac{2}{\sqrt2}", True),
-        (r"x^2-1", "(x-1)(x+1)", True),
-        (r"\{1,2\}", r"\{2,1\}", True),
-        ("(1,2)", "(2,1)", False),
-        (r"\frac{\pi}{4}", r"0.25\pi", True),
-        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}", True),
-        (r"\sqrt{2}", "3+", False),
-        (r"\sqrt{2}", "", False),
-        (r"\sqrt{2}", "no mathematics!", False),
-    ],
-)
-def test_symbolic_equality(symbolic_pool, gold, answer, equal):
-  reply = symbolic_pool.call(pools.SYMBOLIC, symbolic(gold, answer))
-  assert reply == pools.Reply(value=equal)
-
-
-@pytest.fixture(scope="module")
-def symbolic_pool():
-  with pools.WorkerPool(1, timeout_seconds=60) as pool:
-    yield pool
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "__import__('os').system('touch {path}')",
-        "f(__import__('os').mkdir('{path}'))",
-        r"\max(__import__('os').mkdir('{path}'), 2)",
-        "open('{path}', 'w')",
-        r"\text{{open('{path}', 'w')}}",
-        r"\operatorname{{exec}}(open('{path}', 'w'))",
-        "x_{{open('{path}', 'w')}}",
-    ],
-)
-def test_text_is_never_run(symbolic_pool, tmp_path, answer):
-  path = tmp_path / "run"
-  symbolic_pool.call(pools.SYMBOLIC, symbolic(r"\sqrt{2}", answer.format(path=path)))
-  assert not path.exists()
-
-
-def test_sympy_reads_no_code_in_the_worker(monkeypatch):
-  """Every way from text to a SymPy object is closed, also those the parser does not take today."""
-  code = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import worker
-equal = worker.make_symbolic_equal()
-import sympy
-for read in (sympy.sympify, sympy.Number, sympy.S, lambda text: sympy.Symbol("x") + sympy.S(text)):
-  try:
-    print(read("__import__('os').getpid()"))
-  except ValueError as error:
-    print(error)
-print(sympy.Number("12") + 1, sympy.Number("1.5"), equal("x^2-1", "(x+1)(x-1)"))
-"""
-  folder = pathlib.Path(pools.__file__).parent
-  run = subprocess.run(
-      [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
-  )
-  assert run.stdout.split("\n")[:4] == ["text is never evaluated as code"] * 4
-  assert run.stdout.split("\n")[4] == "13 3/2 True"  # decimals exactly
-
-
-@pytest.mark.parametrize("answer", ["9^{9^{9^9}}", "(" * 900 + "x" + ")" * 900, "10000000000!"])
-def test_a_hanging_comparison_is_killed_and_counted(quick, answer):
-  quick.call(pools.SYMBOLIC, symbolic("x", "y"))  # loaded: what follows is the request's own time
-  before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-  reply = quick.call(pools.SYMBOLIC, symbolic(r"\sqrt{2}", answer))
-  assert reply.value is None and reply.failure == "timeout"
-  # It is gone, and had loaded in some seconds and computed for two.
-  assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2.0 + 8
-  assert quick.counts.timeouts == 1
-  assert quick.call(pools.SYMBOLIC, symbolic("x+y", "y+x")).value is True  # a new process
-
-
-def test_a_comparison_that_floods_memory_is_no_score(quick):
-  reply = quick.call(pools.SYMBOLIC, symbolic("x", r"\operatorname{zeros}(100000, 100000)"))
-  assert reply.value is None and reply.failure in ("error", "timeout")
-  assert sum(quick.counts[1:]) == 1
-
-
 def test_user_functions_get_their_row(patient):
-  replies = patient.map("my_rewards:length", [row("abc"), row(""), row("\u2212\ud800x\n")])
+  replies = patient.map(my("length"), [row("abc"), row(""), row("\u2212\ud800x\n")])
   assert [reply.value for reply in replies] == [3.0, 0.0, 4.0]
   request = row(answer=np.float32(1.5), numbers=np.array([1, 2]))
   request["options"] = dict(scale=2)
-  assert patient.call("my_rewards:columns", request).value == 9.0
-  assert patient.call("my_rewards:nothing", row()) == pools.Reply(value=None)
-  assert patient.call("my_rewards:read", row()).value == 0.0
+  assert patient.call(my("columns"), request).value == 9.0
+  assert patient.call(my("nothing"), row()) == pools.Reply(value=None)
+  assert patient.call(my("read"), row()).value == 0.0
 
 
 def test_a_user_function_may_warn_and_its_dependencies_may_not(patient, capfd):
-  assert patient.call("my_rewards:warn", row()).value == 1.0
+  assert patient.call(my("warn"), row()).value == 1.0
   patient.close()
   err = capfd.readouterr().err
   assert "UserWarning: of the user's" in err and "of a dependency" not in err
@@ -255,10 +170,10 @@ def test_a_user_function_may_warn_and_its_dependencies_may_not(patient, capfd):
 
 @pytest.mark.parametrize("name", ["hang", "spin"])
 def test_a_hanging_function_is_killed_alone(quick, name):
-  quick.call("my_rewards:length", row())
-  replies = quick.map(f"my_rewards:{name}", [row("slow")])
+  quick.call(my("length"), row())
+  replies = quick.map(my(name), [row("slow")])
   assert [reply.failure for reply in replies] == ["timeout"]
-  assert quick.call("my_rewards:hang", row("quick")).value == 1.0
+  assert quick.call(my("hang"), row("quick")).value == 1.0
   assert quick.counts == pools.PoolCounts(requests=3, timeouts=1)
 
 
@@ -269,25 +184,25 @@ def test_failures_are_told_apart(quick):
       "columns": "TypeError",
   }  # fmt: skip
   for name, message in errors.items():
-    reply = quick.call(f"my_rewards:{name}", row())
+    reply = quick.call(my(name), row())
     assert reply.failure == "error" and message in reply.message
-  assert quick.call("my_rewards:crash", row()).failure == "crash"
-  assert quick.call("my_rewards:close", row()).failure == "crash"
-  assert quick.call("my_rewards:length", row("ab")).value == 2.0
+  assert quick.call(my("crash"), row()).failure == "crash"
+  assert quick.call(my("close"), row()).failure == "crash"
+  assert quick.call(my("length"), row("ab")).value == 2.0
   assert quick.counts == pools.PoolCounts(requests=8, crashes=2, errors=5)
 
 
 def test_a_memory_flood_is_an_error_and_leaves_a_fresh_worker():
   with pools.WorkerPool(1, timeout_seconds=60, memory_bytes=1 << 28) as pool:
-    reply = pool.call("my_rewards:flood", row("flood"))
+    reply = pool.call(my("flood"), row("flood"))
     assert reply.failure == "error" and reply.message.startswith("MemoryError")
-    assert pool.call("my_rewards:flood", row()).value == 1.0
+    assert pool.call(my("flood"), row()).value == 1.0
     assert pool.counts.errors == 1
 
 
 def test_children_of_a_worker_die_with_it(quick, tmp_path):
   path = tmp_path / "pid"
-  assert quick.call("my_rewards:child", row(pid_file=str(path))).failure == "timeout"
+  assert quick.call(my("child"), row(pid_file=str(path))).failure == "timeout"
   wait_until_gone(int(path.read_text()))
 
 
@@ -297,7 +212,7 @@ def test_children_of_a_worker_die_with_it(quick, tmp_path):
 def test_children_that_leave_the_group_die_with_the_worker(tmp_path, after, failure):
   path = tmp_path / "pid"
   with pools.WorkerPool(1, timeout_seconds=2 if after == "hang" else 60) as pool:
-    reply = pool.call("my_rewards:daemon", row(pid_file=str(path), after=after))
+    reply = pool.call(my("daemon"), row(pid_file=str(path), after=after))
     assert reply.failure == failure
     pid = int(path.read_text())
     assert is_running(pid) == (failure is None)  # what a function leaves running is its own matter
@@ -308,19 +223,16 @@ def test_children_that_leave_the_group_die_with_the_worker(tmp_path, after, fail
 def test_children_that_leave_the_group_die_with_the_parent(tmp_path):
   path = tmp_path / "pid"
   code = f"""
-from rlreason.rewards import pool as pools
+from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 row = dict(prompt="", completion="", columns=dict(pid_file={str(path)!r}, after=""), options={{}})
-pools.WorkerPool(1, timeout_seconds=60).call("my_rewards:daemon", row)
+pools.WorkerPool(1, timeout_seconds=60).call(worker.row_target("my_rewards:daemon"), row)
 import os
 os.kill(os.getpid(), 9)
 """
   subprocess.run([sys.executable, "-c", code], check=False,
                  env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"})
   wait_until_gone(int(path.read_text()))
-
-
-def test_what_is_no_number_is_refused(patient):
-  assert patient.call("my_rewards:text", row()) == pools.Reply(None, "refused", "Got: '1.0' (str)")
 
 
 @pytest.mark.parametrize(
@@ -332,20 +244,20 @@ def test_what_is_no_number_is_refused(patient):
 )
 def test_a_target_that_cannot_be_loaded_is_an_error(patient, target, message):
   with pytest.raises(ValueError, match=message):
-    patient.map(target, [row()])
-  assert patient.call("my_rewards:length", row("ab")).value == 2.0
+    patient.map(worker.row_target(target), [row()])
+  assert patient.call(my("length"), row("ab")).value == 2.0
 
 
 def test_arguments_must_be_json(patient):
   with pytest.raises(ValueError, match="JSON"):
-    patient.call("my_rewards:length", row(answer=object()))
+    patient.call(my("length"), row(answer=object()))
 
 
 def test_workers_are_lazy_shared_and_gone_after_close():
   pool = pools.WorkerPool(3, timeout_seconds=60)
-  pids = {pool.call("my_rewards:identity", row()).value for _ in range(5)}
+  pids = {pool.call(my("identity"), row()).value for _ in range(5)}
   assert len(pids) == 1  # requests one after the other need one process
-  replies = pool.map("my_rewards:identity", [row()] * 30)
+  replies = pool.map(my("identity"), [row()] * 30)
   pids |= {reply.value for reply in replies}
   assert 1 <= len(pids) <= 3 and os.getpid() not in pids
   pool.close()
@@ -353,13 +265,13 @@ def test_workers_are_lazy_shared_and_gone_after_close():
   for pid in pids:
     assert not pathlib.Path(f"/proc/{int(pid)}").exists()  # reaped, no zombie
   with pytest.raises(ValueError, match="closed"):
-    pool.call("my_rewards:identity", row())
+    pool.call(my("identity"), row())
 
 
 def test_a_hang_delays_its_own_worker_only():
   with pools.WorkerPool(2, timeout_seconds=3) as pool:
-    pool.map("my_rewards:hang", [row("quick")] * 8)
-    replies = pool.map("my_rewards:hang", [row("slow"), *[row("quick")] * 20])
+    pool.map(my("hang"), [row("quick")] * 8)
+    replies = pool.map(my("hang"), [row("slow"), *[row("quick")] * 20])
   assert replies[0].failure == "timeout"
   assert [reply.value for reply in replies[1:]] == [1.0] * 20
 
@@ -369,7 +281,7 @@ def test_other_threads_may_use_the_pool():
   with pools.WorkerPool(2, timeout_seconds=60) as pool:
 
     def use(number):
-      replies = pool.map("my_rewards:length", [row("x" * number)] * 5)
+      replies = pool.map(my("length"), [row("x" * number)] * 5)
       results[number] = [reply.value for reply in replies]
 
     threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
@@ -383,20 +295,21 @@ def test_other_threads_may_use_the_pool():
 
 def test_garbage_pools_take_their_workers_along():
   pool = pools.WorkerPool(1, timeout_seconds=60)
-  pid = int(pool.call("my_rewards:identity", row()).value)
+  pid = int(pool.call(my("identity"), row()).value)
   del pool
   wait_until_gone(pid)
 
 
 PARENT = """
 import sys, time
-from rlreason.rewards import pool as pools
+from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 pool = pools.WorkerPool(1, timeout_seconds=1)
 row = dict(prompt="p", completion="slow", columns={}, options={})
-print(int(pool.call("my_rewards:identity", row).value), flush=True)
+print(int(pool.call(worker.row_target("my_rewards:identity"), row).value), flush=True)
 if sys.argv[1] == "hang":
   pool.timeout_seconds = 2
-  pool.call("my_rewards:hang", row)
+  pool.call(worker.row_target("my_rewards:hang"), row)
 elif sys.argv[1] == "idle":
   time.sleep(1000)
 """

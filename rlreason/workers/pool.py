@@ -1,7 +1,7 @@
-"""Killable worker processes for judging untrusted text.
+"""Killable worker processes for code and text that are not trusted.
 
-A verifier that hangs in C code cannot be stopped from inside its process: here every request runs
-in a subprocess (`worker.py`) that is killed at the time limit and started anew. Plain subprocesses
+What hangs in C code cannot be stopped from inside its process: here every request runs in a
+subprocess (`process.py`) that is killed at the time limit and started anew. Plain subprocesses
 and threads: no fork of a process that holds accelerator threads, no signals, no `__main__` guard,
 so that it works in notebooks and outside the main thread. POSIX only (resource limits).
 """
@@ -22,15 +22,17 @@ import time
 from typing import Any, NamedTuple
 import weakref
 
-SYMBOLIC = "symbolic"  # the target that compares two LaTeX texts: arguments gold, answer
-_WORKER_FILE = pathlib.Path(__file__).with_name("worker.py")
+# What is called in a worker: a Python file that stands alone, a function in it, and texts that it
+# is called with; what it returns is called with each request.
+Target = tuple[str, ...]
+_PROCESS_FILE = pathlib.Path(__file__).with_name("process.py")
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # never a second owner of the accelerator
     "OMP_NUM_THREADS": "1",  # each thread would reserve address space, and share the cores
     "OPENBLAS_NUM_THREADS": "1",
 }
 _LOAD_SECONDS = 120  # imports of a loaded machine; not part of a request's time
-_IS_GUARDED = sys.platform == "linux"  # see worker.py
+_IS_GUARDED = sys.platform == "linux"  # see process.py
 _GUARD_SECONDS = 30  # it takes milliseconds, unless the user's code has stopped it
 
 
@@ -40,8 +42,8 @@ class Reply(NamedTuple):
   Attributes:
     value: the worker's answer; None where `failure` is set.
     failure: None, "timeout" (killed at the limit), "crash" (the process died), "error" (an
-      exception, also of recursion or memory) or "refused" (it returned no number).
-    message: the exception's text for "error"; what was returned for "refused".
+      exception, also of recursion or memory) or "refused" (as `process.py` says).
+    message: the exception's text for "error" and "refused".
   """
 
   value: Any = None
@@ -62,7 +64,7 @@ class WorkerPool:
   """Persistent worker processes, started when first needed.
 
   Args:
-    num_workers: processes at most, and requests judged at the same time.
+    num_workers: processes at most, and requests answered at the same time.
     timeout_seconds: limit for one request; the process is killed when it is over.
     memory_bytes: address space of one worker (Linux), more than what it touches: math-verify
       takes 0.1 GiB, a reward function of one's own that imports jax 1.5 GiB on two cores and more
@@ -109,11 +111,11 @@ class WorkerPool:
     """Kills all workers; the pool cannot be used afterwards. Safe to call twice."""
     self._finalizer()
 
-  def map(self, target: str, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
-    """Judges all requests, `num_workers` at a time; replies in the order of the requests.
+  def map(self, target: Target, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
+    """Answers all requests, `num_workers` at a time; replies in the order of the requests.
 
     Args:
-      target: `SYMBOLIC` or "package.module:function" (a reward function, called with one row).
+      target: what is called in a worker, with the arguments of a request.
       requests: keyword arguments of each call, as JSON values (NumPy's are converted).
 
     Raises:
@@ -124,8 +126,8 @@ class WorkerPool:
     with ThreadPoolExecutor(min(self.num_workers, len(requests))) as executor:
       return list(executor.map(functools.partial(self.call, target), requests))
 
-  def call(self, target: str, arguments: Mapping[str, Any]) -> Reply:
-    """Judges one request; see `map`."""
+  def call(self, target: Target, arguments: Mapping[str, Any]) -> Reply:
+    """Answers one request; see `map`."""
     if not self._finalizer.alive:
       raise ValueError("this WorkerPool is closed: make a new one")
     line = _to_json(dict(call=target, arguments=arguments, seconds=self.timeout_seconds))
@@ -182,7 +184,7 @@ class _Worker:
     reply = self.exchange(_to_json(dict(load=target, seconds=_LOAD_SECONDS)), _LOAD_SECONDS)
     if reply.failure:
       raise ValueError(
-          f"a worker could not load {target!r} within {self._memory_bytes} bytes and"
+          f"a worker could not load {target[-1]!r} within {self._memory_bytes} bytes and"
           f" {_LOAD_SECONDS} s: {reply.message or reply.failure}"
       )
     self._loaded.add(target)
@@ -237,7 +239,7 @@ class _Worker:
     path = [folder or os.getcwd() for folder in sys.path]
     settings = dict(memory_bytes=self._memory_bytes, path=path)
     self._process = subprocess.Popen(
-        [sys.executable, "-I", str(_WORKER_FILE), json.dumps(settings)],
+        [sys.executable, "-I", str(_PROCESS_FILE), json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # a group of its own: Ctrl-C is ours, and its children die with it
