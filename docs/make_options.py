@@ -28,7 +28,7 @@ from rlreason.algorithms import presets
 from rlreason.algorithms.preference import PAIRED, UNPAIRED
 from rlreason.algorithms.reward_model import PAIRED as PAIRED_SCORES, UNPAIRED as UNPAIRED_SCORES
 from rlreason.config import AtMost, Path
-from rlreason.data import completions, pairs, restarts, selection
+from rlreason.data.selections import completions, pairs, problems, restarts
 from rlreason.losses import (
     advantages, corrections, covariance, distill, entropy, policy, trust)
 from rlreason.losses import preference as preference_losses
@@ -71,7 +71,7 @@ SLOTS = (
     ("config.STAGE.reward_model.loss", (reward_model_losses,), (*PAIRED_SCORES, *UNPAIRED_SCORES),
      ""),
     ("config.STAGE.distill.divergence", (distill,), ("student", "teacher"), "teacher"),
-    ("config.STAGE.select", (completions, pairs, restarts, selection), ("rows", "encode"), "rows"),
+    ("config.STAGE.select", (completions, pairs, restarts, problems), ("rows", "encode"), "rows"),
     ("config.STAGE.make", (), custom_stage.OFFERED, ""))
 # Recipes that together have an instance of every class with ranges.
 EXAMPLES = (

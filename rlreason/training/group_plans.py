@@ -5,7 +5,7 @@ import numpy as np
 
 from rlreason import masks
 from rlreason.algorithms import PolicyGradientConfig, minibatch_rows
-from rlreason.data.groups import plan_groups
+from rlreason.data.group_packing import plan_groups
 from rlreason.parallel import Layout
 from rlreason.types import GroupPlan, Key, Rollout, RolloutBatch
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlreason.data.sampled import problem
+from rlreason.data.selections.rows import problem
 from rlreason.data.tasks.base import Row
 from rlreason.rollout import Sampled, Scored
 from rlreason.types import Rollout

@@ -293,7 +293,7 @@ class SelectStage:
   kind: Literal["select"]
   name: str
   inputs: tuple[str, ...]  # stages, whose rows follow each other
-  # A pure function of `rows`, a list of dicts, to such a list (`data.selection` and others), and of
+  # A pure function of `rows`, a list of dicts, to such a list (`data.selections`), and of
   # `encode`, text -> token ids of the policy, if it names that. Without rows it gives none, and
   # checks its options.
   select: Slot

@@ -98,7 +98,7 @@ BASES = {
         **_OPTIMIZED),
     SelectStage: dict(
         kind="select", name="select", inputs=("one",), select=Slot(
-            "rlreason.data.completions:right_completions", {"max_per_question": 9})),
+            "rlreason.data.selections.completions:right_completions", {"max_per_question": 9})),
     PreferenceStage: dict(
         kind="preference", name="preference", preference=PreferenceConfig(
             loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False), **_ON_FILES),

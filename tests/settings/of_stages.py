@@ -154,7 +154,7 @@ ROWS = {
         "make": Row(Slot(bases.own_stage, {"count": 2}), of("host"))},
     SelectStage: {
         "name": Row("other", selected), "inputs": Row(("two",), selected),
-        "select": Row(Slot("rlreason.data.completions:right_completions",
+        "select": Row(Slot("rlreason.data.selections.completions:right_completions",
                            {"max_per_question": 1, "dedupe": "nothing"}), selected)},
     PreferenceStage: _ON_FILES | {
         "preference": Row(PreferenceConfig(

@@ -6,8 +6,8 @@ import types
 import pytest
 
 from rlreason import weights
-from rlreason.data.completions import right_completions
-from rlreason.data.restarts import restart_prompts
+from rlreason.data.selections.completions import right_completions
+from rlreason.data.selections.restarts import restart_prompts
 from rlreason.slots import Slot
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import loop, metrics
@@ -147,7 +147,7 @@ def make_recipe(**changes):
     ({"rl.start": "sample"}, "rl.start: got 'sample', which trains nothing, allowed: 'previous'"),
     ({"sample.start": "rl"}, "sample.start: got 'rl', which does not come before, allowed: 'prev"),
     ({"stages": ("sft", "distil")}, "distil.examples: got 'right', allowed: .*there are none"),
-    ({"right.select.function": "rlreason.data.completions:left_completions"},
+    ({"right.select.function": "rlreason.data.selections.completions:left_completions"},
      "config.right.select.function: got .*has no function 'left_completions'"),
     ({"right.select.options": {"max_per": 3}}, "config.right.select: options of right_completions"),
 ])

@@ -86,14 +86,14 @@ def make_data_config():
       rewards=dict(verifier=dict(weight=1.0), language=dict(weight=0.0)))
   config.right = dict(
       kind="select", inputs=("sample",), select=dict(
-          function="rlreason.data.completions:right_completions",
+          function="rlreason.data.selections.completions:right_completions",
           options=dict(max_per_question=4, dedupe="nothing")))
   config.distil = dict(
       kind="sft", steps=3, batch_size=8, length=16, examples="stage:right", start="initial",
       optimizer=optimizer)
   config.restarts = dict(
       kind="select", inputs=("sample",), select=dict(
-          function="rlreason.data.restarts:restart_prompts",
+          function="rlreason.data.selections.restarts:restart_prompts",
           options=dict(seed=1, max_back=2, step_ends=("\\boxed{",))))
   config.scorer = dict(
       kind="reward_model", steps=2, batch_size=8, completion_length=6, examples="stage:sample",

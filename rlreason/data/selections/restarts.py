@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rlreason.data import sampled
+from rlreason.data.selections import rows as rows_lib
 from rlreason.data.tasks.base import Row
 
 _STARTS = {True: "right", False: "wrong"}  # the column `start`, as `rewards/restart.py` reads it
@@ -38,14 +38,14 @@ def restart_prompts(
   Raises:
     ValueError: an option is out of range, or a row is not of a completion.
   """
-  sampled.check_least(0, seed=seed)
-  sampled.check_least(1, max_back=max_back)
+  rows_lib.check_least(0, seed=seed)
+  rows_lib.check_least(1, max_back=max_back)
   end_ids, marker_ids = _end_ids(step_ends, encode), encode(marker) if marker else []
-  sampled.check_columns(rows, "prompt", "prompt_ids", "completion_ids", "is_right")
+  rows_lib.check_columns(rows, "prompt", "prompt_ids", "completion_ids", "is_right")
   restarts = []
-  for number, places in enumerate(sampled.by_question(rows)):
-    group, rng = [rows[i] for i in places], sampled.generator(seed, number)
-    restarts.append(sampled.problem(group[0]) | {"start": ""})
+  for number, places in enumerate(rows_lib.by_question(rows)):
+    group, rng = [rows[i] for i in places], rows_lib.generator(seed, number)
+    restarts.append(rows_lib.problem(group[0]) | {"start": ""})
     # (row, where its steps end) of each verdict
     attempts = {kind: [(row, ends) for row in group if row["is_right"] is kind
                        and len(ends := _step_places(row["completion_ids"], end_ids)) > 1]
@@ -66,7 +66,7 @@ def _draw(
 
 def _restart(row: Row, left: int, marker_ids: Sequence[int]) -> Row:
   ids = [*row["prompt_ids"], *row["completion_ids"][:left], *marker_ids]
-  return sampled.problem(row) | {"prompt_ids": ids} | sampled.provenance(row)
+  return rows_lib.problem(row) | {"prompt_ids": ids} | rows_lib.provenance(row)
 
 
 def _step_places(ids: Sequence[int], end_ids: set[int]) -> list[int]:

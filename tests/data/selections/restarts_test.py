@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from rlreason.data.restarts import restart_prompts
+from rlreason.data.selections.restarts import restart_prompts
 from rlreason.rewards.restart import STARTS
 from rlreason.tokenizers import WordTokenizer
 from tests.data.rows import completion

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from rlreason.data.completions import clean_completions, labelled_completions, right_completions
+from rlreason.data.selections.completions import (
+    clean_completions, labelled_completions, right_completions)
 from tests.data.rows import completion
 
 ROWS = [

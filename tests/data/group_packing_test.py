@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from rlreason.data import groups
+from rlreason.data import group_packing
 
 
 def test_longest_first_into_the_first_row_with_room():
-  rows, starts, counts = groups.pack_groups(np.array([[3, 1, 2, 0], [4, 4, 4, 4], [0, 0, 0, 0]]), 4)
+  rows, starts, counts = group_packing.pack_groups(
+      np.array([[3, 1, 2, 0], [4, 4, 4, 4], [0, 0, 0, 0]]), 4)
   # 3 -> row 0; 2 -> row 1; 1 -> row 0, which is then full; 0 takes no place.
   np.testing.assert_array_equal(rows[0], [0, 0, 1, 0])
   np.testing.assert_array_equal(starts[0], [0, 3, 0, 4])
@@ -19,7 +20,7 @@ def test_longest_first_into_the_first_row_with_room():
     (0, 1), (1, 1), (7, 7), (9, 10), (16, 16), (17, 20), (33, 40), (64, 64), (65, 80),
     (1000, 1024)])
 def test_numbers_of_rows_are_few(count, rounded):
-  assert groups.round_rows(count) == rounded
+  assert group_packing.round_rows(count) == rounded
 
 
 @pytest.mark.parametrize("per_micro_batch, num_parts, width", [
@@ -28,7 +29,7 @@ def test_every_token_stands_once_in_a_row_of_its_prompt(per_micro_batch, num_par
   random, columns, size = np.random.default_rng(0), 11, 5
   lengths = random.integers(0, columns + 1, (7, size))
   order = np.stack([random.permutation(7)[:6] for _ in range(3)])
-  plan = groups.plan_groups(
+  plan = group_packing.plan_groups(
       lengths, order, per_micro_batch, columns, width=width, num_parts=num_parts)
   packing, width = plan.packing, width or columns
   lead = (3, 6 // per_micro_batch)
@@ -64,13 +65,14 @@ def test_micro_batches_need_about_as_many_rows():
   # Groups of 4, 1, 1, 4, 2 and 2 rows: pairs of 5, 5 and 4 rows, whatever the order is.
   lengths = np.array([[8] * 4, [2] * 4, [1] * 4, [8] * 4, [4] * 4, [4] * 4])
   for order in ([0, 3, 1, 2, 4, 5], [5, 4, 3, 2, 1, 0]):
-    plan = groups.plan_groups(lengths, np.array([order]), 2, 8)
+    plan = group_packing.plan_groups(lengths, np.array([order]), 2, 8)
     used = np.any(plan.packing.segment_ids > 0, axis=-1)[0, :, 0].sum(axis=-1)
     assert sorted(used) == [4, 5, 5] and plan.packing.segment_ids.shape == (1, 3, 1, 5, 8)
 
 
 def test_more_rows_may_be_asked_for():
-  plan = groups.plan_groups(np.array([[3], [2]]), np.array([[1, 0]]), 2, 4, num_parts=2, min_rows=6)
+  plan = group_packing.plan_groups(
+      np.array([[3], [2]]), np.array([[1, 0]]), 2, 4, num_parts=2, min_rows=6)
   assert plan.packing.segment_ids.shape == (1, 1, 2, 3, 4)
   np.testing.assert_array_equal(plan.packing.segment_ids[0, 0, :, 0], [[1, 1, 0, 0], [1, 1, 1, 0]])
   assert not np.any(plan.packing.segment_ids[0, 0, :, 1:])
@@ -80,10 +82,10 @@ def test_more_rows_may_be_asked_for():
 def test_what_does_not_fit_is_refused():
   lengths, order = np.array([[3, 5]] * 6), np.arange(6)[None]
   with pytest.raises(ValueError, match="lengths: got 5 tokens, allowed: 0 to 4"):
-    groups.plan_groups(lengths, order, 2, 6, width=4)
+    group_packing.plan_groups(lengths, order, 2, 6, width=4)
   with pytest.raises(ValueError, match="columns: got 4, allowed: 5 or more"):
-    groups.plan_groups(lengths, order, 2, 4)
+    group_packing.plan_groups(lengths, order, 2, 4)
   with pytest.raises(ValueError, match="groups_per_micro_batch: got 4, .* divisor of the 6"):
-    groups.plan_groups(lengths, order, 4, 6)
+    group_packing.plan_groups(lengths, order, 4, 6)
   with pytest.raises(ValueError, match="num_parts: got 2, allowed: a divisor of .*=3"):
-    groups.plan_groups(lengths, order, 3, 6, num_parts=2)
+    group_packing.plan_groups(lengths, order, 3, 6, num_parts=2)

@@ -5,7 +5,7 @@ Not here: the losses (`losses/preference.py`), and pairs of human judgements, wh
 
 from typing import Literal
 
-from rlreason.data import sampled
+from rlreason.data.selections import rows as rows_lib
 from rlreason.data.tasks.base import Row
 
 
@@ -41,15 +41,15 @@ def preference_pairs(
   Raises:
     ValueError: an option is out of range, or a row is not of a completion.
   """
-  sampled.check_least(0, max_per_question=max_per_question, min_reward_gap=min_reward_gap,
+  rows_lib.check_least(0, max_per_question=max_per_question, min_reward_gap=min_reward_gap,
                       min_token_gap=min_token_gap)
-  sampled.check_columns(rows, "prompt", "prompt_ids", "completion", "completion_ids", "is_right",
+  rows_lib.check_columns(rows, "prompt", "prompt_ids", "completion", "completion_ids", "is_right",
                         "reward", "truncated", "tokens")
   is_longer = rejected != "wrong"
   token_gap = max(min_token_gap, 1) if is_longer else min_token_gap
   pairs = []
-  for places in sampled.by_question(rows):
-    group = [rows[i] for i in sampled.distinct(rows, places, "completion_ids")]
+  for places in rows_lib.by_question(rows):
+    group = [rows[i] for i in rows_lib.distinct(rows, places, "completion_ids")]
     right = [row for row in group if row["is_right"] and not row["truncated"]]
     others = [row for row in group if row["is_right"] is not None
               and (allow_truncated or not row["truncated"])]
@@ -73,7 +73,7 @@ def _has_gaps(chosen: Row, rejected: Row, min_reward_gap: float, min_token_gap: 
 
 
 def _pair(chosen: Row, rejected: Row) -> Row:
-  return sampled.problem(chosen) | {
+  return rows_lib.problem(chosen) | {
       "chosen": chosen["completion"], "chosen_ids": chosen["completion_ids"],
       "rejected": rejected["completion"], "rejected_ids": rejected["completion_ids"],
-  } | sampled.provenance(chosen)
+  } | rows_lib.provenance(chosen)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from rlreason.data.pairs import preference_pairs
+from rlreason.data.selections.pairs import preference_pairs
 from tests.data.rows import completion
 
 ROWS = [

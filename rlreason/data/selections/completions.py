@@ -1,14 +1,14 @@
 """Selections of sampled completions to train on: expert iteration, R1's filter, labels of returns.
 
-They take the rows of a stage that samples (`data/sampled.py`) and are the functions of stages of
-the kind "select". Not here: pairs (`data/pairs.py`) and problems (`data/selection.py`).
+They take the rows of a stage that samples (`rows.py`) and are the functions of stages of
+the kind "select". Not here: pairs (`pairs.py`) and problems (`problems.py`).
 """
 
 from collections.abc import Mapping
 from typing import Literal
 
-from rlreason.data import sampled
 from rlreason.data.prompts import add_to_prompt
+from rlreason.data.selections import rows as rows_lib
 from rlreason.data.tasks.base import Row
 
 _DEDUPE_COLUMNS = {"ids": "completion_ids", "text": "completion"}
@@ -38,22 +38,22 @@ def right_completions(
   Raises:
     ValueError: an option is out of range, or a row is not of a completion.
   """
-  sampled.check_least(0, max_per_question=max_per_question)
+  rows_lib.check_least(0, max_per_question=max_per_question)
   if (keep == "random") != (seed is not None):
     raise ValueError(f"seed: got {seed} with keep={keep!r}, allowed: one with keep='random', and "
                      "None with any other")
-  sampled.check_least(0, seed=seed or 0)
-  sampled.check_columns(
+  rows_lib.check_least(0, seed=seed or 0)
+  rows_lib.check_columns(
       rows, "prompt", "completion", "completion_ids", "is_right", "truncated", "tokens")
   chosen = []
-  for number, places in enumerate(sampled.by_question(rows)):
+  for number, places in enumerate(rows_lib.by_question(rows)):
     places = [i for i in places if rows[i]["is_right"] and not rows[i]["truncated"]]
     if dedupe != "nothing":
-      places = sampled.distinct(rows, places, _DEDUPE_COLUMNS[dedupe])
+      places = rows_lib.distinct(rows, places, _DEDUPE_COLUMNS[dedupe])
     if keep == "shortest":
       places.sort(key=lambda i: rows[i]["tokens"])
     elif keep == "random":
-      places = sampled.generator(seed, number).permutation(places).tolist()
+      places = rows_lib.generator(seed, number).permutation(places).tolist()
     chosen += places[:max_per_question or None]
   return [rows[i] for i in sorted(chosen)]
 
@@ -79,11 +79,11 @@ def clean_completions(
   Raises:
     ValueError: an option is out of range, or a row is not of a completion or lacks a reward.
   """
-  sampled.check_least(0, max_tokens=max_tokens, max_paragraph=max_paragraph)
-  sampled.check_columns(rows, "completion", "tokens")
+  rows_lib.check_least(0, max_tokens=max_tokens, max_paragraph=max_paragraph)
+  rows_lib.check_columns(rows, "completion", "tokens")
   least = dict(min_rewards or {})
   if least:
-    sampled.check_columns(rows, "rewards")
+    rows_lib.check_columns(rows, "rewards")
   for name in least:
     known = [row["rewards"].keys() for row in rows if name not in row["rewards"]]
     if known:
@@ -125,10 +125,10 @@ def labelled_completions(
     ValueError: the labels are empty or the same, an option is out of range, or a row is not of a
       completion.
   """
-  sampled.check_least(0, unlabelled_every=unlabelled_every)
+  rows_lib.check_least(0, unlabelled_every=unlabelled_every)
   if not good.strip() or not bad.strip() or good == bad:
     raise ValueError(f"good, bad: got {good!r} and {bad!r}, allowed: two different texts")
-  sampled.check_columns(rows, "prompt", "completion", "is_right", "truncated")
+  rows_lib.check_columns(rows, "prompt", "completion", "is_right", "truncated")
   kept = [row for row in rows
           if row["is_right"] is not None and (allow_truncated or not row["truncated"])]
   labelled = []

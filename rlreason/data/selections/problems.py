@@ -7,7 +7,7 @@ accuracy changed most; its authors say that it is not the best rule, only a good
 
 import numpy as np
 
-from rlreason.data import sampled
+from rlreason.data.selections import rows as rows_lib
 from rlreason.data.tasks.base import Row
 
 
@@ -72,10 +72,10 @@ def hard_questions(
     raise ValueError(f"min_pass_rate, max_pass_rate: got {min_pass_rate} and {max_pass_rate}, "
                      "allowed: 0 to 1, the first not above the second")
   kept = []
-  for places in sampled.by_question(rows):
+  for places in rows_lib.by_question(rows):
     right, count = np.sum([_tally(rows[i]) for i in places], axis=0).tolist()
     if count and min_pass_rate <= right / count <= max_pass_rate:
-      kept.append(sampled.problem(rows[places[0]]))
+      kept.append(rows_lib.problem(rows[places[0]]))
   return kept
 
 
@@ -96,19 +96,19 @@ def most_variable(rows: list[Row], *, count: int) -> list[Row]:
   Raises:
     ValueError: count is out of range, or a row is not of accuracy.
   """
-  sampled.check_least(1, count=count)
-  sampled.check_columns(rows, "prompt", "right", "count")
-  seen = [[rows[i] for i in places if rows[i]["count"]] for places in sampled.by_question(rows)]
+  rows_lib.check_least(1, count=count)
+  rows_lib.check_columns(rows, "prompt", "right", "count")
+  seen = [[rows[i] for i in places if rows[i]["count"]] for places in rows_lib.by_question(rows)]
   seen = [times for times in seen if times]
   accuracy = np.full((len(seen), max(map(len, seen), default=0)), np.nan)
   for times, line in zip(seen, accuracy, strict=True):
     line[:len(times)] = [row["right"] / row["count"] for row in times]
-  return [sampled.problem(seen[i][0]) for i in rank_by_variance(accuracy)[:count]]
+  return [rows_lib.problem(seen[i][0]) for i in rank_by_variance(accuracy)[:count]]
 
 
 def _tally(row: Row) -> tuple[int, int]:
   """How many are right, of how many that have a verdict."""
   if "right" in row:
     return row["right"], row["count"]
-  sampled.check_columns([row], "is_right")
+  rows_lib.check_columns([row], "is_right")
   return int(bool(row["is_right"])), int(row["is_right"] is not None)
