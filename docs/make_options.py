@@ -35,9 +35,9 @@ from rlreason.losses import preference as preference_losses
 from rlreason.losses import reward_model as reward_model_losses
 from rlreason.rewards import VERIFIERS, combine
 from rlreason.slots import Slot
-from rlreason.training import custom_stage
-from rlreason.training.recipe import Recipe, from_config
-from rlreason.training.stage_configs import STAGES
+from rlreason.training.settings import custom
+from rlreason.training.settings.kinds import STAGES
+from rlreason.training.settings.recipe import Recipe, from_config
 
 DOCUMENT = pathlib.Path(__file__).with_name("options.md")
 INTRO = """# Options
@@ -72,7 +72,7 @@ SLOTS = (
      ""),
     ("config.STAGE.distill.divergence", (distill,), ("student", "teacher"), "teacher"),
     ("config.STAGE.select", (completions, pairs, restarts, problems), ("rows", "encode"), "rows"),
-    ("config.STAGE.make", (), custom_stage.OFFERED, ""))
+    ("config.STAGE.make", (), custom.OFFERED, ""))
 # Recipes that together have an instance of every class with ranges.
 EXAMPLES = (
     "rlsp_countdown", "rlsp_smollm2", "grpo_gsm8k", "methods/r1", "methods/ppo_rlhf",

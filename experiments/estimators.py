@@ -30,8 +30,8 @@ from rlreason import config as config_lib, rollout as rollout_lib
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool
+from rlreason.training.settings.rl import RLStage
 from rlreason.training.setup import Setup, make_setup
-from rlreason.training.stage_configs import RLStage
 from rlreason.training.stages import rl
 from rlreason.types import Key, Outcome, Params, Rollout
 

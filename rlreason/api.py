@@ -34,7 +34,7 @@ from rlreason.tokenizers import Tokenizer
 from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib
 from rlreason.training import model_paths, progress, provenance, replay as replay_lib
 from rlreason.training import report as report_lib, seeds as seeds_lib, workdir as workdir_lib
-from rlreason.training.recipe import Recipe, from_config, with_tasks
+from rlreason.training.settings.recipe import Recipe, from_config, with_tasks
 from rlreason.training.setup import evaluation_key, make_reading
 from rlreason.types import Key, Params, Rollout
 from rlreason.workers import WorkerPool

@@ -17,6 +17,10 @@ MOVED = {
     "rlreason.data.restarts": "rlreason.data.selections.restarts",
     "rlreason.data.sampled": "rlreason.data.selections.rows",
     "rlreason.data.selection": "rlreason.data.selections.problems",
+    "rlreason.training.checks": "rlreason.training.settings.checks",
+    "rlreason.training.custom_stage": "rlreason.training.settings.custom",
+    "rlreason.training.recipe": "rlreason.training.settings.recipe",
+    "rlreason.training.stage_configs": "rlreason.training.settings.kinds",
 }
 
 

@@ -55,7 +55,7 @@ def test_what_is_imported_is_exported_to_type_checkers(package):
 
 
 @pytest.mark.parametrize("package", [
-    "data", "data.selections", "data.tasks", "evaluation", "training"])
+    "data", "data.selections", "data.tasks", "evaluation", "training", "training.settings"])
 def test_folders_without_names_list_and_reach_all_of_their_modules(package):
   folder = PACKAGE.joinpath(*package.split("."))
   modules = {path.stem for path in folder.glob("*.py")} | {
@@ -79,7 +79,7 @@ def test_a_module_that_has_moved_is_found_by_its_old_name(old, new):
 
 def test_the_package_reaches_its_modules_without_an_import_of_them():
   program = ("import sys, rlreason as rr; assert 'jax' not in sys.modules; "
-             "print(rr.training.recipe.Recipe.__name__, rr.data.tasks.countdown.__name__, "
+             "print(rr.training.settings.recipe.Recipe.__name__, rr.data.tasks.countdown.__name__, "
              "rr.__version__)")
   found = subprocess.run(
       [sys.executable, "-c", program], capture_output=True, text=True, check=True)

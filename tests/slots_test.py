@@ -15,7 +15,7 @@ from rlreason import commands, losses
 from rlreason.algorithms import PolicyGradientConfig, presets
 from rlreason.data.selections import problems
 from rlreason.slots import Slot, import_function
-from rlreason.training import recipe as recipe_lib
+from rlreason.training.settings import recipe as recipe_lib
 
 TINY = pathlib.Path(__file__).parent / "tiny_experiment.py"
 

@@ -15,8 +15,8 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import (
-      expectations, header, metrics, progress, recipe as recipe_lib, tables, workdir)
+  from rlreason.training import expectations, header, metrics, progress, tables, workdir
+  from rlreason.training.settings import recipe as recipe_lib
 
   recipe = recipe_lib.from_config(config)
   if values.split:

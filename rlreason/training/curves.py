@@ -7,7 +7,7 @@ functions of what the run keeps of it, so that a resume decides as the run befor
 from collections.abc import Sequence
 from typing import Any
 
-from rlreason.training.recipe import CheckpointConfig, Recipe
+from rlreason.training.settings.recipe import CheckpointConfig, Recipe
 
 Curve = Sequence[dict[str, Any]]
 

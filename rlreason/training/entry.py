@@ -5,7 +5,7 @@ import pathlib
 
 from rlreason import files
 from rlreason.training import checkpoint as checkpoint_lib, model_paths, workdir as workdir_lib
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 from rlreason.training.setup import Setup, make_setup
 from rlreason.training.stages import check_stages
 from rlreason.types import Params

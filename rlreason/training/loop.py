@@ -33,12 +33,13 @@ from rlreason.training import (
 from rlreason.training import expectations, progress as progress_lib, report as report_lib, tables
 from rlreason.training import wandb_log, workdir as workdir_lib
 from rlreason.training.entry import enter
-from rlreason.training.recipe import BEST, Recipe
+from rlreason.training.settings.graph import start_of
+from rlreason.training.settings.recipe import BEST, Recipe
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.select import SelectStage
 from rlreason.training.setup import (
     Setup, check_same_shape, evaluation_key, init_key, load_policy, places, preflight_key)
 from rlreason.training.signals import stop_signals
-from rlreason.training.stage_configs import (
-    RLStage, SelectStage, start_of, trains, writes_data)
 from rlreason.training.stages import (
     Stage, StepOutput, data_file, make_stage, model_folder, select)
 from rlreason.types import Params
@@ -95,7 +96,7 @@ def train(
     checkpoint_lib.write_json(workdir / "summary.json", summary)
     with tracking.work("plots and report"):
       report_lib.make_report(workdir)
-  trained = [stage.name for stage in recipe.stages if trains(stage)]
+  trained = [stage.name for stage in recipe.stages if stage.trains]
   tables.print_summary(summary, tables.run_places(run.workdir, summary, trained))
   return summary
 
@@ -176,7 +177,7 @@ class _Run:
   def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):
     config = self.setup.recipe.stages[number]
     policy = self._start_policy(start_of(self.setup.recipe.stages, number))
-    if writes_data(config):
+    if config.writes_data:
       self.data = metrics_lib.JsonLines(data_file(self.workdir, config.name))
       self.data.truncate_to(*(data_end if self.host["step"] else (0,)))
     stage = make_stage(
@@ -391,7 +392,7 @@ class _Run:
     """Evaluates the policy, if there is a new one, and adds the stage to the summary."""
     seconds = self.host["seconds"] + time.monotonic() - self.started
     recipe = self.setup.recipe
-    last = next((stage.name for stage in reversed(recipe.stages) if trains(stage)), "start")
+    last = next((stage.name for stage in reversed(recipe.stages) if stage.trains), "start")
     is_wanted = policy is not None and (recipe.evaluation.every_stage or name == last)
     curve = self.host.get("curve", [])
     reason = curves.why_over(curve, recipe)

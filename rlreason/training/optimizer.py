@@ -1,6 +1,6 @@
 """The optimiser: AdamW with a schedule, clipping, and its own learning rate for the critic.
 
-Not here: the choice of which stage trains what (training/recipe.py), and the rule that skips an
+Not here: the choice of which stage trains what (settings/), and the rule that skips an
 update with a gradient that is not finite (the algorithm's update step).
 """
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 
 FOLDER = "profile"  # in the workdir
 _MODULES_LINE = "XLA Modules"  # of an accelerator's trace: an event for each run of a program

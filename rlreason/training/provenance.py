@@ -27,7 +27,7 @@ from rlreason.data.tasks.load import verifier_of
 from rlreason.evaluation import completions as completions_lib
 from rlreason.evaluation.completions import Completions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 
 PACKAGES = ("rlreason", "jax", "jaxlib", "flax", "optax", "numpy")
 _GRADING = ("which_box", "verifier_options")  # fields of an evaluation that say how it grades

@@ -16,7 +16,7 @@ from rlreason import files
 from rlreason.evaluation import metrics
 from rlreason.training import checkpoint as checkpoint_lib, loop, progress as progress_lib, tables
 from rlreason.training.comparison import SEED_PREFIX, seed_folders
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 from rlreason.training.workdir import CONFIG
 
 _MAX_SEED = 2**31 - 1

@@ -20,7 +20,7 @@ from rlreason.rewards import answer
 from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
 from rlreason.training.memory import check_memory
-from rlreason.training.recipe import NewModel, PretrainedModel, Recipe
+from rlreason.training.settings.recipe import NewModel, PretrainedModel, Recipe
 from rlreason.types import Key, Params
 
 

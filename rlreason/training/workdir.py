@@ -19,8 +19,8 @@ from rlreason.data.sources import digest
 from rlreason.data.tasks import own
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training.checkpoint import FOLDER, UNSAVED, has_checkpoints
-from rlreason.training.recipe import Recipe
-from rlreason.training.stage_configs import START, STAGE_PREFIX
+from rlreason.training.settings.base import START, stage_of
+from rlreason.training.settings.recipe import Recipe
 
 CONFIG, INPUTS = "config.json", "inputs.json"
 _WEIGHTS = ".safetensors"
@@ -179,7 +179,7 @@ def _input_paths(recipe: Recipe, below: str = "config.") -> Iterator[tuple[str, 
   names = (*START, *(stage.name for stage in recipe.stages))
   for field, path in config_lib.paths(recipe):
     section, _, name = field.rpartition(".")
-    if not field.startswith(below) or not path or path in names or path.startswith(STAGE_PREFIX):
+    if not field.startswith(below) or not path or path in names or stage_of(path) is not None:
       continue
     found = pathlib.Path(weights.find_model(path))
     if found.exists():

@@ -20,12 +20,17 @@ from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
-from rlreason.training.optimizer import OptimizerConfig
-from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
 from rlreason.training import stages as stages_lib
-from rlreason.training.stage_configs import (
-    CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
-    SFTStage)
+from rlreason.training.optimizer import OptimizerConfig
+from rlreason.training.settings.custom import CustomStage
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.settings.sft import SFTStage
 
 
 class Row(NamedTuple):

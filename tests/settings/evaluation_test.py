@@ -10,7 +10,8 @@ import pytest
 from rlreason import rollout as rollout_lib
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.sampling import SamplingOptions
-from rlreason.training.stage_configs import RLStage, SampleStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
 from tests.algorithms import tiny
 from tests.settings import bases, fakes, of_runs
 

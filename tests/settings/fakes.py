@@ -22,7 +22,7 @@ from rlreason.evaluation import evaluator
 from rlreason.parallel import Layout
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import loop, stages as stages_lib
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 from rlreason.training.setup import Setup
 from rlreason.training.stages import base, distill, policies, preference, rl
 from rlreason.types import Rollout

@@ -11,8 +11,8 @@ from rlreason.data.selections.restarts import restart_prompts
 from rlreason.slots import Slot
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import loop, metrics
-from rlreason.training.recipe import from_config
-from rlreason.training.stage_configs import SelectStage
+from rlreason.training.settings.recipe import from_config
+from rlreason.training.settings.select import SelectStage
 from rlreason.training.stages.sample import select
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes

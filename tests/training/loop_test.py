@@ -16,7 +16,7 @@ from rlreason import weights
 from rlreason.algorithms import base
 from rlreason.evaluation import completions
 from rlreason.training import checkpoint, loop, metrics, model_paths, signals
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
 

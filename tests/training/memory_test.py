@@ -13,7 +13,7 @@ from rlreason.algorithms import SFTConfig, sft
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.parallel import memory as devices
 from rlreason.training import loop, memory
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.types import PackedBatch
 from tests.training import tiny_run
 

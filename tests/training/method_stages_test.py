@@ -13,7 +13,7 @@ from rlreason.rewards import RewardResult, WorkerPool
 from rlreason.rollout import Sampled, Scored
 from rlreason.slots import Slot
 from rlreason.training import loop, metrics, stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.setup import make_setup
 from tests import rollout_test
 from tests.training import tiny_run

@@ -11,7 +11,7 @@ from rlreason.algorithms import presets
 from rlreason.models import ModelConfig
 from rlreason.training import loop, metrics
 from rlreason.training import stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.setup import make_setup
 from tests.tokenizers import tiny_models
 from tests.training import tiny_run

@@ -12,7 +12,7 @@ from rlreason.parallel import make_layout
 from rlreason.tokenizers import WordTokenizer, render
 from rlreason.training import setup as setup_lib
 from rlreason.training import stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.stages import sft as sft_stage
 from tests.tokenizers import templates, tiny_models
 from tests.training import tiny_run

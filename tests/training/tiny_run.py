@@ -29,7 +29,7 @@ import tensorboardX  # pylint: disable=unused-import
 
 from rlreason.algorithms import presets
 from rlreason.training import checkpoint, loop, metrics
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 
 STEPS = 5  # of each stage
 ENDS = {"sft": STEPS, "rl": 2 * STEPS}  # steps of the run after these stages

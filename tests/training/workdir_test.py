@@ -7,7 +7,7 @@ import pytest
 from rlreason import files
 from rlreason.data.sources import digest
 from rlreason.training import checkpoint, loop, workdir
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests.training import tiny_run
 
 

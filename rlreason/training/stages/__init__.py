@@ -5,10 +5,16 @@ import os
 import pathlib
 
 from rlreason import config as config_lib, hub, weights
+from rlreason.training.settings.base import START, StageConfig
+from rlreason.training.settings.custom import CustomStage
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.settings.sft import SFTStage
 from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
-from rlreason.training.stage_configs import (
-    START, CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage,
-    SelectStage, SFTStage, StageConfig)
 from rlreason.training.stages import policies
 from rlreason.training.stages.base import Stage, StepOutput, data_file, model_folder
 from rlreason.training.stages.custom import check_custom, make_custom

@@ -14,7 +14,7 @@ from rlreason.data.sources import FileRows
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer, make_schedule
-from rlreason.training.stage_configs import STAGE_PREFIX, StageConfig
+from rlreason.training.settings.base import StageConfig, stage_of
 from rlreason.types import Key, Metrics, Params
 
 
@@ -58,7 +58,7 @@ def model_folder(folder: pathlib.Path, stage: str) -> pathlib.Path:
 
 def is_of_stage(source: str) -> bool:
   """Whether a source is what another stage writes, and so not there before the run."""
-  return source.startswith(STAGE_PREFIX)
+  return stage_of(source) is not None
 
 
 def read_source(
@@ -71,7 +71,7 @@ def read_source(
     FileNotFoundError, ValueError: as `FileRows`.
   """
   if is_of_stage(source):
-    source = data_file(folder, source.removeprefix(STAGE_PREFIX))
+    source = data_file(folder, stage_of(source))
   return FileRows(source, fields=fields, required=required, questions=questions)
 
 
@@ -128,7 +128,7 @@ def check_source(name: str, source: str, columns: str):
   except FileNotFoundError as error:
     raise FileNotFoundError(
         f"{name}: {source!r} not found, allowed: a file ({files.KINDS}) of {columns}, a folder of "
-        f"such files, or {STAGE_PREFIX!r} and the name of a stage"
+        f"such files, or 'stage:' and the name of a stage"
         f"{hub.hint(source, 'dataset')}") from error
   except ValueError as error:
     raise ValueError(f"{name}: {error}") from error

@@ -10,8 +10,8 @@ from rlreason import masks, rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
 from rlreason.data import pipeline, prompts
 from rlreason.data.tasks.base import Row
+from rlreason.training.settings.distill import DistillStage
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import DistillStage
 from rlreason.training.stages import base, policies, rl
 from rlreason.types import Params, Rollout
 

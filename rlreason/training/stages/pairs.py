@@ -11,8 +11,9 @@ from rlreason.data import prompts
 from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row
 from rlreason.tokenizers import Tokenizer
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import PreferenceStage, RewardModelStage
 from rlreason.training.stages import base
 from rlreason.types import PairBatch
 

@@ -4,8 +4,8 @@ import pathlib
 
 from rlreason.algorithms import preference
 from rlreason.data import pipeline
+from rlreason.training.settings.preference import PreferenceStage
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import PreferenceStage
 from rlreason.training.stages import base, pairs, policies
 from rlreason.types import Params
 

@@ -12,8 +12,8 @@ from rlreason.algorithms import (
     init_reward_params, reward_model, rows as rows_lib, score_completions)
 from rlreason.data import pipeline
 from rlreason.models import lora
+from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.setup import Setup, init_key
-from rlreason.training.stage_configs import RewardModelStage
 from rlreason.training.stages import base, pairs, policies
 from rlreason.types import Params
 

@@ -20,8 +20,10 @@ from rlreason.rollout import Sampled, Scored
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import preflight, rl_metrics
 from rlreason.training.group_plans import GroupPlanner
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import DistillStage, RLStage, SampleStage
 from rlreason.training.stages import base, policies
 from rlreason.types import Key, Outcome, Params, Rollout
 from rlreason.workers import WorkerPool

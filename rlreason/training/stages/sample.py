@@ -8,8 +8,10 @@ from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
 from rlreason.rollout import Sampled
 from rlreason.training import metrics, rl_metrics
+from rlreason.training.settings.graph import start_of
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
 from rlreason.training.setup import Setup, places
-from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
 from rlreason.training.stages import base, policies, rl
 from rlreason.types import Params
 from rlreason.workers import WorkerPool

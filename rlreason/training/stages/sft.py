@@ -12,8 +12,8 @@ from rlreason.data.sources import BadRows, FunctionRows, origin
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.data.tasks.load import demonstrations
 from rlreason.tokenizers import Tokenizer
+from rlreason.training.settings.sft import SFTStage
 from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import SFTStage
 from rlreason.training.stages import base, policies
 from rlreason.types import Params
 

@@ -11,7 +11,8 @@ import pytest
 import rlreason as rr
 from rlreason import config as config_lib
 from rlreason.data.tasks import load, own
-from rlreason.training import recipe as recipe_lib, workdir
+from rlreason.training import workdir
+from rlreason.training.settings import recipe as recipe_lib
 from tests import tiny_experiment
 
 PROBLEMS = [{"question": f"What is {i} + 1?", "answer": i + 1, "size": i} for i in range(20)]
@@ -176,7 +177,7 @@ def test_a_run_goes_on_with_the_same_rows_alone(tmp_path):
 def test_how_a_prompt_is_put_stays_as_the_config_has_it(task, kept):
   config = config_lib.to_dict(tiny_experiment.get_config())
   config.pop("task")
-  recipe = rr.training.recipe.with_tasks(config | ({"task": task} if task else {}), SPLITS)
+  recipe = rr.training.settings.recipe.with_tasks(config | ({"task": task} if task else {}), SPLITS)
   assert recipe.task == own.OwnTask(kind="own", function=recipe.task.function, **kept, **(
       {"verifier": "math"} if task and "verifier" in task else {}))
   again = recipe_lib.with_tasks(recipe, SPLITS).task

@@ -1,17 +1,18 @@
-"""The settings of a stage of the user's own; those of all others are in stage_configs.py."""
+"""The settings of a stage of the user's own."""
 
 import dataclasses
 from typing import Literal
 
 from rlreason.config import Path
 from rlreason.slots import Slot
-from rlreason.training.checks import check_positive
+from rlreason.training.settings.base import StageConfig
+from rlreason.training.settings.checks import check_positive
 
 OFFERED = ("setup", "stage", "policy", "seed", "folder")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CustomStage:
+class CustomStage(StageConfig):
   """A stage that a function of the user's makes, as `training.stages` makes ours."""
 
   kind: Literal["custom"]
@@ -21,7 +22,7 @@ class CustomStage:
   # `setup` (of the run), `stage` (these settings), `policy` (parameters, with their adapters if it
   # has any; it takes them over), `seed` (of the order of its data) and `folder` (of the run).
   make: Slot
-  start: Path = "previous"  # see `stage_configs.START`
+  start: Path = "previous"  # see `settings.base.START`
 
   def __post_init__(self):
     check_positive(self, "steps")

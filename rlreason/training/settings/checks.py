@@ -10,9 +10,7 @@ from rlreason.config import Unread, check_unread
 from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.training.optimizer import OptimizerConfig
-
-
-STAGE_PREFIX = "stage:"  # of a data source, or of a model, that is what a stage wrote
+from rlreason.training.settings.base import stage_of
 
 
 def check_positive(config: Any, *names: str):
@@ -32,7 +30,7 @@ def check_rows(stage: Any):
 
 def check_fields(stage: Any, source: str):
   """Refuses names of columns where no file is read: stages write ours."""
-  if stage.fields and (not source or source.startswith(STAGE_PREFIX)):
+  if stage.fields and (not source or stage_of(source) is not None):
     raise ValueError(f"fields: got {dict(stage.fields)}, allowed: none, where the stage reads no "
                      "file of its own")
 

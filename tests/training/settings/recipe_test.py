@@ -6,9 +6,10 @@ from ml_collections import config_dict
 import pytest
 
 from rlreason import config as config_lib
-from rlreason.training import recipe as recipe_lib
-from rlreason.training.recipe import NewModel, PretrainedModel, from_config
-from rlreason.training.stage_configs import RLStage, SFTStage
+from rlreason.training.settings import recipe as recipe_lib
+from rlreason.training.settings.recipe import NewModel, PretrainedModel, from_config
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sft import SFTStage
 
 
 def make_config():

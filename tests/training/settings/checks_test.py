@@ -17,7 +17,7 @@ from rlreason.algorithms import presets
 from rlreason.data.tasks import chain
 from rlreason.losses import advantages as advantages_lib
 from rlreason.slots import Slot
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.stages import base
 from tests.training import tiny_run
 

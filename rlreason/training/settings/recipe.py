@@ -20,9 +20,11 @@ from rlreason.parallel import ParallelConfig
 from rlreason.rewards import (
     RewardSpec, Verifier, combine_rewards, default_options, is_built_in)
 from rlreason.rewards.verifier import VERIFIERS
-from rlreason.training.stage_configs import (
-    START, STAGES, RLStage, StageConfig, check_positive, check_sources, trains)
-
+from rlreason.training.settings.base import START, StageConfig
+from rlreason.training.settings.checks import check_positive
+from rlreason.training.settings.graph import check_sources
+from rlreason.training.settings.kinds import STAGES, AnyStage
+from rlreason.training.settings.rl import RLStage
 
 BEST = "-best"  # after the name of a stage: its best model, beside the one that it ended with
 _Width = Annotated[int, AtMost(2**20, "the width of an array")]
@@ -95,7 +97,7 @@ class Recipe:
   model: PretrainedModel | NewModel  # that the first stage starts from
   task: TaskConfig  # where problems and right answers come from
   prompt_buckets: tuple[int, ...]  # tokens: widths that prompts are padded to; longer are left out
-  stages: tuple[StageConfig, ...]  # in this order
+  stages: tuple[AnyStage, ...]  # in this order
   evaluation: EvaluationConfig
   lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()
@@ -125,7 +127,7 @@ class Recipe:
   def _check_evaluations(self):
     """Refuses evaluations on the way, and what follows from them, where there can be none."""
     every, most = self.evaluation.every_steps, self.evaluation.stop_after
-    longest = max((stage.steps for stage in self.stages if trains(stage)), default=0)
+    longest = max((stage.steps for stage in self.stages if stage.trains), default=0)
     if every and every >= longest:
       raise ValueError(
           f"evaluation.every_steps: got {every}, allowed: less than {longest}, the steps of the "
