@@ -19,7 +19,9 @@ MOVED = {
     "rlreason.data.selection": "rlreason.data.selections.problems",
     "rlreason.training.checks": "rlreason.training.settings.checks",
     "rlreason.training.custom_stage": "rlreason.training.settings.custom",
+    "rlreason.training.group_plans": "rlreason.training.stages.group_plans",
     "rlreason.training.recipe": "rlreason.training.settings.recipe",
+    "rlreason.training.rl_metrics": "rlreason.training.stages.rl_metrics",
     "rlreason.training.stage_configs": "rlreason.training.settings.kinds",
 }
 

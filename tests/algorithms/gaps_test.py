@@ -14,7 +14,7 @@ from rlreason import losses, masks
 from rlreason.algorithms import PolicyGradientConfig, scoring
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
-from rlreason.training.group_plans import GroupPlanner
+from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.types import Outcome, Rollout, RolloutBatch
 from tests.algorithms import tiny
 

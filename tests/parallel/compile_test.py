@@ -16,8 +16,8 @@ from rlreason.algorithms import (
 from rlreason.models import lora, quantize
 from rlreason.parallel import ALONE, Layout, ParallelConfig, make_layout
 from rlreason.slots import Slot
-from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.metrics import CompilationCounter
+from rlreason.training.stages.group_plans import GroupPlanner
 from tests.algorithms import tiny
 
 # Every axis is divided by two tensor and two fsdp devices.

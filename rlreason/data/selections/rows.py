@@ -3,7 +3,8 @@
 A row of a completion has the columns of its problem, `prompt_ids`, `completion`, `completion_ids`,
 `is_right` (None: not verified), `reward` and its parts `rewards` (None: not scored), `tokens`,
 `truncated`, and where it is from: `stage`, `step`, `policy`. A row of accuracy has the columns of
-its problem, `right`, `count` and `step`. Not here: what writes them (`training/rl_metrics.py`).
+its problem, `right`, `count` and `step`. Not here: what writes them
+(`training/stages/rl_metrics.py`).
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from rlreason.data import pipeline, prompts
 from rlreason.data.tasks.base import Row
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.setup import Setup
-from rlreason.training.stages import base, policies, rl
+from rlreason.training.stages import base, policies, scoring
 from rlreason.types import Params, Rollout
 
 
@@ -32,7 +32,7 @@ def check_distill(setup: Setup, stage: DistillStage):
   base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   if not stage.examples:
-    rl.check_problems(setup, stage)
+    scoring.check_problems(setup, stage)
   elif not base.is_of_stage(stage.examples):
     rows = base.read_rows(
         stage, "examples", setup.tokenizer, pathlib.Path(), ("prompt", "completion"))
@@ -85,7 +85,7 @@ def make_distill(
 def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
   """Problems to sample from, or examples whose completions have at most the stage's length."""
   if not stage.examples:
-    return rl.make_problems(setup, stage, folder)
+    return scoring.make_problems(setup, stage, folder)
   rows = base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   return rollout_lib.FittingRows(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 

@@ -7,12 +7,12 @@ from rlreason import files, models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
 from rlreason.rollout import Sampled
-from rlreason.training import metrics, rl_metrics
+from rlreason.training import metrics
 from rlreason.training.settings.graph import start_of
 from rlreason.training.settings.sample import SampleStage
 from rlreason.training.settings.select import SelectStage
 from rlreason.training.setup import Setup, places
-from rlreason.training.stages import base, policies, rl
+from rlreason.training.stages import base, policies, rl_metrics, scoring
 from rlreason.types import Params
 from rlreason.workers import WorkerPool
 
@@ -21,9 +21,9 @@ def check_sample(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
   base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   base.check_source("problems", stage.problems, "{prompt, answer}")
-  rl.make_reward(setup, stage, None)
+  scoring.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
-  rl.check_problems(setup, stage)
+  scoring.check_problems(setup, stage)
   model = setup.model
   if stage.model:
     model, tokenizer = weights.open_model(weights.find_model(stage.model))
@@ -57,8 +57,8 @@ def make_sample(
     model = models.with_tokens(model, tokenizer.vocab_size)
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
-  problems = rl.make_problems(setup, stage, folder)
-  scorer = rl.make_scorer(setup, stage, pool, folder, tokenizer)
+  problems = scoring.make_problems(setup, stage, folder)
+  scorer = scoring.make_scorer(setup, stage, pool, folder, tokenizer)
   stages = setup.recipe.stages
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(

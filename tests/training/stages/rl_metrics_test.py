@@ -5,7 +5,7 @@ import pytest
 
 from rlreason.rewards import RewardResult
 from rlreason.rollout import Sampled, Scored
-from rlreason.training import rl_metrics
+from rlreason.training.stages import rl_metrics
 from rlreason.types import Rollout
 
 
