@@ -31,8 +31,9 @@ from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool
 from rlreason.training.settings.rl import RLStage
-from rlreason.training.setup import Setup, make_setup
+from rlreason.training.setup import make_setup
 from rlreason.training.stages import scoring
+from rlreason.training.stages.base import Setup
 from rlreason.types import Key, Outcome, Params, Rollout
 
 METHODS = pathlib.Path(__file__).parent / "methods"

@@ -22,7 +22,7 @@ from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.select import SelectStage
 from rlreason.training.settings.sft import SFTStage
-from rlreason.training.setup import Setup
+from rlreason.training.stages.base import Setup
 
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GPUs and TPUs
 

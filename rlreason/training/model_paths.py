@@ -26,10 +26,11 @@ from rlreason.models import ModelConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import checkpoint as checkpoint_lib
-from rlreason.training.settings.base import START, stage_of
+from rlreason.training.keys import init_key
+from rlreason.training.settings.base import BEST, START, stage_of
 from rlreason.training.settings.kinds import STAGES
-from rlreason.training.settings.recipe import BEST, PretrainedModel, Recipe
-from rlreason.training.setup import init_key, load_policy
+from rlreason.training.settings.recipe import PretrainedModel, Recipe
+from rlreason.training.setup import load_policy
 from rlreason.types import Params
 
 Part = Literal["models", "adapters"]  # folders of a run

@@ -148,3 +148,9 @@ def _make_adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Grad
 
 def _name(path: tuple) -> str:
   return jax.tree_util.keystr(path, simple=True)
+
+
+def optimizer_of(config: OptimizerConfig, updates: int):
+  """A stage's optimiser and learning rate; a stage of 0 steps has them without using them."""
+  total = max(updates, config.warmup_steps + 1)
+  return make_optimizer(config, total), make_schedule(config, total)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -19,8 +19,10 @@ from rlreason.parallel import Layout, make_layout
 from rlreason.rewards import answer
 from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
+from rlreason.training.keys import init_key
 from rlreason.training.memory import check_memory
 from rlreason.training.settings.recipe import NewModel, PretrainedModel, Recipe
+from rlreason.training.stages.base import Setup
 from rlreason.types import Key, Params
 
 
@@ -29,17 +31,6 @@ from rlreason.types import Key, Params
 _FREE_FIELDS = (
     "family", "balance_coef", "max_positions", "dtype", "param_dtype", "remat", "unroll",
     "attention", "lora")
-
-
-class Setup(NamedTuple):
-  """What every stage of a run shares."""
-
-  recipe: Recipe
-  model: ModelConfig  # of the policy, with its adapters if the recipe has any
-  tokenizer: Tokenizer
-  tasks: dict[str, Task]  # by split
-  layout: Layout
-  evaluate: Callable  # of `make_evaluator`
 
 
 def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
@@ -89,21 +80,6 @@ def _check_best(recipe: Recipe, tasks: dict[str, Task], tokenizer: Tokenizer):
   if metric not in names:
     raise ValueError(
         f"config.checkpoint.keep_best: got {metric!r}, allowed: {', '.join(names)}, or ''")
-
-
-def init_key(seed: int) -> Key:
-  """The key of random parameters, apart from those of steps."""
-  return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-
-
-def evaluation_key(seed: int) -> Key:
-  """The key of evaluations, apart from those of steps and of random parameters."""
-  return jax.random.fold_in(jax.random.key(seed), 2**30)
-
-
-def preflight_key(seed: int) -> Key:
-  """The key of what is tried before the first step, apart from all others."""
-  return jax.random.fold_in(jax.random.key(seed), 2**30 + 1)
 
 
 def load_policy(

@@ -10,7 +10,7 @@ from rlreason.data.selections.completions import right_completions
 from rlreason.data.selections.restarts import restart_prompts
 from rlreason.slots import Slot
 from rlreason.tokenizers import WordTokenizer
-from rlreason.training import loop, metrics
+from rlreason.training import metrics, run as run_lib
 from rlreason.training.settings.recipe import from_config
 from rlreason.training.settings.select import SelectStage
 from rlreason.training.stages.sample import select
@@ -166,7 +166,7 @@ def test_wrong_references_are_refused_by_name(changes, message):
 ])
 def test_what_a_stage_would_stumble_over_comes_before_the_first_step(changes, message, tmp_path):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
-    loop.train(make_recipe(**changes), tmp_path / "run")
+    run_lib.train(make_recipe(**changes), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

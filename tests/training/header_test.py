@@ -8,7 +8,8 @@ from rlreason.models import LoRAConfig
 from rlreason.parallel import memory
 from rlreason.training import header
 from rlreason.training.settings.recipe import from_config, with_tasks
-from rlreason.training.setup import Setup, new_model_config
+from rlreason.training.setup import new_model_config
+from rlreason.training.stages.base import Setup
 from tests.training import tiny_run
 
 

@@ -28,7 +28,7 @@ from ml_collections import config_dict
 import tensorboardX  # pylint: disable=unused-import
 
 from rlreason.algorithms import presets
-from rlreason.training import checkpoint, loop, metrics
+from rlreason.training import checkpoint, loop, metrics, run as run_lib
 from rlreason.training.settings.recipe import from_config
 
 STEPS = 5  # of each stage
@@ -139,13 +139,13 @@ def signal_at(moment):
 def run(workdir, moment, options):
   signal_at(moment)
   if "report" not in options:
-    loop.report_lib.make_report = lambda workdir: workdir / "report.html"
+    run_lib.report_lib.make_report = lambda workdir: workdir / "report.html"
   try:
     config = make_data_config() if "data" in options else make_config("adapters" in options)
     if "evaluated" in options:
       config.evaluation.every_steps = 2
       config.checkpoint.keep_best = "eval/countdown/reasoning_length"
-    loop.train(from_config(config), pathlib.Path(workdir))
+    run_lib.train(from_config(config), pathlib.Path(workdir))
   except loop.Interrupted as stopped:
     print(stopped)
     sys.exit(3)

@@ -5,11 +5,12 @@ earlier stage, or from a folder. Data that a stage writes (`data/<stage>.jsonl`)
 that it trains, are named "stage:NAME" by the stages after it.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 # Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
 # the name of an earlier stage that trains, or a folder as a run writes it.
 START = ("previous", "initial")
+BEST = "-best"  # after the name of a stage: its best model, beside the one that it ended with
 _STAGE_PREFIX = "stage:"
 
 
@@ -33,6 +34,22 @@ class StageConfig:
   def model_sources(self) -> dict[str, str]:
     """Field -> the stage whose reward model it names."""
     return {}
+
+
+class RunConfig(Protocol):
+  """What the loop and the stages read of a `Recipe`, without its kinds of stages."""
+
+  seed: int
+  stages: tuple[StageConfig, ...]
+  prompt_buckets: tuple[int, ...]
+  evaluation: Any  # an `EvaluationConfig`
+  checkpoint: Any  # a `CheckpointConfig`
+  lora: Any
+  preflight: bool
+  samples_per_step: int
+  max_skipped_in_a_row: int
+  reward_workers: int
+  reward_timeout: float
 
 
 def stage_of(source: str) -> str | None:

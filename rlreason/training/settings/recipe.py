@@ -20,13 +20,12 @@ from rlreason.parallel import ParallelConfig
 from rlreason.rewards import (
     RewardSpec, Verifier, combine_rewards, default_options, is_built_in)
 from rlreason.rewards.verifier import VERIFIERS
-from rlreason.training.settings.base import START, StageConfig
+from rlreason.training.settings.base import BEST, START, StageConfig
 from rlreason.training.settings.checks import check_positive
 from rlreason.training.settings.graph import check_sources
 from rlreason.training.settings.kinds import STAGES, AnyStage
 from rlreason.training.settings.rl import RLStage
 
-BEST = "-best"  # after the name of a stage: its best model, beside the one that it ended with
 _Width = Annotated[int, AtMost(2**20, "the width of an array")]
 
 

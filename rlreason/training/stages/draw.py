@@ -14,8 +14,8 @@ from rlreason.data.tasks.base import Row
 from rlreason.rollout import Sampled, Scored
 from rlreason.training import preflight
 from rlreason.training.settings.rl import RLStage
-from rlreason.training.setup import Setup
 from rlreason.training.stages import rl_metrics
+from rlreason.training.stages.base import Setup
 from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.training.stages.scoring import Scorer
 from rlreason.types import Key, Params

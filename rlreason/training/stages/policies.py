@@ -13,11 +13,13 @@ from rlreason import models, weights
 from rlreason.algorithms import rows, score_completions
 from rlreason.models import ModelConfig, lora
 from rlreason.tokenizers import Tokenizer
+from rlreason.training.keys import init_key
 from rlreason.training.settings.base import stage_of
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
-from rlreason.training.setup import Setup, base_kind, init_key, places
-from rlreason.training.stages.base import is_of_stage, model_folder
+from rlreason.training.setup import base_kind, places
+from rlreason.training.stages.base import Setup, model_folder
+from rlreason.training.stages.sources import is_of_stage
 from rlreason.types import Key, Params, Rollout
 
 

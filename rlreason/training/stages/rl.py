@@ -8,9 +8,10 @@ import jax
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
 from rlreason.data import pipeline
+from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.rl import RLStage
-from rlreason.training.setup import Setup
-from rlreason.training.stages import base, draw as draw_lib, policies, rl_metrics, scoring
+from rlreason.training.stages import base, checks, draw as draw_lib, policies, rl_metrics, scoring
+from rlreason.training.stages.base import Setup
 from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.types import Outcome, Params
 from rlreason.workers import WorkerPool
@@ -18,13 +19,13 @@ from rlreason.workers import WorkerPool
 
 def check_rl(setup: Setup, stage: RLStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
-  base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   for name in ("minibatch_size", "micro_batch_size"):
-    base.check_rows(
+    checks.check_rows(
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
-  base.check_source("problems", stage.problems, "{prompt, answer}")
-  base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
-  base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
+  checks.check_source("problems", stage.problems, "{prompt, answer}")
+  checks.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  checks.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   scoring.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
   policies.check_reference(setup, stage)
@@ -38,7 +39,7 @@ def make_rl(
   """The stage; `folder` is the run's, for data that stages before it wrote."""
   layout, config = setup.layout, stage.algorithm
   updates = stage.updates_per_step
-  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps * updates)
+  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
   reference_model, given = policies.load_reference(setup, stage)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=(
       config.kl_coef > 0 and not config.reference_every and given is None))

@@ -13,8 +13,8 @@ from rlreason.tokenizers import Tokenizer
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
-from rlreason.training.setup import Setup
-from rlreason.training.stages import base, policies
+from rlreason.training.stages import policies, sources
+from rlreason.training.stages.base import Setup
 from rlreason.types import Rollout
 from rlreason.workers import WorkerPool
 
@@ -54,7 +54,7 @@ def make_scorer(
 
 def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):
   """Raises ValueError where none of the stage's problems fits; those of a stage come later."""
-  if not base.is_of_stage(stage.problems):
+  if not sources.is_of_stage(stage.problems):
     rollout_lib.check_fitting(*_problems(setup, stage, pathlib.Path()))
 
 
@@ -72,7 +72,7 @@ def _problems(
   train = setup.tasks["train"]
   rows = train.rows
   if stage.problems:
-    rows = base.read_rows(stage, "problems", setup.tokenizer, folder, ("prompt", "answer"))
+    rows = sources.read_rows(stage, "problems", setup.tokenizer, folder, ("prompt", "answer"))
   specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
   spec = specs[0] if specs else RewardSpec(name="verifier")
   columns = verifier_columns(spec, train.verifier)
