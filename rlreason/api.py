@@ -27,6 +27,7 @@ from rlreason.data import prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
+from rlreason.evaluation.reading import make_reader
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import find_devices, make_layout
 from rlreason.sampling import SamplingOptions
@@ -36,7 +37,6 @@ from rlreason.training import model_paths, process, progress, provenance, replay
 from rlreason.training import report as report_lib, run as run_lib, seeds as seeds_lib
 from rlreason.training.keys import evaluation_key
 from rlreason.training.settings.recipe import Recipe, from_config, with_tasks
-from rlreason.training.setup import make_reading
 from rlreason.types import Key, Params, Rollout
 from rlreason.workers import WorkerPool
 
@@ -191,7 +191,7 @@ def evaluate_with_completions(
   tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
   run = make_evaluator(
       config, tasks[config.split], policy.config, policy.tokenizer, layout,
-      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task),
+      prompt_buckets=recipe.prompt_buckets, reader=make_reader(recipe.task),
       grading=recipe.grading)
   params = layout.put_state({"policy": layout.put_params(
       policy.params, models.abstract_boxed_params(policy.config))})

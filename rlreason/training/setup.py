@@ -1,6 +1,6 @@
 """From a recipe to the things it names: model, tokenizer, tasks, layout and evaluator."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -9,15 +9,11 @@ import jax
 
 from rlreason import config as config_lib, models, tokenizers, weights
 from rlreason.data.tasks.base import Task
-from rlreason.data.tasks.load import (
-    CountdownTask, TaskConfig, behaviour_words, load_tasks, vocabulary)
-from rlreason.evaluation import behaviours
-from rlreason.evaluation.evaluator import (
-    Reading, make_evaluator, metric_names, vote_answer)
+from rlreason.data.tasks.load import load_tasks, vocabulary
+from rlreason.evaluation.evaluator import make_evaluator, metric_names
+from rlreason.evaluation.reading import make_reader
 from rlreason.models import LoRAConfig, ModelConfig, quantize
 from rlreason.parallel import Layout, make_layout
-from rlreason.rewards import answer
-from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
 from rlreason.training.keys import init_key
 from rlreason.training.memory import check_memory
@@ -60,7 +56,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
   try:
     evaluate = make_evaluator(
         recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
-        prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task),
+        prompt_buckets=recipe.prompt_buckets, reader=make_reader(recipe.task),
         grading=recipe.grading)
   except ValueError as error:
     raise ValueError(f"config.evaluation: {error}") from error
@@ -75,7 +71,7 @@ def _check_best(recipe: Recipe, tasks: dict[str, Task], tokenizer: Tokenizer):
     return
   names = metric_names(
       recipe.evaluation, tasks[recipe.evaluation.split], tokenizer,
-      longest=max(recipe.prompt_buckets), reading=make_reading(recipe.task),
+      longest=max(recipe.prompt_buckets), reader=make_reader(recipe.task),
       grading=recipe.grading)
   if metric not in names:
     raise ValueError(
@@ -168,22 +164,3 @@ def _with_choices(model: ModelConfig, choice: PretrainedModel | NewModel) -> Mod
   """A model that is computed as a recipe says."""
   return dataclasses.replace(
       model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
-
-
-def make_reading(task: TaskConfig) -> Reading:
-  """How completions of a task are read: votes are cast by value, behaviours counted by words."""
-  words = behaviour_words(task)
-  if words is None:
-    return Reading()
-  count = functools.partial(
-      behaviours.trace_behaviours, back_words=words[0], check_words=words[1])
-  vote = _expression_value if isinstance(task, CountdownTask) else vote_answer
-  return Reading(count_behaviours=count, vote=vote)
-
-
-def _expression_value(
-    text: str, which_box: answer.WhichBox, **where: Any) -> Hashable | None:
-  """The value of the boxed expression: two ways to make 24 are one answer."""
-  found = answer.extract_answer(text, which_box=which_box, **where)
-  evaluated = None if found is None else evaluate_expression(found)
-  return None if evaluated is None else evaluated.value

@@ -24,7 +24,7 @@ from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
 from rlreason.training.settings.select import SelectStage
 from rlreason.training.settings.sft import SFTStage
-from rlreason.training.stages import base
+from rlreason.training.stages import checks
 from tests.settings import bases, fakes
 from tests.settings.bases import OPTIMIZER, REINFORCE, VERIFIER, Row
 
@@ -43,7 +43,7 @@ def seen(name, stage):
 
 def read_file(stage):
   """What it asks of a file that is not there."""
-  with mock.patch.object(base, "check_source"):
+  with mock.patch.object(checks, "check_source"):
     return seen("read", stage)
 
 

@@ -18,7 +18,7 @@ from rlreason.data.tasks import chain
 from rlreason.losses import advantages as advantages_lib
 from rlreason.slots import Slot
 from rlreason.training.settings.recipe import from_config
-from rlreason.training.stages import base
+from rlreason.training.stages import checks
 from tests.training import tiny_run
 
 SAMPLING = dict(max_new_tokens=8)
@@ -248,9 +248,9 @@ def test_every_advantage_is_known_to_be_zero_or_not_in_small_groups():
 
 
 def test_filters_that_every_token_passes_are_refused():
-  base.check_top_k(24, 25)
-  base.check_bigrams((((1, 99), (24,)),), 25)
+  checks.check_top_k(24, 25)
+  checks.check_bigrams((((1, 99), (24,)),), 25)
   with pytest.raises(ValueError, match=r"sampling.blocked_bigrams: got \(\(1,\), \(25,\)\), allow"):
-    base.check_bigrams((((1,), (25,)),), 25)
+    checks.check_bigrams((((1,), (25,)),), 25)
   with pytest.raises(ValueError, match="sampling.top_k: got 25, allowed: less than the 25 tokens"):
-    base.check_top_k(25, 25)
+    checks.check_top_k(25, 25)
