@@ -9,7 +9,7 @@ import optax
 
 from rlreason.models import lora
 from rlreason.models.config import ModelConfig
-from rlreason.parallel.compile import Replicas
+from rlreason.parallel.layout import Replicas
 from rlreason.parallel.shards import put_together
 from rlreason.types import Metrics, Params
 

@@ -8,7 +8,7 @@ from rlreason.algorithms.base import TrainState
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Task
 from rlreason.models.config import ModelConfig
-from rlreason.parallel.compile import Layout
+from rlreason.parallel.layout import Layout
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.training.settings.base import RunConfig
 from rlreason.types import Key, Metrics, Params
