@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason import losses
-from rlreason.parallel import compile as parallel_compile
+from rlreason.parallel.jit import compiler_options
 import side_by_side
 
 FORMS = ("chunked", "naive", "naive, flat")
@@ -90,7 +90,7 @@ def make_gradient(form, shape):
     return jnp.sum(weights[0] * log_probs) + jnp.sum(weights[1] * entropy)
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)),
-                 compiler_options=parallel_compile.compiler_options())
+                 compiler_options=compiler_options())
 
 
 def peak_beside(before, results):

@@ -17,7 +17,7 @@ import time
 import jax
 
 from rlreason.rewards import WorkerPool
-from rlreason.training import recipe as recipe_lib
+from rlreason.training.settings import recipe as recipe_lib
 from rlreason.training.setup import make_setup
 from rlreason.training.stages import make_stage
 import side_by_side

@@ -1,4 +1,4 @@
-"""Math-Verify as it is usually called: a reward function for the processes of rewards/pool.py."""
+"""Math-Verify as it is usually called: a reward function for the processes of workers/pool.py."""
 
 import re
 

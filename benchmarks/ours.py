@@ -13,8 +13,8 @@ import numpy as np
 
 from rlreason import algorithms, models, parallel, rollout as rollout_lib, sampling
 from rlreason.algorithms import presets
-from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
+from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.types import Outcome, Prompts
 
 

@@ -17,8 +17,9 @@ import sys
 from typing import Iterable, NamedTuple, Sequence
 
 import math_verify_tests
-from rlreason.rewards import pool as pools
 from rlreason.rewards import verifier as verifiers
+from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 
 FOLDER = pathlib.Path(__file__).parent
 PAIRS = FOLDER / "verifier_pairs.jsonl"
@@ -97,7 +98,8 @@ def judge_theirs(pairs: Sequence[Pair], pool: pools.WorkerPool) -> list[float | 
   requests = [
       dict(prompt="", completion=pair.prediction, columns=dict(gold=pair.gold), options={})
       for pair in pairs]
-  return [reply.value for reply in pool.map("math_verify_judge:judge", requests)]
+  return [reply.value for reply in pool.map(
+      worker.row_target("math_verify_judge:judge"), requests)]
 
 
 def judge(pairs: Sequence[Pair]) -> Verdicts:

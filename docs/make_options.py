@@ -27,16 +27,16 @@ from rlreason.algorithms.policy_gradient import config as policy_gradient, prese
 from rlreason.algorithms.preference import PAIRED, UNPAIRED
 from rlreason.algorithms.reward_model import PAIRED as PAIRED_SCORES, UNPAIRED as UNPAIRED_SCORES
 from rlreason.config import AtMost, Path
-from rlreason.data import completions, pairs, restarts, selection
+from rlreason.data.selections import completions, pairs, problems, restarts
 from rlreason.losses import (
     advantages, corrections, covariance, distill, entropy, policy, trust)
 from rlreason.losses import preference as preference_losses
 from rlreason.losses import reward_model as reward_model_losses
 from rlreason.rewards import VERIFIERS, combine
 from rlreason.slots import Slot
-from rlreason.training import custom_stage
-from rlreason.training.recipe import Recipe, from_config
-from rlreason.training.stage_configs import STAGES
+from rlreason.training.settings import custom
+from rlreason.training.settings.kinds import STAGES
+from rlreason.training.settings.recipe import Recipe, from_config
 
 DOCUMENT = pathlib.Path(__file__).with_name("options.md")
 INTRO = """# Options
@@ -70,8 +70,8 @@ SLOTS = (
     ("config.STAGE.reward_model.loss", (reward_model_losses,), (*PAIRED_SCORES, *UNPAIRED_SCORES),
      ""),
     ("config.STAGE.distill.divergence", (distill,), ("student", "teacher"), "teacher"),
-    ("config.STAGE.select", (completions, pairs, restarts, selection), ("rows", "encode"), "rows"),
-    ("config.STAGE.make", (), custom_stage.OFFERED, ""))
+    ("config.STAGE.select", (completions, pairs, restarts, problems), ("rows", "encode"), "rows"),
+    ("config.STAGE.make", (), custom.OFFERED, ""))
 # Recipes that together have an instance of every class with ranges.
 EXAMPLES = (
     "rlsp_countdown", "rlsp_smollm2", "grpo_gsm8k", "methods/r1", "methods/ppo_rlhf",

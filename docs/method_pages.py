@@ -19,7 +19,7 @@ from make_options import cell, section, show_value
 from rlreason.algorithms import PolicyGradientConfig, presets
 from rlreason.rewards import combine
 from rlreason.slots import Slot
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "experiments"), str(ROOT / "experiments" / "methods")]

@@ -31,9 +31,10 @@ from rlreason.data import fitting, prompts as prompts_lib
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool
 from rlreason.rollout.scored import score
-from rlreason.training.setup import Setup, make_setup
-from rlreason.training.stage_configs import RLStage
-from rlreason.training.stages import rl
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.setup import make_setup
+from rlreason.training.stages import scoring
+from rlreason.training.stages.base import Setup
 from rlreason.types import Key, Outcome, Params, Rollout
 
 METHODS = pathlib.Path(__file__).parent / "methods"
@@ -85,8 +86,8 @@ def open_bed(recipe: str, model: str, pool: WorkerPool) -> Bed:
   config.parallel.cpu_devices = 1  # its programs are compiled here, without a layout
   setup, params = make_setup(rr.from_config(config))
   stage, = setup.recipe.stages
-  return Bed(setup, stage, params, rl.make_problems(setup, stage, pathlib.Path()),
-             rl.make_reward(setup, stage, pool))
+  return Bed(setup, stage, params, scoring.make_problems(setup, stage, pathlib.Path()),
+             scoring.make_reward(setup, stage, pool))
 
 
 def take_problems(bed: Bed, seed: int, count: int) -> list[Row]:

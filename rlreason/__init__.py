@@ -24,7 +24,7 @@ _NAMES = {
     "rlreason.rewards": ("RewardSpec",),
     "rlreason.sampling": ("SamplingOptions",),
     "rlreason.training.metrics": ("reduce_metrics",),
-    "rlreason.training.recipe": ("Recipe", "from_config"),
+    "rlreason.training.settings.recipe": ("Recipe", "from_config"),
 }
 
 if typing.TYPE_CHECKING:
@@ -38,7 +38,7 @@ if typing.TYPE_CHECKING:
   from rlreason.rewards import RewardSpec
   from rlreason.sampling import SamplingOptions
   from rlreason.training.metrics import reduce_metrics
-  from rlreason.training.recipe import Recipe, from_config
+  from rlreason.training.settings.recipe import Recipe, from_config
 else:
   __getattr__, __dir__ = lazy.attributes(
       __name__, __all__, {name: module for module, names in _NAMES.items() for name in names})

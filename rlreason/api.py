@@ -26,18 +26,19 @@ from rlreason.data import fitting, prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
+from rlreason.evaluation.reading import make_reader
 from rlreason.models import ModelConfig, lora
 from rlreason.parallel import find_devices, make_layout
-from rlreason.rewards import WorkerPool
 from rlreason.rollout.scored import completion_texts
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import Tokenizer
-from rlreason.training import comparison, comparison_plot, loop, metrics as metrics_lib
-from rlreason.training import model_paths, progress, provenance, replay as replay_lib
-from rlreason.training import report as report_lib, seeds as seeds_lib, workdir as workdir_lib
-from rlreason.training.recipe import Recipe, from_config, with_tasks
-from rlreason.training.setup import evaluation_key, make_reading
+from rlreason.training import comparison, comparison_plot, inputs, metrics as metrics_lib
+from rlreason.training import model_paths, process, progress, provenance, replay as replay_lib
+from rlreason.training import report as report_lib, run as run_lib, seeds as seeds_lib
+from rlreason.training.keys import evaluation_key
+from rlreason.training.settings.recipe import Recipe, from_config, with_tasks
 from rlreason.types import Key, Params, Rollout
+from rlreason.workers import WorkerPool
 
 _SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four times, ... as much
 
@@ -190,18 +191,18 @@ def evaluate_with_completions(
   tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
   run = make_evaluator(
       config, tasks[config.split], policy.config, policy.tokenizer, layout,
-      prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task),
+      prompt_buckets=recipe.prompt_buckets, reader=make_reader(recipe.task),
       grading=recipe.grading)
   params = layout.put_state({"policy": layout.put_params(
       policy.params, models.abstract_boxed_params(policy.config))})
   with WorkerPool(
       num_workers=recipe.reward_workers, timeout_seconds=recipe.reward_timeout) as pool:
     found = run(params, evaluation_key(recipe.seed) if key is None else key, pool)
-  made = provenance.describe(recipe, policy.tokenizer, workdir_lib.read_task_inputs(recipe))
+  made = provenance.describe(recipe, policy.tokenizer, inputs.read_task_inputs(recipe))
   made["problems"] = provenance.of_problems(policy.tokenizer, found.completions)
   if key is not None:
     made |= {"seed": None, "key": np.asarray(jax.random.key_data(key)).tolist()}
-  provenance.note_process(made, 0)
+  process.note_process(made, 0)
   stage = {"name": name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": found.estimates}
   return {"stages": [stage], "provenance": made}, found.completions
 
@@ -232,13 +233,13 @@ def train(
     The summary, as in summary.json; of several seeds that of `training.seeds.summarize`.
 
   Raises:
-    As `training.loop.train`.
+    As `training.run.train`.
   """
   options = dict(allow_changed_inputs=allow_changed_inputs, profile=profile, wandb=wandb)
   recipe = _as_recipe(recipe, tasks)
   if seeds is not None:
     return seeds_lib.train_seeds(recipe, workdir, seeds, **options)
-  return loop.train(recipe, workdir, **options)
+  return run_lib.train(recipe, workdir, **options)
 
 
 def compare(

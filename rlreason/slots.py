@@ -16,7 +16,7 @@ from typing import Any
 
 from flax.core import FrozenDict
 
-from rlreason import config as config_lib, users
+from rlreason import config as config_lib, lazy, users
 
 
 def import_function(path: str) -> Callable[..., Any]:
@@ -25,7 +25,7 @@ def import_function(path: str) -> Callable[..., Any]:
   Raises:
     ValueError: no such form, module or function.
   """
-  module, colon, name = path.partition(":")
+  module, colon, name = lazy.current_name(path).partition(":")
   if not (colon and name.isidentifier() and module.replace(".", "_").isidentifier()):
     raise ValueError(f"function: got {path!r}, allowed: 'package.module:function'")
   try:
@@ -80,6 +80,8 @@ class Slot:
 
   def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
     """A record (`config.with_defaults`) of a slot of this function with all of its options."""
+    if isinstance(record.get("function"), str):
+      record = record | {"function": lazy.current_name(record["function"])}
     if record.get("function") != config_lib.to_dict(self.function):
       return record
     defaults = {name: config_lib.to_dict(parameter.default)

@@ -64,7 +64,7 @@ class GroupPacking:
   A packed row holds whole completions of one prompt, one after the other; the prompt itself is
   computed once. Prompts, completions and packed rows are in C parts of equal size, one per device
   that splits rows, and every number counts from the first one of its part. Made on the host by
-  `data/groups.py`, read by `models/groups.py`.
+  `data/group_packing.py`, read by `models/groups.py`.
   """
 
   prompt_of_row: jax.Array  # i32[C, R / C]

@@ -12,7 +12,7 @@ import pytest
 
 import rlreason
 from rlreason import commands, main, recipe_files, version
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests.main_test import no_compilation_cache, run_main  # pylint: disable=unused-import
 from tests.main_test import CONFIG
 

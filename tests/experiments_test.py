@@ -22,7 +22,7 @@ from rlreason.models import families
 from rlreason.parallel import ALONE
 from rlreason.slots import Slot
 from rlreason.training.optimizer import make_optimizer
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "rlreason"
 LAYERS = {
     "boxes": 0, "config": 0, "files": 0, "hub": 0, "lazy": 0, "masks": 0, "recipe_files": 0,
     "slots": 0, "tracking": 0, "types": 0, "users": 0, "version": 0,
+    "workers": 0,
     "losses": 1, "parallel": 1,
     "models": 2, "tokenizers": 2,
     "weights": 3, "rewards": 3, "sampling": 3,
@@ -146,6 +147,59 @@ def test_names_are_used_only_where_allowed():
              for path, tree in TREES.items() for name in set(names_used(tree)) & ONLY_IN.keys()
              if top_name(module_name(path)) not in ONLY_IN[name]]
   assert not outside, "\n".join(outside)
+
+
+# A room within a folder -> what of the package its modules may import, by the beginning of names.
+ROOMS = {
+    "workers": (),
+    "data.selections": ("data.selections", "data.prompts", "data.tasks.base", "lazy"),
+    "training.settings": (  # what a run is to do, and nothing that does it
+        "training.settings", "training.optimizer", "algorithms", "config", "data.tasks",
+        "evaluation", "lazy", "losses", "models", "parallel", "rewards", "sampling", "slots"),
+    "training.stages.base": (  # the contract of a stage
+        "training.settings.base", "algorithms.base", "data.pipeline", "data.tasks.base",
+        "models.config", "parallel", "tokenizers.base", "types"),
+}
+# Of a module: how many others may stand behind it, by whatever way.
+MOST_BEHIND = {"training.loop": 60}
+
+
+def behind(module):
+  """The modules that a module imports, that those import, and so on."""
+  found, todo = set(), [module]
+  while todo:
+    new = IMPORTS[todo.pop()] - found
+    found |= new
+    todo.extend(new)
+  return found
+
+
+def is_in(module, room):
+  return f"{module}.".startswith(f"rlreason.{room}.")
+
+
+def test_rooms_import_only_what_they_may():
+  modules = {room: [name for name in IMPORTS if is_in(name, room)] for room in ROOMS}
+  assert all(modules.values()), f"no such room: {modules}"
+  seen = [f"{module} imports {target}" for room, names in modules.items() for module in names
+          for target in sorted(IMPORTS[module])
+          if not any(is_in(target, allowed) for allowed in (room, *ROOMS[room]))]
+  assert not seen, "\n".join(seen)
+
+
+def test_the_loop_knows_no_kind_of_stage():
+  """It is given them: what a stage is (`stages/base.py`) is all that stands behind it."""
+  seen = [target for target in sorted(behind("rlreason.training.loop"))
+          if is_in(target, "training.stages") or is_in(target, "training.settings")]
+  assert seen == ["rlreason.training.settings.base", "rlreason.training.settings.graph",
+                  "rlreason.training.stages.base"]
+
+
+def test_few_modules_stand_behind_a_hub():
+  counts = {module: len(behind(f"rlreason.{module}")) for module in MOST_BEHIND}
+  over = [f"{module}: {count} modules behind it, at most {MOST_BEHIND[module]}"
+          for module, count in counts.items() if count > MOST_BEHIND[module]]
+  assert not over, "\n".join(over)
 
 
 def test_an_import_is_resolved_to_its_module():

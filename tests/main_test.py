@@ -21,7 +21,7 @@ import pytest
 from rlreason import api, commands, main, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
-from rlreason.training import recipe as recipe_lib
+from rlreason.training.settings import recipe as recipe_lib
 from tests import compiler, waiting
 from tests.files_test import file_limit
 

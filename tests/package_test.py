@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 import rlreason as rr
+from rlreason import lazy
 
 PACKAGE = pathlib.Path(rr.__file__).parent
 FOLDERS = sorted(
@@ -52,7 +54,8 @@ def test_what_is_imported_is_exported_to_type_checkers(package):
     assert getattr(module, name) is not None
 
 
-@pytest.mark.parametrize("package", ["data", "data.tasks", "evaluation", "training"])
+@pytest.mark.parametrize("package", [
+    "data", "data.selections", "data.tasks", "evaluation", "training", "training.settings"])
 def test_folders_without_names_list_and_reach_all_of_their_modules(package):
   folder = PACKAGE.joinpath(*package.split("."))
   modules = {path.stem for path in folder.glob("*.py")} | {
@@ -65,9 +68,18 @@ def test_folders_without_names_list_and_reach_all_of_their_modules(package):
     module.recipes  # pylint: disable=pointless-statement
 
 
+@pytest.mark.parametrize("old, new", lazy.MOVED.items())
+def test_a_module_that_has_moved_is_found_by_its_old_name(old, new):
+  package, _, name = old.rpartition(".")
+  assert importlib.util.find_spec(old) is None, f"{old} is there again: take it out of lazy.MOVED"
+  with pytest.warns(FutureWarning, match=f"{old} is now {new}"):
+    module = getattr(importlib.import_module(package), name)
+  assert module is importlib.import_module(new)
+
+
 def test_the_package_reaches_its_modules_without_an_import_of_them():
   program = ("import sys, rlreason as rr; assert 'jax' not in sys.modules; "
-             "print(rr.training.recipe.Recipe.__name__, rr.data.tasks.countdown.__name__, "
+             "print(rr.training.settings.recipe.Recipe.__name__, rr.data.tasks.countdown.__name__, "
              "rr.__version__)")
   found = subprocess.run(
       [sys.executable, "-c", program], capture_output=True, text=True, check=True)

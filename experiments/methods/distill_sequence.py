@@ -12,7 +12,7 @@ Expected: better than reinforcement learning of the student at equal tokens; on 
 
 import beds
 
-from rlreason.data import completions
+from rlreason.data.selections import completions
 from rlreason.slots import Slot
 
 

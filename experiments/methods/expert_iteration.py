@@ -13,7 +13,7 @@ rounds. Expected: about as good as PPO; on this bed from 38% of samples right to
 import bands
 import beds
 
-from rlreason.data import completions
+from rlreason.data.selections import completions
 from rlreason.slots import Slot
 
 ROUNDS = 2

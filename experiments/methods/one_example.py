@@ -15,7 +15,7 @@ import bands
 import beds
 
 from rlreason.algorithms import presets
-from rlreason.data import selection
+from rlreason.data.selections import problems
 from rlreason.slots import Slot
 
 POOL = 64  # problems
@@ -29,7 +29,7 @@ def get_config(start=""):
   optimizer = dict(learning_rate=1e-4)  # at 3e-4 other problems get worse
   config.pool = beds.rl(algorithm, steps=15, sampling=sampling, writes_accuracy=True)
   config.choose = dict(
-      kind="select", inputs=("pool",), select=Slot(selection.most_variable, {"count": 1}))
+      kind="select", inputs=("pool",), select=Slot(problems.most_variable, {"count": 1}))
   config.rl = beds.rl(
       algorithm, steps=60, start="initial" if start else "sft", problems="stage:choose",
       sampling=sampling, optimizer=optimizer,

@@ -24,7 +24,7 @@ import beds
 
 from rlreason import losses
 from rlreason.algorithms import PreferenceConfig, presets
-from rlreason.data import pairs
+from rlreason.data.selections import pairs
 from rlreason.slots import Slot
 
 TOKENS = 112  # room for three solutions

@@ -24,7 +24,7 @@ import bands
 import beds
 
 from rlreason.algorithms import presets
-from rlreason.data import pairs
+from rlreason.data.selections import pairs
 from rlreason.slots import Slot
 
 

@@ -15,7 +15,7 @@ import beds
 
 from rlreason import losses
 from rlreason.algorithms import PreferenceConfig
-from rlreason.data import pairs
+from rlreason.data.selections import pairs
 from rlreason.slots import Slot
 
 LOSSES = {

@@ -21,7 +21,7 @@ import beds
 
 from rlreason import losses
 from rlreason.algorithms import presets
-from rlreason.data import completions
+from rlreason.data.selections import completions
 from rlreason.slots import Slot
 
 REWARDS = dict(

@@ -15,7 +15,7 @@ goes without. Expected: GOOD above no label above BAD; on this bed 84%, 40% and 
 
 import beds
 
-from rlreason.data import completions
+from rlreason.data.selections import completions
 from rlreason.slots import Slot
 
 

@@ -18,7 +18,7 @@ the last, the first policy is fine-tuned on what the trained one gets right, and
 import beds
 
 from rlreason.algorithms import presets
-from rlreason.data import completions, pairs, restarts
+from rlreason.data.selections import completions, pairs, restarts
 from rlreason.slots import Slot
 
 REWARDS = dict(

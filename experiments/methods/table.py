@@ -13,8 +13,8 @@ import sys
 
 from rlreason import commands
 from rlreason.slots import Slot
-from rlreason.training import stage_configs
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.base import stage_of
+from rlreason.training.settings.recipe import from_config
 
 FOLDER = pathlib.Path(__file__).parent
 DOCUMENT = FOLDER.parents[1] / "docs" / "algorithms.md"
@@ -215,7 +215,7 @@ def besides(config) -> str:
 def describe(stage) -> str:
   """`name`: kind, data, function, start."""
   parts = [stage.kind]
-  sources = [name for names in stage_configs.data_sources(stage).values() for name in names]
+  sources = [name for names in stage.data_sources().values() for name in names]
   parts += ["on " + " + ".join(sources)] if sources else []
   for function in (getattr(stage, "select", None),
                    stage.preference.loss if stage.kind == "preference" else None,
@@ -223,7 +223,7 @@ def describe(stage) -> str:
                    stage.distill.divergence if stage.kind == "distill" else None):
     parts += [f"by {slot(function)}"] if function is not None else []
   if stage.kind == "rl" and stage.reward_model:
-    parts += [f"paid by {stage.reward_model.removeprefix(stage_configs.STAGE_PREFIX)}"]
+    parts += [f"paid by {stage_of(stage.reward_model) or stage.reward_model}"]
   start = getattr(stage, "start", "previous")
   parts += [f"from {start}"] if start != "previous" else []
   parts += ["of the teacher"] if getattr(stage, "model", "") else []

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlreason.models import ModelConfig, lora
-from rlreason.parallel import Replicas, put_together
+from rlreason.models import lora
+from rlreason.models.config import ModelConfig
+from rlreason.parallel.layout import Replicas
+from rlreason.parallel.shards import put_together
 from rlreason.types import Metrics, Params
 
 

@@ -101,7 +101,7 @@ def _drop_unread(path: str, config: Any, overrides: Sequence[tuple[str, str]]):
 
 def _unread_field(config: Any) -> str:
   """The first field that has no effect; "" where all have, or the config is wrong elsewhere."""
-  from rlreason.training.recipe import from_config
+  from rlreason.training.settings.recipe import from_config
 
   try:
     from_config(config)

@@ -15,8 +15,8 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   from rlreason import api
   from rlreason.parallel import make_layout
-  from rlreason.training import (
-      expectations, header, metrics, progress, recipe as recipe_lib, tables, workdir)
+  from rlreason.training import expectations, header, inputs, metrics, progress, tables
+  from rlreason.training.settings import recipe as recipe_lib
 
   recipe = recipe_lib.from_config(config)
   if values.split:
@@ -41,7 +41,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
         chat_options=own and own.chat_options)
     shown.messages(header.model_header(policy.config, values.model, recipe.parallel))
     summary, rows = api.evaluate_with_completions(policy, recipe, name=name)
-  summary["provenance"]["data"] |= workdir.read_model_inputs(
+  summary["provenance"]["data"] |= inputs.read_model_inputs(
       {"--model": values.model, "--adapters": values.adapters})
   places, (stage,) = {"model": values.model}, summary["stages"]
   found = None if values.adapters else expectations.of_model(

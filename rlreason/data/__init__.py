@@ -5,13 +5,12 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "choices", "columns", "completions", "files", "fitting", "groups", "messages", "packing",
-    "pairs", "pipeline", "prepare", "prompts", "question_prompts", "restarts", "sampled",
-    "selection", "sources", "tasks", "values"]
+    "choices", "columns", "files", "fitting", "group_packing", "messages", "packing", "pipeline",
+    "prepare", "prompts", "question_prompts", "selections", "sources", "tasks", "values"]
 
 if typing.TYPE_CHECKING:
   from rlreason.data import (
-      choices, columns, completions, files, fitting, groups, messages, packing, pairs, pipeline,
-      prepare, prompts, question_prompts, restarts, sampled, selection, sources, tasks, values)
+      choices, columns, files, fitting, group_packing, messages, packing, pipeline, prepare,
+      prompts, question_prompts, selections, sources, tasks, values)
 else:
   __getattr__, __dir__ = lazy.attributes(__name__, __all__)

@@ -17,24 +17,17 @@ from rlreason.data.tasks.base import Row, RowSource, Task
 from rlreason.evaluation import behaviours, completions as completions_lib, metrics
 from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.expected import Expected
+from rlreason.evaluation.reading import AnswerReader
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, Verifier, WorkerPool, answer, combine_rewards, has_math_golds,
-    is_built_in, is_right, verifier, verifier_columns, vote_answer)
+    CombinedReward, RewardSpec, Verifier, answer, combine_rewards, has_math_golds,
+    is_built_in, is_right, verifier, verifier_columns)
 from rlreason.rollout import forcing as forcing_lib, scored as scored_lib
 from rlreason.sampling import SamplingOptions, check_memory
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """How completions of a task are read, beside being verified."""
-
-  count_behaviours: Callable[[str], behaviours.Behaviours] = behaviours.text_behaviours
-  # (text, options of `answer.extract_answer`) -> what it votes for; equal values are one answer.
-  vote: Callable[..., Hashable | None] = vote_answer
+from rlreason.workers import WorkerPool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +144,7 @@ class _Grader(NamedTuple):
   task_verifier: Verifier
   spec: RewardSpec  # of the part "verifier"
   is_built_in: bool  # or else a reward function, which may read anything
-  reading: Reading
+  reader: AnswerReader
   where: Mapping[str, Any]  # options of `answer.extract_answer`
 
   def reward(self, pool: WorkerPool | None) -> CombinedReward:
@@ -162,16 +155,16 @@ class _Grader(NamedTuple):
     return answer.extract_answer(text, **self.where)
 
   def vote(self, text: str) -> Hashable | None:
-    return self.reading.vote(text, **self.where)
+    return self.reader.vote(text, **self.where)
 
   def count_behaviours(self, text: str) -> behaviours.Behaviours:
     """Those of the reasoning."""
     mark = answer.mark_of(self.where)
-    return self.reading.count_behaviours(text, **{"mark": mark} if mark else {})
+    return self.reader.count_behaviours(text, **{"mark": mark} if mark else {})
 
 
 def _make_grader(
-    config: EvaluationConfig, task_verifier: Verifier, grading: RewardSpec, reading: Reading
+    config: EvaluationConfig, task_verifier: Verifier, grading: RewardSpec, reader: AnswerReader
 ) -> _Grader:
   """The training's part "verifier" with the options of the evaluation."""
   options = {**grading.options, **config.verifier_options}
@@ -180,7 +173,7 @@ def _make_grader(
     options["which_box"] = config.which_box
   return _Grader(
       task_verifier, dataclasses.replace(grading, weight=1.0, options=options), reads_boxes,
-      reading, {
+      reader, {
           "which_box": config.which_box or options.get("which_box", "last"),
           **{name: options[name] for name in ("answer_tags", "answer_after") if name in options}})
 
@@ -188,7 +181,7 @@ def _make_grader(
 def make_evaluator(
     config: EvaluationConfig, task: Task, model: ModelConfig, tokenizer: Tokenizer,
     layout: Layout, *, prompt_buckets: Sequence[int],
-    reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
+    reader: AnswerReader = AnswerReader(), grading: RewardSpec = RewardSpec(name="verifier"),
 ) -> Callable[..., Evaluated]:
   """Makes `evaluate(params, key, pool=None, before_batch=...) -> Evaluated`.
 
@@ -203,14 +196,14 @@ def make_evaluator(
     tokenizer: its tokenizer.
     layout: where programs run.
     prompt_buckets: allowed widths of prompts, tokens.
-    reading: how completions are read.
+    reader: how completions are read.
     grading: how they are verified: the part "verifier" of a training's rewards.
 
   Raises:
     ValueError: no problem fits, or none has the columns of its verifier; a forced text is too long;
       the verifier or one of its options does not exist.
   """
-  grader = _make_grader(config, task.verifier, grading, reading)
+  grader = _make_grader(config, task.verifier, grading, reader)
   grader.reward(None)  # checks it now
   rows = _problems(config, task.rows, grader, tokenizer, max(prompt_buckets))
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
@@ -249,14 +242,14 @@ def make_evaluator(
 
 def metric_names(
     config: EvaluationConfig, task: Task, tokenizer: Tokenizer, *, longest: int,
-    reading: Reading = Reading(), grading: RewardSpec = RewardSpec(name="verifier"),
+    reader: AnswerReader = AnswerReader(), grading: RewardSpec = RewardSpec(name="verifier"),
 ) -> list[str]:
   """The metrics that an evaluation may find, as `eval/<task>/<metric>`: arguments as above.
 
   `longest` is the largest of the prompt buckets. Those of a right completion: that is what all of
   them can be taken of.
   """
-  grader = _make_grader(config, task.verifier, grading, reading)
+  grader = _make_grader(config, task.verifier, grading, reader)
   rows = _problems(config, task.rows, grader, tokenizer, longest)
   right = _Solution("", 1.0, 1, 0, False, 1, "", "")
   names = _measure(rows[:1], [right], [[right] * config.num_samples], grader)

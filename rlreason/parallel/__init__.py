@@ -1,7 +1,8 @@
 """Devices, sharding rules and compilation. Nothing else in the library knows about either."""
 
-from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
 from rlreason.parallel.accelerators import cpu_fallback
+from rlreason.parallel.choose import make_layout
+from rlreason.parallel.layout import ALONE, Layout, Replicas
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
 from rlreason.parallel.shards import map_shards, put_together

@@ -25,11 +25,11 @@ from rlreason.rewards.length import (
 )
 from rlreason.rewards.majority import majority_reward, vote_answer
 from rlreason.rewards.places import Place, Placed, split_steps
-from rlreason.rewards.pool import WorkerPool, default_pool
 from rlreason.rewards.restart import restart_reward
 from rlreason.rewards.style import language_reward, repetition_reward
 from rlreason.rewards.values import is_right
 from rlreason.rewards.verifier import VERIFIERS, MathVerifier, verify
+from rlreason.workers import WorkerPool, default_pool
 
 __all__ = [
     "CombinedReward", "CountdownVerifier", "MathVerifier", "Place", "Placed", "RewardResult",

@@ -28,12 +28,12 @@ from rlreason.rewards import learned
 from rlreason.rewards import length
 from rlreason.rewards import majority
 from rlreason.rewards import places
-from rlreason.rewards import pool as pools
 from rlreason.rewards import restart
 from rlreason.rewards import style
 from rlreason.rewards import values as values_lib
 from rlreason.rewards import verifier as verifiers
 from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 
 # f(prompts, completions, **columns: list) -> for each row a number, a list of (where, number), or
 # None (could not be scored)
@@ -427,8 +427,9 @@ def _make_pool_function(
         )
         for row in range(len(completions))
     ]
+    replies = pool.map(worker.row_target(target), requests)
     # A failed reply stands for its row: its reason is told with those of the whole call.
-    return [reply if reply.failure else reply.value for reply in pool.map(target, requests)]
+    return [reply if reply.failure else reply.value for reply in replies]
 
   return score
 

@@ -14,8 +14,8 @@ from absl import logging
 import numpy as np
 
 from rlreason.rewards import places
-from rlreason.rewards import pool as pools
 from rlreason.rewards import worker
+from rlreason.workers import pool as pools
 
 MAX_FAILED_CALLS = 10  # in a row, each of them on every completion
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are f32 where they are used

@@ -2,7 +2,7 @@ r"""Outcome verifiers: is the final answer of a completion right?
 
 An answer and its gold answer are read (`reading.py`) and matched (`matching.py`) here, exactly and
 at once. Only pieces that need mathematics (roots, polynomials) go to math-verify, in the killable
-processes of `pool.py`. docs/verifier.md has the rules for answers that could be taken in two ways,
+processes of `workers/`. docs/verifier.md has the rules for answers that could be taken in two ways,
 and how often the verdicts are wrong.
 """
 
@@ -18,11 +18,12 @@ from absl import logging
 from rlreason.rewards import answer as answers
 from rlreason.rewards import countdown
 from rlreason.rewards import matching
-from rlreason.rewards import pool as pools
 from rlreason.rewards import reading
+from rlreason.rewards import worker
 from rlreason.rewards.reading import read
 from rlreason.rewards.reading.types import Number
 from rlreason.rewards.reading.typesetting import clean, squeeze
+from rlreason.workers import pool as pools
 
 # 2,74 in place of 2.74, which is only looked for where the gold answer is no integer.
 _DECIMAL_COMMA = re.compile(r"[^\d,]*(?:\d+,\d{1,2}|0,\d+)[^\d,]*", re.ASCII)
@@ -46,7 +47,7 @@ class MathVerifier:
     answer_after: look for it behind the last of these marks, such as `####`, boxed or not, up to
       the end of the line; empty: anywhere.
     percent: "either": 50 and 50% agree; "exact": 50% is 0.5 only.
-    pool: processes for symbolic comparison; None for the shared `pool.default_pool()`.
+    pool: processes for symbolic comparison; None for the shared `workers.default_pool()`.
   """
 
   which_box: answers.WhichBox = "last"
@@ -136,7 +137,7 @@ def compare(
   if asked:
     pieces = list(dict.fromkeys(piece for some in asked.values() for piece in some))
     replies = (pool or pools.default_pool()).map(
-        pools.SYMBOLIC, [dict(gold=gold, answer=answer) for gold, answer in pieces])
+        worker.SYMBOLIC, [dict(gold=gold, answer=answer) for gold, answer in pieces])
     known = {piece: reply.value for piece, reply in zip(pieces, replies)}
     for pair in asked:
       verdicts[pair] = match_text(*pair, percent, lambda *piece: known.get(piece))
@@ -161,7 +162,7 @@ def report_texts(golds: Mapping[int | str, str], pool: pools.WorkerPool | None =
   tried = list(dict.fromkeys(part for parts in formulas.values() for part in parts))[:_MAX_TRIED]
   if tried:
     replies = (pool or pools.default_pool()).map(
-        pools.SYMBOLIC, [dict(gold=part, answer=None) for part in tried])
+        worker.SYMBOLIC, [dict(gold=part, answer=None) for part in tried])
     bad = {part for part, reply in zip(tried, replies) if not reply.value}
     texts |= {row: golds[row] for row, parts in formulas.items() if bad.intersection(parts)}
   if texts:

@@ -7,12 +7,12 @@ functions of what the run keeps of it, so that a resume decides as the run befor
 from collections.abc import Sequence
 from typing import Any
 
-from rlreason.training.recipe import CheckpointConfig, Recipe
+from rlreason.training.settings.base import RunConfig
 
 Curve = Sequence[dict[str, Any]]
 
 
-def is_due(recipe: Recipe, done: int, steps: int) -> bool:
+def is_due(recipe: RunConfig, done: int, steps: int) -> bool:
   """Whether a stage of `steps` steps is evaluated after `done` of them; its end is not counted."""
   every = recipe.evaluation.every_steps
   return bool(every) and 0 < done < steps and done % every == 0
@@ -24,14 +24,14 @@ def value_at(point: dict[str, Any], metric: str) -> float | None:
   return point["evaluation"].get(task, {}).get(name, {}).get("value")
 
 
-def best_point(curve: Curve, config: CheckpointConfig) -> dict[str, Any] | None:
-  """The first of the points with the best value; None: no point has one."""
+def best_point(curve: Curve, config: Any) -> dict[str, Any] | None:
+  """The first of the points with the best value, by a `CheckpointConfig`; None: none has one."""
   sign = -1 if config.best_is == "lowest" else 1
   points = [point for point in curve if value_at(point, config.keep_best) is not None]
   return max(points, key=lambda point: sign * value_at(point, config.keep_best), default=None)
 
 
-def why_over(curve: Curve, recipe: Recipe) -> str | None:
+def why_over(curve: Curve, recipe: RunConfig) -> str | None:
   """Says why the stage ends before its last step; None: it goes on."""
   most, config = recipe.evaluation.stop_after, recipe.checkpoint
   if not most:
@@ -46,7 +46,7 @@ def why_over(curve: Curve, recipe: Recipe) -> str | None:
           f"{curve[-1]['step']}")
 
 
-def of_summary(curve: Curve, recipe: Recipe) -> dict[str, Any]:
+def of_summary(curve: Curve, recipe: RunConfig) -> dict[str, Any]:
   """What the summary of a stage says of its curve, beside what it says without one."""
   if not curve:
     return {}

@@ -4,10 +4,12 @@ import contextlib
 import pathlib
 
 from rlreason import files
-from rlreason.training import checkpoint as checkpoint_lib, model_paths, workdir as workdir_lib
-from rlreason.training.recipe import Recipe
-from rlreason.training.setup import Setup, make_setup
+from rlreason.training import (
+    checkpoint as checkpoint_lib, inputs as inputs_lib, model_paths, workdir as workdir_lib)
+from rlreason.training.settings.recipe import Recipe
+from rlreason.training.setup import make_setup
 from rlreason.training.stages import check_stages
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params
 
 # Fields that may differ when a run is resumed: none changes a result.
@@ -34,8 +36,8 @@ def enter(
   is_there = workdir.is_dir()
   if is_there:
     stack.enter_context(files.locked(workdir))
-  inputs = workdir_lib.read_inputs(recipe)
-  workdir_lib.check_inputs(workdir, inputs, allow_changed_inputs)
+  inputs = inputs_lib.read_inputs(recipe)
+  inputs_lib.check_inputs(workdir, inputs, allow_changed_inputs)
   setup, policy = make_setup(recipe)
   check_stages(setup)
   if not is_there:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlreason import config as config_lib, recipe_files
 from rlreason.evaluation import expected as expected_lib
-from rlreason.training.recipe import PretrainedModel, Recipe, from_config
+from rlreason.training.settings.recipe import PretrainedModel, Recipe, from_config
 
 # Fields that change no result, or the one thing in which runs of a recipe may differ.
 _FREE = ("seed", "parallel", "checkpoint", "preflight", "samples_per_step", "reward_workers",

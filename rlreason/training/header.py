@@ -14,10 +14,15 @@ from rlreason.models import ModelConfig, lora
 from rlreason.parallel import ParallelConfig, memory
 from rlreason.parallel.mesh import mesh_devices
 from rlreason.training.progress import format_bytes
-from rlreason.training.recipe import PretrainedModel, Recipe
-from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import (
-    CustomStage, PreferenceStage, RewardModelStage, RLStage, SelectStage, SFTStage, StageConfig)
+from rlreason.training.settings.base import StageConfig
+from rlreason.training.settings.custom import CustomStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.recipe import PretrainedModel, Recipe
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.settings.sft import SFTStage
+from rlreason.training.stages.base import Setup
 
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GPUs and TPUs
 

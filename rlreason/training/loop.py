@@ -15,34 +15,26 @@ evaluated, the end of a stage or a step within it, is saved before; the host's s
 """
 
 import contextlib
-import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 import jax
 
-from rlreason import files, models, tracking, weights
-from rlreason.algorithms import TrainState
-from rlreason.algorithms.base import trained_part, with_frozen
+from rlreason import tracking
+from rlreason.algorithms.base import TrainState, trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.parallel import memory
-from rlreason.rewards import WorkerPool
 from rlreason.training import (
-    checkpoint as checkpoint_lib, curves, header, metrics as metrics_lib, model_paths, preflight,
-    profiling, provenance)
-from rlreason.training import expectations, progress as progress_lib, report as report_lib, tables
-from rlreason.training import wandb_log, workdir as workdir_lib
-from rlreason.training.entry import enter
-from rlreason.training.recipe import BEST, Recipe
-from rlreason.training.setup import (
-    Setup, check_same_shape, evaluation_key, init_key, load_policy, places, preflight_key)
+    checkpoint as checkpoint_lib, curves, metrics as metrics_lib, process, profiling,
+    progress as progress_lib, workdir as workdir_lib)
+from rlreason.training.keys import evaluation_key, preflight_key
+from rlreason.training.settings.base import BEST, StageConfig
+from rlreason.training.settings.graph import start_of
 from rlreason.training.signals import stop_signals
-from rlreason.training.stage_configs import (
-    RLStage, SelectStage, start_of, trains, writes_data)
-from rlreason.training.stages import (
-    Stage, StepOutput, data_file, make_stage, model_folder, select)
+from rlreason.training.stages.base import Setup, Stage, StepOutput, data_file, model_folder
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
 _HOST_FIELDS = {"stage", "step", "global_step", "tokens", "seconds", "summary", "cursors"}
@@ -52,62 +44,45 @@ class Interrupted(Exception):
   """The run was asked to stop, has saved itself, and can be resumed."""
 
 
-def train(
-    recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
-    profile: str | int | None = None, wandb: str | None = None,
-) -> dict[str, Any]:
-  """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
+class Parts(NamedTuple):
+  """What the loop is given, so that it knows no kind of stage, no model and no file of weights."""
 
-  Args:
-    recipe: what to do.
-    workdir: the folder of the run, made if missing.
-    allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
-      those that it was started with.
-    profile: steps to trace, as `profiling.read_steps` reads them, into `workdir/profile`.
-    wandb: the project of Weights & Biases that gets the metrics too; None: none.
-
-  Returns:
-    The summary, as in summary.json.
-
-  Raises:
-    ValueError, FileNotFoundError: the recipe cannot be run, or not here: another process or other
-      files are in the folder; nothing has been computed.
-    FloatingPointError: too many non-finite updates in a row; names the step.
-    OSError: the disk is full, or the like; names the file. What was saved is intact.
-    Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
-  """
-  if wandb is not None:
-    wandb_log.check()
-  # Absolute: code of the user's may change to another folder.
-  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
-  profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
-  with contextlib.ExitStack() as stack:
-    progress = stack.enter_context(progress_lib.Progress())
-    setup, policy = enter(recipe, workdir, allow_changed_inputs, stack)
-    progress.messages(header.run_header(setup, workdir))
-    with contextlib.ExitStack() as inner:
-      also = None if wandb is None else wandb_log.WandbLog(workdir, wandb)
-      run = _Run(setup, policy, workdir, inner, also)
-      run.profiler = profiling.Profiler(profiled, workdir)
-      inner.callback(run.profiler.close)
-      del policy  # the run lets go of it where no stage has it as its reference
-      summary = run.go()
-    checkpoint_lib.write_json(workdir / "summary.json", summary)
-    with tracking.work("plots and report"):
-      report_lib.make_report(workdir)
-  trained = [stage.name for stage in recipe.stages if trains(stage)]
-  tables.print_summary(summary, tables.run_places(run.workdir, summary, trained))
-  return summary
+  # Of `stages.kinds`: (setup, settings, policy, seed, pool, folder of the run) -> Stage.
+  make_stage: Callable[..., Stage]
+  # The whole of a stage without steps: (setup, settings, folder of the run) -> rows written.
+  select: Callable[[Setup, StageConfig, pathlib.Path], int]
+  # The policy of a stage or folder, None: the initial one; with adapters, the base with those:
+  # (setup, what it is called, its folder or None, base or None) -> parameters.
+  load_policy: Callable[[Setup, str | None, pathlib.Path | None, Params | None], Params]
+  # Its folders in the run: (folder of the run, name, setup, parameters).
+  write_policy: Callable[[pathlib.Path, str, Setup, Params], None]
+  # (metrics of a step, settings) -> reasons why nothing can be learned, by name.
+  signs: Callable[[dict[str, float], StageConfig], dict[str, str]]
+  # (tokenizer, completions of an evaluation) -> what was asked, for the provenance.
+  of_problems: Callable[..., dict[str, Any]]
+  # What the recipe expects of an evaluation, and a line that says it: (recipe, stage, step within
+  # it or None, evaluation, what was asked) -> both, or None.
+  expect: Callable[..., tuple[dict[str, Any], str] | None]
 
 
-class _Run:
+class Loop:
   """The files and counters of a run in progress."""
 
   def __init__(
       self, setup: Setup, policy: Params, workdir: pathlib.Path, stack: contextlib.ExitStack,
-      also: wandb_log.WandbLog | None = None):
+      parts: Parts, also: Any = None):
+    """Opens the files of the run.
+
+    Args:
+      setup: of the run.
+      policy: the initial parameters, where the layout wants them.
+      workdir: the folder of the run.
+      stack: closes what is opened here.
+      parts: what the loop is given.
+      also: another writer of metrics, as `metrics.MetricsWriter` takes it; None: there is none.
+    """
     recipe = setup.recipe
-    self.setup, self.workdir = setup, workdir
+    self.setup, self.workdir, self.parts = setup, workdir, parts
     # What the next stage starts from; with adapters, the base without these.
     self.policy, self.policy_of = policy, None  # and whose it is: of a stage; None: the initial one
     self.state: TrainState | None = None  # nobody else holds it: an update donates it
@@ -132,8 +107,9 @@ class _Run:
     self.host = {"stage": 0, "step": 0, "global_step": 0, "tokens": 0, "seconds": 0.0,
                  "summary": {"stages": []}}
 
-  def go(self) -> dict[str, Any]:
-    """All stages; returns the summary."""
+  def go(self, provenance: dict[str, Any]) -> dict[str, Any]:
+    """All stages; returns the summary, with how it was made but for the processes."""
+    self.provenance = provenance
     latest = self.checkpoints.latest_step()
     for step, reason in self.checkpoints.damaged:
       self.progress.message(
@@ -157,29 +133,26 @@ class _Run:
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
     for number in range(self.host["stage"], len(stages)):
-      if isinstance(stages[number], SelectStage):
-        self._select(stages[number], number)
-      else:
+      if stages[number].has_steps:
         self._make_and_run(number, latest, ends[2])
+      else:
+        self._select(stages[number], number)
     self._say(self.profiler.close())
     return self.host["summary"]
 
   def _note_process(self):
     """Says in the summary how what follows is made."""
-    summary, setup = self.host["summary"], self.setup
-    if "provenance" not in summary:  # new, or begun by an older version
-      file = self.workdir / workdir_lib.INPUTS
-      inputs = checkpoint_lib.read_json(file) if file.exists() else {}
-      summary["provenance"] = provenance.describe(setup.recipe, setup.tokenizer, inputs)
-    provenance.note_process(summary["provenance"], self.host["global_step"])
+    # It is not there in a run that is new, or begun by an older version.
+    made = self.host["summary"].setdefault("provenance", self.provenance)
+    process.note_process(made, self.host["global_step"])
 
   def _make_and_run(self, number: int, latest: int | None, data_end: tuple[int, str | None]):
     config = self.setup.recipe.stages[number]
     policy = self._start_policy(start_of(self.setup.recipe.stages, number))
-    if writes_data(config):
+    if config.writes_data:
       self.data = metrics_lib.JsonLines(data_file(self.workdir, config.name))
       self.data.truncate_to(*(data_end if self.host["step"] else (0,)))
-    stage = make_stage(
+    stage = self.parts.make_stage(
         self.setup, config, policy, self.setup.recipe.seed + number, self.pool, self.workdir)
     if stage.trains:
       self.policy = None  # the stage keeps it only if it is its reference
@@ -190,9 +163,9 @@ class _Run:
       self.data.close()
       self.data = None
 
-  def _select(self, config: SelectStage, number: int):
+  def _select(self, config: StageConfig, number: int):
     """A stage without steps: done again where a run goes on before its end."""
-    count = select(self.setup, config, self.workdir)
+    count = self.parts.select(self.setup, config, self.workdir)
     self.progress.message(f"{config.name}: {count} rows in {data_file(self.workdir, config.name)}")
     self.host["summary"]["stages"].append({
         "name": config.name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": {},
@@ -202,36 +175,30 @@ class _Run:
 
   def _start_policy(self, source: str | None) -> Params:
     """To the bit what a stage, or the run whose folder it is, ended with; None: the initial one."""
-    setup = self.setup
-    if setup.model.lora is not None:
-      if source is None:
-        return self.policy
-      folder = self._adapters_folder(source) if self._is_stage(source) else pathlib.Path(source)
-      _, adapters = weights.load_adapters(folder, setup.model)
-      boxed = lora.split(models.abstract_boxed_params(setup.model))[0]
-      return lora.join(self.policy, setup.layout.put_params(adapters, boxed))
-    if self.policy is not None and source == self.policy_of:
+    has_adapters = self.setup.model.lora is not None
+    if self.policy is not None and source == (None if has_adapters else self.policy_of):
       return self.policy
+    folder = None if source is None else self._folder_of(source)
+    if has_adapters:
+      return self.parts.load_policy(self.setup, source, folder, self.policy)
     self.policy = None  # makes room
-    if source is None:
-      _, self.policy, _ = load_policy(setup.recipe, setup.layout, init_key(setup.recipe.seed))
-    else:
-      folder = self._model_folder(source) if self._is_stage(source) else pathlib.Path(source)
-      model, self.policy, _ = weights.load_model(
-          folder, dtype=setup.model.param_dtype, sharding=places(setup.layout))
-      check_same_shape(source, model, setup.model)
+    self.policy = self.parts.load_policy(self.setup, source, folder, None)
     self.policy_of = source
     return self.policy
 
-  def _is_stage(self, source: str) -> bool:
-    return source in [stage.name for stage in self.setup.recipe.stages]
+  def _folder_of(self, source: str) -> pathlib.Path:
+    """That of a policy which a stage may start from: of a stage of this run, or a path."""
+    if source not in [stage.name for stage in self.setup.recipe.stages]:
+      return pathlib.Path(source)
+    part = "models" if self.setup.model.lora is None else "adapters"
+    return self.workdir / part / source
 
   def _run_stage(self, stage: Stage, number: int, latest: int | None):
     recipe = self.setup.recipe
     if self.host["step"]:
       self._restore(stage, latest)
     elif recipe.preflight and stage.steps and number == next(
-        (i for i, config in enumerate(recipe.stages) if isinstance(config, RLStage)), None):
+        (i for i, config in enumerate(recipe.stages) if config.has_preflight), None):
       self._preflight(stage)
     key = jax.random.fold_in(self.key, number)
     self.progress.start_stage(stage.name, stage.steps, self.host["step"])
@@ -339,7 +306,7 @@ class _Run:
     """Says why nothing can be learned, each reason once; returns whether there is a new one."""
     config = next(stage for stage in self.setup.recipe.stages if stage.name == name)
     said = self.host["summary"].get("warnings", {})
-    new = {f"{name}: {sign}": line for sign, line in preflight.signs(values, config).items()
+    new = {f"{name}: {sign}": line for sign, line in self.parts.signs(values, config).items()
            if f"{name}: {sign}" not in said}
     for line in new.values():
       self.progress.message(f"warning: {name}: {line}")
@@ -349,8 +316,7 @@ class _Run:
 
   def _write_model(self, stage: str, policy: Params):
     """The model folder of a stage, and that of its adapters, if it has any."""
-    model_paths.write_policy(self.workdir, stage, self.setup.recipe, (
-        self.setup.model, policy, self.setup.tokenizer))
+    self.parts.write_policy(self.workdir, stage, self.setup, policy)
 
   def _leave_if_asked(self):
     """Raises Interrupted after a signal; what is saved is complete then."""
@@ -391,7 +357,7 @@ class _Run:
     """Evaluates the policy, if there is a new one, and adds the stage to the summary."""
     seconds = self.host["seconds"] + time.monotonic() - self.started
     recipe = self.setup.recipe
-    last = next((stage.name for stage in reversed(recipe.stages) if trains(stage)), "start")
+    last = next((stage.name for stage in reversed(recipe.stages) if stage.trains), "start")
     is_wanted = policy is not None and (recipe.evaluation.every_stage or name == last)
     curve = self.host.get("curve", [])
     reason = curves.why_over(curve, recipe)
@@ -418,7 +384,7 @@ class _Run:
     evaluation, samples, completions = self.setup.evaluate(
         params, key, self.pool, self._leave_if_asked)
     metrics_lib.write_lines(self.workdir / "evaluation" / f"{name}.jsonl", completions)
-    self.host["summary"]["provenance"]["problems"] = provenance.of_problems(
+    self.host["summary"]["provenance"]["problems"] = self.parts.of_problems(
         self.setup.tokenizer, completions)
     self.samples.write(self.host["global_step"], f"eval-{name}", samples[:20])
     flat = {f"eval/{task}/{metric}": estimate["value"]
@@ -429,11 +395,12 @@ class _Run:
 
   def _expect(self, name: str, step: int | None, evaluation: dict[str, Any]) -> dict[str, Any]:
     """What the recipe expects of an evaluation, after a stage or `step` steps of it; it is said."""
-    found = expectations.of_evaluation(
+    said = self.parts.expect(
         self.setup.recipe, name, step, evaluation, self.host["summary"]["provenance"]["problems"])
-    if found is None:
+    if said is None:
       return {}
-    self.progress.message(expectations.line(found, evaluation))
+    found, line = said
+    self.progress.message(line)
     return {"expected": found}
 
   def _stop_clock(self):
@@ -473,7 +440,7 @@ class _Run:
   def _has_grown(self, host: dict[str, Any]) -> bool:
     """Whether a run ended with fewer steps of its last stage than it has now."""
     stages = self.setup.recipe.stages
-    if host.get("stage") != len(stages) or isinstance(stages[-1], SelectStage):
+    if host.get("stage") != len(stages) or not stages[-1].has_steps:
       return False
     last = host["summary"]["stages"][-1]
     return last["steps"] < stages[-1].steps and "ended_early" not in last
@@ -494,6 +461,3 @@ class _Run:
 
   def _model_folder(self, stage: str) -> pathlib.Path:
     return model_folder(self.workdir, stage)
-
-  def _adapters_folder(self, stage: str) -> pathlib.Path:
-    return self.workdir / "adapters" / stage

@@ -15,9 +15,12 @@ from rlreason import models
 from rlreason.models import LoRAConfig, ModelConfig, attention, lora, quantize
 from rlreason.parallel import memory
 from rlreason.sampling import check_memory as check_sampling
-from rlreason.training.recipe import Recipe
-from rlreason.training.stage_configs import (
-    PreferenceStage, RewardModelStage, RLStage, SFTStage, StageConfig)
+from rlreason.training.settings.base import StageConfig
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.recipe import Recipe
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sft import SFTStage
 
 
 def check_memory(recipe: Recipe, model: ModelConfig):

@@ -26,10 +26,11 @@ from rlreason.models import ModelConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import checkpoint as checkpoint_lib
-from rlreason.training.recipe import BEST, PretrainedModel, Recipe
-from rlreason.training.setup import init_key, load_policy
-from rlreason.training.stage_configs import (
-    START, STAGE_PREFIX, STAGES, kind_trains)
+from rlreason.training.keys import init_key
+from rlreason.training.settings.base import BEST, START, stage_of
+from rlreason.training.settings.kinds import STAGES
+from rlreason.training.settings.recipe import PretrainedModel, Recipe
+from rlreason.training.setup import load_policy
 from rlreason.types import Params
 
 Part = Literal["models", "adapters"]  # folders of a run
@@ -45,7 +46,7 @@ def resolve(recipe: Recipe) -> Recipe:
   names = (*START, *(stage.name for stage in recipe.stages))
 
   def found(where: str, field: str, path: str) -> str:
-    if not path or path in names or path.startswith(STAGE_PREFIX):
+    if not path or path in names or stage_of(path) is not None:
       return path
     is_adapters = field == "start" and recipe.lora is not None
     part = "adapters" if is_adapters else "models"
@@ -131,7 +132,7 @@ class _Run:
     ended = [stage["name"] for stage in self._stages if self._has(stage["name"])]
     if not name:
       name = next((stage["name"] for stage in reversed(self._stages)
-                   if stage["name"] in ended and kind_trains(stage["kind"])), "")
+                   if stage["name"] in ended and STAGES[stage["kind"]].trains), "")
     found = name + (BEST if step else "")
     if not name or name not in [stage["name"] for stage in self._stages] or not self._has(found):
       raise FileNotFoundError(f"{self._got}, allowed: {self._offer()}")
@@ -158,7 +159,7 @@ class _Run:
         stage = self._stages[number]
       except (OSError, ValueError, KeyError, IndexError, TypeError):
         continue
-      if folder.name.isdecimal() and kind_trains(stage["kind"]):
+      if folder.name.isdecimal() and STAGES[stage["kind"]].trains:
         found[int(folder.name)] = stage["name"]
     return dict(sorted(found.items()))
 

@@ -1,6 +1,6 @@
 """The optimiser: AdamW with a schedule, clipping, and its own learning rate for the critic.
 
-Not here: the choice of which stage trains what (training/recipe.py), and the rule that skips an
+Not here: the choice of which stage trains what (settings/), and the rule that skips an
 update with a gradient that is not finite (the algorithm's update step).
 """
 
@@ -148,3 +148,9 @@ def _make_adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Grad
 
 def _name(path: tuple) -> str:
   return jax.tree_util.keystr(path, simple=True)
+
+
+def optimizer_of(config: OptimizerConfig, updates: int):
+  """A stage's optimiser and learning rate; a stage of 0 steps has them without using them."""
+  total = max(updates, config.warmup_steps + 1)
+  return make_optimizer(config, total), make_schedule(config, total)

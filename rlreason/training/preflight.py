@@ -8,7 +8,10 @@ proves anything, so they are warnings and no refusals.
 from collections.abc import Mapping
 
 from rlreason import losses
-from rlreason.training.stage_configs import DistillStage, RLStage, SFTStage, StageConfig
+from rlreason.training.settings.base import StageConfig
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sft import SFTStage
 
 NUM_PROMPTS = 8  # that are sampled and scored before the first step
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.base import RunConfig
 
 FOLDER = "profile"  # in the workdir
 _MODULES_LINE = "XLA Modules"  # of an accelerator's trace: an event for each run of a program
@@ -34,7 +34,7 @@ class Steps(NamedTuple):
   count: int
 
 
-def read_steps(text: str, recipe: Recipe) -> Steps:
+def read_steps(text: str, recipe: RunConfig) -> Steps:
   """Reads `3`, `10:13` (steps 10, 11, 12), `rl:3` or `rl:10:13`.
 
   Raises:

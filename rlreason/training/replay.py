@@ -22,11 +22,13 @@ from rlreason.algorithms import PolicyGradientConfig, init_rl_params, policy_gra
 from rlreason.parallel import Layout, make_layout
 from rlreason.slots import Slot
 from rlreason.training import metrics as metrics_lib, replay_rows
-from rlreason.training.recipe import PretrainedModel, Recipe
+from rlreason.training.keys import init_key
 from rlreason.training.replay_rows import Replayed
-from rlreason.training.setup import Setup, init_key, load_policy
-from rlreason.training.stage_configs import RLStage
+from rlreason.training.settings.recipe import PretrainedModel, Recipe
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.setup import load_policy
 from rlreason.training.stages import policies
+from rlreason.training.stages.base import Setup
 from rlreason.types import Outcome, Params, Rollout
 
 

@@ -1,6 +1,6 @@
 """One recipe with several seeds, one run after the other, and a summary over them.
 
-    <workdir>/seed-<seed>/   a run each, as of `loop.train`
+    <workdir>/seed-<seed>/   a run each, as of `run.train`
     <workdir>/summary.json   as that of a run; estimates are means, with the spread over the seeds
 
 Not here: comparisons of recipes (comparison.py).
@@ -14,9 +14,10 @@ from typing import Any
 
 from rlreason import files
 from rlreason.evaluation import metrics
-from rlreason.training import checkpoint as checkpoint_lib, loop, progress as progress_lib, tables
+from rlreason.training import (
+    checkpoint as checkpoint_lib, loop, progress as progress_lib, run, tables)
 from rlreason.training.comparison import SEED_PREFIX, seed_folders
-from rlreason.training.recipe import Recipe
+from rlreason.training.settings.recipe import Recipe
 from rlreason.training.workdir import CONFIG
 
 _MAX_SEED = 2**31 - 1
@@ -31,14 +32,14 @@ def train_seeds(
     recipe: of which all but the seed stays.
     workdir: the folder of the runs, made if missing.
     count: 1 or more; more than before adds runs.
-    **options: of `loop.train`, for each of the runs.
+    **options: of `run.train`, for each of the runs.
 
   Returns:
     The summary over the seeds.
 
   Raises:
     ValueError: the count is out of range, or the folder is that of a single run or of others.
-    As `loop.train`, Interrupted with the folder of all.
+    As `run.train`, Interrupted with the folder of all.
   """
   if not 1 <= count <= _MAX_SEED - recipe.seed + 1:
     raise ValueError(f"seeds: got {count} from {recipe.seed} on, allowed: 1 or more, up to the "
@@ -56,7 +57,7 @@ def train_seeds(
     folder = workdir / f"{SEED_PREFIX}{seed}"
     progress_lib.Progress().message(f"seed {seed}, {len(summaries) + 1} of {count}: {folder}")
     try:
-      summaries.append(loop.train(dataclasses.replace(recipe, seed=seed), folder, **options))
+      summaries.append(run.train(dataclasses.replace(recipe, seed=seed), folder, **options))
     except loop.Interrupted as error:  # which names the folder of one seed
       raise loop.Interrupted(
           f"stopped on request, at seed {seed}; the same command with --workdir={workdir} goes on "

@@ -1,26 +1,24 @@
 """From a recipe to the things it names: model, tokenizer, tasks, layout and evaluator."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from rlreason import config as config_lib, models, tokenizers, weights
 from rlreason.data.tasks.base import Task
-from rlreason.data.tasks.load import (
-    CountdownTask, TaskConfig, behaviour_words, load_tasks, vocabulary)
-from rlreason.evaluation import behaviours
-from rlreason.evaluation.evaluator import (
-    Reading, make_evaluator, metric_names, vote_answer)
+from rlreason.data.tasks.load import load_tasks, vocabulary
+from rlreason.evaluation.evaluator import make_evaluator, metric_names
+from rlreason.evaluation.reading import make_reader
 from rlreason.models import LoRAConfig, ModelConfig, quantize
 from rlreason.parallel import Layout, make_layout
-from rlreason.rewards import answer
-from rlreason.rewards.countdown import evaluate_expression
 from rlreason.tokenizers import Tokenizer, WordTokenizer
+from rlreason.training.keys import init_key
 from rlreason.training.memory import check_memory
-from rlreason.training.recipe import NewModel, PretrainedModel, Recipe
+from rlreason.training.settings.recipe import NewModel, PretrainedModel, Recipe
+from rlreason.training.stages.base import Setup
 from rlreason.types import Key, Params
 
 
@@ -29,17 +27,6 @@ from rlreason.types import Key, Params
 _FREE_FIELDS = (
     "family", "balance_coef", "max_positions", "dtype", "param_dtype", "remat", "unroll",
     "attention", "lora")
-
-
-class Setup(NamedTuple):
-  """What every stage of a run shares."""
-
-  recipe: Recipe
-  model: ModelConfig  # of the policy, with its adapters if the recipe has any
-  tokenizer: Tokenizer
-  tasks: dict[str, Task]  # by split
-  layout: Layout
-  evaluate: Callable  # of `make_evaluator`
 
 
 def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
@@ -69,7 +56,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
   try:
     evaluate = make_evaluator(
         recipe.evaluation, tasks[recipe.evaluation.split], model, tokenizer, layout,
-        prompt_buckets=recipe.prompt_buckets, reading=make_reading(recipe.task),
+        prompt_buckets=recipe.prompt_buckets, reader=make_reader(recipe.task),
         grading=recipe.grading)
   except ValueError as error:
     raise ValueError(f"config.evaluation: {error}") from error
@@ -84,26 +71,11 @@ def _check_best(recipe: Recipe, tasks: dict[str, Task], tokenizer: Tokenizer):
     return
   names = metric_names(
       recipe.evaluation, tasks[recipe.evaluation.split], tokenizer,
-      longest=max(recipe.prompt_buckets), reading=make_reading(recipe.task),
+      longest=max(recipe.prompt_buckets), reader=make_reader(recipe.task),
       grading=recipe.grading)
   if metric not in names:
     raise ValueError(
         f"config.checkpoint.keep_best: got {metric!r}, allowed: {', '.join(names)}, or ''")
-
-
-def init_key(seed: int) -> Key:
-  """The key of random parameters, apart from those of steps."""
-  return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
-
-
-def evaluation_key(seed: int) -> Key:
-  """The key of evaluations, apart from those of steps and of random parameters."""
-  return jax.random.fold_in(jax.random.key(seed), 2**30)
-
-
-def preflight_key(seed: int) -> Key:
-  """The key of what is tried before the first step, apart from all others."""
-  return jax.random.fold_in(jax.random.key(seed), 2**30 + 1)
 
 
 def load_policy(
@@ -192,22 +164,3 @@ def _with_choices(model: ModelConfig, choice: PretrainedModel | NewModel) -> Mod
   """A model that is computed as a recipe says."""
   return dataclasses.replace(
       model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)
-
-
-def make_reading(task: TaskConfig) -> Reading:
-  """How completions of a task are read: votes are cast by value, behaviours counted by words."""
-  words = behaviour_words(task)
-  if words is None:
-    return Reading()
-  count = functools.partial(
-      behaviours.trace_behaviours, back_words=words[0], check_words=words[1])
-  vote = _expression_value if isinstance(task, CountdownTask) else vote_answer
-  return Reading(count_behaviours=count, vote=vote)
-
-
-def _expression_value(
-    text: str, which_box: answer.WhichBox, **where: Any) -> Hashable | None:
-  """The value of the boxed expression: two ways to make 24 are one answer."""
-  found = answer.extract_answer(text, which_box=which_box, **where)
-  evaluated = None if found is None else evaluate_expression(found)
-  return None if evaluated is None else evaluated.value

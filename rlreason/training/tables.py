@@ -15,7 +15,7 @@ from rlreason.evaluation.metrics import is_share
 from rlreason.training import progress
 from rlreason.training.checkpoint import FOLDER
 from rlreason.training.progress import format_seconds, shortened
-from rlreason.training.recipe import BEST
+from rlreason.training.settings.base import BEST
 
 _LEAST_NAME = 8  # columns of a name that is too long
 _NARROW = 80  # columns of what has no width of its own, such as a table in a log

@@ -15,7 +15,7 @@ from rlreason.algorithms.policy_gradient import loss as loss_lib, scoring
 from rlreason.algorithms.policy_gradient.batch import make_batch
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
-from rlreason.training.group_plans import GroupPlanner
+from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.types import Outcome, Rollout, RolloutBatch
 from tests.algorithms import tiny
 

@@ -10,7 +10,8 @@ from rlreason.data.fitting import encode_prompt
 from rlreason.data.tasks.base import Task
 from rlreason.evaluation import evaluator
 from rlreason.evaluation.behaviours import Behaviours
-from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
+from rlreason.evaluation.evaluator import EvaluationConfig, make_evaluator
+from rlreason.evaluation.reading import AnswerReader
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import RewardSpec, WorkerPool, verifier
 from rlreason.rollout import generate as generate_lib
@@ -82,9 +83,9 @@ def values(estimates):
 
 
 def test_hand_worked(calls):
-  reading = Reading(count_behaviours=lambda text: Behaviours(
+  reader = AnswerReader(count_behaviours=lambda text: Behaviours(
       text.split().count("back"), text.split().count("check")))
-  evaluation, samples = evaluate(reading=reading)
+  evaluation, samples = evaluate(reader=reader)
   assert list(evaluation) == ["toy"]
   assert values(evaluation["toy"]) == pytest.approx({
       "greedy": 3 / 5, "greedy_unboxed": 3 / 5, "unscored_fraction": 0.0,
@@ -226,17 +227,6 @@ def test_a_suffix_is_put_after_each_prompt(calls, monkeypatch):
   assert encode_prompt(TOKENIZER, row) == TOKENIZER.encode("1 2")
   with pytest.raises(ValueError, match="got the words .'GOOD'."):
     evaluate(EvaluationConfig(prompt_suffix=" GOOD"), rows)
-
-
-def test_votes_are_cast_by_normalised_answer():
-  assert evaluator.vote_answer("so \\boxed{ 0.5 }") == evaluator.vote_answer("\\boxed{0.5}")
-  assert evaluator.vote_answer("\\boxed{1/2}") == evaluator.vote_answer("\\boxed{0.5}")
-  assert evaluator.vote_answer("\\boxed{b}") == evaluator.vote_answer("\\boxed{(B)}") == "B"
-  assert evaluator.vote_answer("\\boxed{x}") != evaluator.vote_answer("\\boxed{X}")
-  assert evaluator.vote_answer("\\boxed{" + "." * 60_000 + "x}") is None  # too long to be right
-  assert evaluator.vote_answer("no box") is None
-  assert evaluator.vote_answer("\\boxed{1} then \\boxed{2}", "first") == 1
-  assert evaluator.vote_answer("\\boxed{1} then \\boxed{2}") == evaluator.vote_answer("\\boxed{2}")
 
 
 def test_no_problem_that_fits():

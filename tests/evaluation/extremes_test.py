@@ -7,10 +7,10 @@ import pytest
 from rlreason.data.tasks import chain, countdown
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import CountdownTask
-from rlreason.evaluation.evaluator import EvaluationConfig, Reading, make_evaluator
+from rlreason.evaluation.evaluator import EvaluationConfig, make_evaluator
+from rlreason.evaluation.reading import AnswerReader, make_reader
 from rlreason.rewards import RewardSpec
 from rlreason.rollout import generate as generate_lib
-from rlreason.training.setup import make_reading
 from rlreason.types import Rollout
 from tests.algorithms import tiny
 from tests.settings import fakes
@@ -75,9 +75,9 @@ def evaluate(name, write, monkeypatch):
     return generate
 
   monkeypatch.setattr(generate_lib, "make_generator", make_generator)
-  reading = make_reading(CountdownTask(kind="countdown")) if name == "countdown" else Reading()
+  reader = make_reader(CountdownTask(kind="countdown")) if name == "countdown" else AnswerReader()
   run = make_evaluator(
-      CONFIG, task, tiny.MODEL, tokenizer, fakes.LAYOUT, prompt_buckets=(4,), reading=reading,
+      CONFIG, task, tiny.MODEL, tokenizer, fakes.LAYOUT, prompt_buckets=(4,), reader=reader,
       grading=RewardSpec(name="verifier", options=options))
   return run(None, jax.random.key(0))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlreason import masks, models
-from rlreason.data import groups as plans
+from rlreason.data import group_packing as plans
 from rlreason.models import attention, lora
 from rlreason.models.attention import Platform
 from rlreason.parallel import ParallelConfig, make_layout

@@ -16,7 +16,7 @@ from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
 from rlreason.types import PairBatch, Rollout
 from tests.algorithms import tiny
-from tests.parallel.compile_test import LAYOUTS, MODEL, OPTIMIZER, assert_close
+from tests.parallel.layout_test import LAYOUTS, MODEL, OPTIMIZER, assert_close
 
 TEACHER = dataclasses.replace(MODEL, width=24, tie_embeddings=False)
 ROWS, LENGTH = 16, 5

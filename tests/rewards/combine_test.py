@@ -11,7 +11,7 @@ import pytest
 
 from rlreason import rewards
 from rlreason.rewards import RewardSpec, combine_rewards
-from rlreason.rewards import pool as pools
+from rlreason.workers import pool as pools
 
 RLSP = dict(which_box="first", no_box_score=-0.5)
 RIGHT = "x" * 8000 + r"\boxed{1}"  # 2000 tokens of reasoning

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from rlreason.rewards import pool as pools
+from rlreason.workers import pool as pools
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 

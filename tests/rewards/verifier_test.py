@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 import pytest
 
 from rlreason.rewards import answer as answers
-from rlreason.rewards import pool as pools
 from rlreason.rewards import verifier as verifiers
 from rlreason.rewards.reading import read
 from rlreason.rewards.reading.typesetting import clean, squeeze
+from rlreason.workers import pool as pools
 
 
 class NoPool:

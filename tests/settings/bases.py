@@ -20,12 +20,17 @@ from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
-from rlreason.training.optimizer import OptimizerConfig
-from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
 from rlreason.training import stages as stages_lib
-from rlreason.training.stage_configs import (
-    CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
-    SFTStage)
+from rlreason.training.optimizer import OptimizerConfig
+from rlreason.training.settings.custom import CustomStage
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.settings.sft import SFTStage
 
 
 class Row(NamedTuple):
@@ -98,7 +103,7 @@ BASES = {
         **_OPTIMIZED),
     SelectStage: dict(
         kind="select", name="select", inputs=("one",), select=Slot(
-            "rlreason.data.completions:right_completions", {"max_per_question": 9})),
+            "rlreason.data.selections.completions:right_completions", {"max_per_question": 9})),
     PreferenceStage: dict(
         kind="preference", name="preference", preference=PreferenceConfig(
             loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False), **_ON_FILES),

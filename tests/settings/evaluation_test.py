@@ -11,7 +11,8 @@ from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.rollout import generate as generate_lib
 from rlreason.rollout.scored import score
 from rlreason.sampling import SamplingOptions
-from rlreason.training.stage_configs import RLStage, SampleStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
 from tests.algorithms import tiny
 from tests.settings import bases, fakes, of_runs
 

@@ -7,7 +7,7 @@ dict of lists, in the order in which things happened.
 
 import collections
 import contextlib
-import sys
+import importlib
 import types
 from unittest import mock
 
@@ -22,15 +22,15 @@ from rlreason.evaluation import evaluator
 from rlreason.parallel import Layout
 from rlreason.rollout import generate as generate_lib
 from rlreason.tokenizers import WordTokenizer
-from rlreason.training import loop, stages as stages_lib
-from rlreason.training.recipe import Recipe
-from rlreason.training.setup import Setup
-from rlreason.training.stages import base, distill, policies, preference, rl
+from rlreason.training import loop, run, stages as stages_lib
+from rlreason.training.settings.recipe import Recipe
+from rlreason.training.stages import base, distill, policies, preference, rl, sources
+from rlreason.training.stages.base import Setup
 from rlreason.types import Rollout
 from tests.algorithms import tiny
 
-REWARD_MODEL = sys.modules["rlreason.training.stages.reward_model"]
-SFT = sys.modules["rlreason.training.stages.sft"]
+REWARD_MODEL = importlib.import_module("rlreason.training.stages.reward_model")
+SFT = importlib.import_module("rlreason.training.stages.sft")
 WIDTH = 8  # most tokens of a completion
 TOKENIZER = WordTokenizer.from_words(
     ("p0", "p1", "p2", "p3", "\\boxed{", "}", "1", "2", "a", "b", "wait"))
@@ -166,7 +166,7 @@ def stand_ins(trace, others=TOKENIZER):
       "policy": next(x for x in args if isinstance(x, dict)), "given": args}
   with contextlib.ExitStack() as stack:
     for where, name, value in (
-        (rollout_lib, "make_generator", generator_of(trace)), (base, "read_source", read_source),
+        (rollout_lib, "make_generator", generator_of(trace)), (sources, "read_source", read_source),
         (rl, "policy_gradient", make), (distill, "distill", make), (preference, "preference", make),
         (REWARD_MODEL, "reward_model", make), (SFT, "sft", make), (rl, "init_rl_params", init),
         (distill, "init_distill_params", init),
@@ -289,12 +289,15 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
     return base.Stage(stage.name, stage.steps, state, data, step, trains=trains,
                       preflight=preflight and (lambda params, key: preflight(trace, params, key)))
 
+  def load_policy(setup, source, place, frozen):
+    del setup, place, frozen
+    trace["started"].append(source)
+    return POLICY
+
+  parts = run.PARTS._replace(
+      make_stage=make_stage, load_policy=load_policy, write_policy=lambda *unused: None)
   with contextlib.ExitStack() as stack:
     patch = lambda *args: stack.enter_context(mock.patch.object(*args))
-    patch(loop, "make_stage", make_stage)
-    patch(loop._Run, "_write_model", lambda self, stage, policy: None)
-    patch(loop._Run, "_start_policy", lambda self, source: (
-        trace["started"].append(source) or POLICY))
     if not is_real:
       patch(loop.checkpoint_lib, "Checkpointer", lambda *args, max_to_keep: (
           trace["kept"].append(max_to_keep) or FakeCheckpoints(trace, folder)))
@@ -304,7 +307,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
         trace["pool"].append(settings) or contextlib.nullcontext()))
     patch(loop.progress_lib.Progress, "message", lambda self, text: trace["said"].append(text))
     with contextlib.ExitStack() as inner:
-      trace["summary"] = loop._Run(made_setup, POLICY, folder, inner).go()
+      trace["summary"] = loop.Loop(made_setup, POLICY, folder, inner, parts).go({})
   return dict(trace)
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason.models import LoRAConfig
-from rlreason.training.recipe import CheckpointConfig
-from rlreason.training.stage_configs import RLStage
+from rlreason.training.settings.recipe import CheckpointConfig
+from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import policies
 from tests.algorithms import tiny
 from tests.settings import bases, fakes, of_runs

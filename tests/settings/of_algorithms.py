@@ -21,8 +21,8 @@ from rlreason.algorithms.policy_gradient import scoring
 from rlreason.models import ModelConfig
 from rlreason.sampling import SamplingOptions, logits as logits_lib, sample
 from rlreason.slots import Slot
-from rlreason.training.group_plans import GroupPlanner
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
+from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.types import Outcome, PackedBatch, PairBatch, Rollout
 from tests.algorithms import tiny
 from tests.settings import fakes

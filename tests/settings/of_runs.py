@@ -22,8 +22,9 @@ from rlreason.parallel import ParallelConfig, make_layout, mesh
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.tokenizers import WordTokenizer, encode_prompt
 from rlreason.training import expectations, setup as setup_lib
-from rlreason.training.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
-from rlreason.training.stage_configs import RLStage, SFTStage
+from rlreason.training.settings.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sft import SFTStage
 from tests.algorithms import tiny
 from tests.settings import bases, fakes
 from tests.settings.bases import Row

@@ -15,10 +15,16 @@ from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import stages as stages_lib
-from rlreason.training.stage_configs import (
-    CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SelectStage,
-    SFTStage, start_of)
-from rlreason.training.stages import base
+from rlreason.training.settings.custom import CustomStage
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.graph import start_of
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.settings.sft import SFTStage
+from rlreason.training.stages import checks
 from tests.settings import bases, fakes
 from tests.settings.bases import OPTIMIZER, REINFORCE, VERIFIER, Row
 
@@ -37,7 +43,7 @@ def seen(name, stage):
 
 def read_file(stage):
   """What it asks of a file that is not there."""
-  with mock.patch.object(base, "check_source"):
+  with mock.patch.object(checks, "check_source"):
     return seen("read", stage)
 
 
@@ -154,7 +160,7 @@ ROWS = {
         "make": Row(Slot(bases.own_stage, {"count": 2}), of("host"))},
     SelectStage: {
         "name": Row("other", selected), "inputs": Row(("two",), selected),
-        "select": Row(Slot("rlreason.data.completions:right_completions",
+        "select": Row(Slot("rlreason.data.selections.completions:right_completions",
                            {"max_per_question": 1, "dedupe": "nothing"}), selected)},
     PreferenceStage: _ON_FILES | {
         "preference": Row(PreferenceConfig(

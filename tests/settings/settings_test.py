@@ -29,8 +29,9 @@ from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import metrics as metrics_lib, preflight, stages as stages_lib
-from rlreason.training.recipe import Recipe
-from rlreason.training.stage_configs import PreferenceStage, RLStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.recipe import Recipe
+from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import pairs
 from tests.algorithms import tiny
 from tests.settings import bases, fakes, of_algorithms, of_runs, of_stages

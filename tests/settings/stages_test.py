@@ -15,8 +15,12 @@ from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import stages as stages_lib
-from rlreason.training.stage_configs import (
-    DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage, SFTStage)
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.sft import SFTStage
 from tests.algorithms import tiny
 from tests.settings import bases, fakes
 

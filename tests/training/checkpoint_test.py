@@ -16,7 +16,7 @@ import pytest
 
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training import optimizer as optimizer_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests import waiting
 from tests.files_test import file_limit
 from tests.training import tiny_run

@@ -8,7 +8,7 @@ import pytest
 import rlreason as rr
 from rlreason.algorithms import base
 from rlreason.training import header, stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests.settings import fakes
 from tests.training import tiny_run
 

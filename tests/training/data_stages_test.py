@@ -6,13 +6,13 @@ import types
 import pytest
 
 from rlreason import weights
-from rlreason.data.completions import right_completions
-from rlreason.data.restarts import restart_prompts
+from rlreason.data.selections.completions import right_completions
+from rlreason.data.selections.restarts import restart_prompts
 from rlreason.slots import Slot
 from rlreason.tokenizers import WordTokenizer
-from rlreason.training import loop, metrics
-from rlreason.training.recipe import from_config
-from rlreason.training.stage_configs import SelectStage
+from rlreason.training import metrics, run as run_lib
+from rlreason.training.settings.recipe import from_config
+from rlreason.training.settings.select import SelectStage
 from rlreason.training.stages.sample import select
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
@@ -147,7 +147,7 @@ def make_recipe(**changes):
     ({"rl.start": "sample"}, "rl.start: got 'sample', which trains nothing, allowed: 'previous'"),
     ({"sample.start": "rl"}, "sample.start: got 'rl', which does not come before, allowed: 'prev"),
     ({"stages": ("sft", "distil")}, "distil.examples: got 'right', allowed: .*there are none"),
-    ({"right.select.function": "rlreason.data.completions:left_completions"},
+    ({"right.select.function": "rlreason.data.selections.completions:left_completions"},
      "config.right.select.function: got .*has no function 'left_completions'"),
     ({"right.select.options": {"max_per": 3}}, "config.right.select: options of right_completions"),
 ])
@@ -166,7 +166,7 @@ def test_wrong_references_are_refused_by_name(changes, message):
 ])
 def test_what_a_stage_would_stumble_over_comes_before_the_first_step(changes, message, tmp_path):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
-    loop.train(make_recipe(**changes), tmp_path / "run")
+    run_lib.train(make_recipe(**changes), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from rlreason.training import curves, metrics, workdir
-from rlreason.training.recipe import CheckpointConfig
+from rlreason.training.settings.recipe import CheckpointConfig
 from tests.settings import bases, fakes, of_runs
 
 GREEDY = "eval/toy/greedy"

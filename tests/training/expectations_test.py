@@ -9,11 +9,11 @@ import pytest
 
 from rlreason import commands, recipe_files
 from rlreason.evaluation import metrics
-from rlreason.evaluation.expected import Expected
 from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.expected import Expected
 from rlreason.training import expectations
-from rlreason.training.recipe import from_config
-from rlreason.training.stage_configs import SFTStage
+from rlreason.training.settings.recipe import from_config
+from rlreason.training.settings.sft import SFTStage
 from tests.settings import bases, fakes
 
 PROBLEMS = {"count": 500, "sha256": "ab12", "first_prompt": "p"}

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 
 _OPTIMIZER = dict(
     learning_rate=1e-3, warmup_steps=0, schedule="cosine", b1=0.9,

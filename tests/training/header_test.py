@@ -7,8 +7,9 @@ from rlreason.data.tasks.load import load_tasks
 from rlreason.models import LoRAConfig
 from rlreason.parallel import memory
 from rlreason.training import header
-from rlreason.training.recipe import from_config, with_tasks
-from rlreason.training.setup import Setup, new_model_config
+from rlreason.training.settings.recipe import from_config, with_tasks
+from rlreason.training.setup import new_model_config
+from rlreason.training.stages.base import Setup
 from tests.training import tiny_run
 
 

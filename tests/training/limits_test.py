@@ -8,8 +8,8 @@ import pytest
 
 from rlreason import config
 from rlreason.config import AtMost
-from rlreason.training.recipe import Recipe, from_config
-from rlreason.training.stage_configs import STAGES
+from rlreason.training.settings.kinds import STAGES
+from rlreason.training.settings.recipe import Recipe, from_config
 from tests.training import tiny_run
 
 

@@ -15,8 +15,8 @@ from safetensors import numpy as safetensors_numpy
 from rlreason import weights
 from rlreason.algorithms import base
 from rlreason.evaluation import completions
-from rlreason.training import checkpoint, loop, metrics, model_paths, signals
-from rlreason.training.recipe import from_config
+from rlreason.training import checkpoint, metrics, model_paths, run as run_lib, signals
+from rlreason.training.settings.recipe import from_config
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
 
@@ -308,7 +308,7 @@ def test_other_files(uninterrupted):
 def no_report_fixture():
   """That of `uninterrupted` is looked at, which a process of its own makes."""
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(loop.report_lib, "make_report", lambda workdir: workdir / "report.html")
+    patched.setattr(run_lib.report_lib, "make_report", lambda workdir: workdir / "report.html")
     yield
 
 
@@ -321,7 +321,7 @@ def make_recipe(**changes):
 def test_a_finished_run_is_not_run_again(uninterrupted, tmp_path):
   copy = tmp_path / "copy"
   subprocess.run(["cp", "-r", str(uninterrupted), str(copy)], check=True)
-  summary = loop.train(make_recipe(**{"parallel.data": 1}), copy)
+  summary = run_lib.train(make_recipe(**{"parallel.data": 1}), copy)
   assert summary == read_summary(uninterrupted)
   assert (copy / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
 
@@ -329,7 +329,7 @@ def test_a_finished_run_is_not_run_again(uninterrupted, tmp_path):
 def test_another_config_in_the_same_workdir_is_refused(uninterrupted):
   before = files_of(uninterrupted)
   with pytest.raises(ValueError, match="config.stages.1..algorithm.discount: 1.0 -> 0.9.*new work"):
-    loop.train(make_recipe(**{"rl.algorithm.discount": 0.9}), uninterrupted)
+    run_lib.train(make_recipe(**{"rl.algorithm.discount": 0.9}), uninterrupted)
   assert files_of(uninterrupted) == before
 
 
@@ -337,7 +337,7 @@ def test_another_config_in_the_same_workdir_is_refused(uninterrupted):
 def sharded_fixture(tmp_path_factory):
   """A run under jit over four by two devices."""
   workdir = tmp_path_factory.mktemp("sharded")
-  loop.train(make_recipe(**{"parallel.fsdp": 2}), workdir)
+  run_lib.train(make_recipe(**{"parallel.fsdp": 2}), workdir)
   return workdir
 
 
@@ -370,7 +370,7 @@ def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_
   with monkeypatch.context() as patched:
     break_updates(patched, after=2)
     with pytest.raises(FloatingPointError) as error:
-      loop.train(make_recipe(**{"parallel.fsdp": 2}), tmp_path)
+      run_lib.train(make_recipe(**{"parallel.fsdp": 2}), tmp_path)
   message = str(error.value)
   assert message.startswith("step 5 (sft 5): 3 updates in a row had a loss or gradient that is not")
   assert "last good checkpoint: 2." in message
@@ -378,7 +378,7 @@ def test_a_run_that_fails_stops_with_its_last_good_checkpoint_and_goes_on_under_
   assert checkpoint.Checkpointer(str(tmp_path), read_only=True).all_steps() == [2]
   skipped = [line["optim/skipped_in_a_row"] for line in lines_of(tmp_path, "sft")]
   assert skipped == [0.0, 0.0, 1.0, 2.0, 3.0]
-  loop.train(make_recipe(**{"parallel.mode": "pmap"}), tmp_path)
+  run_lib.train(make_recipe(**{"parallel.mode": "pmap"}), tmp_path)
   assert_same_metrics(tmp_path, sharded)
 
 

@@ -12,8 +12,8 @@ from rlreason import models, sampling
 from rlreason.algorithms import SFTConfig, sft
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.parallel import memory as devices
-from rlreason.training import loop, memory
-from rlreason.training.recipe import from_config
+from rlreason.training import memory, run as run_lib
+from rlreason.training.settings.recipe import from_config
 from rlreason.types import PackedBatch
 from tests.training import tiny_run
 
@@ -71,7 +71,7 @@ def test_what_cannot_fit_is_refused_at_once(tmp_path, changes, message):
     config.update_from_flattened_dict(changes)
   started = time.process_time()
   with pytest.raises(ValueError, match=message):
-    loop.train(from_config(config), tmp_path / "run")
+    run_lib.train(from_config(config), tmp_path / "run")
   assert time.process_time() - started < 60
   assert not (tmp_path / "run").exists()
 

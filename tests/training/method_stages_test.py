@@ -11,8 +11,8 @@ from rlreason import losses, models, weights
 from rlreason.algorithms import DistillConfig, PreferenceConfig, presets
 from rlreason.rewards import RewardSpec, WorkerPool
 from rlreason.slots import Slot
-from rlreason.training import loop, metrics, stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training import metrics, run as run_lib, stages as stages_lib
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.setup import make_setup
 from tests.training import tiny_run
 
@@ -212,7 +212,7 @@ def test_a_reward_model_is_trained_and_pays_a_policy(tmp_path):
       steps=1, num_prompts=8, group_size=1, reward_model="stage:other",
       rewards=dict(learned=dict(weight=1.0), verifier=dict(weight=0.0)),
       algorithm=presets.reinforce_plus_plus(minibatch_size=8, kl_coef=0.0))
-  summary = loop.train(from_config(config), tmp_path / "run")
+  summary = run_lib.train(from_config(config), tmp_path / "run")
   assert [stage["name"] for stage in summary["stages"]] == ["start", "other", "rl"]
   assert not summary["stages"][1]["evaluation"]  # it is no policy
   lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")

@@ -9,8 +9,10 @@ import pytest
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.training import model_paths
-from rlreason.training.recipe import PretrainedModel
-from rlreason.training.stage_configs import DistillStage, RLStage, SampleStage
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.recipe import PretrainedModel
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
 from tests.settings import bases, of_runs
 
 KINDS = {"sft": "sft", "scorer": "reward_model", "rl": "rl", "sample": "sample", "more": "rl"}

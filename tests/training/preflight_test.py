@@ -7,7 +7,7 @@ import pytest
 from rlreason import losses
 from rlreason.slots import Slot
 from rlreason.training import preflight
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests.training import tiny_run
 
 SFT, STAGE = from_config(tiny_run.make_config()).stages  # STAGE is PPO on groups of two

@@ -9,9 +9,9 @@ import pytest
 from rlreason import models, weights
 from rlreason.algorithms import presets
 from rlreason.models import ModelConfig
-from rlreason.training import loop, metrics
+from rlreason.training import metrics, run as run_lib
 from rlreason.training import stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.setup import make_setup
 from tests.tokenizers import tiny_models
 from tests.training import tiny_run
@@ -66,7 +66,7 @@ def config_fixture(folder, tmp_path):
 
 
 def test_a_run_on_published_files(config, tmp_path, caplog):
-  summary = loop.train(from_config(config), tmp_path / "run")
+  summary = run_lib.train(from_config(config), tmp_path / "run")
   assert [stage["steps"] for stage in summary["stages"]] == [0, 1]
   assert summary["stages"][-1]["evaluation"]["gsm8k"]["greedy"]["n"] == 8
   lines = metrics.read_lines(tmp_path / "run" / "metrics.jsonl")

@@ -7,7 +7,7 @@ import pytest
 
 import rlreason as rr
 from rlreason import main
-from rlreason.training import loop, metrics as metrics_lib, seeds
+from rlreason.training import loop, metrics as metrics_lib, run, seeds
 from tests.settings import bases
 
 RECIPE = bases.make_recipe(seed=4, stages=())
@@ -34,7 +34,7 @@ def trained_fixture(monkeypatch):
     workdir.mkdir(parents=True, exist_ok=True)
     return summary_of(recipe.seed, (recipe.seed - 4) / 10)
 
-  monkeypatch.setattr(loop, "train", train)
+  monkeypatch.setattr(run, "train", train)
   return calls
 
 
@@ -67,7 +67,7 @@ def test_a_stop_names_the_folder_of_all(tmp_path, monkeypatch):
   def stop(recipe, workdir, **unused):
     raise loop.Interrupted(f"stopped on request after step 3; --workdir={workdir}")
 
-  monkeypatch.setattr(loop, "train", stop)
+  monkeypatch.setattr(run, "train", stop)
   with pytest.raises(loop.Interrupted, match=f"at seed 4; .* --workdir={tmp_path} goes on"):
     rr.train(RECIPE, tmp_path, seeds=2)
 

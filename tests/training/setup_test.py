@@ -1,4 +1,4 @@
-"""What a run needs before its first step: the model, its keys, how completions are read."""
+"""What a run needs before its first step: the model and its keys."""
 
 import jax
 import numpy as np
@@ -10,9 +10,9 @@ from rlreason.data.tasks.load import demonstrations
 from rlreason.models import ModelConfig
 from rlreason.parallel import make_layout
 from rlreason.tokenizers import WordTokenizer, render
-from rlreason.training import setup as setup_lib
+from rlreason.training import keys as keys_lib, setup as setup_lib
 from rlreason.training import stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from rlreason.training.stages import sft as sft_stage
 from tests.tokenizers import templates, tiny_models
 from tests.training import tiny_run
@@ -57,17 +57,10 @@ def test_every_task_with_words_of_its_own_can_start_from_nothing():
     assert setup.tokenizer.encode(example["completion"])[-1] in setup.tokenizer.eos_ids
 
 
-def test_chains_are_read_by_their_words():
-  reading = setup_lib.make_reading(chain_recipe().task)
-  counted = reading.count_behaviours("3 + 4 = 8 ; back 3 + 4 = 7 ; check 3 + 4 = 7 ; \\boxed{ 7 }")
-  assert (counted.going_back, counted.checking) == (1, 1)
-  assert reading.vote("\\boxed{ 7 }", "last") == 7 and reading.vote("answer 7", "last") is None
-
-
 def test_random_parameters_depend_on_the_seed_alone():
   layout = make_layout(make_recipe().parallel)
   load = lambda seed: setup_lib.load_policy(
-      make_recipe(seed=seed), layout, setup_lib.init_key(seed))[1]
+      make_recipe(seed=seed), layout, keys_lib.init_key(seed))[1]
   embedding = lambda seed: np.asarray(load(seed)["embed"]["embedding"])
   first = embedding(3)
   np.testing.assert_array_equal(first, embedding(3))
@@ -77,7 +70,7 @@ def test_random_parameters_depend_on_the_seed_alone():
 def test_keys_are_apart():
   """Those of steps (seed, stage number, step), of the first parameters and of evaluations."""
   seed_key = jax.random.key(0)
-  keys = [setup_lib.init_key(0), setup_lib.evaluation_key(0),
+  keys = [keys_lib.init_key(0), keys_lib.evaluation_key(0),
           *(jax.random.fold_in(seed_key, stage) for stage in range(3))]
   data = {tuple(np.asarray(jax.random.key_data(key))) for key in keys}
   assert len(data) == len(keys)
@@ -140,26 +133,6 @@ def test_prompts_and_completions_must_fit_the_positions(changes, message):
 def test_a_base_of_rotations_that_gives_no_finite_angles():
   with pytest.raises(ValueError, match="rope_theta: got 0.0, allowed: 1 or more"):
     setup_lib.make_setup(make_recipe(**{"model.rope_theta": 0.0}))
-
-
-# How completions are read.
-
-
-def test_votes_of_countdown_are_cast_by_value():
-  reading = setup_lib.make_reading(make_recipe().task)
-  vote = lambda expression: reading.vote(f"try answer \\boxed{{ {expression} }}", "first")
-  assert vote("3 * 4 + 2") == vote("2 + 12") == 14
-  assert vote("3 * 4 +") is None and reading.vote("no box", "first") is None
-  counted = reading.count_behaviours(
-      "try 3 + 4 = 7 lower back 3 * 4 = 12 higher answer \\boxed{ 3 * 4 } back")
-  assert (counted.going_back, counted.checking) == (1, 2)
-
-
-def test_other_tasks_are_read_as_text(tmp_path):
-  config = pretrained(tmp_path)
-  config["task"] = dict(kind="file", name="sums", train="a.jsonl", test="b.jsonl")
-  reading = setup_lib.make_reading(from_config(config).task)
-  assert reading.vote("so \\boxed{ x y }", "last") == "xy"
 
 
 @pytest.fixture(scope="module", name="chat_folder")

@@ -17,8 +17,9 @@ from rlreason.rewards import WorkerPool
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import stages as stages_lib
 from rlreason.training.optimizer import OptimizerConfig
-from rlreason.training.recipe import from_config
-from rlreason.training.setup import Setup, make_setup
+from rlreason.training.settings.recipe import from_config
+from rlreason.training.setup import make_setup
+from rlreason.training.stages.base import Setup
 from tests.algorithms import tiny
 from tests.training import tiny_run
 

@@ -28,8 +28,8 @@ from ml_collections import config_dict
 import tensorboardX  # pylint: disable=unused-import
 
 from rlreason.algorithms import presets
-from rlreason.training import checkpoint, loop, metrics
-from rlreason.training.recipe import from_config
+from rlreason.training import checkpoint, loop, metrics, run as run_lib
+from rlreason.training.settings.recipe import from_config
 
 STEPS = 5  # of each stage
 ENDS = {"sft": STEPS, "rl": 2 * STEPS}  # steps of the run after these stages
@@ -86,14 +86,14 @@ def make_data_config():
       rewards=dict(verifier=dict(weight=1.0), language=dict(weight=0.0)))
   config.right = dict(
       kind="select", inputs=("sample",), select=dict(
-          function="rlreason.data.completions:right_completions",
+          function="rlreason.data.selections.completions:right_completions",
           options=dict(max_per_question=4, dedupe="nothing")))
   config.distil = dict(
       kind="sft", steps=3, batch_size=8, length=16, examples="stage:right", start="initial",
       optimizer=optimizer)
   config.restarts = dict(
       kind="select", inputs=("sample",), select=dict(
-          function="rlreason.data.restarts:restart_prompts",
+          function="rlreason.data.selections.restarts:restart_prompts",
           options=dict(seed=1, max_back=2, step_ends=("\\boxed{",))))
   config.scorer = dict(
       kind="reward_model", steps=2, batch_size=8, completion_length=6, examples="stage:sample",
@@ -139,13 +139,13 @@ def signal_at(moment):
 def run(workdir, moment, options):
   signal_at(moment)
   if "report" not in options:
-    loop.report_lib.make_report = lambda workdir: workdir / "report.html"
+    run_lib.report_lib.make_report = lambda workdir: workdir / "report.html"
   try:
     config = make_data_config() if "data" in options else make_config("adapters" in options)
     if "evaluated" in options:
       config.evaluation.every_steps = 2
       config.checkpoint.keep_best = "eval/countdown/reasoning_length"
-    loop.train(from_config(config), pathlib.Path(workdir))
+    run_lib.train(from_config(config), pathlib.Path(workdir))
   except loop.Interrupted as stopped:
     print(stopped)
     sys.exit(3)

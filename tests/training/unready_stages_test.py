@@ -12,7 +12,7 @@ from rlreason.models import LoRAConfig
 from rlreason.tokenizers import WordTokenizer
 from rlreason.training import setup as setup_lib
 from rlreason.training import stages as stages_lib
-from rlreason.training.recipe import from_config
+from rlreason.training.settings.recipe import from_config
 from tests.algorithms import tiny
 from tests.training import tiny_run
 from tests.training.stages_test import TOKENIZER, make_toy_setup

@@ -6,8 +6,8 @@ import pytest
 
 from rlreason import files
 from rlreason.data.sources import digest
-from rlreason.training import checkpoint, loop, workdir
-from rlreason.training.recipe import from_config
+from rlreason.training import checkpoint, inputs as inputs_lib, run as run_lib, workdir
+from rlreason.training.settings.recipe import from_config
 from tests.training import tiny_run
 
 
@@ -33,7 +33,7 @@ def test_a_file_of_somebody_is_never_replaced(tmp_path, name):
   (tmp_path / "README.md").write_text("theirs, and in nobody's way")
   message = "is there already, and no checkpoint .*give a new workdir"
   with pytest.raises(ValueError, match=message) as error:
-    loop.train(make_recipe(), tmp_path)
+    run_lib.train(make_recipe(), tmp_path)
   assert str(tmp_path / name.split("/")[0]) in str(error.value)
   assert file.read_text() == "theirs"
   assert not (tmp_path / "run.lock").exists()  # nothing was left there either
@@ -53,7 +53,7 @@ def test_folders_that_are_free(tmp_path):
 def test_a_second_process_is_refused_before_it_computes(tmp_path):
   with files.locked(tmp_path):
     with pytest.raises(ValueError, match="another process .* is working in .*run.lock"):
-      loop.train(make_recipe(), tmp_path)
+      run_lib.train(make_recipe(), tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
 
 
@@ -110,7 +110,7 @@ FIELDS = {
 
 
 def test_every_file_that_a_run_reads_has_a_checksum(recipe, tmp_path):
-  inputs = workdir.read_inputs(recipe)
+  inputs = inputs_lib.read_inputs(recipe)
   assert set(inputs) == set(FIELDS)
   for field, place in FIELDS.items():
     names = ["config.json", "model.safetensors", "tokenizer.json"] if "." not in place else [place]
@@ -128,25 +128,25 @@ def test_every_file_that_a_run_reads_has_a_checksum(recipe, tmp_path):
 def test_a_changed_file_is_named(recipe, tmp_path, place, fields):
   run = tmp_path / "run"
   (run / "checkpoints" / "5").mkdir(parents=True)
-  inputs = workdir.read_inputs(recipe)
-  workdir.check_inputs(run, inputs, False)  # of an older version, which did not write them down
+  inputs = inputs_lib.read_inputs(recipe)
+  inputs_lib.check_inputs(run, inputs, False)  # of an older version, which did not write them down
   checkpoint.write_json(run / "inputs.json", inputs)
-  workdir.check_inputs(run, workdir.read_inputs(recipe), False)
+  inputs_lib.check_inputs(run, inputs_lib.read_inputs(recipe), False)
   (tmp_path / place).write_text("changed")
-  changed = workdir.read_inputs(recipe)
-  workdir.check_inputs(run, changed, True)
+  changed = inputs_lib.read_inputs(recipe)
+  inputs_lib.check_inputs(run, changed, True)
   if not fields:
-    workdir.check_inputs(run, changed, False)
+    inputs_lib.check_inputs(run, changed, False)
     return
   message = "with other files .*or go on .*--allow_changed_inputs"
   with pytest.raises(ValueError, match=message) as error:
-    workdir.check_inputs(run, changed, False)
+    inputs_lib.check_inputs(run, changed, False)
   assert "\n" not in str(error.value)
   for field in fields:
     assert field in str(error.value)
   (run / "inputs.json").write_text('{"config.task.train": 3}')
   with pytest.raises(ValueError, match="inputs.json' is damaged: it holds no checksums"):
-    workdir.check_inputs(run, inputs, False)
+    inputs_lib.check_inputs(run, inputs, False)
 
 
 def test_a_file_of_a_stage_that_was_changed_is_found(tmp_path):

@@ -140,7 +140,7 @@ def read_parts(found: Any, verifier: str = "") -> dict[str, Part]:
 
 
 def input_digests(task: Any) -> dict[str, dict[str, str]]:
-  """The checksums of the rows of an own task, as `workdir.read_inputs` has those of files."""
+  """The checksums of the rows of an own task, as `inputs.read_inputs` has those of files."""
   parts = task.parts if isinstance(task, OwnTask) else {}
   sums = {f"rows of {split}": part.rows.digest for split, part in parts.items()}
   return {"config.task": dict(sorted(sums.items()))} if sums else {}

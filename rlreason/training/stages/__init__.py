@@ -1,94 +1,23 @@
 """A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
 
-import dataclasses
-import os
-import pathlib
+import typing
 
-from rlreason import config as config_lib, hub, weights
-from rlreason.rewards import WorkerPool
-from rlreason.training.setup import Setup, check_same_adapters, check_same_shape
-from rlreason.training.stage_configs import (
-    START, CustomStage, DistillStage, PreferenceStage, RewardModelStage, RLStage, SampleStage,
-    SelectStage, SFTStage, StageConfig)
-from rlreason.training.stages import policies
-from rlreason.training.stages.base import Stage, StepOutput, data_file, model_folder
-from rlreason.training.stages.custom import check_custom, make_custom
-from rlreason.training.stages.distill import check_distill, make_distill
-from rlreason.training.stages.preference import check_preference, make_preference
-from rlreason.training.stages.reward_model import check_reward_model, make_reward_model
-from rlreason.training.stages.rl import check_rl, make_rl
-from rlreason.training.stages.sample import check_sample, check_select, make_sample, select
-from rlreason.training.stages.sft import check_sft, make_sft
-from rlreason.types import Params
+from rlreason import lazy
 
 __all__ = [
-    "Stage", "StepOutput", "check_stages", "data_file", "make_stage", "model_folder", "select"]
-_CHECKS = {
-    SFTStage: check_sft, RLStage: check_rl, SampleStage: check_sample,
-    SelectStage: check_select, PreferenceStage: check_preference,
-    RewardModelStage: check_reward_model, DistillStage: check_distill,
-    CustomStage: check_custom}
-_MAKERS = {
-    SFTStage: make_sft, PreferenceStage: make_preference, RewardModelStage: make_reward_model,
-    DistillStage: make_distill, CustomStage: make_custom}
-_SCORED_MAKERS = {RLStage: make_rl, SampleStage: make_sample}  # of stages with rewards
+    "Setup", "Stage", "StepOutput", "check_stages", "data_file", "make_stage", "model_folder",
+    "select"]
+_NAMES = {
+    "rlreason.training.stages.base": (
+        "Setup", "Stage", "StepOutput", "data_file", "model_folder"),
+    "rlreason.training.stages.kinds": ("check_stages", "make_stage"),
+    "rlreason.training.stages.sample": ("select",),
+}
 
-
-def check_stages(setup: Setup):
-  """Finds now the mistakes that a stage would otherwise find when its turn comes.
-
-  Raises:
-    FileNotFoundError, ValueError: name the stage and the field.
-  """
-  for stage in setup.recipe.stages:
-    try:
-      _CHECKS[type(stage)](setup, stage)
-      if not isinstance(stage, SelectStage):
-        _check_start(setup, stage)
-    except (ValueError, FileNotFoundError) as error:
-      fields = [field.name for field in dataclasses.fields(stage)]
-      raise type(error)(config_lib.at(f"config.{stage.name}", error, fields)) from error
-
-
-def _check_start(setup: Setup, stage: StageConfig):
-  names = (*START, *(other.name for other in setup.recipe.stages))
-  if stage.start in names:
-    return
-  if not os.path.exists(stage.start):
-    raise FileNotFoundError(
-        f"start: {stage.start!r} not found, allowed: {', '.join(map(repr, START))}, an earlier "
-        f"stage that trains, or a folder{hub.hint(stage.start)}")
-  has_adapters = setup.model.lora is not None
-  try:
-    if has_adapters:
-      opened, _ = weights.load_adapters(stage.start, setup.model)
-    else:
-      opened, tokenizer = weights.open_model(stage.start)
-  except (ValueError, FileNotFoundError) as error:
-    raise type(error)(f"start: {error}") from error
-  if has_adapters:
-    check_same_adapters(stage.start, opened.lora, setup.model.lora)
-  else:
-    check_same_shape(stage.start, opened, setup.model)
-    policies.check_vocabulary(setup, "start", tokenizer)
-
-
-def make_stage(
-    setup: Setup, stage: StageConfig, policy: Params, seed: int, pool: WorkerPool,
-    folder: pathlib.Path,
-) -> Stage:
-  """Makes a stage that starts from `policy`.
-
-  Args:
-    setup: of the run.
-    stage: its settings; not those of a `SelectStage`, which `select` does.
-    policy: parameters where the layout wants them, with the adapters the stage starts from, if the
-      recipe has adapters and there are some. A stage that trains takes them over, but for a
-      reference.
-    seed: of the order of its data.
-    pool: for verifiers.
-    folder: of the run, for data that stages before it wrote.
-  """
-  if type(stage) in _MAKERS:
-    return _MAKERS[type(stage)](setup, stage, policy, seed, folder)
-  return _SCORED_MAKERS[type(stage)](setup, stage, policy, seed, pool, folder)
+if typing.TYPE_CHECKING:
+  from rlreason.training.stages.base import Setup, Stage, StepOutput, data_file, model_folder
+  from rlreason.training.stages.kinds import check_stages, make_stage
+  from rlreason.training.stages.sample import select
+else:
+  __getattr__, __dir__ = lazy.attributes(
+      __name__, __all__, {name: module for module, names in _NAMES.items() for name in names})

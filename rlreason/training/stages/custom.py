@@ -3,9 +3,9 @@
 import pathlib
 
 from rlreason import users
-from rlreason.training.custom_stage import CustomStage
-from rlreason.training.setup import Setup
+from rlreason.training.settings.custom import CustomStage
 from rlreason.training.stages import base, policies
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params
 
 

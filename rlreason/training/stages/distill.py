@@ -10,16 +10,17 @@ from rlreason import masks, rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
 from rlreason.data import pipeline, prompts
 from rlreason.data.tasks.base import Row
-from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import DistillStage
-from rlreason.training.stages import base, policies, rl
+from rlreason.training.optimizer import optimizer_of
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.stages import base, checks, policies, scoring, sources
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params, Rollout
 
 
 def check_distill(setup: Setup, stage: DistillStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
-  base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
-  base.check_rows(
+  checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  checks.check_rows(
       "distill.micro_batch_size", stage.distill.micro_batch_size, setup.layout.num_replicas)
   teacher, tokenizer = weights.open_model(weights.find_model(stage.teacher))
   policies.check_other_model(setup, "teacher", teacher, tokenizer, stage.sampling.max_new_tokens)
@@ -27,14 +28,14 @@ def check_distill(setup: Setup, stage: DistillStage):
   if stage.distill.top_k == setup.model.vocab_size:
     raise ValueError(f"distill.top_k: got {stage.distill.top_k}, all words of the model, allowed: "
                      "less, or 0, which is the same and keeps no list of them")
-  base.check_source("examples", stage.examples, "{prompt, completion}")
-  base.check_source("problems", stage.problems, "{prompt, answer}")
-  base.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
-  base.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
+  checks.check_source("examples", stage.examples, "{prompt, completion}")
+  checks.check_source("problems", stage.problems, "{prompt, answer}")
+  checks.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
+  checks.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   if not stage.examples:
-    rl.check_problems(setup, stage)
-  elif not base.is_of_stage(stage.examples):
-    rows = base.read_rows(
+    scoring.check_problems(setup, stage)
+  elif not sources.is_of_stage(stage.examples):
+    rows = sources.read_rows(
         stage, "examples", setup.tokenizer, pathlib.Path(), ("prompt", "completion"))
     rollout_lib.check_fitting(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
@@ -44,7 +45,7 @@ def make_distill(
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data that stages before it wrote."""
   layout, config = setup.layout, stage.distill
-  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   own, _ = policies.own_policy(setup, policy, seed, has_reference=False)
   teacher_model, teacher = policies.load_beside(setup, stage.teacher)
   algorithm = distill(config, setup.model, teacher_model, optimizer)
@@ -85,8 +86,8 @@ def make_distill(
 def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
   """Problems to sample from, or examples whose completions have at most the stage's length."""
   if not stage.examples:
-    return rl.make_problems(setup, stage, folder)
-  rows = base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
+    return scoring.make_problems(setup, stage, folder)
+  rows = sources.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   return rollout_lib.FittingRows(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 
@@ -100,7 +101,7 @@ def _rollout_of_rows(setup: Setup, stage: DistillStage, rows: list[Row]) -> Roll
   tokens = np.zeros((len(rows), width), np.int32)
   lengths = np.zeros(len(rows), int)
   for i, row in enumerate(rows):
-    ids = base.completion_ids(setup.tokenizer, row, "completion")
+    ids = sources.completion_ids(setup.tokenizer, row, "completion")
     lengths[i] = min(len(ids), width)
     tokens[i, :lengths[i]] = ids[:width]
   mask = np.arange(width) < lengths[:, None]

@@ -11,9 +11,10 @@ from rlreason.data import prompts
 from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row
 from rlreason.tokenizers import Tokenizer
-from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import PreferenceStage, RewardModelStage
-from rlreason.training.stages import base
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.stages import sources
+from rlreason.training.stages.base import Setup
 from rlreason.types import PairBatch
 
 
@@ -30,7 +31,7 @@ def fitting_rows(
   Each is {"prompt", "completions", "is_desirable"}, the first two in token ids.
   """
   texts = ["prompt", *_names(has_pairs)]
-  rows, fitting = base.read_rows(stage, "examples", setup.tokenizer, folder, texts), []
+  rows, fitting = sources.read_rows(stage, "examples", setup.tokenizer, folder, texts), []
   bad_rows, width = BadRows(f"config.{stage.name}"), max(setup.recipe.prompt_buckets)
   for i in tracking.each("tokenising pairs", len(rows)):
     try:
@@ -48,7 +49,7 @@ def fitting_rows(
 
 def check_rows(setup: Setup, stage: PreferenceStage | RewardModelStage, has_pairs: bool):
   """Raises ValueError where no row fits; those of a stage come later."""
-  if not base.is_of_stage(stage.examples):
+  if not sources.is_of_stage(stage.examples):
     fitting_rows(setup, stage, pathlib.Path(), has_pairs)
 
 
@@ -60,7 +61,8 @@ def _tokenize(tokenizer: Tokenizer, has_pairs: bool, row: Row) -> dict[str, Any]
   if not has_pairs and row.get("is_right") is None:
     raise ValueError("is_right is missing: a completion without a verdict")
   return {"prompt": rollout_lib.encode_prompt(tokenizer, row),
-          "completions": [base.completion_ids(tokenizer, row, name) for name in _names(has_pairs)],
+          "completions": [
+              sources.completion_ids(tokenizer, row, name) for name in _names(has_pairs)],
           "is_desirable": bool(row.get("is_right"))}
 
 

@@ -13,9 +13,13 @@ from rlreason import models, weights
 from rlreason.algorithms import rows, score_completions
 from rlreason.models import ModelConfig, lora
 from rlreason.tokenizers import Tokenizer
-from rlreason.training.setup import Setup, base_kind, init_key, places
-from rlreason.training.stage_configs import STAGE_PREFIX, RLStage, SampleStage
-from rlreason.training.stages.base import model_folder
+from rlreason.training.keys import init_key
+from rlreason.training.settings.base import stage_of
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.setup import base_kind, places
+from rlreason.training.stages.base import Setup, model_folder
+from rlreason.training.stages.sources import is_of_stage
 from rlreason.types import Key, Params, Rollout
 
 
@@ -43,8 +47,8 @@ def _add_adapters(setup: Setup, model: ModelConfig, params: Params, key: Key) ->
 
 def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
   """Where a model is; "stage:NAME" is what a stage of the run in `folder` made."""
-  if source.startswith(STAGE_PREFIX):
-    return model_folder(folder, source.removeprefix(STAGE_PREFIX))
+  if is_of_stage(source):
+    return model_folder(folder, stage_of(source))
   return weights.find_model(source)
 
 
@@ -115,7 +119,7 @@ def check_scalar_models(setup: Setup, stage: RLStage | SampleStage):
   """
   for field in ("critic_path", "reward_model"):
     source = vars(stage).get(field, "")
-    if source and not source.startswith(STAGE_PREFIX):
+    if source and not is_of_stage(source):
       model, tokenizer = weights.open_scalar_model(weights.find_model(source))
       if field == "critic_path":
         dataclasses.replace(model, lora=setup.model.lora)  # raises where it cannot have adapters

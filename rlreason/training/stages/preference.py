@@ -4,18 +4,19 @@ import pathlib
 
 from rlreason.algorithms import preference
 from rlreason.data import pipeline
-from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import PreferenceStage
-from rlreason.training.stages import base, pairs, policies
+from rlreason.training.optimizer import optimizer_of
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.stages import base, checks, pairs, policies
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params
 
 
 def check_preference(setup: Setup, stage: PreferenceStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
-  base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  base.check_rows(
+  checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
+  checks.check_rows(
       "preference.micro_batch_size", stage.preference.micro_batch_size, setup.layout.num_replicas)
-  base.check_source("examples", stage.examples, pairs.columns(stage.preference.has_pairs))
+  checks.check_source("examples", stage.examples, pairs.columns(stage.preference.has_pairs))
   pairs.check_rows(setup, stage, stage.preference.has_pairs)
 
 
@@ -24,7 +25,7 @@ def make_preference(
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data that stages before it wrote."""
   layout, config = setup.layout, stage.preference
-  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=config.has_reference)
   reference = None if reference is None else layout.put_state(reference)
   algorithm = preference(config, setup.model, optimizer)

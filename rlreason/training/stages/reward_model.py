@@ -12,19 +12,21 @@ from rlreason.algorithms import (
     init_reward_params, reward_model, rows as rows_lib, score_completions)
 from rlreason.data import pipeline
 from rlreason.models import lora
-from rlreason.training.setup import Setup, init_key
-from rlreason.training.stage_configs import RewardModelStage
-from rlreason.training.stages import base, pairs, policies
+from rlreason.training.keys import init_key
+from rlreason.training.optimizer import optimizer_of
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.stages import base, checks, pairs, policies
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params
 
 
 def check_reward_model(setup: Setup, stage: RewardModelStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
   config = stage.reward_model
-  base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  base.check_rows(
+  checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
+  checks.check_rows(
       "reward_model.micro_batch_size", config.micro_batch_size, setup.layout.num_replicas)
-  base.check_source("examples", stage.examples, pairs.columns(config.has_pairs))
+  checks.check_source("examples", stage.examples, pairs.columns(config.has_pairs))
   if stage.standardize and not config.has_pairs:
     raise ValueError("standardize: got True with verdicts in place of pairs, allowed: False")
   pairs.check_rows(setup, stage, config.has_pairs)
@@ -35,7 +37,7 @@ def make_reward_model(
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data that stages before it wrote."""
   layout, config = setup.layout, stage.reward_model
-  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   # A copy: the policy is not trained here, and later stages start from it.
   trunk, _ = policies.own_policy(
       setup, jax.tree.map(jnp.copy, policy), seed, has_reference=False)

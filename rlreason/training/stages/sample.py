@@ -6,22 +6,25 @@ import pathlib
 from rlreason import files, models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
-from rlreason.rewards import WorkerPool
 from rlreason.rollout import Sampled
-from rlreason.training import metrics, rl_metrics
-from rlreason.training.setup import Setup, places
-from rlreason.training.stage_configs import SampleStage, SelectStage, start_of
-from rlreason.training.stages import base, policies, rl
+from rlreason.training import metrics
+from rlreason.training.settings.graph import start_of
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.setup import places
+from rlreason.training.stages import base, checks, policies, rl_metrics, scoring
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 
 def check_sample(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
-  base.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
-  base.check_source("problems", stage.problems, "{prompt, answer}")
-  rl.make_reward(setup, stage, None)
+  checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  checks.check_source("problems", stage.problems, "{prompt, answer}")
+  scoring.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
-  rl.check_problems(setup, stage)
+  scoring.check_problems(setup, stage)
   model = setup.model
   if stage.model:
     model, tokenizer = weights.open_model(weights.find_model(stage.model))
@@ -29,8 +32,8 @@ def check_sample(setup: Setup, stage: SampleStage):
     if stage.reward_model and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
       raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
                        "token ids of the policy's, allowed: one of the policy's vocabulary")
-  base.check_top_k(stage.sampling.top_k, model.vocab_size)
-  base.check_bigrams(stage.sampling.blocked_bigrams, model.vocab_size)
+  checks.check_top_k(stage.sampling.top_k, model.vocab_size)
+  checks.check_bigrams(stage.sampling.blocked_bigrams, model.vocab_size)
 
 
 def check_select(setup: Setup, stage: SelectStage):
@@ -55,8 +58,8 @@ def make_sample(
     model = models.with_tokens(model, tokenizer.vocab_size)
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
-  problems = rl.make_problems(setup, stage, folder)
-  scorer = rl.make_scorer(setup, stage, pool, folder, tokenizer)
+  problems = scoring.make_problems(setup, stage, folder)
+  scorer = scoring.make_scorer(setup, stage, pool, folder, tokenizer)
   stages = setup.recipe.stages
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(

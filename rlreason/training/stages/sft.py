@@ -12,9 +12,10 @@ from rlreason.data.sources import BadRows, FunctionRows, origin
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.data.tasks.load import demonstrations
 from rlreason.tokenizers import Tokenizer
-from rlreason.training.setup import Setup
-from rlreason.training.stage_configs import SFTStage
-from rlreason.training.stages import base, policies
+from rlreason.training.optimizer import optimizer_of
+from rlreason.training.settings.sft import SFTStage
+from rlreason.training.stages import base, checks, policies, sources
+from rlreason.training.stages.base import Setup
 from rlreason.types import Params
 
 
@@ -22,9 +23,9 @@ def check_sft(setup: Setup, stage: SFTStage):
   """Raises FileNotFoundError or ValueError where the stage could not be made."""
   _token_weights(setup.tokenizer, stage)
   _check_examples(setup, stage)
-  base.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  base.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
-  if not base.is_of_stage(stage.examples):
+  checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
+  checks.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
+  if not sources.is_of_stage(stage.examples):
     rows = _load_examples(setup, stage, pathlib.Path())
     _check_some_fit(stage, _tokenize_examples(setup, stage, rows))
 
@@ -44,7 +45,7 @@ def make_sft(
     setup: Setup, stage: SFTStage, policy: Params, seed: int, folder: pathlib.Path
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data that stages before it wrote."""
-  optimizer, schedule = base.optimizer_of(stage.optimizer, stage.steps)
+  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   policy, _ = policies.own_policy(setup, policy, seed, has_reference=False)
   algorithm = sft(stage.sft, setup.model, optimizer)
   state = setup.layout.put_state(algorithm.init({"policy": policy}))
@@ -71,7 +72,7 @@ def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSo
   """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
-    return base.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
+    return sources.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
   train = setup.tasks["train"].rows
   if stage.answer_template:
     return FunctionRows(
@@ -87,7 +88,7 @@ def _answered(template: str, row: Row) -> str:
 
 
 def _check_examples(setup: Setup, stage: SFTStage):
-  base.check_source("examples", stage.examples, "{prompt, completion}")
+  checks.check_source("examples", stage.examples, "{prompt, completion}")
   if not stage.examples and not stage.answer_template:
     demonstrations(setup.recipe.task, setup.tasks["train"].rows, stage.num_examples)
 
@@ -124,4 +125,4 @@ def _tokenize_example(tokenizer: Tokenizer, row, weights: dict[int, float]) -> p
     return packing.mask_example(chat.ids, chat.completion_mask, weights)
   return packing.make_example(
       rollout_lib.encode_prompt(tokenizer, row),
-      base.completion_ids(tokenizer, row, "completion"), weights)
+      sources.completion_ids(tokenizer, row, "completion"), weights)

@@ -11,7 +11,8 @@ import pytest
 import rlreason as rr
 from rlreason import config as config_lib
 from rlreason.data.tasks import load, own
-from rlreason.training import recipe as recipe_lib, workdir
+from rlreason.training import inputs as inputs_lib
+from rlreason.training.settings import recipe as recipe_lib
 from tests import tiny_experiment
 
 PROBLEMS = [{"question": f"What is {i} + 1?", "answer": i + 1, "size": i} for i in range(20)]
@@ -147,7 +148,7 @@ def test_the_place_of_a_row_that_cannot_be_read_is_named():
 
 def test_a_run_goes_on_with_the_same_rows_alone(tmp_path):
   config = tiny_experiment.get_config()
-  inputs = lambda tasks: workdir.read_inputs(recipe_lib.with_tasks(config, tasks))
+  inputs = lambda tasks: inputs_lib.read_inputs(recipe_lib.with_tasks(config, tasks))
   before = inputs(SPLITS)
   # By hand: the rows as they are read, a line of JSON each.
   rows = [{"answer": str(i + 1), "prompt": f"What is {i} + 1?", "size": i} for i in range(4)]
@@ -156,12 +157,12 @@ def test_a_run_goes_on_with_the_same_rows_alone(tmp_path):
   assert inputs(lambda: SPLITS) == before != inputs(SPLITS | {"train": PROBLEMS[5:]})
   (tmp_path / "checkpoints" / "5").mkdir(parents=True)
   (tmp_path / "inputs.json").write_text(json.dumps(before))
-  workdir.check_inputs(tmp_path, inputs(SPLITS), False)
+  inputs_lib.check_inputs(tmp_path, inputs(SPLITS), False)
   changed = inputs(SPLITS | {"test": PROBLEMS[1:4] + PROBLEMS[:1]})
   with pytest.raises(ValueError, match=r"other files or rows \(config.task: rows of test, rows of "
                      r"validation\).*--allow_changed_inputs"):
-    workdir.check_inputs(tmp_path, changed, False)
-  workdir.check_inputs(tmp_path, changed, True)
+    inputs_lib.check_inputs(tmp_path, changed, False)
+  inputs_lib.check_inputs(tmp_path, changed, True)
 
 
 @pytest.mark.parametrize("task, kept", [
@@ -176,7 +177,7 @@ def test_a_run_goes_on_with_the_same_rows_alone(tmp_path):
 def test_how_a_prompt_is_put_stays_as_the_config_has_it(task, kept):
   config = config_lib.to_dict(tiny_experiment.get_config())
   config.pop("task")
-  recipe = rr.training.recipe.with_tasks(config | ({"task": task} if task else {}), SPLITS)
+  recipe = rr.training.settings.recipe.with_tasks(config | ({"task": task} if task else {}), SPLITS)
   assert recipe.task == own.OwnTask(kind="own", function=recipe.task.function, **kept, **(
       {"verifier": "math"} if task and "verifier" in task else {}))
   again = recipe_lib.with_tasks(recipe, SPLITS).task

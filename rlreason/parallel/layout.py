@@ -1,0 +1,56 @@
+"""How programs and arrays are spread over devices, for those who do not want to know by what.
+
+Algorithms are written once, for "all rows" or for "my share of the rows", and talk to the other
+replicas only through the functions of `Replicas`. Under `jit` the partitioner does the work and
+these are nearly nothing (jit.py); under `pmap` they are collectives (pmap.py). Either way every
+minibatch holds the same rows as on one device, so the numbers are the same.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Replicas(NamedTuple):
+  """How an update talks to the replicas beside it."""
+
+  sum: Callable[[Any], Any]  # adds a pytree over the replicas
+  gather: Callable[[Any], Any]  # this replica's rows -> all rows
+  take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
+  place: Callable[[Any], Any]  # [n, parts, ...] -> the same, each part on the device of its rows
+
+
+class Layout(NamedTuple):
+  """How arrays and programs are placed. Row trees have the rows on axis 0, as on one device."""
+
+  num_shards: int  # the number of rows must be a multiple of it
+  num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
+  takes_plans: bool  # whether the batch of an update may hold a `GroupPlan`
+  param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> places of parameters
+  put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
+  put_state: Callable[[Any], Any]  # train state -> placed
+  get_state: Callable[[Any], Any]  # placed train state -> one copy
+  put_rows: Callable[[Any], Any]  # host rows -> device rows
+  get_rows: Callable[[Any], Any]  # device rows -> host rows
+  compile_sampler: Callable[[Callable], Callable]  # fn(placed, rows, key) -> rows
+  compile_rows: Callable[[Callable], Callable]  # the same, with log-probs of whole rows
+  compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
+  compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
+
+
+def take(batch: Any, indices: jax.Array) -> Any:
+  """The rows of a batch at i32[...] indices, in the place of its axis 0."""
+  return jax.tree.map(lambda x: x[indices], batch)
+
+
+ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take, place=lambda x: x)
+
+
+def check_rows(tree: Any, num_shards: int):
+  """Raises ValueError where so many devices cannot split the rows of a tree."""
+  for leaf in jax.tree.leaves(tree):
+    if np.shape(leaf)[0] % num_shards:
+      raise ValueError(
+          f"rows: got {np.shape(leaf)[0]}, allowed: a multiple of {num_shards}, the number of "
+          "devices that split them")

@@ -1,0 +1,92 @@
+"""The layout of `pmap`: each device has the parameters and computes its share of the rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason.parallel.layout import Layout, Replicas, check_rows, take
+from rlreason.parallel.mesh import ParallelConfig, mesh_devices
+from rlreason.parallel.programs import told
+
+_REPLICAS = "replicas"  # the axis name under pmap
+
+
+def _replicas(count: int) -> Replicas:
+  """The collectives of `count` replicas."""
+
+  def take_share(batch, indices):
+    if indices.shape[1] % count:
+      raise ValueError(
+          f"micro-batch: got {indices.shape[1]} rows, allowed: a multiple of {count} replicas")
+    share = indices.shape[1] // count
+    mine = jax.lax.dynamic_slice_in_dim(
+        indices, jax.lax.axis_index(_REPLICAS) * share, share, axis=1)
+    return take(batch, mine)
+
+  return Replicas(
+      sum=lambda x: jax.lax.psum(x, _REPLICAS),
+      gather=lambda tree: jax.tree.map(
+          lambda x: jax.lax.all_gather(x, _REPLICAS, axis=0, tiled=True), tree),
+      take=take_share, place=lambda tree: tree)
+
+
+def make_pmap_layout(config: ParallelConfig) -> Layout:
+  """A copy of the parameters for each device, and a share of the rows."""
+  devices, _ = mesh_devices(config)
+  count = len(devices)
+
+  def split(tree):
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), tree)
+
+  def merge(tree):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+  def replicate(tree):
+    # Under the name of the update's axis: it is part of the sharding, and another one compiles the
+    # update twice.
+    return jax.pmap(
+        lambda i, tree: tree, axis_name=_REPLICAS, in_axes=(0, None), devices=devices)(
+            jnp.arange(count), tree)
+
+  def one_copy(tree):
+    # The first device's own, not x[0]: that is spread over all devices again.
+    return jax.tree.map(lambda x: x.addressable_data(0).reshape(x.shape[1:]), tree)
+
+  def put_rows(tree):
+    check_rows(tree, count)
+    return split(jax.tree.map(np.asarray, tree))
+
+  def compile_update(fn, state):
+    del state
+    update = told("update", jax.pmap(
+        lambda state, batch, key: fn(state, batch, key, replicas=_replicas(count)),
+        axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices, donate_argnums=0))
+
+    def update_once(state, batch, key):
+      state, metrics = update(state, batch, key)
+      return state, one_copy(metrics)
+
+    return update_once
+
+  def compile_whole(fn):
+    compiled = jax.jit(fn)
+
+    def whole(rows, *args):
+      rows, rest = compiled(merge(jax.device_get(rows)), *args)
+      return split(jax.device_get(rows)), rest  # pmap splits host arrays itself
+
+    return whole
+
+  def compile_as(name):
+    return lambda fn: told(name, jax.pmap(
+        fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices))
+
+  return Layout(
+      num_shards=count, num_replicas=count, takes_plans=False,
+      param_shardings=lambda boxed: jax.sharding.SingleDeviceSharding(devices[0]),
+      put_params=lambda params, boxed: jax.device_put(params, devices[0]),
+      put_state=replicate, get_state=one_copy, put_rows=put_rows,
+      get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
+      compile_sampler=compile_as("sampling"), compile_rows=compile_as("scoring"),
+      compile_whole=compile_whole,
+      compile_update=compile_update)

@@ -1,0 +1,20 @@
+"""The random keys of a run that are no step's, all folded from its seed."""
+
+import jax
+
+from rlreason.types import Key
+
+
+def init_key(seed: int) -> Key:
+  """The key of random parameters, apart from those of steps."""
+  return jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+
+
+def evaluation_key(seed: int) -> Key:
+  """The key of evaluations, apart from those of steps and of random parameters."""
+  return jax.random.fold_in(jax.random.key(seed), 2**30)
+
+
+def preflight_key(seed: int) -> Key:
+  """The key of what is tried before the first step, apart from all others."""
+  return jax.random.fold_in(jax.random.key(seed), 2**30 + 1)

@@ -1,0 +1,71 @@
+"""What a process is, and what it runs on: the part "processes" of a provenance."""
+
+import functools
+from importlib import metadata
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+PACKAGES = ("rlreason", "jax", "jaxlib", "flax", "optax", "numpy")
+_GIT_SECONDS = 10.0
+
+
+def this_process() -> dict[str, Any]:
+  """What this process is, and what it runs on."""
+  devices = jax.devices()
+  return {
+      "command": _command(),
+      "versions": {"python": platform.python_version(), **{name: _version(name)
+                                                           for name in PACKAGES}},
+      "commit": _commit(),
+      "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind,
+                  "count": len(devices)},
+  }
+
+
+def note_process(provenance: dict[str, Any], step: int) -> None:
+  """Adds this process, which begins after that many steps, unless the one before was as it is."""
+  processes = provenance.setdefault("processes", [])
+  now = this_process()
+  if not processes or processes[-1] != {"from_step": processes[-1]["from_step"], **now}:
+    processes.append({"from_step": step, **now})
+
+
+def _command() -> str:
+  """What was typed; the program by its name alone."""
+  program, *arguments = sys.argv or [""]
+  path = pathlib.Path(program)
+  ours = path.parent.name == "rlreason" and path.name in ("main.py", "__main__.py")
+  return shlex.join(["rlreason" if ours else path.name, *arguments])
+
+
+def _version(package: str) -> str | None:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+@functools.cache
+def _commit() -> str | None:
+  """The commit of this code, with "-dirty" where files differ from it; None: no git checkout."""
+  root = pathlib.Path(__file__).parents[2]
+  if not (root / ".git").exists():  # installed, maybe below a repository of somebody
+    return None
+  commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "-uno")
+  return commit and commit + ("-dirty" if changes else "")
+
+
+def _git(root: pathlib.Path, *arguments: str) -> str | None:
+  try:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True,
+        timeout=_GIT_SECONDS)
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return done.stdout.strip()

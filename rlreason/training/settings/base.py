@@ -1,0 +1,63 @@
+"""What the settings of every kind of stage say of it, and how stages name each other.
+
+A stage that trains starts from the policy before it, from the initial weights, from the end of an
+earlier stage, or from a folder. Data that a stage writes (`data/<stage>.jsonl`), and a reward model
+that it trains, are named "stage:NAME" by the stages after it.
+"""
+
+from typing import Any, ClassVar, Protocol
+
+# Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
+# the name of an earlier stage that trains, or a folder as a run writes it.
+START = ("previous", "initial")
+BEST = "-best"  # after the name of a stage: its best model, beside the one that it ended with
+_STAGE_PREFIX = "stage:"
+
+
+class StageConfig:
+  """The settings of a stage; each kind is a frozen dataclass with `kind`, `name` and its fields."""
+
+  trains: ClassVar[bool] = True  # whether it changes the policy
+  has_steps: ClassVar[bool] = True
+  has_preflight: ClassVar[bool] = False  # whether a few problems may be tried before its first step
+
+  @property
+  def writes_data(self) -> bool:
+    """Whether it writes data/<stage>.jsonl."""
+    return False
+
+  def data_sources(self) -> dict[str, tuple[str, ...]]:
+    """Field -> the stages whose data it names."""
+    return {field: (name,)
+            for field, name in named_stages(self, "examples", "problems").items()}
+
+  def model_sources(self) -> dict[str, str]:
+    """Field -> the stage whose reward model it names."""
+    return {}
+
+
+class RunConfig(Protocol):
+  """What the loop and the stages read of a `Recipe`, without its kinds of stages."""
+
+  seed: int
+  stages: tuple[StageConfig, ...]
+  prompt_buckets: tuple[int, ...]
+  evaluation: Any  # an `EvaluationConfig`
+  checkpoint: Any  # a `CheckpointConfig`
+  lora: Any
+  preflight: bool
+  samples_per_step: int
+  max_skipped_in_a_row: int
+  reward_workers: int
+  reward_timeout: float
+
+
+def stage_of(source: str) -> str | None:
+  """NAME of "stage:NAME", what a stage of the run writes; None of a path."""
+  return source.removeprefix(_STAGE_PREFIX) if source.startswith(_STAGE_PREFIX) else None
+
+
+def named_stages(stage: StageConfig, *fields: str) -> dict[str, str]:
+  """Those of the fields that name a stage -> its name; a kind may lack some of the fields."""
+  named = {field: stage_of(vars(stage).get(field, "")) for field in fields}
+  return {field: name for field, name in named.items() if name is not None}

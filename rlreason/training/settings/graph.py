@@ -1,0 +1,44 @@
+"""What starts from what: the stages of a run by their names."""
+
+from collections.abc import Sequence
+
+from rlreason.training.settings.base import StageConfig
+
+
+def check_sources(stages: Sequence[StageConfig]):
+  """Finds names of stages that are not there, come later, or do not have what is asked of them.
+
+  Raises:
+    ValueError: names the stage and the field.
+  """
+  for number, stage in enumerate(stages):
+    before = {earlier.name: earlier for earlier in stages[:number]}
+    for field, names in stage.data_sources().items():
+      allowed = [name for name, earlier in before.items() if earlier.writes_data]
+      for name in names:
+        if name not in allowed:
+          raise ValueError(
+              f"{stage.name}.{field}: got {name!r}, allowed: earlier stages that write data "
+              f"({', '.join(allowed) or 'there are none'})")
+    reward_models = [name for name, earlier in before.items() if earlier.kind == "reward_model"]
+    for field, name in stage.model_sources().items():
+      if name not in reward_models:
+        raise ValueError(
+            f"{stage.name}.{field}: got {name!r}, allowed: earlier stages of kind 'reward_model' "
+            f"({', '.join(reward_models) or 'there are none'})")
+    names = [other.name for other in stages]
+    if stage.start in names and not (stage.start in before and before[stage.start].trains):
+      raise ValueError(
+          f"{stage.name}.start: got {stage.start!r}, which "
+          f"{'trains nothing' if stage.start in before else 'does not come before'}, allowed: "
+          "'previous', 'initial', an earlier stage that trains, or a folder")
+
+
+def start_of(stages: Sequence[StageConfig], number: int) -> str | None:
+  """The stage or folder whose policy stage `number` starts from; None: the initial weights."""
+  start = stages[number].start
+  if start == "initial":
+    return None
+  if start != "previous":
+    return start
+  return next((stage.name for stage in reversed(stages[:number]) if stage.trains), None)

@@ -1,0 +1,19 @@
+"""The kinds of stages: a new one is a file beside this one and a line here."""
+
+from typing import Union
+
+from rlreason.training.settings.custom import CustomStage
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.reward_model import RewardModelStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.settings.select import SelectStage
+from rlreason.training.settings.sft import SFTStage
+
+
+STAGES = {
+    "sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage,
+    "preference": PreferenceStage, "reward_model": RewardModelStage, "distill": DistillStage,
+    "custom": CustomStage}
+AnyStage = Union[tuple(STAGES.values())]  # as the type of a field

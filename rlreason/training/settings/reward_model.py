@@ -1,0 +1,40 @@
+"""The settings of a stage that trains a reward model."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import ClassVar, Literal
+
+from rlreason.algorithms import RewardModelConfig
+from rlreason.config import Path, Rows, Tokens
+from rlreason.training.optimizer import OptimizerConfig
+from rlreason.training.settings.base import StageConfig
+from rlreason.training.settings.checks import (
+    check_fields, check_micro_batch, check_positive, check_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardModelStage(StageConfig):
+  """A reward model on the trunk of a policy: models/<stage>/. The policy stays what it is."""
+
+  kind: Literal["reward_model"]
+  name: str
+  steps: int  # optimiser steps
+  batch_size: Rows  # prompts per step, over all devices
+  completion_length: Tokens  # rows with a longer completion are left out
+  examples: Path  # as of `PreferenceStage`: pairs, or completions with verdicts
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
+  optimizer: OptimizerConfig
+  reward_model: RewardModelConfig = RewardModelConfig()
+  # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
+  # in place of pairs a score is a log-odds of being right, which this would undo.
+  standardize: bool = True
+  start: Path = "previous"  # the trunk: as of the other stages, see `START`
+
+  trains: ClassVar[bool] = False  # the policy stays what it is
+
+  def __post_init__(self):
+    check_positive(self, "batch_size", "completion_length")
+    check_fields(self, self.examples)
+    check_steps(self.steps, self.steps, self.optimizer)
+    check_micro_batch("reward_model.micro_batch_size", self.reward_model.micro_batch_size,
+                      "batch_size", self.batch_size)

@@ -1,0 +1,45 @@
+"""Checks that several stages make before a run; each raises an error that names the field."""
+
+from rlreason import hub
+from rlreason.data import files
+from rlreason.training.stages.sources import is_of_stage
+
+
+def check_source(name: str, source: str, columns: str):
+  """Raises FileNotFoundError or ValueError where a source is no file that can be read."""
+  if not source or is_of_stage(source):
+    return
+  try:
+    files.find_files(source)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+        f"{name}: {source!r} not found, allowed: a file ({files.KINDS}) of {columns}, a folder of "
+        f"such files, or 'stage:' and the name of a stage"
+        f"{hub.hint(source, 'dataset')}") from error
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from error
+
+
+def check_top_k(top_k: int, vocab_size: int):
+  """Raises ValueError where a filter of the sampler would let every token pass."""
+  if top_k >= vocab_size:
+    raise ValueError(
+        f"sampling.top_k: got {top_k}, allowed: less than the {vocab_size} tokens of the model, or "
+        "0, which is all")
+
+
+def check_bigrams(bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], vocab_size: int):
+  """Raises ValueError where a pair of the sampler's blocked bigrams could never occur."""
+  for pair in bigrams:
+    if not all(any(0 <= token < vocab_size for token in tokens) for tokens in pair):
+      raise ValueError(
+          f"sampling.blocked_bigrams: got {pair}, allowed: pairs with ids below {vocab_size}, the "
+          "tokens of the model")
+
+
+def check_rows(name: str, rows: int, count: int):
+  """Raises ValueError where `count` devices cannot split the rows."""
+  if rows % count:
+    raise ValueError(
+        f"{name}: got {rows}, allowed: a multiple of {count}, the number of devices that split the "
+        "rows")

@@ -1,0 +1,145 @@
+"""What a step of reinforcement learning trains on: completions and their scores."""
+
+from collections.abc import Callable
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlreason import rollout as rollout_lib
+from rlreason.data import pipeline
+from rlreason.data.tasks.base import Row
+from rlreason.rollout import Sampled, Scored
+from rlreason.training import preflight
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.stages import rl_metrics
+from rlreason.training.stages.base import Setup
+from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.scoring import Scorer
+from rlreason.types import Key, Outcome, Params
+
+
+class Drawn(NamedTuple):
+  """What one step works on."""
+
+  sampled: Sampled  # the groups that are trained on
+  everything: list[Sampled]  # what was sampled for them
+  scores: Any  # of `Algorithm.score`, on the device
+  placed: Any  # the rollout, on the device
+  seconds: dict[str, float]
+
+
+def make_draw(
+    setup: Setup, stage: RLStage, scorer: Scorer, generate: Callable, score: Callable,
+    planner: GroupPlanner,
+) -> Callable[[dict, pipeline.BatchIterator, Key], Drawn]:
+  """Makes `draw(models, data, key)`: the completions a step trains on, with their scores."""
+  layout = setup.layout
+  buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
+
+  def score_on_device(models, rollout):
+    placed = layout.put_rows(rollout)
+    return placed, score(models, placed, planner.of_rollout(rollout))
+
+  def draw_one(models, data, key):
+    started = time.perf_counter()
+    rows = next(data)
+    rollout = rollout_lib.crop(generate(models["params"], rows, key), buckets)
+    sampled = time.perf_counter()
+    trained = rollout
+    if stage.answer_template:
+      trained = rollout_lib.append_answers(setup.tokenizer, rows, rollout, stage.answer_template)
+    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
+    placed, scores = score_on_device(models, trained)
+    result = Sampled(rows, rollout, scorer(rows, rollout))
+    seconds = {"time/sampling": sampled - started, "time/rewards": time.perf_counter() - sampled}
+    return Drawn(result, [result], scores, placed, seconds)
+
+  def draw_until_full(models, data, key):
+    """Dynamic sampling (DAPO, https://arxiv.org/abs/2503.14476, eq. 11), bounded."""
+    started = time.perf_counter()
+    parts, useful = [], 0
+    while useful < stage.num_prompts and len(parts) < stage.max_rounds:
+      rows = next(data)
+      rollout = generate(models["params"], rows, jax.random.fold_in(key, len(parts)))
+      parts.append(Sampled(rows, rollout, scorer(rows, rollout)))
+      useful += int(parts[-1].differs(stage.group_size, stage.useful_by).sum())
+    chosen = rollout_lib.fill_with_useful(
+        parts, stage.num_prompts, stage.group_size, stage.useful_by)
+    chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
+    placed, scores = score_on_device(models, chosen.rollout)
+    seconds = {"time/sampling": time.perf_counter() - started}
+    return Drawn(chosen, parts, scores, placed, seconds)
+
+  return draw_one if stage.max_rounds == 1 else draw_until_full
+
+
+def outcome(
+    setup: Setup, stage: RLStage, drawn: Drawn, greedy_scores: np.ndarray | None
+) -> Outcome:
+  """What the update is told of the rewards; those within completions are as wide as its rows."""
+  _, rollout, scored = drawn.sampled
+  paid = rollout_lib.token_rewards(
+      setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
+      bootstraps=stage.algorithm.bootstrap_truncated)
+  totals = scored.totals
+  if paid is not None:
+    paid = np.pad(paid, ((0, 0), (0, drawn.placed.token_mask.shape[1] - paid.shape[1])))
+    totals = totals - rollout_lib.placed_sums(scored.rewards)
+  return Outcome(totals, scored.is_scored, scored.is_right, greedy_scores,
+                 *_reward_parts(stage, scored), token_rewards=paid)
+
+
+def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Rewards f32[B, N] of a weight other than 0, and the weights; None where nobody asks for them.
+
+  What could not be scored is 0, in a row that takes part in nothing.
+  """
+  if "parts" not in stage.algorithm.advantage.arrays:
+    return None, None
+  specs = [spec for spec in stage.rewards if spec.weight]
+  values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
+            for spec in specs]
+  parts = np.array(values, np.float32).reshape(len(specs), len(scored.completions)).T
+  return parts, np.broadcast_to(np.float32([spec.weight for spec in specs]), parts.shape)
+
+
+def make_greedy_scores(
+    setup: Setup, stage: RLStage, scorer: Scorer
+) -> Callable[[Params, list[Row], Key], np.ndarray | None]:
+  """Makes the baseline of ReMax, f32[B]; of a method that does not ask for it, None."""
+  if "greedy_scores" not in stage.algorithm.advantage.arrays:
+    return lambda params, rows, key: None
+  generate = rollout_lib.make_generator(
+      setup.model, setup.tokenizer, setup.layout, group_size=1,
+      options=dataclasses.replace(stage.sampling, temperature=0.0),
+      prompt_buckets=setup.recipe.prompt_buckets)
+
+  def greedy_scores(params, rows, key):
+    scored = scorer(rows, generate(params, rows, key))
+    return np.repeat(
+        np.where(scored.is_scored, scored.totals, np.nan).astype(np.float32), stage.group_size)
+
+  return greedy_scores
+
+
+def try_problems(
+    stage: RLStage, problems: rollout_lib.FittingRows, generate: Callable, scorer: Scorer,
+    params: Params, key: Key,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+  """Samples and scores a few problems of the whole data set; see `Stage.preflight`.
+
+  The rows are as many as in a step, the problems over and over, so that no program is compiled for
+  this alone; with a reward model all of them are scored, for the same reason.
+  """
+  count = min(preflight.NUM_PROMPTS, len(problems), stage.num_prompts)
+  chosen = [problems[i * len(problems) // count] for i in range(count)]
+  rows = [chosen[i % count] for i in range(stage.num_prompts)]
+  rollout = generate(params, rows, key)
+  if not stage.reward_model:
+    rows, rollout = chosen, jax.tree.map(lambda x: x[:count * stage.group_size], rollout)
+  scored = scorer(rows, rollout)
+  samples = rl_metrics.sample_rows(rows, scored, stage.group_size, count * stage.group_size)
+  return rl_metrics.rollout_metrics(scored, rollout, stage.group_size), samples

@@ -1,0 +1,92 @@
+"""Problems, rewards and scorers: what stages that sample completions have in common."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+
+from rlreason import rollout as rollout_lib
+from rlreason.data.tasks.base import Row, RowSource
+from rlreason.rewards import (
+    CombinedReward, RewardSpec, combine_rewards, has_math_golds, verifier_columns)
+from rlreason.rollout import Scored
+from rlreason.tokenizers import Tokenizer
+from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.rl import RLStage
+from rlreason.training.settings.sample import SampleStage
+from rlreason.training.stages import policies, sources
+from rlreason.training.stages.base import Setup
+from rlreason.types import Rollout
+from rlreason.workers import WorkerPool
+
+Scorer = Callable[[list[Row], Rollout], Scored]
+
+
+def make_reward(
+    setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool | None
+) -> CombinedReward:
+  """The rewards of a stage; the exploration reward knows the stage's shortest reasoning."""
+  specs = stage.rewards
+  if isinstance(stage, RLStage):
+    shortest = {"min_length": stage.min_reasoning}
+    specs = [dataclasses.replace(spec, options={**shortest, **spec.options})
+             if spec.name == "exploration" and spec.function is None else spec for spec in specs]
+  return combine_rewards(
+      specs, verifier=setup.tasks["train"].verifier, pool=pool, clip_range=stage.reward_clip)
+
+
+def check_potentials(stage: RLStage):
+  """Raises ValueError where the differences of a potential would reach no token."""
+  for spec in stage.rewards:
+    if spec.is_potential and spec.weight and not stage.algorithm.places_rewards:
+      raise ValueError(
+          f"rewards.{spec.name}.is_potential: got True with critic='none' and advantage="
+          f"{stage.algorithm.advantage.name}, which gives all tokens of a completion the same, "
+          "allowed: with a critic, or with group_centered, leave_one_out, no_baseline, opo, remax")
+
+
+def make_scorer(
+    setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool, folder: pathlib.Path,
+    tokenizer: Tokenizer | None = None,
+) -> Scorer:
+  """Makes `score(rows, rollout)`: texts and rewards of completions, with the reward model's score.
+
+  `tokenizer` is that of the completions, where it is not the policy's.
+  """
+  reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
+  model_scores = policies.make_model_scores(setup, stage, folder)
+
+  def score(rows, rollout):
+    return rollout_lib.score(
+        reward, tokenizer, rows, rollout, model_scores(rollout) if model_scores else None)
+
+  return score
+
+
+def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):
+  """Raises ValueError where none of the stage's problems fits; those of a stage come later."""
+  if not sources.is_of_stage(stage.problems):
+    rollout_lib.check_fitting(*_problems(setup, stage, pathlib.Path()))
+
+
+def make_problems(
+    setup: Setup, stage: RLStage | SampleStage | DistillStage, folder: pathlib.Path
+) -> rollout_lib.FittingRows:
+  """The problems of a stage: those of the task, or of the file or stage that it names."""
+  return rollout_lib.FittingRows(*_problems(setup, stage, folder))
+
+
+def _problems(
+    setup: Setup, stage: RLStage | SampleStage | DistillStage, folder: pathlib.Path
+) -> tuple[RowSource, Tokenizer, int, set[str], bool]:
+  """What `FittingRows` takes."""
+  train = setup.tasks["train"]
+  rows = train.rows
+  if stage.problems:
+    rows = sources.read_rows(stage, "problems", setup.tokenizer, folder, ("prompt", "answer"))
+  specs = [spec for spec in vars(stage).get("rewards", ()) if spec.name == "verifier"]
+  spec = specs[0] if specs else RewardSpec(name="verifier")
+  columns = verifier_columns(spec, train.verifier)
+  if vars(stage).get("answer_template"):
+    columns = {*columns, "answer"}
+  return (rows, setup.tokenizer, max(setup.recipe.prompt_buckets), columns,
+          has_math_golds(spec, train.verifier))
