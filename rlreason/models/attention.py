@@ -1,4 +1,4 @@
-"""Grouped-query self-attention, over whole rows or one new token against a cache."""
+"""Grouped-query self-attention, over whole rows or of new tokens against a cache."""
 
 import functools
 from typing import Literal, NamedTuple
@@ -156,8 +156,8 @@ class Attention(nn.Module):
   """Grouped-query attention (Ainslie et al. 2023) with rotary positions.
 
   Called with `mask`, it attends over the rows given and also returns their keys and values (the
-  prefill of a cache). Called with a `step`, T is 1, the token goes into its cache and the
-  parameters are those of `transformer.split_layers`.
+  prefill of a cache). Called with a `step`, the T new tokens go into its cache and the parameters
+  are those of `transformer.split_layers`.
   """
 
   config: ModelConfig
@@ -181,9 +181,9 @@ class Attention(nn.Module):
       out = _attend_rows(c, query, key, value, mask, scale)
       kept = (key, value)
     else:
-      kept = kv_cache.write(step.cache, key[:, 0], value[:, 0], step.slot)
+      kept = kv_cache.write(step.cache, key, value, step.slots)
       out = kv_cache.attend(
-          query[:, 0] * scale, step.replace(cache=kept), softcap=c.attention_softcap)[:, None]
+          query * scale, step.replace(cache=kept), softcap=c.attention_softcap)
     out = Projection(
         c, (c.width,), ("heads", "head_dim", "embed"), in_axes=2, is_transposed=is_decoding,
         name="o")(out)

@@ -226,30 +226,46 @@ def decode_step(
     config: ModelConfig, params: Params, layers: list[Params], caches: list[LayerCache],
     tokens: jax.Array, positions: jax.Array, prompt_mask: jax.Array, slot: jax.Array,
 ) -> tuple[jax.Array, list[LayerCache]]:
-  """One token per row through every layer, layers unrolled with a cache array each.
+  """`extend` by one token per row: tokens, positions and slots i32[B], hidden states [B, D].
+
+  A scalar `slot` is that of all rows.
+  """
+  slots = jnp.broadcast_to(slot, tokens.shape)
+  hidden, caches = extend(
+      config, params, layers, caches, tokens[:, None], positions[:, None], prompt_mask,
+      slots[:, None])
+  return hidden[:, 0], caches
+
+
+def extend(
+    config: ModelConfig, params: Params, layers: list[Params], caches: list[LayerCache],
+    tokens: jax.Array, positions: jax.Array, prompt_mask: jax.Array, slots: jax.Array,
+) -> tuple[jax.Array, list[LayerCache]]:
+  """T tokens per row through every layer, layers unrolled with a cache array each.
 
   Args:
     config: the model.
     params: its parameters (embedding and final norm are read).
     layers: `split_layers(config, params)`.
     caches: one `LayerCache` per layer.
-    tokens: i32[B] the newest tokens.
-    positions: i32[B] their positions.
+    tokens: i32[B, T] the newest tokens.
+    positions: i32[B, T] their positions.
     prompt_mask: bool[P, S].
-    slot: i32 scalar, where in the cache they go.
+    slots: i32[B, T] where in the cache they go: token i of a row's own is in slot i. One beyond
+      the cache, or below 0, goes nowhere: such a token is none, and its hidden state is arbitrary.
 
   Returns:
-    Hidden states [B, D] after the final norm, and the caches with these tokens in them.
+    Hidden states [B, T, D] after the final norm, and the caches with these tokens in them.
   """
-  x = _embed(config, params["embed"]["embedding"], tokens)[:, None]
+  x = _embed(config, params["embed"]["embedding"], tokens)
   # Behind a barrier, or XLA computes cosines and sines again in every layer.
-  rotations = jax.lax.optimization_barrier(rope_rotations(positions[:, None], config))
-  prompt_masks = [_prompt_mask(prompt_mask, slot, kind.window) for kind in config.kinds]
+  rotations = jax.lax.optimization_barrier(rope_rotations(positions, config))
+  prompt_masks = [_prompt_mask(prompt_mask, slots, kind.window) for kind in config.kinds]
 
   # Traced once per kind, not once per layer: the layers of a kind are calls of one function.
   @functools.partial(jax.jit, static_argnums=0)
-  def apply_layer(place, layer, x, cache, rotations, prompt_mask, slot):
-    step = DecodeStep(cache, prompt_mask, slot, config.kinds[place].window)
+  def apply_layer(place, layer, x, cache, rotations, prompt_mask, slots):
+    step = DecodeStep(cache, prompt_mask, slots, config.kinds[place].window)
     block = Block(config, keep_cache=True)
     x, (cache, _) = block.apply({"params": layer}, x, place, rotations, step=step)
     return x, cache
@@ -257,18 +273,20 @@ def decode_step(
   new_caches = []
   for kind, layer, cache in zip(config.layer_kinds, layers, caches, strict=True):
     place = config.kinds.index(kind)
-    x, cache = apply_layer(place, layer, x, cache, rotations, prompt_masks[place], slot)
+    x, cache = apply_layer(place, layer, x, cache, rotations, prompt_masks[place], slots)
     new_caches.append(cache)
-  return RMSNorm(config).apply({"params": params["final_norm"]}, x)[:, 0], new_caches
+  return RMSNorm(config).apply({"params": params["final_norm"]}, x), new_caches
 
 
-def _prompt_mask(prompt_mask: jax.Array, slot: jax.Array, window: int | None) -> jax.Array:
-  """bool[P, S] prompt tokens that the token of step `slot` may look at."""
+def _prompt_mask(prompt_mask: jax.Array, slots: jax.Array, window: int | None) -> jax.Array:
+  """Prompt tokens that new tokens in `slots` i32[B, T] may look at: bool[P, S], or bool[B, T, S]."""
   if window is None:
     return prompt_mask
   # Prompts end in the last column, so that this is slot + 1 tokens behind the new one.
-  distance = prompt_mask.shape[1] - jnp.arange(prompt_mask.shape[1]) + slot
-  return prompt_mask & (distance < window)[None]
+  columns = prompt_mask.shape[1]
+  distance = (columns - jnp.arange(columns))[None, None] + slots[:, :, None]
+  of_rows = jnp.repeat(prompt_mask, slots.shape[0] // prompt_mask.shape[0], axis=0)
+  return of_rows[:, None] & (distance < window)
 
 
 def unembedding(config: ModelConfig, params: Params) -> jax.Array:

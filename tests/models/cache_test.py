@@ -21,9 +21,10 @@ _attend_step = jax.jit(kv_cache.attend)
 
 
 def _attend(query, cache, prompt_mask, slot, **options):
-  size = query.shape[-1]
-  step = kv_cache.DecodeStep(cache, prompt_mask, jnp.int32(slot), **options)
-  return _attend_step(query * size ** -0.5, step)
+  """One new token per row, all in one slot, or each in its own."""
+  size, slots = query.shape[-1], jnp.broadcast_to(jnp.asarray(slot), query.shape[:1])
+  step = kv_cache.DecodeStep(cache, prompt_mask, slots[:, None], **options)
+  return _attend_step(query[:, None] * size ** -0.5, step)[:, 0]
 
 
 def _reference(query, cache, prompt_mask, slot):
@@ -86,7 +87,8 @@ def test_attend_with_a_prompt_of_one_token():
 def test_write_then_grow_keeps_what_is_there():
   cache = _cache(1, 2, 2, prompt_length=3, length=4, size=2)
   key, value = jax.random.normal(jax.random.key(2), (2, 2, 2, 2))
-  grown = kv_cache.grow(kv_cache.write(cache, key, value, jnp.int32(3)), 6)
+  grown = kv_cache.grow(
+      kv_cache.write(cache, key[:, None], value[:, None], jnp.full((2, 1), 3)), 6)
   assert grown.keys.shape == (2, 2, 2, 6) and grown.values.shape == (2, 2, 6, 2)
   np.testing.assert_array_equal(grown.keys[..., :3], cache.keys[..., :3])
   np.testing.assert_array_equal(grown.keys[..., 3], key)

@@ -1,0 +1,476 @@
+"""Decoding as a value: rows of several lengths on the device, and what may be done with them.
+
+    decoder = prepare(config, params)
+    session = begin(decoder, prompts, key, options=options, stop_ids=stop_ids, group_size=4)
+    session = run(decoder, session, until=64)      # every row to its end, or to 64 tokens
+    session = append(decoder, session, ids, counts)  # given tokens: only these are computed
+    session = fork(session, rows)                  # rows become copies of others of their group
+    session = refill(decoder, session, places, prompts, key)  # groups begin anew
+    rollout = to_rollout(session)
+
+All are pure, and compiled once for each shape. The tokens of a prompt are computed and stored once
+for its group. A row's own token i is in slot i of its cache, whatever the other rows do: nothing is
+moved when a row forks, grows or begins anew. Its newest token is not in the cache yet; the step
+that needs it computes it. All rows stay on the device of their prompt.
+
+Token t of sample g of the prompt with index p is drawn with `fold_in(fold_in(fold_in(key, p), g),
+t)`, where t counts given tokens too: a sample depends on neither the padding, the splitting nor the
+place of its batch.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlreason import losses, models
+from rlreason.models import quantize
+from rlreason.models.config import ModelConfig
+from rlreason.sampling import logits as logits_lib
+from rlreason.sampling.options import SamplingOptions
+from rlreason.types import Key, Params, Prompts, Rollout
+
+FIRST_SEGMENT = 32  # tokens
+_GROWTH = 4
+_SHRINKAGE = 4  # of the rows of a group; with a smaller one there are more loops to compile
+
+
+@struct.dataclass
+class Decoder:
+  """A model as decode steps read it; of `prepare`."""
+
+  config: ModelConfig = struct.field(pytree_node=False)
+  params: Params
+  layers: list[Params]  # of `models.split_layers`
+  vocabulary: jax.Array | Params  # [V, D]
+  value_head: Params | None
+
+
+@struct.dataclass
+class Session:
+  """B = P * G rows that are being sampled, row p * G + g; T = `capacity`."""
+
+  group_size: int = struct.field(pytree_node=False)  # G
+  capacity: int = struct.field(pytree_node=False)  # tokens that a row may have after its prompt
+  options: SamplingOptions = struct.field(pytree_node=False)  # temperature and filters
+  stop_ids: tuple[int, ...] = struct.field(pytree_node=False)
+  prompts: Prompts  # P
+  hidden: jax.Array  # [P, D] of the last token of each prompt
+  caches: list[models.LayerCache]  # one per layer
+  keys: jax.Array  # one key per row, [B]
+  lengths: jax.Array  # i32[B] tokens after the prompt
+  last: jax.Array  # i32[B] the newest token, the prompt's last at first
+  is_done: jax.Array  # bool[B] the newest token is a stop token that was sampled
+  tokens: jax.Array  # i32[B, T], 0 beyond the length
+  action_mask: jax.Array  # bool[B, T] tokens that were sampled; others were given
+  log_probs: jax.Array  # f32[B, T] 0 but on actions
+  values: jax.Array | None  # f32[B, T] 0 but on actions
+
+
+# Of a session, what belongs to rows, but for their keys and caches.
+_ROW_FIELDS = ("lengths", "last", "is_done", "tokens", "action_mask", "log_probs", "values")
+
+
+def prepare(
+    config: ModelConfig, params: Params, *, value_head: Params | None = None, is_int8: bool = False
+) -> Decoder:
+  """Turns and casts the kernels once, for all steps.
+
+  Args:
+    config: the model.
+    params: its parameters.
+    value_head: of `models.init_value_head`, or None for no values.
+    is_int8: whether steps read kernels of 8 bits (`SamplingOptions.is_int8`).
+  """
+  layers = models.split_layers(config, params, is_int8=is_int8)
+  # The loop then reads the rows of the vocabulary as they lie.
+  vocabulary = models.unembedding(config, params).T.astype(config.compute_dtype)
+  vocabulary = quantize.quantize_rows(vocabulary) if is_int8 else vocabulary
+  return Decoder(config, params, layers, vocabulary, value_head)
+
+
+def begin(
+    decoder: Decoder, prompts: Prompts, key: Key, *, options: SamplingOptions,
+    stop_ids: tuple[int, ...], group_size: int = 1, capacity: int | None = None,
+) -> Session:
+  """A session of `group_size` rows for each prompt, with no tokens yet.
+
+  Args:
+    decoder: of `prepare`, with the `is_int8` of the options.
+    prompts: P prompts, padded on the left.
+    key: of all rows; that of `refill` as well.
+    options: temperature and filters.
+    stop_ids: a row ends with the first of these that is sampled, which is kept.
+    group_size: G.
+    capacity: T, tokens that a row may have; None: `max_new_tokens` of the options.
+
+  Raises:
+    ValueError: columns and new tokens exceed `config.max_positions`; a stop id has no embedding.
+  """
+  capacity = options.max_new_tokens if capacity is None else capacity
+  _check_limits(decoder.config, prompts.tokens.shape[1], capacity, stop_ids)
+  hidden, (keys, values) = models.prefill(
+      decoder.config, decoder.params, prompts.tokens, prompts.mask)
+  caches = models.init_caches(keys, values, group_size, _segments(_slots(capacity))[0])
+  rows = _new_rows(prompts, group_size, capacity, has_values=decoder.value_head is not None)
+  return Session(
+      group_size=group_size, capacity=capacity, options=options, stop_ids=stop_ids,
+      prompts=prompts, hidden=hidden[:, -1], caches=caches,
+      keys=_row_keys(key, prompts.index, group_size), **rows)
+
+
+def run(
+    decoder: Decoder, session: Session, until: jax.Array | int | None = None, *,
+    keeps_caches: bool = True,
+) -> Session:
+  """Samples tokens until every row has ended or is `until` tokens long.
+
+  The caches grow in segments, each with a loop of its own, to all of the capacity; the later ones
+  take time and memory only where rows need them. In such a run, rows that have ended leave the loop
+  where few of every group are still open.
+
+  Args:
+    decoder: of `prepare`.
+    session: any rows; those that have ended or are long enough stay as they are.
+    until: i32[B], or a scalar; tokens of a row, given ones among them. None: the capacity.
+    keeps_caches: False where nothing follows but `to_rollout`; the session then has no caches.
+  """
+  until = session.capacity if until is None else until
+  until = jnp.minimum(jnp.broadcast_to(until, session.lengths.shape), session.capacity)
+  is_new = _is_open(session, until) & (session.lengths == 0)
+  session = session.replace(**jax.lax.cond(
+      jnp.any(is_new), lambda: _first_tokens(decoder, session, is_new),
+      lambda: _row_fields(session)))
+  lengths = _lengths_from(session.caches[0].keys.shape[3], session.capacity)
+  rooms = _rooms(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
+  return _run(_make_step(decoder), lengths, rooms, keeps_caches, session, until)
+
+
+def append(
+    decoder: Decoder, session: Session, ids: jax.Array, counts: jax.Array | None = None
+) -> Session:
+  """Puts given tokens after rows, which are then open; nothing else is computed again.
+
+  Args:
+    decoder: of `prepare`.
+    session: any rows. The stop token of one that has ended stays where it is.
+    ids: i32[B, n].
+    counts: i32[B] how many of the ids each row gets, 0 for one that stays as it is; None: all. What
+      goes beyond the capacity is dropped.
+  """
+  session = _grown(session)
+  count, lengths = ids.shape[1], session.lengths
+  counts = jnp.full_like(lengths, count) if counts is None else counts
+  counts = jnp.minimum(counts, session.capacity - lengths)
+  # The newest token is not in the cache yet, and the last of the ids need not be. A row without
+  # tokens has all of its prompt in the cache.
+  computed = jnp.concatenate([session.last[:, None], ids[:, :-1]], axis=1)
+  slots = (lengths - 1)[:, None] + jnp.arange(count)[None]
+  is_token = (jnp.arange(count)[None] < counts[:, None]) & (slots >= 0)
+  _, caches = models.extend(
+      decoder.config, decoder.params, decoder.layers, session.caches, computed,
+      jnp.maximum(_starts(session)[:, None] + slots, 0), session.prompts.mask,
+      jnp.where(is_token, slots, -1))
+  places = jnp.arange(session.capacity)[None] - lengths[:, None]
+  is_given = (places >= 0) & (places < counts[:, None])
+  given = jnp.take_along_axis(ids, jnp.clip(places, 0, count - 1), axis=1)
+  newest = jnp.take_along_axis(ids, jnp.maximum(counts - 1, 0)[:, None], axis=1)[:, 0]
+  return session.replace(
+      caches=caches, lengths=lengths + counts, last=jnp.where(counts > 0, newest, session.last),
+      is_done=session.is_done & (counts == 0), tokens=jnp.where(is_given, given, session.tokens))
+
+
+def without_end(session: Session, is_chosen: jax.Array) -> Session:
+  """Takes the stop token away from those of the rows bool[B] that have ended; they are then open."""
+  is_chosen = is_chosen & session.is_done
+  lengths = session.lengths - is_chosen
+  is_kept = jnp.arange(session.capacity)[None] < lengths[:, None]
+  keep = lambda x: None if x is None else jnp.where(is_kept, x, jnp.zeros((), x.dtype))
+  tokens = keep(session.tokens)
+  before = jnp.take_along_axis(tokens, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+  before = jnp.where(lengths > 0, before, _repeat(session, session.prompts.tokens[:, -1]))
+  return session.replace(
+      lengths=lengths, last=jnp.where(is_chosen, before, session.last),
+      is_done=session.is_done & ~is_chosen, tokens=tokens, action_mask=keep(session.action_mask),
+      log_probs=keep(session.log_probs), values=keep(session.values))
+
+
+def fork(session: Session, rows: jax.Array) -> Session:
+  """Rows become copies of others of their prompt: row g of the group, of row `rows[p, g]`.
+
+  A row keeps its keys, so that copies part with the next token, and what it draws does not depend
+  on what it was before. Best of N, beams and trees fork within the group of their prompt; rows of
+  another prompt have no place here.
+
+  Args:
+    session: any rows.
+    rows: i32[P, G] of 0 to G - 1.
+  """
+  take = lambda x: models.take_rows(x, rows)
+  return session.replace(
+      caches=[models.keep_rows(cache, rows) for cache in session.caches],
+      **jax.tree.map(take, _row_fields(session)))
+
+
+def refill(
+    decoder: Decoder, session: Session, places: jax.Array, prompts: Prompts, key: Key
+) -> Session:
+  """Groups begin anew with other prompts, of as many columns.
+
+  Args:
+    decoder: of `prepare`.
+    session: any rows.
+    places: i32[C, R / C], for C parts of the session's prompts, one per device that splits them:
+      which group of its part each new prompt gets; the size of a part (P / C) or more: none.
+    prompts: R prompts; part by part.
+    key: that of `begin`.
+  """
+  if prompts.tokens.shape[1] != session.prompts.tokens.shape[1]:
+    raise ValueError(f"prompts: got {prompts.tokens.shape[1]} columns, allowed: "
+                     f"{session.prompts.tokens.shape[1]}, those of the session")
+  hidden, (keys, values) = models.prefill(
+      decoder.config, decoder.params, prompts.tokens, prompts.mask)
+  new = _new_rows(prompts, session.group_size, session.capacity, session.values is not None)
+  new_caches = models.init_caches(keys, values, 1, 1)
+  put = lambda whole, part: _put_groups(whole, part, places)
+  caches = [
+      cache.replace(prompt_keys=put(cache.prompt_keys, new_cache.prompt_keys),
+                    prompt_values=put(cache.prompt_values, new_cache.prompt_values))
+      for cache, new_cache in zip(session.caches, new_caches, strict=True)]
+  return session.replace(
+      caches=caches, prompts=jax.tree.map(put, session.prompts, prompts),
+      hidden=put(session.hidden, hidden[:, -1]),
+      keys=put(session.keys, _row_keys(key, prompts.index, session.group_size)),
+      **jax.tree.map(put, _row_fields(session), new))
+
+
+def to_rollout(session: Session) -> Rollout:
+  """The rows as they are; `truncated` are those that have not ended."""
+  repeat = lambda x: _repeat(session, x)
+  return Rollout(
+      prompt_tokens=repeat(session.prompts.tokens), prompt_mask=repeat(session.prompts.mask),
+      completion_tokens=session.tokens,
+      token_mask=jnp.arange(session.capacity)[None] < session.lengths[:, None],
+      action_mask=session.action_mask, log_probs=session.log_probs, values=session.values,
+      truncated=~session.is_done)
+
+
+def _check_limits(
+    config: ModelConfig, columns: int, max_new_tokens: int, stop_ids: tuple[int, ...]
+):
+  if columns + max_new_tokens > config.max_positions:
+    raise ValueError(
+        f"max_new_tokens: got {max_new_tokens} after prompts of {columns} columns, "
+        f"allowed: {config.max_positions} together (max_positions)")
+  for stop_id in stop_ids:
+    if not 0 <= stop_id < config.vocab_size:
+      raise ValueError(f"stop_ids: got {stop_id}, allowed: 0 to {config.vocab_size - 1}")
+
+
+def _row_keys(key: Key, index: jax.Array, group_size: int) -> jax.Array:
+  """One key per row, [B]."""
+  of_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+  of_sample = jax.vmap(jax.random.fold_in, (None, 0))
+  return jax.vmap(of_sample, (0, None))(of_prompt, jnp.arange(group_size)).reshape(-1)
+
+
+def _new_rows(prompts: Prompts, group_size: int, capacity: int, has_values: bool) -> dict:
+  """The `_ROW_FIELDS` of rows without tokens."""
+  shape = (prompts.tokens.shape[0] * group_size, capacity)
+  return dict(
+      lengths=jnp.zeros(shape[:1], jnp.int32), is_done=jnp.zeros(shape[:1], bool),
+      last=jnp.repeat(prompts.tokens[:, -1], group_size), tokens=jnp.zeros(shape, jnp.int32),
+      action_mask=jnp.zeros(shape, bool), log_probs=jnp.zeros(shape),
+      values=jnp.zeros(shape) if has_values else None)
+
+
+def _row_fields(session: Session) -> dict:
+  return {name: getattr(session, name) for name in _ROW_FIELDS}
+
+
+def _repeat(session: Session, x: jax.Array) -> jax.Array:
+  """What belongs to prompts, for each of their rows."""
+  return jnp.repeat(x, session.lengths.shape[0] // x.shape[0], axis=0)
+
+
+def _starts(session: Session) -> jax.Array:
+  """i32[B] tokens of the row's prompt."""
+  return _repeat(session, jnp.sum(session.prompts.mask, axis=1, dtype=jnp.int32))
+
+
+def _put_groups(whole: jax.Array, part: jax.Array, places: jax.Array) -> jax.Array:
+  """`part` [R * G, ...] in the places i32[C, R / C] of `whole` [P * G, ...]; G may be 1."""
+  parts, count = places.shape
+  size = part.shape[0] // (parts * count)
+  split = lambda x: x.reshape(parts, -1, size, *x.shape[1:])
+  put = jax.vmap(lambda whole, part, places: whole.at[places].set(part, mode="drop"))
+  return put(split(whole), split(part), places).reshape(whole.shape)
+
+
+def _slots(capacity: int) -> int:
+  """Of the cache: the newest token needs none."""
+  return max(capacity - 1, 1)
+
+
+def _segments(needed: int) -> list[int]:
+  """Cache lengths to run through, the last of them `needed` (tokens, 1 or more)."""
+  lengths = [min(FIRST_SEGMENT, needed)]
+  while lengths[-1] < needed:
+    lengths.append(min(lengths[-1] * _GROWTH, needed))
+  return lengths
+
+
+def _lengths_from(length: int, capacity: int) -> list[int]:
+  return [other for other in _segments(_slots(capacity)) if other >= length]
+
+
+def _grown(session: Session) -> Session:
+  """With all the slots there may be."""
+  return session.replace(
+      caches=[models.grow_cache(cache, _slots(session.capacity)) for cache in session.caches])
+
+
+def _rooms(group_size: int) -> list[int]:
+  """Rows of a group that loops go on with, one after the other, the last of them 0.
+
+  16 -> [4, 1, 0]
+  """
+  rooms = [group_size // _SHRINKAGE]
+  while rooms[-1]:
+    rooms.append(rooms[-1] // _SHRINKAGE)
+  return rooms
+
+
+def _is_open(session: Session, until: jax.Array) -> jax.Array:
+  """bool[B] rows that get another token."""
+  return ~session.is_done & (session.lengths < until)
+
+
+def _run(
+    step, lengths: list[int], rooms: list[int], keeps_caches: bool, session: Session,
+    until: jax.Array,
+) -> Session:
+  """Decodes until no row is open, with fewer and fewer rows.
+
+  Args:
+    step: (session, bool[B]) -> session with one more token of these rows.
+    lengths: of the caches, to run through.
+    rooms: of `_rooms`.
+    keeps_caches: whether the result has caches, of the last length.
+    session: of rows with a token each, and caches of the first length.
+    until: i32[B].
+  """
+  room, *smaller = rooms
+  session = _run_segments(step, lengths, room, keeps_caches, session, until)
+  if not room:
+    return session
+  kept = _open_rows(session, until, room)
+  take = lambda x: models.take_rows(x, kept)
+  rest = session.replace(
+      keys=take(session.keys), **jax.tree.map(take, _row_fields(session)),
+      caches=[models.keep_rows(cache, kept) for cache in session.caches] if keeps_caches
+      else session.caches)
+  rest = _run(step, lengths[-1:], smaller, keeps_caches, rest, take(until))
+  # Goes back to where it was taken from.
+  count = session.lengths.shape[0] // kept.shape[0]
+  places = (kept + jnp.arange(kept.shape[0])[:, None] * count).reshape(-1)
+  put = lambda whole, part: whole.at[places].set(part)
+  caches = [
+      cache.replace(keys=put(cache.keys, part.keys), values=put(cache.values, part.values))
+      for cache, part in zip(session.caches, rest.caches, strict=True)] if keeps_caches else []
+  return session.replace(
+      caches=caches, **jax.tree.map(put, _row_fields(session), _row_fields(rest)))
+
+
+def _run_segments(
+    step, lengths: list[int], room: int, keeps_caches: bool, session: Session, until: jax.Array
+) -> Session:
+  """One loop per cache length; the later ones and their memory only where rows need them.
+
+  Ends where no group has more than `room` open rows. The caches are then of the last length; where
+  they are not kept, those of the `_open_rows`, or none for a room of 0.
+  """
+  prompts = session.hidden.shape[0]
+
+  def is_crowded(session):
+    is_open = _is_open(session, until)
+    return jnp.any(jnp.sum(is_open.reshape(prompts, -1), axis=1) > room)
+
+  def is_within(session):
+    return jnp.all(~_is_open(session, until) | (session.lengths <= lengths[0]))
+
+  def leave(session):
+    if not keeps_caches:
+      kept = _open_rows(session, until, room)
+      session = session.replace(caches=[
+          models.keep_rows(cache, kept) for cache in session.caches] if room else [])
+    return session.replace(caches=[
+        models.grow_cache(cache, lengths[-1]) for cache in session.caches])
+
+  def go_on(session):
+    session = session.replace(caches=[
+        models.grow_cache(cache, lengths[1]) for cache in session.caches])
+    return _run_segments(step, lengths[1:], room, keeps_caches, session, until)
+
+  session = jax.lax.while_loop(
+      lambda session: is_within(session) & is_crowded(session),
+      lambda session: step(session, _is_open(session, until)), session)
+  if len(lengths) == 1:
+    return leave(session)
+  return jax.lax.cond(is_crowded(session), go_on, leave, session)
+
+
+def _open_rows(session: Session, until: jax.Array, room: int) -> jax.Array:
+  """Places of open rows within each group, i32[P, room]; others where there are too few."""
+  is_open = _is_open(session, until).reshape(session.hidden.shape[0], -1)
+  return jnp.argsort(~is_open, axis=1, stable=True)[:, :room]
+
+
+def _first_tokens(decoder: Decoder, session: Session, is_new: jax.Array) -> dict:
+  """The `_ROW_FIELDS` after one token of each of the rows bool[B] that have none."""
+  return _row_fields(_emit(decoder, session, _repeat(session, session.hidden), is_new))
+
+
+def _make_step(decoder: Decoder):
+  """(session, bool[B]) -> the session with one more token of these rows."""
+
+  def step(session, is_open):
+    slots = session.lengths - 1
+    hidden, caches = models.decode_step(
+        decoder.config, decoder.params, decoder.layers, session.caches, session.last,
+        _starts(session) + slots, session.prompts.mask, slots)
+    return _emit(decoder, session.replace(caches=caches), hidden, is_open)
+
+  return step
+
+
+def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_open: jax.Array) -> Session:
+  """Draws a token from the hidden state of each row, [B, D], and gives it to the open ones."""
+  # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
+  logits = quantize.multiply_rows(decoder.vocabulary, hidden).T
+  logits = losses.hide_words(
+      models.cap_logits(decoder.config, logits), decoder.config.num_tokens)
+  token, log_prob = _draw(logits, session)
+  # A write into each row's own column, without a scatter.
+  is_here = (jnp.arange(session.capacity)[None] == session.lengths[:, None]) & is_open[:, None]
+  put = lambda columns, new: jnp.where(is_here, new[:, None], columns)
+  values = session.values
+  if decoder.value_head is not None:
+    values = put(values, models.apply_value_head(decoder.value_head, hidden))
+  is_stop = jnp.isin(token, np.asarray(session.stop_ids, np.int32))
+  return session.replace(
+      lengths=session.lengths + is_open, last=jnp.where(is_open, token, session.last),
+      is_done=session.is_done | (is_open & is_stop), tokens=put(session.tokens, token),
+      action_mask=session.action_mask | is_here, log_probs=put(session.log_probs, log_prob),
+      values=values)
+
+
+def _draw(logits: jax.Array, session: Session) -> tuple[jax.Array, jax.Array]:
+  """The next token of every row, i32[B], and its log-prob, f32[B]."""
+  options = session.options
+  logits = logits_lib.block_bigrams(logits, session.last, options.blocked_bigrams)
+  if options.temperature == 0:
+    return logits_lib.choose_greedily(logits)
+  keys = jax.vmap(jax.random.fold_in)(session.keys, session.lengths)
+  uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+  return logits_lib.choose(logits_lib.filter_logits(logits, options), uniforms)
