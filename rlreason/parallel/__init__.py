@@ -1,10 +1,10 @@
 """Devices, sharding rules and compilation. Nothing else in the library knows about either."""
 
-from rlreason.parallel.compile import ALONE, Layout, Replicas, make_layout
+from rlreason.parallel.compile import Layout, make_layout
 from rlreason.parallel.accelerators import cpu_fallback
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
-from rlreason.parallel.shards import map_shards, put_together
+from rlreason.parallel.shards import ALONE, Replicas, map_shards, put_together
 
 __all__ = [
     "ALONE", "Layout", "ParallelConfig", "Replicas", "cpu_fallback", "find_devices", "make_layout",

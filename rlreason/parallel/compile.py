@@ -17,17 +17,9 @@ import numpy as np
 from rlreason import tracking
 from rlreason.parallel import memory, rules
 from rlreason.parallel.mesh import ParallelConfig, make_mesh, mesh_devices
+from rlreason.parallel.shards import ALONE, Replicas, take_rows
 
 _REPLICAS = "replicas"  # the axis name under pmap
-
-
-class Replicas(NamedTuple):
-  """How an update talks to the replicas beside it."""
-
-  sum: Callable[[Any], Any]  # adds a pytree over the replicas
-  gather: Callable[[Any], Any]  # this replica's rows -> all rows
-  take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
-  place: Callable[[Any], Any]  # [n, parts, ...] -> the same, each part on the device of its rows
 
 
 class Layout(NamedTuple):
@@ -82,19 +74,12 @@ def _told(name: str, program: Callable) -> Callable:
   return call
 
 
-def _take(batch, indices):
-  return jax.tree.map(lambda x: x[indices], batch)
-
-
 def _name_of(fn: Callable) -> str:
   """What a program is called in logs and profiles: the name of its function."""
   while isinstance(fn, functools.partial):
     fn = fn.func
   name = getattr(fn, "__name__", "").strip("_")
   return name if name.isidentifier() else "program"  # a lambda's is none
-
-
-ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=_take, place=lambda x: x)
 
 
 def make_layout(config: ParallelConfig) -> Layout:
@@ -135,7 +120,7 @@ def _jit_layout(config: ParallelConfig) -> Layout:
     return jax.device_put(tree, rows)
 
   def take(batch, indices):
-    taken = _take(batch, indices)
+    taken = take_rows(batch, indices)
     return taken if indices.shape[1] % num_shards else place(taken)
 
   def place(tree):
@@ -177,7 +162,7 @@ def _pmap_replicas(count: int) -> Replicas:
     share = indices.shape[1] // count
     mine = jax.lax.dynamic_slice_in_dim(
         indices, jax.lax.axis_index(_REPLICAS) * share, share, axis=1)
-    return _take(batch, mine)
+    return take_rows(batch, mine)
 
   return Replicas(
       sum=lambda x: jax.lax.psum(x, _REPLICAS),

@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from rlreason import files, models, tracking, weights
+from rlreason import hub, models, tracking, weights
 from rlreason.algorithms import TrainState
 from rlreason.algorithms.base import trained_part, with_frozen
 from rlreason.models import lora
@@ -79,7 +79,7 @@ def train(
   if wandb is not None:
     wandb_log.check()
   # Absolute: code of the user's may change to another folder.
-  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
+  workdir = pathlib.Path(hub.local_path("workdir", os.fspath(workdir))).absolute()
   profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
     progress = stack.enter_context(progress_lib.Progress())
