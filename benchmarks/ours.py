@@ -144,7 +144,7 @@ class Step:
         row[:length] for row, length in zip(rollout.completion_tokens, lengths, strict=True))
     outcome = self._layout.put_rows(Outcome(rewards, np.ones(len(rewards), bool)))
     batch, _ = clock.wait(
-        "batch", self._make_batch((placed, scores, outcome), self.state.kl_coef))
+        "batch", self._make_batch((placed, scores, outcome), self.state.coefs))
     self.batch = batch.replace(plan=self._planner.of_update(batch, key_update))
     self.key = key_update
     self.update(clock)

@@ -6,7 +6,7 @@ Names, types and defaults are of the signatures, ranges are what the classes the
 value out of range, and what a field does is the comment beside it, or the docstring.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
 import functools
 import inspect
@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Union
 
 from absl import flags
 
-from rlreason import commands, main
+from rlreason import commands, main, slots
 from rlreason.algorithms.policy_gradient import config as policy_gradient, presets
 from rlreason.algorithms.preference import PAIRED, UNPAIRED
 from rlreason.algorithms.reward_model import PAIRED as PAIRED_SCORES, UNPAIRED as UNPAIRED_SCORES
@@ -266,7 +266,7 @@ def public_module(function: Callable) -> str:
 
 def reward_sections() -> Iterator[str]:
   for name, function in sorted(combine.BUILT_IN.items()):
-    options = combine.option_names(function)
+    options = slots.option_names(function, combine.READ_COLUMNS)
     yield section(f"### Reward {name}", summary(function), option_table(function, options))
   for name, cls in VERIFIERS.items():
     rows = [(field.name, show_type(hint), show_default(field), meaning)
@@ -286,12 +286,12 @@ def preset_table() -> str:
   return table("preset (option)", rows)
 
 
-def option_table(function: Callable, names: set[str] | None = None) -> str:
+def option_table(function: Callable, names: Collection[str] | None = None) -> str:
   return table("option", options_of(function, names)) if options_of(function, names) else (
       "No options.\n")
 
 
-def options_of(function: Callable, names: set[str] | None = None) -> list[tuple[str, ...]]:
+def options_of(function: Callable, names: Collection[str] | None = None) -> list[tuple[str, ...]]:
   """(name, type, default, meaning) of the keyword-only parameters."""
   said = arguments(inspect.getdoc(function) or "", "Args")
   hints = typing.get_type_hints(function, include_extras=True)

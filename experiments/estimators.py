@@ -26,7 +26,7 @@ import numpy as np
 import optax
 
 import rlreason as rr
-from rlreason import config as config_lib
+from rlreason import config_files
 from rlreason.data import fitting, prompts as prompts_lib
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool
@@ -82,7 +82,7 @@ class Bed(NamedTuple):
 
 def open_bed(recipe: str, model: str, pool: WorkerPool) -> Bed:
   """The bed of a recipe of experiments/methods, as a run of it from `model` would have it."""
-  config = config_lib.load_config_file(f"{METHODS / recipe}:{model}")
+  config = config_files.load_config_file(f"{METHODS / recipe}:{model}")
   config.parallel.cpu_devices = 1  # its programs are compiled here, without a layout
   setup, params = make_setup(rr.from_config(config))
   stage, = setup.recipe.stages
@@ -136,7 +136,7 @@ def make_gradient(
   @jax.jit
   def compute(state, rollout, outcome, key):
     scores = algorithm.score({"params": state.params, "reference": None}, rollout, None)
-    batch, metrics = algorithm.make_batch((rollout, scores, outcome), state.kl_coef)
+    batch, metrics = algorithm.make_batch((rollout, scores, outcome), state.coefs)
     updated, _ = algorithm.update_step(state, batch, key)
     trained, count = metrics["rollout/trained_fraction"]
     return flatten_util.ravel_pytree(updated.opt_state.trace)[0], trained / count

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlreason import files, masks, models, sampling, tokenizers, tracking, weights
+from rlreason import files, hub, masks, models, sampling, tokenizers, tracking, weights
 from rlreason.data import fitting, prompts as prompts_lib
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
@@ -337,7 +337,7 @@ def convert(
 
 
 def _local(name: str, path: str | os.PathLike | None) -> str | None:
-  return None if path is None else files.local_path(name, os.fspath(path))
+  return None if path is None else hub.local_path(name, os.fspath(path))
 
 
 def _as_recipe(recipe: Any, tasks: Any = None) -> Recipe:

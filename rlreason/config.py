@@ -12,20 +12,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
-import importlib.util
 import inspect
 import numbers
 import re
-import os
-import sys
 import types
 import typing
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
-from absl import logging
 import ml_collections
 
-from rlreason import files, recipe_files, users
+from rlreason import hub
 
 T = TypeVar("T")
 # The type of a field that holds a path of this machine, or the name of something else where a path
@@ -74,8 +70,8 @@ def build(
   """
   if isinstance(mapping, cls):
     return mapping
-  if not _is_mapping(mapping):
-    raise ValueError(f"{where}: got {_show(mapping)}, expected the fields of {cls.__name__}")
+  if not is_mapping(mapping):
+    raise ValueError(f"{where}: got {show(mapping)}, expected the fields of {cls.__name__}")
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
   for name in mapping:
     if name not in fields:
@@ -86,9 +82,9 @@ def build(
     if name in mapping:
       value = mapping[name]
       is_section = dataclasses.is_dataclass(hints[name]) and hints[name] is type(field.default)
-      if is_section and _is_mapping(value):
+      if is_section and is_mapping(value):
         value = {**_fields_of(field.default), **value}
-      values[name] = _convert(hints[name], value, f"{where}.{name}")
+      values[name] = convert(hints[name], value, f"{where}.{name}")
     elif _is_required(field):
       raise ValueError(
           f"{where}.{name}: missing, and {cls.__name__} has no default for it; "
@@ -144,54 +140,6 @@ def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
           f"{', or ' if allowed else ' '}{allowed or '(nothing would read another value)'}")
 
 
-def load_config_file(path: str) -> ml_collections.ConfigDict:
-  """Returns `get_config()` of an experiment file, or of a recipe that comes with the package.
-
-  Args:
-    path: as `recipe_files.locate`; it may end in `:argument`, which is passed to
-      `get_config(argument)`.
-
-  Raises:
-    FileNotFoundError: no such file.
-    ValueError: the file is not Python, has no function `get_config`, or one without a parameter
-      where an argument is given.
-  """
-  file, argument = recipe_files.locate(path)
-  logging.info("the experiment is %s", file)
-  spec = importlib.util.spec_from_file_location("rlreason_experiment", file)
-  module = importlib.util.module_from_spec(spec)
-  folder = os.path.dirname(os.path.abspath(file))
-  sys.path.insert(0, folder)  # as Python does for a program: what lies beside it can be imported
-  try:
-    with users.contained(f"config file {file!r}"):
-      spec.loader.exec_module(module)
-  finally:
-    sys.path.remove(folder)
-  if not callable(vars(module).get("get_config")):
-    raise ValueError(f"config file {file!r} has no function get_config()")
-  if argument and not inspect.signature(module.get_config).parameters:
-    raise ValueError(
-        f"config file {file!r} takes no argument after a colon, got {argument!r}: its get_config() "
-        "has no parameter")
-  with users.contained(f"config file {file!r}"):
-    config = module.get_config(argument) if argument else module.get_config()
-  if not _is_mapping(config):
-    raise ValueError(f"get_config() of {file!r} must return a ConfigDict, got {_show(config)}")
-  config = ml_collections.ConfigDict(config)
-  _open_dataclasses(config)
-  return config
-
-
-def _open_dataclasses(config: ml_collections.ConfigDict):
-  """Makes sections of dataclasses, such as presets, so that flags reach their fields."""
-  with config.unlocked(), config.ignore_type():
-    for name, value in config.items():
-      if dataclasses.is_dataclass(value):
-        config[name] = ml_collections.ConfigDict(to_dict(value, keep_functions=True))
-      elif isinstance(value, ml_collections.ConfigDict):
-        _open_dataclasses(value)
-
-
 def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config") -> Any:
   """Turns a config (dataclass, ConfigDict or dict) into plain JSON values.
 
@@ -209,7 +157,7 @@ def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config")
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     return {f.name: inner(getattr(config, f.name), where=f"{where}.{f.name}")
             for f in dataclasses.fields(config)}
-  if _is_mapping(config):
+  if is_mapping(config):
     return {str(name): inner(config[name], where=f"{where}.{name}") for name in config}
   if isinstance(config, (list, tuple)):
     return [inner(value, where=f"{where}[{i}]") for i, value in enumerate(config)]
@@ -219,7 +167,7 @@ def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config")
     named = config if hasattr(config, "__qualname__") else type(config)  # an object, a partial
     return config if keep_functions else f"{named.__module__}:{named.__qualname__}"
   raise ValueError(
-      f"{where}: got {_show(config)}, allowed: plain values, functions and dataclasses")
+      f"{where}: got {show(config)}, allowed: plain values, functions and dataclasses")
 
 
 def with_defaults(record: Any, config: Any) -> Any:
@@ -239,7 +187,7 @@ def with_defaults(record: Any, config: Any) -> Any:
     return [with_defaults(*pair) for pair in zip(record, config, strict=True)]
   if not isinstance(record, dict) or isinstance(config, type):
     return record
-  if _is_mapping(config):
+  if is_mapping(config):
     return {name: with_defaults(value, config[name]) if name in config else value
             for name, value in record.items()}
   if not dataclasses.is_dataclass(config):
@@ -315,8 +263,17 @@ def _fields_of(instance: Any) -> dict[str, Any]:
   return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance) if f.init}
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-  """Returns `value` as the annotation `hint` allows it, or raises ValueError."""
+def convert(hint: Any, value: Any, where: str) -> Any:
+  """Returns `value` as an annotation allows it.
+
+  Args:
+    hint: of a field, or of an option of a function.
+    value: what was given.
+    where: its path, for messages.
+
+  Raises:
+    ValueError: of another type, out of range, or none of the allowed ones.
+  """
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if hint is Any or isinstance(hint, TypeVar) or origin is Callable or hint is Callable:
     _check_numbers(value, where)
@@ -324,7 +281,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   if origin is Annotated:
     return _convert_annotated(arguments, value, where)
   if hint is Path:
-    return files.local_path(where, _convert_plain(str, value, where))
+    return hub.local_path(where, _convert_plain(str, value, where))
   if origin in (Union, types.UnionType):
     return _convert_union(arguments, value, where)
   if origin is Literal:
@@ -337,10 +294,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   if hint is tuple or origin is tuple:
     return _convert_tuple(hint, arguments, value, where)
   if origin in (dict, Mapping) or hint in (dict, Mapping):
-    if not _is_mapping(value):
+    if not is_mapping(value):
       raise ValueError(_wrong_value(hint, value, where))
     item = arguments[1] if arguments else Any
-    return {name: _convert(item, value[name], f"{where}.{name}") for name in value}
+    return {name: convert(item, value[name], f"{where}.{name}") for name in value}
   if hint is None or hint is type(None):
     if value is not None:
       raise ValueError(_wrong_value(hint, value, where))
@@ -350,17 +307,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_annotated(arguments: tuple, value: Any, where: str) -> Any:
   hint, *notes = arguments
-  value = _convert(hint, value, where)
+  value = convert(hint, value, where)
   for note in notes:
     if isinstance(note, AtMost) and value > note.limit:
       raise ValueError(
-          f"{where}: got {_show(value)}, allowed: at most {note.limit} ({note.reason})")
+          f"{where}: got {show(value)}, allowed: at most {note.limit} ({note.reason})")
   return value
 
 
 def _check_numbers(value: Any, where: str) -> None:
   """Refuses what is no number among the options of functions, whose types are not known here."""
-  if _is_mapping(value):
+  if is_mapping(value):
     for name in value:
       _check_numbers(value[name], f"{where}.{name}")
   elif isinstance(value, (list, tuple)):
@@ -375,7 +332,7 @@ def _to_float(value: numbers.Real, where: str) -> float:
   size = abs(value)
   if not (size == 0 or _MIN_FLOAT <= size <= _MAX_FLOAT):  # NaN is neither
     raise ValueError(
-        f"{where}: got {_show(value)}, allowed: a finite number that float32 holds, 0 or "
+        f"{where}: got {show(value)}, allowed: a finite number that float32 holds, 0 or "
         f"{_MIN_FLOAT:.2g} to {_MAX_FLOAT:.2g} in size")
   return float(value)
 
@@ -387,10 +344,10 @@ def _convert_plain(hint: type, value: Any, where: str) -> Any:
   if hint is int and isinstance(value, numbers.Integral) and not is_bool:
     if abs(value) > _MAX_INT:
       raise ValueError(
-          f"{where}: got {_show(value)}, allowed: at most {_MAX_INT} in size, as int32 holds it")
+          f"{where}: got {show(value)}, allowed: at most {_MAX_INT} in size, as int32 holds it")
     return int(value)
-  if hint not in (int, float) and isinstance(value, hint):
-    return value
+  if hint not in (int, float) and (not isinstance(hint, type) or isinstance(value, hint)):
+    return value  # a hint that is no type, such as a NewType of the user's, says nothing here
   raise ValueError(_wrong_value(hint, value, where))
 
 
@@ -404,7 +361,7 @@ def _convert_tuple(hint: Any, arguments: tuple, value: Any, where: str) -> tuple
   if len(arguments) != len(value):
     raise ValueError(_wrong_value(hint, value, where, f" ({len(arguments)} values)"))
   pairs = enumerate(zip(arguments, value, strict=True))
-  return tuple(_convert(item, element, f"{where}[{i}]") for i, (item, element) in pairs)
+  return tuple(convert(item, element, f"{where}[{i}]") for i, (item, element) in pairs)
 
 
 def _convert_union(choices: tuple, value: Any, where: str) -> Any:
@@ -414,12 +371,12 @@ def _convert_union(choices: tuple, value: Any, where: str) -> Any:
   allowed = Union[choices]
   choices = tuple(choice for choice in choices if choice is not type(None))
   classes = [choice for choice in choices if dataclasses.is_dataclass(choice)]
-  if _is_mapping(value) and classes:
+  if is_mapping(value) and classes:
     return build(_choose_class(classes, value, where), value, where)
   # An exact type goes first, so that the int 1 stays an int in `float | int`.
   for choice in sorted(choices, key=lambda choice: choice is not type(value)):
     try:
-      return _convert(choice, value, where)
+      return convert(choice, value, where)
     except ValueError as error:
       if str(error) != _wrong_value(choice, value, where):  # of its type, and out of range
         raise
@@ -446,11 +403,11 @@ def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
   got = {name: mapping[name] for name in allowed if name in mapping}
   hint = "".join(_did_you_mean(got[name], allowed[name]) for name in got)
   raise ValueError(
-      f"{where}: got {got or _show(mapping)}, expected one of {names} with {allowed}{hint}"
+      f"{where}: got {got or show(mapping)}, expected one of {names} with {allowed}{hint}"
   )
 
 
-def _is_mapping(value: Any) -> bool:
+def is_mapping(value: Any) -> bool:
   # A ConfigDict is not registered as a Mapping.
   return isinstance(value, (Mapping, ml_collections.ConfigDict))
 
@@ -475,7 +432,7 @@ def _did_you_mean(value: Any, known: Any) -> str:
 
 
 def _wrong_value(hint: Any, value: Any, where: str, note: str = "") -> str:
-  return f"{where}: got {_show(value)}, allowed: {_type_name(hint)}{note}"
+  return f"{where}: got {show(value)}, allowed: {_type_name(hint)}{note}"
 
 
 def _type_name(hint: Any) -> str:
@@ -492,7 +449,7 @@ def _type_name(hint: Any) -> str:
   return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
   """Describes a value in at most one line: its type and, cut, its repr."""
   text = " ".join(repr(value).split())
   text = text if len(text) <= 80 else text[:77] + "..."

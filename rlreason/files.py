@@ -6,17 +6,13 @@ import errno
 import fcntl
 import os
 import pathlib
-import re
 import shutil
 import socket
 import tempfile
 
-from rlreason import hub
-
 LOCK_NAME = "run.lock"
 # A disk that takes no more, or fails: what was written before is kept, and nothing is misspelt.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of some network file systems
 
 
@@ -72,29 +68,6 @@ def sync(path: str | os.PathLike) -> None:
         raise
     finally:
       os.close(descriptor)
-
-
-def local_path(name: str, path: str) -> str:
-  """A path as a user writes it, with `~` expanded.
-
-  Args:
-    name: what it is the value of, for the message.
-    path: of this machine.
-
-  Raises:
-    ValueError: it is an address (gs://, s3://), has a NUL or is not UTF-8, or there is no home for
-      its `~`.
-  """
-  if _URL.match(path):
-    raise ValueError(
-        f"{name}: got {path!r}, allowed: a path of this machine (mount the bucket, or copy it)"
-        f"{hub.hint(path)}")
-  if "\0" in path or not _is_text(path):
-    raise ValueError(f"{name}: got {path!r}, allowed: a path in UTF-8, without NUL")
-  expanded = os.path.expanduser(path)
-  if path.startswith("~") and expanded == path and not os.path.lexists(path):
-    raise ValueError(f"{name}: got {path!r}, allowed: a path of a user who has a home directory")
-  return expanded
 
 
 def check_writable(name: str, folder: pathlib.Path) -> None:
@@ -153,14 +126,6 @@ def _is_there(path: pathlib.Path) -> bool:
   try:
     os.lstat(path)  # os.path.lexists has an answer also for names that there cannot be
   except (FileNotFoundError, NotADirectoryError):
-    return False
-  return True
-
-
-def _is_text(path: str) -> bool:
-  try:
-    path.encode("utf-8")
-  except UnicodeEncodeError:  # bytes of another encoding
     return False
   return True
 

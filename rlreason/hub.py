@@ -1,6 +1,6 @@
-"""Ids of the Hugging Face Hub given where a path stands: how to have what they name on the disk.
+"""Paths as users write them, and ids of the Hugging Face Hub given where a path stands.
 
-Nothing is downloaded here.
+A message says how to have what such an id names on the disk; nothing is downloaded here.
 """
 
 import os
@@ -11,6 +11,7 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(
     r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(datasets/)?"
     r"([\w.-]+/[\w.-]+)(?:/.*)?")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILES = (".gguf", ".json", ".jsonl", ".csv", ".parquet", ".arrow", ".gz", ".txt", ".py", ".model")
 _FOLDERS = {"model": "models", "dataset": "data"}  # kind -> where examples put it
 
@@ -38,3 +39,34 @@ def hint(path: str | os.PathLike, kind: str = "model") -> str:
   of_kind = " --repo-type dataset" if kind == "dataset" else ""
   return (f"; if it is an id of the Hugging Face Hub, `hf download {name}{of_kind} --local-dir "
           f"{folder}` makes {folder}, which can be given")
+
+
+def local_path(name: str, path: str) -> str:
+  """A path as a user writes it, with `~` expanded.
+
+  Args:
+    name: what it is the value of, for the message.
+    path: of this machine.
+
+  Raises:
+    ValueError: it is an address (gs://, s3://), has a NUL or is not UTF-8, or there is no home for
+      its `~`.
+  """
+  if _URL.match(path):
+    raise ValueError(
+        f"{name}: got {path!r}, allowed: a path of this machine (mount the bucket, or copy it)"
+        f"{hint(path)}")
+  if "\0" in path or not _is_text(path):
+    raise ValueError(f"{name}: got {path!r}, allowed: a path in UTF-8, without NUL")
+  expanded = os.path.expanduser(path)
+  if path.startswith("~") and expanded == path and not os.path.lexists(path):
+    raise ValueError(f"{name}: got {path!r}, allowed: a path of a user who has a home directory")
+  return expanded
+
+
+def _is_text(path: str) -> bool:
+  try:
+    path.encode("utf-8")
+  except UnicodeEncodeError:  # bytes of another encoding
+    return False
+  return True

@@ -9,7 +9,7 @@ import difflib
 import os
 import pathlib
 
-from rlreason import files
+from rlreason import hub
 
 _PACKAGE = pathlib.Path(__file__).parent
 _NAME = "experiments"
@@ -44,7 +44,7 @@ def locate(path: str) -> tuple[str, str]:
     FileNotFoundError: there is no such file and no such recipe.
     ValueError: it is no path at all, or a file that is not Python.
   """
-  path = files.local_path("config", path)
+  path = hub.local_path("config", path)
   file, colon, argument = path.partition(".py:")
   file += ".py" if colon else ""
   if os.path.isfile(file):

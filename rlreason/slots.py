@@ -6,11 +6,10 @@ gets those it names. A new function needs no registration: a config gives it as 
 "package.module:function".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import importlib
 import inspect
-import types
 import typing
 from typing import Any
 
@@ -19,24 +18,69 @@ from flax.core import FrozenDict
 from rlreason import config as config_lib, lazy, users
 
 
-def import_function(path: str) -> Callable[..., Any]:
+def check_path(path: str, where: str = "function") -> tuple[str, str]:
+  """The module and the name in "package.module:function".
+
+  Raises:
+    ValueError: it has no such form.
+  """
+  module, colon, name = path.partition(":")
+  if not (colon and name.isidentifier() and module.replace(".", "_").isidentifier()):
+    raise ValueError(f"{where}: got {path!r}, allowed: 'package.module:function'")
+  return module, name
+
+
+def import_function(path: str, where: str = "function") -> Callable[..., Any]:
   """The function "package.module:function".
+
+  Args:
+    path: as above.
+    where: what it is, for messages.
 
   Raises:
     ValueError: no such form, module or function.
   """
-  module, colon, name = lazy.current_name(path).partition(":")
-  if not (colon and name.isidentifier() and module.replace(".", "_").isidentifier()):
-    raise ValueError(f"function: got {path!r}, allowed: 'package.module:function'")
+  module, name = check_path(lazy.current_name(path), where)
   try:
     users.name_module(module)
-    with users.contained(f"function: {path!r}"):
+    with users.contained(f"{where}: {path!r}"):
       function = vars(importlib.import_module(module)).get(name)
   except ImportError as error:
-    raise ValueError(f"function: {path!r} cannot be imported: {error}") from error
+    raise ValueError(f"{where}: {path!r} cannot be imported: {error}") from error
   if not callable(function):
-    raise ValueError(f"function: got {path!r}, but {module} has no function {name!r}")
+    raise ValueError(f"{where}: got {path!r}, but {module} has no function {name!r}")
   return function
+
+
+def option_names(function: Callable[..., Any], skipped: Collection[str] = ()) -> dict[str, bool]:
+  """The keyword-only parameters of a function, and whether each has to be given."""
+  return {name: parameter.default is parameter.empty
+          for name, parameter in inspect.signature(function).parameters.items()
+          if parameter.kind == parameter.KEYWORD_ONLY and name not in skipped}
+
+
+def check_options(
+    function: Callable[..., Any], options: Mapping[str, Any], skipped: Collection[str] = ()):
+  """The one check of the options of a function that a config names.
+
+  Args:
+    function: its keyword-only parameters are its options.
+    options: what is given.
+    skipped: names of parameters that are no options.
+
+  Raises:
+    ValueError: an option is unknown or missing, or its annotation does not allow the value.
+  """
+  names, where = option_names(function, skipped), f"options of {function.__name__}"
+  required = sorted(name for name, is_required in names.items() if is_required)
+  if set(options) - set(names) or set(required) - set(options):
+    raise ValueError(
+        f"{where}: got {sorted(options)}, allowed: {sorted(names)}"
+        + (f", with {required}" if required else ""))
+  hints = typing.get_type_hints(function)
+  for name, value in options.items():
+    if name in hints:
+      config_lib.convert(hints[name], value, f"{where}: {name}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,18 +99,7 @@ class Slot:
     options = {name: tuple(value) if isinstance(value, list) else value
                for name, value in self.options.items()}
     object.__setattr__(self, "options", FrozenDict(options))  # a config can be hashed
-    parameters = self._parameters(inspect.Parameter.KEYWORD_ONLY)
-    required = {name for name, p in parameters.items() if p.default is p.empty}
-    unknown, missing = set(self.options) - set(parameters), required - set(self.options)
-    if unknown or missing:
-      raise ValueError(
-          f"options of {self.name}: got {sorted(self.options)}, allowed: {sorted(parameters)}"
-          + (f", with {sorted(required)}" if required else ""))
-    hints = typing.get_type_hints(self.function)
-    for name, value in self.options.items():
-      if name in hints and not _fits(hints[name], value):
-        raise ValueError(
-            f"options of {self.name}: {name}: got {value!r}, allowed: {_show(hints[name])}")
+    check_options(self.function, self.options)
 
   @property
   def name(self) -> str:
@@ -102,25 +135,3 @@ class Slot:
   def _parameters(self, kind) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(self.function).parameters
     return {name: p for name, p in parameters.items() if p.kind == kind}
-
-
-def _fits(hint: Any, value: Any) -> bool:
-  """Whether an option may have this value; of a tuple or mapping not what is in it."""
-  origin = typing.get_origin(hint)
-  if origin is typing.Literal:
-    return value in typing.get_args(hint)
-  if origin in (typing.Union, types.UnionType):
-    return any(_fits(choice, value) for choice in typing.get_args(hint))
-  if origin is not None:
-    return isinstance(value, origin)
-  if hint is float:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-  if hint is int:
-    return isinstance(value, int) and not isinstance(value, bool)
-  return isinstance(value, hint) if isinstance(hint, type) else True
-
-
-def _show(hint: Any) -> str:
-  if typing.get_origin(hint) is typing.Literal:
-    return ", ".join(repr(choice) for choice in typing.get_args(hint))
-  return hint.__name__ if isinstance(hint, type) else str(hint)

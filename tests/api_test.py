@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rlreason as rr
-from rlreason import api, config as config_lib, models, weights
+from rlreason import api, config as config_lib, config_files, models, weights
 from rlreason.data.tasks import countdown
 from rlreason.tokenizers import WordTokenizer
 
@@ -24,7 +24,7 @@ TEMPLATE = "{% for message in messages %}{{ message.content }} : {% endfor %}"
 
 def untrained_config():
   """A plain dict, and a run without stages: the model is made and measured."""
-  fields = config_lib.to_dict(config_lib.load_config_file(CONFIG))
+  fields = config_lib.to_dict(config_files.load_config_file(CONFIG))
   names = ("seed", "model", "task", "prompt_buckets", "evaluation")
   return {name: fields[name] for name in names} | {"stages": []}
 
@@ -161,7 +161,7 @@ def test_the_readme_runs(folder, policy, monkeypatch):
 
 
 def test_evaluation_of_any_model_on_the_task_of_a_recipe(policy, monkeypatch, tmp_path):
-  config = config_lib.load_config_file(CONFIG)
+  config = config_files.load_config_file(CONFIG)
   summary = rr.evaluate(policy, config, name="tiny")
   (stage,) = summary["stages"]
   assert stage["name"] == "tiny" and stage["steps"] == 0

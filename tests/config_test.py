@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import ml_collections
 import pytest
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, config_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,26 +198,26 @@ def test_load_config_file(tmp_path):
       "def get_config(size='small'):\n"
       "  return ml_collections.ConfigDict({'size': size})\n"
   )
-  assert config_lib.load_config_file(str(file)).size == "small"
-  assert config_lib.load_config_file(f"{file}:large").size == "large"
+  assert config_files.load_config_file(str(file)).size == "small"
+  assert config_files.load_config_file(f"{file}:large").size == "large"
 
 
 def test_load_config_file_errors(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"missing.py' not found.*get_config"):
-    config_lib.load_config_file(str(tmp_path / "missing.py"))
+    config_files.load_config_file(str(tmp_path / "missing.py"))
   file = tmp_path / "experiment.py"
   file.write_text("x = 1\n")
   with pytest.raises(ValueError, match="has no function get_config"):
-    config_lib.load_config_file(str(file))
+    config_files.load_config_file(str(file))
   file.write_text("def get_config():\n  return 3\n")
-  with pytest.raises(ValueError, match="must return a ConfigDict, got 3"):
-    config_lib.load_config_file(str(file))
+  with pytest.raises(ValueError, match="got 3 .int., allowed: a ConfigDict"):
+    config_files.load_config_file(str(file))
   with pytest.raises(ValueError, match="takes no argument after a colon, got 'large'"):
-    config_lib.load_config_file(f"{file}:large")
+    config_files.load_config_file(f"{file}:large")
   text = tmp_path / "config.yaml"
   text.write_text("a: 1\n")
   with pytest.raises(ValueError, match="must be a Python file"):
-    config_lib.load_config_file(str(text))
+    config_files.load_config_file(str(text))
 
 
 def test_fields_in_the_place_of_a_number_are_refused():

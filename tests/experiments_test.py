@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlreason import commands, config as config_lib, losses, main, models, sampling
+from rlreason import commands, config_files, losses, main, models, sampling
 from rlreason.algorithms import init_rl_params, policy_gradient, presets
 from rlreason.models import families
 from rlreason.parallel import ALONE
@@ -48,12 +48,12 @@ LARGE = {  # file -> (its model, parameters in billions)
 
 
 def load(name):
-  return from_config(config_lib.load_config_file(str(FOLDER / name)))
+  return from_config(config_files.load_config_file(str(FOLDER / name)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_recipe_builds_and_its_command_is_documented(path):
-  config = config_lib.load_config_file(str(path))
+  config = config_files.load_config_file(str(path))
   recipe = from_config(config)
   assert recipe.stages
   # The short name that `--config.optimizer.learning_rate` reaches.
@@ -310,7 +310,7 @@ def test_settings_of_the_paper(name):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_the_judge_is_a_field(name):
-  config = config_lib.load_config_file(str(FOLDER / name))
+  config = config_files.load_config_file(str(FOLDER / name))
   config.rl.rewards.judge.function = "my_judge:score"
   with_judge = {spec.name for spec in from_config(config).stages[0].rewards}
   config.rl.rewards.judge.function = ""
@@ -359,7 +359,7 @@ def test_large_experiments_trace(name):
   batch, _ = jax.eval_shape(
       algorithm.make_batch,
       (rollout, scores, Outcome(shape((rows,), jnp.float32), shape((rows,), bool))),
-      state.kl_coef)
+      state.coefs)
   new_state, metrics = jax.eval_shape(
       functools.partial(algorithm.update_step, replicas=ALONE), state, batch, key)
   # The same shapes and types come out, so that a donated state can be updated again.

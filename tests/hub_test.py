@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from rlreason import files, hub, tokenizers, weights
+from rlreason import hub, tokenizers, weights
 from rlreason.data import files as data_files, sources
 
 MODEL = ("`hf download Qwen/Qwen2.5-0.5B-Instruct --local-dir models/Qwen2.5-0.5B-Instruct` makes "
@@ -48,4 +48,4 @@ def test_whatever_reads_a_path_says_so(tmp_path, monkeypatch, read, expected):
 
 def test_an_address_where_a_path_stands_says_so():
   with pytest.raises(ValueError, match="hf download Qwen/Qwen2.5-0.5B-Instruct"):
-    files.local_path("config.model.path", ADDRESS)
+    hub.local_path("config.model.path", ADDRESS)

@@ -7,13 +7,15 @@ import ast
 import graphlib
 import pathlib
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "rlreason"
 
 # The first name below rlreason -> its layer. A module may import from its own layer or below.
 LAYERS = {
-    "boxes": 0, "config": 0, "files": 0, "hub": 0, "lazy": 0, "masks": 0, "recipe_files": 0,
-    "slots": 0, "tracking": 0, "types": 0, "users": 0, "version": 0,
+    "boxes": 0, "config": 0, "config_files": 0, "files": 0, "hub": 0, "lazy": 0, "masks": 0,
+    "recipe_files": 0, "slots": 0, "tracking": 0, "types": 0, "users": 0, "version": 0,
     "workers": 0,
     "losses": 1, "parallel": 1,
     "models": 2, "tokenizers": 2,
@@ -39,7 +41,7 @@ ONLY_IN = {
     "pmap": ("parallel",),
     "shard_map": ("parallel",),
     "Mesh": ("parallel",),
-    "ml_collections": ("config",),
+    "ml_collections": ("config", "config_files"),
     "pickle": (),
     "torch": (),
     "tensorflow": (),
@@ -102,6 +104,21 @@ IMPORTS = read_imports(TREES)
 def test_every_module_has_a_layer():
   unknown = sorted({top_name(module) for module in IMPORTS} - set(LAYERS))
   assert not unknown, f"give {unknown} a layer in LAYERS and in the design"
+
+
+def behind(module):
+  """Modules of rlreason that an import of this one brings along by its own imports and theirs."""
+  found, left = set(), {module}
+  while left:
+    found |= left
+    left = {target for name in left for target in IMPORTS[name]} - found
+  return found - {module}
+
+
+@pytest.mark.parametrize("module, most", [("rlreason.algorithms.policy_gradient", 35)])
+def test_a_module_stands_on_few_others(module, most):
+  found = sorted(behind(module))
+  assert len(found) <= most, f"{len(found)} modules behind {module}, at most {most}: {found}"
 
 
 def test_imports_go_down():

@@ -85,7 +85,7 @@ def test_options_of_every_kind():
     ("factor", "2", "float"), ("factor", True, "float"), ("words", "x", "tuple"),
     ("parts", 0.5, "Mapping"), ("kind", "c", "'a', 'b'")])
 def test_values_of_other_types_are_refused(name, value, allowed):
-  message = f"options of of_all_kinds: {name}: got {value!r}, allowed: .*{allowed}"
+  message = f"options of of_all_kinds: {name}: got {value!r} .*, allowed: .*{allowed}"
   with pytest.raises(ValueError, match=message):
     Slot(of_all_kinds, {name: value})
 
@@ -93,12 +93,12 @@ def test_values_of_other_types_are_refused(name, value, allowed):
 @pytest.mark.parametrize("function, options, message", [
     (scaled, {}, r"options of scaled: got \[\], allowed: .*'scale'.*, with \['scale'\]"),
     (scaled, {"scale": 1.0, "x": 2.0}, r"options of scaled: got \['scale', 'x'\], allowed: "),
-    (scaled, {"scale": "1"}, "options of scaled: scale: got '1', allowed: float"),
-    (scaled, {"scale": True}, "options of scaled: scale: got True, allowed: float"),
-    (scaled, {"scale": None}, "options of scaled: scale: got None, allowed: float"),
-    (scaled, {"scale": 1.0, "power": 2.0}, "power: got 2.0, allowed: int"),
-    (scaled, {"scale": 1.0, "kind": "mean"}, "kind: got 'mean', allowed: 'sum', 'none'"),
-    (scaled, {"scale": 1.0, "cap": "2"}, r"cap: got '2', allowed: float \| None"),
+    (scaled, {"scale": "1"}, "options of scaled: scale: got '1' .str., allowed: float"),
+    (scaled, {"scale": True}, "options of scaled: scale: got True .bool., allowed: float"),
+    (scaled, {"scale": None}, "options of scaled: scale: got None .NoneType., allowed: float"),
+    (scaled, {"scale": 1.0, "power": 2.0}, "power: got 2.0 .float., allowed: int"),
+    (scaled, {"scale": 1.0, "kind": "mean"}, "kind: got 'mean' .*, allowed: 'sum', 'none'"),
+    (scaled, {"scale": 1.0, "cap": "2"}, r"cap: got '2' .str., allowed: float or None"),
     (3, {}, "function: got 3, allowed: a function, or its 'package.module:function'"),
     (functools.partial(scaled, scale=1.0), {}, "function: got functools.partial.*, allowed: a fu"),
     ("clipped_surrogate", {}, "function: got 'clipped_surrogate', allowed: 'package.module:functi"),
@@ -162,7 +162,7 @@ def test_what_a_mapping_leaves_out_stays_as_in_the_default():
     build(other={"options": {}})  # there is no default whose function it could be
   with pytest.raises(ValueError, match="config.slot.option: unknown field of Slot, did you mean"):
     build(slot={"option": {}})
-  with pytest.raises(ValueError, match="config.slot.options.power: got 1.5, allowed: int"):
+  with pytest.raises(ValueError, match="config.slot.options.power: got 1.5 .float., allowed: int"):
     build(slot={"options": {"scale": 1.0, "power": 1.5}})
   with pytest.raises(ValueError, match="config.slot.function: got 3, allowed: a function"):
     build(slot={"function": 3})

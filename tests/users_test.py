@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from rlreason import config, slots, users
+from rlreason import config_files, slots, users
 from rlreason.rewards import RewardSpec, combine_rewards
 from tests import waiting
 
@@ -62,9 +62,9 @@ def test_a_file_cannot_end_the_process(leave, tmp_path, monkeypatch):
     file = tmp_path / f"leaves{number}_{len(leave)}.py"
     file.write_text(text)
     with pytest.raises(ValueError, match="config file '.*' asked the process to end"):
-      config.load_config_file(str(file))
+      config_files.load_config_file(str(file))
   module = f"leaves0_{len(leave)}"
-  with pytest.raises(ValueError, match=f"reward function '{module}:f' asked the process to end"):
+  with pytest.raises(ValueError, match=f"reward function: '{module}:f' asked the process to end"):
     combine_rewards([RewardSpec(name="mine", function=f"{module}:f")])
   with pytest.raises(ValueError, match=f"function: '{module}:f' asked the process to end"):
     slots.import_function(f"{module}:f")
@@ -74,7 +74,7 @@ def test_errors_have_the_line_of_the_user(tmp_path):
   file = tmp_path / "broken.py"
   file.write_text("import json\n\ndef get_config():\n  return json.loads('{')\n")
   with pytest.raises(ValueError) as error:
-    config.load_config_file(str(file))
+    config_files.load_config_file(str(file))
   assert users.line_of(error.value) == f"{file}:4"
   assert users.line_of(ValueError()) is None
 

@@ -9,8 +9,7 @@ import optax
 
 from rlreason.models import lora
 from rlreason.models.config import ModelConfig
-from rlreason.parallel.layout import Replicas
-from rlreason.parallel.shards import put_together
+from rlreason.parallel.shards import Replicas, put_together
 from rlreason.types import Metrics, Params
 
 
@@ -21,21 +20,32 @@ class TrainState:
   step: jax.Array  # i32 scalar, updates of this stage so far (each may hold many minibatches)
   params: Params  # {"policy": ...} and, where there is one, "value_head", "critic", "frozen"
   opt_state: Any
-  kl_coef: jax.Array  # f32 scalar, the current (adaptive) KL coefficient
-  entropy_coef: jax.Array  # f32 scalar, the current (adaptive) weight of the entropy bonus
   skipped: jax.Array  # i32 scalar, minibatches skipped for a non-finite loss or gradient
   skipped_in_a_row: jax.Array  # i32 scalar, those since the last good minibatch
-  reference: Params | None = None  # f32, what is trained of the policy, where the reference moves
+  # What only some methods have: "coefs", {"kl", "entropy"} f32 scalars, the current (adaptive)
+  # weights of these terms; "reference", f32, what is trained of the policy, where it moves.
+  extra: dict[str, Any] = struct.field(default_factory=dict)
+
+  @property
+  def coefs(self) -> dict[str, jax.Array]:
+    """The weights that `Algorithm.make_batch` takes; of most methods none."""
+    return self.extra.get("coefs", {})
+
+  @property
+  def reference(self) -> Params | None:
+    """A reference that moves; None: there is none in the state."""
+    return self.extra.get("reference")
 
 
 class Algorithm(NamedTuple):
   """An algorithm is four pure functions; the loop compiles and calls them.
 
   - `init(params) -> TrainState`.
-  - `score(models, rollout, plan) -> scores`: per-token quantities an update needs, as rows;
+  - `score(models, rollout, plan=None) -> scores`: per-token quantities an update needs, as rows;
     `models` is {"params": of the state, "reference": parameters or None}, the plan says how groups
     share their prompt, if they do.
-  - `make_batch((rollout, scores, outcome), kl_coef) -> (batch rows, metrics)`.
+  - `make_batch(inputs, coefs) -> (batch rows, metrics)`: `inputs` are the rollout, its scores and
+    what the host found out about it, `coefs` those of the state.
   - `update_step(state, batch, key, *, replicas=ALONE) -> (state, metrics)`.
   """
 
@@ -46,16 +56,15 @@ class Algorithm(NamedTuple):
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, kl_coef: float = 0.0,
-    entropy_coef: float = 0.0,
+    params: Params, optimizer: optax.GradientTransformation, extra: dict[str, Any] | None = None
 ) -> TrainState:
   """A fresh `TrainState`, all of it where the parameters are."""
   zero = lambda: jnp.zeros((), jnp.int32)
   params = put_together(params)
   opt_state = optimizer.init(lora.split(params)[0])
   return put_together(TrainState(
-      step=zero(), params=params, opt_state=opt_state, kl_coef=jnp.float32(kl_coef),
-      entropy_coef=jnp.float32(entropy_coef), skipped=zero(), skipped_in_a_row=zero()))
+      step=zero(), params=params, opt_state=opt_state, skipped=zero(), skipped_in_a_row=zero(),
+      extra=extra or {}))
 
 
 def empty_state() -> TrainState:

@@ -66,8 +66,8 @@ def distill(
   """The distillation algorithm on `DistillBatch`es.
 
   - Its parameters are those of `init_distill_params`.
-  - `score(models, rollout, key)`: the `teacher` of a batch; `models` is {"teacher": parameters}.
-  - `make_batch((rollout, scores, is_kept bool[B]), kl_coef)`: rows that are not kept, such as those
+  - `score(models, rollout)`: the `teacher` of a batch; `models` is {"teacher": parameters}.
+  - `make_batch((rollout, scores, is_kept bool[B]), {})`: rows that are not kept, such as those
     a verifier found wrong, are not trained on.
 
   Raises:
@@ -117,8 +117,8 @@ def _unembedded(
   return losses.Unembedded(hidden, params["lm_head"]["kernel"], 1, model.logit_softcap, num_words)
 
 
-def _score(spec: _Spec, models, rollout: Rollout, key):
-  del key  # scoring is not random
+def _score(spec: _Spec, models, rollout: Rollout, plan=None):
+  del plan  # rows are computed one by one
   config, params = spec.config, models["teacher"]
 
   def score_rows(rollout):
@@ -133,9 +133,9 @@ def _score(spec: _Spec, models, rollout: Rollout, key):
   return rows.in_chunks(score_rows, rollout, config.micro_batch_size)
 
 
-def _make_batch(rollout_scores_and_kept, kl_coef) -> tuple[DistillBatch, Metrics]:
-  del kl_coef  # a part of the losses
-  rollout, scores, is_kept = rollout_scores_and_kept
+def _make_batch(inputs, coefs) -> tuple[DistillBatch, Metrics]:
+  del coefs  # the losses have none
+  rollout, scores, is_kept = inputs
   mask = rollout.action_mask & is_kept[:, None]
   metrics = {}
   if "log_probs" in scores:

@@ -75,9 +75,9 @@ def preference(
 ) -> base.Algorithm:
   """The preference algorithm on `PairBatch`es; its parameters are {"policy"}.
 
-  - `score(models, batch, key)`: {"ref_log_probs": f32[B, 2]} and, without pairs, the policy's
+  - `score(models, batch)`: {"ref_log_probs": f32[B, 2]} and, without pairs, the policy's
     {"other_log_probs": f32[B]}; sums over tokens. None without a reference.
-  - `make_batch((batch, scores), kl_coef)`: the batch with these in it. None without a reference:
+  - `make_batch((batch, scores), {})`: the batch with these in it. None without a reference:
     `update_step` then takes the batch as it is.
   """
   spec = _Spec(config, model)
@@ -132,8 +132,8 @@ def _per_token(config: PreferenceConfig, log_probs: jax.Array, mask: jax.Array) 
   return masks.safe_divide(log_probs, jnp.sum(mask.astype(jnp.float32), axis=-1))
 
 
-def _score(spec: _Spec, models, batch: PairBatch, key):
-  del key  # scoring is not random
+def _score(spec: _Spec, models, batch: PairBatch, plan=None):
+  del plan  # rows are computed one by one
 
   def score_rows(batch):
     of = lambda params, batch: _sequence_log_probs(spec.model, params, batch)[0]
@@ -146,10 +146,10 @@ def _score(spec: _Spec, models, batch: PairBatch, key):
   return rows.in_chunks(score_rows, batch, spec.config.micro_batch_size)
 
 
-def _make_batch(config: PreferenceConfig, batch_and_scores, kl_coef):
+def _make_batch(config: PreferenceConfig, inputs, coefs):
   """(batch, scores) -> the batch of an update, and metrics."""
-  del kl_coef  # a part of the losses
-  batch, scores = batch_and_scores
+  del coefs  # the losses have none
+  batch, scores = inputs
   ref_log_probs = scores["ref_log_probs"]
   if config.has_pairs:
     return batch.replace(ref_log_probs=ref_log_probs), {}

@@ -5,7 +5,9 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 
-from rlreason.models import ModelConfig, forward_and_balance, lora
+from rlreason.models import lora
+from rlreason.models.config import ModelConfig
+from rlreason.models.transformer import forward_and_balance
 from rlreason.types import PairBatch, Params
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from absl import flags, logging
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, config_files
 
 DEFAULT_CONFIG = "rlsp_countdown"
 CONFIG_HELP = (
@@ -51,15 +51,15 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
   """The ConfigDict of an experiment file, some of its fields set from text.
 
   Args:
-    path: as `config.load_config_file`.
+    path: as `config_files.load_config_file`.
     overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python
       literal, `true`, `false`, or else text as it is. Sections that are missing or None are made.
 
   Raises:
-    FileNotFoundError, ValueError: as `config.load_config_file`.
+    FileNotFoundError, ValueError: as `config_files.load_config_file`.
     UsageError: a path leads through something that has no fields.
   """
-  config = config_lib.load_config_file(path)
+  config = config_files.load_config_file(path)
   config.unlock()
   # The file's types are no rule here: a field of 0 may be meant to be a float, and None anything.
   with config.ignore_type():
@@ -93,7 +93,7 @@ def _drop_unread(path: str, config: Any, overrides: Sequence[tuple[str, str]]):
       holder = holder.get(section) if hasattr(holder, "keys") else None
     is_typed = any(f"{field}.".startswith(one) for one in typed)
     if is_typed or not hasattr(holder, "keys") or name not in holder or _unread_field(
-        config_lib.load_config_file(path)):
+        config_files.load_config_file(path)):
       return
     logging.info("%s: the recipe's %r is not read with what is typed", field, holder[name])
     del holder[name]

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from rlreason import files
+from rlreason import hub
 from rlreason.commands import base
 
 _MAX_LINES = 20  # of differences of configs that are printed
@@ -16,7 +16,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   del overrides  # there are none: the command takes no config
   if len(arguments) < 2:
     raise base.UsageError(f"RUN RUN ...: got {arguments[0]!r} alone, allowed: two runs or more")
-  output = files.local_path("--output", values.output)
+  output = hub.local_path("--output", values.output)
   from rlreason import api
 
   comparison = api.compare(arguments, output, stage=values.stage or "")

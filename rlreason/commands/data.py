@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from rlreason import files
+from rlreason import hub
 from rlreason.commands import base
 
 
@@ -15,8 +15,8 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     raise base.UsageError(f"unexpected {others[0]!r}; one data set at a time")
   source = values["from"].value
   if source != prepare.GENERATED:
-    source = files.local_path("--from", source)
-  destination = files.local_path("--to", values.to or f"data/{name}")
+    source = hub.local_path("--from", source)
+  destination = hub.local_path("--to", values.to or f"data/{name}")
   for copy in prepare.prepare(name, source, destination):
     against = f"published: {copy.published:,}" if copy.published else "made here"
     print(f"{copy.split:5}  {copy.rows:,} rows ({against})  sha256 {copy.digest[:16]}  "

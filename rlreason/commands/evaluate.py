@@ -6,7 +6,7 @@ import pathlib
 
 from absl import flags
 
-from rlreason import files
+from rlreason import files, hub
 from rlreason.commands import base
 
 
@@ -23,7 +23,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     recipe = dataclasses.replace(
         recipe, evaluation=dataclasses.replace(recipe.evaluation, split=values.split))
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
-  output = values.output and pathlib.Path(files.local_path("--output", values.output)).absolute()
+  output = values.output and pathlib.Path(hub.local_path("--output", values.output)).absolute()
   completions = output and output.with_suffix(".jsonl")
   if output:  # found out now, not after minutes of work
     if completions == output:

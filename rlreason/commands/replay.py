@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from rlreason import files
+from rlreason import hub
 from rlreason.commands import base
 
 _FIRST = ("loss/total", "optim/grad_norm")
@@ -16,7 +16,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   from rlreason import api
 
   found = api.replay(
-      config, files.local_path("ROWS", rows), stage=values.stage or "", model=values.model or "")
+      config, hub.local_path("ROWS", rows), stage=values.stage or "", model=values.model or "")
   counts = {name: found.pop(name) for name in ("rows", "tokens")}
   print(f"{counts['rows']:.0f} rows of {counts['tokens']:.0f} tokens, as one minibatch")
   parts = sorted(name for name in found if name.startswith("loss/") and name not in _FIRST)

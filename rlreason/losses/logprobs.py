@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.parallel import num_shards
+from rlreason.parallel.rules import num_shards
 
 # Logits alive at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
 CHUNK_ELEMENTS = 2**24

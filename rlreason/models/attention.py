@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.losses import cap
+from rlreason.losses.logprobs import cap
 from rlreason.models import cache as kv_cache
 from rlreason.models import flash
 from rlreason.models.config import ModelConfig

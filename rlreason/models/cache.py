@@ -10,7 +10,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from rlreason.losses import cap
+from rlreason.losses.logprobs import cap
 
 
 @struct.dataclass

@@ -7,7 +7,7 @@ too. Of the mask it needs the segments only; causality and windows are part of t
 import jax
 import jax.numpy as jnp
 
-from rlreason.parallel import map_shards
+from rlreason.parallel.shards import map_shards
 
 LANES = 128  # rows are padded to a multiple of it
 _BLOCKS = (512, 256, LANES)  # sizes of a block of scores; the largest that divides the row is taken

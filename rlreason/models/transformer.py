@@ -13,7 +13,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlreason import losses, masks
+from rlreason import masks
+from rlreason.losses import logprobs
 from rlreason.models import lora, quantize
 from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
@@ -305,7 +306,7 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
 def cap_logits(config: ModelConfig, logits: jax.Array) -> jax.Array:
   """Logits with the cap of Gemma 2; unchanged for other families."""
-  return losses.cap(logits, config.logit_softcap)
+  return logprobs.cap(logits, config.logit_softcap)
 
 
 def token_log_probs(
@@ -322,7 +323,7 @@ def token_log_probs(
     temperature: 0 or more.
   """
   is_tied = config.tie_embeddings
-  return losses.token_log_probs(
+  return logprobs.token_log_probs(
       hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets,
       temperature=temperature, softcap=config.logit_softcap, vocab_axis=0 if is_tied else 1,
       num_words=config.num_tokens)

@@ -2,10 +2,10 @@
 
 from rlreason.parallel.accelerators import cpu_fallback
 from rlreason.parallel.choose import make_layout
-from rlreason.parallel.layout import ALONE, Layout, Replicas
+from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
-from rlreason.parallel.shards import map_shards, put_together
+from rlreason.parallel.shards import ALONE, Replicas, map_shards, put_together
 
 __all__ = [
     "ALONE", "Layout", "ParallelConfig", "Replicas", "cpu_fallback", "find_devices", "make_layout",

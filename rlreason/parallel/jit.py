@@ -6,9 +6,10 @@ from flax import linen as nn
 import jax
 
 from rlreason.parallel import rules
-from rlreason.parallel.layout import ALONE, Layout, check_rows, take
+from rlreason.parallel.layout import Layout, check_rows
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
 from rlreason.parallel.programs import name_of, told
+from rlreason.parallel.shards import ALONE, take_rows
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -46,7 +47,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     return jax.device_put(tree, rows)
 
   def take_placed(batch, indices):
-    taken = take(batch, indices)
+    taken = take_rows(batch, indices)
     return taken if indices.shape[1] % num_shards else place(taken)
 
   def place(tree):

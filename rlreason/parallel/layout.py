@@ -12,15 +12,6 @@ import jax
 import numpy as np
 
 
-class Replicas(NamedTuple):
-  """How an update talks to the replicas beside it."""
-
-  sum: Callable[[Any], Any]  # adds a pytree over the replicas
-  gather: Callable[[Any], Any]  # this replica's rows -> all rows
-  take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
-  place: Callable[[Any], Any]  # [n, parts, ...] -> the same, each part on the device of its rows
-
-
 class Layout(NamedTuple):
   """How arrays and programs are placed. Row trees have the rows on axis 0, as on one device."""
 
@@ -37,14 +28,6 @@ class Layout(NamedTuple):
   compile_rows: Callable[[Callable], Callable]  # the same, with log-probs of whole rows
   compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
   compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
-
-
-def take(batch: Any, indices: jax.Array) -> Any:
-  """The rows of a batch at i32[...] indices, in the place of its axis 0."""
-  return jax.tree.map(lambda x: x[indices], batch)
-
-
-ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take, place=lambda x: x)
 
 
 def check_rows(tree: Any, num_shards: int):

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason.parallel.layout import Layout, Replicas, check_rows, take
+from rlreason.parallel.layout import Layout, check_rows
 from rlreason.parallel.mesh import ParallelConfig, mesh_devices
 from rlreason.parallel.programs import told
+from rlreason.parallel.shards import Replicas, take_rows
 
 _REPLICAS = "replicas"  # the axis name under pmap
 
@@ -21,7 +22,7 @@ def _replicas(count: int) -> Replicas:
     share = indices.shape[1] // count
     mine = jax.lax.dynamic_slice_in_dim(
         indices, jax.lax.axis_index(_REPLICAS) * share, share, axis=1)
-    return take(batch, mine)
+    return take_rows(batch, mine)
 
   return Replicas(
       sum=lambda x: jax.lax.psum(x, _REPLICAS),

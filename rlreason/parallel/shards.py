@@ -1,6 +1,10 @@
-"""Functions that the partitioner cannot split, and arrays that go where others are."""
+"""What a program that is written for some rows knows of the devices beside its own.
 
-from typing import Any, Callable
+How an update talks to the other replicas, functions that the partitioner cannot split, and arrays
+that go where others are.
+"""
+
+from typing import Any, Callable, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -8,6 +12,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rlreason.parallel import rules
 
 Axes = tuple[str, ...]  # logical axes of one array
+
+
+class Replicas(NamedTuple):
+  """How an update talks to the replicas beside it."""
+
+  sum: Callable[[Any], Any]  # adds a pytree over the replicas
+  gather: Callable[[Any], Any]  # this replica's rows -> all rows
+  take: Callable[[Any, jax.Array], Any]  # (all rows, i32[n, m]) -> this replica's [n, share, ...]
+  place: Callable[[Any], Any]  # [n, parts, ...] -> the same, each part on the device of its rows
+
+
+def take_rows(batch: Any, indices: jax.Array) -> Any:
+  """The rows of a batch at these indices, with their shape."""
+  return jax.tree.map(lambda x: x[indices], batch)
+
+
+ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take_rows, place=lambda x: x)
 
 
 def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Callable:

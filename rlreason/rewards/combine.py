@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
-import numbers
-import typing
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from rlreason import config as config_lib, users
+from rlreason import config as config_lib, slots, users
 from rlreason.rewards import answer
 from rlreason.rewards import control
 from rlreason.rewards import exploration
@@ -48,7 +45,7 @@ ROLLOUT_COLUMNS = (
     "tokens", "reasoning_tokens", "reasoning_text", "truncated", "group", "opened", TURNS_COLUMN)
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # What a built-in reward may read; its other keyword-only parameters are options.
-_READ = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
+READ_COLUMNS = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
 BUILT_IN = {  # beside "verifier", which the task chooses
     "arora_length": length.arora_length_reward,
     "exploration": exploration.exploration_reward,
@@ -102,12 +99,7 @@ class RewardSpec:
           f"reward {self.name!r}: not built in ({', '.join(_NAMES)}), so it needs a function"
       )
     if isinstance(self.function, str):
-      module, colon, function = self.function.partition(":")
-      if not (colon and function.isidentifier() and module.replace(".", "_").isidentifier()):
-        raise ValueError(
-            f"reward {self.name!r}: function must be 'package.module:function'."
-            f" Got: {self.function!r}"
-        )
+      slots.check_path(self.function)
     if self.is_potential and (self.function is None or self.is_judge):
       raise ValueError(
           f"reward {self.name!r}: is_potential: got True for a "
@@ -288,7 +280,8 @@ def _make_function(
   if spec.name == "verifier":
     return _make_verifier(verifier, options, pool)
   function = BUILT_IN[spec.name]
-  return functools.partial(_call_built_in, function, options, option_names(function))
+  names = slots.option_names(function, READ_COLUMNS)
+  return functools.partial(_call_built_in, function, options, names)
 
 
 def _check_no_verdicts(specs: Sequence[RewardSpec]):
@@ -311,7 +304,7 @@ def _make_verifier(
   if not is_built_in(verifier):
     return _make_pool_function(verifier, options, pool)
   make = verifiers.find(verifier)
-  _check_options("verifier", options, make)
+  slots.check_options(make, options, READ_COLUMNS)
   if "pool" in inspect.signature(make).parameters:
     options.setdefault("pool", pool)
   return make(**options)
@@ -328,7 +321,7 @@ def default_options(spec: RewardSpec, verifier: Verifier) -> dict[str, Any]:
   if function is None:
     function = verifiers.find(verifier) if is_built_in(verifier) else verifier
   function = _import(function) if isinstance(function, str) else function
-  return config_lib.options_of(function, skipped=("pool", *_READ))
+  return config_lib.options_of(function, skipped=("pool", *READ_COLUMNS))
 
 
 def verifier_columns(spec: RewardSpec, verifier: Verifier) -> set[str]:
@@ -368,48 +361,12 @@ def _call_built_in(function, options, names, prompts, completions, /, **columns)
   return function(prompts, completions, **kept, **options)
 
 
-def option_names(function: Callable[..., Any]) -> set[str]:
-  """Keyword-only parameters that are no columns."""
-  parameters = inspect.signature(function).parameters.values()
-  return {parameter.name for parameter in parameters
-          if parameter.kind == parameter.KEYWORD_ONLY and parameter.name not in _READ}
-
-
 def _check_built_in(name: str, options: Mapping[str, Any]) -> None:
-  _check_options(name, options, BUILT_IN[name])
+  slots.check_options(BUILT_IN[name], options, READ_COLUMNS)
   try:  # on nothing: it checks the range of its options itself
-    BUILT_IN[name]([], [], **options, **{column: [] for column in _READ})
+    BUILT_IN[name]([], [], **options, **{column: [] for column in READ_COLUMNS})
   except ValueError as error:
     raise ValueError(f"reward {name!r}: {error}") from error
-
-
-def _check_options(name: str, options: Mapping[str, Any], function: Callable[..., Any]) -> None:
-  """Built-in rewards take any column, so that a misspelt option would pass without a word."""
-  parameters = inspect.signature(function).parameters.values()
-  allowed = option_names(function)
-  required = {
-      parameter.name for parameter in parameters
-      if parameter.name in allowed and parameter.default is parameter.empty
-  }
-  unknown, missing = set(options) - allowed, required - set(options)
-  if unknown or missing:
-    raise ValueError(
-        f"reward {name!r}: options must be of {sorted(allowed)}, with {sorted(required)}."
-        f" Got: {sorted(options)}"
-    )
-  hints = typing.get_type_hints(function)
-  for option, value in options.items():
-    _check_option(f"reward {name!r}: {option}", value, hints[option])
-
-
-def _check_option(where: str, value: Any, hint: Any) -> None:
-  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if hint in (int, float) and not is_number:
-    raise ValueError(f"{where} must be a number. Got: {value!r}")
-  if hint is bool and not isinstance(value, bool):
-    raise ValueError(f"{where} must be True or False. Got: {value!r}")
-  if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-    raise ValueError(f"{where} must be one of {typing.get_args(hint)}. Got: {value!r}")
 
 
 def _make_pool_function(
@@ -449,18 +406,7 @@ def check_arguments(where: str, function: Callable[..., Any], options: Mapping[s
 
 def _import(target: str) -> Callable[..., Any]:
   """Finds a misspelt name now, and not in the workers after the first rollout."""
-  module, _, name = target.partition(":")
-  if not (name.isidentifier() and module.replace(".", "_").isidentifier()):
-    raise ValueError(f"reward function must be 'package.module:function'. Got: {target!r}")
-  try:
-    users.name_module(module)
-    with users.contained(f"reward function {target!r}"):
-      function = vars(importlib.import_module(module)).get(name)
-  except ImportError as error:
-    raise ValueError(f"reward function {target!r} cannot be imported: {error}") from error
-  if not callable(function):
-    raise ValueError(f"reward function {target!r}: {module} has no function {name!r}")
-  return function
+  return slots.import_function(target, "reward function")
 
 
 def _make_watch(spec: RewardSpec) -> values_lib.FailureWatch:

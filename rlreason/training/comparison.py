@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from rlreason import config as config_lib, files
+from rlreason import config as config_lib, hub
 from rlreason.evaluation import completions as completions_lib, metrics
 from rlreason.evaluation.completions import Completions
 from rlreason.training import metrics as metrics_lib
@@ -53,7 +53,7 @@ def read_group(path: str | os.PathLike, stage: str = "") -> Group:
     FileNotFoundError: there is no result.
     ValueError: a file is damaged, or the stage has no evaluation; names it.
   """
-  path = pathlib.Path(files.local_path("run", name := os.fspath(path)))
+  path = pathlib.Path(hub.local_path("run", name := os.fspath(path)))
   if "@" in path.name and not path.exists():
     last, _, stage = path.name.rpartition("@")
     path = path.with_name(last) if last else path

@@ -9,7 +9,7 @@ import functools
 import pathlib
 from typing import Any
 
-from rlreason import config as config_lib, recipe_files
+from rlreason import config as config_lib, config_files, recipe_files
 from rlreason.evaluation import expected as expected_lib
 from rlreason.training.settings.recipe import PretrainedModel, Recipe, from_config
 
@@ -89,7 +89,7 @@ def _load(name: str) -> Recipe | str:
   known, _, argument = name.partition(":")
   file = recipe_files.find_all().get(known)  # and no file of that name in the folder at hand
   try:
-    return from_config(config_lib.load_config_file(f"{file}:{argument}" if file else name))
+    return from_config(config_files.load_config_file(f"{file}:{argument}" if file else name))
   except (FileNotFoundError, ValueError) as error:
     return str(error)
 

@@ -110,7 +110,7 @@ def _run(setup: Setup, stage: RLStage, params: Params, rows: Replayed) -> dict[s
   if "advantages" in rows.of_tokens:
     group_size = 1
   own, reference = policies.own_policy(
-      setup, params, setup.recipe.seed, has_reference=config.kl_coef > 0)
+      setup, params, setup.recipe.seed, has_reference=config.has_reference)
   reference = None if reference is None else layout.put_state(reference)
   critic_model, critic = policies.load_critic(setup, stage, setup.recipe.seed, pathlib.Path())
   algorithm = policy_gradient(
@@ -130,7 +130,7 @@ def _run(setup: Setup, stage: RLStage, params: Params, rows: Replayed) -> dict[s
     placed = layout.put_rows(rollout.replace(log_probs=scores["old_log_probs"]))
   batch, metrics = layout.compile_whole(algorithm.make_batch)(
       (placed, layout.put_rows(scores), layout.put_rows(_outcome(rows))),
-      layout.get_state(state.kl_coef))
+      layout.get_state(state.coefs))
   if "advantages" in rows.of_tokens:
     batch, metrics = _with_advantages(config, layout, batch, metrics, rows, scores)
   update = layout.compile_update(algorithm.update_step, state)

@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any
 
-from rlreason import files, models, tracking, weights
+from rlreason import hub, models, tracking, weights
 from rlreason.models import lora
 from rlreason.training import (
     checkpoint as checkpoint_lib, expectations, header, loop, model_paths, preflight, profiling,
@@ -52,7 +52,7 @@ def train(
   if wandb is not None:
     wandb_log.check()
   # Absolute: code of the user's may change to another folder.
-  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
+  workdir = pathlib.Path(hub.local_path("workdir", os.fspath(workdir))).absolute()
   profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
     progress = stack.enter_context(progress_lib.Progress())

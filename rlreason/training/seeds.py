@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-from rlreason import files
+from rlreason import files, hub
 from rlreason.evaluation import metrics
 from rlreason.training import (
     checkpoint as checkpoint_lib, loop, progress as progress_lib, run, tables)
@@ -44,7 +44,7 @@ def train_seeds(
   if not 1 <= count <= _MAX_SEED - recipe.seed + 1:
     raise ValueError(f"seeds: got {count} from {recipe.seed} on, allowed: 1 or more, up to the "
                      f"seed {_MAX_SEED}")
-  workdir = pathlib.Path(files.local_path("workdir", os.fspath(workdir))).absolute()
+  workdir = pathlib.Path(hub.local_path("workdir", os.fspath(workdir))).absolute()
   files.check_writable("workdir", workdir)
   held = next((name for name in (CONFIG, checkpoint_lib.FOLDER) if (workdir / name).exists()), None)
   if held is None and (workdir / "summary.json").exists() and not seed_folders(workdir):

@@ -46,7 +46,7 @@ def ppo_step(critic, is_new):
       {"params": before.params, "reference": None}, rollout, None)
   rewards = np.linspace(-1, 1, tiny.NUM_ROWS).astype(np.float32)
   batch, _ = algorithm.make_batch(
-      (rollout, scores, Outcome(rewards, np.ones(tiny.NUM_ROWS, bool))), before.kl_coef)
+      (rollout, scores, Outcome(rewards, np.ones(tiny.NUM_ROWS, bool))), before.coefs)
   after, metrics = jax.jit(algorithm.update_step)(before, batch, jax.random.key(0))
   return before, after, scores, rollout, metrics
 

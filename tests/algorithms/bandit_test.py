@@ -36,13 +36,14 @@ def make_run(config, rewards, optimizer, steps):
         group_size=SAMPLES, value_head=state.params["value_head"])
     scores = algorithm.score({"params": state.params, "reference": reference}, rollout, None)
     outcome = Outcome(rewards[rollout.completion_tokens[:, 0]], jnp.ones(SAMPLES, bool))
-    batch, _ = algorithm.make_batch((rollout, scores, outcome), state.kl_coef)
+    batch, _ = algorithm.make_batch((rollout, scores, outcome), state.coefs)
     state, _ = algorithm.update_step(state, batch, key_update, replicas=ALONE)
     return (state, reference), None
 
   @jax.jit
   def run(policy, kl_coef, key):
-    state = algorithm.init(init_rl_params(config, MODEL, policy)).replace(kl_coef=kl_coef)
+    state = algorithm.init(init_rl_params(config, MODEL, policy))
+    state = state.replace(extra={"coefs": state.coefs | {"kl": kl_coef}})
     (state, _), _ = jax.lax.scan(step, (state, policy), jax.random.split(key, steps))
     return probabilities(policy), probabilities(state.params["policy"])
 

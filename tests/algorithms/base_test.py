@@ -16,7 +16,7 @@ from tests.algorithms import tiny
 
 
 def make_state(value=1.0):
-  return base.init_state({"policy": {"x": jnp.float32(value)}}, optax.adam(0.1), kl_coef=0.05)
+  return base.init_state({"policy": {"x": jnp.float32(value)}}, optax.adam(0.1))
 
 
 def apply(state, gradient, loss=0.0):

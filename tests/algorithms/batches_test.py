@@ -30,7 +30,8 @@ KL = np.float64(made_scores()["old_log_probs"]) - made_scores()["ref_log_probs"]
 
 def advantages_of(config, outcome=None):
   batch, _ = compiled(config).make_batch(
-      (made_rollout(), made_scores(), outcome or make_outcome()), np.float32(config.kl_coef))
+      (made_rollout(), made_scores(), outcome or make_outcome()),
+      {"kl": np.float32(config.kl_coef)})
   return np.asarray(batch.advantages)
 
 
@@ -94,7 +95,7 @@ def test_two_lambdas():
   """VAPO: the critic learns Monte Carlo returns, the policy's λ is 1 - 1 / (α l), 0 at least."""
   config = tiny.replace(PRESETS["vapo"], length_adaptive_alpha=0.5, whiten_advantages=False)
   batch, _ = compiled(config).make_batch(
-      (made_rollout(), made_scores(), make_outcome()), np.float32(0.0))
+      (made_rollout(), made_scores(), make_outcome()), {"kl": np.float32(0.0)})
   np.testing.assert_allclose(batch.returns, on_tokens(SCORES), atol=1e-5)
   values, expected = made_scores()["values"], np.zeros(MASK.shape)
   for row, length in enumerate(LENGTHS):
@@ -111,7 +112,8 @@ def test_two_lambdas():
 
 def test_rows_cut_off_are_not_trained_on_but_count_in_their_group():
   batch, metrics = compiled(PRESETS["dapo"]).make_batch(
-      (made_rollout(), made_scores(), make_outcome(np.float32([0, 1, 0, 0] * 2))), np.float32(0.0))
+      (made_rollout(), made_scores(), make_outcome(np.float32([0, 1, 0, 0] * 2))),
+      {"kl": np.float32(0.0)})
   np.testing.assert_array_equal(batch.loss_mask, MASK & (LENGTHS != tiny.COMPLETION)[:, None])
   assert batch.counted_mask is None
   np.testing.assert_allclose(batch.advantages[:, 0], [-0.5, 1.5, -0.5, -0.5] * 2, atol=1e-5)
@@ -152,10 +154,10 @@ def test_critics_of_equal_parameters_say_the_same():
 
 def test_a_row_cut_off_is_worth_its_last_value_besides():
   algorithm, _, scores = values_with_last("shared")
-  batch, _ = algorithm.make_batch((rollout(), scores, make_outcome()), np.float32(0.0))
+  batch, _ = algorithm.make_batch((rollout(), scores, make_outcome()), {"kl": np.float32(0.0)})
   plain, _ = compiled(tiny.replace(algorithm.config, bootstrap_truncated=False)).make_batch(
       (rollout(), {name: x for name, x in scores.items() if name != "last_values"},
-       make_outcome()), np.float32(0.0))
+       make_outcome()), {"kl": np.float32(0.0)})
   mask = rollout().token_mask
   # λ = 1: the returns are discounted sums, in which V stands behind the last token.
   ahead = mask.sum(axis=1, keepdims=True) - np.arange(mask.shape[1])

@@ -62,7 +62,7 @@ def make_batch(config, rollout=None, is_kept=KEPT, model=tiny.MODEL, teacher=TEA
   rollout = make_rollout() if rollout is None else rollout
   params = teacher_params() if params is None else params
   scores = algorithm.score({"teacher": params}, rollout, None)
-  return algorithm.make_batch((rollout, scores, is_kept), jnp.float32(0))
+  return algorithm.make_batch((rollout, scores, is_kept), {})
 
 
 def update(config, batch, state=None):
@@ -228,7 +228,7 @@ def test_a_student_comes_near_its_teacher(config):
     rollout = sampling.sample(
         tiny.MODEL, state.params["policy"], prompts, key, options=options, stop_ids=())
     scores = algorithm.score({"teacher": teacher}, rollout, None)
-    batch, _ = algorithm.make_batch((rollout, scores, jnp.ones(ROWS, bool)), jnp.float32(0))
+    batch, _ = algorithm.make_batch((rollout, scores, jnp.ones(ROWS, bool)), {})
     return algorithm.update_step(state, batch, None)
 
   state = algorithm.init(init_distill_params(

@@ -112,7 +112,7 @@ def test_parts_reach_the_advantage():
     algorithm = policy_gradient(
         config, of.MODEL, optax.identity(), temperature=1.0, group_size=2)
     algorithm.make_batch((of.ROLLOUT, {"old_log_probs": of.ROLLOUT.log_probs},
-                          OUTCOME.replace(parts=None, part_weights=None)), jnp.float32(0))
+                          OUTCOME.replace(parts=None, part_weights=None)), {"kl": jnp.float32(0)})
 
 
 @pytest.mark.parametrize("name", ["top_entropy", "deepseek_v3_2", "gmpo"])
@@ -132,7 +132,7 @@ def test_each_token_is_paid_what_the_teacher_says_of_it(discount, expected):
   algorithm = policy_gradient(config, of.MODEL, optax.identity(), temperature=1.0, group_size=2)
   batch, _ = algorithm.make_batch(
       (of.ROLLOUT, {"old_log_probs": rows([-1, -1]), "ref_log_probs": rows([-0.5, -2])},
-       OUTCOME.replace(scores=jnp.zeros(4))), jnp.float32(1))
+       OUTCOME.replace(scores=jnp.zeros(4))), {"kl": jnp.float32(1)})
   np.testing.assert_allclose(batch.advantages[1, :2], expected, atol=1e-6)
 
 

@@ -67,7 +67,7 @@ def batch_of(algorithm, rollout, plan=None):
   state = algorithm.init(tiny.random_params(algorithm.model))
   models_of = {"params": state.params, "reference": tiny.random_params(algorithm.model, seed=1)}
   scores = algorithm.score(models_of, rollout, plan)
-  return state, scores, algorithm.make_batch((rollout, scores, OUTCOME), state.kl_coef)[0]
+  return state, scores, algorithm.make_batch((rollout, scores, OUTCOME), state.coefs)[0]
 
 
 def assert_trees_close(a, b, atol=1e-6):
@@ -163,7 +163,7 @@ def test_the_gradient_of_a_given_token_is_exactly_0(name, method):
   made = lambda: random.normal(size=TOKENS.shape).astype(np.float32)
   rollout = make_rollout(actions)
   scores = {"old_log_probs": made(), "ref_log_probs": made(), "values": made()}
-  batch, _ = make_batch(spec, (rollout, scores, OUTCOME), jnp.float32(0.1))
+  batch, _ = make_batch(spec, (rollout, scores, OUTCOME), {"kl": jnp.float32(0.1)})
   weights = masks.token_weights(batch.loss_mask, config.aggregation)
 
   def loss(params):

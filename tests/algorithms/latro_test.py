@@ -42,7 +42,7 @@ def test_scores_hand_worked():
       group_size=2, has_answers=True)
   batch, metrics = algorithm.make_batch(
       (rollout, {"old_log_probs": old, "ref_log_probs": old - gap},
-       Outcome(np.zeros(4, np.float32), np.ones(4, bool))), jnp.float32(BETA))
+       Outcome(np.zeros(4, np.float32), np.ones(4, bool))), {"kl": jnp.float32(BETA)})
   # -.75 - β .4 = -.85, -3 + β .4 = -2.9, -.2, and -β 2.4 = -.6 with a mean of -1.1375: -2.275.
   advantages = np.array([2.05, -2.05, 2.075, -2.075])
   reasoning = mask & ~is_answer
@@ -69,7 +69,7 @@ def test_the_mean_probability_of_the_answer_is_the_score():
       config, MODEL, optax.sgd(1.0), temperature=1.0, group_size=2, has_answers=True)
   batch, metrics = algorithm.make_batch(
       (rollout, {"old_log_probs": old}, Outcome(np.float32([0, 0, 0, 0.1]), np.ones(4, bool))),
-      jnp.float32(0))
+      {"kl": jnp.float32(0)})
   half = (0.7 - 0.53667) / 2
   np.testing.assert_allclose(batch.advantages[:, 0], [half, -half, -0.15, 0.15], atol=1e-5)
   np.testing.assert_array_equal(batch.loss_mask, ~is_answer)
@@ -122,7 +122,7 @@ def test_gradient_is_that_of_the_objective():
   scores = jax.jit(algorithm.score)({"params": state.params, "reference": reference}, rollout, None)
   batch, metrics = jax.jit(algorithm.make_batch)(
       (rollout, scores, Outcome(np.zeros(DRAWS, np.float32), np.ones(DRAWS, bool))),
-      jnp.float32(BETA))
+      {"kl": jnp.float32(BETA)})
   of_groups = np.asarray(batch.advantages)[:, 0].reshape(-1, GROUP)
   np.testing.assert_allclose(of_groups.sum(axis=1), 0.0, atol=1e-4)
   after, _ = jax.jit(functools.partial(algorithm.update_step, replicas=ALONE))(

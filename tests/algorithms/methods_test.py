@@ -98,7 +98,7 @@ def take_step(name):
   start = algorithm.init(policy())
   reference = policy() if start.reference is None else start.reference
   scores = algorithm.score({"params": start.params, "reference": reference}, rollout(), None)
-  batch, batch_metrics = algorithm.make_batch((rollout(), scores, make_outcome()), start.kl_coef)
+  batch, batch_metrics = algorithm.make_batch((rollout(), scores, make_outcome()), start.coefs)
   return Step(start, scores, jax.device_get(batch), batch_metrics,
               *algorithm.update_step(start, batch, jax.random.key(0)))
 
@@ -106,7 +106,7 @@ def take_step(name):
 def rebatch(name, outcome):
   step = take_step(name)
   algorithm = compiled(PRESETS[name])
-  return algorithm.make_batch((rollout(), step.scores, outcome), step.start.kl_coef)
+  return algorithm.make_batch((rollout(), step.scores, outcome), step.start.coefs)
 
 
 def update(config, batch, state=None):
@@ -233,7 +233,7 @@ def test_micro_batches_are_one_batch(name):
     batch = noisy(take_step(name).batch)
   else:
     batch = noisy(compiled(config).make_batch(
-        (rollout(), take_step(source).scores, make_outcome()), np.float32(0.0))[0])
+        (rollout(), take_step(source).scores, make_outcome()), {"kl": np.float32(0.0)})[0])
     assert 0 < np.any(batch.loss_mask, axis=1).sum() < ROWS
   split, split_metrics = update(config, batch)
   whole, metrics = update(tiny.replace(config, micro_batch_size=0), batch)
@@ -337,7 +337,7 @@ def test_a_correction_weighs_the_policys_loss_alone():
   old = np.where(kept, rollout().log_probs, 0.0)
   moved = rollout().replace(log_probs=np.float32(old - np.where(columns, np.log(4), 0)))
   scores = {"old_log_probs": old, "ref_log_probs": np.float32(old - 0.5)}
-  batch, _ = compiled(config).make_batch((moved, scores, make_outcome()), np.float32(0.04))
+  batch, _ = compiled(config).make_batch((moved, scores, make_outcome()), {"kl": np.float32(0.04)})
   _, metrics = update(config, batch)
   weights = np.where(kept, np.where(columns, 2.0, 1.0), 0.0)
   of_rows = (weights * -np.asarray(batch.advantages)).sum(axis=1) / kept.sum(axis=1)
@@ -396,7 +396,7 @@ def test_filtered_rows_do_not_change_the_gradient():
   kept_mean = tiny.replace(PRESETS["dash"], drop_normalizer="kept")
   batches = {
       config: compiled(config).make_batch(
-          (rollout(), take_step("dash").scores, make_outcome(HALF)), np.float32(0.0))[0]
+          (rollout(), take_step("dash").scores, make_outcome(HALF)), {"kl": np.float32(0.0)})[0]
       for config in (NO_KL, PRESETS["dash"], kept_mean)}
   assert not np.any(batches[PRESETS["dash"]].loss_mask[GROUP:])
   everything, filtered, kept = (
@@ -411,7 +411,7 @@ def test_filtered_rows_lose_their_kl():
   """So that the filter leaves the gradient as it is without a KL in the loss alone."""
   everything, filtered = (
       moved(update(config, noisy(compiled(config).make_batch(
-          (rollout(), take_step("grpo").scores, make_outcome(HALF)), np.float32(0.0))[0]))[0])
+          (rollout(), take_step("grpo").scores, make_outcome(HALF)), {"kl": 0.0})[0]))[0])
       for config in (PRESETS["grpo"], presets.dash(**SIZES)))
   assert differs(everything, filtered)
 

@@ -100,7 +100,7 @@ def test_ratio_is_one_on_the_first_minibatch(policy, critic, temperature):
   state = compiled.init(policy)
   rollout = tiny.sample_rollout(policy, temperature)
   scores = compiled.score({"params": state.params, "reference": policy}, rollout, None)
-  batch, metrics = compiled.make_batch((rollout, scores, OUTCOME), state.kl_coef)
+  batch, metrics = compiled.make_batch((rollout, scores, OUTCOME), state.coefs)
   assert abs(value(metrics, "policy/kl")) < 1e-5  # the reference is the policy
   state, metrics = update(compiled, policy, batch, state)
   assert value(metrics, "policy/ratio_error") < 1e-5
@@ -116,11 +116,11 @@ def test_how_far_the_sampler_is_from_the_trainer(policy, rollout):
   moved = rollout.replace(
       log_probs=np.float32(rollout.log_probs + np.log(2) * np.where(mask, columns, 0)))
   scores = compiled.score({"params": state.params, "reference": None}, moved, None)
-  _, metrics = compiled.make_batch((moved, scores, OUTCOME), state.kl_coef)
+  _, metrics = compiled.make_batch((moved, scores, OUTCOME), state.coefs)
   assert value(metrics, "policy/sampler_error") == pytest.approx(np.log(2), rel=1e-4)
   mean = np.where(mask, columns, 0).sum() / mask.sum()
   assert value(metrics, "policy/sampler_kl") == pytest.approx(np.log(2) * mean, abs=1e-4)
-  _, metrics = tiny.compiled_ppo(BASE).make_batch((moved, scores, OUTCOME), state.kl_coef)
+  _, metrics = tiny.compiled_ppo(BASE).make_batch((moved, scores, OUTCOME), state.coefs)
   assert "policy/sampler_kl" not in metrics  # nothing to compare with
 
 
@@ -152,7 +152,7 @@ def token_rewards(config, rollout, scores, rewards, is_scored=SCORED, kl_coef=No
   config = tiny.replace(config, gae_lambda=1.0, whiten_advantages=False)
   batch, _ = tiny.compiled_ppo(config).make_batch(
       (rollout, scores, Outcome(np.float32(rewards), is_scored)),
-      np.float32(config.kl_coef if kl_coef is None else kl_coef))
+      {"kl": np.float32(config.kl_coef if kl_coef is None else kl_coef)})
   following = np.pad(np.asarray(batch.returns)[:, 1:], ((0, 0), (0, 1)))
   return np.where(rollout.token_mask, batch.returns - following, 0.0)
 
@@ -204,7 +204,7 @@ def test_kl_in_the_loss_is_not_in_the_rewards(rollout, batch):
 def test_advantages_are_whitened_over_scored_tokens(rollout, batch):
   is_scored = np.arange(ROWS) != 2
   made, _ = tiny.compiled_ppo(BASE).make_batch(
-      (rollout, make_scores(rollout, batch), Outcome(REWARDS, is_scored)), np.float32(0.0))
+      (rollout, make_scores(rollout, batch), Outcome(REWARDS, is_scored)), {"kl": np.float32(0.0)})
   kept = np.asarray(made.advantages)[rollout.token_mask & is_scored[:, None]]
   np.testing.assert_allclose([kept.mean(), kept.std()], [0.0, 1.0], atol=1e-4)
   assert not np.any(np.asarray(made.loss_mask)[2])
@@ -281,7 +281,7 @@ def test_nan_scores_at_masked_positions_do_not_reach_the_batch(rollout, batch):
   compiled, mask = tiny.compiled_ppo(tiny.replace(BASE, kl_coef=0.05)), rollout.token_mask
   clean = make_scores(rollout, batch)
   dirty = {name: np.where(mask, x, np.nan).astype(np.float32) for name, x in clean.items()}
-  assert_equal(*(compiled.make_batch((rollout, scores, OUTCOME), np.float32(0.05))
+  assert_equal(*(compiled.make_batch((rollout, scores, OUTCOME), {"kl": np.float32(0.05)})
                  for scores in (clean, dirty)))
 
 
@@ -293,7 +293,7 @@ def linear_batch(rollout, batch, rewards, is_scored):
   compiled = tiny.compiled_ppo(tiny.replace(BASE, whiten_advantages=False))
   made, _ = compiled.make_batch(
       (rollout, make_scores(rollout, batch), Outcome(np.float32(rewards), is_scored)),
-      np.float32(0.0))
+      {"kl": np.float32(0.0)})
   return made
 
 
@@ -391,7 +391,7 @@ def test_adaptive_coefficient_moves(policy, batch):
         loss_mask=mask, old_log_probs=np.where(mask, batch.old_log_probs, 0.0),
         ref_log_probs=np.where(mask, batch.old_log_probs, 0.0) - kl)
     state, _ = update(compiled, policy, shifted, start)
-    return float(state.kl_coef) / 0.15
+    return float(state.coefs["kl"]) / 0.15
 
   step = ROWS / FULL.kl_horizon
   assert coefficient(12.0) == pytest.approx(1 + 0.2 * step, abs=3e-7)

@@ -76,7 +76,7 @@ def make_batch(config, pairs, policy, reference, model=tiny.MODEL):
   if algorithm.score is None:
     return pairs, {}
   models_ = {"params": {"policy": policy}, "reference": reference}
-  return algorithm.make_batch((pairs, algorithm.score(models_, pairs, None)), jnp.float32(0))
+  return algorithm.make_batch((pairs, algorithm.score(models_, pairs, None)), {})
 
 
 def update(config, batch, policy, model=tiny.MODEL):
@@ -262,7 +262,7 @@ def test_a_tiny_model_learns_to_prefer(name):
       batch = pairs
       if algorithm.score is not None:
         scores = algorithm.score({"params": state.params, "reference": policy}, pairs, None)
-        batch, _ = algorithm.make_batch((pairs, scores), jnp.float32(0))
+        batch, _ = algorithm.make_batch((pairs, scores), {})
       return algorithm.update_step(state, batch, None)
     return jax.lax.scan(one, algorithm.init({"policy": policy}), None, length=40)
 

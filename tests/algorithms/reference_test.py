@@ -47,7 +47,7 @@ def run(config, steps, model=tiny.MODEL):
     state = states[-1]
     scores = algorithm.score(
         {"params": state.params, "reference": state.reference}, rollout, None)
-    batch, batch_metrics = algorithm.make_batch((rollout, scores, OUTCOME), state.kl_coef)
+    batch, batch_metrics = algorithm.make_batch((rollout, scores, OUTCOME), state.coefs)
     states.append(algorithm.update_step(state, batch, jax.random.key(seed))[0])
     metrics.append(batch_metrics)
   assert differs(states[0].params, states[1].params)
@@ -144,10 +144,10 @@ def control(entropy, coef=0.01):
   rollout = tiny.sample_rollout(tiny.random_params(), seed=20)
   scores = {"old_log_probs": np.full_like(rollout.log_probs, -entropy)}
   equal = OUTCOME.replace(scores=np.ones(ROWS, np.float32))
-  batch, _ = algorithm.make_batch((rollout, scores, equal), np.float32(0.0))
+  batch, _ = algorithm.make_batch((rollout, scores, equal), {"kl": np.float32(0.0)})
   start = algorithm.init(tiny.random_params())
-  assert float(start.entropy_coef) == pytest.approx(0.01)
-  start = start.replace(entropy_coef=jnp.float32(coef))
+  assert float(start.coefs["entropy"]) == pytest.approx(0.01)
+  start = start.replace(extra={"coefs": start.coefs | {"entropy": jnp.float32(coef)}})
   state, metrics = algorithm.update_step(start, batch, jax.random.key(0))
   return state, value(metrics, "policy/entropy")
 
@@ -155,7 +155,7 @@ def control(entropy, coef=0.01):
 @pytest.mark.parametrize("entropy, coef, expected", [
     (0.9, 0.01, 0.014), (1.1, 0.01, 0.006), (1.1, 0.003, 0.0), (0.9, 0.0, 0.004)])
 def test_the_coefficient_moves_towards_the_target(entropy, coef, expected):
-  assert float(control(entropy, coef)[0].entropy_coef) == pytest.approx(expected, abs=1e-7)
+  assert float(control(entropy, coef)[0].coefs["entropy"]) == pytest.approx(expected, abs=1e-7)
 
 
 def test_above_the_target_there_is_no_bonus():
@@ -167,6 +167,6 @@ def test_above_the_target_there_is_no_bonus():
   algorithm = compiled(CONTROLLED)
   rollout = tiny.sample_rollout(policy, seed=20)
   batch, _ = algorithm.make_batch(
-      (rollout, {"old_log_probs": rollout.log_probs}, OUTCOME), np.float32(0.0))
+      (rollout, {"old_log_probs": rollout.log_probs}, OUTCOME), {"kl": np.float32(0.0)})
   _, metrics = algorithm.update_step(raised, batch, jax.random.key(0))
   assert value(metrics, "policy/entropy") > before

@@ -270,7 +270,7 @@ def test_options_of_the_trainings_verifier_hold(monkeypatch):
   last = dataclasses.replace(CONFIG, which_box="last")
   assert greedy(last, grading=first) == 0.5
   assert greedy(dataclasses.replace(CONFIG, verifier_options={"which_box": "first"})) == 1.0
-  with pytest.raises(ValueError, match="'verifier': options must be of .*'answer_tags'.*Got: .'x"):
+  with pytest.raises(ValueError, match="MathVerifier: got .'x'., allowed: .*'answer_tags'"):
     evaluate(dataclasses.replace(CONFIG, verifier_options={"x": 1}))
 
 
@@ -307,8 +307,8 @@ def test_a_reward_function_grades_in_the_workers(is_part, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("verifier_name, message", [
-    ("no_such_module:f", "reward function 'no_such_module:f' cannot be imported"),
-    (f"{__name__}:f", "has no function 'f'"), ("a:b:c", "must be 'package.module:function'"),
+    ("no_such_module:f", "reward function: 'no_such_module:f' cannot be imported"),
+    (f"{__name__}:f", "has no function 'f'"), ("a:b:c", "allowed: 'package.module:function'"),
     ("chess", "verifier must be one of .*'math'.* or a function. Got: 'chess'")])
 def test_a_verifier_that_is_not_there_is_found_when_it_is_loaded(verifier_name, message):
   task = Task(name="toy", rows=ROWS, verifier=verifier_name)

@@ -95,7 +95,8 @@ def batch_of(config, token_rewards):
   outcome = Outcome(
       np.zeros(gaps_test.ROWS, np.float32), np.array([True] * 6 + [False, True]),
       token_rewards=token_rewards)
-  return rollout, outcome, algorithm.make_batch((rollout, scores, outcome), jnp.float32(0.0))[0]
+  batch, _ = algorithm.make_batch((rollout, scores, outcome), {"kl": jnp.float32(0.0)})
+  return rollout, outcome, batch
 
 
 def test_rewards_within_a_completion_reach_the_tokens_before_them():

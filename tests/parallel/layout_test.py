@@ -117,7 +117,7 @@ def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False):
                    planner.of_rollout(rollout) if has_gaps else None)
     rewards = np.sum(rollout.completion_tokens % 3 == 0, axis=1).astype(np.float32)
     outcome = layout.put_rows(types.Outcome(rewards, np.arange(ROWS) % 7 != 3))
-    batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.kl_coef))
+    batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.coefs))
     if has_gaps:
       batch = batch.replace(plan=planner.of_update(batch, key_update))
       assert (batch.plan is not None) == layout.takes_plans
@@ -174,7 +174,7 @@ def test_updates_are_those_of_one_device(name):
   got, expected = run_ppo(LAYOUTS[name]), alone()
   assert_close(got.layout.get_state(got.state), expected.state)
   assert int(expected.state.step) == 2
-  assert float(expected.state.kl_coef) != CONFIG.kl_coef
+  assert float(expected.state.coefs["kl"]) != CONFIG.kl_coef
   for metric, (numerator, denominator) in expected.metrics.items():
     value = np.sum(numerator) / max(np.sum(denominator), 1.0)
     other = got.metrics[metric][0].sum() / max(got.metrics[metric][1].sum(), 1.0)

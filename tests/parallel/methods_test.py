@@ -57,7 +57,7 @@ def run(layout, algorithm, params, models_of, rows, extra):
     if algorithm.score is not None:
       scores = layout.compile_rows(algorithm.score)(models_of(state.params), placed, None)
       batch, _ = layout.compile_whole(algorithm.make_batch)(
-          (placed, scores, *extra), layout.get_state(state.kl_coef))
+          (placed, scores, *extra), layout.get_state(state.coefs))
     state, metrics = update(state, batch, jax.random.key(number))
   scores = layout.get_rows(scores)
   return jax.device_get(layout.get_state(state)), jax.device_get(metrics), scores

@@ -220,10 +220,10 @@ def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(no_box_score="x"), "no_box_score must be a number. Got: 'x'"),
+    (dict(no_box_score="x"), "no_box_score: got 'x' .str., allowed: float"),
     (dict(no_box_score=0.5), "no_box_score must be at most 0"),
-    (dict(answer_tags=1), "answer_tags must be True or False"),
-    (dict(which_box="middle"), "which_box must be one of"),
+    (dict(answer_tags=1), "answer_tags: got 1 .int., allowed: bool"),
+    (dict(which_box="middle"), "which_box: got 'middle' .str., allowed: 'first', 'last'"),
 ])
 def test_options_of_the_verifier_are_checked(options, message):
   with pytest.raises(ValueError, match=message):
@@ -428,16 +428,16 @@ def test_impossible_settings(specs, options, message):
         (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
         (dict(name="mine", function="my_pkg:f()"), "package.module:function"),
         (dict(name="exploration"), "with .'c'."),
-        (dict(name="exploration", options=dict(c=None)), "c must be a number. Got: None"),
+        (dict(name="exploration", options=dict(c=None)), "c: got None .NoneType., allowed: float"),
         (dict(name="random", options=dict(sed=1)), "'seed'"),
         (dict(name="random", options=dict(probability=7)), "probability must be in"),
-        (dict(name="format", options=dict(style="boxes")), "style must be one of"),
+        (dict(name="format", options=dict(style="boxes")), "style: got 'boxes' .*, allowed: "),
         (dict(name="arora_length"), "with .'a'."),
         (dict(name="kimi_length", options=dict(min_accuracy=2)), "min_accuracy must be in"),
         (dict(name="overlong", options=dict(max_length=8, cache=9)), "cache must be above 0"),
-        (dict(name="language", options=dict(alphabet="runes")), "alphabet must be one of"),
-        (dict(name="restart", options=dict(start="wrong")), "options must be of .'bonus'."),
-        (dict(name="unfinished", options=dict(tokens=3)), "options must be of .'max_length'."),
+        (dict(name="language", options=dict(alphabet="runes")), "alphabet: got 'runes' .*, allow"),
+        (dict(name="restart", options=dict(start="wrong")), "restart_reward: got .*, allowed: .'bonus'"),
+        (dict(name="unfinished", options=dict(tokens=3)), "_reward: got .*, allowed: .'max_length'"),
     ],
 )
 def test_impossible_specs(fields, message):

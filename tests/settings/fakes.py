@@ -114,16 +114,17 @@ def algorithm_of(trace):
 
     def init(params):
       trace["init"].append(params)
-      return algorithms.init_state({"policy": params["policy"]}, optimizer, 0.5)
+      extra = {"coefs": {"kl": jnp.float32(0.5)}}
+      return algorithms.init_state({"policy": params["policy"]}, optimizer, extra)
 
-    def score(models, rollout, plan):
+    def score(models, rollout, plan=None):
       trace["models"].append(jax.tree.map(np.asarray, models))
       trace["scored"].append(rollout)
       return {}
 
-    def make_batch(arrays, kl_coef):
+    def make_batch(arrays, coefs):
       trace["outcomes"].append(arrays[-1])
-      trace["kl_coefs"].append(float(kl_coef))
+      trace["kl_coefs"].append(float(coefs["kl"]))
       return Batch(), {}
 
     def update_step(state, batch, key):

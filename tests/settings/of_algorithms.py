@@ -98,7 +98,7 @@ def update(config, temperature=1.0, has_answers=False):
   def step(state, key):
     models_now = {"params": state.params, "reference": state.reference or table(1)}
     scores = algorithm.score(models_now, ROLLOUT, None)
-    batch, metrics = algorithm.make_batch((ROLLOUT, scores, OUTCOME), state.kl_coef)
+    batch, metrics = algorithm.make_batch((ROLLOUT, scores, OUTCOME), state.coefs)
     state, more = algorithm.update_step(state, batch, key)
     return state, (batch, metrics | more)
 
@@ -126,7 +126,7 @@ def program(config):
     def run():
       state = algorithm.init(params)
       scores = algorithm.score({"params": params, "reference": table(1)}, ROLLOUT, None)
-      batch, _ = algorithm.make_batch((ROLLOUT, scores, OUTCOME), state.kl_coef)
+      batch, _ = algorithm.make_batch((ROLLOUT, scores, OUTCOME), state.coefs)
       return algorithm.update_step(state, batch, jax.random.key(0))
     return str(jax.make_jaxpr(run)())
 
@@ -193,7 +193,7 @@ def preference_run(config):
     state, batch = algorithm.init({"policy": table(0)}), PAIRS
     if config.has_reference:
       scores = algorithm.score({"params": state.params, "reference": table(1)}, batch, None)
-      batch, _ = algorithm.make_batch((batch, scores), state.kl_coef)
+      batch, _ = algorithm.make_batch((batch, scores), state.coefs)
     return algorithm.update_step(state, batch, None)
 
   return run
@@ -227,7 +227,7 @@ def distill_run(config):
   def run():
     state = algorithm.init(DISTILL.init_distill_params(config, MODEL, params(0), params(1)))
     scores = algorithm.score({"teacher": params(1)}, ROLLOUT, None)
-    batch, metrics = algorithm.make_batch((ROLLOUT, scores, jnp.ones(ROW, bool)), 0.0)
+    batch, metrics = algorithm.make_batch((ROLLOUT, scores, jnp.ones(ROW, bool)), {})
     return metrics, algorithm.update_step(state, batch, None)
 
   return run

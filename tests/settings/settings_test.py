@@ -201,7 +201,7 @@ def test_the_greedy_completion_is_the_baseline_of_remax():
   algorithm = policy_gradient(
       config, tiny.MODEL, optax.identity(), temperature=0.7, group_size=2)
   batch, _ = algorithm.make_batch(
-      (rollout, {"old_log_probs": rollout.log_probs}, outcome), jnp.float32(0))
+      (rollout, {"old_log_probs": rollout.log_probs}, outcome), {"kl": jnp.float32(0)})
   expected = np.array([0, -1, 1, 0])[:, None] * rollout.token_mask
   np.testing.assert_array_equal(np.where(rollout.token_mask, batch.advantages, 0), expected)
 

@@ -89,7 +89,7 @@ def test_what_was_cut_off_scores_a_share_of_the_mean_of_what_has_a_score():
       jnp.array([True, False, False, True]), None)
   algorithm = policy_gradient(config, of.MODEL, optax.identity(), temperature=1.0, group_size=2)
   batch, _ = algorithm.make_batch(
-      (of.ROLLOUT, {"old_log_probs": of.ROLLOUT.log_probs}, outcome), jnp.float32(0))
+      (of.ROLLOUT, {"old_log_probs": of.ROLLOUT.log_probs}, outcome), {"kl": jnp.float32(0)})
   np.testing.assert_allclose(batch.advantages[:, 0], [2, 0, 0, 2])
 
 

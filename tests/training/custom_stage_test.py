@@ -58,7 +58,7 @@ def test_a_function_makes_a_stage_of_the_name_and_the_steps_of_its_settings(make
 
 @pytest.mark.parametrize("make, message", [
     (dict(options={"shfit": 1.0}), r"config.custom.make.*options of make_one: got \['shfit'\]"),
-    (dict(options={"shift": "a"}), "config.custom.make.options.shift: got 'a', allowed: float"),
+    (dict(options={"shift": "a"}), "custom.make.options.shift: got 'a' .str., allowed: float"),
     (dict(function=lambda rollout: rollout), r"asks for \['rollout'\], allowed: \['folder',"),
     (dict(function="tests.training.custom_stage_test:no_such"), "has no function 'no_such'"),
     (dict(function=make_nothing), "config.custom.make: make_nothing returned a NoneType, allowed"),

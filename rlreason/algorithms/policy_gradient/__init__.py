@@ -1,7 +1,7 @@
 """One policy-gradient core; the methods of the literature are its settings (`presets`)."""
 
-from rlreason.algorithms.policy_gradient.algorithm import init_rl_params, policy_gradient
 from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
-from rlreason.algorithms.policy_gradient.update import minibatch_rows
+from rlreason.algorithms.policy_gradient.update import (
+    init_rl_params, minibatch_rows, policy_gradient)
 
 __all__ = ["PolicyGradientConfig", "init_rl_params", "minibatch_rows", "policy_gradient"]

@@ -17,10 +17,10 @@ from rlreason.types import Metrics, Outcome, Rollout, RolloutBatch
 
 
 def make_batch(
-    spec: Spec, rows: tuple[Rollout, dict, Outcome], kl_coef: jax.Array
+    spec: Spec, inputs: tuple[Rollout, dict, Outcome], coefs: dict[str, jax.Array]
 ) -> tuple[RolloutBatch, Metrics]:
   """(rollout, scores of `scoring.score`, outcome) -> the batch of an update."""
-  config, (rollout, scores, outcome) = spec.config, rows
+  config, (rollout, scores, outcome), kl_coef = spec.config, inputs, coefs["kl"]
   mask = rollout.action_mask & outcome.is_scored[:, None]
   answer_mask = None
   if spec.has_answers:
@@ -31,7 +31,7 @@ def make_batch(
   old_log_probs = scores["old_log_probs"]
   sampler_log_probs = masks.zero_masked(rollout.log_probs, mask)
   kl = jnp.zeros_like(old_log_probs)
-  if config.kl_coef > 0:
+  if config.has_reference:
     # Where it is in the loss, this one is looked at, and moves an adaptive coefficient.
     estimator = "k1" if config.kl_placement == "loss" else config.kl_estimator
     kl = kl_estimate(
@@ -170,7 +170,7 @@ def _batch_metrics(spec: Spec, batch: RolloutBatch, mask, kl, kl_coef, sampler_l
     gap = masks.zero_masked(sampler_log_probs - batch.old_log_probs, mask)
     metrics |= {"policy/sampler_kl": (jnp.sum(gap), tokens),
                 "policy/sampler_error": (jnp.sum(jnp.abs(gap)), tokens)}
-  if config.kl_coef > 0:
+  if config.has_reference:
     k3 = kl_estimate(batch.old_log_probs, batch.ref_log_probs, "k3", **config.kl_clamps)
     metrics |= {
         "policy/kl": (masks.masked_sum(kl, mask), tokens),

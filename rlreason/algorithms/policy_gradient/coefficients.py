@@ -11,14 +11,19 @@ from rlreason.models import lora
 from rlreason.types import Params, RolloutBatch
 
 
+def initial_coefs(config: PolicyGradientConfig) -> dict[str, jax.Array]:
+  """Of a state: {"kl", "entropy"}, f32 scalars."""
+  return {"kl": jnp.float32(config.kl_coef), "entropy": jnp.float32(config.entropy_coef)}
+
+
 def current_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch) -> dict[str, jax.Array]:
   """Weights of the terms of the loss in this step, as `loss.micro_batch_loss` takes them."""
-  entropy = state.entropy_coef
+  entropy = state.coefs["entropy"]
   if config.entropy_target is not None:
     entropy = active_entropy_coef(
         entropy, _mean_entropy(batch), target=config.entropy_target)
   is_warm = state.step >= config.critic_warmup_steps
-  return {"kl": state.kl_coef, "entropy": entropy, "policy": is_warm.astype(jnp.float32)}
+  return {"kl": state.coefs["kl"], "entropy": entropy, "policy": is_warm.astype(jnp.float32)}
 
 
 def _mean_entropy(batch: RolloutBatch) -> jax.Array:
@@ -28,24 +33,22 @@ def _mean_entropy(batch: RolloutBatch) -> jax.Array:
 
 def move_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch):
   """The coefficients of the KL and of the entropy, each towards its target."""
-  mask = batch.counted_mask
+  mask, coefs = batch.counted_mask, dict(state.coefs)
   if config.kl_target is not None:
     kl = masks.masked_sum(batch.old_log_probs - batch.ref_log_probs, mask)
     kept_rows = jnp.sum(jnp.any(mask, axis=1).astype(jnp.float32))
-    state = state.replace(kl_coef=adapt_kl_coef(
-        state.kl_coef, masks.safe_divide(kl, kept_rows), target=config.kl_target,
-        horizon=config.kl_horizon, num_sequences=mask.shape[0]))
+    coefs["kl"] = adapt_kl_coef(
+        coefs["kl"], masks.safe_divide(kl, kept_rows), target=config.kl_target,
+        horizon=config.kl_horizon, num_sequences=mask.shape[0])
   if config.entropy_target is not None:
-    state = state.replace(entropy_coef=adapt_entropy_coef(
-        state.entropy_coef, _mean_entropy(batch), target=config.entropy_target,
-        step_size=config.entropy_step))
-  return state
+    coefs["entropy"] = adapt_entropy_coef(
+        coefs["entropy"], _mean_entropy(batch), target=config.entropy_target,
+        step_size=config.entropy_step)
+  return state.replace(extra=state.extra | {"coefs": coefs})
 
 
-def moving_reference(config: PolicyGradientConfig, params: Params) -> Params | None:
+def reference_copy(params: Params) -> Params:
   """A copy of what is trained of the policy, in f32: a mean of bf16 would stand still."""
-  if not config.reference_every:
-    return None
   return jax.tree.map(
       lambda x: jnp.array(x, jnp.float32, copy=True), lora.split(params["policy"])[0])
 
@@ -59,6 +62,7 @@ def move_reference(config: PolicyGradientConfig, state):
   policy = jax.tree.map(
       lambda x: x.astype(jnp.float32), lora.split(state.params["policy"])[0])
   decay = config.reference_decay
-  return state.replace(reference=jax.tree.map(
+  reference = jax.tree.map(
       lambda old, new: jnp.where(is_due, decay * old + (1 - decay) * new, old),
-      state.reference, policy))
+      state.reference, policy)
+  return state.replace(extra=state.extra | {"reference": reference})

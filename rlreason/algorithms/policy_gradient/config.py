@@ -6,9 +6,11 @@ The defaults are PPO's with a critic. `presets` holds the settings of the named 
 import dataclasses
 from typing import Literal
 
-from rlreason import losses, masks
+from rlreason import masks
 from rlreason.config import Unread, check_unread
 from rlreason.losses import kl
+from rlreason.losses.advantages import no_baseline
+from rlreason.losses.policy import clipped_surrogate
 from rlreason.slots import Slot
 
 ADVANTAGE_ARRAYS = (
@@ -35,7 +37,7 @@ class PolicyGradientConfig:
   # Advantages. The slot turns the scores of a group into those of its completions; a critic, where
   # there is one, then spreads them over tokens (GAE), and without one each token gets what its
   # completion still has to come.
-  advantage: Slot = Slot(losses.no_baseline)
+  advantage: Slot = Slot(no_baseline)
   discount: float = 1.0  # γ per token, in [0, 1]
   gae_lambda: float = 0.95  # λ in [0, 1]
   critic_lambda: float | None = None  # of the returns a critic learns; None = gae_lambda
@@ -55,7 +57,7 @@ class PolicyGradientConfig:
   drop_normalizer: Literal["all", "kept"] = "all"
 
   # The policy's loss.
-  policy_loss: Slot = Slot(losses.clipped_surrogate)  # the loss of each token
+  policy_loss: Slot = Slot(clipped_surrogate)  # the loss of each token
   correction: Slot | None = None  # weights for what the sampler did otherwise than the trainer
   selection: Slot | None = None  # tokens that `policy_loss` treats apart
   # From the loss of tokens to one number: the mean or sum over all tokens, the mean over sequences
@@ -207,6 +209,16 @@ class PolicyGradientConfig:
   def places_rewards(self) -> bool:
     """Whether it matters on which token of a completion a reward is paid."""
     return self.has_critic or losses.has_units_of_rewards(self.advantage.function)
+
+  @property
+  def has_reference(self) -> bool:
+    """Whether the policy is compared with a reference."""
+    return self.kl_coef > 0
+
+  @property
+  def has_fixed_reference(self) -> bool:
+    """Whether that reference stays what it was."""
+    return self.has_reference and not self.reference_every
 
   @property
   def kl_clamps(self) -> dict[str, float | None]:

@@ -52,7 +52,7 @@ def micro_batch_loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, j
   if not config.entropy_coef and config.entropy_target is None:
     entropy = jax.lax.stop_gradient(entropy)
   policy_loss = per_token["policy"] - coefs["entropy"] * entropy
-  if config.kl_placement == "loss" and config.kl_coef > 0:
+  if config.kl_placement == "loss" and config.has_reference:
     per_token["kl"] = kl_estimate(
         log_probs, batch.ref_log_probs, config.kl_estimator, **config.kl_clamps)
     if config.unbiased_kl:

@@ -14,8 +14,11 @@ from rlreason import masks
 from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
 from rlreason.algorithms.rows import (
     completion_features, features_with_last, in_chunks, reference_of)
-from rlreason.models import (
-    ModelConfig, apply_value_head, group_features, lora, pack, token_log_probs, unpack)
+from rlreason.models import lora
+from rlreason.models.config import ModelConfig
+from rlreason.models.groups import group_features, pack, unpack
+from rlreason.models.heads import apply_value_head
+from rlreason.models.transformer import token_log_probs
 from rlreason.types import GroupPacking, GroupPlan, Params, Rollout
 
 
@@ -100,7 +103,7 @@ def _values_with_last(spec: Spec, params: Params, rows: Rollout):
   return values[:, :-1], jnp.take_along_axis(values, lengths[:, None], axis=1)[:, 0]
 
 
-def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None):
+def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None = None):
   """Old and reference log-probs and values, as many rows at a time as in a gradient pass.
 
   Args:
@@ -147,7 +150,7 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
     scores["values"] = values_of_rows(spec, params, features, rollout, packing)
   elif config.has_critic:
     scores["values"] = rollout.values
-  if config.kl_coef > 0:
+  if config.has_reference:
     if spec.reference is None:
       reference, params = spec, reference_of(models)
     else:

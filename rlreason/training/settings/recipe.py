@@ -282,7 +282,8 @@ def _check_verifier_options(recipe: Recipe):
         try:
           combine_rewards([spec], verifier=verifier)
         except ValueError as error:
-          raise ValueError(f"config.{stage.name}.rewards.verifier: {error}") from error
+          where = f"config.{stage.name}.rewards.verifier"
+          raise ValueError(config_lib.at(where, error, ("options",))) from error
 
 
 def _is_stage(value: Any) -> bool:

@@ -106,7 +106,7 @@ class RLStage(StageConfig):
       raise Unread(
           f"critic_path: got {self.critic_path!r} with algorithm.critic="
           f"{self.algorithm.critic!r}, allowed: algorithm.critic='separate'")
-    if self.reference_path and (not self.algorithm.kl_coef or self.algorithm.reference_every):
+    if self.reference_path and not self.algorithm.has_fixed_reference:
       raise Unread(
           f"reference_path: got {self.reference_path!r} with algorithm.kl_coef="
           f"{self.algorithm.kl_coef} and reference_every={self.algorithm.reference_every}, "

@@ -69,7 +69,7 @@ def make_distill(
     placed = layout.put_rows(rollout)
     scores = score({"teacher": teacher}, placed, None)
     is_kept = layout.put_rows(np.ones(rollout.token_mask.shape[0], bool))
-    ready, metrics = make_batch((placed, scores, is_kept), layout.get_state(state.kl_coef))
+    ready, metrics = make_batch((placed, scores, is_kept), layout.get_state(state.coefs))
     state, update_metrics = update(state, ready, key_update)
     lengths = masks.lengths(rollout.token_mask)
     host_metrics = {

@@ -43,7 +43,7 @@ def make_preference(
     batch, metrics = layout.put_rows(host_batch), {}
     if config.has_reference:
       scores = score({"params": state.params, "reference": reference}, batch, None)
-      batch, metrics = make_batch((batch, scores), layout.get_state(state.kl_coef))
+      batch, metrics = make_batch((batch, scores), layout.get_state(state.coefs))
     state, update_metrics = update(state, batch, key)
     host_metrics = {"optim/lr": float(schedule(number)), "rollout/dropped_examples": dropped}
     tokens = int(host_batch.completion_mask.sum() + 2 * host_batch.prompt_mask.sum())

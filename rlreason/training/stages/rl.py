@@ -43,7 +43,7 @@ def make_rl(
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
   reference_model, given = policies.load_reference(setup, stage)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=(
-      config.kl_coef > 0 and not config.reference_every and given is None))
+      config.has_fixed_reference and given is None))
   reference = layout.put_state(given or reference) if given or reference else None
   critic_model, critic = policies.load_critic(setup, stage, seed, folder)
   algorithm = policy_gradient(
@@ -71,7 +71,7 @@ def make_rl(
     rows, rollout, scored = drawn.sampled
     outcome = draw_lib.outcome(setup, stage, drawn, greedy_scores(state.params, rows, key))
     ready, batch_metrics = make_batch(
-        (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.kl_coef))
+        (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.coefs))
     ready = ready.replace(plan=planner.of_update(ready, key_update))
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
