@@ -12,7 +12,7 @@ from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import base, checks, draw as draw_lib, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.group_plans import GroupPlanner, plan_metrics
 from rlreason.types import Params
 from rlreason.workers import WorkerPool
 
@@ -55,7 +55,7 @@ def make_rl(
   update = layout.compile_update(algorithm.update_step, state)
   problems = scoring.make_problems(setup, stage, folder)
   scorer = scoring.make_scorer(setup, stage, pool, folder)
-  planner = GroupPlanner(config, stage.group_size, layout)
+  planner = GroupPlanner(config, stage.group_size, layout, setup.model)
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
@@ -76,7 +76,8 @@ def make_rl(
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
-        "rollout/dropped_prompts": problems.num_dropped, **drawn.seconds}
+        "rollout/dropped_prompts": problems.num_dropped, **drawn.seconds,
+        **plan_metrics(ready.plan)}
     if stage.max_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
           drawn.everything, drawn.sampled, stage.group_size, stage.useful_by)
