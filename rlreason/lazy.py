@@ -8,22 +8,7 @@ import importlib
 from typing import Any
 import warnings
 
-# Modules that have moved -> where they are. For one release the old name is an attribute of its
-# package still, and configs may name functions by it.
-MOVED = {
-    "rlreason.data.completions": "rlreason.data.selections.completions",
-    "rlreason.data.groups": "rlreason.data.group_packing",
-    "rlreason.data.pairs": "rlreason.data.selections.pairs",
-    "rlreason.data.restarts": "rlreason.data.selections.restarts",
-    "rlreason.data.sampled": "rlreason.data.selections.rows",
-    "rlreason.data.selection": "rlreason.data.selections.problems",
-    "rlreason.training.checks": "rlreason.training.settings.checks",
-    "rlreason.training.custom_stage": "rlreason.training.settings.custom",
-    "rlreason.training.group_plans": "rlreason.training.stages.group_plans",
-    "rlreason.training.recipe": "rlreason.training.settings.recipe",
-    "rlreason.training.rl_metrics": "rlreason.training.stages.rl_metrics",
-    "rlreason.training.stage_configs": "rlreason.training.settings.kinds",
-}
+from rlreason import users
 
 
 def attributes(
@@ -41,7 +26,7 @@ def attributes(
       return getattr(importlib.import_module(homes[name]), name)
     if name in names:
       return importlib.import_module(f"{package}.{name}")
-    found = MOVED.get(f"{package}.{name}")
+    found = users.MOVED.get(f"{package}.{name}")
     if found is None:
       raise AttributeError(
           f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}")
@@ -49,9 +34,3 @@ def attributes(
     return importlib.import_module(found)
 
   return get, lambda: list(names)
-
-
-def current_name(function: str) -> str:
-  """A function "package.module:function" by the name that its module has now."""
-  module, colon, name = function.partition(":")
-  return f"{MOVED.get(module, module)}{colon}{name}"

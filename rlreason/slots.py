@@ -15,7 +15,7 @@ from typing import Any
 
 from flax.core import FrozenDict
 
-from rlreason import config as config_lib, lazy, users
+from rlreason import config as config_lib, users
 
 
 def check_path(path: str, where: str = "function") -> tuple[str, str]:
@@ -40,7 +40,7 @@ def import_function(path: str, where: str = "function") -> Callable[..., Any]:
   Raises:
     ValueError: no such form, module or function.
   """
-  module, name = check_path(lazy.current_name(path), where)
+  module, name = check_path(users.current_name(path), where)
   try:
     users.name_module(module)
     with users.contained(f"{where}: {path!r}"):
@@ -114,7 +114,7 @@ class Slot:
   def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
     """A record (`config.with_defaults`) of a slot of this function with all of its options."""
     if isinstance(record.get("function"), str):
-      record = record | {"function": lazy.current_name(record["function"])}
+      record = record | {"function": users.current_name(record["function"])}
     if record.get("function") != config_lib.to_dict(self.function):
       return record
     defaults = {name: config_lib.to_dict(parameter.default)

@@ -15,6 +15,23 @@ import sysconfig
 import traceback
 import warnings
 
+# Modules that have moved -> where they are. For one release the old name is an attribute of its
+# package still, and configs may name functions by it.
+MOVED = {
+    "rlreason.data.completions": "rlreason.data.selections.completions",
+    "rlreason.data.groups": "rlreason.data.group_packing",
+    "rlreason.data.pairs": "rlreason.data.selections.pairs",
+    "rlreason.data.restarts": "rlreason.data.selections.restarts",
+    "rlreason.data.sampled": "rlreason.data.selections.rows",
+    "rlreason.data.selection": "rlreason.data.selections.problems",
+    "rlreason.training.checks": "rlreason.training.settings.checks",
+    "rlreason.training.custom_stage": "rlreason.training.settings.custom",
+    "rlreason.training.group_plans": "rlreason.training.stages.group_plans",
+    "rlreason.training.recipe": "rlreason.training.settings.recipe",
+    "rlreason.training.rl_metrics": "rlreason.training.stages.rl_metrics",
+    "rlreason.training.stage_configs": "rlreason.training.settings.kinds",
+}
+
 _OTHERS = (pathlib.Path(__file__).parent, *(
     pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 _named: set[pathlib.Path] = set()  # files and folders of modules that a config names
@@ -67,6 +84,12 @@ def name_module(name: str) -> None:
     if spec is not None and spec.origin and top != "rlreason":
       origin = pathlib.Path(spec.origin)
       _named.add(origin.parent if origin.name == "__init__.py" else origin)
+
+
+def current_name(function: str) -> str:
+  """A function "package.module:function" by the name that its module has now."""
+  module, colon, name = function.partition(":")
+  return f"{MOVED.get(module, module)}{colon}{name}"
 
 
 def is_of_user(file: str) -> bool:

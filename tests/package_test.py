@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import rlreason as rr
-from rlreason import lazy
+from rlreason import users
 
 PACKAGE = pathlib.Path(rr.__file__).parent
 FOLDERS = sorted(
@@ -68,10 +68,10 @@ def test_folders_without_names_list_and_reach_all_of_their_modules(package):
     module.recipes  # pylint: disable=pointless-statement
 
 
-@pytest.mark.parametrize("old, new", lazy.MOVED.items())
+@pytest.mark.parametrize("old, new", users.MOVED.items())
 def test_a_module_that_has_moved_is_found_by_its_old_name(old, new):
   package, _, name = old.rpartition(".")
-  assert importlib.util.find_spec(old) is None, f"{old} is there again: take it out of lazy.MOVED"
+  assert importlib.util.find_spec(old) is None, f"{old} is there again: take it out of users.MOVED"
   with pytest.warns(FutureWarning, match=f"{old} is now {new}"):
     module = getattr(importlib.import_module(package), name)
   assert module is importlib.import_module(new)
