@@ -31,7 +31,6 @@ MOVED = {
     "rlreason.training.rl_metrics": "rlreason.training.stages.rl_metrics",
     "rlreason.training.stage_configs": "rlreason.training.settings.kinds",
 }
-
 _OTHERS = (pathlib.Path(__file__).parent, *(
     pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 _named: set[pathlib.Path] = set()  # files and folders of modules that a config names
@@ -76,6 +75,12 @@ def line_of(error: Exception) -> str | None:
   return getattr(error, "line_of_user", None)
 
 
+def current_name(function: str) -> str:
+  """A function "package.module:function" by the name that its module has now."""
+  module, colon, name = function.partition(":")
+  return f"{MOVED.get(module, module)}{colon}{name}"
+
+
 def name_module(name: str) -> None:
   """Takes a module as the user's, with the package it is in, wherever it is installed."""
   top = name.partition(".")[0]
@@ -84,12 +89,6 @@ def name_module(name: str) -> None:
     if spec is not None and spec.origin and top != "rlreason":
       origin = pathlib.Path(spec.origin)
       _named.add(origin.parent if origin.name == "__init__.py" else origin)
-
-
-def current_name(function: str) -> str:
-  """A function "package.module:function" by the name that its module has now."""
-  module, colon, name = function.partition(":")
-  return f"{MOVED.get(module, module)}{colon}{name}"
 
 
 def is_of_user(file: str) -> bool:

@@ -181,7 +181,7 @@ def append(
 
 
 def without_end(session: Session, is_chosen: jax.Array) -> Session:
-  """Takes the stop token away from those of the rows bool[B] that have ended; they are then open."""
+  """Takes the stop token away from those of the rows bool[B] that have ended: they are open."""
   is_chosen = is_chosen & session.is_done
   lengths = session.lengths - is_chosen
   is_kept = jnp.arange(session.capacity)[None] < lengths[:, None]
