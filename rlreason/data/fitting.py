@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+import numpy as np
+
 from rlreason import tokenizers, tracking
 from rlreason.data import prompts as prompts_lib
 from rlreason.data.messages import ends_with_assistant
@@ -13,11 +15,22 @@ from rlreason.tokenizers import Tokenizer
 _MAX_GOLDS = 2_000  # rows whose gold answers are looked at before a run
 
 
+class EncodedRow(dict):
+  """A row with the token ids of its prompt; what is made of it (`row | {...}`) has them no more."""
+
+  def __init__(self, row: Row, tokenizer: Tokenizer, ids: np.ndarray):
+    super().__init__(row)
+    self.tokenizer, self.ids = tokenizer, ids  # i32[tokens] of this tokenizer
+
+
 def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
   """Token ids of a row's prompt: plain text, or chat messages through the template.
 
-  A row that a stage wrote brings its `prompt_ids`: what was sampled is not tokenised again.
+  A row that a stage wrote brings its `prompt_ids`, and one of `FittingRows` the ids that it was
+  measured by: neither is tokenised again.
   """
+  if getattr(row, "tokenizer", None) is tokenizer:
+    return row.ids.tolist()
   if row.get("prompt_ids"):
     return row["prompt_ids"]
   if isinstance(row["prompt"], str):
@@ -61,7 +74,11 @@ class FittingRows:
         lists.append([])  # left out with the empty ones
         bad_rows.add(origin(rows, i), error)
     self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
-    self._rows = rows
+    self._rows, self._tokenizer = rows, tokenizer
+    # In one array, which takes a tenth of the room of lists of ints.
+    kept = [lists[place] for place in self._places]
+    self._ends = np.cumsum([0, *map(len, kept)])
+    self._ids = np.fromiter((token for ids in kept for token in ids), np.int32, self._ends[-1])
     if self._places or len(bad_rows) == len(rows):
       unfit = self.num_dropped - len(bad_rows)
       bad_rows += [(None, f"empty or longer than {max_length} tokens")] * unfit
@@ -74,8 +91,10 @@ class FittingRows:
   def __len__(self) -> int:
     return len(self._places)
 
-  def __getitem__(self, index: int) -> Row:
-    return self._rows[self._places[index]]
+  def __getitem__(self, index: int) -> EncodedRow:
+    place = range(len(self))[index]  # counted from the end where it is negative
+    ids = self._ids[self._ends[place]:self._ends[place + 1]]
+    return EncodedRow(self._rows[self._places[place]], self._tokenizer, ids)
 
 
 def check_fitting(

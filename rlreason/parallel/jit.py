@@ -6,9 +6,9 @@ from flax import linen as nn
 import jax
 
 from rlreason.parallel import rules
-from rlreason.parallel.layout import Layout, check_rows
+from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
-from rlreason.parallel.programs import name_of, told
+from rlreason.parallel.programs import check_rows, name_of, told
 from rlreason.parallel.shards import ALONE, take_rows
 
 

@@ -1,7 +1,8 @@
-"""What is said of compiled programs: their names, and what they take before they first run."""
+"""Compiled programs: their names, what they take before they first run, and the rows they get."""
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,3 +38,12 @@ def name_of(fn: Callable) -> str:
     fn = fn.func
   name = getattr(fn, "__name__", "").strip("_")
   return name if name.isidentifier() else "program"  # a lambda's is none
+
+
+def check_rows(tree: Any, num_shards: int):
+  """Raises ValueError where so many devices cannot split the rows of a tree."""
+  for leaf in jax.tree.leaves(tree):
+    if np.shape(leaf)[0] % num_shards:
+      raise ValueError(
+          f"rows: got {np.shape(leaf)[0]}, allowed: a multiple of {num_shards}, the number of "
+          "devices that split them")
