@@ -67,12 +67,12 @@ def make_rl(
 
   def step(state, number, data, key):
     key_sample, key_update = jax.random.split(key)
-    models_now = {"params": state.params, "reference": state.reference or reference}
+    models_now = {"params": state.params, "reference": state.extra.get("reference", reference)}
     drawn = draw(models_now, data, key_sample)
     rows, rollout, scored = drawn.sampled
     greedy = greedy_scores(state.params, rows, key)
     inputs = drawn.placed, drawn.scores, layout.put_rows(outcome(drawn, greedy))
-    ready, batch_metrics = make_batch(inputs, layout.get_state(state.coefs))
+    ready, batch_metrics = make_batch(inputs, layout.get_state(state.extra.get("coefs", {})))
     if planner.is_used:
       ready = ready.replace(plan=planner.of_update(ready, key_update))
     state, update_metrics = update(state, ready, key_update)
