@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from rlreason import masks
-from rlreason.data import prompts as prompts_lib
-from rlreason.data.fitting import encode_prompt
+from rlreason.data.fitting import encode_prompt, make_prompts
 from rlreason.data.tasks.base import Row
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
@@ -40,7 +39,7 @@ def make_generator(
   compiled = layout.compile_sampler(sample_rows)
 
   def generate(params, rows, key):
-    prompts = prompts_lib.make_prompts(
+    prompts = make_prompts(
         [encode_prompt(tokenizer, row) for row in rows], prompt_buckets, pad_id=tokenizer.pad_id)
     return layout.get_rows(compiled(params, layout.put_rows(prompts), key))
 

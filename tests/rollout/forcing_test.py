@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlreason import sampling
-from rlreason.data import prompts as prompts_lib
+from rlreason.data import fitting
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rollout import forcing
 from rlreason.rollout.forcing import Forcing
@@ -116,7 +116,7 @@ def sample_greedily(params, prompts):
 def greedy(prompts):
   """Up to `BUDGET` tokens that the sampler alone puts after token ids."""
   return completions_of(sample_greedily(
-      tiny.random_params(), prompts_lib.make_prompts(prompts, (32,))))
+      tiny.random_params(), fitting.make_prompts(prompts, (32,))))
 
 
 def completions_of(rollout):

@@ -24,6 +24,9 @@ class CustomStage(StageConfig):
   make: Slot
   start: Path = "previous"  # see `settings.base.START`
 
+  def work(self, prompt_tokens: int) -> str:
+    return f"{self.steps:,} steps of {self.make.name}"
+
   def __post_init__(self):
     check_positive(self, "steps")
     self.make.check(OFFERED)

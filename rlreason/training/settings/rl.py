@@ -61,6 +61,9 @@ class RLStage(StageConfig):
   writes_accuracy: bool = False  # data/<stage>.jsonl: how many were right, by step and problem
 
   has_preflight: ClassVar[bool] = True
+  suspects: ClassVar[str] = (
+      "rollout/trained_fraction (filters that leave out every completion: mask_truncated, "
+      "drop_threshold) and at the weights of the loss")
 
   @property
   def writes_data(self) -> bool:
@@ -68,6 +71,15 @@ class RLStage(StageConfig):
 
   def model_sources(self) -> dict[str, str]:
     return named_stages(self, "reward_model", "critic_path")
+
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    rows = self.num_prompts * self.group_size * self.max_rounds
+    return rows, prompt_tokens + self.sampling.max_new_tokens
+
+  def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
+    rows = self.algorithm.micro_batch_size or self.algorithm.minibatch_size
+    return ("sampling.max_new_tokens", rows,
+            min((*self.length_buckets, self.sampling.max_new_tokens)))
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")

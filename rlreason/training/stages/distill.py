@@ -8,7 +8,7 @@ import optax
 
 from rlreason import masks, rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
-from rlreason.data import pipeline, prompts
+from rlreason.data import fitting, pipeline
 from rlreason.data.tasks.base import Row
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.distill import DistillStage
@@ -94,7 +94,7 @@ def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
 def _rollout_of_rows(setup: Setup, stage: DistillStage, rows: list[Row]) -> Rollout:
   """The completions of examples, `group_size` times each, as if they had been sampled."""
   rows = [row for row in rows for _ in range(stage.group_size)]
-  made = prompts.make_prompts(
+  made = fitting.make_prompts(
       [rollout_lib.encode_prompt(setup.tokenizer, row) for row in rows],
       setup.recipe.prompt_buckets, pad_id=setup.tokenizer.pad_id)
   width = stage.sampling.max_new_tokens

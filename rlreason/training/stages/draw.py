@@ -41,7 +41,7 @@ def make_draw(
 
   def score_on_device(models, rollout):
     placed = layout.put_rows(rollout)
-    return placed, score(models, placed, planner.of_rollout(rollout))
+    return placed, score(models, placed, planner.of_rollout(rollout) if planner.is_used else None)
 
   def draw_one(models, data, key):
     started = time.perf_counter()
@@ -76,29 +76,33 @@ def make_draw(
   return draw_one if stage.max_rounds == 1 else draw_until_full
 
 
-def outcome(
-    setup: Setup, stage: RLStage, drawn: Drawn, greedy_scores: np.ndarray | None
-) -> Outcome:
-  """What the update is told of the rewards; those within completions are as wide as its rows."""
-  _, rollout, scored = drawn.sampled
-  paid = rollout_lib.token_rewards(
-      setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
-      bootstraps=stage.algorithm.bootstrap_truncated)
-  totals = scored.totals
-  if paid is not None:
-    paid = np.pad(paid, ((0, 0), (0, drawn.placed.token_mask.shape[1] - paid.shape[1])))
-    totals = totals - rollout_lib.placed_sums(scored.rewards)
-  return Outcome(totals, scored.is_scored, scored.is_right, greedy_scores,
-                 *_reward_parts(stage, scored), token_rewards=paid)
+def make_outcome(
+    setup: Setup, stage: RLStage
+) -> Callable[[Drawn, np.ndarray | None], Outcome]:
+  """Makes `outcome(drawn, greedy_scores)`: what the update is told of the rewards."""
+  has_parts = "parts" in stage.algorithm.advantage.arrays
+
+  def outcome(drawn, greedy_scores):
+    _, rollout, scored = drawn.sampled
+    totals, paid = scored.totals, None
+    if scored.rewards.placed is not None or scored.rewards.potentials is not None:
+      paid = rollout_lib.token_rewards(
+          setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
+          bootstraps=stage.algorithm.bootstrap_truncated)
+      paid = np.pad(paid, ((0, 0), (0, drawn.placed.token_mask.shape[1] - paid.shape[1])))
+      totals = totals - rollout_lib.placed_sums(scored.rewards)
+    parts = _reward_parts(stage, scored) if has_parts else (None, None)
+    return Outcome(totals, scored.is_scored, scored.is_right, greedy_scores, *parts,
+                   token_rewards=paid)
+
+  return outcome
 
 
-def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarray | None]:
-  """Rewards f32[B, N] of a weight other than 0, and the weights; None where nobody asks for them.
+def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+  """Rewards f32[B, N] of a weight other than 0, and the weights.
 
   What could not be scored is 0, in a row that takes part in nothing.
   """
-  if "parts" not in stage.algorithm.advantage.arrays:
-    return None, None
   specs = [spec for spec in stage.rewards if spec.weight]
   values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
             for spec in specs]

@@ -25,13 +25,13 @@ class GroupPlanner:
     size = config.micro_batch_size or config.minibatch_size
     self._groups = size // group_size  # of a micro-batch
     is_whole = size % (group_size * self._parts) == 0
-    self._shares = (
+    self.is_used = (  # else no plan is made
         config.share_prompts and group_size > 1 and is_whole and layout.takes_plans and
         not config.bootstrap_truncated)
 
   def of_rollout(self, rollout: Rollout) -> GroupPlan | None:
     """For scoring: all groups in their order."""
-    if not self._shares:
+    if not self.is_used:
       return None
     lengths = masks.lengths(np.asarray(rollout.token_mask))
     groups = np.arange(len(lengths) // self._group_size)[None]
@@ -41,7 +41,7 @@ class GroupPlanner:
     """For an update with this key: rows that are not trained on take no room, nor does what stands
     after the last trained token of a row; what is given before it does. Waits for the batch.
     """
-    if not self._shares:
+    if not self.is_used:
       return None
     learned = batch.learned_mask
     rows = minibatch_rows(self._config, key, learned.shape[0], self._group_size)

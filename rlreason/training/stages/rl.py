@@ -63,16 +63,18 @@ def make_rl(
   score = layout.compile_rows(algorithm.score)
   draw = draw_lib.make_draw(setup, stage, scorer, generate, score, planner)
   greedy_scores = draw_lib.make_greedy_scores(setup, stage, scorer)
+  outcome = draw_lib.make_outcome(setup, stage)
 
   def step(state, number, data, key):
     key_sample, key_update = jax.random.split(key)
-    models_now = {"params": state.params, "reference": state.reference or reference}
+    models_now = {"params": state.params, "reference": state.extra.get("reference", reference)}
     drawn = draw(models_now, data, key_sample)
     rows, rollout, scored = drawn.sampled
-    outcome = draw_lib.outcome(setup, stage, drawn, greedy_scores(state.params, rows, key))
-    ready, batch_metrics = make_batch(
-        (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.coefs))
-    ready = ready.replace(plan=planner.of_update(ready, key_update))
+    greedy = greedy_scores(state.params, rows, key)
+    inputs = drawn.placed, drawn.scores, layout.put_rows(outcome(drawn, greedy))
+    ready, batch_metrics = make_batch(inputs, layout.get_state(state.extra.get("coefs", {})))
+    if planner.is_used:
+      ready = ready.replace(plan=planner.of_update(ready, key_update))
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
