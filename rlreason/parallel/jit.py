@@ -8,7 +8,7 @@ import jax
 from rlreason.parallel import rules
 from rlreason.parallel.layout import Layout, check_rows
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
-from rlreason.parallel.programs import name_of, told
+from rlreason.parallel.programs import in_turn, name_of, told
 from rlreason.parallel.shards import ALONE, take_rows
 
 
@@ -75,5 +75,5 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
       compile_sampler=lambda fn: told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
-      compile_whole=lambda fn: jit(in_mesh(fn), out_shardings=(rows, everywhere)),
+      compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),
       compile_update=compile_update)

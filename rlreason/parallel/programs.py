@@ -1,7 +1,8 @@
-"""What is said of compiled programs: their names, and what they take before they first run."""
+"""Compiled programs: in which order they begin, their names, and what they take."""
 
 from collections.abc import Callable
 import functools
+import threading
 
 import jax
 import numpy as np
@@ -10,12 +11,27 @@ from rlreason import tracking
 from rlreason.parallel import memory
 
 
+# Programs of several devices have to begin in one order on all of them, or their collectives wait
+# for each other for ever: threads hand them over one at a time.
+_TURN = threading.Lock()
+
+
+def in_turn(program: Callable) -> Callable:
+  """A jitted function that no other thread's program begins beside."""
+  def call(*args):
+    with _TURN:
+      return program(*args)
+
+  call.lower = program.lower  # as jitted functions have it
+  return call
+
+
 def told(name: str, program: Callable) -> Callable:
   """A jitted function that tells a display, if there is one, what it takes before it first runs.
 
   Compiling it by hand fills the cache that its call looks into: nothing is compiled twice.
   """
-  shapes = set()
+  shapes, begin = set(), in_turn(program)
 
   def call(*args):
     if tracking.display() is not None:
@@ -25,9 +41,9 @@ def told(name: str, program: Callable) -> Callable:
         with tracking.work(f"compiling {name}"):
           compiled = program.lower(*args).compile()
           tracking.program(name, memory.program_bytes(compiled))
-    return program(*args)
+    return begin(*args)
 
-  call.lower = program.lower  # as jitted functions have it
+  call.lower = program.lower
   return call
 
 
