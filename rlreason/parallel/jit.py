@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import threading
 from typing import Any
 
 from flax import linen as nn
@@ -13,6 +14,10 @@ from rlreason.parallel import memory, rules
 from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
 from rlreason.parallel.shards import ALONE, take_rows
+
+# Programs of several devices have to begin in one order on all of them, or their collectives wait
+# for each other for ever: threads hand them over one at a time.
+_TURN = threading.Lock()
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -78,7 +83,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
       compile_sampler=lambda fn: told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
-      compile_whole=lambda fn: jit(in_mesh(fn), out_shardings=(rows, everywhere)),
+      compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),
       compile_update=compile_update)
 
 
@@ -87,7 +92,7 @@ def told(name: str, program: Callable) -> Callable:
 
   Compiling it by hand fills the cache that its call looks into: nothing is compiled twice.
   """
-  shapes = set()
+  shapes, begin = set(), in_turn(program)
 
   def call(*args):
     if tracking.DISPLAY.get() is not None:
@@ -97,7 +102,17 @@ def told(name: str, program: Callable) -> Callable:
         with tracking.work(f"compiling {name}"):
           compiled = program.lower(*args).compile()
           tracking.program(name, memory.program_bytes(compiled))
-    return program(*args)
+    return begin(*args)
+
+  call.lower = program.lower
+  return call
+
+
+def in_turn(program: Callable) -> Callable:
+  """A jitted function that no other thread's program begins beside."""
+  def call(*args):
+    with _TURN:
+      return program(*args)
 
   call.lower = program.lower  # as jitted functions have it
   return call

@@ -15,13 +15,13 @@ from tests.training import tiny_run
 
 def make_one(stage, policy, *, shift: float = 1.0):
   """Adds a number to what is trained."""
-  def step(state, number, data, key):
-    del number, data, key
+  def learn(state, number, drawn, key):
+    del number, drawn, key
     moved = jax.tree.map(lambda x: x + shift, state.params)
     return stages_lib.StepOutput(state.replace(params=moved), {}, {"seen": stage.steps}, tokens=1)
 
   state = base.init_state({"policy": policy}, optax.identity())
-  return stages_lib.Stage("anything", 99, state, None, step)
+  return stages_lib.Stage("anything", 99, state, None, learn)
 
 
 def make_nothing():

@@ -61,35 +61,38 @@ def make_rl(
       prompt_buckets=setup.recipe.prompt_buckets,
       has_values=config.critic == "shared" and not config.recompute_log_probs)
   score = layout.compile_rows(algorithm.score)
-  draw = draw_lib.make_draw(setup, stage, scorer, generate, score, planner)
-  greedy_scores = draw_lib.make_greedy_scores(setup, stage, scorer)
   outcome = draw_lib.make_outcome(setup, stage)
 
-  def step(state, number, data, key):
-    key_sample, key_update = jax.random.split(key)
+  def learn(state, number, drawn, key):
+    _, key_update = jax.random.split(key)
     models_now = {"params": state.params, "reference": state.extra.get("reference", reference)}
-    drawn = draw(models_now, data, key_sample)
-    rows, rollout, scored = drawn.sampled
-    greedy = greedy_scores(state.params, rows, key)
-    inputs = drawn.placed, drawn.scores, layout.put_rows(outcome(drawn, greedy))
+    placed = layout.put_rows(drawn.rollout)
+    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
+    scores = score(models_now, placed,
+                   planner.of_rollout(drawn.rollout) if planner.is_used else None)
+    judged = drawn.judge()
+    rows, rollout, scored = judged.sampled
+    inputs = placed, scores, layout.put_rows(outcome(judged, drawn.rollout.token_mask.shape[1]))
     ready, batch_metrics = make_batch(inputs, layout.get_state(state.extra.get("coefs", {})))
     if planner.is_used:
       ready = ready.replace(plan=planner.of_update(ready, key_update))
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
-        "rollout/dropped_prompts": problems.num_dropped, **drawn.seconds}
+        "rollout/dropped_prompts": problems.num_dropped, **judged.seconds}
     if stage.max_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
-          drawn.everything, drawn.sampled, stage.group_size, stage.useful_by)
+          judged.everything, judged.sampled, stage.group_size, stage.useful_by)
     samples = rl_metrics.sample_rows(rows, scored, stage.group_size, setup.recipe.samples_per_step)
-    accuracies = rl_metrics.accuracy_rows(drawn.everything, number) if stage.writes_accuracy else []
+    accuracies = (
+        rl_metrics.accuracy_rows(judged.everything, number) if stage.writes_accuracy else [])
     tokens = sum(int(part.rollout.prompt_mask.sum() + part.scored.lengths.sum())
-                 for part in drawn.everything)
+                 for part in judged.everything)
     return base.StepOutput(
         state, batch_metrics | update_metrics, host_metrics, tokens, samples, accuracies)
 
   return base.Stage(
       stage.name, stage.steps, state,
-      pipeline.prompt_batches(problems, stage.num_prompts, seed), step,
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), learn,
+      draw_lib.make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
       preflight=functools.partial(draw_lib.try_problems, stage, problems, generate, scorer))
