@@ -201,7 +201,7 @@ def stage_trace(
       trace["samples"].append(output.samples)
       trace["rows"].append(output.rows)
       trace["tokens"].append(output.tokens)
-  trace["stage"] = (made.name, made.steps)
+  trace["stage"] = (made.name, made.steps, made.draws_ahead)
   trace["trains"] = made.trains
   return dict(trace)
 

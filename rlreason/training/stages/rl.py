@@ -1,5 +1,6 @@
 """Reinforcement learning: sample, score, make a batch, update."""
 
+from collections.abc import Callable
 import functools
 import pathlib
 
@@ -7,13 +8,14 @@ import jax
 
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
+from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.data import pipeline
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import base, checks, draw as draw_lib, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
 from rlreason.training.stages.group_plans import GroupPlanner
-from rlreason.types import Params
+from rlreason.types import Key, Params
 from rlreason.workers import WorkerPool
 
 
@@ -39,8 +41,7 @@ def make_rl(
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data that stages before it wrote."""
   layout, config = setup.layout, stage.algorithm
-  updates = stage.updates_per_step
-  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
+  optimizer, _ = optimizer_of(stage.optimizer, stage.steps * stage.updates_per_step)
   reference_model, given = policies.load_reference(setup, stage)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=(
       config.has_fixed_reference and given is None))
@@ -51,16 +52,31 @@ def make_rl(
       group_size=stage.group_size, critic=critic_model, reference=reference_model,
       has_answers=bool(stage.answer_template))
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
-  make_batch = layout.compile_whole(algorithm.make_batch)
-  update = layout.compile_update(algorithm.update_step, state)
   problems = scoring.make_problems(setup, stage, folder)
   scorer = scoring.make_scorer(setup, stage, pool, folder)
-  planner = GroupPlanner(config, stage.group_size, layout)
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
       has_values=config.critic == "shared" and not config.recompute_log_probs)
+  learn = _make_learn(setup, stage, algorithm, state, reference, problems.num_dropped)
+  return base.Stage(
+      stage.name, stage.steps, state,
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), learn,
+      draw_lib.make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
+      preflight=functools.partial(draw_lib.try_problems, stage, problems, generate, scorer))
+
+
+def _make_learn(
+    setup: Setup, stage: RLStage, algorithm: Algorithm, state: TrainState,
+    reference: Params | None, num_dropped: int,
+) -> Callable[[TrainState, int, draw_lib.Drawn, Key], base.StepOutput]:
+  """Makes `learn(state, number, drawn, key)`, for states that are placed as `state` is."""
+  layout, updates = setup.layout, stage.updates_per_step
+  _, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
   score = layout.compile_rows(algorithm.score)
+  make_batch = layout.compile_whole(algorithm.make_batch)
+  update = layout.compile_update(algorithm.update_step, state)
+  planner = GroupPlanner(stage.algorithm, stage.group_size, layout)
   outcome = draw_lib.make_outcome(setup, stage)
 
   def learn(state, number, drawn, key):
@@ -79,7 +95,7 @@ def make_rl(
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
-        "rollout/dropped_prompts": problems.num_dropped, **judged.seconds}
+        "rollout/dropped_prompts": num_dropped, **judged.seconds}
     if stage.max_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
           judged.everything, judged.sampled, stage.group_size, stage.useful_by)
@@ -91,8 +107,4 @@ def make_rl(
     return base.StepOutput(
         state, batch_metrics | update_metrics, host_metrics, tokens, samples, accuracies)
 
-  return base.Stage(
-      stage.name, stage.steps, state,
-      pipeline.prompt_batches(problems, stage.num_prompts, seed), learn,
-      draw_lib.make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
-      preflight=functools.partial(draw_lib.try_problems, stage, problems, generate, scorer))
+  return learn

@@ -76,7 +76,9 @@ def way_fixture(tmp_path_factory):
 
     def step():
       number = len(states) - 1
-      states[-1] = stage.step(states[-1], number, stage.data, jax.random.key(number)).state
+      key = jax.random.key(number)
+      drawn = stage.draw(states[-1].params, stage.data, key)
+      states[-1] = stage.learn(states[-1], number, drawn, key).state
 
     step()
     yield step, get_rows, made, calls
