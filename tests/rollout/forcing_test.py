@@ -48,7 +48,7 @@ def force(prompts, texts, budget):
   return jax.device_get(jax.jit(functools.partial(
       forcing.sample_forced, texts, CHAIN, stop_ids=(1,),
       options=SamplingOptions(max_new_tokens=budget, temperature=0.0)))(
-          chain_params(), prompts_lib.make_prompts(prompts, (3,)), jax.random.key(0)))
+          chain_params(), fitting.make_prompts(prompts, (3,)), jax.random.key(0)))
 
 
 def test_hand_worked():
