@@ -27,7 +27,7 @@ import optax
 
 import rlreason as rr
 from rlreason import config_files
-from rlreason.data import fitting, prompts as prompts_lib
+from rlreason.data import fitting
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import CombinedReward, WorkerPool
 from rlreason.rollout.scored import score
@@ -103,7 +103,7 @@ def make_sampler(bed: Bed, group_size: int) -> Callable[..., Rollout]:
       stop_ids=tuple(setup.tokenizer.eos_ids), group_size=group_size))
 
   def draw(rows: Sequence[Row], key: Key, first_index: int = 0) -> Rollout:
-    prompts = prompts_lib.make_prompts(
+    prompts = fitting.make_prompts(
         [fitting.encode_prompt(setup.tokenizer, row) for row in rows],
         setup.recipe.prompt_buckets, first_index, setup.tokenizer.pad_id)
     return jax.device_get(compiled(bed.params, prompts, key))

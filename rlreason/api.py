@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from rlreason import files, hub, masks, models, sampling, tokenizers, tracking, weights
-from rlreason.data import fitting, prompts as prompts_lib
+from rlreason.data import fitting
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.evaluator import make_evaluator
@@ -136,9 +136,9 @@ def sample(
   options = SamplingOptions(max_new_tokens=max_new_tokens, temperature=temperature, **filters)
   tokens = [fitting.encode_prompt(policy.tokenizer, {"prompt": prompt}) for prompt in prompts]
   _check_positions(policy, max(map(len, tokens)), max_new_tokens)
-  buckets = prompts_lib.doubling_buckets(
+  buckets = fitting.doubling_buckets(
       _SMALLEST_BUCKET, policy.config.max_positions - max_new_tokens)
-  padded = prompts_lib.make_prompts(tokens, buckets, pad_id=policy.tokenizer.pad_id)
+  padded = fitting.make_prompts(tokens, buckets, pad_id=policy.tokenizer.pad_id)
   rows, columns = padded.tokens.shape
   sampling.check_memory(policy.config, prompts=rows, columns=columns, group_size=group_size,
                         max_new_tokens=max_new_tokens)

@@ -19,6 +19,7 @@ class Box(NamedTuple):
   end: int
 
 
+_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")  # what the end of a prompt opens
 # An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace;
 # JSON that was escaped twice gives \\boxed.
 _BOX_TOKENS = re.compile(
@@ -127,3 +128,12 @@ def stated(text: str) -> str | None:
   """What follows the last "the answer is", or "Answer:", up to the end of the sentence."""
   found = _STATED.findall(text)
   return found[-1].strip() if found else None
+
+
+def opened(prompt: str) -> str:
+  """The tags of reasoning that a prompt ends with, and its completion therefore lacks.
+
+  "...<think>\\n" -> "<think>\\n"; "...<think>\\n\\n</think>\\n\\n" -> all of that; "..." -> "".
+  """
+  found = _OPENED.search(prompt)
+  return found[0] if found else ""

@@ -31,22 +31,22 @@ class Display(Protocol):
     """Is told how many bytes a compiled program takes on a device, by what for."""
 
 
-_display: contextvars.ContextVar[Display | None] = contextvars.ContextVar("display", default=None)
+DISPLAY: contextvars.ContextVar[Display | None] = contextvars.ContextVar("display", default=None)
 
 
 def display() -> Display | None:
   """The display that shows work, if there is one."""
-  return _display.get()
+  return DISPLAY.get()
 
 
 @contextlib.contextmanager
 def shown_by(shower: Display | None) -> Iterator[None]:
   """Shows the work that is done within; None: nowhere."""
-  token = _display.set(shower)
+  token = DISPLAY.set(shower)
   try:
     yield
   finally:
-    _display.reset(token)
+    DISPLAY.reset(token)
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def work(name: str, total: float | None = None, unit: str = "") -> Iterator[Call
   Yields:
     A function to be called with how much more is done, and with metrics to show, if there are any.
   """
-  shower = _display.get()
+  shower = DISPLAY.get()
   if shower is None:
     yield lambda more, metrics=None: None
     return
@@ -79,6 +79,6 @@ def each(name: str, total: int) -> Iterator[int]:
 
 def program(name: str, sizes: Mapping[str, int]) -> None:
   """Tells how many bytes a compiled program takes on a device, by what for."""
-  shower = _display.get()
+  shower = DISPLAY.get()
   if shower is not None:
     shower.program(name, sizes)

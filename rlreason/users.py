@@ -21,6 +21,7 @@ MOVED = {
     "rlreason.data.completions": "rlreason.data.selections.completions",
     "rlreason.data.groups": "rlreason.data.group_packing",
     "rlreason.data.pairs": "rlreason.data.selections.pairs",
+    "rlreason.data.prompts": "rlreason.data.fitting",
     "rlreason.data.restarts": "rlreason.data.selections.restarts",
     "rlreason.data.sampled": "rlreason.data.selections.rows",
     "rlreason.data.selection": "rlreason.data.selections.problems",

@@ -169,7 +169,7 @@ def test_names_are_used_only_where_allowed():
 # A room within a folder -> what of the package its modules may import, by the beginning of names.
 ROOMS = {
     "workers": (),
-    "data.selections": ("data.selections", "data.prompts", "data.tasks.base", "lazy"),
+    "data.selections": ("data.selections", "data.messages", "data.tasks.base", "lazy"),
     "training.settings": (  # what a run is to do, and nothing that does it
         "training.settings", "training.optimizer", "algorithms", "config", "data.tasks",
         "evaluation", "lazy", "losses", "models", "parallel", "rewards", "sampling", "slots"),

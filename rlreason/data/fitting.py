@@ -1,9 +1,13 @@
-"""Token ids of prompts, and the rows of a source whose prompts fit."""
+"""Token ids of prompts: the rows of a source whose prompts fit, and padded arrays of them.
 
-from collections.abc import Collection
+Arrays are left-padded, as wide as the smallest bucket that fits: few widths, few compilations.
+"""
 
-from rlreason import tokenizers, tracking
-from rlreason.data import prompts as prompts_lib
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from rlreason import tokenizers, tracking, types
 from rlreason.data.messages import ends_with_assistant
 from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row, RowSource
@@ -13,11 +17,22 @@ from rlreason.tokenizers import Tokenizer
 _MAX_GOLDS = 2_000  # rows whose gold answers are looked at before a run
 
 
+class EncodedRow(dict):
+  """A row with the token ids of its prompt; what is made of it (`row | {...}`) has them no more."""
+
+  def __init__(self, row: Row, tokenizer: Tokenizer, ids: np.ndarray):
+    super().__init__(row)
+    self.tokenizer, self.ids = tokenizer, ids  # i32[tokens] of this tokenizer
+
+
 def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
   """Token ids of a row's prompt: plain text, or chat messages through the template.
 
-  A row that a stage wrote brings its `prompt_ids`: what was sampled is not tokenised again.
+  A row that a stage wrote brings its `prompt_ids`, and one of `FittingRows` the ids that it was
+  measured by: neither is tokenised again.
   """
+  if getattr(row, "tokenizer", None) is tokenizer:
+    return row.ids.tolist()
   if row.get("prompt_ids"):
     return row["prompt_ids"]
   if isinstance(row["prompt"], str):
@@ -60,8 +75,12 @@ class FittingRows:
       except ValueError as error:
         lists.append([])  # left out with the empty ones
         bad_rows.add(origin(rows, i), error)
-    self._places, self.num_dropped = prompts_lib.fit_prompts(lists, max_length)
-    self._rows = rows
+    self._places, self.num_dropped = fit_prompts(lists, max_length)
+    self._rows, self._tokenizer = rows, tokenizer
+    # In one array, which takes a tenth of the room of lists of ints.
+    kept = [lists[place] for place in self._places]
+    self._ends = np.cumsum([0, *map(len, kept)])
+    self._ids = np.fromiter((token for ids in kept for token in ids), np.int32, self._ends[-1])
     if self._places or len(bad_rows) == len(rows):
       unfit = self.num_dropped - len(bad_rows)
       bad_rows += [(None, f"empty or longer than {max_length} tokens")] * unfit
@@ -74,8 +93,10 @@ class FittingRows:
   def __len__(self) -> int:
     return len(self._places)
 
-  def __getitem__(self, index: int) -> Row:
-    return self._rows[self._places[index]]
+  def __getitem__(self, index: int) -> EncodedRow:
+    place = range(len(self))[index]  # counted from the end where it is negative
+    ids = self._ids[self._ends[place]:self._ends[place + 1]]
+    return EncodedRow(self._rows[self._places[place]], self._tokenizer, ids)
 
 
 def check_fitting(
@@ -111,3 +132,56 @@ def report_golds(rows: RowSource) -> None:
     except ValueError:
       continue  # a bad row: `FittingRows` says so
   verifier.report_texts(golds)
+
+
+def doubling_buckets(smallest: int, max_length: int) -> tuple[int, ...]:
+  """Widths smallest, 2 smallest, 4 smallest, ... up to `max_length`, which is always the last."""
+  if smallest < 1 or max_length < 1:
+    raise ValueError(f"smallest and max_length must be at least 1. Got: {smallest}, {max_length}")
+  widths = []
+  while smallest < max_length:
+    widths.append(smallest)
+    smallest *= 2
+  return (*widths, max_length)
+
+
+def fit_prompts(token_lists: Sequence[Sequence[int]], max_length: int) -> tuple[list[int], int]:
+  """Places of the prompts of 1 to `max_length` tokens, and how many prompts are left out."""
+  kept = [place for place, tokens in enumerate(token_lists) if 0 < len(tokens) <= max_length]
+  return kept, len(token_lists) - len(kept)
+
+
+def make_prompts(
+    token_lists: Sequence[Sequence[int]],
+    buckets: Sequence[int],
+    first_index: int = 0,
+    pad_id: int = 0,
+) -> types.Prompts:
+  """Pads prompts on the left: [5, 6] and [7, 8, 9] -> [[0, 5, 6], [7, 8, 9]] with bucket 3.
+
+  Args:
+    token_lists: ids of each of the P prompts; none empty.
+    buckets: allowed widths.
+    first_index: number of the first prompt in the global batch, when hosts hold parts of it.
+    pad_id: what fills the padding; the mask comes from the lengths, not from this id.
+
+  Returns:
+    Prompts of numpy arrays, i32[P, S] with the smallest S of the buckets that fits.
+
+  Raises:
+    ValueError: there is no prompt, one is empty, or one is longer than every bucket.
+  """
+  lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int32)
+  if not len(lengths) or not lengths.min():
+    empty = np.flatnonzero(lengths == 0).tolist()
+    raise ValueError(f"token_lists must hold prompts of at least 1 token. Got empty ones: {empty}")
+  width = min((bucket for bucket in buckets if bucket >= lengths.max()), default=None)
+  if width is None:
+    raise ValueError(
+        f"prompts must have at most {max(buckets)} tokens, the largest bucket. "
+        f"Got: {lengths.max()}")
+  mask = np.arange(width) >= width - lengths[:, None]
+  tokens = np.full(mask.shape, pad_id, dtype=np.int32)
+  tokens[mask] = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in token_lists])
+  index = np.arange(first_index, first_index + len(lengths), dtype=np.int32)
+  return types.Prompts(tokens=tokens, mask=mask, index=index)

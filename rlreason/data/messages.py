@@ -193,3 +193,12 @@ def _text_of(content: Any) -> str:
       kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
       raise ValueError(f"content has a part of the type {kind!r}, allowed: text")
   return "".join(texts)
+
+
+def add_to_prompt(
+    prompt: str | list[dict[str, str]], suffix: str
+) -> str | list[dict[str, str]]:
+  """A prompt with a text after it; of chat messages, after the text of the last."""
+  if isinstance(prompt, str):
+    return prompt + suffix
+  return [*prompt[:-1], prompt[-1] | {"content": prompt[-1]["content"] + suffix}]

@@ -12,7 +12,7 @@ import numpy as np
 from rlreason import tracking
 from rlreason.config import Examples, Rows, Tokens, check_unread
 from rlreason.data import fitting, sources
-from rlreason.data.prompts import add_to_prompt
+from rlreason.data.messages import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
 from rlreason.evaluation import behaviours, completions as completions_lib, metrics
 from rlreason.evaluation.completions import Completions

@@ -1,15 +1,23 @@
 """The layout of `jit`: one program over a mesh, which the partitioner splits."""
 
+from collections.abc import Callable
 import functools
+import threading
+from typing import Any
 
 from flax import linen as nn
 import jax
+import numpy as np
 
-from rlreason.parallel import rules
-from rlreason.parallel.layout import Layout, check_rows
+from rlreason import tracking
+from rlreason.parallel import memory, rules
+from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
-from rlreason.parallel.programs import name_of, told
 from rlreason.parallel.shards import ALONE, take_rows
+
+# Programs of several devices have to begin in one order on all of them, or their collectives wait
+# for each other for ever: threads hand them over one at a time.
+_TURN = threading.Lock()
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -76,5 +84,53 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
       put_plan=lambda plan: plan,
       compile_sampler=lambda fn: told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
-      compile_whole=lambda fn: jit(in_mesh(fn), out_shardings=(rows, everywhere)),
+      compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),
       compile_update=compile_update)
+
+
+def told(name: str, program: Callable) -> Callable:
+  """A jitted function that tells a display, if there is one, what it takes before it first runs.
+
+  Compiling it by hand fills the cache that its call looks into: nothing is compiled twice.
+  """
+  shapes, begin = set(), in_turn(program)
+
+  def call(*args):
+    if tracking.DISPLAY.get() is not None:
+      shape = tuple((np.shape(x), getattr(x, "dtype", None)) for x in jax.tree.leaves(args))
+      if shape not in shapes:
+        shapes.add(shape)
+        with tracking.work(f"compiling {name}"):
+          compiled = program.lower(*args).compile()
+          tracking.program(name, memory.program_bytes(compiled))
+    return begin(*args)
+
+  call.lower = program.lower
+  return call
+
+
+def in_turn(program: Callable) -> Callable:
+  """A jitted function that no other thread's program begins beside."""
+  def call(*args):
+    with _TURN:
+      return program(*args)
+
+  call.lower = program.lower  # as jitted functions have it
+  return call
+
+
+def name_of(fn: Callable) -> str:
+  """What a program is called in logs and profiles: the name of its function."""
+  while isinstance(fn, functools.partial):
+    fn = fn.func
+  name = getattr(fn, "__name__", "").strip("_")
+  return name if name.isidentifier() else "program"  # a lambda's is none
+
+
+def check_rows(tree: Any, num_shards: int):
+  """Raises ValueError where so many devices cannot split the rows of a tree."""
+  for leaf in jax.tree.leaves(tree):
+    if np.shape(leaf)[0] % num_shards:
+      raise ValueError(
+          f"rows: got {np.shape(leaf)[0]}, allowed: a multiple of {num_shards}, the number of "
+          "devices that split them")

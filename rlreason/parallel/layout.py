@@ -8,8 +8,6 @@ minibatch holds the same rows as on one device, so the numbers are the same.
 
 from typing import Any, Callable, NamedTuple
 
-import jax
-import numpy as np
 
 from rlreason.types import RowPlan
 
@@ -31,12 +29,3 @@ class Layout(NamedTuple):
   compile_rows: Callable[[Callable], Callable]  # fn(placed, rows, plan or None) -> rows
   compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
   compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
-
-
-def check_rows(tree: Any, num_shards: int):
-  """Raises ValueError where so many devices cannot split the rows of a tree."""
-  for leaf in jax.tree.leaves(tree):
-    if np.shape(leaf)[0] % num_shards:
-      raise ValueError(
-          f"rows: got {np.shape(leaf)[0]}, allowed: a multiple of {num_shards}, the number of "
-          "devices that split them")

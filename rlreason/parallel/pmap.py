@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason.parallel.layout import Layout, check_rows
+from rlreason.parallel.jit import check_rows, told
+from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, mesh_devices
-from rlreason.parallel.programs import told
 from rlreason.parallel.shards import Replicas, take_rows
 from rlreason.types import RowPlan
 

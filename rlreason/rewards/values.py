@@ -64,7 +64,7 @@ def read_values(
     ValueError: not `count` values, or one that is neither a reward nor None.
   """
   try:
-    values = worker.as_list(values)
+    values = values if type(values) is list else worker.as_list(values)
   except worker.NoNumber as error:
     raise ValueError(f"reward {name!r} must return one number or None for each completion. "
                      f"{error}") from error
@@ -99,8 +99,8 @@ def _plain(
 ) -> float | list[tuple[places.Where, float]] | None:
   """A reward of plain types; raises ValueError for what is none."""
   message = value.message if isinstance(value, pools.Reply) else ""
-  if value is None:
-    return None
+  if value is None or type(value) is float:
+    return value
   if not message:
     try:
       return worker.to_reward(value) if allows_lists else worker.to_number(value)

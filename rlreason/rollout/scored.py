@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rlreason import masks, tokenizers
+from rlreason import boxes, masks
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
 from rlreason.tokenizers import Tokenizer
@@ -62,7 +62,7 @@ def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
 def _opened(tokenizer: Tokenizer, rollout: Rollout, row: int) -> str:
   """The tags of reasoning that the prompt of a row ends with."""
   ids = rollout.prompt_tokens[row][rollout.prompt_mask[row]]
-  return tokenizers.opened(tokenizer.decode(ids[-_OPENING_TOKENS:].tolist(), skip_special=False))
+  return boxes.opened(tokenizer.decode(ids[-_OPENING_TOKENS:].tolist(), skip_special=False))
 
 
 def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:

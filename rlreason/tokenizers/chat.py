@@ -9,12 +9,12 @@ import functools
 import re
 from typing import Any, TypeVar
 
+from rlreason.boxes import opened
 from rlreason.tokenizers import template_pool
 from rlreason.tokenizers.base import Tokenizer
 
 Message = Mapping[str, Any]  # role (system, user, assistant) and content
 T = TypeVar("T", bound=Tokenizer)
-_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _PROBE = "probe7text"  # no template has a reason to change it
 _MAX_TAIL = 200  # characters
 _OWN_VARIABLES = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token",
@@ -194,15 +194,6 @@ def encode_completion(
   opening = opened(render(tokenizer, prompt, add_generation_prompt=True, **variables))
   ids = tokenizer.encode(after_opening(opening, text))
   return ids if ids and ids[-1] in tokenizer.eos_ids else [*ids, turn_end_id(tokenizer)]
-
-
-def opened(prompt: str) -> str:
-  """The tags of reasoning that a prompt ends with, and its completion therefore lacks.
-
-  "...<think>\\n" -> "<think>\\n"; "...<think>\\n\\n</think>\\n\\n" -> all of that; "..." -> "".
-  """
-  found = _OPENED.search(prompt)
-  return found[0] if found else ""
 
 
 def after_opening(opening: str, text: str) -> str:

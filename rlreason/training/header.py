@@ -15,13 +15,8 @@ from rlreason.parallel import ParallelConfig, memory
 from rlreason.parallel.mesh import mesh_devices
 from rlreason.training.progress import format_bytes
 from rlreason.training.settings.base import StageConfig
-from rlreason.training.settings.custom import CustomStage
-from rlreason.training.settings.preference import PreferenceStage
 from rlreason.training.settings.recipe import PretrainedModel, Recipe
-from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.settings.rl import RLStage
-from rlreason.training.settings.select import SelectStage
-from rlreason.training.settings.sft import SFTStage
 from rlreason.training.stages.base import Setup
 
 _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GPUs and TPUs
@@ -37,7 +32,7 @@ def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
   if isinstance(recipe.task, OwnTask):
     lines.append(_line("task", _own_problems(setup.tasks)))
   for stage in recipe.stages:
-    lines.append(_line(stage.name, stage_work(recipe, stage)))
+    lines.append(_line(stage.name, stage.work(max(recipe.prompt_buckets))))
     lines += [_line("", part) for part in _critic(setup.model, stage)]
   return [*lines, _line("files in", str(workdir))]
 
@@ -59,32 +54,10 @@ def model_header(model: ModelConfig, source: str, parallel: ParallelConfig) -> l
             f"{model.param_dtype}")]
 
 
-def stage_work(recipe: Recipe, stage: StageConfig) -> str:
-  """Steps of a stage, and the rows and the most tokens of each."""
-  if isinstance(stage, SelectStage):
-    return "a selection, without steps"
-  if isinstance(stage, CustomStage):
-    return f"{stage.steps:,} steps of {stage.make.name}"
-  rows, longest = step_rows(recipe, stage)
-  return f"{stage.steps:,} steps of {rows:,} rows, at most {rows * longest:,} tokens a step"
-
-
 def _own_problems(tasks: dict[str, Task]) -> str:
   """How many there are: of one list of the user's a part is the test."""
   train, test = tasks["train"], tasks["test"]
   return f"{train.name}: {len(train.rows):,} problems to train on, {len(test.rows):,} of the test"
-
-
-def step_rows(recipe: Recipe, stage: StageConfig) -> tuple[int, int]:
-  """Rows that a step works on, and the most tokens of a row; both are upper bounds."""
-  prompt = max(recipe.prompt_buckets)
-  if isinstance(stage, SFTStage):
-    return stage.batch_size, stage.length
-  if isinstance(stage, PreferenceStage | RewardModelStage):
-    config = stage.preference if isinstance(stage, PreferenceStage) else stage.reward_model
-    return stage.batch_size * (2 if config.has_pairs else 1), prompt + stage.completion_length
-  rounds = stage.max_rounds if isinstance(stage, RLStage) else 1
-  return (stage.num_prompts * stage.group_size * rounds, prompt + stage.sampling.max_new_tokens)
 
 
 def format_count(count: int) -> str:

@@ -28,12 +28,13 @@ from rlreason.parallel import memory
 from rlreason.training import (
     checkpoint as checkpoint_lib, curves, metrics as metrics_lib, process, profiling,
     progress as progress_lib, workdir as workdir_lib)
+from rlreason.training.experience import Draws
 from rlreason.training.keys import evaluation_key, preflight_key
 from rlreason.training.settings.base import BEST, StageConfig
 from rlreason.training.settings.graph import start_of
 from rlreason.training.signals import stop_signals
 from rlreason.training.stages.base import Setup, Stage, StepOutput, data_file, model_folder
-from rlreason.types import Params
+from rlreason.types import Key, Params
 from rlreason.workers import WorkerPool
 
 _EVALUATED = "evaluated.json"  # among the checkpoints
@@ -195,12 +196,27 @@ class Loop:
 
   def _run_stage(self, stage: Stage, number: int, latest: int | None):
     recipe = self.setup.recipe
+    key = jax.random.fold_in(self.key, number)
+    self.draws = Draws(stage, key)
     if self.host["step"]:
-      self._restore(stage, latest)
-    elif recipe.preflight and stage.steps and number == next(
+      kept = self._restore(stage, latest)
+      self.draws.begin(self.host["step"], self.state.params, kept)
+    else:
+      self._try_and_begin(stage, number)
+    with contextlib.closing(self.draws):
+      self._run_steps(stage, key)
+    self._end_stage(stage, number)
+
+  def _try_and_begin(self, stage: Stage, number: int):
+    """Before the first step of a stage."""
+    recipe = self.setup.recipe
+    if recipe.preflight and stage.steps and number == next(
         (i for i, config in enumerate(recipe.stages) if config.has_preflight), None):
       self._preflight(stage)
-    key = jax.random.fold_in(self.key, number)
+    self.draws.begin(0, self.state.params)
+
+  def _run_steps(self, stage: Stage, key: Key):
+    recipe = self.setup.recipe
     self.progress.start_stage(stage.name, stage.steps, self.host["step"])
     self.started = time.monotonic()
     pending = None
@@ -209,7 +225,10 @@ class Loop:
         break
       at = self.host["global_step"] + (pending is not None) + 1
       self._say(self.profiler.before_step(stage.name, step, at, self.state))
-      output = stage.step(self.state, step, stage.data, jax.random.fold_in(key, step))
+      drawn = self.draws.next(step, self.state.params)
+      output = stage.learn(self.state, step, drawn, jax.random.fold_in(key, step))
+      if stage.draws_ahead:
+        output.host_metrics["time/waiting"] = self.draws.seconds_waited
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
         self._write(stage, *pending)  # of the step before, while the device works on this one
@@ -229,6 +248,8 @@ class Loop:
     self._say(self.profiler.end(self.state))
     if self.host["step"] == 0 or self.host["step"] < stage.steps:
       self._save(stage)
+
+  def _end_stage(self, stage: Stage, number: int):
     if stage.finish is not None:
       stage.finish(
           self.setup.layout.get_state(self.state.params), self._model_folder(stage.name))
@@ -254,6 +275,7 @@ class Loop:
     is_new = not curve or curve[-1]["step"] < self.host["global_step"]
     if is_new and curves.is_due(recipe, done, stage.steps):
       self.checkpoints.wait()  # what is on record below is of this one
+      self.draws.wait()  # the processes that judge are of one user at a time
       self._stop_clock()
       policy = self.setup.layout.get_state(self.state.params["policy"])
       evaluation = self._evaluate(stage.name, policy, f"{stage.name} after step {done}")
@@ -412,10 +434,12 @@ class Loop:
   def _save(self, stage: Stage):
     self._stop_clock()
     saved = self.setup.layout.get_state(trained_part(self.state))
+    if stage.draws_ahead:
+      saved = {"state": saved, "drawn_with": self.setup.layout.get_state(self.draws.kept_params())}
     tracking.program("saving", {"host copy": memory.tree_bytes(saved)})
     self.checkpoints.save(
         self.host["global_step"], saved,
-        self.host | {"data": stage.data.get_state()} | self._ends())
+        self.host | {"data": self.draws.position()} | self._ends())
 
   def _ends(self) -> dict[str, Any]:
     """Where the written files end, and what is in them up to there."""
@@ -449,15 +473,23 @@ class Loop:
     """Keeps the checksums of what a stage wrote for those after it."""
     self.host["files"] = self.host.get("files", {}) | workdir_lib.stage_files(self.workdir, stage)
 
-  def _restore(self, stage: Stage, latest: int):
+  def _restore(self, stage: Stage, latest: int) -> list[Params] | None:
+    """Puts the state of a checkpoint in the place of the stage's; returns what draws began with."""
+    layout, saved = self.setup.layout, trained_part(self.state)
+    if stage.draws_ahead:
+      saved = {"state": saved, "drawn_with": self.draws.shaped_as_kept(self.state.params)}
     template = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        self.setup.layout.get_state(trained_part(self.state)))
+        layout.get_state(saved))
     frozen = lora.split(self.state.params)[1]
     self.state = None  # it gave the shapes, and makes room
     restored, host = self.checkpoints.restore(latest, template)
     stage.data.set_state(host["data"])
-    self.state = with_frozen(self.setup.layout.put_state(restored), frozen)
+    restored = layout.put_state(restored)
+    state, kept = ((restored["state"], restored["drawn_with"]) if stage.draws_ahead
+                   else (restored, None))
+    self.state = with_frozen(state, frozen)
+    return kept
 
   def _model_folder(self, stage: str) -> pathlib.Path:
     return model_folder(self.workdir, stage)

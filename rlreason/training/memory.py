@@ -15,12 +15,7 @@ from rlreason import models
 from rlreason.models import LoRAConfig, ModelConfig, attention, lora, quantize
 from rlreason.parallel import memory
 from rlreason.sampling import check_memory as check_sampling
-from rlreason.training.settings.base import StageConfig
-from rlreason.training.settings.preference import PreferenceStage
 from rlreason.training.settings.recipe import Recipe
-from rlreason.training.settings.reward_model import RewardModelStage
-from rlreason.training.settings.rl import RLStage
-from rlreason.training.settings.sft import SFTStage
 
 
 def check_memory(recipe: Recipe, model: ModelConfig):
@@ -41,7 +36,7 @@ def check_memory(recipe: Recipe, model: ModelConfig):
     where = f"config.{stage.name}"
     if "optimizer" in vars(stage):
       memory.check_fits("config.model", f"{shape}, which the stage {stage.name!r} trains", held)
-    passed = _pass_of(recipe, stage)
+    passed = stage.pass_rows(max(recipe.prompt_buckets))
     if passed is not None:
       field, rows, length = passed
       memory.check_fits(
@@ -81,18 +76,3 @@ def pass_bytes(model: ModelConfig, rows: int, length: int) -> int:
     layers = model.num_layers if model.remat == "none" else 1
     total += rows * model.num_heads * length**2 * layers * size
   return total
-
-
-def _pass_of(recipe: Recipe, stage: StageConfig) -> tuple[str, int, int] | None:
-  """Of a stage's gradient passes: the field with their length, the rows and the tokens of a row."""
-  if isinstance(stage, SFTStage):
-    return "length", stage.sft.micro_batch_size or stage.batch_size, stage.length
-  if isinstance(stage, RLStage):
-    rows = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
-    return ("sampling.max_new_tokens", rows,
-            min((*stage.length_buckets, stage.sampling.max_new_tokens)))
-  if isinstance(stage, PreferenceStage | RewardModelStage):
-    config = stage.preference if isinstance(stage, PreferenceStage) else stage.reward_model
-    return ("completion_length", config.micro_batch_size or stage.batch_size,
-            max(recipe.prompt_buckets) + stage.completion_length)
-  return None

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 
 from rlreason import losses
 from rlreason.training.settings.base import StageConfig
-from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.rl import RLStage
-from rlreason.training.settings.sft import SFTStage
 
 NUM_PROMPTS = 8  # that are sampled and scored before the first step
 
@@ -50,20 +48,8 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
         "that ends completions before it, a reward_clip that cuts off what differs")
   if values.get("optim/grad_norm") == 0 and not found:  # else it follows from what was found
     found["gradient"] = (
-        f"the gradient is exactly 0: nothing is learned; look at {_looked_at(stage)}")
+        f"the gradient is exactly 0: nothing is learned; look at {stage.suspects}")
   return found
-
-
-def _looked_at(stage: StageConfig) -> str:
-  """What may make the gradient of a stage 0, where its rewards do not."""
-  if isinstance(stage, RLStage):
-    return ("rollout/trained_fraction (filters that leave out every completion: mask_truncated, "
-            "drop_threshold) and at the weights of the loss")
-  if isinstance(stage, SFTStage):
-    return "token_weights, and at the examples: is there a token of weight above 0 to learn?"
-  if isinstance(stage, DistillStage):
-    return "the teacher (is it the model that is trained?) and at the completions"
-  return "the examples (are both completions of a pair the same?) and at the weights of the loss"
 
 
 def _is_relative(stage: RLStage) -> bool:

@@ -92,7 +92,7 @@ class WorkerPool:
     for worker in reversed(self._workers):
       self._idle.put(worker)
     self._lock = threading.Lock()
-    self._counts = PoolCounts()
+    self.counts = PoolCounts()
     # Runs at close(), when the pool is garbage, or at exit: whichever is first.
     self._finalizer = weakref.finalize(self, _close_workers, self._workers)
 
@@ -101,11 +101,6 @@ class WorkerPool:
 
   def __exit__(self, *unused_exception):
     self.close()
-
-  @property
-  def counts(self) -> PoolCounts:
-    with self._lock:
-      return self._counts
 
   def close(self):
     """Kills all workers; the pool cannot be used afterwards. Safe to call twice."""
@@ -143,7 +138,7 @@ class WorkerPool:
     failures = ("timeout", "crash", "error")
     with self._lock:
       added = (1, *(reply.failure == failure for failure in failures))
-      self._counts = PoolCounts(*(old + new for old, new in zip(self._counts, added)))
+      self.counts = PoolCounts(*(old + new for old, new in zip(self.counts, added)))
     return reply
 
 

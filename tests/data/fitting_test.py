@@ -25,6 +25,29 @@ def test_rows_that_fit():
     FittingRows(rows, TOKENIZER, 0)
 
 
+def test_a_row_remembers_what_it_was_measured_by():
+  """The ids, for its tokenizer alone; a row that is made of it is tokenised."""
+  asked = []
+
+  class Tokenizer:
+    def encode(self, text, add_special=False):
+      asked.append(text)
+      return [len(word) for word in text.split()]
+
+  tokenizer = Tokenizer()
+  rows = [{"prompt": "a bb"}, {"prompt": ""}, {"prompt": "ccc"},
+          {"prompt": "x", "prompt_ids": [9, 8]}]
+  fitting = FittingRows(rows, tokenizer, 3)
+  assert asked == ["a bb", "", "ccc"]
+  assert [encode_prompt(tokenizer, row) for row in fitting] == [[1, 2], [3], [9, 8]]
+  assert encode_prompt(tokenizer, fitting[-1]) == [9, 8] and asked == ["a bb", "", "ccc"]
+  assert encode_prompt(Tokenizer(), fitting[0]) == [1, 2] and asked[-1] == "a bb"
+  assert encode_prompt(tokenizer, fitting[0] | {"prompt": "ccc ccc"}) == [3, 3]
+  assert fitting[0] == {"prompt": "a bb"} and list(fitting[0]) == ["prompt"]
+  with pytest.raises(IndexError):
+    fitting[3]
+
+
 def test_a_row_that_cannot_be_read_is_left_out(caplog):
   class Rows(list):
     def __getitem__(self, index):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rlreason.data import prompts
+from rlreason.data import fitting as prompts, messages
 
 
 def test_prompts_are_padded_on_the_left_by_hand():
@@ -39,6 +39,6 @@ def test_long_and_empty_prompts_are_left_out_and_counted():
 
 def test_a_text_after_a_prompt():
   chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-  assert prompts.add_to_prompt("a b", " GOOD") == "a b GOOD"
-  assert prompts.add_to_prompt(chat, " GOOD") == [chat[0], {"role": "user", "content": "u GOOD"}]
+  assert messages.add_to_prompt("a b", " GOOD") == "a b GOOD"
+  assert messages.add_to_prompt(chat, " GOOD") == [chat[0], {"role": "user", "content": "u GOOD"}]
   assert chat[1]["content"] == "u"

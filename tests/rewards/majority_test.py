@@ -34,7 +34,7 @@ def test_where_the_answer_is_and_what_is_missing():
   assert pay(["\\boxed{1} then \\boxed{2}", *box(1)], which_box="first") == [1, 1]
   with pytest.raises(ValueError, match="needs the column group"):
     majority_reward([""], box(1))
-  with pytest.raises(ValueError, match="reward 'majority': .*which_box"):
+  with pytest.raises(ValueError, match="majority.*which_box: got 'middle'"):
     RewardSpec(name="majority", options=dict(which_box="middle"))
 
 

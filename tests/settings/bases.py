@@ -65,14 +65,14 @@ def own_problems(size=2):
 
 def own_stage(setup, stage, policy, seed, folder, *, count: int):
   """Of the user's own: it says what it was given."""
-  def step(state, number, data, key):
-    del number, data, key
+  def learn(state, number, drawn, key):
+    del number, drawn, key
     seen = {"count": count, "seed": seed, "steps": stage.steps}
     return stages_lib.StepOutput(state, {}, seen, tokens=len(setup.tasks["train"].rows))
 
   del folder
   return stages_lib.Stage(
-      "", 0, algorithms_base.init_state({"policy": policy}, optax.identity()), None, step)
+      "", 0, algorithms_base.init_state({"policy": policy}, optax.identity()), None, learn)
 
 
 BASES = {

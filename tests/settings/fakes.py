@@ -204,7 +204,7 @@ def stage_trace(
       trace["samples"].append(output.samples)
       trace["rows"].append(output.rows)
       trace["tokens"].append(output.tokens)
-  trace["stage"] = (made.name, made.steps)
+  trace["stage"] = (made.name, made.steps, made.draws_ahead)
   trace["trains"] = made.trains
   return dict(trace)
 
@@ -282,7 +282,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
     del setup, pool, place
     trace["stages"].append((stage.name, seed))
 
-    def step(state, number, data, key):
+    def learn(state, number, drawn, key):
       trace["keys"].append(jax.random.key_data(key).tolist())
       state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
       return base.StepOutput(state, {}, metrics(stage, number), TOKENS)
@@ -290,7 +290,8 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
     state = algorithms.init_state({"policy": jax.tree.map(jnp.asarray, policy)}, _Identity)
     trains = stage.kind not in ("sample", "reward_model")
     data = types.SimpleNamespace(get_state=lambda: {}, set_state=lambda state: None)
-    return base.Stage(stage.name, stage.steps, state, data, step, trains=trains,
+    return base.Stage(stage.name, stage.steps, state, data, learn, lambda *unused: None,
+                      trains=trains,
                       preflight=preflight and (lambda params, key: preflight(trace, params, key)))
 
   def load_policy(setup, source, place, frozen):

@@ -247,6 +247,11 @@ def five(prompts, completions, **columns):
   return [5.0 for _ in completions]
 
 
+def first_steps(prompts, completions, **columns):
+  del prompts, columns
+  return [[(("step", 0), 5.0)] for _ in completions]
+
+
 def evals(value, *names, **beside):
   return Row(value, evaluated(*names), beside=beside)
 
@@ -323,7 +328,9 @@ ROWS = {
     RewardSpec: {
         "name": Row("finished", rewards), "weight": Row(0.5, rewards), "function": Row(
             five, rewards), "options": Row({"which_box": "first"}, rewards),
-        "is_judge": Row(True, rewards, beside=dict(function=five))},
+        "is_judge": Row(True, rewards, beside=dict(function=five)),
+        "is_potential": Row(True, rewards, beside=dict(name="own", function=first_steps)),
+        "step_separator": Row(" ", rewards, beside=dict(name="own", function=first_steps))},
     ChainTask: {
         "problems": Row(chain.ChainConfig(modulus=7), loaded_task),
         "verifier": Row("countdown", loaded_task)},

@@ -129,6 +129,7 @@ ROWS = {
         "allow_length_over_correctness": Row(True, of("stage"), beside=dict(
             rewards=(VERIFIER, dataclasses.replace(EXPLORATION, weight=100.0)))),
         "length_buckets": Row((7,), widths, beside=dict(num_prompts=1)),
+        "draws_ahead": Row(1, of("stage")),
         "max_rounds": Row(2, of("prompts"), beside=dict(num_prompts=4)),
         "useful_by": Row("accuracy", of("outcomes"), beside=DIFFERS),
         "answer_template": Row("a {answer}", lambda stage: [

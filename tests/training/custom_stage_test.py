@@ -7,7 +7,7 @@ import pytest
 
 import rlreason as rr
 from rlreason.algorithms import base
-from rlreason.training import header, stages as stages_lib
+from rlreason.training import stages as stages_lib
 from rlreason.training.settings.recipe import from_config
 from tests.settings import fakes
 from tests.training import tiny_run
@@ -15,13 +15,13 @@ from tests.training import tiny_run
 
 def make_one(stage, policy, *, shift: float = 1.0):
   """Adds a number to what is trained."""
-  def step(state, number, data, key):
-    del number, data, key
+  def learn(state, number, drawn, key):
+    del number, drawn, key
     moved = jax.tree.map(lambda x: x + shift, state.params)
     return stages_lib.StepOutput(state.replace(params=moved), {}, {"seen": stage.steps}, tokens=1)
 
   state = base.init_state({"policy": policy}, optax.identity())
-  return stages_lib.Stage("anything", 99, state, None, step)
+  return stages_lib.Stage("anything", 99, state, None, learn)
 
 
 def make_nothing():
@@ -53,7 +53,7 @@ def test_a_function_makes_a_stage_of_the_name_and_the_steps_of_its_settings(make
   assert (made.name, made.steps, made.trains) == ("custom", 2, True)
   output = made.step(made.state, 0, None, None)
   assert output.state.params["policy"]["x"] == 1.5 and output.host_metrics == {"seen": 2}
-  assert header.stage_work(recipe, recipe.stages[0]) == "2 steps of make_one"
+  assert recipe.stages[0].work(8) == "2 steps of make_one"
 
 
 @pytest.mark.parametrize("make, message", [

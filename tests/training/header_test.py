@@ -48,7 +48,7 @@ def test_adapters_leave_the_base_frozen():
 
 def test_steps_of_every_kind_of_stage():
   recipe = from_config(tiny_run.make_data_config())
-  assert {stage.name: header.stage_work(recipe, stage) for stage in recipe.stages} == {
+  assert {stage.name: stage.work(8) for stage in recipe.stages} == {
       "sft": "12 steps of 8 rows, at most 128 tokens a step",
       "sample": "5 steps of 32 rows, at most 448 tokens a step",  # prompts of 8, completions of 6
       "right": "a selection, without steps",
@@ -65,7 +65,7 @@ def test_rounds_and_separate_critics_count():
   config.rl.algorithm.critic = "separate"
   setup = _setup(config)
   stage = setup.recipe.stages[1]
-  assert header.step_rows(setup.recipe, stage) == (96, 20)
+  assert stage.step_rows(8) == (96, 20)
   assert header._critic(setup.model, stage) == ["trains 2,225 parameters of a critic too"]
 
 

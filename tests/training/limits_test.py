@@ -47,10 +47,10 @@ def test_a_value_above_a_limit_is_refused(field, limit):
   cls, name = field
   hint = config._hints(cls)[name]
   got = limit + 1 if isinstance(limit, int) else 2 * limit
-  assert config._convert(hint, limit, f"config.a.{name}") == limit
+  assert config.convert(hint, limit, f"config.a.{name}") == limit
   message = rf"config\.a\.{name}: got {got}\b.*, allowed: at most {limit} \(\w.*\)"
   with pytest.raises(ValueError) as error:
-    config._convert(hint, got, f"config.a.{name}")
+    config.convert(hint, got, f"config.a.{name}")
   assert re.fullmatch(message, str(error.value))
 
 

@@ -109,6 +109,24 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
     assert (workdir / name).read_bytes() == pathlib.Path(f"{workdir}-2", name).read_bytes()
 
 
+@pytest.mark.parametrize("options", [("ahead",), ("adapters", "ahead", "evaluated")])
+def test_a_run_that_draws_ahead_and_is_killed_is_the_same_run(options, cache, tmp_path):
+  one, killed = tmp_path / "run-1", tmp_path / "run"
+  ended = run_processes(
+      killed, ["end", "move", "step 6", "save 7", "stop 8", "end"], cache, *options)
+  assert [process.returncode for process in ended] == [0, -9, -9, 3, 0], (
+      ended[-1].stderr[-2000:])
+  lines = reproducible_lines(one)
+  if "evaluated" in options:  # a run that stopped at an evaluation makes it when it goes on
+    assert at_ends(reproducible_lines(killed)) == at_ends(lines)
+  else:
+    assert reproducible_lines(killed) == lines
+  assert (killed / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes()
+  assert files_of(killed / "models") == files_of(one / "models")
+  assert all("time/waiting" in line for line in metrics.read_lines(one / "metrics.jsonl")
+             if line["stage"] == "rl")
+
+
 def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
   one, killed = tmp_path / "run-1", tmp_path / "run"
   ended = run_processes(

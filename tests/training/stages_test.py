@@ -143,9 +143,9 @@ def test_a_task_without_demonstrations_needs_examples():
 
 
 @pytest.mark.parametrize("path, value, message", [
-    ("rl.rewards.exploration.options", {"see": 4.0}, "rewards.exploration: .*: options must"),
+    ("rl.rewards.exploration.options", {"see": 4.0}, r"exploration: .*got \[.see.\], allowed: \[.c"),
     ("rl.rewards.verifier.options", {"which_box": "third"},
-     "config.rl.rewards.verifier: .* which_box must be one"),
+     "rewards.verifier.options.which_box: got .third. .str., allowed: .first"),
     ("sft", {"examples": "nowhere.jsonl", "answer_template": ""},
      "config.sft.examples: 'nowhere.jsonl' not found, allowed: a"),
     ("sft.examples", "some.jsonl", "config.sft.answer_template: got one beside examples"),

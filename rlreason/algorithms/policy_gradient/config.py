@@ -9,7 +9,7 @@ from typing import Literal
 from rlreason import masks
 from rlreason.config import Unread, check_unread
 from rlreason.losses import kl
-from rlreason.losses.advantages import no_baseline
+from rlreason.losses.advantages import has_units_of_rewards, no_baseline
 from rlreason.losses.policy import clipped_surrogate
 from rlreason.slots import Slot
 
@@ -215,7 +215,7 @@ class PolicyGradientConfig:
   @property
   def places_rewards(self) -> bool:
     """Whether it matters on which token of a completion a reward is paid."""
-    return self.has_critic or losses.has_units_of_rewards(self.advantage.function)
+    return self.has_critic or has_units_of_rewards(self.advantage.function)
 
   @property
   def has_reference(self) -> bool:

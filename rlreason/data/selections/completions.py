@@ -7,7 +7,7 @@ the kind "select". Not here: pairs (`pairs.py`) and problems (`problems.py`).
 from collections.abc import Mapping
 from typing import Literal
 
-from rlreason.data.prompts import add_to_prompt
+from rlreason.data.messages import add_to_prompt
 from rlreason.data.selections import rows as rows_lib
 from rlreason.data.tasks.base import Row
 

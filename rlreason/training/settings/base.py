@@ -20,6 +20,9 @@ class StageConfig:
   trains: ClassVar[bool] = True  # whether it changes the policy
   has_steps: ClassVar[bool] = True
   has_preflight: ClassVar[bool] = False  # whether a few problems may be tried before its first step
+  # What is to be looked at where its gradient is 0.
+  suspects: ClassVar[str] = (
+      "the examples (are both completions of a pair the same?) and at the weights of the loss")
 
   @property
   def writes_data(self) -> bool:
@@ -34,6 +37,28 @@ class StageConfig:
   def model_sources(self) -> dict[str, str]:
     """Field -> the stage whose reward model it names."""
     return {}
+
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int] | None:
+    """Rows that a step works on, and the most tokens of a row, both upper bounds; None: unknown.
+
+    `prompt_tokens` are those of the longest prompt.
+    """
+    return None
+
+  def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int] | None:
+    """Of its gradient passes: the field with their length, rows and tokens of a row; None: unknown.
+
+    A lower bound where rows may be shorter than the longest.
+    """
+    return None
+
+  def work(self, prompt_tokens: int) -> str:
+    """What it does, for a person: steps, and the rows and the most tokens of each."""
+    found = self.step_rows(prompt_tokens)
+    if found is None:
+      return f"{self.steps:,} steps"
+    rows, tokens = found
+    return f"{self.steps:,} steps of {rows:,} rows, at most {rows * tokens:,} tokens a step"
 
 
 class RunConfig(Protocol):

@@ -17,12 +17,15 @@ class CustomStage(StageConfig):
 
   kind: Literal["custom"]
   name: str
-  steps: int  # calls of its `step`
+  steps: int  # calls of its `learn`
   # Returns a `training.stages.Stage` whose state has params["policy"]. It is given what it names of
   # `setup` (of the run), `stage` (these settings), `policy` (parameters, with their adapters if it
   # has any; it takes them over), `seed` (of the order of its data) and `folder` (of the run).
   make: Slot
   start: Path = "previous"  # see `settings.base.START`
+
+  def work(self, prompt_tokens: int) -> str:
+    return f"{self.steps:,} steps of {self.make.name}"
 
   def __post_init__(self):
     check_positive(self, "steps")

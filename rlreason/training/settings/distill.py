@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rlreason.algorithms import DistillConfig
 from rlreason.config import Path, Rows, check_unread
@@ -34,6 +34,12 @@ class DistillStage(StageConfig):
   problems: Path = ""  # without examples, as of `RLStage`
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of these or of those
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
+
+  suspects: ClassVar[str] = (
+      "the teacher (is it the model that is trained?) and at the completions")
+
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    return self.num_prompts * self.group_size, prompt_tokens + self.sampling.max_new_tokens
 
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size")

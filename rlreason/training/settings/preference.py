@@ -29,6 +29,14 @@ class PreferenceStage(StageConfig):
   optimizer: OptimizerConfig
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
 
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    rows = self.batch_size * (2 if self.preference.has_pairs else 1)
+    return rows, prompt_tokens + self.completion_length
+
+  def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
+    return ("completion_length", self.preference.micro_batch_size or self.batch_size,
+            prompt_tokens + self.completion_length)
+
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
     check_fields(self, self.examples)

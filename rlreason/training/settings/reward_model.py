@@ -32,6 +32,14 @@ class RewardModelStage(StageConfig):
 
   trains: ClassVar[bool] = False  # the policy stays what it is
 
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    rows = self.batch_size * (2 if self.reward_model.has_pairs else 1)
+    return rows, prompt_tokens + self.completion_length
+
+  def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
+    return ("completion_length", self.reward_model.micro_batch_size or self.batch_size,
+            prompt_tokens + self.completion_length)
+
   def __post_init__(self):
     check_positive(self, "batch_size", "completion_length")
     check_fields(self, self.examples)

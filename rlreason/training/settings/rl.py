@@ -58,9 +58,15 @@ class RLStage(StageConfig):
   # The likelihood of the problem's answer after the reasoning is the reward (LaTRO): this text,
   # such as "The answer is {answer}.", takes the place of the completion's own answer.
   answer_template: str = ""
+  # Rollouts are drawn, and their rewards found, while so many steps before learn: the policy that
+  # draws is then that many steps old. 0 = each step draws its own.
+  draws_ahead: int = 0
   writes_accuracy: bool = False  # data/<stage>.jsonl: how many were right, by step and problem
 
   has_preflight: ClassVar[bool] = True
+  suspects: ClassVar[str] = (
+      "rollout/trained_fraction (filters that leave out every completion: mask_truncated, "
+      "drop_threshold) and at the weights of the loss")
 
   @property
   def writes_data(self) -> bool:
@@ -69,10 +75,21 @@ class RLStage(StageConfig):
   def model_sources(self) -> dict[str, str]:
     return named_stages(self, "reward_model", "critic_path")
 
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    rows = self.num_prompts * self.group_size * self.max_rounds
+    return rows, prompt_tokens + self.sampling.max_new_tokens
+
+  def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
+    rows = self.algorithm.micro_batch_size or self.algorithm.minibatch_size
+    return ("sampling.max_new_tokens", rows,
+            min((*self.length_buckets, self.sampling.max_new_tokens)))
+
   def __post_init__(self):
     check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")
     check_rows(self)
     check_fields(self, self.problems)
+    if self.draws_ahead < 0:
+      raise ValueError(f"draws_ahead: got {self.draws_ahead}, allowed: 0 or more")
     if self.max_rounds > 1 and self.group_size == 1:
       raise ValueError(
           f"max_rounds: got {self.max_rounds} with group_size=1, allowed: 1 (a group of one always "

@@ -41,6 +41,9 @@ class SampleStage(StageConfig):
   def model_sources(self) -> dict[str, str]:
     return named_stages(self, "reward_model")
 
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    return self.num_prompts * self.group_size, prompt_tokens + self.sampling.max_new_tokens
+
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
     check_rows(self)

@@ -30,6 +30,9 @@ class SelectStage(StageConfig):
   def data_sources(self) -> dict[str, tuple[str, ...]]:
     return {"inputs": self.inputs}
 
+  def work(self, prompt_tokens: int) -> str:
+    return "a selection, without steps"
+
   def __post_init__(self):
     if not self.inputs:
       raise ValueError("inputs: got none, allowed: names of earlier stages")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rlreason.algorithms import SFTConfig
 from rlreason.config import Examples, Path, Rows, Tokens
@@ -33,6 +33,15 @@ class SFTStage(StageConfig):
   token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # word -> weight
   sft: SFTConfig = SFTConfig()
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
+
+  suspects: ClassVar[str] = (
+      "token_weights, and at the examples: is there a token of weight above 0 to learn?")
+
+  def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
+    return self.batch_size, self.length
+
+  def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
+    return "length", self.sft.micro_batch_size or self.batch_size, self.length
 
   def __post_init__(self):
     check_positive(self, "batch_size", "length", "num_examples")

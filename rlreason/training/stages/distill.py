@@ -8,7 +8,7 @@ import optax
 
 from rlreason import masks, rollout as rollout_lib, weights
 from rlreason.algorithms import distill, init_distill_params
-from rlreason.data import pipeline, prompts
+from rlreason.data import fitting, pipeline
 from rlreason.data.tasks.base import Row
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.distill import DistillStage
@@ -60,12 +60,16 @@ def make_distill(
       prompt_buckets=setup.recipe.prompt_buckets)
   rows = _make_rows(setup, stage, folder)
 
-  def step(state, number, data, key):
-    key_sample, key_choice, key_update = jax.random.split(key, 3)
+  def draw(params, data, key):
+    key_sample, key_choice, _ = jax.random.split(key, 3)
     batch = next(data)
     is_own = float(jax.random.uniform(key_choice)) < stage.student_fraction
-    rollout = (generate({"policy": state.params["policy"]}, batch, key_sample) if is_own
-               else _rollout_of_rows(setup, stage, batch))
+    return is_own, (generate({"policy": params["policy"]}, batch, key_sample) if is_own
+                    else _rollout_of_rows(setup, stage, batch))
+
+  def learn(state, number, drawn, key):
+    is_own, rollout = drawn
+    *_, key_update = jax.random.split(key, 3)
     placed = layout.put_rows(rollout)
     scores = score({"teacher": teacher}, placed, None)
     is_kept = layout.put_rows(np.ones(rollout.token_mask.shape[0], bool))
@@ -80,7 +84,8 @@ def make_distill(
     return base.StepOutput(state, metrics | update_metrics, host_metrics, tokens)
 
   return base.Stage(
-      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.num_prompts, seed), step)
+      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.num_prompts, seed), learn,
+      draw)
 
 
 def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
@@ -94,7 +99,7 @@ def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):
 def _rollout_of_rows(setup: Setup, stage: DistillStage, rows: list[Row]) -> Rollout:
   """The completions of examples, `group_size` times each, as if they had been sampled."""
   rows = [row for row in rows for _ in range(stage.group_size)]
-  made = prompts.make_prompts(
+  made = fitting.make_prompts(
       [rollout_lib.encode_prompt(setup.tokenizer, row) for row in rows],
       setup.recipe.prompt_buckets, pad_id=setup.tokenizer.pad_id)
   width = stage.sampling.max_new_tokens

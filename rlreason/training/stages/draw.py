@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import time
 from typing import Any, NamedTuple
 
@@ -16,89 +17,109 @@ from rlreason.training import preflight
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import rl_metrics
 from rlreason.training.stages.base import Setup
-from rlreason.training.stages.group_plans import GroupPlanner
 from rlreason.training.stages.scoring import Scorer
-from rlreason.types import Key, Outcome, Params
+from rlreason.types import Key, Outcome, Params, Rollout
+
+
+class Judged(NamedTuple):
+  """What the rewards of a draw say."""
+
+  sampled: Sampled  # the groups that are trained on
+  everything: list[Sampled]  # what was sampled for them
+  greedy_scores: np.ndarray | None  # f32[B], of a method that asks for them
+  seconds: dict[str, float]
 
 
 class Drawn(NamedTuple):
   """What one step works on."""
 
-  sampled: Sampled  # the groups that are trained on
-  everything: list[Sampled]  # what was sampled for them
-  scores: Any  # of `Algorithm.score`, on the device
-  placed: Any  # the rollout, on the device
-  seconds: dict[str, float]
+  rollout: Rollout  # numpy, as it is trained on: of `Judged.sampled`, with answers if it has any
+  judge: Callable[[], Judged]  # finds the rewards, once
 
 
 def make_draw(
-    setup: Setup, stage: RLStage, scorer: Scorer, generate: Callable, score: Callable,
-    planner: GroupPlanner,
-) -> Callable[[dict, pipeline.BatchIterator, Key], Drawn]:
-  """Makes `draw(models, data, key)`: the completions a step trains on, with their scores."""
-  layout = setup.layout
+    setup: Setup, stage: RLStage, scorer: Scorer, generate: Callable
+) -> Callable[[Params, pipeline.BatchIterator, Key], Drawn]:
+  """Makes `draw(params, data, key)`: the completions a step trains on.
+
+  Their rewards are found when the step asks for them, so that the device may compute meanwhile;
+  where steps draw ahead, in the draw.
+  """
   buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
+  greedy_scores = _make_greedy_scores(setup, stage, scorer)
 
-  def score_on_device(models, rollout):
-    placed = layout.put_rows(rollout)
-    return placed, score(models, placed, planner.of_rollout(rollout))
-
-  def draw_one(models, data, key):
+  def draw_one(params, data, key):
+    key_sample, _ = jax.random.split(key)
     started = time.perf_counter()
     rows = next(data)
-    rollout = rollout_lib.crop(generate(models["params"], rows, key), buckets)
-    sampled = time.perf_counter()
-    trained = rollout
-    if stage.answer_template:
-      trained = rollout_lib.append_answers(setup.tokenizer, rows, rollout, stage.answer_template)
-    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
-    placed, scores = score_on_device(models, trained)
-    result = Sampled(rows, rollout, scorer(rows, rollout))
-    seconds = {"time/sampling": sampled - started, "time/rewards": time.perf_counter() - sampled}
-    return Drawn(result, [result], scores, placed, seconds)
+    rollout = rollout_lib.crop(generate(params, rows, key_sample), buckets)
+    seconds = {"time/sampling": time.perf_counter() - started}
 
-  def draw_until_full(models, data, key):
+    @functools.cache
+    def judge():
+      started = time.perf_counter()
+      result = Sampled(rows, rollout, scorer(rows, rollout))
+      seconds["time/rewards"] = time.perf_counter() - started
+      return Judged(result, [result], greedy_scores(params, rows, key), seconds)
+
+    if not stage.answer_template:
+      return Drawn(rollout, judge)
+    return Drawn(rollout_lib.append_answers(
+        setup.tokenizer, rows, rollout, stage.answer_template), judge)
+
+  def draw_until_full(params, data, key):
     """Dynamic sampling (DAPO, https://arxiv.org/abs/2503.14476, eq. 11), bounded."""
+    key_sample, _ = jax.random.split(key)
     started = time.perf_counter()
     parts, useful = [], 0
     while useful < stage.num_prompts and len(parts) < stage.max_rounds:
       rows = next(data)
-      rollout = generate(models["params"], rows, jax.random.fold_in(key, len(parts)))
+      rollout = generate(params, rows, jax.random.fold_in(key_sample, len(parts)))
       parts.append(Sampled(rows, rollout, scorer(rows, rollout)))
       useful += int(parts[-1].differs(stage.group_size, stage.useful_by).sum())
     chosen = rollout_lib.fill_with_useful(
         parts, stage.num_prompts, stage.group_size, stage.useful_by)
     chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
-    placed, scores = score_on_device(models, chosen.rollout)
     seconds = {"time/sampling": time.perf_counter() - started}
-    return Drawn(chosen, parts, scores, placed, seconds)
+    judge = functools.cache(
+        lambda: Judged(chosen, parts, greedy_scores(params, chosen.rows, key), seconds))
+    return Drawn(chosen.rollout, judge)
 
-  return draw_one if stage.max_rounds == 1 else draw_until_full
+  draw = draw_one if stage.max_rounds == 1 else draw_until_full
 
+  def draw_and_judge(params, data, key):
+    drawn = draw(params, data, key)
+    drawn.judge()
+    return drawn
 
-def outcome(
-    setup: Setup, stage: RLStage, drawn: Drawn, greedy_scores: np.ndarray | None
-) -> Outcome:
-  """What the update is told of the rewards; those within completions are as wide as its rows."""
-  _, rollout, scored = drawn.sampled
-  paid = rollout_lib.token_rewards(
-      setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
-      bootstraps=stage.algorithm.bootstrap_truncated)
-  totals = scored.totals
-  if paid is not None:
-    paid = np.pad(paid, ((0, 0), (0, drawn.placed.token_mask.shape[1] - paid.shape[1])))
-    totals = totals - rollout_lib.placed_sums(scored.rewards)
-  return Outcome(totals, scored.is_scored, scored.is_right, greedy_scores,
-                 *_reward_parts(stage, scored), token_rewards=paid)
+  return draw_and_judge if stage.draws_ahead else draw
 
 
-def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np.ndarray | None]:
-  """Rewards f32[B, N] of a weight other than 0, and the weights; None where nobody asks for them.
+def make_outcome(setup: Setup, stage: RLStage) -> Callable[[Judged, int], Outcome]:
+  """Makes `outcome(judged, width)`: what the update is told of the rewards of rows so wide."""
+  has_parts = "parts" in stage.algorithm.advantage.arrays
+
+  def outcome(judged, width):
+    _, rollout, scored = judged.sampled
+    totals, paid = scored.totals, None
+    if scored.rewards.placed is not None or scored.rewards.potentials is not None:
+      paid = rollout_lib.token_rewards(
+          setup.tokenizer, rollout, scored.rewards, discount=stage.algorithm.discount,
+          bootstraps=stage.algorithm.bootstrap_truncated)
+      paid = np.pad(paid, ((0, 0), (0, width - paid.shape[1])))
+      totals = totals - rollout_lib.placed_sums(scored.rewards)
+    parts = _reward_parts(stage, scored) if has_parts else (None, None)
+    return Outcome(totals, scored.is_scored, scored.is_right, judged.greedy_scores, *parts,
+                   token_rewards=paid)
+
+  return outcome
+
+
+def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+  """Rewards f32[B, N] of a weight other than 0, and the weights.
 
   What could not be scored is 0, in a row that takes part in nothing.
   """
-  if "parts" not in stage.algorithm.advantage.arrays:
-    return None, None
   specs = [spec for spec in stage.rewards if spec.weight]
   values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
             for spec in specs]
@@ -106,7 +127,7 @@ def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray | None, np
   return parts, np.broadcast_to(np.float32([spec.weight for spec in specs]), parts.shape)
 
 
-def make_greedy_scores(
+def _make_greedy_scores(
     setup: Setup, stage: RLStage, scorer: Scorer
 ) -> Callable[[Params, list[Row], Key], np.ndarray | None]:
   """Makes the baseline of ReMax, f32[B]; of a method that does not ask for it, None."""

@@ -43,6 +43,7 @@ class GroupPlanner:
     self._packs = (
         config.pack_rows and not self._shares and not (model and model.num_experts) and
         config.minibatch_size % self._parts == 0)
+    self.is_used = self._shares or self._packs  # else no plan is made
     self._put_plan = layout.put_plan
     self._width = {} if model is None else {"model_width": model.width}
 
@@ -62,7 +63,7 @@ class GroupPlanner:
     """For an update with this key: rows that are not trained on take no room, nor does what stands
     after the last trained token of a row; what is given before it does. Waits for the batch.
     """
-    if not (self._shares or self._packs):
+    if not self.is_used:
       return None
     whole = lambda x: x.reshape(-1, x.shape[-1])  # under pmap the devices are another axis
     learned = whole(batch.learned_mask)

@@ -7,7 +7,7 @@ import numpy as np
 
 from rlreason import rollout as rollout_lib, tracking
 from rlreason.algorithms import unpaired_batch
-from rlreason.data import prompts
+from rlreason.data import fitting
 from rlreason.data.sources import BadRows, origin
 from rlreason.data.tasks.base import Row
 from rlreason.tokenizers import Tokenizer
@@ -68,7 +68,7 @@ def _tokenize(tokenizer: Tokenizer, has_pairs: bool, row: Row) -> dict[str, Any]
 
 def pad_batch(rows: list[dict[str, Any]], width: int, length: int, pad_id: int) -> PairBatch:
   """One shape for all batches: prompts of `width` columns, completions of `length`."""
-  made = prompts.make_prompts([row["prompt"] for row in rows], [width], pad_id=pad_id)
+  made = fitting.make_prompts([row["prompt"] for row in rows], [width], pad_id=pad_id)
   count = len(rows[0]["completions"])
   tokens = np.zeros((len(rows), count, length), np.int32)
   mask = np.zeros(tokens.shape, bool)

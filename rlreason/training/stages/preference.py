@@ -37,9 +37,9 @@ def make_preference(
   rows, dropped = pairs.fitting_rows(setup, stage, folder, config.has_pairs)
   width = max(setup.recipe.prompt_buckets)
 
-  def step(state, number, data, key):
+  def learn(state, number, drawn, key):
     host_batch = pairs.pad_batch(
-        next(data), width, stage.completion_length, setup.tokenizer.pad_id)
+        drawn, width, stage.completion_length, setup.tokenizer.pad_id)
     batch, metrics = layout.put_rows(host_batch), {}
     if config.has_reference:
       scores = score({"params": state.params, "reference": reference}, batch, None)
@@ -50,4 +50,4 @@ def make_preference(
     return base.StepOutput(state, metrics | update_metrics, host_metrics, tokens)
 
   return base.Stage(
-      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), step)
+      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), learn)

@@ -51,8 +51,8 @@ def make_reward_model(
   pad = lambda rows: pairs.pad_batch(
       rows, max(setup.recipe.prompt_buckets), stage.completion_length, setup.tokenizer.pad_id)
 
-  def step(state, number, data, key):
-    batch = pad(next(data))
+  def learn(state, number, drawn, key):
+    batch = pad(drawn)
     state, metrics = update(state, layout.put_rows(batch), key)
     host_metrics = {"optim/lr": float(schedule(number)), "rollout/dropped_examples": dropped}
     tokens = int(batch.completion_mask.sum() + 2 * batch.prompt_mask.sum())
@@ -80,5 +80,5 @@ def make_reward_model(
         destination, dataclasses.replace(setup.model, lora=None), merged, setup.tokenizer)
 
   return base.Stage(
-      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), step,
+      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), learn,
       trains=False, finish=finish)

@@ -1,5 +1,6 @@
 """Reinforcement learning: sample, score, make a batch, update."""
 
+from collections.abc import Callable
 import functools
 import pathlib
 
@@ -7,13 +8,14 @@ import jax
 
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, policy_gradient
+from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.data import pipeline
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import base, checks, draw as draw_lib, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
 from rlreason.training.stages.group_plans import GroupPlanner, plan_metrics
-from rlreason.types import Params
+from rlreason.types import Key, Params
 from rlreason.workers import WorkerPool
 
 
@@ -39,8 +41,7 @@ def make_rl(
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data that stages before it wrote."""
   layout, config = setup.layout, stage.algorithm
-  updates = stage.updates_per_step
-  optimizer, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
+  optimizer, _ = optimizer_of(stage.optimizer, stage.steps * stage.updates_per_step)
   reference_model, given = policies.load_reference(setup, stage)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=(
       config.has_fixed_reference and given is None))
@@ -51,44 +52,60 @@ def make_rl(
       group_size=stage.group_size, critic=critic_model, reference=reference_model,
       has_answers=bool(stage.answer_template))
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
-  make_batch = layout.compile_whole(algorithm.make_batch)
-  update = layout.compile_update(algorithm.update_step, state)
   problems = scoring.make_problems(setup, stage, folder)
   scorer = scoring.make_scorer(setup, stage, pool, folder)
-  planner = GroupPlanner(config, stage.group_size, layout, setup.model)
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
       has_values=config.critic == "shared" and not config.recompute_log_probs)
-  score = layout.compile_rows(algorithm.score)
-  draw = draw_lib.make_draw(setup, stage, scorer, generate, score, planner)
-  greedy_scores = draw_lib.make_greedy_scores(setup, stage, scorer)
+  learn = _make_learn(setup, stage, algorithm, state, reference, problems.num_dropped)
+  return base.Stage(
+      stage.name, stage.steps, state,
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), learn,
+      draw_lib.make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
+      preflight=functools.partial(draw_lib.try_problems, stage, problems, generate, scorer))
 
-  def step(state, number, data, key):
-    key_sample, key_update = jax.random.split(key)
-    models_now = {"params": state.params, "reference": state.reference or reference}
-    drawn = draw(models_now, data, key_sample)
-    rows, rollout, scored = drawn.sampled
-    outcome = draw_lib.outcome(setup, stage, drawn, greedy_scores(state.params, rows, key))
-    ready, batch_metrics = make_batch(
-        (drawn.placed, drawn.scores, layout.put_rows(outcome)), layout.get_state(state.coefs))
-    ready = ready.replace(plan=planner.of_update(ready, key_update))
+
+def _make_learn(
+    setup: Setup, stage: RLStage, algorithm: Algorithm, state: TrainState,
+    reference: Params | None, num_dropped: int,
+) -> Callable[[TrainState, int, draw_lib.Drawn, Key], base.StepOutput]:
+  """Makes `learn(state, number, drawn, key)`, for states that are placed as `state` is."""
+  layout, updates = setup.layout, stage.updates_per_step
+  _, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
+  score = layout.compile_rows(algorithm.score)
+  make_batch = layout.compile_whole(algorithm.make_batch)
+  update = layout.compile_update(algorithm.update_step, state)
+  planner = GroupPlanner(stage.algorithm, stage.group_size, layout, setup.model)
+  outcome = draw_lib.make_outcome(setup, stage)
+
+  def learn(state, number, drawn, key):
+    _, key_update = jax.random.split(key)
+    models_now = {"params": state.params, "reference": state.extra.get("reference", reference)}
+    placed = layout.put_rows(drawn.rollout)
+    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
+    scores = score(models_now, placed,
+                   planner.of_rollout(drawn.rollout) if planner.is_used else None)
+    judged = drawn.judge()
+    rows, rollout, scored = judged.sampled
+    inputs = placed, scores, layout.put_rows(outcome(judged, drawn.rollout.token_mask.shape[1]))
+    ready, batch_metrics = make_batch(inputs, layout.get_state(state.extra.get("coefs", {})))
+    if planner.is_used:
+      ready = ready.replace(plan=planner.of_update(ready, key_update))
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
-        "rollout/dropped_prompts": problems.num_dropped, **drawn.seconds,
-        **plan_metrics(ready.plan)}
+        "rollout/dropped_prompts": num_dropped, **judged.seconds,
+        **(plan_metrics(ready.plan) if planner.is_used else {})}
     if stage.max_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
-          drawn.everything, drawn.sampled, stage.group_size, stage.useful_by)
+          judged.everything, judged.sampled, stage.group_size, stage.useful_by)
     samples = rl_metrics.sample_rows(rows, scored, stage.group_size, setup.recipe.samples_per_step)
-    accuracies = rl_metrics.accuracy_rows(drawn.everything, number) if stage.writes_accuracy else []
+    accuracies = (
+        rl_metrics.accuracy_rows(judged.everything, number) if stage.writes_accuracy else [])
     tokens = sum(int(part.rollout.prompt_mask.sum() + part.scored.lengths.sum())
-                 for part in drawn.everything)
+                 for part in judged.everything)
     return base.StepOutput(
         state, batch_metrics | update_metrics, host_metrics, tokens, samples, accuracies)
 
-  return base.Stage(
-      stage.name, stage.steps, state,
-      pipeline.prompt_batches(problems, stage.num_prompts, seed), step,
-      preflight=functools.partial(draw_lib.try_problems, stage, problems, generate, scorer))
+  return learn

@@ -66,10 +66,14 @@ def make_sample(
       model, tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets)
 
-  def step(state, number, data, key):
+  def draw(unused_params, data, key):
     rows = next(data)
     rollout = generate(params, rows, key)
-    sampled = Sampled(rows, rollout, scorer(rows, rollout))
+    return Sampled(rows, rollout, scorer(rows, rollout))
+
+  def learn(state, number, sampled, key):
+    del key
+    rows, rollout, _ = sampled
     host_metrics = rl_metrics.rollout_metrics(sampled.scored, rollout, stage.group_size) | {
         "rollout/dropped_prompts": problems.num_dropped}
     samples = rl_metrics.sample_rows(
@@ -83,7 +87,8 @@ def make_sample(
 
   return base.Stage(
       stage.name, stage.steps, layout.put_state(empty_state()),
-      pipeline.prompt_batches(problems, stage.num_prompts, seed), step, trains=False)
+      pipeline.prompt_batches(problems, stage.num_prompts, seed), learn, draw,
+      trains=False)
 
 
 def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:

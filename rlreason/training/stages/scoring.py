@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 
 from rlreason import rollout as rollout_lib
@@ -55,11 +56,10 @@ def make_scorer(
   reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
   model_scores = policies.make_model_scores(setup, stage, folder)
 
-  def score(rows, rollout):
-    return rollout_lib.score(
-        reward, tokenizer, rows, rollout, model_scores(rollout) if model_scores else None)
-
-  return score
+  score = functools.partial(rollout_lib.score, reward, tokenizer)
+  if model_scores is None:
+    return score
+  return lambda rows, rollout: score(rows, rollout, model_scores(rollout))
 
 
 def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):

@@ -58,14 +58,13 @@ def make_sft(
         f"{dropped} examples")
   data = pipeline.packed_batches(examples, stage.batch_size, stage.length, seed)
 
-  def step(state, number, data, key):
-    batch = next(data)
+  def learn(state, number, batch, key):
     state, metrics = update(state, setup.layout.put_rows(batch), key)
     host_metrics = {"optim/lr": float(schedule(number)),
                     "rollout/dropped_examples": dropped}
     return base.StepOutput(state, metrics, host_metrics, batch.tokens.size)
 
-  return base.Stage(stage.name, stage.steps, state, data, step)
+  return base.Stage(stage.name, stage.steps, state, data, learn)
 
 
 def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSource:
