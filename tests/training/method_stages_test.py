@@ -54,14 +54,18 @@ def ratio(metrics, name):
   return float(np.sum(numerator)) / float(np.sum(denominator))
 
 
-def test_shared_prompts_change_nothing(tmp_path):
-  states = []
-  for share_prompts in (True, False):
-    algorithm = presets.grpo(kl_coef=0.1, share_prompts=share_prompts, recompute_log_probs=True)
+def test_shared_prompts_and_packed_rows_change_nothing(tmp_path):
+  states, wastes = [], []
+  for settings in (
+      dict(share_prompts=False), dict(), dict(share_prompts=False, pack_rows=True, packed_width=64)):
+    algorithm = presets.grpo(kl_coef=0.1, recompute_log_probs=True, **settings)
     outputs, _ = run_step(rl_config(algorithm), tmp_path)
     states.append(jax.device_get(outputs[0].state.params))
+    wastes.append(outputs[0].host_metrics["rollout/padding_waste"])
     assert ratio(outputs[0].device_metrics, "policy/ratio_error") < 1e-5
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *states)
+  for state in states[1:]:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), states[0], state)
+  assert wastes[0] == wastes[1] != wastes[2]
 
 
 def test_a_step_fills_up_with_groups_that_differ(tmp_path):
