@@ -280,7 +280,7 @@ def extend(
 
 
 def _prompt_mask(prompt_mask: jax.Array, slots: jax.Array, window: int | None) -> jax.Array:
-  """Prompt tokens that tokens in `slots` i32[B, T] may look at: bool[P, S], or bool[B, T, S]."""
+  """Prompt tokens that the new ones in `slots` i32[B, T] may look at: bool[P, S] or [B, T, S]."""
   if window is None:
     return prompt_mask
   # Prompts end in the last column, so that this is slot + 1 tokens behind the new one.

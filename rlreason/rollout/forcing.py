@@ -1,9 +1,9 @@
 """Budget forcing: completions that have to answer, or to go on, at evaluation time.
 
 Two halves of s1 (Muennighoff et al. 2025, https://arxiv.org/abs/2501.19393): a completion that the
-budget cut off gets a text after it that begins an answer, and a completion that ended early gets a
-text such as "Wait" in the place of its end token. Both are text put after some completions, from
-which sampling goes on.
+budget truncated gets a text after it that begins an answer, and a completion that ended early gets
+a text such as "Wait" in the place of its end token. Both append to some rows of a session, which is
+then run on.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,15 @@ import functools
 from typing import NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
-from rlreason import masks
 from rlreason.data.tasks.base import Row
 from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rollout import generate as generate_lib
-from rlreason.sampling import SamplingOptions
+from rlreason.sampling import SamplingOptions, session as session_lib
 from rlreason.tokenizers import Tokenizer
-from rlreason.types import Key, Params, Rollout
-
-_STREAM = 2**31 - 1  # of a batch's key, apart from those that the sampler draws its rows from
+from rlreason.types import Key, Params, Prompts, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +41,17 @@ class Forcing:
       raise ValueError(f"wait: got '' with num_waits={self.num_waits}, allowed: a text")
 
 
-class Continuation(NamedTuple):
-  """How completions go on."""
+class Texts(NamedTuple):
+  """The texts of `Forcing` as token ids; empty where there is none."""
 
-  generate: Callable[[Params, Sequence[Row], Key], Rollout]  # of groups of 1
-  ids: list[int]  # put after what is there
-  limit: int  # tokens of the whole completion; what is generated beyond is cut off
+  wait: tuple[int, ...]
+  num_waits: int
+  answer: tuple[int, ...]
+  answer_tokens: int  # that may follow the answer's
+
+  def capacity(self, budget: int) -> int:
+    """Tokens of the longest completion there may be."""
+    return budget + (len(self.answer) + self.answer_tokens if self.answer else 0)
 
 
 def make_generator(
@@ -73,104 +75,68 @@ def make_generator(
   Raises:
     ValueError: a text has no tokens, or the tokens do not fit the budget or the model.
   """
-  budget, longest = options.max_new_tokens, max(prompt_buckets)
-  generate = generate_lib.make_generator(
-      model, tokenizer, layout, options=options, group_size=group_size,
-      prompt_buckets=prompt_buckets)
-
-  def make_continuation(ids, max_new_tokens, limit):
-    columns = longest + min(limit - 1, budget + len(ids))
-    # The sampler goes on from the longest row for as many tokens as from the shortest. What is kept
-    # of them is within the limit, and so within the positions of the model.
-    return Continuation(generate_lib.make_generator(
-        dataclasses.replace(model, max_positions=columns + max_new_tokens), tokenizer, layout,
-        options=dataclasses.replace(options, max_new_tokens=max_new_tokens), group_size=1,
-        prompt_buckets=(columns,)), ids, limit)
-
-  wait = answer = None
+  budget, wait, answer = options.max_new_tokens, (), ()
   if forcing.num_waits:
-    ids = _encode(tokenizer, "wait", forcing.wait)
-    if len(ids) >= budget:
+    wait = _encode(tokenizer, "wait", forcing.wait)
+    if len(wait) >= budget:
       raise ValueError(
-          f"wait: got {forcing.wait!r} of {len(ids)} tokens, allowed: fewer than {budget} "
+          f"wait: got {forcing.wait!r} of {len(wait)} tokens, allowed: fewer than {budget} "
           "(max_new_tokens)")
-    wait = make_continuation(ids, budget - len(ids), budget)
   if forcing.forced_answer:
-    ids = _encode(tokenizer, "forced_answer", forcing.forced_answer)
-    _check_positions(model, longest, budget, len(ids) + forcing.answer_tokens)
-    answer = make_continuation(
-        ids, forcing.answer_tokens, budget + len(ids) + forcing.answer_tokens)
+    answer = _encode(tokenizer, "forced_answer", forcing.forced_answer)
+    _check_positions(
+        model, max(prompt_buckets), budget, len(answer) + forcing.answer_tokens)
+  make = functools.partial(
+      generate_lib.make_generator, model, tokenizer, layout, options=options, group_size=group_size,
+      prompt_buckets=prompt_buckets)
+  if not wait and not answer:
+    return make()
+  texts = Texts(wait, forcing.num_waits, answer, forcing.answer_tokens)
+  return make(sampler=functools.partial(sample_forced, texts))
 
-  if wait is None and answer is None:
-    return generate
-  return functools.partial(_generate_forced, generate, [wait] * forcing.num_waits, answer)
 
-
-def _generate_forced(
-    generate, waits: list[Continuation], answer: Continuation | None, params: Params,
-    rows: Sequence[Row], key: Key,
+def sample_forced(
+    texts: Texts, config: ModelConfig, params: Params, prompts: Prompts, key: Key, *,
+    options: SamplingOptions, value_head: Params | None = None, **settings,
 ) -> Rollout:
-  rollout = generate(params, rows, key)
-  *wait_keys, answer_key = jax.random.split(jax.random.fold_in(key, _STREAM), len(waits) + 1)
-  for wait, wait_key in zip(waits, wait_keys, strict=True):
-    starts = masks.lengths(rollout.token_mask) - 1  # where the end token is
-    is_open = ~rollout.truncated & (starts + len(wait.ids) < wait.limit)
-    rollout = go_on(wait, params, rollout, is_open, len(rows), wait_key)
-  if answer is not None:
-    rollout = go_on(answer, params, rollout, rollout.truncated, len(rows), answer_key)
-  return rollout
+  """As `sampling.sample`, with texts put after completions, which are then resumed.
 
-
-def go_on(
-    continuation: Continuation, params: Params, rollout: Rollout, is_open: np.ndarray,
-    batch_size: int, key: Key,
-) -> Rollout:
-  """Puts ids after some completions, in the place of their end token if there is one, and samples.
+  Nothing is computed twice: of a completion that is resumed only the text's own tokens are new.
+  Those are no actions, and have log-prob and value 0. What is sampled after them has the keys of
+  its place in the row, like all else: it does not depend on which other rows are resumed.
 
   Args:
-    continuation: what is put there, and the generator.
-    params: of the generator.
-    rollout: B completions of at most `limit` tokens, numpy, without values.
-    is_open: bool[B] completions that go on; the others stay as they are.
-    batch_size: of the generator; its batches are filled up with copies.
-    key: consumed.
+    texts: what is put there; static.
+    config, params, prompts, key, options, value_head, **settings: of `sampling.sample`.
 
   Returns:
-    The rollout, `limit` columns wide. Ids put there are no actions, and have log-prob 0.
+    `texts.capacity` columns. `truncated` are those without an end token within their limit.
   """
-  generate, ids, limit = continuation
-  widen = lambda x: np.pad(x, ((0, 0), (0, limit - x.shape[1])))
-  tokens, log_probs = widen(rollout.completion_tokens), widen(rollout.log_probs)
-  is_action = widen(rollout.action_mask)
-  starts = masks.lengths(rollout.token_mask) - (is_open & ~rollout.truncated)
-  lengths, truncated = starts.copy(), rollout.truncated.copy()
-  places = np.flatnonzero(is_open)
-  for first in range(0, len(places), batch_size):
-    batch = places[first:first + batch_size]
-    rows = [{"prompt_ids": [*rollout.prompt_tokens[i, rollout.prompt_mask[i]].tolist(),
-                            *tokens[i, :starts[i]].tolist(), *ids]} for i in batch]
-    new = generate(
-        params, rows + rows[:1] * (batch_size - len(rows)), jax.random.fold_in(key, first))
-    for i, row in zip(batch, range(len(batch)), strict=True):
-      is_new, room = new.token_mask[row], limit - starts[i]
-      _put(tokens[i], starts[i], [*ids, *new.completion_tokens[row, is_new]][:room])
-      _put(log_probs[i], starts[i], [*[0.0] * len(ids), *new.log_probs[row, is_new]][:room])
-      _put(is_action[i], starts[i], [*[False] * len(ids), *new.action_mask[row, is_new]][:room])
-      lengths[i] += min(len(ids) + is_new.sum(), room)
-      truncated[i] = new.truncated[row] or len(ids) + is_new.sum() > room
-  return rollout.replace(
-      completion_tokens=tokens, token_mask=np.arange(limit) < lengths[:, None],
-      action_mask=is_action, log_probs=log_probs, truncated=truncated)
+  budget, capacity = options.max_new_tokens, texts.capacity(options.max_new_tokens)
+  decoder = session_lib.prepare(config, params, value_head=value_head, is_int8=options.is_int8)
+  session = session_lib.run(decoder, session_lib.begin(
+      decoder, prompts, key, options=options, capacity=capacity, **settings), budget)
+
+  def put(session, ids, is_chosen):
+    rows = session.lengths.shape[0]
+    return session_lib.append(
+        decoder, session, jnp.tile(jnp.asarray(ids, jnp.int32), (rows, 1)),
+        jnp.where(is_chosen, len(ids), 0))
+
+  def wait(_, session):
+    is_early = session.is_done & (session.lengths - 1 + len(texts.wait) < budget)
+    session = put(session_lib.without_end(session, is_early), texts.wait, is_early)
+    return session_lib.run(decoder, session, budget)
+
+  if texts.wait:
+    session = jax.lax.fori_loop(0, texts.num_waits, wait, session)
+  if texts.answer:
+    session = session_lib.run(decoder, put(session, texts.answer, ~session.is_done), capacity)
+  return session_lib.to_rollout(session)
 
 
-def _put(columns: np.ndarray, start: int, values: list):
-  """These values from `start` on, then zeros."""
-  columns[start:] = 0
-  columns[start:start + len(values)] = values
-
-
-def _encode(tokenizer: Tokenizer, name: str, text: str) -> list[int]:
-  ids = tokenizer.encode(text)
+def _encode(tokenizer: Tokenizer, name: str, text: str) -> tuple[int, ...]:
+  ids = tuple(tokenizer.encode(text))
   if not ids:
     raise ValueError(f"{name}: got {text!r} of 0 tokens, allowed: a text of 1 or more")
   return ids

@@ -15,6 +15,7 @@ from rlreason.types import Key, Params, Rollout
 def make_generator(
     model: ModelConfig, tokenizer: Tokenizer, layout: Layout, *, options: SamplingOptions,
     group_size: int, prompt_buckets: Sequence[int], has_values: bool = False,
+    sampler: Callable[..., Rollout] | None = None,
 ) -> Callable[[Params, Sequence[Row], Key], Rollout]:
   """Makes `generate(params, rows, key) -> Rollout` on the host, one program per prompt bucket.
 
@@ -26,13 +27,14 @@ def make_generator(
     group_size: completions per prompt.
     prompt_buckets: allowed widths of prompts, tokens.
     has_values: whether the parameters have a `value_head` to apply while sampling.
+    sampler: in the place of `sampling.sample`, with its arguments.
 
   Returns:
     A function of placed parameters {"policy": ...}, task rows and a key; numpy arrays come back.
   """
 
   def sample_rows(params, prompts, key):
-    return sample(
+    return (sampler or sample)(
         model, params["policy"], prompts, key, options=options, stop_ids=tokenizer.eos_ids,
         group_size=group_size, value_head=params["value_head"] if has_values else None)
 

@@ -1,5 +1,7 @@
 """Prompt ids to completions in one compiled program: a session that is run to the end."""
 
+import jax.numpy as jnp
+
 from rlreason.models.config import ModelConfig
 from rlreason.sampling import session as session_lib
 from rlreason.sampling.options import SamplingOptions
@@ -36,4 +38,8 @@ def sample(
   decoder = session_lib.prepare(config, params, value_head=value_head, is_int8=options.is_int8)
   session = session_lib.begin(
       decoder, prompts, key, options=options, stop_ids=stop_ids, group_size=group_size)
-  return session_lib.to_rollout(session_lib.run(decoder, session, keeps_caches=False))
+  # `run` would ask at run time which rows are new: here they all are.
+  session = session_lib.draw_first(decoder, session, jnp.ones(session.lengths.shape, bool))
+  until = jnp.full_like(session.lengths, session.capacity)
+  return session_lib.to_rollout(
+      session_lib.run_begun(decoder, session, until, keeps_caches=False))

@@ -98,7 +98,7 @@ def begin(
   Args:
     decoder: of `prepare`, with the `is_int8` of the options.
     prompts: P prompts, padded on the left.
-    key: of all rows; that of `refill` as well.
+    key: of all rows, or one for each prompt; the same for `refill`.
     options: temperature and filters.
     stop_ids: a row ends with the first of these that is sampled, which is kept.
     group_size: G.
@@ -111,8 +111,8 @@ def begin(
   _check_limits(decoder.config, prompts.tokens.shape[1], capacity, stop_ids)
   hidden, (keys, values) = models.prefill(
       decoder.config, decoder.params, prompts.tokens, prompts.mask)
-  caches = models.init_caches(keys, values, group_size, _segments(_slots(capacity))[0])
-  rows = _new_rows(prompts, group_size, capacity, has_values=decoder.value_head is not None)
+  caches = models.init_caches(keys, values, group_size, _segments(num_slots(capacity))[0])
+  rows = new_rows(prompts, group_size, capacity, has_values=decoder.value_head is not None)
   return Session(
       group_size=group_size, capacity=capacity, options=options, stop_ids=stop_ids,
       prompts=prompts, hidden=hidden[:, -1], caches=caches,
@@ -120,8 +120,7 @@ def begin(
 
 
 def run(
-    decoder: Decoder, session: Session, until: jax.Array | int | None = None, *,
-    keeps_caches: bool = True,
+    decoder: Decoder, session: Session, until: jax.Array | int | None = None
 ) -> Session:
   """Samples tokens until every row has ended or is `until` tokens long.
 
@@ -133,17 +132,27 @@ def run(
     decoder: of `prepare`.
     session: any rows; those that have ended or are long enough stay as they are.
     until: i32[B], or a scalar; tokens of a row, given ones among them. None: the capacity.
-    keeps_caches: False where nothing follows but `to_rollout`; the session then has no caches.
   """
   until = session.capacity if until is None else until
   until = jnp.minimum(jnp.broadcast_to(until, session.lengths.shape), session.capacity)
-  is_new = _is_open(session, until) & (session.lengths == 0)
+  is_new = is_open(session, until) & (session.lengths == 0)
   session = session.replace(**jax.lax.cond(
-      jnp.any(is_new), lambda: _first_tokens(decoder, session, is_new),
-      lambda: _row_fields(session)))
-  lengths = _lengths_from(session.caches[0].keys.shape[3], session.capacity)
-  rooms = _rooms(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
-  return _run(_make_step(decoder), lengths, rooms, keeps_caches, session, until)
+      jnp.any(is_new), lambda: row_fields(draw_first(decoder, session, is_new)),
+      lambda: row_fields(session)))
+  return run_begun(decoder, session, until)
+
+
+def run_begun(
+    decoder: Decoder, session: Session, until: jax.Array, *, keeps_caches: bool = True
+) -> Session:
+  """`run` where every row that is open has a token; `until` i32[B] is within the capacity.
+
+  With `keeps_caches` False the session has no caches after it, and nothing may follow but
+  `to_rollout`.
+  """
+  lengths = lengths_from(session.caches[0].keys.shape[3], session.capacity)
+  kept = num_kept(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
+  return _run(make_step(decoder), lengths, kept, keeps_caches, session, until)
 
 
 def append(
@@ -158,7 +167,7 @@ def append(
     counts: i32[B] how many of the ids each row gets, 0 for one that stays as it is; None: all. What
       goes beyond the capacity is dropped.
   """
-  session = _grown(session)
+  session = grown(session)
   count, lengths = ids.shape[1], session.lengths
   counts = jnp.full_like(lengths, count) if counts is None else counts
   counts = jnp.minimum(counts, session.capacity - lengths)
@@ -181,7 +190,7 @@ def append(
 
 
 def without_end(session: Session, is_chosen: jax.Array) -> Session:
-  """Takes the stop token away from those of the rows bool[B] that have ended: they are open."""
+  """Takes the stop token from those of the rows bool[B] that have ended; they are then open."""
   is_chosen = is_chosen & session.is_done
   lengths = session.lengths - is_chosen
   is_kept = jnp.arange(session.capacity)[None] < lengths[:, None]
@@ -209,7 +218,7 @@ def fork(session: Session, rows: jax.Array) -> Session:
   take = lambda x: models.take_rows(x, rows)
   return session.replace(
       caches=[models.keep_rows(cache, rows) for cache in session.caches],
-      **jax.tree.map(take, _row_fields(session)))
+      **jax.tree.map(take, row_fields(session)))
 
 
 def refill(
@@ -228,20 +237,23 @@ def refill(
   if prompts.tokens.shape[1] != session.prompts.tokens.shape[1]:
     raise ValueError(f"prompts: got {prompts.tokens.shape[1]} columns, allowed: "
                      f"{session.prompts.tokens.shape[1]}, those of the session")
-  hidden, (keys, values) = models.prefill(
-      decoder.config, decoder.params, prompts.tokens, prompts.mask)
-  new = _new_rows(prompts, session.group_size, session.capacity, session.values is not None)
-  new_caches = models.init_caches(keys, values, 1, 1)
-  put = lambda whole, part: _put_groups(whole, part, places)
+  new = begin(
+      decoder, prompts, key, options=session.options, stop_ids=session.stop_ids,
+      group_size=session.group_size, capacity=session.capacity)
+  return put_groups(session, new, places)
+
+
+def put_groups(session: Session, new: Session, places: jax.Array) -> Session:
+  """`refill` with the groups of a session whose rows have at most one token: R prompts."""
+  put = lambda whole, part: put_parts(whole, part, places)
   caches = [
-      cache.replace(prompt_keys=put(cache.prompt_keys, new_cache.prompt_keys),
-                    prompt_values=put(cache.prompt_values, new_cache.prompt_values))
-      for cache, new_cache in zip(session.caches, new_caches, strict=True)]
+      cache.replace(prompt_keys=put(cache.prompt_keys, part.prompt_keys),
+                    prompt_values=put(cache.prompt_values, part.prompt_values))
+      for cache, part in zip(session.caches, new.caches, strict=True)]
   return session.replace(
-      caches=caches, prompts=jax.tree.map(put, session.prompts, prompts),
-      hidden=put(session.hidden, hidden[:, -1]),
-      keys=put(session.keys, _row_keys(key, prompts.index, session.group_size)),
-      **jax.tree.map(put, _row_fields(session), new))
+      caches=caches, prompts=jax.tree.map(put, session.prompts, new.prompts),
+      hidden=put(session.hidden, new.hidden), keys=put(session.keys, new.keys),
+      **jax.tree.map(put, row_fields(session), row_fields(new)))
 
 
 def to_rollout(session: Session) -> Rollout:
@@ -269,12 +281,12 @@ def _check_limits(
 
 def _row_keys(key: Key, index: jax.Array, group_size: int) -> jax.Array:
   """One key per row, [B]."""
-  of_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+  of_prompt = jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, index)
   of_sample = jax.vmap(jax.random.fold_in, (None, 0))
   return jax.vmap(of_sample, (0, None))(of_prompt, jnp.arange(group_size)).reshape(-1)
 
 
-def _new_rows(prompts: Prompts, group_size: int, capacity: int, has_values: bool) -> dict:
+def new_rows(prompts: Prompts, group_size: int, capacity: int, has_values: bool) -> dict:
   """The `_ROW_FIELDS` of rows without tokens."""
   shape = (prompts.tokens.shape[0] * group_size, capacity)
   return dict(
@@ -284,7 +296,7 @@ def _new_rows(prompts: Prompts, group_size: int, capacity: int, has_values: bool
       values=jnp.zeros(shape) if has_values else None)
 
 
-def _row_fields(session: Session) -> dict:
+def row_fields(session: Session) -> dict:
   return {name: getattr(session, name) for name in _ROW_FIELDS}
 
 
@@ -298,7 +310,7 @@ def _starts(session: Session) -> jax.Array:
   return _repeat(session, jnp.sum(session.prompts.mask, axis=1, dtype=jnp.int32))
 
 
-def _put_groups(whole: jax.Array, part: jax.Array, places: jax.Array) -> jax.Array:
+def put_parts(whole: jax.Array, part: jax.Array, places: jax.Array) -> jax.Array:
   """`part` [R * G, ...] in the places i32[C, R / C] of `whole` [P * G, ...]; G may be 1."""
   parts, count = places.shape
   size = part.shape[0] // (parts * count)
@@ -307,7 +319,7 @@ def _put_groups(whole: jax.Array, part: jax.Array, places: jax.Array) -> jax.Arr
   return put(split(whole), split(part), places).reshape(whole.shape)
 
 
-def _slots(capacity: int) -> int:
+def num_slots(capacity: int) -> int:
   """Of the cache: the newest token needs none."""
   return max(capacity - 1, 1)
 
@@ -320,17 +332,19 @@ def _segments(needed: int) -> list[int]:
   return lengths
 
 
-def _lengths_from(length: int, capacity: int) -> list[int]:
-  return [other for other in _segments(_slots(capacity)) if other >= length]
+def lengths_from(length: int, capacity: int) -> list[int]:
+  """Cache lengths to run through for so many tokens, from one of them on."""
+  return [other for other in _segments(num_slots(capacity)) if other >= length]
 
 
-def _grown(session: Session) -> Session:
-  """With all the slots there may be."""
+def grown(session: Session, length: int | None = None) -> Session:
+  """The session with so many slots, or all there may be."""
+  length = num_slots(session.capacity) if length is None else length
   return session.replace(
-      caches=[models.grow_cache(cache, _slots(session.capacity)) for cache in session.caches])
+      caches=[models.grow_cache(cache, length) for cache in session.caches])
 
 
-def _rooms(group_size: int) -> list[int]:
+def num_kept(group_size: int) -> list[int]:
   """Rows of a group that loops go on with, one after the other, the last of them 0.
 
   16 -> [4, 1, 0]
@@ -341,7 +355,7 @@ def _rooms(group_size: int) -> list[int]:
   return rooms
 
 
-def _is_open(session: Session, until: jax.Array) -> jax.Array:
+def is_open(session: Session, until: jax.Array) -> jax.Array:
   """bool[B] rows that get another token."""
   return ~session.is_done & (session.lengths < until)
 
@@ -355,7 +369,7 @@ def _run(
   Args:
     step: (session, bool[B]) -> session with one more token of these rows.
     lengths: of the caches, to run through.
-    rooms: of `_rooms`.
+    rooms: of `num_kept`.
     keeps_caches: whether the result has caches, of the last length.
     session: of rows with a token each, and caches of the first length.
     until: i32[B].
@@ -367,7 +381,7 @@ def _run(
   kept = _open_rows(session, until, room)
   take = lambda x: models.take_rows(x, kept)
   rest = session.replace(
-      keys=take(session.keys), **jax.tree.map(take, _row_fields(session)),
+      keys=take(session.keys), **jax.tree.map(take, row_fields(session)),
       caches=[models.keep_rows(cache, kept) for cache in session.caches] if keeps_caches
       else session.caches)
   rest = _run(step, lengths[-1:], smaller, keeps_caches, rest, take(until))
@@ -379,7 +393,7 @@ def _run(
       cache.replace(keys=put(cache.keys, part.keys), values=put(cache.values, part.values))
       for cache, part in zip(session.caches, rest.caches, strict=True)] if keeps_caches else []
   return session.replace(
-      caches=caches, **jax.tree.map(put, _row_fields(session), _row_fields(rest)))
+      caches=caches, **jax.tree.map(put, row_fields(session), row_fields(rest)))
 
 
 def _run_segments(
@@ -393,28 +407,26 @@ def _run_segments(
   prompts = session.hidden.shape[0]
 
   def is_crowded(session):
-    is_open = _is_open(session, until)
-    return jnp.any(jnp.sum(is_open.reshape(prompts, -1), axis=1) > room)
+    is_left = is_open(session, until)
+    return jnp.any(jnp.sum(is_left.reshape(prompts, -1), axis=1) > room)
 
   def is_within(session):
-    return jnp.all(~_is_open(session, until) | (session.lengths <= lengths[0]))
+    return jnp.all(~is_open(session, until) | (session.lengths <= lengths[0]))
 
   def leave(session):
     if not keeps_caches:
       kept = _open_rows(session, until, room)
       session = session.replace(caches=[
           models.keep_rows(cache, kept) for cache in session.caches] if room else [])
-    return session.replace(caches=[
-        models.grow_cache(cache, lengths[-1]) for cache in session.caches])
+    return grown(session, lengths[-1])
 
   def go_on(session):
-    session = session.replace(caches=[
-        models.grow_cache(cache, lengths[1]) for cache in session.caches])
-    return _run_segments(step, lengths[1:], room, keeps_caches, session, until)
+    return _run_segments(
+        step, lengths[1:], room, keeps_caches, grown(session, lengths[1]), until)
 
   session = jax.lax.while_loop(
       lambda session: is_within(session) & is_crowded(session),
-      lambda session: step(session, _is_open(session, until)), session)
+      lambda session: step(session, is_open(session, until)), session)
   if len(lengths) == 1:
     return leave(session)
   return jax.lax.cond(is_crowded(session), go_on, leave, session)
@@ -422,29 +434,29 @@ def _run_segments(
 
 def _open_rows(session: Session, until: jax.Array, room: int) -> jax.Array:
   """Places of open rows within each group, i32[P, room]; others where there are too few."""
-  is_open = _is_open(session, until).reshape(session.hidden.shape[0], -1)
-  return jnp.argsort(~is_open, axis=1, stable=True)[:, :room]
+  is_left = is_open(session, until).reshape(session.hidden.shape[0], -1)
+  return jnp.argsort(~is_left, axis=1, stable=True)[:, :room]
 
 
-def _first_tokens(decoder: Decoder, session: Session, is_new: jax.Array) -> dict:
-  """The `_ROW_FIELDS` after one token of each of the rows bool[B] that have none."""
-  return _row_fields(_emit(decoder, session, _repeat(session, session.hidden), is_new))
+def draw_first(decoder: Decoder, session: Session, is_new: jax.Array) -> Session:
+  """The session after one token of each of the rows bool[B], which have none."""
+  return _emit(decoder, session, _repeat(session, session.hidden), is_new)
 
 
-def _make_step(decoder: Decoder):
+def make_step(decoder: Decoder):
   """(session, bool[B]) -> the session with one more token of these rows."""
 
-  def step(session, is_open):
+  def step(session, is_left):
     slots = session.lengths - 1
     hidden, caches = models.decode_step(
         decoder.config, decoder.params, decoder.layers, session.caches, session.last,
         _starts(session) + slots, session.prompts.mask, slots)
-    return _emit(decoder, session.replace(caches=caches), hidden, is_open)
+    return _emit(decoder, session.replace(caches=caches), hidden, is_left)
 
   return step
 
 
-def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_open: jax.Array) -> Session:
+def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_left: jax.Array) -> Session:
   """Draws a token from the hidden state of each row, [B, D], and gives it to the open ones."""
   # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
   logits = quantize.multiply_rows(decoder.vocabulary, hidden).T
@@ -452,15 +464,15 @@ def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_open: jax.Ar
       models.cap_logits(decoder.config, logits), decoder.config.num_tokens)
   token, log_prob = _draw(logits, session)
   # A write into each row's own column, without a scatter.
-  is_here = (jnp.arange(session.capacity)[None] == session.lengths[:, None]) & is_open[:, None]
+  is_here = (jnp.arange(session.capacity)[None] == session.lengths[:, None]) & is_left[:, None]
   put = lambda columns, new: jnp.where(is_here, new[:, None], columns)
   values = session.values
   if decoder.value_head is not None:
     values = put(values, models.apply_value_head(decoder.value_head, hidden))
   is_stop = jnp.isin(token, np.asarray(session.stop_ids, np.int32))
   return session.replace(
-      lengths=session.lengths + is_open, last=jnp.where(is_open, token, session.last),
-      is_done=session.is_done | (is_open & is_stop), tokens=put(session.tokens, token),
+      lengths=session.lengths + is_left, last=jnp.where(is_left, token, session.last),
+      is_done=session.is_done | (is_left & is_stop), tokens=put(session.tokens, token),
       action_mask=session.action_mask | is_here, log_probs=put(session.log_probs, log_prob),
       values=values)
 

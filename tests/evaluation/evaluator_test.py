@@ -23,8 +23,7 @@ from tests.tracking_test import recorded
 WORDS = ("p0", "p1", "p2", "p3", "p4", "\\boxed{", "}", "1", "2", "back", "check")
 TOKENIZER = WordTokenizer.from_words(WORDS)
 RIGHT, WRONG, NONE = "\\boxed{ 1 } <eos>", "\\boxed{ 2 } <eos>", "back back check"
-CONTINUED = "continued"  # a row that is no problem, but a completion that goes on
-GREEDY = {CONTINUED: "1 } <eos>", "p0": f"back {RIGHT}", "p1": RIGHT, "p2": WRONG, "p3": NONE,
+GREEDY = {"p0": f"back {RIGHT}", "p1": RIGHT, "p2": WRONG, "p3": NONE,
           "p4": f"check back {RIGHT}"}
 SAMPLED = {
     "p0": [RIGHT, RIGHT, WRONG], "p1": [WRONG, WRONG, RIGHT], "p2": [WRONG, WRONG, WRONG],
@@ -38,14 +37,18 @@ def canned_generator_fixture(monkeypatch):
   """Completions come from the tables above; returns what the generator was asked for."""
   calls = []
 
-  def make_generator(model, tokenizer, layout, *, options, group_size, prompt_buckets):
+  def make_generator(
+      model, tokenizer, layout, *, options, group_size, prompt_buckets, sampler=None):
     del model, layout, prompt_buckets
 
     def generate(params, rows, key):
-      prompts = [row.get("prompt", CONTINUED) for row in rows]
+      prompts = [row["prompt"] for row in rows]
       calls.append((options, group_size, prompts, key))
       texts = [text for prompt in prompts
                for text in ([GREEDY[prompt]] if group_size == 1 else params[prompt])]
+      if sampler is not None:
+        forced = tokenizer.decode(sampler.args[0].answer)
+        texts = [text if "<eos>" in text else f"{text} {forced} 1 }} <eos>" for text in texts]
       return make_rollout(tokenizer, texts)
 
     return generate
@@ -209,10 +212,9 @@ def test_what_was_cut_off_answers_when_forced(calls):
   assert found["length"] == (5 + 4 + 4 + 7 + 6) / 5
   # Of p3 two of three samples were cut off, of p4 one.
   assert found["avg@3"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
-  # The second batch of two problems, greedy; the same sampled, and the third, of p4 and a copy.
-  assert [(options.temperature, options.max_new_tokens, prompts)
-          for options, _, prompts, _ in calls if CONTINUED in prompts] == [
-              (temperature, 3, [CONTINUED] * 2) for temperature in (0.0, 1.0, 1.0)]
+  # Three batches, greedy and sampled: what is resumed is in the batch it began in.
+  assert [(options.temperature, options.max_new_tokens) for options, *_ in calls] == [
+      (temperature, 8) for temperature in (0.0,) * 3 + (1.0,) * 3]
 
 
 def test_a_suffix_is_put_after_each_prompt(calls, monkeypatch):

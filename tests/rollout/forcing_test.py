@@ -1,19 +1,19 @@
 """Completions that go on: with made-up ones by hand, with a tiny model against plain sampling."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
-from rlreason import sampling
+from rlreason import models, sampling
 from rlreason.data import fitting
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rollout import forcing
 from rlreason.rollout.forcing import Forcing
 from rlreason.sampling import SamplingOptions
 from rlreason.tokenizers import WordTokenizer
-from rlreason.types import Rollout
 from tests.algorithms import tiny
 
 WORDS = ("a", "b", "c", "d", "e", "f", "g", "h", "i")  # ids 2 to 10
@@ -23,77 +23,99 @@ PROMPTS = ("a", "b c", "d", "e f g", "h", "i a", "c c", "g")
 BUDGET = 5
 
 
-def make_rollout(completions, truncated, columns):
-  """Of prompts 9, 9 9, 9 9 9...; log-prob -t of the token t."""
-  tokens = np.zeros((len(completions), columns), np.int32)
-  for row, ids in enumerate(completions):
-    tokens[row, :len(ids)] = ids
-  prompts = np.tril(np.full((len(completions),) * 2, 9, np.int32))[:, ::-1]
-  return Rollout(
-      prompt_tokens=prompts, prompt_mask=prompts > 0, completion_tokens=tokens,
-      token_mask=tokens > 0, action_mask=tokens > 0, log_probs=-tokens.astype(np.float32),
-      values=None,
-      truncated=np.array(truncated))
+# Of a model whose next token is this function of the last, each with the same log-prob.
+NEXT = {2: 3, 3: 1, 8: 1, 4: 4, 5: 7, 6: 7, 7: 9, 9: 10, 10: 1}
+CHAIN = dataclasses.replace(
+    tiny.MODEL, tie_embeddings=False, width=16, norm_eps=1e-12, max_positions=64)
+LOG_PROB = np.float32(4 - np.log(np.exp(4) + tiny.MODEL.vocab_size - 1))
+
+
+@functools.cache
+def chain_params():
+  """Embeddings are units, layers add nothing: a logit is 4 for the next token, 0 for all others."""
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), models.abstract_params(CHAIN))
+  params = jax.tree.map_with_path(
+      lambda path, x: x + (path[-1].key == "scale"), params)
+  params["embed"] = {"embedding": np.eye(CHAIN.vocab_size, CHAIN.width, dtype=np.float32)}
+  kernel = np.zeros((CHAIN.width, CHAIN.vocab_size), np.float32)
+  for last, following in NEXT.items():
+    kernel[last, following] = 1
+  return params | {"lm_head": {"kernel": kernel}}
+
+
+def force(prompts, texts, budget):
+  """Greedy completions of the model of `NEXT` that end with token 1."""
+  return jax.device_get(jax.jit(functools.partial(
+      forcing.sample_forced, texts, CHAIN, stop_ids=(1,),
+      options=SamplingOptions(max_new_tokens=budget, temperature=0.0)))(
+          chain_params(), fitting.make_prompts(prompts, (3,)), jax.random.key(0)))
 
 
 def test_hand_worked():
-  """Two rows a call: of three rows that go on, the third is filled up with itself."""
-  rollout = make_rollout(
-      [[2, 3, 1], [5, 6, 7], [8, 1], [4, 4, 4]], [False, True, False, True], columns=3)
-  answers = [make_rollout([[2, 1], [3, 3]], [False, True], 2),
-             make_rollout([[8, 8], [1]], [True, False], 2)]
-  seen = []
+  """Waits in the place of an end token, and an answer after what has none."""
+  texts = forcing.Texts(wait=(6, 5), num_waits=1, answer=(8, 6), answer_tokens=3)
+  # 3 1 | 1 | 4 4 4 4 4 | 10 1: of the first and the last the end token is taken away, and the
+  # second had no token before it.
+  rollout = force([[9, 2], [8], [4, 4, 4], [9, 9]], texts, budget=5)
+  np.testing.assert_array_equal(rollout.completion_tokens, [
+      [3, 6, 5, 7, 9, 8, 6, 7, 9, 10],
+      [6, 5, 7, 9, 10, 8, 6, 7, 9, 10],
+      [4, 4, 4, 4, 4, 8, 6, 7, 9, 10],
+      [10, 6, 5, 7, 9, 8, 6, 7, 9, 10]])
+  is_action = np.array([
+      [1, 0, 0, 1, 1, 0, 0, 1, 1, 1],
+      [0, 0, 1, 1, 1, 0, 0, 1, 1, 1],
+      [1, 1, 1, 1, 1, 0, 0, 1, 1, 1],
+      [1, 0, 0, 1, 1, 0, 0, 1, 1, 1]], bool)  # not what was put there
+  np.testing.assert_array_equal(rollout.action_mask, is_action)
+  np.testing.assert_allclose(rollout.log_probs, np.where(is_action, LOG_PROB, 0), atol=1e-6)
+  assert np.all(rollout.token_mask) and np.all(rollout.truncated)
 
-  def generate(params, rows, key):
-    seen.append((params, [row["prompt_ids"] for row in rows], key))
-    return answers[len(seen) - 1]
 
-  result = forcing.go_on(
-      forcing.Continuation(generate, [6, 5], limit=6), "params", rollout,
-      np.array([True, True, False, True]), 2, jax.random.key(0))
-  # The end token of row 0 is taken away; row 1 ended in none.
-  assert [rows for _, rows, _ in seen] == [
-      [[9, 2, 3, 6, 5], [9, 9, 5, 6, 7, 6, 5]], [[9, 9, 9, 9, 4, 4, 4, 6, 5]] * 2]
-  np.testing.assert_array_equal(result.completion_tokens, [
-      [2, 3, 6, 5, 2, 1], [5, 6, 7, 6, 5, 3], [8, 1, 0, 0, 0, 0], [4, 4, 4, 6, 5, 8]])
-  np.testing.assert_array_equal(result.log_probs, [
-      [-2, -3, 0, 0, -2, -1], [-5, -6, -7, 0, 0, -3], [-8, -1, 0, 0, 0, 0], [-4, -4, -4, 0, 0, -8]])
-  np.testing.assert_array_equal(result.token_mask.sum(axis=1), [6, 6, 2, 6])
-  np.testing.assert_array_equal(result.action_mask, np.array(  # not of what was put there
-      [[1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1]], bool))
-  np.testing.assert_array_equal(result.truncated, [False, True, False, True])
-  np.testing.assert_array_equal(result.prompt_tokens, rollout.prompt_tokens)
-  assert seen[0][0] == "params"
-  assert len({tuple(np.asarray(jax.random.key_data(key))) for *_, key in seen}) == 2
-  assert rollout.completion_tokens.shape == (4, 3) and rollout.completion_tokens[0, 2] == 1
+def test_an_answer_that_ends():
+  texts = forcing.Texts(wait=(), num_waits=0, answer=(2,), answer_tokens=3)
+  rollout = force([[2], [4]], texts, budget=3)
+  np.testing.assert_array_equal(
+      rollout.completion_tokens, [[3, 1, 0, 0, 0, 0, 0], [4, 4, 4, 2, 3, 1, 0]])
+  np.testing.assert_array_equal(
+      rollout.action_mask, np.array([[1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1, 0]], bool))
+  np.testing.assert_array_equal(rollout.token_mask, rollout.completion_tokens > 0)
+  assert rollout.truncated.tolist() == [False, False]
+  np.testing.assert_array_equal(rollout.prompt_tokens, [[0, 0, 2], [0, 0, 4]])
 
 
 def test_an_end_beyond_the_limit_is_cut_off():
-  rollout = make_rollout([[2, 3, 1], [2, 1]], [False, False], columns=5)
-  new = make_rollout([[4, 4, 1], [4, 4, 1]], [False, False], columns=3)
-  result = forcing.go_on(
-      forcing.Continuation(lambda *_: new, [6], limit=5), {}, rollout, np.array([True, True]), 2,
-      jax.random.key(0))
-  np.testing.assert_array_equal(result.completion_tokens, [[2, 3, 6, 4, 4], [2, 6, 4, 4, 1]])
-  np.testing.assert_array_equal(result.truncated, [True, False])
+  """3 6 9 10 1 has no room for its end, 6 9 10 1 has."""
+  texts = forcing.Texts(wait=(6, 9), num_waits=1, answer=(), answer_tokens=1)
+  rollout = force([[2], [8]], texts, budget=4)
+  np.testing.assert_array_equal(rollout.completion_tokens, [[3, 6, 9, 10], [6, 9, 10, 1]])
+  np.testing.assert_array_equal(rollout.truncated, [True, False])
 
 
-def test_nothing_is_sampled_where_nothing_goes_on():
-  rollout = make_rollout([[2, 1], [3, 3]], [False, True], columns=2)
-  result = forcing.go_on(  # the generator cannot be called
-      forcing.Continuation(None, [6], limit=4), {}, rollout, np.zeros(2, bool), 2,
-      jax.random.key(0))
-  np.testing.assert_array_equal(result.completion_tokens, [[2, 1, 0, 0], [3, 3, 0, 0]])
-  np.testing.assert_array_equal(result.token_mask.sum(axis=1), [2, 2])
-  np.testing.assert_array_equal(result.truncated, [False, True])
+def test_nothing_is_sampled_where_nothing_is_resumed():
+  """The wait has no room, and no row is truncated."""
+  texts = forcing.Texts(wait=(6, 9), num_waits=3, answer=(4,), answer_tokens=2)
+  rollout = force([[2], [8]], texts, budget=3)
+  np.testing.assert_array_equal(rollout.completion_tokens[0], [3, 1, 0, 0, 0, 0])
+  # The second: 6 9 in the place of its end token, 10 sampled; then the answer.
+  np.testing.assert_array_equal(rollout.completion_tokens[1], [6, 9, 10, 4, 4, 4])
+  np.testing.assert_array_equal(rollout.truncated, [False, True])
 
 
-def generate(settings, *, temperature=0.0, group_size=1, model=tiny.MODEL):
+def test_prompts_are_computed_once(monkeypatch):
+  calls, prefill = [], models.prefill
+  monkeypatch.setattr(models, "prefill", lambda *args: (calls.append(1), prefill(*args))[1])
+  force([[2], [8]], forcing.Texts((6,), 2, (5,), 4), budget=4)
+  assert len(calls) == 1
+
+
+def generate(
+    settings, *, temperature=0.0, group_size=1, model=tiny.MODEL, prompts=PROMPTS):
   generator = forcing.make_generator(
       model, TOKENIZER, make_layout(ParallelConfig(data=2)), Forcing(**settings),
       options=SamplingOptions(max_new_tokens=BUDGET, temperature=temperature),
       group_size=group_size, prompt_buckets=(3, 4))
-  rows = [{"prompt": prompt} for prompt in PROMPTS]
+  rows = [{"prompt": prompt} for prompt in prompts]
   return generator({"policy": tiny.random_params()}, rows, jax.random.key(3))
 
 
@@ -173,6 +195,13 @@ def test_samples_of_a_group_go_on_one_by_one():
     assert after[:len(before)] == before
     assert after[len(before):len(before) + 1] == (TOKENIZER.encode("d") if cut else [])
     assert len(before) + 2 <= len(after) <= BUDGET + 4 if cut else len(after) == len(before)
+
+
+def test_what_follows_a_text_does_not_depend_on_other_rows():
+  settings = dict(wait="c", num_waits=1, forced_answer="d", answer_tokens=3)
+  whole = generate(settings, temperature=1.0, group_size=2)
+  part = generate(settings, temperature=1.0, group_size=2, prompts=PROMPTS[:2])
+  assert completions_of(whole)[:4] == completions_of(part)
 
 
 @pytest.mark.parametrize("settings, positions, message", [

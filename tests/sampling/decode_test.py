@@ -248,7 +248,7 @@ def test_segments(needed, lengths):
 @pytest.mark.parametrize("group, rooms", [
     (1, [0]), (2, [0]), (4, [1, 0]), (6, [1, 0]), (16, [4, 1, 0]), (64, [16, 4, 1, 0])])
 def test_rooms(group, rooms):
-  assert session._rooms(group) == rooms  # pylint: disable=protected-access
+  assert session.num_kept(group) == rooms
 
 
 @pytest.mark.parametrize("group_size, lengths", [(1, (3, 5)), (2, (3, 5)), (7, (5, 2)), (16, (4,))])

@@ -1,0 +1,177 @@
+"""Continuous batching: more prompts than are sampled at once, in one compiled program.
+
+Where some groups have ended, the next prompts of the queue take their places, so that all rows work
+until the queue is empty; after that, rows that have ended leave. Samples are those of one call for
+all prompts: a row's keys belong to its prompt.
+
+A call with as many rows as prompts shrinks instead (`session.run`): within a group only, and to
+fewer rows than the device may be fast with. Refilling wins where rows end at different times and
+the queue is long: with geometric lengths a batch of 32 waits for its longest row four times the
+mean. Shrinking is enough where all prompts are sampled at once anyway, as the groups of an RL step.
+"""
+
+from typing import NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from rlreason import models
+from rlreason.models.config import ModelConfig
+from rlreason.sampling import session as session_lib
+from rlreason.sampling.options import SamplingOptions
+from rlreason.types import Key, Params, Prompts, Rollout
+
+_REFILLED = 8  # of the groups wait for their prefill before it is made, one in so many
+
+
+class Batching(NamedTuple):
+  """How many prompts of a queue are sampled at once."""
+
+  groups: int  # by this program
+  parts: int = 1  # devices that split the prompts of this program
+  batch: int = 1  # prompts that share a key, where there are several keys
+
+
+@struct.dataclass
+class _Queue:
+  """What the loop carries, for C parts of N prompts."""
+
+  session: session_lib.Session  # of P groups
+  source: jax.Array  # i32[C, P / C] which prompt of its part each group is of
+  begun: jax.Array  # i32[C] prompts of the part that have begun
+  rows: dict  # the `row_fields` of all N * G rows; zeros of those not stored yet
+
+
+def sample_queue(
+    batching: Batching, config: ModelConfig, params: Params, prompts: Prompts, key: Key, *,
+    options: SamplingOptions, value_head: Params | None = None, **settings,
+) -> Rollout:
+  """As `sampling.sample` of all prompts, of which some are sampled at once.
+
+  Args:
+    batching: how many; static. Not fewer than there are: a plain `sample`.
+    config, params, options, value_head, **settings: of `sampling.sample`.
+    prompts: N prompts, whole parts one after the other.
+    key: of all of them, or i32[M] of them: prompt i of the queue (by its index) is then the prompt
+      i % `batching.batch` of the call that has key i // `batching.batch`.
+
+  Returns:
+    N * G completions.
+
+  Raises:
+    ValueError: as `sampling.sample`; or prompts and groups do not divide into the parts.
+  """
+  total, parts = prompts.index.shape[0], batching.parts
+  for name, count in (("prompts", total), ("groups", batching.groups)):
+    if count % parts:
+      raise ValueError(f"{name}: got {count}, allowed: a multiple of {parts}, the parts")
+  if key.ndim:
+    key = key[prompts.index // batching.batch]
+    prompts = prompts.replace(index=prompts.index % batching.batch)
+  decoder = session_lib.prepare(config, params, value_head=value_head, is_int8=options.is_int8)
+
+  def begin(places):
+    take = lambda tree: jax.tree.map(lambda x: models.take_rows(x, places), tree)
+    session = session_lib.begin(
+        decoder, take(prompts), take(key) if key.ndim else key, options=options, **settings)
+    return session_lib.draw_first(decoder, session, jnp.ones(session.lengths.shape, bool))
+
+  size = min(batching.groups, total) // parts
+  places = jnp.tile(jnp.arange(size)[None], (parts, 1))
+  session = begin(places)
+  rows = session_lib.new_rows(
+      prompts, session.group_size, session.capacity, session.values is not None)
+  queue = _Queue(session, places, jnp.full(parts, size), rows)
+  step = session_lib.make_step(decoder)
+  lengths = session_lib.lengths_from(
+      session.caches[0].keys.shape[3], session.capacity)
+  for length in lengths[1:] or lengths:  # with refills some row is soon longer than the first
+    queue = _run_while_refilled(step, begin, total // parts, queue.replace(
+        session=session_lib.grown(queue.session, length)))
+  rows = _finish(step, queue)
+  return session_lib.to_rollout(queue.session.replace(prompts=prompts, **rows))
+
+
+def _run_while_refilled(step, begin, count: int, queue: _Queue) -> _Queue:
+  """Until each part's queue of `count` prompts is empty, or a row has no slot left in its cache."""
+  most = max(queue.source.shape[1] // _REFILLED, 1)
+  length = queue.session.caches[0].keys.shape[3]
+  everywhere = queue.session.capacity
+
+  def is_within(session):
+    is_left = session_lib.is_open(session, everywhere)
+    return jnp.all(~is_left | (session.lengths <= length))
+
+  def run_and_refill(queue):
+    left = count - queue.begun
+    needed = jnp.minimum(most, left)
+
+    def goes_on(session):
+      num_ended = jnp.sum(~_open_groups(session, queue.source), axis=1)
+      return ~jnp.any((left > 0) & (num_ended >= needed)) & is_within(session)
+
+    session = jax.lax.while_loop(
+        goes_on, lambda session: step(session, session_lib.is_open(session, everywhere)),
+        queue.session)
+    return _refill(begin, most, count, queue.replace(session=session))
+
+  return jax.lax.while_loop(
+      lambda queue: jnp.any(queue.begun < count) & is_within(queue.session), run_and_refill, queue)
+
+
+def _refill(begin, most: int, count: int, queue: _Queue) -> _Queue:
+  """Gives the places of up to `most` ended groups of each part to the next of its prompts."""
+  is_left = _open_groups(queue.session, queue.source)
+  places = jnp.argsort(is_left, axis=1, stable=True)[:, :most]
+  following = queue.begun[:, None] + jnp.arange(most)[None]
+  is_used = ~jnp.take_along_axis(is_left, places, axis=1) & (following < count)
+  places = jnp.where(is_used, places, queue.source.shape[1])
+  put = jax.vmap(lambda whole, places, part: whole.at[places].set(part, mode="drop"))
+  return _Queue(
+      session=session_lib.put_groups(
+          queue.session, begin(jnp.minimum(following, count - 1)), places),
+      source=put(queue.source, places, following),
+      begun=queue.begun + jnp.sum(is_used, axis=1), rows=_stored(queue))
+
+
+def _finish(step, queue: _Queue) -> dict:
+  """All rows, when those that are open have ended; what is left of each part shrinks."""
+  for kept in session_lib.num_kept(queue.source.shape[1]):
+    def is_crowded(session, kept=kept, source=queue.source):
+      return jnp.any(jnp.sum(_open_groups(session, source), axis=1) > kept)
+
+    session = jax.lax.while_loop(
+        is_crowded, lambda session: step(session, session_lib.is_open(session, session.capacity)),
+        queue.session)
+    queue = queue.replace(session=session)
+    queue = queue.replace(rows=_stored(queue))
+    if kept:
+      places = jnp.argsort(~_open_groups(session, queue.source), axis=1, stable=True)[:, :kept]
+      queue = queue.replace(
+          session=_take_groups(session, places),
+          source=jnp.take_along_axis(queue.source, places, axis=1))
+  return queue.rows
+
+
+def _open_groups(session: session_lib.Session, source: jax.Array) -> jax.Array:
+  """bool[C, P / C] groups with a row that has not ended."""
+  is_left = session_lib.is_open(session, session.capacity)
+  return jnp.any(is_left.reshape(*source.shape, -1), axis=2)
+
+
+def _stored(queue: _Queue) -> dict:
+  """All rows, with those of the session as they are now."""
+  put = lambda whole, part: session_lib.put_parts(whole, part, queue.source)
+  return jax.tree.map(put, queue.rows, session_lib.row_fields(queue.session))
+
+
+def _take_groups(session: session_lib.Session, places: jax.Array) -> session_lib.Session:
+  """The session of the groups i32[C, p] of each part, without the others."""
+  prompts = session.hidden.shape[0]
+
+  def take(x):
+    groups = x.reshape(prompts, -1, *x.shape[1:])
+    return models.take_rows(groups, places).reshape(-1, *x.shape[1:])
+
+  return jax.tree.map(take, session)

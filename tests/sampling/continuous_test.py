@@ -1,0 +1,126 @@
+"""Prompts of a queue, some at once, against one call for all of them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlreason import models, sampling
+from rlreason.models import ModelConfig
+from rlreason.sampling import SamplingOptions, continuous
+from rlreason.sampling.continuous import Batching
+from rlreason.types import Prompts
+
+TINY = ModelConfig(
+    vocab_size=17, width=12, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20)
+WINDOWED = dataclasses.replace(TINY, sliding_window=4, sliding_layers=(True, False))
+HEAD = {"kernel": np.linspace(-1, 1, TINY.width, dtype=np.float32), "bias": np.float32(0.3)}
+STOP = (3, 5)
+
+
+@functools.cache
+def params_of(config):
+  random = np.random.default_rng(0)
+  is_scale = lambda path: path[-1].key == "scale"
+  return jax.tree.map_with_path(
+      lambda path, leaf: (0.4 * random.standard_normal(leaf.shape) + is_scale(path)).astype(
+          leaf.dtype), models.abstract_params(config))
+
+
+def make_prompts(count):
+  random = np.random.default_rng(1)
+  lengths = 1 + np.arange(count) % 5
+  return Prompts(
+      tokens=random.integers(0, TINY.vocab_size, (count, 5)).astype(np.int32),
+      mask=np.arange(5) >= 5 - lengths[:, None], index=np.arange(count, dtype=np.int32))
+
+
+closed = jax.jit(
+    sampling.sample, static_argnums=0, static_argnames=("options", "stop_ids", "group_size"))
+queued = jax.jit(
+    continuous.sample_queue, static_argnums=(0, 1),
+    static_argnames=("options", "stop_ids", "group_size"))
+
+
+def assert_same(got, expected):
+  """Tokens and masks bitwise, floats to the rounding of sums over caches of another length."""
+  for name in ("prompt_tokens", "prompt_mask", "completion_tokens", "token_mask", "action_mask",
+               "truncated"):
+    np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+  for name in ("log_probs", "values"):
+    np.testing.assert_allclose(getattr(got, name), getattr(expected, name), atol=1e-5)
+
+
+@pytest.mark.parametrize("config, prompts, groups, group_size, new_tokens", [
+    (TINY, 21, 8, 1, 40), (WINDOWED, 7, 2, 3, 12), (TINY, 5, 1, 1, 6), (TINY, 3, 4, 2, 6)])
+def test_samples_are_those_of_one_call(config, prompts, groups, group_size, new_tokens):
+  """The last with fewer prompts than may be sampled at once."""
+  run = dict(
+      options=SamplingOptions(max_new_tokens=new_tokens), stop_ids=STOP, group_size=group_size,
+      value_head=HEAD)
+  args = config, params_of(config), make_prompts(prompts), jax.random.key(4)
+  got = queued(Batching(groups), *args, **run)
+  assert_same(got, closed(*args, **run))
+  lengths = np.asarray(got.token_mask.sum(axis=1))
+  assert len(set(lengths.tolist())) > 1
+
+
+def test_rows_that_never_end_and_rows_that_end_at_once():
+  for stop_ids in ((), tuple(range(17))):
+    run = dict(options=SamplingOptions(max_new_tokens=6), stop_ids=stop_ids, value_head=HEAD)
+    args = TINY, params_of(TINY), make_prompts(7), jax.random.key(4)
+    assert_same(queued(Batching(3), *args, **run), closed(*args, **run))
+
+
+def test_a_key_for_each_batch():
+  """As of one call for each, whose prompts count from 0."""
+  run = dict(options=SamplingOptions(max_new_tokens=12), stop_ids=STOP, value_head=HEAD)
+  prompts, keys = make_prompts(9), jax.random.split(jax.random.key(4), 3)
+  got = queued(Batching(3, batch=3), TINY, params_of(TINY), prompts, keys, **run)
+  parts = [closed(
+      TINY, params_of(TINY), jax.tree.map(lambda x: x[3 * i:3 * i + 3], prompts).replace(
+          index=np.arange(3)), keys[i], **run) for i in range(3)]
+  assert_same(got, jax.tree.map(lambda *x: np.concatenate(x), *parts))
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+def test_each_of_eight_devices_has_a_queue_of_its_own():
+  run = dict(options=SamplingOptions(max_new_tokens=12), stop_ids=STOP, value_head=HEAD)
+  prompts, params, key = make_prompts(32), params_of(TINY), jax.random.key(4)
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:8]), ("data",))
+  sharded = jax.device_put(
+      prompts, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+  batching = Batching(16, parts=8)
+  assert_same(queued(batching, TINY, params, sharded, key, **run),
+              closed(TINY, params, prompts, key, **run))
+  text = queued.lower(batching, TINY, params, sharded, key, **run).compile().as_text()
+  # Whether a loop goes on is asked of all; nothing of a row leaves its device.
+  assert "all-reduce" in text and "all-gather" not in text and "all-to-all" not in text
+
+
+def test_as_few_steps_as_rows_allow(monkeypatch):
+  """30 rows, 5 at a time: far fewer steps than 6 batches that each wait for their longest row."""
+  steps, original = [], models.decode_step
+  def decode_step(*args):
+    jax.debug.callback(lambda: steps.append(1))
+    return original(*args)
+  monkeypatch.setattr(models, "decode_step", decode_step)
+  got = jax.jit(functools.partial(
+      continuous.sample_queue, Batching(5), TINY, options=SamplingOptions(max_new_tokens=60),
+      stop_ids=STOP))(params_of(TINY), make_prompts(30), jax.random.key(4))
+  jax.effects_barrier()
+  lengths = np.asarray(got.token_mask.sum(axis=1))
+  waiting = lengths.reshape(6, 5).max(axis=1).sum() - 6
+  fewest = -(-(lengths - 1).sum() // 5)
+  assert fewest <= len(steps) < 0.7 * waiting
+  assert len(steps) <= fewest + lengths.max()
+
+
+def test_what_does_not_divide():
+  with pytest.raises(ValueError, match="groups: got 3, allowed: a multiple of 2, the parts"):
+    continuous.sample_queue(
+        Batching(3, parts=2), TINY, params_of(TINY), make_prompts(4), jax.random.key(0),
+        options=SamplingOptions(max_new_tokens=2), stop_ids=())
