@@ -120,7 +120,7 @@ class Step:
     options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
     self._sample = layout.compile_sampler(
         functools.partial(_sample, shape, config, options))
-    self._planner = GroupPlanner(settings, shape.group, layout)
+    self._planner = GroupPlanner(settings, shape.group, layout, config)
     self._score = layout.compile_rows(algorithm.score)
     self._make_batch = layout.compile_whole(algorithm.make_batch)
     self._update = layout.compile_update(algorithm.update_step, self.state)

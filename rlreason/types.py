@@ -83,6 +83,33 @@ class GroupPlan:
 
 
 @struct.dataclass
+class RowPacking:
+  """Where the sequences of a pass, prompt and completion each, stand in R packed rows of W tokens.
+
+  Parts as in `GroupPacking`. Log-probs and values are computed of K completion tokens, the first
+  `lengths` of the sequences that the pass holds. Made by `data/row_packing.py`, read by
+  `models/groups.py`.
+  """
+
+  segment_ids: jax.Array  # i32[C, R / C, W] 0 on padding, else 1 + b of the sequence
+  sources: jax.Array  # i32[C, R / C, W] b * (S + T) + its column, completions after prompts
+  positions: jax.Array  # i32[C, R / C, W] of the token in its sequence
+  reads: jax.Array  # i32[C, K] r * W + w that each completion token was sampled from
+  targets: jax.Array  # i32[C, K] b * T + t of the token
+  starts: jax.Array  # i32[C, B / C] k of the first one; -1 of a sequence that is not in the pass
+  lengths: jax.Array  # i32[C, B / C]
+
+
+@struct.dataclass
+class RowPlan:
+  """The passes of every minibatch without padding; N minibatches of at most M passes."""
+
+  rows: jax.Array  # i32[N, Q] of the rollout, those of the first part first
+  is_needed: jax.Array  # bool[N, M] whether the pass holds anything
+  packing: RowPacking  # of these rows, arrays with the leading axes [N, M]
+
+
+@struct.dataclass
 class Outcome:
   """What the host found out about each completion of a rollout."""
 
@@ -149,7 +176,8 @@ class RolloutBatch:
   returns: jax.Array | None = None  # f32[B, T]
   nll_mask: jax.Array | None = None  # bool[B, T] tokens whose likelihood is raised besides
   is_selected: jax.Array | None = None  # bool[B, T] of one minibatch, by the selection slot
-  plan: GroupPlan | None = None  # how groups share their prompt; None: each row has its own
+  # How groups share their prompt, or rows are packed; None: each row has its own, and its padding.
+  plan: GroupPlan | RowPlan | None = None
 
   @property
   def learned_mask(self) -> jax.Array:

@@ -1,4 +1,6 @@
-"""Groups in training: a prompt is computed once, and its completions are packed into rows.
+"""Packed rows in training: groups that share their prompt, and sequences without padding.
+
+Of a group the prompt is computed once, and its completions are packed into rows.
 
 The tokens of prompts and of packed rows go through norms, projections and feed-forward layers side
 by side; a completion's attention reads the keys and values of its prompt, whose gradients add up
@@ -12,19 +14,35 @@ from rlreason import masks
 from rlreason.models.attention import group_masks, of_rows
 from rlreason.models.config import ModelConfig
 from rlreason.models.moe import balance_loss
-from rlreason.models.transformer import Transformer
-from rlreason.types import GroupPacking, Params
+from rlreason.models.transformer import Transformer, forward_and_balance
+from rlreason.types import GroupPacking, Params, RowPacking
 
 
-def pack(packing: GroupPacking, x: jax.Array) -> jax.Array:
-  """[B, T], a number per token of completions -> [R, W]; 0 on padding."""
+def pack(packing: GroupPacking | RowPacking, x: jax.Array) -> jax.Array:
+  """[B, T], a number per token of completions -> [R, W], or [C, K] of rows; 0 on padding."""
+  if isinstance(packing, RowPacking):
+    return _of_parts(x, packing.targets)
   source = (packing.segment_ids - 1) * x.shape[1] + packing.steps
   return _take(x, source, packing.segment_ids > 0)
 
 
-def unpack(packing: GroupPacking, x: jax.Array) -> jax.Array:
-  """[R, W], a number per packed token -> [B, T]; 0 where there is none."""
-  return _take(x, packing.places, packing.places >= 0)
+def unpack(packing: GroupPacking | RowPacking, x: jax.Array, columns: int = 0) -> jax.Array:
+  """The result of `pack`, or numbers like it -> [B, T]; 0 where there is none.
+
+  `columns` is T; only of rows.
+  """
+  if isinstance(packing, GroupPacking):
+    return _take(x, packing.places, packing.places >= 0)
+  steps, starts = jnp.arange(columns), packing.starts[..., None]
+  is_token = (starts >= 0) & (steps[None, None] < packing.lengths[..., None])
+  return _take(x, starts + steps[None, None], is_token)
+
+
+def _of_parts(x: jax.Array, places: jax.Array) -> jax.Array:
+  """Numbers of x, rows of C parts, by their place in each part, [C, ...] like `places`."""
+  parts = places.shape[0]
+  taken = jnp.take_along_axis(x.reshape(parts, -1), places.reshape(parts, -1), axis=1)
+  return taken.reshape(places.shape)
 
 
 def _take(x: jax.Array, places: jax.Array, is_kept: jax.Array) -> jax.Array:
@@ -73,14 +91,42 @@ def forward_groups(
           hidden[:, cut:].reshape(*positions.shape, -1), balance_loss(loads, jnp.sum(counts)))
 
 
-def group_features(
-    config: ModelConfig, params: Params, rows, packing: GroupPacking
+def row_features(
+    config: ModelConfig, params: Params, rows, packing: RowPacking
 ) -> tuple[jax.Array, jax.Array]:
-  """Hidden states [R, W, D] from which each packed token was sampled, and the balancing loss.
+  """Hidden states [C, K, D] that the completion tokens of a pass were sampled from.
+
+  Args:
+    config: the model.
+    params: its parameters.
+    rows: anything with prompt_tokens [B, S] and completion_tokens [B, T].
+    packing: of these rows.
+
+  Returns:
+    The states, arbitrary on padding; and the load-balancing loss of the experts.
+  """
+  parts, _, width = packing.segment_ids.shape
+  both = jnp.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1)
+  in_rows = lambda x: x.reshape(-1, width)
+  hidden, balance = forward_and_balance(
+      config, params, in_rows(_of_parts(both, packing.sources)), in_rows(packing.segment_ids),
+      in_rows(packing.positions))
+  # Part by part, so that it stays on the device that has the part.
+  chosen = jax.vmap(lambda hidden, reads: hidden[reads])(
+      hidden.reshape(parts, -1, hidden.shape[-1]), packing.reads)
+  return chosen, balance
+
+
+def packed_features(
+    config: ModelConfig, params: Params, rows, packing: GroupPacking | RowPacking
+) -> tuple[jax.Array, jax.Array]:
+  """Hidden states of `row_features`, or [R, W, D] from which each token of a group was sampled.
 
   The first token of a completion was sampled from the last one of its prompt. Arguments are those
   of `forward_groups`.
   """
+  if isinstance(packing, RowPacking):
+    return row_features(config, params, rows, packing)
   prompts, hidden, balance = forward_groups(config, params, rows, packing)
   last = of_rows(prompts[:, -1], packing.prompt_of_row)[:, None]
   before = jnp.concatenate([jnp.zeros_like(last), hidden[:, :-1]], axis=1)

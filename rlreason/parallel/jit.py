@@ -81,6 +81,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
       put_params=lambda params, boxed: jax.device_put(params, param_shardings(boxed)),
       put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
+      put_plan=lambda plan: plan,
       compile_sampler=lambda fn: told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
       compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),

@@ -9,20 +9,23 @@ minibatch holds the same rows as on one device, so the numbers are the same.
 from typing import Any, Callable, NamedTuple
 
 
+from rlreason.types import RowPlan
+
 
 class Layout(NamedTuple):
   """How arrays and programs are placed. Row trees have the rows on axis 0, as on one device."""
 
   num_shards: int  # the number of rows must be a multiple of it
   num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
-  takes_plans: bool  # whether the batch of an update may hold a `GroupPlan`
+  takes_plans: bool  # whether the batch of an update may hold a `GroupPlan`; a `RowPlan` always
   param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> places of parameters
   put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
   put_state: Callable[[Any], Any]  # train state -> placed
   get_state: Callable[[Any], Any]  # placed train state -> one copy
   put_rows: Callable[[Any], Any]  # host rows -> device rows
   get_rows: Callable[[Any], Any]  # device rows -> host rows
+  put_plan: Callable[[RowPlan], RowPlan]  # as programs of rows and updates take it
   compile_sampler: Callable[[Callable], Callable]  # fn(placed, rows, key) -> rows
-  compile_rows: Callable[[Callable], Callable]  # the same, with log-probs of whole rows
+  compile_rows: Callable[[Callable], Callable]  # fn(placed, rows, plan or None) -> rows
   compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
   compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state

@@ -1,5 +1,7 @@
 """The layout of `pmap`: each device has the parameters and computes its share of the rows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from rlreason.parallel.jit import check_rows, told
 from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, mesh_devices
 from rlreason.parallel.shards import Replicas, take_rows
+from rlreason.types import RowPlan
 
 _REPLICAS = "replicas"  # the axis name under pmap
 
@@ -29,6 +32,15 @@ def _replicas(count: int) -> Replicas:
       gather=lambda tree: jax.tree.map(
           lambda x: jax.lax.all_gather(x, _REPLICAS, axis=0, tiled=True), tree),
       take=take_share, place=lambda tree: tree)
+
+
+def _put_plan(count: int, plan: RowPlan) -> RowPlan:
+  """The plan with an axis of devices first, each with its own part."""
+  part_first = lambda x: np.moveaxis(x, 2, 0)[:, :, :, None]
+  return RowPlan(
+      rows=np.moveaxis(plan.rows.reshape(len(plan.rows), count, -1), 1, 0),
+      is_needed=np.stack([plan.is_needed] * count),
+      packing=jax.tree.map(part_first, plan.packing))
 
 
 def make_pmap_layout(config: ParallelConfig) -> Layout:
@@ -78,9 +90,9 @@ def make_pmap_layout(config: ParallelConfig) -> Layout:
 
     return whole
 
-  def compile_as(name):
+  def compile_as(name, third):
     return lambda fn: told(name, jax.pmap(
-        fn, axis_name=_REPLICAS, in_axes=(0, 0, None), devices=devices))
+        fn, axis_name=_REPLICAS, in_axes=(0, 0, third), devices=devices))
 
   return Layout(
       num_shards=count, num_replicas=count, takes_plans=False,
@@ -88,6 +100,6 @@ def make_pmap_layout(config: ParallelConfig) -> Layout:
       put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,
       get_rows=lambda tree: jax.device_get(merge(jax.device_get(tree))),
-      compile_sampler=compile_as("sampling"), compile_rows=compile_as("scoring"),
-      compile_whole=compile_whole,
-      compile_update=compile_update)
+      put_plan=functools.partial(_put_plan, count), compile_sampler=compile_as("sampling", None),
+      compile_rows=compile_as("scoring", 0),
+      compile_whole=compile_whole, compile_update=compile_update)

@@ -76,7 +76,7 @@ def together(config, params, rows, packing):
 
   def loss(params):
     given = SimpleNamespace(**rows)
-    features, balance = models.group_features(config, params, given, packing)
+    features, balance = models.packed_features(config, params, given, packing)
     found = models.token_log_probs(
         config, params, features, models.pack(packing, given.completion_tokens))
     return _loss(given, *(models.unpack(packing, x) for x in found), balance)
@@ -207,7 +207,7 @@ def test_devices_that_split_rows_have_nothing_to_tell_each_other():
   def forward(params, x, key):
     del key
     given, packing = SimpleNamespace(**x["rows"]), x["packing"]
-    features, _ = models.group_features(config, params, given, packing)
+    features, _ = models.packed_features(config, params, given, packing)
     return models.unpack(packing, models.token_log_probs(
         config, params, features, models.pack(packing, given.completion_tokens))[0])
 

@@ -84,8 +84,8 @@ def with_gaps(rollout):
 
 
 @functools.cache
-def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False):
-  """Two steps; with gaps, groups share their prompt where the layout has it."""
+def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False, has_plan=False):
+  """Two steps; with gaps or a plan, groups share their prompt where the layout has it."""
   layout = make_layout(parallel)
   algorithm = policy_gradient(config, model, OPTIMIZER, temperature=0.8, group_size=GROUP)
   params = init_rl_params(config, model, make_policy(layout, model))
@@ -114,13 +114,14 @@ def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False):
     placed = layout.put_rows(rollout)
     moved = reference if state.reference is None else state.reference
     scores = score({"params": state.params, "reference": moved}, placed,
-                   planner.of_rollout(rollout) if has_gaps else None)
+                   planner.of_rollout(rollout) if has_gaps or has_plan else None)
     rewards = np.sum(rollout.completion_tokens % 3 == 0, axis=1).astype(np.float32)
     outcome = layout.put_rows(types.Outcome(rewards, np.arange(ROWS) % 7 != 3))
     batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.coefs))
-    if has_gaps:
+    if has_gaps or has_plan:
       batch = batch.replace(plan=planner.of_update(batch, key_update))
-      assert (batch.plan is not None) == layout.takes_plans
+      is_shared = config.share_prompts and layout.takes_plans
+      assert isinstance(batch.plan, types.GroupPlan if is_shared else types.RowPlan)
     host = (rollout, *map(layout.get_rows, (scores, batch)))
     return *host, *update(state, batch, key_update)
 
@@ -191,12 +192,26 @@ def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
 
 @pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
 def test_given_tokens_within_completions_too(name):
-  config = dataclasses.replace(CONFIG, micro_batch_size=16)  # whole groups on each of 8 devices
+  # Whole groups on each of 8 devices; under pmap, packed rows.
+  config = dataclasses.replace(CONFIG, micro_batch_size=16, pack_rows=True, packed_width=14)
   one = run_ppo(ParallelConfig(data=1), config, has_gaps=True)
   result = run_ppo(LAYOUTS[name], config, has_gaps=True)
   given = one.rollout.token_mask & ~one.rollout.action_mask
   assert given.any() and not np.any(np.where(given, one.batch.advantages, 0))
   assert_close(result.batch.replace(plan=None), one.batch.replace(plan=None))
+  assert_close(result.layout.get_state(result.state).params, one.state.params)
+
+
+@pytest.mark.parametrize("name", ["data8", "data2_fsdp2_tensor2", "pmap8"])
+def test_packed_rows_are_of_each_device_and_as_padded_ones(name):
+  config = dataclasses.replace(
+      CONFIG, critic="separate", recompute_log_probs=True, share_prompts=False)
+  one = run_ppo(ParallelConfig(data=1), config)
+  packed = dataclasses.replace(config, pack_rows=True, packed_width=14)
+  result = run_ppo(LAYOUTS[name], packed, has_plan=True)
+  is_token = one.rollout.token_mask
+  for key, scores in one.scores.items():
+    assert_close(np.where(is_token, result.scores[key], 0), np.where(is_token, scores, 0))
   assert_close(result.layout.get_state(result.state).params, one.state.params)
 
 

@@ -48,6 +48,7 @@ _same = lambda x, *unused: x
 LAYOUT = Layout(
     num_shards=1, num_replicas=1, takes_plans=True, param_shardings=lambda boxed: None,
     put_params=_same, put_state=_same, get_state=_same, put_rows=_same, get_rows=_same,
+    put_plan=_same,
     compile_sampler=_same,
     compile_rows=_same, compile_whole=_same, compile_update=_same)
 
@@ -99,6 +100,8 @@ def rates(optimizer, updates=4):
 
 class Batch:
   """What a fake algorithm makes of a rollout."""
+
+  plan = None
 
   def replace(self, **unused):
     return self

@@ -139,8 +139,12 @@ NO_CRITIC = dict(critic="none")
 POLICY_GRADIENT = {
     "epochs": pg(2), "minibatch_size": pg(2), "micro_batch_size": Row(2, program),
     "recompute_log_probs": pg(True),
-    "share_prompts": Row(True, lambda config: GroupPlanner(
-        config, 2, fakes.LAYOUT).of_rollout(ROLLOUT) is None),
+    "share_prompts": Row(True, lambda config: type(GroupPlanner(
+        config, 2, fakes.LAYOUT).of_rollout(ROLLOUT))),
+    "pack_rows": Row(True, lambda config: type(GroupPlanner(
+        config, 1, fakes.LAYOUT).of_rollout(ROLLOUT)), with_other=dict(packed_width=24)),
+    "packed_width": Row(24, lambda config: jax.tree.map(np.shape, GroupPlanner(
+        config, 1, fakes.LAYOUT).of_rollout(ROLLOUT)), dict(pack_rows=True)),
     "advantage": pg(Slot(losses.group_centered)), "discount": pg(0.5), "gae_lambda": pg(0.5),
     "critic_lambda": pg(0.5), "length_adaptive_alpha": pg(0.5), "bootstrap_truncated": pg(True),
     "whiten_rewards": pg(True), "whiten_advantages": pg(False), "whiten_ddof": pg(1),

@@ -33,6 +33,11 @@ class PolicyGradientConfig:
   # A group's prompt is computed once and its completions are packed, where the layout and the sizes
   # allow it: micro-batches of whole groups. The numbers are the same.
   share_prompts: bool = True
+  # Where no prompt is shared, prompts and completions stand one after the other in packed rows, and
+  # hardly any padding is computed. The numbers are the same but for rounding. Not for experts,
+  # whose balance is that of a pass.
+  pack_rows: bool = False
+  packed_width: int = 0  # tokens of a packed row; 0 = chosen from the lengths of each step
 
   # Advantages. The slot turns the scores of a group into those of its completions; a critic, where
   # there is one, then spreads them over tokens (GAE), and without one each token gets what its
@@ -99,12 +104,12 @@ class PolicyGradientConfig:
   def __post_init__(self):
     limits = {
         "epochs": (1, None), "minibatch_size": (1, None), "micro_batch_size": (0, None),
-        "discount": (0, 1), "gae_lambda": (0, 1), "critic_lambda": (0, 1),
-        "drop_threshold": (0, None), "constant_length": (1, None), "nll_coef": (0, None),
-        "entropy_step": (0, None), "critic_warmup_steps": (0, None), "value_clip": (0, None),
-        "value_coef": (0, None), "kl_coef": (0, None), "kl_horizon": (1, None),
-        "kl_clamp_ratio": (0, kl.MAX_CLAMP), "kl_clamp": (0, kl.MAX_CLAMP),
-        "reference_every": (0, None), "reference_decay": (0, 1)}
+        "packed_width": (0, None), "discount": (0, 1), "gae_lambda": (0, 1),
+        "critic_lambda": (0, 1), "drop_threshold": (0, None), "constant_length": (1, None),
+        "nll_coef": (0, None), "entropy_step": (0, None), "critic_warmup_steps": (0, None),
+        "value_clip": (0, None), "value_coef": (0, None), "kl_coef": (0, None),
+        "kl_horizon": (1, None), "kl_clamp_ratio": (0, kl.MAX_CLAMP),
+        "kl_clamp": (0, kl.MAX_CLAMP), "reference_every": (0, None), "reference_decay": (0, 1)}
     for name, (low, high) in limits.items():
       value = vars(self)[name]
       if value is not None and (value < low or (high is not None and value > high)):
@@ -181,6 +186,8 @@ class PolicyGradientConfig:
     """What would do nothing. A weight of 0 turns a term off, and its options may stay."""
     if self.length_adaptive_alpha is not None and self.critic_lambda is not None:
       check_unread(self, "with length_adaptive_alpha and critic_lambda", "gae_lambda")
+    if not self.pack_rows:
+      check_unread(self, "with pack_rows=False", "packed_width")
     if self.drop_threshold is None:
       check_unread(self, "without drop_threshold", "drop_normalizer")
     if "constant" not in (self.aggregation, self.nll_aggregation):

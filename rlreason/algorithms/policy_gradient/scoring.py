@@ -16,10 +16,10 @@ from rlreason.algorithms.rows import (
     completion_features, features_with_last, in_chunks, reference_of)
 from rlreason.models import lora
 from rlreason.models.config import ModelConfig
-from rlreason.models.groups import group_features, pack, unpack
+from rlreason.models.groups import pack, packed_features, unpack
 from rlreason.models.heads import apply_value_head
 from rlreason.models.transformer import token_log_probs
-from rlreason.types import GroupPacking, GroupPlan, Params, Rollout
+from rlreason.types import GroupPacking, GroupPlan, Params, Rollout, RowPacking, RowPlan
 
 
 class Spec(NamedTuple):
@@ -39,13 +39,13 @@ class Pass(NamedTuple):
 
   log_probs: jax.Array  # f32[B, T] of their tokens, at the sampling temperature, nats
   entropy: jax.Array  # f32[B, T] of the distributions they are from, nats
-  features: jax.Array  # [B, T, D] hidden states they were sampled from; packed, [R, W, D]
+  features: jax.Array  # [B, T, D] hidden states they were sampled from; packed, as they are
   balance: jax.Array  # f32 scalar, load-balancing loss of experts
 
 
 def policy_pass(
     spec: Spec, params: Params, rows, mask: jax.Array | None,
-    packing: GroupPacking | None = None,
+    packing: GroupPacking | RowPacking | None = None,
 ) -> Pass:
   """One forward pass of a policy.
 
@@ -54,21 +54,22 @@ def policy_pass(
     params: of a policy of its model.
     rows: anything with prompt_tokens, prompt_mask and completion_tokens.
     mask: bool[B, T] tokens that count in the load of experts; None: nobody asks for it.
-    packing: of the rows, to compute a group's prompt once and no padding; None: row by row. The
+    packing: of the rows, to compute a group's prompt once, or no padding; None: row by row. The
       numbers are the same, but 0 for tokens that the packing leaves out.
   """
   log_probs = functools.partial(token_log_probs, spec.model, params, temperature=spec.temperature)
   if packing is None:
     features, balance = completion_features(spec.model, params, rows, mask)
     return Pass(*log_probs(features, rows.completion_tokens), features, balance)
-  features, balance = group_features(spec.model, params, rows, packing)
+  features, balance = packed_features(spec.model, params, rows, packing)
   packed = log_probs(features, pack(packing, rows.completion_tokens))
-  return Pass(*(unpack(packing, x) for x in packed), features, balance)
+  columns = rows.completion_tokens.shape[1]
+  return Pass(*(unpack(packing, x, columns) for x in packed), features, balance)
 
 
 def values_of_rows(
     spec: Spec, params: Params, policy_features: jax.Array, rows,
-    packing: GroupPacking | None = None,
+    packing: GroupPacking | RowPacking | None = None,
 ) -> jax.Array:
   """f32[B, T]; `policy_features` of a `Pass` are read by a shared critic only."""
   if spec.config.critic == "shared":
@@ -76,13 +77,13 @@ def values_of_rows(
   else:
     features, head = _critic_features(spec, params, rows, packing), params["critic"]["value_head"]
   values = apply_value_head(head, features)
-  return values if packing is None else unpack(packing, values)
+  return values if packing is None else unpack(packing, values, rows.completion_tokens.shape[1])
 
 
-def _critic_features(spec: Spec, params: Params, rows, packing: GroupPacking | None):
+def _critic_features(spec: Spec, params: Params, rows, packing):
   if packing is None:
     return completion_features(spec.critic, _critic_trunk(params), rows)[0]
-  return group_features(spec.critic, _critic_trunk(params), rows, packing)[0]
+  return packed_features(spec.critic, _critic_trunk(params), rows, packing)[0]
 
 
 def _critic_trunk(params: Params) -> Params:
@@ -103,7 +104,7 @@ def _values_with_last(spec: Spec, params: Params, rows: Rollout):
   return values[:, :-1], jnp.take_along_axis(values, lengths[:, None], axis=1)[:, 0]
 
 
-def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None = None):
+def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | RowPlan | None = None):
   """Old and reference log-probs and values, as many rows at a time as in a gradient pass.
 
   Args:
@@ -112,16 +113,35 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None = None):
       Of a policy with adapters the reference is its frozen base, with the adapters given here, or
       with none; a reference of its own (`Spec.reference`) is given whole.
     rollout: rows.
-    plan: of all rows, in one minibatch, to compute prompts once; None: row by row.
+    plan: of all rows, in one minibatch; None: row by row.
 
   Returns:
     f32[B, T] each: "old_log_probs"; where the selection reads them "old_entropies"; with a
     reference "ref_log_probs"; with a critic "values", and with `bootstrap_truncated` "last_values"
     f32[B].
   """
+  return _given_scores(spec.config, rollout) | _computed_scores(spec, models, rollout, plan)
+
+
+def _given_scores(config: PolicyGradientConfig, rollout: Rollout) -> dict[str, jax.Array]:
+  """What the sampler brings along."""
+  scores = {} if config.recompute_log_probs else {"old_log_probs": rollout.log_probs}
+  if config.has_critic and not _needs_values(config, rollout):
+    scores["values"] = rollout.values
+  return scores
+
+
+def _needs_values(config: PolicyGradientConfig, rollout: Rollout) -> bool:
+  return config.has_critic and (
+      config.bootstrap_truncated or rollout.values is None or config.critic == "separate")
+
+
+def _computed_scores(spec: Spec, models, rollout: Rollout, plan: GroupPlan | RowPlan | None):
   if plan is None:
     size = spec.config.micro_batch_size or spec.config.minibatch_size
     return in_chunks(lambda rows: _score_rows(spec, models, rows, None), rollout, size)
+  if isinstance(plan, RowPlan):
+    return _score_packed(spec, models, rollout, plan)
   indices, packing = jax.tree.map(lambda x: x[0], (plan.indices, plan.packing))
   take = lambda indices: jax.tree.map(lambda x: x[indices], rollout)
   scores = jax.lax.map(
@@ -131,12 +151,27 @@ def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | None = None):
   return jax.tree.map(lambda x: put_back(x.reshape(-1, *x.shape[2:])), scores)
 
 
-def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | None):
+def _score_packed(spec: Spec, models, rollout: Rollout, plan: RowPlan):
+  """The scores pass by pass; what a pass does not hold is 0 in it."""
+  packings, is_needed = jax.tree.map(lambda x: x[0], (plan.packing, plan.is_needed))
+  score_pass = lambda packing: _score_rows(spec, models, rollout, packing)
+  zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(score_pass, jax.tree.map(lambda x: x[0], packings)))
+
+  def add(total, step):
+    packing, needed = step
+    return jax.lax.cond(
+        needed, lambda: jax.tree.map(jnp.add, total, score_pass(packing)), lambda: total), None
+
+  return jax.lax.scan(add, zeros, (packings, is_needed))[0]
+
+
+def _score_rows(spec: Spec, models, rollout: Rollout, packing):
   config, params = spec.config, models["params"]
-  passed, scores = None, {"old_log_probs": rollout.log_probs}
-  needs_values = config.has_critic and (rollout.values is None or config.critic == "separate")
+  passed, scores, needs_values = None, {}, _needs_values(config, rollout)
   if config.recompute_log_probs or config.uses_old_entropies or (
-      needs_values and config.critic == "shared"):
+      needs_values and config.critic == "shared" and not config.bootstrap_truncated):
     passed = policy_pass(spec, params["policy"], rollout, None, packing)
   if config.recompute_log_probs:
     scores["old_log_probs"] = passed.log_probs
@@ -148,8 +183,6 @@ def _score_rows(spec: Spec, models, rollout: Rollout, packing: GroupPacking | No
   elif needs_values:
     features = None if passed is None else passed.features
     scores["values"] = values_of_rows(spec, params, features, rollout, packing)
-  elif config.has_critic:
-    scores["values"] = rollout.values
   if config.has_reference:
     if spec.reference is None:
       reference, params = spec, reference_of(models)

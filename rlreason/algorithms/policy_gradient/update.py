@@ -26,8 +26,8 @@ from rlreason.algorithms.policy_gradient.scoring import Spec
 from rlreason.models import lora
 from rlreason.models.config import ModelConfig
 from rlreason.models.heads import init_value_head
-from rlreason.parallel.shards import ALONE
-from rlreason.types import Key, Params, RolloutBatch
+from rlreason.parallel.shards import ALONE, take_rows
+from rlreason.types import GroupPlan, Key, Params, RolloutBatch, RowPlan
 
 
 def policy_gradient(
@@ -123,7 +123,7 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
     spec, optimizer: of the algorithm.
     state: donated by the caller.
     batch: this replica's rows; all rows together are a multiple of `minibatch_size`. With a plan
-      in it, groups share their prompt.
+      in it, groups share their prompt, or rows are packed.
     key: consumed; orders the rows.
     replicas: how to reach the others.
 
@@ -144,16 +144,16 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
   if num_rows % config.minibatch_size:
     raise ValueError(
         f"minibatch_size: got {config.minibatch_size}, allowed: a divisor of the {num_rows} rows")
-  if plan is None:
+  if isinstance(plan, GroupPlan):
+    indices = plan.indices
+  else:
     micro_size = config.micro_batch_size or config.minibatch_size
     indices = minibatch_rows(config, key, num_rows, spec.group_size)
     indices = indices.reshape(-1, config.minibatch_size // micro_size, micro_size)
-  else:
-    indices = plan.indices
   keys = jax.random.split(jax.random.fold_in(key, 1), indices.shape[0])
   state, metrics = jax.lax.scan(
       functools.partial(_minibatch_step, spec, optimizer, batch, replicas), state,
-      (indices, None if plan is None else plan.packing, keys))
+      (indices, plan, keys))
   first_ratio = jax.tree.map(lambda x: x[0], metrics.pop("policy/ratio_error"))
   metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
   if config.entropy_target is not None:
@@ -166,23 +166,28 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
 
 def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state, per_minibatch):
   """One optimiser step on the rows i32[micro-batches, rows]; a body for `lax.scan`."""
-  config, (indices, packing, key) = spec.config, per_minibatch
-  is_needed = None
-  if config.drop_threshold is not None and packing is None:
+  config, (indices, plan, key) = spec.config, per_minibatch
+  is_needed, packing = None, None if plan is None else plan.packing
+  if config.drop_threshold is not None and plan is None:
     indices, is_needed = _order_rows(batch, indices)
   if config.selection is not None:
     batch = _select_tokens(config, batch, indices, key)
-  rows = replicas.take(batch, indices)
+  if isinstance(plan, RowPlan):  # its passes hold some of this replica's rows each
+    rows, is_needed = replicas.place(take_rows(batch, plan.rows[None])), plan.is_needed
+  else:
+    rows = replicas.take(batch, indices)
   weigh = lambda mask, aggregation: None if mask is None else masks.token_weights(
       mask.reshape(-1, mask.shape[-1]), aggregation, constant_length=config.constant_length,
       all_sum=replicas.sum).reshape(mask.shape)
   weights = weigh(rows.counted_mask, config.aggregation)
   nll_weights = weigh(rows.nll_mask, config.nll_aggregation)
   coefs = current_coefs(config, state, batch)
+  passes = (rows, weights, nll_weights, replicas.place(packing))
+  loss_fn = lambda params, micro_batch: micro_batch_loss(spec, params, micro_batch, coefs)
+  if isinstance(plan, RowPlan):
+    loss_fn, passes = _loss_of_passes(loss_fn, *passes)
   gradients, (parts, metrics) = base.accumulate_gradients(
-      lambda params, micro_batch: micro_batch_loss(spec, params, micro_batch, coefs),
-      state.params, (rows, weights, nll_weights, replicas.place(packing)), replicas,
-      is_needed=is_needed)
+      loss_fn, state.params, passes, replicas, is_needed=is_needed)
   before, frozen = lora.split(state.params)
   state, optim_metrics = base.apply_gradients(state, gradients, parts.pop("total"), optimizer)
   # Weight decay and momentum must not move a policy that does not learn yet.
@@ -192,6 +197,19 @@ def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state,
       before["policy"])}
   loss_metrics = {f"loss/{name}": (part, jnp.float32(1.0)) for name, part in parts.items()}
   return state.replace(params=lora.join(trained, frozen)), metrics | loss_metrics | optim_metrics
+
+
+def _loss_of_passes(loss_fn, rows, weights, nll_weights, packings):
+  """The loss of a pass as a function of its packing, and the packings; the rest [1, Q, T]."""
+  rows, weights, nll_weights = jax.tree.map(lambda x: x[0], (rows, weights, nll_weights))
+
+  def loss_of_pass(params, packing):
+    is_here = (packing.starts >= 0).reshape(-1, 1)
+    keep = lambda mask: None if mask is None else mask & is_here
+    here = rows.replace(loss_mask=keep(rows.loss_mask), nll_mask=keep(rows.nll_mask))
+    return loss_fn(params, (here, weights, nll_weights, packing))
+
+  return loss_of_pass, packings
 
 
 def _order_rows(batch: RolloutBatch, indices: jax.Array) -> tuple[jax.Array, jax.Array]:

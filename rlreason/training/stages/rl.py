@@ -14,7 +14,7 @@ from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import base, checks, draw as draw_lib, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.group_plans import GroupPlanner, plan_metrics
 from rlreason.types import Key, Params
 from rlreason.workers import WorkerPool
 
@@ -76,7 +76,7 @@ def _make_learn(
   score = layout.compile_rows(algorithm.score)
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
-  planner = GroupPlanner(stage.algorithm, stage.group_size, layout)
+  planner = GroupPlanner(stage.algorithm, stage.group_size, layout, setup.model)
   outcome = draw_lib.make_outcome(setup, stage)
 
   def learn(state, number, drawn, key):
@@ -95,7 +95,8 @@ def _make_learn(
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
-        "rollout/dropped_prompts": num_dropped, **judged.seconds}
+        "rollout/dropped_prompts": num_dropped, **judged.seconds,
+        **(plan_metrics(ready.plan) if planner.is_used else {})}
     if stage.max_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
           judged.everything, judged.sampled, stage.group_size, stage.useful_by)
