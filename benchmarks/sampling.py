@@ -1,11 +1,16 @@
 """Sampling of SmolLM2-135M-Instruct against `transformers.generate` with PyTorch on the CPU.
 
-Usage: python benchmarks/sampling.py [--rounds=3] [--batches 1 8 32]
+Usage: python benchmarks/sampling.py [--rounds=3] [--batches 1 8 32] [--workload=tail]
 First, once: bash benchmarks/peers.sh
 
 Prompts of 45 tokens, 96 new tokens, f32, temperature 1, no end token; batches of 1, 8 and 32. Then
 the group: 32 completions of one prompt beside 32 prompts with one completion each, for prompts of
 45 and of 360 tokens. A ratio above 1 says how many times faster this library is.
+
+The workload `tail`: 256 prompts of which 32 are sampled at once, of lengths with a long tail. One
+token in 32 ends a completion, at a temperature that makes all equally likely: lengths are
+geometric, with a mean of 32, an eighth of the limit. Batches of 32, each to its end, beside one
+queue.
 """
 
 import argparse
@@ -23,6 +28,8 @@ import side_by_side
 PROMPT_TOKENS, NEW_TOKENS = 45, 96
 GROUP = 32
 GROUP_PROMPT_TOKENS = (45, 360)
+TAIL_PROMPTS, TAIL_BATCH, TAIL_LIMIT = 256, 32, 256
+TAIL_TEMPERATURE = 1000.0
 FOLDER = side_by_side.ROOT / ".peers" / "smollm2"
 
 
@@ -88,14 +95,78 @@ def compare_group_with_prompts(config, params, rounds):
   return lines
 
 
+def make_tail_samplers(config, params, stop_ids):
+  """{name: function of a round that samples all completions; returns seconds}."""
+  settings = dict(
+      options=sampling.SamplingOptions(
+          max_new_tokens=TAIL_LIMIT, temperature=TAIL_TEMPERATURE), stop_ids=stop_ids)
+  batch = jax.jit(functools.partial(sampling.sample, config, **settings))
+  queue = jax.jit(functools.partial(
+      sampling.sample_queue, sampling.Batching(TAIL_BATCH), config, **settings))
+
+  def run(sample_all, index):
+    tokens = np.random.default_rng(index).integers(
+        3, config.vocab_size, (TAIL_PROMPTS, PROMPT_TOKENS))
+    prompts = Prompts(
+        tokens=tokens.astype(np.int32), mask=np.ones(tokens.shape, bool),
+        index=np.arange(TAIL_PROMPTS, dtype=np.int32))
+    start = time.perf_counter()
+    rollouts = sample_all(prompts, jax.random.key(index))
+    tokens = sum(int(rollout.token_mask.sum()) for rollout in rollouts)
+    seconds = time.perf_counter() - start
+    assert 0.7 < tokens / (TAIL_PROMPTS * TAIL_LIMIT / 8) < 1.3, tokens
+    return seconds
+
+  # Compiled by hand, so that no round need be thrown away.
+  for program, count in ((batch, TAIL_BATCH), (queue, TAIL_PROMPTS)):
+    tokens = jax.ShapeDtypeStruct((count, PROMPT_TOKENS), np.int32)
+    program.lower(params, Prompts(
+        tokens=tokens, mask=tokens.update(dtype=bool), index=tokens.update(shape=(count,))),
+        jax.random.key(0)).compile()
+
+  in_batches = lambda prompts, key: [
+      batch(params, jax.tree.map(lambda x: x[first:first + TAIL_BATCH], prompts), key)
+      for first in range(0, TAIL_PROMPTS, TAIL_BATCH)]
+  return {"batches": functools.partial(run, in_batches),
+          "queue": functools.partial(run, lambda prompts, key: [queue(params, prompts, key)])}
+
+
+def compare_tail(config, params, peer, rounds):
+  """Completions per second of transformers, of batches and of a queue, and their ratios."""
+  count = config.vocab_size * 8 // TAIL_LIMIT
+  stop_ids = np.random.default_rng(0).choice(config.vocab_size, count, replace=False).tolist()
+  ask = functools.partial(
+      peer.ask, batch=TAIL_BATCH, prompt_tokens=PROMPT_TOKENS, new_tokens=TAIL_LIMIT,
+      stop_ids=stop_ids, temperature=TAIL_TEMPERATURE)
+  ask_all = lambda index: sum(
+      ask(seed=1000 * index + first)["seconds"] for first in range(0, TAIL_PROMPTS, TAIL_BATCH))
+  seconds = side_by_side.take_turns(
+      {"transformers": ask_all, **make_tail_samplers(config, params, tuple(stop_ids))},
+      rounds=rounds, warm_up=0)
+  return {
+      "completions_per_second": {name: round(TAIL_PROMPTS / statistics.median(taken), 2)
+                                 for name, taken in seconds.items()},
+      "queue_times_faster": {name: side_by_side.median_ratio(seconds[name], seconds["queue"])
+                             for name in ("transformers", "batches")}}
+
+
 def main():
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--rounds", type=int, default=3, help="counted rounds")
   parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32], help="rows at once")
+  parser.add_argument("--workload", choices=("full", "tail"), default="full")
   arguments = parser.parse_args()
   config, params = load_model()
   peer = side_by_side.start_peer("torch", "torch_worker.py", FOLDER, log="transformers")
+  if arguments.workload == "tail":
+    tail = compare_tail(config, params, peer, arguments.rounds)
+    peer.close()
+    side_by_side.print_line(
+        "sampling tail", model="SmolLM2-135M-Instruct", prompt_tokens=PROMPT_TOKENS,
+        prompts=TAIL_PROMPTS, at_once=TAIL_BATCH, limit=TAIL_LIMIT, peer=peer.hello, **tail,
+        goal={"batches": 2.5, "transformers": 4})
+    return
   batches = compare_with_peer(
       config, params, peer, arguments.batches, arguments.rounds)
   peer.close()

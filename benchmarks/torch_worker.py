@@ -23,17 +23,24 @@ def answer(**fields):
 
 
 def generate(model, request):
-  """Samples `new_tokens` for every row of a batch of random prompts; returns seconds."""
+  """Samples `new_tokens` for every row of a batch of random prompts; returns seconds.
+
+  With `stop_ids` rows end with the first of these.
+  """
+  stop_ids = request.get("stop_ids")
+  ends = {"min_new_tokens": request["new_tokens"]} if stop_ids is None else {
+      "eos_token_id": stop_ids, "pad_token_id": stop_ids[0]}
   torch.manual_seed(request["seed"])
   prompts = torch.randint(3, model.config.vocab_size, (request["batch"], request["prompt_tokens"]))
   start = time.perf_counter()
   with torch.inference_mode():
     ids = model.generate(
-        prompts, attention_mask=torch.ones_like(prompts), do_sample=True, temperature=1.0,
-        top_k=0, top_p=1.0, max_new_tokens=request["new_tokens"],
-        min_new_tokens=request["new_tokens"])
+        prompts, attention_mask=torch.ones_like(prompts), do_sample=True,
+        temperature=request.get("temperature", 1.0), top_k=0, top_p=1.0,
+        max_new_tokens=request["new_tokens"], **ends)
   seconds = time.perf_counter() - start
-  assert ids.shape[1] == request["prompt_tokens"] + request["new_tokens"], ids.shape
+  longest = request["prompt_tokens"] + request["new_tokens"]
+  assert ids.shape[1] == longest or (stop_ids and ids.shape[1] < longest), ids.shape
   return seconds
 
 

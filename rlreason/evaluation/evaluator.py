@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlreason import tracking
@@ -24,10 +25,13 @@ from rlreason.rewards import (
     CombinedReward, RewardSpec, Verifier, answer, combine_rewards, has_math_golds,
     is_built_in, is_right, verifier, verifier_columns)
 from rlreason.rollout import forcing as forcing_lib, scored as scored_lib
-from rlreason.sampling import SamplingOptions, check_memory
+from rlreason.sampling import Batching, SamplingOptions, check_memory, sample_queue
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 from rlreason.workers import WorkerPool
+
+# Batches that are one queue of prompts: at its end rows stand still, of a longer one hardly fewer.
+_QUEUED = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +191,7 @@ def make_evaluator(
 
   The estimates have an entry for the task and, where its rows name sub-tasks (`task_name`), one for
   each of these. `pool` are the worker processes of the verifier (None: the shared ones);
-  `before_batch` is called before each batch, and may raise to leave.
+  `before_batch` is called before a batch is sampled or scored, and may raise to leave.
 
   Args:
     config: what is measured.
@@ -207,23 +211,23 @@ def make_evaluator(
   grader.reward(None)  # checks it now
   rows = _problems(config, task.rows, grader, tokenizer, max(prompt_buckets))
   batch_size = -(-min(config.batch_size, len(rows)) // layout.num_shards) * layout.num_shards
+  queue = _queue_settings(config, len(rows), batch_size, layout)
 
-  def make_run(options, group_size):
+  def make_run(is_greedy, group_size):
+    options = config.options(
+        is_greedy=is_greedy, blocked_bigrams=_blocked_bigrams(config, tokenizer))
     check_memory(
         model, prompts=batch_size, columns=min(prompt_buckets), group_size=group_size,
         max_new_tokens=options.max_new_tokens)
     generate = forcing_lib.make_generator(
         model, tokenizer, layout, config.forcing(), options=options, group_size=group_size,
-        prompt_buckets=prompt_buckets)
+        prompt_buckets=prompt_buckets, **queue)
     name = "evaluation, " + ("greedy" if options.temperature == 0 else f"{group_size} samples")
-    return functools.partial(_run, name, generate, rows, batch_size)
+    rollouts = functools.partial(_rollouts, generate, rows, batch_size, _QUEUED if queue else 1)
+    return functools.partial(_run, name, rollouts, len(rows))
 
-  blocked = _blocked_bigrams(config, tokenizer)
-  greedy = make_run(config.options(is_greedy=True, blocked_bigrams=blocked), 1)
-  sampled = None
-  if config.num_samples:
-    sampled = make_run(
-        config.options(is_greedy=False, blocked_bigrams=blocked), config.num_samples)
+  greedy = make_run(True, 1)
+  sampled = make_run(False, config.num_samples) if config.num_samples else None
 
   def evaluate(params, key, pool=None, before_batch=lambda: None):
     score = functools.partial(_score, grader.reward(pool), tokenizer, grader)
@@ -238,6 +242,17 @@ def make_evaluator(
     return Evaluated(evaluation, list(map(_sample, rows, firsts)), completions)
 
   return evaluate
+
+
+def _queue_settings(
+    config: EvaluationConfig, total: int, batch_size: int, layout: Layout
+) -> dict[str, Callable[..., Rollout]]:
+  """The sampler of several batches, as many prompts at once as one has; empty where it is none."""
+  if config.forced_answer or config.num_waits or total <= batch_size:
+    return {}
+  return {"sampler": functools.partial(sample_queue, Batching(
+      groups=batch_size // layout.num_replicas, parts=layout.num_shards // layout.num_replicas,
+      batch=batch_size))}
 
 
 def metric_names(
@@ -321,25 +336,46 @@ def _first_right_boxes(
 
 
 def _run(
-    name: str, generate, rows, batch_size: int, score, params: Params, key: Key,
+    name: str, rollouts, total: int, score, params: Params, key: Key,
     before_batch: Callable[[], None],
 ):
-  """A list of `_Solution` per row."""
+  """A list of `_Solution` for each of the `total` rows."""
   solutions = []
-  with tracking.work(name, len(rows)) as done:
-    for start in range(0, len(rows), batch_size):
-      before_batch()
-      batch = rows[start:start + batch_size]
-      missing = batch_size - len(batch)  # every batch is of one shape: the last is filled up
-      rollout = generate(params, batch + batch[:1] * missing, jax.random.fold_in(key, start))
-      group_size = rollout.token_mask.shape[0] // batch_size
-      rollout = jax.tree.map(lambda x: x[:len(batch) * group_size], rollout)
+  with tracking.work(name, total) as done:
+    for batch, rollout in rollouts(params, key, before_batch):
+      group_size = rollout.token_mask.shape[0] // len(batch)
       solutions += score(batch, rollout)
       right = [solution.is_right is True for solution in solutions]
       lengths = [solution.length for solution in solutions]
       done(len(batch), {
           "rollout/accuracy": np.mean(right), "rollout/length/mean": np.mean(lengths)})
   return [solutions[i:i + group_size] for i in range(0, len(solutions), group_size)]
+
+
+def _rollouts(
+    generate, rows: Sequence[Row], batch_size: int, queued: int, params: Params, key: Key,
+    before_batch: Callable[[], None],
+):
+  """Yields the rows of each batch and their rollout; up to `queued` batches are one queue.
+
+  A batch has a key of its own, so that its completions do not depend on the queue.
+  """
+  starts = range(0, len(rows), batch_size)
+  per_call = -(-len(starts) // -(-len(starts) // queued))
+  for first in range(0, len(starts), per_call):
+    before_batch()  # sampling takes long, and so may the scores of a batch
+    chunk = rows[starts[first]:starts[first] + per_call * batch_size]
+    missing = per_call * batch_size - len(chunk)  # every call is of one shape: the last is filled
+    spare = chunk[(len(chunk) - 1) // batch_size * batch_size]
+    keys = [jax.random.fold_in(key, (first + i) * batch_size) for i in range(per_call)]
+    rollout = generate(
+        params, chunk + [spare] * missing, jnp.stack(keys) if per_call > 1 else keys[0])
+    group_size = rollout.token_mask.shape[0] // (per_call * batch_size)
+    for start in range(0, len(chunk), batch_size):
+      batch = chunk[start:start + batch_size]
+      before_batch()
+      of_batch = slice(start * group_size, (start + len(batch)) * group_size)
+      yield batch, jax.tree.map(lambda x, of_batch=of_batch: x[of_batch], rollout)
 
 
 def _blocked_bigrams(config: EvaluationConfig, tokenizer: Tokenizer) -> tuple:

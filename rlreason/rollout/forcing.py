@@ -57,6 +57,7 @@ class Texts(NamedTuple):
 def make_generator(
     model: ModelConfig, tokenizer: Tokenizer, layout: Layout, forcing: Forcing, *,
     options: SamplingOptions, group_size: int, prompt_buckets: Sequence[int],
+    sampler: Callable[..., Rollout] | None = None,
 ) -> Callable[[Params, Sequence[Row], Key], Rollout]:
   """Makes `generate` as `rollout.make_generator` does, of completions that are then forced.
 
@@ -71,6 +72,7 @@ def make_generator(
     options: of the sampler; `max_new_tokens` is the budget.
     group_size: completions per prompt.
     prompt_buckets: allowed widths of prompts, tokens.
+    sampler: of completions that are not forced, as of `rollout.make_generator`.
 
   Raises:
     ValueError: a text has no tokens, or the tokens do not fit the budget or the model.
@@ -90,7 +92,7 @@ def make_generator(
       generate_lib.make_generator, model, tokenizer, layout, options=options, group_size=group_size,
       prompt_buckets=prompt_buckets)
   if not wait and not answer:
-    return make()
+    return make(sampler=sampler)
   texts = Texts(wait, forcing.num_waits, answer, forcing.answer_tokens)
   return make(sampler=functools.partial(sample_forced, texts))
 

@@ -42,4 +42,4 @@ def sample(
   session = session_lib.draw_first(decoder, session, jnp.ones(session.lengths.shape, bool))
   until = jnp.full_like(session.lengths, session.capacity)
   return session_lib.to_rollout(
-      session_lib.run_begun(decoder, session, until, keeps_caches=False))
+      session_lib.run_begun(decoder, session, until, is_closed=True))

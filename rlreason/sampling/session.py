@@ -143,16 +143,16 @@ def run(
 
 
 def run_begun(
-    decoder: Decoder, session: Session, until: jax.Array, *, keeps_caches: bool = True
+    decoder: Decoder, session: Session, until: jax.Array, *, is_closed: bool = False
 ) -> Session:
   """`run` where every row that is open has a token; `until` i32[B] is within the capacity.
 
-  With `keeps_caches` False the session has no caches after it, and nothing may follow but
-  `to_rollout`.
+  With `is_closed` all rows have one token, `until` is the capacity, and nothing follows but
+  `to_rollout`: the session has no caches after it.
   """
   lengths = lengths_from(session.caches[0].keys.shape[3], session.capacity)
   kept = num_kept(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
-  return _run(make_step(decoder), lengths, kept, keeps_caches, session, until)
+  return _run(make_step(decoder), lengths, kept, is_closed, session, until)
 
 
 def append(
@@ -361,7 +361,7 @@ def is_open(session: Session, until: jax.Array) -> jax.Array:
 
 
 def _run(
-    step, lengths: list[int], rooms: list[int], keeps_caches: bool, session: Session,
+    step, lengths: list[int], rooms: list[int], is_closed: bool, session: Session,
     until: jax.Array,
 ) -> Session:
   """Decodes until no row is open, with fewer and fewer rows.
@@ -370,39 +370,39 @@ def _run(
     step: (session, bool[B]) -> session with one more token of these rows.
     lengths: of the caches, to run through.
     rooms: of `num_kept`.
-    keeps_caches: whether the result has caches, of the last length.
+    is_closed: whether the result has no caches; else they are of the last length.
     session: of rows with a token each, and caches of the first length.
     until: i32[B].
   """
   room, *smaller = rooms
-  session = _run_segments(step, lengths, room, keeps_caches, session, until)
+  session = _run_segments(step, lengths, room, is_closed, session, until)
   if not room:
     return session
   kept = _open_rows(session, until, room)
   take = lambda x: models.take_rows(x, kept)
   rest = session.replace(
       keys=take(session.keys), **jax.tree.map(take, row_fields(session)),
-      caches=[models.keep_rows(cache, kept) for cache in session.caches] if keeps_caches
-      else session.caches)
-  rest = _run(step, lengths[-1:], smaller, keeps_caches, rest, take(until))
+      caches=session.caches if is_closed
+      else [models.keep_rows(cache, kept) for cache in session.caches])
+  rest = _run(step, lengths[-1:], smaller, is_closed, rest, take(until))
   # Goes back to where it was taken from.
   count = session.lengths.shape[0] // kept.shape[0]
   places = (kept + jnp.arange(kept.shape[0])[:, None] * count).reshape(-1)
   put = lambda whole, part: whole.at[places].set(part)
-  caches = [
+  caches = [] if is_closed else [
       cache.replace(keys=put(cache.keys, part.keys), values=put(cache.values, part.values))
-      for cache, part in zip(session.caches, rest.caches, strict=True)] if keeps_caches else []
+      for cache, part in zip(session.caches, rest.caches, strict=True)]
   return session.replace(
       caches=caches, **jax.tree.map(put, row_fields(session), row_fields(rest)))
 
 
 def _run_segments(
-    step, lengths: list[int], room: int, keeps_caches: bool, session: Session, until: jax.Array
+    step, lengths: list[int], room: int, is_closed: bool, session: Session, until: jax.Array
 ) -> Session:
   """One loop per cache length; the later ones and their memory only where rows need them.
 
-  Ends where no group has more than `room` open rows. The caches are then of the last length; where
-  they are not kept, those of the `_open_rows`, or none for a room of 0.
+  Ends where no group has more than `room` open rows. The caches are then of the last length; of a
+  closed run, those of the `_open_rows`, or none for a room of 0.
   """
   prompts = session.hidden.shape[0]
 
@@ -414,7 +414,7 @@ def _run_segments(
     return jnp.all(~is_open(session, until) | (session.lengths <= lengths[0]))
 
   def leave(session):
-    if not keeps_caches:
+    if is_closed:
       kept = _open_rows(session, until, room)
       session = session.replace(caches=[
           models.keep_rows(cache, kept) for cache in session.caches] if room else [])
@@ -422,13 +422,15 @@ def _run_segments(
 
   def go_on(session):
     return _run_segments(
-        step, lengths[1:], room, keeps_caches, grown(session, lengths[1]), until)
+        step, lengths[1:], room, is_closed, grown(session, lengths[1]), until)
 
   session = jax.lax.while_loop(
       lambda session: is_within(session) & is_crowded(session),
       lambda session: step(session, is_open(session, until)), session)
   if len(lengths) == 1:
     return leave(session)
+  if is_closed and not session.stop_ids:
+    return go_on(session)  # no row can end before the others
   return jax.lax.cond(is_crowded(session), go_on, leave, session)
 
 

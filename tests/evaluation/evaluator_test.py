@@ -14,6 +14,7 @@ from rlreason.evaluation.evaluator import EvaluationConfig, make_evaluator
 from rlreason.evaluation.reading import AnswerReader
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import RewardSpec, WorkerPool, verifier
+from rlreason.rollout import forcing
 from rlreason.rollout import generate as generate_lib
 from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Rollout
@@ -46,7 +47,7 @@ def canned_generator_fixture(monkeypatch):
       calls.append((options, group_size, prompts, key))
       texts = [text for prompt in prompts
                for text in ([GREEDY[prompt]] if group_size == 1 else params[prompt])]
-      if sampler is not None:
+      if sampler is not None and isinstance(sampler.args[0], forcing.Texts):
         forced = tokenizer.decode(sampler.args[0].answer)
         texts = [text if "<eos>" in text else f"{text} {forced} 1 }} <eos>" for text in texts]
       return make_rollout(tokenizer, texts)
@@ -111,13 +112,28 @@ def test_hand_worked(calls):
   assert samples[3] == {
       "prompt": "p3", "completion": NONE, "answer": "1", "rewards": {"verifier": 0.0}, "length": 3,
       "truncated": True}
-  # The last batch is filled up to the size of the others: one shape, one program.
+  # One queue, whose last batch is filled up to the size of the others: one shape, one program.
   assert [prompts for _, size, prompts, _ in calls if size == 1] == [
-      ["p0", "p1"], ["p2", "p3"], ["p4", "p4"]]
+      ["p0", "p1", "p2", "p3", "p4", "p4"]]
   options = {size: options for options, size, _, _ in calls}
   assert options[1].temperature == 0.0 and options[3].temperature == 1.0
-  keys = {tuple(np.asarray(jax.random.key_data(key))) for _, size, _, key in calls if size == 3}
-  assert len(keys) == 3  # a key of its own for each batch
+  (keys,) = [key for _, size, _, key in calls if size == 3]
+  assert len({tuple(key) for key in np.asarray(jax.random.key_data(keys))}) == 3  # one a batch
+
+
+def test_a_queue_has_at_most_so_many_batches(calls, monkeypatch):
+  """Of three batches two at once: the second call is filled up to as many."""
+  monkeypatch.setattr(evaluator, "_QUEUED", 2)
+  solutions = values(evaluate()[0]["toy"])
+  assert [prompts for _, size, prompts, _ in calls if size == 1] == [
+      ["p0", "p1", "p2", "p3"], ["p4"] * 4]
+  monkeypatch.setattr(evaluator, "_QUEUED", 1)
+  assert values(evaluate()[0]["toy"]) == solutions
+  batches = [key for _, size, _, key in calls[4:] if size == 3]
+  keys = [key for _, size, _, key in calls[:4] if size == 3]
+  data = lambda keys: np.asarray(jax.random.key_data(keys))
+  np.testing.assert_array_equal(
+      np.concatenate(list(map(data, keys)))[:3], np.stack(list(map(data, batches))))
 
 
 def test_each_pass_tells_how_many_problems_are_done():

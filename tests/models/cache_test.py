@@ -97,6 +97,37 @@ def test_write_then_grow_keeps_what_is_there():
   np.testing.assert_array_equal(grown.prompt_keys, cache.prompt_keys)
 
 
+def test_rows_write_in_slots_of_their_own_and_none_beyond_the_cache():
+  """Two tokens a row; slots before the first and after the last are none."""
+  cache = _cache(1, 3, 1, prompt_length=2, length=3, size=2)
+  keys, values = jax.random.normal(jax.random.key(2), (2, 3, 2, 1, 2))
+  slots = jnp.array([[0, 1], [2, 3], [-1, 0]])
+  got = jax.jit(kv_cache.write)(cache, keys, values, slots)
+  expected_keys, expected_values = np.array(cache.keys), np.array(cache.values)
+  for row, token, slot in ((0, 0, 0), (0, 1, 1), (1, 0, 2), (2, 1, 0)):
+    expected_keys[row, :, :, slot] = keys[row, token]
+    expected_values[row, :, slot] = values[row, token]
+  np.testing.assert_array_equal(got.keys, expected_keys)
+  np.testing.assert_array_equal(got.values, expected_values)
+
+
+def test_several_tokens_attend_as_one_after_the_other():
+  cache = _cache(2, 2, 2, prompt_length=5, length=6, size=4)
+  query = jax.random.normal(jax.random.key(1), (4, 3, 4, 4))
+  prompt_mask = jnp.arange(5)[None] >= jnp.arange(2)[:, None]
+  slots = jnp.array([[0, 1, 2], [3, 4, 5], [1, 2, 3], [2, 3, 4]])
+  of_tokens = jnp.broadcast_to(prompt_mask.repeat(2, axis=0)[:, None], (4, 3, 5)) & (
+      jnp.arange(5)[None, None] >= slots[..., None] - 2)
+  for mask in (prompt_mask, of_tokens):
+    step = lambda t, mask=mask: kv_cache.DecodeStep(
+        cache, mask if mask.ndim == 2 else mask[:, t], slots[:, t], window=4)
+    whole = _attend_step(query, step(slice(0, 3)))
+    for t in range(3):
+      one = slice(t, t + 1)
+      np.testing.assert_allclose(
+          whole[:, one], _attend_step(query[:, one], step(one)), rtol=1e-6, atol=1e-6)
+
+
 def test_attend_in_bf16_has_f32_scores():
   cache = _cache(2, 2, 1, prompt_length=9, length=5, size=16, dtype=jnp.bfloat16)
   query = jax.random.normal(jax.random.key(1), (4, 2, 16), jnp.bfloat16)

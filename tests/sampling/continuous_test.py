@@ -8,17 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlreason import models, sampling
+from rlreason import models, rollout, sampling
 from rlreason.models import ModelConfig
+from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.sampling import SamplingOptions, continuous
 from rlreason.sampling.continuous import Batching
+from rlreason.tokenizers import WordTokenizer
 from rlreason.types import Prompts
+from tests.algorithms import tiny
 
 TINY = ModelConfig(
     vocab_size=17, width=12, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20)
 WINDOWED = dataclasses.replace(TINY, sliding_window=4, sliding_layers=(True, False))
 HEAD = {"kernel": np.linspace(-1, 1, TINY.width, dtype=np.float32), "bias": np.float32(0.3)}
 STOP = (3, 5)
+TOKENIZER = dataclasses.replace(WordTokenizer.from_words(tuple("abcdefghi")), eos_ids=tiny.STOP)
 
 
 @functools.cache
@@ -117,6 +121,28 @@ def test_as_few_steps_as_rows_allow(monkeypatch):
   fewest = -(-(lengths - 1).sum() // 5)
   assert fewest <= len(steps) < 0.7 * waiting
   assert len(steps) <= fewest + lengths.max()
+
+
+def test_a_generator_of_a_queue_samples_as_one_of_batches():
+  """Two devices with three batches of four prompts."""
+  rows = [{"prompt": "a b c"[:1 + 2 * (i % 3)]} for i in range(12)]
+  keys = jax.random.split(jax.random.key(1), 3)
+
+  def make(layout, **settings):
+    generate = rollout.make_generator(
+        tiny.MODEL, TOKENIZER, layout, options=SamplingOptions(max_new_tokens=6), group_size=2,
+        prompt_buckets=(4,), **settings)
+    return functools.partial(generate, layout.put_state({"policy": tiny.random_params()}))
+
+  generate = make(make_layout(ParallelConfig(data=2)))
+  parts = [generate(rows[4 * i:4 * i + 4], keys[i]) for i in range(3)]
+  expected = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  for mode in ("jit", "pmap"):
+    layout = make_layout(ParallelConfig(data=2, mode=mode))
+    batching = Batching(4 // layout.num_replicas, 2 // layout.num_replicas, batch=4)
+    got = make(layout, sampler=functools.partial(continuous.sample_queue, batching))(rows, keys)
+    np.testing.assert_array_equal(got.completion_tokens, expected.completion_tokens)
+    np.testing.assert_array_equal(got.token_mask, expected.token_mask)
 
 
 def test_what_does_not_divide():

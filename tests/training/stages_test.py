@@ -143,7 +143,7 @@ def test_a_task_without_demonstrations_needs_examples():
 
 
 @pytest.mark.parametrize("path, value, message", [
-    ("rl.rewards.exploration.options", {"see": 4.0}, r"exploration: .*got \[.see.\], allowed: \[.c"),
+    ("rl.rewards.exploration.options", {"see": 4.0}, r"exploration: .*got \[.see.\], allowed: ."),
     ("rl.rewards.verifier.options", {"which_box": "third"},
      "rewards.verifier.options.which_box: got .third. .str., allowed: .first"),
     ("sft", {"examples": "nowhere.jsonl", "answer_template": ""},
