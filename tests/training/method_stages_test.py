@@ -56,8 +56,8 @@ def ratio(metrics, name):
 
 def test_shared_prompts_and_packed_rows_change_nothing(tmp_path):
   states, wastes = [], []
-  for settings in (
-      dict(share_prompts=False), dict(), dict(share_prompts=False, pack_rows=True, packed_width=64)):
+  padded = dict(share_prompts=False)
+  for settings in (padded, {}, padded | dict(pack_rows=True, packed_width=64)):
     algorithm = presets.grpo(kl_coef=0.1, recompute_log_probs=True, **settings)
     outputs, _ = run_step(rl_config(algorithm), tmp_path)
     states.append(jax.device_get(outputs[0].state.params))
