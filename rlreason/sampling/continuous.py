@@ -22,7 +22,7 @@ from rlreason.sampling import session as session_lib
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Key, Params, Prompts, Rollout
 
-_REFILLED = 8  # of the groups wait for their prefill before it is made, one in so many
+_REFILLED = 8  # one in so many groups is refilled at once: a prefill of one prompt takes too long
 
 
 class Batching(NamedTuple):
@@ -51,10 +51,11 @@ def sample_queue(
 
   Args:
     batching: how many; static. Not fewer than there are: a plain `sample`.
-    config, params, options, value_head, **settings: of `sampling.sample`.
+    config, params, options, value_head, **settings: of `sampling.sample`; `stop_ids` and
+      `group_size` are among the settings.
     prompts: N prompts, whole parts one after the other.
-    key: of all of them, or i32[M] of them: prompt i of the queue (by its index) is then the prompt
-      i % `batching.batch` of the call that has key i // `batching.batch`.
+    key: of all of them, or several, [M]: prompt i of the queue (by its index) is then prompt
+      i % `batching.batch` of the call with key i // `batching.batch`.
 
   Returns:
     N * G completions.

@@ -172,14 +172,13 @@ def append(
   counts = jnp.full_like(lengths, count) if counts is None else counts
   counts = jnp.minimum(counts, session.capacity - lengths)
   # The newest token is not in the cache yet, and the last of the ids need not be. A row without
-  # tokens has all of its prompt in the cache.
+  # tokens has all of its prompt in the cache. What is computed beyond a row's count is in slots
+  # that are written again before they are looked at.
   computed = jnp.concatenate([session.last[:, None], ids[:, :-1]], axis=1)
   slots = (lengths - 1)[:, None] + jnp.arange(count)[None]
-  is_token = (jnp.arange(count)[None] < counts[:, None]) & (slots >= 0)
   _, caches = models.extend(
       decoder.config, decoder.params, decoder.layers, session.caches, computed,
-      jnp.maximum(_starts(session)[:, None] + slots, 0), session.prompts.mask,
-      jnp.where(is_token, slots, -1))
+      jnp.maximum(_starts(session)[:, None] + slots, 0), session.prompts.mask, slots)
   places = jnp.arange(session.capacity)[None] - lengths[:, None]
   is_given = (places >= 0) & (places < counts[:, None])
   given = jnp.take_along_axis(ids, jnp.clip(places, 0, count - 1), axis=1)

@@ -19,10 +19,10 @@ from rlreason.sampling import logits as logits_lib
 from rlreason.types import Prompts
 
 TINY = ModelConfig(
-    vocab_size=17, width=12, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20)
+    vocab_size=17, width=12, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=6, mlp_width=20)
 # Windows shorter than prompts and rows, both soft caps, two kinds of layers and scaled positions.
 UNEVEN = dataclasses.replace(
-    TINY, sliding_window=4, sliding_layers=(True, False), local_rope_theta=100.0,
+    TINY, num_layers=2, sliding_window=4, sliding_layers=(True, False), local_rope_theta=100.0,
     attention_softcap=3.0, logit_softcap=5.0, qk_norm=True, tie_embeddings=False,
     rope_scaling=YarnRopeScaling(2.0, 16, 1.1))
 STOP = (3, 5, 11)
@@ -250,7 +250,7 @@ def walk(case, deeds, **options):
   walked.check()
 
 
-@pytest.mark.parametrize("case, examples", [(SAMPLED, 25), (GREEDY, 10), (INT8, 8)],
+@pytest.mark.parametrize("case, examples", [(SAMPLED, 25), (GREEDY, 8), (INT8, 8)],
                          ids=["sampled", "greedy", "int8"])
 def test_any_sequence_gives_what_full_forward_passes_give(case, examples):
   @hypothesis.settings(max_examples=examples)
@@ -264,7 +264,7 @@ def test_any_sequence_gives_what_full_forward_passes_give(case, examples):
 
 def test_kernels_of_the_int8_case_lose_nothing():
   """So that its full pass is that of the model, to rounding, and not an approximation."""
-  plain, in_int8 = (models.split_layers(TINY, params_of(TINY, True), is_int8=is_int8)[1]
+  plain, in_int8 = (models.split_layers(TINY, params_of(TINY, True), is_int8=is_int8)[0]
                     for is_int8 in (False, True))
   for part, name in (("attention", "q"), ("attention", "o"), ("mlp", "down")):
     kernel, expected = (layer[part][name]["kernel"] for layer in (in_int8, plain))
