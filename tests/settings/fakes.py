@@ -73,6 +73,7 @@ def generator_of(trace):
 
   def make_generator(model, tokenizer, layout, *, options, group_size, prompt_buckets, **rest):
     del tokenizer, layout
+    rest = {name: getattr(value, "args", value) for name, value in rest.items()}
     trace["generators"].append((options, group_size, tuple(prompt_buckets), rest, model))
 
     def generate(params, rows, key):

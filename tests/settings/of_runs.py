@@ -305,7 +305,7 @@ ROWS = {
         "tensor": Row(2, devices), "cpu_devices": Row(3, devices)},
     EvaluationConfig: {
         "split": Row("validation", split_of), "num_problems": evals(3, "prompts"),
-        "batch_size": evals(1, "prompts"), "max_new_tokens": evals(7, "generators"),
+        "batch_size": evals(1, "generators"), "max_new_tokens": evals(7, "generators"),
         "num_samples": evals(3, "generators", "found"), "temperature": evals(0.5, "generators"),
         "top_p": evals(0.5, "generators"), "which_box": evals("first", "found"),
         "verifier_options": evals({"which_box": "first"}, "found"),
