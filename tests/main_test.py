@@ -343,9 +343,10 @@ def dataclass_fields(hint):
   """Names of the fields of a dataclass and of those inside it."""
   for part in (hint, *typing.get_args(hint)):
     if dataclasses.is_dataclass(part):
-      for name, inner in typing.get_type_hints(part).items():
-        yield name
-        yield from dataclass_fields(inner)
+      hints = typing.get_type_hints(part)
+      for field in dataclasses.fields(part):
+        yield field.name
+        yield from dataclass_fields(hints[field.name])
     elif part is not hint:
       yield from dataclass_fields(part)
 
