@@ -19,7 +19,9 @@ import rlreason
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Modules with names that are public and not in the `__all__` of a package.
-MODULES = ("rlreason.algorithms.presets", "rlreason.slots", "rlreason.masks", "rlreason.types")
+MODULES = (
+    "rlreason.algorithms.policy_gradient.presets", "rlreason.slots", "rlreason.masks",
+    "rlreason.types")
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 

@@ -3,6 +3,7 @@
 Nothing here needs MkDocs; `make docs` builds the site with it.
 """
 
+import ast
 import collections
 import importlib.util
 import itertools
@@ -31,6 +32,13 @@ def load(monkeypatch):
 def test_the_options_are_what_the_signatures_say(load):
   is_current = load("make_options").document() == (DOCS / "options.md").read_text(encoding="utf-8")
   assert is_current, "a field, an option or what it does changed: run python docs/make_options.py"
+
+
+def test_the_modules_that_the_site_shows_are_there():
+  tree = ast.parse((DOCS / "hooks.py").read_text(encoding="utf-8"))
+  (modules,) = [ast.literal_eval(node.value) for node in tree.body
+                if isinstance(node, ast.Assign) and node.targets[0].id == "MODULES"]
+  assert modules and all(map(importlib.util.find_spec, modules))
 
 
 def options():
