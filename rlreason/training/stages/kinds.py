@@ -29,7 +29,6 @@ from rlreason.types import Params
 from rlreason.workers import WorkerPool
 
 
-
 def _without_pool(make: Callable) -> Callable:
   """The maker of a stage that judges no completions, as one that is given the worker processes."""
   return lambda setup, stage, policy, seed, pool, folder: make(setup, stage, policy, seed, folder)
