@@ -191,7 +191,7 @@ def dash(bed: Bed, seed: int, key: Key) -> dict[str, object]:
   rollout, others = whole(), by_micro_batch()
   is_token = rollout.token_mask | others.token_mask
   is_equal = rollout.completion_tokens == others.completion_tokens
-  unfiltered = dataclasses.replace(stage.algorithm, drop_threshold=None, micro_batch_size=0)
+  unfiltered = dataclasses.replace(stage.algorithm, advantage_threshold=None, micro_batch_size=0)
   outcome = outcome_of(bed, rows, rollout)
   expected, _ = make_gradient(bed, unfiltered, stage.group_size)(rollout, outcome, key)
   actual, trained = make_gradient(bed, stage.algorithm, stage.group_size)(rollout, outcome, key)

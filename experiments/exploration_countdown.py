@@ -51,7 +51,7 @@ def get_config(argument: str = ""):
     config.stages = ("sft",)
     config.sft.update(steps=3000, num_examples=200_000)
   config.rl.update(
-      steps=80, num_prompts=128, min_reasoning=1,
+      steps=80, num_prompts=128, min_reasoning_tokens=1,
       # No right answer takes less than a try of 19 tokens, from which on c = 4 does not.
       allow_length_over_correctness=True)
   config.rl.sampling.update(max_new_tokens=NEW_TOKENS, temperature=TEMPERATURE)

@@ -124,10 +124,10 @@ DIRECTIONS = (
      compare(late("Dr. GRPO", "rollout/accuracy"), late("GRPO, no KL", "rollout/accuracy")),
      lambda left, right: abs(left - right) < 0.03),
     (("DAPO", "GRPO"), (
-        "DAPO: no useless groups",
+        "DAPO: no groups of zero variance",
         "share of groups, all right or all wrong: DAPO; that score all the same: GRPO"),
-     compare(mean_over_steps("DAPO", "rollout/useless_groups"),
-             mean_over_steps("GRPO", "reward/uniform_group_share")),
+     compare(mean_over_steps("DAPO", "rollout/zero_variance_groups"),
+             mean_over_steps("GRPO", "rollout/zero_variance_groups")),
      lambda left, right: left < 0.05 < right),
     # A baseline of K - 1 completions is itself noise: trace = (a + b / (K - 1)) / K, and the second
     # part is large at K = 2 and all but gone at K = 16.

@@ -52,7 +52,7 @@ def get_config(start: str = ""):
   config.optimizer = dict(learning_rate=2.5e-4)
   config.rl = dict(
       kind="rl", steps=100, num_prompts=256, group_size=1,
-      min_reasoning=11,  # tokens of one try
+      min_reasoning_tokens=11,  # tokens of one try
       sampling=dict(max_new_tokens=96, temperature=1.0),
       rewards=dict(
           # A search that runs out of tokens is as wrong as a wrong answer, not worse: a penalty for

@@ -81,7 +81,8 @@ def get_config(start: str = ""):
   config.parallel = dict(cpu_devices=1)
   config.optimizer.update(learning_rate=1e-4, warmup_steps=0)
   del config.optimizer.critic_learning_rate
-  config.rl.update(steps=60, num_prompts=128, min_reasoning=6)  # numbers and signs of an operation
+  # The reasoning tokens are the numbers and signs of an operation.
+  config.rl.update(steps=60, num_prompts=128, min_reasoning_tokens=6)
   config.rl.sampling.max_new_tokens = NEW_TOKENS
   config.rl.rewards.exploration.options.c = 4.0
   config.rl.algorithm = dict(

@@ -49,7 +49,7 @@ def get_config(start: str = ""):
   config.optimizer = dict(learning_rate=2e-5, critic_learning_rate=1e-4, warmup_steps=5)
   config.rl = dict(
       kind="rl", steps=48, num_prompts=64, group_size=1,
-      min_reasoning=5,  # tokens of one operation
+      min_reasoning_tokens=5,  # tokens of one operation
       sampling=dict(max_new_tokens=56, temperature=1.0),
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),

@@ -37,7 +37,7 @@ def get_config(start: str = ""):
     config.sft = dict(
         kind="sft", steps=40, batch_size=4, length=320, num_examples=2000,
         optimizer=dict(learning_rate=5e-5, warmup_steps=5, schedule="linear"))
-  config.rl.update(steps=24, min_reasoning=ONE_OPERATION)
+  config.rl.update(steps=24, min_reasoning_tokens=ONE_OPERATION)
   config.rl.sampling.max_new_tokens = NEW_TOKENS
   config.rl.rewards.verifier.options = dict(no_box_score=-0.5, answer_after=MARK)
   config.rl.rewards.format = dict(weight=0.0, options=dict(answer_after=MARK))

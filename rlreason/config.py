@@ -19,6 +19,7 @@ import types
 import typing
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
+from absl import logging
 import ml_collections
 
 from rlreason import hub
@@ -30,7 +31,14 @@ Path = typing.NewType("Path", str)
 # What a number is computed with holds: larger ones are infinity there, and smaller ones 0.
 _MAX_INT = 2**31 - 1
 _MAX_FLOAT, _MIN_FLOAT = 3.4028235e38, 1.1754944e-38
-_ABSENT = object()  # in the place of a field that one of two configs lacks
+# Old names of fields, which are taken for one release -> their names.
+RENAMED = {
+    "drop_normalizer": "advantage_threshold_normalizer",
+    "drop_threshold": "advantage_threshold",
+    "max_rounds": "max_resample_rounds",
+    "min_reasoning": "min_reasoning_tokens",
+    "useful_by": "filter_groups_by",
+}
 
 
 class AtMost(NamedTuple):
@@ -51,10 +59,11 @@ def build(
   """Builds the dataclass `cls`, and the dataclasses inside it, from a mapping.
 
   Lists become tuples where the field is a tuple, and an int becomes a float where the field is a
-  float; nothing else is converted. Of a union of dataclasses the one is taken whose `Literal`
-  fields without a default agree with the mapping. Where a field's default is an instance of its
-  dataclass, what the mapping leaves out stays as in that default. Numbers are finite and such as an
-  int32 or float32 holds; an annotation may have a limit beside (`AtMost`).
+  float; nothing else is converted. Old names of fields are taken with a warning (`RENAMED`). Of
+  a union of dataclasses the one is taken whose `Literal` fields without a default agree with the
+  mapping. Where a field's default is an instance of its dataclass, what the mapping leaves out
+  stays as in that default. Numbers are finite and such as an int32 or float32 holds; an annotation
+  may have a limit beside (`AtMost`).
 
   Args:
     cls: a dataclass whose annotations say what is allowed.
@@ -73,6 +82,7 @@ def build(
   if not is_mapping(mapping):
     raise ValueError(f"{where}: got {show(mapping)}, expected the fields of {cls.__name__}")
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+  mapping = with_new_names(mapping, fields, where)
   for name in mapping:
     if name not in fields:
       raise ValueError(_unknown_field(where, str(name), list(fields), cls))
@@ -85,7 +95,7 @@ def build(
       if is_section and is_mapping(value):
         value = {**_fields_of(field.default), **value}
       values[name] = convert(hints[name], value, f"{where}.{name}")
-    elif _is_required(field):
+    elif is_required(field):
       raise ValueError(
           f"{where}.{name}: missing, and {cls.__name__} has no default for it; "
           f"allowed: {_type_name(hints[name])}"
@@ -94,6 +104,45 @@ def build(
     return cls(**values)
   except ValueError as error:
     raise ValueError(at(where, error, (*fields, *sections))) from error
+
+
+def with_new_names(
+    mapping: Mapping[str, Any], fields: Collection[str], where: str,
+) -> dict[str, Any]:
+  """What a mapping holds, by the names that its fields have now.
+
+  Args:
+    mapping: a section of a config.
+    fields: the names of today; one that is an old name elsewhere may be among them.
+    where: the path of the section, for messages. There is one warning for each field.
+
+  Raises:
+    ValueError: a field is set by both of its names.
+  """
+  found = {}
+  for name in mapping:
+    new = RENAMED.get(name, name)
+    if name in fields or new not in fields:
+      new = name
+    elif new in mapping:
+      raise ValueError(
+          f"{where}.{name}: got {show(mapping[name])} beside {new}={mapping[new]!r}, allowed: "
+          f"{new} alone, the name that the field has now")
+    else:
+      _warn_of_name(f"{where}.{name}", new)
+    found[new] = mapping[name]
+  return found
+
+
+def held_name(mapping: Mapping[str, Any], name: str) -> str:
+  """The name by which a mapping holds a field: the one given, or else its old or its new one."""
+  others = [old for old, new in RENAMED.items() if new == name] + [RENAMED.get(name, name)]
+  return next((other for other in others if name not in mapping and other in mapping), name)
+
+
+@functools.lru_cache(maxsize=None)
+def _warn_of_name(field: str, name: str):
+  logging.warning("%s is now %s; its old name works in this release, not in the next", field, name)
 
 
 @functools.lru_cache(maxsize=None)
@@ -170,38 +219,6 @@ def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config")
       f"{where}: got {show(config)}, allowed: plain values, functions and dataclasses")
 
 
-def with_defaults(record: Any, config: Any) -> Any:
-  """What a config holds, with what it leaves at its defaults.
-
-  A dataclass may say more of what its record leaves out, such as defaults of the options of a
-  function, by a method `with_default_options(record) -> record`.
-
-  Args:
-    record: a result of `to_dict`, maybe an old one, from when there were fewer fields.
-    config: of the same kind: it says which fields there are.
-
-  Returns:
-    The record, in which a field that it lacks has its default.
-  """
-  if isinstance(record, list) and isinstance(config, (list, tuple)) and len(record) == len(config):
-    return [with_defaults(*pair) for pair in zip(record, config, strict=True)]
-  if not isinstance(record, dict) or isinstance(config, type):
-    return record
-  if is_mapping(config):
-    return {name: with_defaults(value, config[name]) if name in config else value
-            for name, value in record.items()}
-  if not dataclasses.is_dataclass(config):
-    return record
-  fields = {field.name: field for field in dataclasses.fields(config)}
-  found = dict(record)
-  for name, field in fields.items():
-    if name in record or not _is_required(field):
-      value = record[name] if name in record else to_dict(_default(field))
-      found[name] = with_defaults(value, getattr(config, name))
-  complete = getattr(config, "with_default_options", None)
-  return found if complete is None else complete(found)
-
-
 def options_of(function: Callable[..., Any], skipped: Collection[str] = ()) -> dict[str, Any]:
   """The parameters of a function that have a default which JSON holds, and that default.
 
@@ -221,26 +238,6 @@ def options_of(function: Callable[..., Any], skipped: Collection[str] = ()) -> d
       except ValueError:
         pass
   return found
-
-
-def differences(old: Any, new: Any, where: str = "config") -> list[str]:
-  """Lists the fields in which two results of `to_dict` differ, as `path: old -> new`."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    names = list(old) + [name for name in new if name not in old]
-    return [
-        line
-        for name in names
-        for line in differences(
-            old.get(name, _ABSENT), new.get(name, _ABSENT), f"{where}.{name}")
-    ]
-  if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-    return [
-        line
-        for i, (left, right) in enumerate(zip(old, new, strict=True))
-        for line in differences(left, right, f"{where}[{i}]")
-    ]
-  shown = lambda value: "(absent)" if value is _ABSENT else repr(value)
-  return [] if old is new or old == new else [f"{where}: {shown(old)} -> {shown(new)}"]
 
 
 def paths(config: Any, where: str = "config") -> Iterator[tuple[str, str]]:
@@ -392,7 +389,7 @@ def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
     hints = _hints(cls)
     literals = {
         field.name: typing.get_args(hints[field.name]) for field in dataclasses.fields(cls)
-        if typing.get_origin(hints[field.name]) is Literal and _is_required(field)}
+        if typing.get_origin(hints[field.name]) is Literal and is_required(field)}
     for name, choices in literals.items():
       allowed.setdefault(name, []).extend(c for c in choices if c not in allowed.get(name, []))
     if all(name in mapping and mapping[name] in choices for name, choices in literals.items()):
@@ -412,11 +409,13 @@ def is_mapping(value: Any) -> bool:
   return isinstance(value, (Mapping, ml_collections.ConfigDict))
 
 
-def _default(field: dataclasses.Field) -> Any:
+def default(field: dataclasses.Field) -> Any:
+  """What a field is where nothing is said of it."""
   return field.default_factory() if field.default is dataclasses.MISSING else field.default
 
 
-def _is_required(field: dataclasses.Field) -> bool:
+def is_required(field: dataclasses.Field) -> bool:
+  """Whether it has no default."""
   return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 

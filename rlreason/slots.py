@@ -112,7 +112,7 @@ class Slot:
     return tuple(self._parameters(inspect.Parameter.POSITIONAL_OR_KEYWORD))
 
   def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
-    """A record (`config.with_defaults`) of a slot of this function with all of its options."""
+    """A record (`records.with_defaults`) of a slot of this function with all of its options."""
     if isinstance(record.get("function"), str):
       record = record | {"function": users.current_name(record["function"])}
     if record.get("function") != config_lib.to_dict(self.function):

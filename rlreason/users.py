@@ -25,6 +25,7 @@ MOVED = {
     "rlreason.data.restarts": "rlreason.data.selections.restarts",
     "rlreason.data.sampled": "rlreason.data.selections.rows",
     "rlreason.data.selection": "rlreason.data.selections.problems",
+    "rlreason.forcing": "rlreason.rollout.forcing",
     "rlreason.training.checks": "rlreason.training.settings.checks",
     "rlreason.training.custom_stage": "rlreason.training.settings.custom",
     "rlreason.training.group_plans": "rlreason.training.stages.group_plans",

@@ -182,9 +182,9 @@ def test_a_recipe_of_the_package_is_loaded_with_its_siblings_from_anywhere(tmp_p
      {"evaluation.top_p": 1.0}),
     ("rlsp_countdown", {"rl.algorithm.critic": "none"},
      {"rl.algorithm.critic_warmup_steps": 0}),
-    ("rlsp_countdown", {"rl.rewards.exploration.function": "''"}, {"rl.min_reasoning": 1}),
-    ("rlsp_countdown", {"rl.rewards.exploration.weight": "0"}, {"rl.min_reasoning": 11}),
-    ("dapo", {"rl.max_rounds": "1"}, {"rl.useful_by": "reward"}),
+    ("rlsp_countdown", {"rl.rewards.exploration.function": "''"}, {"rl.min_reasoning_tokens": 1}),
+    ("rlsp_countdown", {"rl.rewards.exploration.weight": "0"}, {"rl.min_reasoning_tokens": 11}),
+    ("dapo", {"rl.max_resample_rounds": "1"}, {"rl.filter_groups_by": "reward"}),
     ("t1", {"rl.algorithm.kl_coef": "0"}, {"rl.algorithm.reference_every": 0}),
     ("ppo_rlhf", {"rl.algorithm.kl_coef": "0"}, {"rl.algorithm.kl_target": None})])
 def test_what_is_turned_off_takes_the_details_of_the_recipe_with_it(name, overrides, found):
@@ -194,6 +194,15 @@ def test_what_is_turned_off_takes_the_details_of_the_recipe_with_it(name, overri
     holder = next((stage for stage in recipe.stages if stage.name == section), None)
     holder = getattr(recipe, section) if holder is None else holder
     assert functools.reduce(getattr, fields, holder) == value, path
+
+
+def test_an_old_name_of_a_field_is_the_field():
+  config = commands.load_config("rlsp_countdown", [("rl.min_reasoning", "12")])
+  assert from_config(config).stages[1].min_reasoning_tokens == 12
+  config = commands.load_config("dash", [("rl.algorithm.drop_threshold", "0.5")])
+  assert from_config(config).stages[-1].algorithm.advantage_threshold == 0.5
+  with pytest.raises(ValueError, match="rl.filter_groups_by: got 'accuracy' with max_resample_"):
+    from_config(commands.load_config("rlsp_countdown", [("rl.useful_by", "accuracy")]))
 
 
 @pytest.mark.parametrize("overrides, message", [

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
+from absl import logging
 import ml_collections
 import pytest
 
-from rlreason import config as config_lib, config_files
+from rlreason import config as config_lib, config_files, records
+from rlreason.algorithms import presets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,35 @@ def test_errors_name_field_got_and_allowed(fields, parts):
     assert part in message
 
 
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+  max_resample_rounds: int = 1
+  min_reasoning: int = 1  # another class, in which the old name is the name
+
+
+def test_an_old_name_is_taken_with_a_warning(caplog):
+  logging.use_absl_handler()
+  fields = ml_collections.ConfigDict(dict(max_rounds=3, min_reasoning=2))
+  for _ in range(2):
+    assert config_lib.build(Renamed, fields, "config.x") == Renamed(3, 2)
+  (line,) = [record.getMessage() for record in caplog.records]
+  assert line.startswith("config.x.max_rounds is now max_resample_rounds;")
+  record = {"max_rounds": 3, "min_reasoning": 2}
+  assert records.with_defaults(record, Renamed()) == dataclasses.asdict(Renamed(3, 2))
+  with pytest.raises(ValueError, match=r"config.max_rounds: got 3 \(int\) beside max_resample_ro"):
+    config_lib.build(Renamed, dict(max_rounds=3, max_resample_rounds=4))
+
+
+def test_a_mapping_holds_a_field_by_either_name():
+  assert config_lib.held_name({"max_rounds": 1}, "max_resample_rounds") == "max_rounds"
+  assert config_lib.held_name({"max_resample_rounds": 1}, "max_rounds") == "max_resample_rounds"
+  assert config_lib.held_name({}, "max_rounds") == "max_rounds"
+
+
+def test_a_preset_takes_old_names():
+  assert presets.dash(drop_threshold=0.3).advantage_threshold == 0.3
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -182,13 +213,13 @@ def test_a_written_config_builds_the_same_again():
 def test_differences_name_the_fields():
   old = {"a": {"b": 1, "c": 2}, "d": [1, {"e": 0}], "same": 0}
   new = {"a": {"b": 3, "c": 2}, "d": [1, {"e": 5}], "same": 0, "f": None}
-  assert config_lib.differences(old, new) == [
+  assert records.differences(old, new) == [
       "config.a.b: 1 -> 3",
       "config.d[1].e: 0 -> 5",
       "config.f: (absent) -> None",
   ]
-  assert config_lib.differences(old, old) == []
-  assert config_lib.differences([1], [1, 2], "x") == ["x: [1] -> [1, 2]"]
+  assert records.differences(old, old) == []
+  assert records.differences([1], [1, 2], "x") == ["x: [1] -> [1, 2]"]
 
 
 def test_load_config_file(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlreason import config as config_lib
-from rlreason import commands, losses
+from rlreason import commands, losses, records
 from rlreason.algorithms import PolicyGradientConfig, presets
 from rlreason.data.selections import problems
 from rlreason.slots import Slot, import_function
@@ -117,10 +117,10 @@ def test_a_function_whose_module_has_moved_keeps_its_old_name():
   old = "rlreason.data.selection:hard_questions"
   slot = Slot(old, {"min_pass_rate": 0.25})
   assert slot.function is problems.hard_questions
-  new = config_lib.with_defaults(config_lib.to_dict(slot), slot)
+  new = records.with_defaults(config_lib.to_dict(slot), slot)
   assert new["function"] == "rlreason.data.selections.problems:hard_questions"
   record = {"function": old, "options": {"min_pass_rate": 0.25}}  # of a run of that time
-  assert config_lib.with_defaults(record, slot) == new
+  assert records.with_defaults(record, slot) == new
 
 
 def test_import_function():

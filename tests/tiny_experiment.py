@@ -16,7 +16,7 @@ def get_config():
       optimizer=dict(learning_rate=1e-3))
   config.optimizer = dict(learning_rate=1e-3)
   config.rl = dict(
-      kind="rl", steps=40, num_prompts=8, min_reasoning=11,
+      kind="rl", steps=40, num_prompts=8, min_reasoning_tokens=11,
       sampling=dict(max_new_tokens=24),
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),

@@ -5,9 +5,9 @@
 Settings of the paper: 512 problems of 16 completions, minibatches of 512, rewards +1 and -1, clips
 0.2 and 0.28, 20480 tokens of which the last 4096 are punished more and more. Groups that are all
 right or all wrong are sampled anew until the batch is full, in at most 10 rounds as in the released
-settings: `rollout/rounds` and `rollout/useless_groups` tell how that went.
-Expected: no useless group; on this bed from 38% of samples right to 98%, for three times the
-tokens.
+settings: `rollout/rounds` and `rollout/zero_variance_groups` tell how that went.
+Expected: no group of zero variance; on this bed from 38% of samples right to 98%, for three times
+the tokens.
 """
 
 import bands
@@ -19,7 +19,7 @@ from rlreason.algorithms import presets
 def get_config(start=""):
   config = beds.chain(start)
   config.rl = beds.rl(
-      presets.dapo(minibatch_size=64), max_rounds=10, useful_by="accuracy",
+      presets.dapo(minibatch_size=64), max_resample_rounds=10, filter_groups_by="accuracy",
       rewards=dict(
           # +1 and -1, but for a constant, which the group's mean takes away.
           verifier=dict(weight=2.0, options=dict(no_box_score=0.0)),

@@ -186,8 +186,8 @@ def cells_of(recipe) -> dict[str, str]:
 def rollout(stage) -> str:
   parts = [f"T={stage.sampling.temperature:g}"]
   parts += ["one of each prompt"] if stage.group_size == 1 else []
-  if stage.max_rounds > 1:
-    parts.append(f"until full by {stage.useful_by}, {stage.max_rounds} rounds")
+  if stage.max_resample_rounds > 1:
+    parts.append(f"until full by {stage.filter_groups_by}, {stage.max_resample_rounds} rounds")
   parts += ["then the answer"] if stage.answer_template else []
   return ", ".join(parts)
 
@@ -205,7 +205,7 @@ def besides(config) -> str:
       (config.entropy_coef, "entropy bonus"), (config.nll_coef, "NLL"),
       (config.mask_truncated, "cut-off not trained on"),
       (config.truncated_score is not None, "cut-off scored by the batch"),
-      (config.drop_threshold is not None, f"abs(A) > {config.drop_threshold} only"),
+      (config.advantage_threshold is not None, f"abs(A) > {config.advantage_threshold} only"),
       (config.whiten_rewards, "rewards whitened"), (config.epochs > 1, "several epochs"),
       (config.critic_warmup_steps, "critic first"),
       (config.correction is not None, slot(config.correction))]

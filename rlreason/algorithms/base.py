@@ -194,5 +194,5 @@ def with_frozen(state: TrainState, frozen: Params) -> TrainState:
 def skip_metrics(state: TrainState) -> Metrics:
   """How often, and how often just now, updates of the stage were skipped."""
   one = jnp.float32(1.0)
-  return {"optim/skipped_in_all": (state.skipped.astype(jnp.float32), one),
+  return {"optim/skipped_total": (state.skipped.astype(jnp.float32), one),
           "optim/skipped_in_a_row": (state.skipped_in_a_row.astype(jnp.float32), one)}

@@ -73,7 +73,8 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
         if not hasattr(holder, "keys"):
           raise UsageError(
               f"--config.{field}: {section!r} is {holder!r} and has no fields; set it as a whole")
-      holder[name] = parse_value(text, holder.get(name))
+      held = config_lib.held_name(holder, name)
+      holder[held] = parse_value(text, holder.get(held))
     _drop_unread(path, config, overrides)
   return config
 
@@ -84,7 +85,9 @@ def _drop_unread(path: str, config: Any, overrides: Sequence[tuple[str, str]]):
   A field of the file that only overrides keep from having any effect, such as the temperature with
   `--config.evaluation.num_samples=0`, gets its default. One that is typed itself is refused later.
   """
-  typed = [f"config.{field}." for field, _ in overrides]
+  names = [field.split(".") for field, _ in overrides]
+  typed = [".".join(["config", *sections, config_lib.RENAMED.get(name, name), ""])
+           for *sections, name in names]
   while typed:
     field = _unread_field(config)
     *sections, name = field.split(".")[1:] or [""]

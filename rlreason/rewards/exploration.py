@@ -41,7 +41,8 @@ def exploration_reward(
     completions: texts.
     c: strength in tokens, >= 0; 1000 in the paper's runs. See `check_correctness_beats_length`.
     unit: "characters" takes L = characters / 4; "tokens" takes the column below.
-    min_length: shorter reasoning counts as this long, >= 1; in RLSP 1. `min_reasoning` of a stage.
+    min_length: shorter reasoning counts as this long, >= 1; in RLSP 1. A stage's
+      `min_reasoning_tokens`.
     reasoning_tokens: generated tokens before the answer of each row.
     reasoning_text: of them; None: what comes before the first box.
 

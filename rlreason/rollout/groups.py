@@ -11,7 +11,7 @@ from rlreason.rollout.scored import Sampled, Scored
 from rlreason.types import Rollout
 
 
-def fill_with_useful(
+def choose_groups(
     parts: Sequence[Sampled], num_prompts: int, group_size: int,
     by: Literal["reward", "accuracy"] = "reward",
 ) -> Sampled:
@@ -24,8 +24,8 @@ def fill_with_useful(
     by: what has to differ.
   """
   places = [(part, group) for part in range(len(parts)) for group in range(len(parts[part].rows))]
-  is_useful = np.concatenate([part.differs(group_size, by) for part in parts])
-  chosen = sorted(np.argsort(~is_useful, kind="stable")[:num_prompts])
+  has_spread = np.concatenate([part.differs(group_size, by) for part in parts])
+  chosen = sorted(np.argsort(~has_spread, kind="stable")[:num_prompts])
   return _join([_take_groups(
       parts[part], [places[i][1] for i in chosen if places[i][0] == part], group_size)
                 for part in range(len(parts))])

@@ -37,7 +37,7 @@ import jax
 import numpy as np
 from orbax import checkpoint as ocp
 
-from rlreason import config as config_lib, files
+from rlreason import config as config_lib, files, records
 from rlreason.data.sources import digest
 
 FOLDER = "checkpoints"
@@ -266,7 +266,7 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
     ValueError: other fields differ; the message lists them. Or there are checkpoints alone.
   """
   file = pathlib.Path(workdir) / "config.json"
-  read = lambda record: config_lib.with_defaults(json.loads(json.dumps(record)), config)
+  read = lambda record: records.with_defaults(json.loads(json.dumps(record)), config)
   new = read(config_lib.to_dict(config))
   if has_checkpoints(file.parent):
     if not file.exists():
@@ -275,7 +275,7 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
           "put it back from a copy, or give a new workdir")
     lines = [
         line
-        for line in config_lib.differences(read(read_json(file)), new)
+        for line in records.differences(read(read_json(file)), new)
         if not any(line.startswith((f"{path}:", f"{path}.", f"{path}[")) for path in free)
     ]
     if lines:

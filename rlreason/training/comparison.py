@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from rlreason import config as config_lib, hub
+from rlreason import hub, records
 from rlreason.evaluation import completions as completions_lib, metrics
 from rlreason.evaluation.completions import Completions
 from rlreason.training import metrics as metrics_lib
@@ -162,7 +162,7 @@ def _config_differences(first: Group, second: Group) -> list[str]:
       (old, new, "first"), (new, old, "second"))
            for name, value in one.items() if name not in other and isinstance(value, dict)]
   told = {line.partition(":")[0].removeprefix("config.") for line in lines}
-  lines += config_lib.differences(*(
+  lines += records.differences(*(
       {name: value for name, value in record.items() if name not in told} for record in (old, new)))
   lines = [line for line in lines  # not what others gave before
            if not line.startswith("config.evaluation.expected")]

@@ -9,7 +9,7 @@ import functools
 import pathlib
 from typing import Any
 
-from rlreason import config as config_lib, config_files, recipe_files
+from rlreason import config as config_lib, config_files, recipe_files, records
 from rlreason.evaluation import expected as expected_lib
 from rlreason.training.settings.recipe import PretrainedModel, Recipe, from_config
 
@@ -80,7 +80,7 @@ def _differences(recipe: Recipe, stage: str) -> list[str]:
     return [f"config.evaluation.expected.recipe: {measured}"]
   old, new = (_record(one, stage, config.metric) for one in (measured, recipe))
   return [difference if len(difference) <= 2 * _LONGEST else f"{difference[:2 * _LONGEST]}…"
-          for difference in config_lib.differences(old, new)]
+          for difference in records.differences(old, new)]
 
 
 @functools.cache
@@ -103,7 +103,7 @@ def _record(recipe: Recipe, stage: str, metric: str) -> dict[str, Any]:
   free = (*_FREE_OF_EVALUATION, *(_OF_SAMPLES if metric.startswith("greedy") else ()))
   if count == 0:
     free = (*free, "stop_after")
-  record = config_lib.with_defaults(config_lib.to_dict(recipe), recipe)
+  record = records.with_defaults(config_lib.to_dict(recipe), recipe)
   stages = {one["name"]: _without(one, ("name",)) for one in record.pop("stages")[:count]}
   model = _without(record.pop("model"), _FREE_OF_MODEL)
   if "path" in model:

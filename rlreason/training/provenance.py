@@ -13,7 +13,7 @@ Not here: every field of a run, which is in config.json, and the files' checksum
 import hashlib
 from typing import Any
 
-from rlreason import config as config_lib, rollout
+from rlreason import config as config_lib, records, rollout
 from rlreason.data.tasks.load import verifier_of
 from rlreason.evaluation import completions as completions_lib
 from rlreason.evaluation.completions import Completions
@@ -35,7 +35,7 @@ def describe(recipe: Recipe, tokenizer: Tokenizer, inputs: dict[str, dict[str, s
     tokenizer: of the policy.
     inputs: checksums of the files that are read, as of `inputs.read_inputs`.
   """
-  record = config_lib.with_defaults(config_lib.to_dict(recipe), recipe)
+  record = records.with_defaults(config_lib.to_dict(recipe), recipe)
   evaluation = record["evaluation"]
   template = tokenizer.chat_template
   return {

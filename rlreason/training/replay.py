@@ -86,7 +86,7 @@ def _check(setup: Setup, stage: RLStage, rows: Replayed):
   needed = {
       "greedy_reward": "greedy_scores" in config.advantage.arrays and "reward" in given,
       "is_right": bool(config.nll_coef),
-      "reward": config.drop_threshold is not None,
+      "reward": config.advantage_threshold is not None,
   }
   for name, is_needed in needed.items():
     if is_needed and name not in given:
@@ -186,4 +186,4 @@ def _with_advantages(
   # These are of the rewards, of which there are none.
   metrics = {name: value for name, value in metrics.items() if not name.startswith("value/")}
   size = np.float32(np.abs(advantages[rows.action_mask]).sum()), np.float32(rows.action_mask.sum())
-  return batch, metrics | {"policy/advantage_size": size}
+  return batch, metrics | {"policy/advantage_abs": size}

@@ -55,7 +55,7 @@ def test_skips_in_a_row_are_counted_anew_after_a_good_step():
     counts.append((int(state.skipped), int(state.skipped_in_a_row)))
   assert counts == [(1, 1), (2, 2), (2, 0), (3, 1), (3, 0)]
   metrics = base.skip_metrics(state)
-  assert float(metrics["optim/skipped_in_all"][0]) == 3.0
+  assert float(metrics["optim/skipped_total"][0]) == 3.0
 
 
 def loss_fn(params, micro_batch):

@@ -220,16 +220,17 @@ def test_groups_of_one_score_leave_the_other_terms(name):
 
 # One of each way to average, and whatever looks beyond its own row.
 SPLIT = {name: PRESETS[name] for name in ("gspo", "vapo", "kl_cov")} | {
-    "dr_grpo_dropping": presets.dr_grpo(max_length=10, drop_threshold=0.6, **SIZES),
+    "dr_grpo_dropping": presets.dr_grpo(max_length=10, advantage_threshold=0.6, **SIZES),
     "token_sum_dropping": presets.dapo(
-        aggregation="token-sum", drop_threshold=0.9, drop_normalizer="kept", **SIZES)}
+        aggregation="token-sum", advantage_threshold=0.9,
+        advantage_threshold_normalizer="kept", **SIZES)}
 
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_micro_batches_are_one_batch(name):
   config = SPLIT[name]
   source = {"dr_grpo_dropping": "dr_grpo", "token_sum_dropping": "dapo"}.get(name, name)
-  if config.drop_threshold is None:
+  if config.advantage_threshold is None:
     batch = noisy(take_step(name).batch)
   else:
     batch = noisy(compiled(config).make_batch(
@@ -393,7 +394,7 @@ def moved(state):
 
 
 def test_filtered_rows_do_not_change_the_gradient():
-  kept_mean = tiny.replace(PRESETS["dash"], drop_normalizer="kept")
+  kept_mean = tiny.replace(PRESETS["dash"], advantage_threshold_normalizer="kept")
   batches = {
       config: compiled(config).make_batch(
           (rollout(), take_step("dash").scores, make_outcome(HALF)), {"kl": np.float32(0.0)})[0]

@@ -104,7 +104,7 @@ def test_ratio_is_one_on_the_first_minibatch(policy, critic, temperature):
   assert abs(value(metrics, "policy/kl")) < 1e-5  # the reference is the policy
   state, metrics = update(compiled, policy, batch, state)
   assert value(metrics, "policy/ratio_error") < 1e-5
-  assert value(metrics, "policy/step_kl") > 1e-5  # over all minibatches it has moved
+  assert value(metrics, "policy/kl_from_old") > 1e-5  # over all minibatches it has moved
   assert int(state.step) == 1
 
 
@@ -329,7 +329,7 @@ def test_a_non_finite_minibatch_is_skipped_and_counted(policy, batch):
   assert int(state.skipped) == 2  # one of the two minibatches of each epoch
   assert differs(state.params["policy"], policy)  # the other one was used
   assert value(metrics, "optim/skipped_updates") == 0.5
-  assert value(metrics, "optim/skipped_in_all") == 2.0
+  assert value(metrics, "optim/skipped_total") == 2.0
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
   hopeless = batch.replace(advantages=np.full_like(advantages, np.nan))
   after, metrics = update(compiled, policy, hopeless, state)
@@ -436,7 +436,7 @@ def test_a_new_critic_starts_at_zero_and_shares_no_buffer(policy):
     (dict(epochs=0), "epochs: got 0, allowed: 1 or more"),
     (dict(discount=1.5), "discount: got 1.5, allowed: 0 to 1"),
     (dict(gae_lambda=-0.1), "gae_lambda: got -0.1, allowed: 0 to 1"),
-    (dict(drop_threshold=-0.1), "drop_threshold: got -0.1, allowed: 0 or more"),
+    (dict(advantage_threshold=-0.1), "advantage_threshold: got -0.1, allowed: 0 or more"),
     (dict(reference_decay=1.2), "reference_decay: got 1.2, allowed: 0 to 1"),
     (dict(value_clip=-0.2), "value_clip: got -0.2, allowed: 0 or more"),
     (dict(kl_coef=-0.1), "kl_coef: got -0.1, allowed: 0 or more"),

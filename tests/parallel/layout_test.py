@@ -217,7 +217,8 @@ def test_packed_rows_are_of_each_device_and_as_padded_ones(name):
 
 # Everything that a method without a critic may have and PPO has not.
 GROUPED = presets.kl_cov(
-    minibatch_size=16, micro_batch_size=8, drop_threshold=0.1, kl_coef=0.1, kl_placement="loss",
+    minibatch_size=16, micro_batch_size=8, advantage_threshold=0.1, kl_coef=0.1,
+    kl_placement="loss",
     kl_estimator="k3", reference_every=1, reference_decay=0.5,
     selection=Slot(losses.select_kl_cov, {"fraction": 0.1}))
 

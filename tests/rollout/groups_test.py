@@ -3,7 +3,7 @@
 import numpy as np
 
 from rlreason.rewards import RewardResult
-from rlreason.rollout.groups import fill_with_useful
+from rlreason.rollout.groups import choose_groups
 from rlreason.rollout.scored import Sampled, Scored
 from tests.rollout.made import make_rollout
 
@@ -22,7 +22,7 @@ def make_sampled(rewards, prompts=3, first=0):
 def test_useful_groups_go_first_and_others_fill_up():
   parts = [make_sampled([1, 1, 1, 0, None, 0]), make_sampled([0, 0, 0, 1], prompts=5, first=3)]
   np.testing.assert_array_equal(parts[0].differs(2), [False, True, False])
-  chosen = fill_with_useful(parts, 3, 2)
+  chosen = choose_groups(parts, 3, 2)
   assert [row["prompt"] for row in chosen.rows] == ["0", "1", "4"]
   np.testing.assert_array_equal(chosen.scored.totals, [1, 1, 1, 0, 0, 1])
   assert chosen.rollout.prompt_tokens.shape == (6, 5)
@@ -38,5 +38,5 @@ def test_groups_all_right_or_all_wrong_are_of_no_use_to_accuracy():
   sampled.scored.rewards.parts["verifier"] = verdicts
   np.testing.assert_array_equal(sampled.differs(2), [True, True, True, False])
   np.testing.assert_array_equal(sampled.differs(2, "accuracy"), [False, False, True, False])
-  chosen = fill_with_useful([sampled], 1, 2, "accuracy")
+  chosen = choose_groups([sampled], 1, 2, "accuracy")
   assert [row["prompt"] for row in chosen.rows] == ["2"]

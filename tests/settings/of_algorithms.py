@@ -150,7 +150,8 @@ POLICY_GRADIENT = {
     "whiten_rewards": pg(True), "whiten_advantages": pg(False), "whiten_ddof": pg(1),
     "answer_score": Row("mean_prob", answered), "mask_truncated": pg(True),
     "truncated_score": pg(2.0),
-    "drop_threshold": pg(0.5), "drop_normalizer": pg("kept", drop_threshold=0.9),
+    "advantage_threshold": pg(0.5),
+    "advantage_threshold_normalizer": pg("kept", advantage_threshold=0.9),
     "policy_loss": pg(Slot(losses.reinforce)),
     "correction": pg(SAMPLER, recompute_log_probs=True),
     "selection": Row(

@@ -33,7 +33,7 @@ FAST = dataclasses.replace(OPTIMIZER, learning_rate=0.2)
 EXPLORATION = RewardSpec(name="exploration", options={"c": 0.1, "unit": "tokens"})
 LEARNED = RewardSpec(name="learned", weight=0.0)
 HALF = (dataclasses.replace(VERIFIER, weight=0.5),)
-DIFFERS = dict(num_prompts=4, max_rounds=2, rewards=(VERIFIER, EXPLORATION))
+DIFFERS = dict(num_prompts=4, max_resample_rounds=2, rewards=(VERIFIER, EXPLORATION))
 
 
 def seen(name, stage):
@@ -125,13 +125,14 @@ ROWS = {
             algorithm=dataclasses.replace(REINFORCE, critic="separate"))),
         "reference_path": Row("b", of("loaded"), beside=dict(
             algorithm=dataclasses.replace(REINFORCE, kl_coef=0.1))),
-        "min_reasoning": Row(5, of("outcomes"), beside=dict(rewards=(VERIFIER, EXPLORATION))),
+        "min_reasoning_tokens": Row(
+            5, of("outcomes"), beside=dict(rewards=(VERIFIER, EXPLORATION))),
         "allow_length_over_correctness": Row(True, of("stage"), beside=dict(
             rewards=(VERIFIER, dataclasses.replace(EXPLORATION, weight=100.0)))),
         "length_buckets": Row((7,), widths, beside=dict(num_prompts=1)),
         "draws_ahead": Row(1, of("stage")),
-        "max_rounds": Row(2, of("prompts"), beside=dict(num_prompts=4)),
-        "useful_by": Row("accuracy", of("outcomes"), beside=DIFFERS),
+        "max_resample_rounds": Row(2, of("prompts"), beside=dict(num_prompts=4)),
+        "filter_groups_by": Row("accuracy", of("outcomes"), beside=DIFFERS),
         "answer_template": Row("a {answer}", lambda stage: [
             rollout.completion_tokens for rollout in fakes.stage_trace(stage)["scored"]],
                                beside=dict(algorithm=dataclasses.replace(

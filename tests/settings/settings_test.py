@@ -148,7 +148,7 @@ def test_reasoning_counts_as_no_shorter_than_the_shortest():
   """-c / L of 2, 0, 2 and 8 tokens of reasoning, each at least 4."""
   exploration = RewardSpec(name="exploration", options={"c": 0.8, "unit": "tokens"})
   (outcome,) = fakes.stage_trace(
-      make_rl(rewards=(exploration,), min_reasoning=4), steps=1)["outcomes"]
+      make_rl(rewards=(exploration,), min_reasoning_tokens=4), steps=1)["outcomes"]
   np.testing.assert_allclose(outcome.scores, [-0.2, -0.2, -0.2, -0.1], rtol=1e-6)
 
 

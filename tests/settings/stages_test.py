@@ -106,13 +106,13 @@ def test_the_longest_bucket_says_which_prompts_fit_and_what_is_left_out_is_count
 def test_groups_are_sampled_until_enough_of_them_differ():
   """Both of a group are right and one is longer, so that they differ in the reward alone."""
   stage = make(
-      RLStage, rewards=(bases.VERIFIER, EXPLORATION), max_rounds=3, useful_by="accuracy",
-      writes_accuracy=True, length_buckets=(7,))
+      RLStage, rewards=(bases.VERIFIER, EXPLORATION), max_resample_rounds=3,
+      filter_groups_by="accuracy", writes_accuracy=True, length_buckets=(7,))
   with mock.patch.object(fakes, "SAMPLED", [fakes.RIGHT, fakes.LONG]):
     trace = fakes.stage_trace(stage, steps=1)
-    by_reward = fakes.stage_trace(dataclasses.replace(stage, useful_by="reward"), steps=1)
+    by_reward = fakes.stage_trace(dataclasses.replace(stage, filter_groups_by="reward"), steps=1)
   (metrics,) = trace["host"]
-  assert metrics["rollout/rounds"] == 3 and metrics["rollout/useless_groups"] == 1
+  assert metrics["rollout/rounds"] == 3 and metrics["rollout/zero_variance_groups"] == 1
   assert metrics["rollout/sampled_groups"] == 6
   key = jax.random.split(jax.random.key(0))[0]
   assert data(trace["keys"]) == [folded(key, number) for number in range(3)]
@@ -120,13 +120,14 @@ def test_groups_are_sampled_until_enough_of_them_differ():
   assert [(row["right"], row["count"]) for row in trace["rows"][0]] == [(2, 2)] * 6
   assert trace["scored"][0].completion_tokens.shape == (4, 7)
   assert by_reward["host"][0]["rollout/rounds"] == 1
-  assert by_reward["host"][0]["rollout/useless_groups"] == 0
+  assert by_reward["host"][0]["rollout/zero_variance_groups"] == 0
 
 
 def test_no_more_is_sampled_than_is_needed():
   """2 of 4 groups differ in each round."""
-  (metrics,) = fakes.stage_trace(make(RLStage, num_prompts=4, max_rounds=5), steps=1)["host"]
-  assert metrics["rollout/rounds"] == 2 and metrics["rollout/useless_groups"] == 0
+  stage = make(RLStage, num_prompts=4, max_resample_rounds=5)
+  (metrics,) = fakes.stage_trace(stage, steps=1)["host"]
+  assert metrics["rollout/rounds"] == 2 and metrics["rollout/zero_variance_groups"] == 0
 
 
 def unsure(prompts, completions, *, proof=None, **columns):

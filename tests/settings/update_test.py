@@ -51,14 +51,14 @@ def test_how_far_the_policy_is_from_its_reference_and_its_sampler():
   gap = SAMPLER - log_probs(0)[MASK]
   assert metrics["policy/sampler_kl"] == pytest.approx(gap.mean(), rel=1e-4)
   assert metrics["policy/sampler_error"] == pytest.approx(np.abs(gap).mean(), rel=1e-4)
-  assert metrics["policy/step_kl"] == pytest.approx(0, abs=1e-6)
+  assert metrics["policy/kl_from_old"] == pytest.approx(0, abs=1e-6)
 
 
 def test_how_far_an_update_begins_from_what_was_sampled():
   batch, metrics = told(PolicyGradientConfig(mask_truncated=True, **SIZES))
   kept = MASK & ~ROLLOUT.truncated[:, None]
   move = (log_probs(0) - SAMPLER)[kept]
-  assert metrics["policy/step_kl"] == pytest.approx(np.mean(move**2 / 2), rel=1e-4)
+  assert metrics["policy/kl_from_old"] == pytest.approx(np.mean(move**2 / 2), rel=1e-4)
   assert metrics["policy/ratio_error"] == pytest.approx(np.abs(np.expm1(move)).mean(), rel=1e-4)
   sign, ratio = np.sign(batch.advantages[kept]), np.exp(move)
   low, high = (sign < 0) & (ratio < 0.8), (sign > 0) & (ratio > 1.2)
@@ -68,7 +68,7 @@ def test_how_far_an_update_begins_from_what_was_sampled():
   assert metrics["rollout/trained_fraction"] == 0.75
   assert metrics["value/mean"] == pytest.approx(ROLLOUT.values[MASK].mean(), rel=1e-5)
   assert metrics["value/returns/mean"] == pytest.approx(batch.returns[MASK].mean(), rel=1e-5)
-  assert metrics["policy/advantage_size"] == pytest.approx(
+  assert metrics["policy/advantage_abs"] == pytest.approx(
       np.abs(batch.advantages[MASK]).mean(), rel=1e-5)
 
 

@@ -19,7 +19,7 @@ _ALGORITHM = dict(
     epochs=1, minibatch_size=16, micro_batch_size=0, discount=1.0, gae_lambda=0.95, kl_coef=0.1,
     kl_target=1.0, kl_horizon=100.0, kl_clamp=5.0, entropy_coef=0.01, entropy_target=1.0,
     nll_coef=0.1, value_clip=0.2, value_coef=0.1, huber_delta=1.0, truncated_score=0.5,
-    drop_threshold=0.1, reference_decay=0.5, critic_warmup_steps=1, length_adaptive_alpha=0.1,
+    advantage_threshold=0.1, reference_decay=0.5, critic_warmup_steps=1, length_adaptive_alpha=0.1,
     critic="shared", policy_loss=dict(
         function="rlreason.losses:clipped_surrogate", options=dict(clip_low=0.2)))
 _REWARDS = dict(
@@ -32,8 +32,9 @@ STAGES = dict(
     sft=dict(kind="sft", steps=3, batch_size=8, length=16, num_examples=64, optimizer=_OPTIMIZER,
              token_weights=dict(a=1.0), start="initial", examples="", sft=dict(micro_batch_size=0)),
     rl=_PROMPTS | dict(
-        kind="rl", reward_clip=(-1.0, 1.0), algorithm=_ALGORITHM, min_reasoning=1, max_rounds=1,
-        useful_by="reward", critic_path="", writes_accuracy=True, optimizer=_OPTIMIZER,
+        kind="rl", reward_clip=(-1.0, 1.0), algorithm=_ALGORITHM, min_reasoning_tokens=1,
+        max_resample_rounds=1,
+        filter_groups_by="reward", critic_path="", writes_accuracy=True, optimizer=_OPTIMIZER,
         reward_model="", rewards=_REWARDS, allow_length_over_correctness=False),
     sample=_PROMPTS | dict(kind="sample", rewards=_REWARDS, reward_clip=(-1.0, 1.0), model=""),
     dpo=_PAIRS | dict(kind="preference", preference=dict(

@@ -60,7 +60,7 @@ def test_steps_of_every_kind_of_stage():
 
 def test_rounds_and_separate_critics_count():
   config = tiny_run.make_config()
-  config.rl.max_rounds = 3
+  config.rl.max_resample_rounds = 3
   config.rl.group_size = 4
   config.rl.algorithm.critic = "separate"
   setup = _setup(config)

@@ -204,15 +204,15 @@ def test_metrics_of_every_step(uninterrupted):
 
 SFT_METRICS = [
     "loss/sft", "loss/total", "policy/entropy", "optim/lr", "optim/grad_norm",
-    "optim/skipped_updates", "optim/skipped_in_all", "optim/skipped_in_a_row",
+    "optim/skipped_updates", "optim/skipped_total", "optim/skipped_in_a_row",
     "rollout/padding_waste", "rollout/dropped_examples", "time/tokens_per_second",
     "system/compilations", "system/peak_host_memory"]
 RL_METRICS = [
     "reward/total/mean", "reward/total/std", "reward/verifier/mean", "reward/exploration/mean",
-    "reward/random/mean", "reward/uniform_group_share", "reward/unscored", "reward/timeouts",
+    "reward/random/mean", "rollout/zero_variance_groups", "reward/unscored", "reward/timeouts",
     "reward/crashes", "reward/errors", "policy/kl", "policy/kl_k3", "policy/kl_per_sequence",
     "policy/kl_coef", "policy/entropy", "policy/clip_fraction_low", "policy/clip_fraction_high",
-    "policy/step_kl", "policy/ratio_error", "value/explained_variance", "value/mean",
+    "policy/kl_from_old", "policy/ratio_error", "value/explained_variance", "value/mean",
     "value/returns/mean", "loss/policy", "loss/value", "loss/total", "rollout/length/mean",
     "rollout/length/max", "rollout/length_wrong/mean", "rollout/truncated_fraction",
     "rollout/padding_waste", "rollout/dropped_prompts", "optim/lr",

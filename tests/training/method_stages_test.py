@@ -69,13 +69,13 @@ def test_shared_prompts_and_packed_rows_change_nothing(tmp_path):
 
 
 def test_a_step_fills_up_with_groups_that_differ(tmp_path):
-  recipe = rl_config(presets.dapo(), max_rounds=3)
+  recipe = rl_config(presets.dapo(), max_resample_rounds=3)
   (output,), _ = run_step(recipe, tmp_path)
   metrics = output.host_metrics
   assert 1 <= metrics["rollout/rounds"] <= 3
   assert metrics["rollout/sampled_groups"] == PROMPTS * metrics["rollout/rounds"]
   # Of 3 rounds of 8 groups of this reward, more than 8 differ.
-  assert metrics["rollout/useless_groups"] == 0.0 == metrics["reward/uniform_group_share"]
+  assert metrics["rollout/zero_variance_groups"] == 0.0
 
 
 def test_the_greedy_completion_is_the_baseline_of_remax(tmp_path):
@@ -125,8 +125,8 @@ def with_reward(recipe, **fields):
     (presets.ppo(gae_lambda=0.5), {}, True),
     (presets.dr_grpo(max_length=32), {}, True),
     (presets.grpo(kl_coef=0.1), {}, False),
-    (presets.dapo(), dict(max_rounds=2), False),
-    (presets.rloo(), dict(max_rounds=2), True)])
+    (presets.dapo(), dict(max_resample_rounds=2), False),
+    (presets.rloo(), dict(max_resample_rounds=2), True)])
 def test_a_list_of_rewards_at_the_end_is_the_number(algorithm, changes, matters, tmp_path):
   """And one at the start is not, where a method tells tokens apart."""
   params, metrics_of = [], []

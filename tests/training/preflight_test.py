@@ -15,7 +15,7 @@ GRPO = dataclasses.replace(STAGE, algorithm=dataclasses.replace(
     STAGE.algorithm, advantage=Slot(losses.group_normalized)))
 GOOD = {
     "rollout/truncated_fraction": 0.5, "reward/unscored": 1.0, "reward/total/mean": 0.25,
-    "reward/total/std": 0.5, "reward/uniform_group_share": 0.5, "reward/verifier/mean": 0.25,
+    "reward/total/std": 0.5, "rollout/zero_variance_groups": 0.5, "reward/verifier/mean": 0.25,
     "reward/timeouts": 3.0, "optim/grad_norm": 0.1}
 
 
@@ -29,7 +29,7 @@ def changed(*left_out, **values):
      "cut off at sampling.max_new_tokens=12: no end token was ever sampled; look in samples.jsonl"),
     (GRPO, changed("reward/total/mean", "reward/total/std", reward__unscored=16.0), "unscored",
      "no completion could be scored (timeouts 3, crashes 0, errors 0): all rewards are None"),
-    (GRPO, changed(reward__uniform_group_share=1.0), "equal",
+    (GRPO, changed(rollout__zero_variance_groups=1.0), "equal",
      "all rewards are equal in every group (means: verifier 0.25): nothing tells good"),
     (STAGE, changed(reward__total__std=1e-9), "equal", "all rewards are equal (means: verifier"),
     (GRPO, changed(optim__grad_norm=0.0), "gradient",
@@ -39,7 +39,8 @@ def changed(*left_out, **values):
     (GRPO, changed(rollout__truncated_fraction=1.0, optim__grad_norm=0.0), "truncated", "cut off"),
     (GRPO, changed("reward/total/mean", reward__unscored=16.0, optim__grad_norm=0.0), "unscored",
      "no completion could be scored"),
-    (GRPO, changed(reward__uniform_group_share=1.0, optim__grad_norm=0.0), "equal", "all rewards"),
+    (GRPO, changed(rollout__zero_variance_groups=1.0, optim__grad_norm=0.0), "equal",
+     "all rewards"),
 ])
 def test_each_sign_has_its_line(stage, values, sign, line):
   found = preflight.signs(values, stage)
@@ -49,7 +50,7 @@ def test_each_sign_has_its_line(stage, values, sign, line):
 @pytest.mark.parametrize("stage, values", [
     (GRPO, GOOD), (STAGE, GOOD), (GRPO, {}),
     (GRPO, changed("optim/grad_norm")),  # before the first step there is no update
-    (STAGE, changed(reward__uniform_group_share=1.0)),  # a critic is another baseline
+    (STAGE, changed(rollout__zero_variance_groups=1.0)),  # a critic is another baseline
     (GRPO, changed(optim__grad_norm=1e-30)),
 ])
 def test_a_run_that_can_learn_shows_none(stage, values):

@@ -71,7 +71,7 @@ def test_a_clipped_loss_by_hand(model, tmp_path):
   assert found["loss/total"] == found["loss/policy"]
   assert found["policy/clip_fraction_high"] == 0.25
   assert found["policy/ratio_error"] == pytest.approx(0.25, rel=1e-4)  # 1 of one token in four
-  assert found["policy/advantage_size"] == pytest.approx((1 + 1.5) / 4)
+  assert found["policy/advantage_abs"] == pytest.approx((1 + 1.5) / 4)
   assert found["policy/entropy"] == pytest.approx(-old, rel=1e-5)
   assert (found["rows"], found["tokens"]) == (2, 4)
   # Only the head's gradient is not 0: of the clipped token there is none, so that its advantage
@@ -91,7 +91,7 @@ def test_tokens_that_were_given_have_no_part_in_the_loss(model, tmp_path):
       row(1, old_log_probs=[log_prob()], advantages=-0.5, action_mask=[1])])
   found = rr.replay(make_config(GRPO), given(0.0), model=model)
   assert found["loss/policy"] == pytest.approx(-(1 + 1.2 - 0.5) / 3, rel=1e-5)
-  assert found["policy/advantage_size"] == pytest.approx(2.5 / 3) and found["tokens"] == 3
+  assert found["policy/advantage_abs"] == pytest.approx(2.5 / 3) and found["tokens"] == 3
   assert found == rr.replay(make_config(GRPO), given(-7.0), model=model)
 
 
@@ -101,7 +101,7 @@ def test_rewards_become_advantages_of_their_groups(model, tmp_path):
           row(2, reward=0.0, group="b"), row(1, reward=1, group="a")]
   found = rr.replay(make_config(GRPO), write(tmp_path / "rows.jsonl", rows), model=model)
   assert found["loss/policy"] == pytest.approx(0, abs=1e-6)  # of tokens of the policy itself
-  assert found["policy/advantage_size"] == pytest.approx(4 * 0.7071 / 6, rel=1e-3)
+  assert found["policy/advantage_abs"] == pytest.approx(4 * 0.7071 / 6, rel=1e-3)
   assert found["policy/ratio_error"] == 0.0  # old log-probs are the model's own
   # A row without a reward is left out.
   rows[0] = rows[0] | {"reward": None}
@@ -174,7 +174,7 @@ def test_rows_are_padded_on_their_sides(tmp_path):
 
 @pytest.mark.parametrize("algorithm, rows, settings, message", [
     (presets.remax(minibatch_size=4), [row(1, reward=1)] * 2, {}, "greedy_reward: the rows"),
-    (rr.PolicyGradientConfig(drop_threshold=0.1, minibatch_size=4), [row(1, advantages=1)], {},
+    (rr.PolicyGradientConfig(advantage_threshold=0.1, minibatch_size=4), [row(1, advantages=1)], {},
      "reward: the rows have none, and the algorithm of 'rl' needs it"),
     (GRPO, [row(99, reward=1)] * 2, {}, "tokens together, allowed: 16"),
     (GRPO, [row(1, reward=1)] * 2, {"stage": "sft"}, "stage: got 'sft', allowed: a stage"),

@@ -146,11 +146,11 @@ def _masks(config: PolicyGradientConfig, mask, truncated, advantages):
   """Tokens that count in means over a minibatch (None: the same), and those trained on."""
   if config.mask_truncated:
     mask = mask & ~truncated[:, None]
-  if config.drop_threshold is None:
+  if config.advantage_threshold is None:
     return None, mask
-  is_far = jnp.abs(masks.zero_masked(advantages, mask)) > config.drop_threshold
+  is_far = jnp.abs(masks.zero_masked(advantages, mask)) > config.advantage_threshold
   kept = mask & jnp.any(is_far, axis=1, keepdims=True)
-  return mask if config.drop_normalizer == "all" else None, kept
+  return mask if config.advantage_threshold_normalizer == "all" else None, kept
 
 
 def _batch_metrics(spec: Spec, batch: RolloutBatch, mask, kl, kl_coef, sampler_log_probs):
@@ -158,7 +158,7 @@ def _batch_metrics(spec: Spec, batch: RolloutBatch, mask, kl, kl_coef, sampler_l
   tokens = jnp.sum(mask.astype(jnp.float32))
   count_rows = lambda mask: jnp.sum(jnp.any(mask, axis=1).astype(jnp.float32))
   rows = count_rows(mask)
-  metrics = {"policy/advantage_size": (masks.masked_sum(jnp.abs(batch.advantages), mask), tokens),
+  metrics = {"policy/advantage_abs": (masks.masked_sum(jnp.abs(batch.advantages), mask), tokens),
              "rollout/trained_fraction": (count_rows(batch.loss_mask), rows)}
   if config.has_critic:
     metrics |= {

@@ -58,8 +58,8 @@ class PolicyGradientConfig:
   truncated_score: float | None = None  # they score this times the mean of the batch; None = theirs
   # Completions whose advantages are all within ± this are left out before the forward pass; None =
   # none are. They count in the mean over the minibatch, or not.
-  drop_threshold: float | None = None
-  drop_normalizer: Literal["all", "kept"] = "all"
+  advantage_threshold: float | None = None
+  advantage_threshold_normalizer: Literal["all", "kept"] = "all"
 
   # The policy's loss.
   policy_loss: Slot = Slot(clipped_surrogate)  # the loss of each token
@@ -105,7 +105,7 @@ class PolicyGradientConfig:
     limits = {
         "epochs": (1, None), "minibatch_size": (1, None), "micro_batch_size": (0, None),
         "packed_width": (0, None), "discount": (0, 1), "gae_lambda": (0, 1),
-        "critic_lambda": (0, 1), "drop_threshold": (0, None), "constant_length": (1, None),
+        "critic_lambda": (0, 1), "advantage_threshold": (0, None), "constant_length": (1, None),
         "nll_coef": (0, None), "entropy_step": (0, None), "critic_warmup_steps": (0, None),
         "value_clip": (0, None), "value_coef": (0, None), "kl_coef": (0, None),
         "kl_horizon": (1, None), "kl_clamp_ratio": (0, kl.MAX_CLAMP),
@@ -188,8 +188,8 @@ class PolicyGradientConfig:
       check_unread(self, "with length_adaptive_alpha and critic_lambda", "gae_lambda")
     if not self.pack_rows:
       check_unread(self, "with pack_rows=False", "packed_width")
-    if self.drop_threshold is None:
-      check_unread(self, "without drop_threshold", "drop_normalizer")
+    if self.advantage_threshold is None:
+      check_unread(self, "without advantage_threshold", "advantage_threshold_normalizer")
     if "constant" not in (self.aggregation, self.nll_aggregation):
       check_unread(self, f"with aggregation={self.aggregation!r}", "constant_length",
                    allowed="aggregation='constant'")

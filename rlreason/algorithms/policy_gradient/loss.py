@@ -71,7 +71,7 @@ def micro_batch_loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, j
   averaged |= {
       "policy/entropy": entropy,
       # k2 of the policy before and after: how far this step has moved it so far.
-      "policy/step_kl": kl_estimate(log_probs, batch.old_log_probs, "k2"),
+      "policy/kl_from_old": kl_estimate(log_probs, batch.old_log_probs, "k2"),
       "policy/ratio_error": jnp.abs(jnp.expm1(log_probs - batch.old_log_probs))}
   tokens = jnp.sum(mask.astype(jnp.float32))
   metrics = {name: (masks.masked_sum(x, mask), tokens) for name, x in averaged.items()}

@@ -5,10 +5,12 @@ experiment does otherwise than the paper, are `changes`. What a method does to d
 rewards is in its recipe (experiments/); docs/algorithms.md shows all of them side by side.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 from rlreason import losses
 from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
+from rlreason.config import with_new_names
 from rlreason.slots import Slot
 
 _NO_CRITIC = dict(critic="none", whiten_advantages=False)
@@ -34,8 +36,13 @@ def _preset(*settings: dict[str, Any]) -> PolicyGradientConfig:
   """Later settings replace earlier ones."""
   merged = {}
   for setting in settings:
-    merged |= setting
+    merged |= _by_new_names(setting)
   return PolicyGradientConfig(**merged)
+
+
+def _by_new_names(changes: dict[str, Any]) -> dict[str, Any]:
+  fields = [field.name for field in dataclasses.fields(PolicyGradientConfig)]
+  return with_new_names(changes, fields, "algorithm")
 
 
 def ppo(**changes) -> PolicyGradientConfig:
@@ -345,7 +352,7 @@ def dash(**changes) -> PolicyGradientConfig:
   With a KL or an entropy bonus in the loss, what is dropped loses those gradients as well; with
   `kl_coef=0`, the paper's "No-KL", the filter leaves the gradient as it is.
   """
-  return grpo(**dict(drop_threshold=0.1) | changes)
+  return grpo(**dict(advantage_threshold=0.1) | _by_new_names(changes))
 
 
 def one_example(**changes) -> PolicyGradientConfig:

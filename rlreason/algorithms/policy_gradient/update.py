@@ -168,7 +168,7 @@ def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state,
   """One optimiser step on the rows i32[micro-batches, rows]; a body for `lax.scan`."""
   config, (indices, plan, key) = spec.config, per_minibatch
   is_needed, packing = None, None if plan is None else plan.packing
-  if config.drop_threshold is not None and plan is None:
+  if config.advantage_threshold is not None and plan is None:
     indices, is_needed = _order_rows(batch, indices)
   if config.selection is not None:
     batch = _select_tokens(config, batch, indices, key)

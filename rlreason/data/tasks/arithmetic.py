@@ -59,7 +59,7 @@ class ArithmeticConfig:
   seed: int = 0
 
   def with_default_options(self, record: dict) -> dict:
-    """A record (`config.with_defaults`) with all options of the generators it names."""
+    """A record (`records.with_defaults`) with all options of the generators it names."""
     return record | {"tasks": {
         name: _default_options(name) | options for name, options in record["tasks"].items()}}
 

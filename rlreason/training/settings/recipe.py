@@ -162,7 +162,7 @@ class Recipe:
     return max(specs, key=lambda found: found[:2])[2] if specs else RewardSpec(name="verifier")
 
   def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
-    """A record (`config.with_defaults`) with all options of its rewards and its grading."""
+    """A record (`records.with_defaults`) with all options of its rewards and its grading."""
     if not {"evaluation", "stages", "task"} <= set(record):
       return record  # of something else than a run
     of_task = verifier_of(self.task)
@@ -191,8 +191,8 @@ def _with_reward_options(
     if spec is None or config_lib.to_dict(spec.function) != reward.get("function"):
       return reward
     defaults = default_options(spec, verifier)
-    if spec.function is None and spec.name == "exploration" and "min_reasoning" in record:
-      defaults["min_length"] = record["min_reasoning"]
+    if spec.function is None and spec.name == "exploration" and "min_reasoning_tokens" in record:
+      defaults["min_length"] = record["min_reasoning_tokens"]
     return reward | {"options": {**defaults, **reward.get("options", {})}}
 
   if not specs or "rewards" not in record:

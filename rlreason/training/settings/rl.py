@@ -42,7 +42,7 @@ class RLStage(StageConfig):
   reference_path: Path = ""
   # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
   # right answer always beats the longest wrong one.
-  min_reasoning: int = 1
+  min_reasoning_tokens: int = 1
   # Runs even where that does not hold: the exploration reward may then pay more than being right.
   allow_length_over_correctness: bool = False
   length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
@@ -51,10 +51,10 @@ class RLStage(StageConfig):
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
   # Groups whose completions all score the same teach little: with this, up to so many batches of
   # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
-  max_rounds: int = 1
+  max_resample_rounds: int = 1
   # What has to differ: the whole reward, or whether the verifier says right (DAPO: 0 < right < G),
-  # so that a penalty of length alone makes no group useful.
-  useful_by: Literal["reward", "accuracy"] = "reward"
+  # so that a penalty of length alone is no difference.
+  filter_groups_by: Literal["reward", "accuracy"] = "reward"
   # The likelihood of the problem's answer after the reasoning is the reward (LaTRO): this text,
   # such as "The answer is {answer}.", takes the place of the completion's own answer.
   answer_template: str = ""
@@ -66,7 +66,7 @@ class RLStage(StageConfig):
   has_preflight: ClassVar[bool] = True
   suspects: ClassVar[str] = (
       "rollout/trained_fraction (filters that leave out every completion: mask_truncated, "
-      "drop_threshold) and at the weights of the loss")
+      "advantage_threshold) and at the weights of the loss")
 
   @property
   def writes_data(self) -> bool:
@@ -76,7 +76,7 @@ class RLStage(StageConfig):
     return named_stages(self, "reward_model", "critic_path")
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
-    rows = self.num_prompts * self.group_size * self.max_rounds
+    rows = self.num_prompts * self.group_size * self.max_resample_rounds
     return rows, prompt_tokens + self.sampling.max_new_tokens
 
   def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
@@ -85,15 +85,15 @@ class RLStage(StageConfig):
             min((*self.length_buckets, self.sampling.max_new_tokens)))
 
   def __post_init__(self):
-    check_positive(self, "num_prompts", "group_size", "min_reasoning", "max_rounds")
+    check_positive(self, "num_prompts", "group_size", "min_reasoning_tokens", "max_resample_rounds")
     check_rows(self)
     check_fields(self, self.problems)
     if self.draws_ahead < 0:
       raise ValueError(f"draws_ahead: got {self.draws_ahead}, allowed: 0 or more")
-    if self.max_rounds > 1 and self.group_size == 1:
+    if self.max_resample_rounds > 1 and self.group_size == 1:
       raise ValueError(
-          f"max_rounds: got {self.max_rounds} with group_size=1, allowed: 1 (a group of one always "
-          "scores the same)")
+          f"max_resample_rounds: got {self.max_resample_rounds} with group_size=1, allowed: 1 (a "
+          "group of one always scores the same)")
     num_rows = self.num_prompts * self.group_size
     if num_rows % self.algorithm.minibatch_size:
       raise ValueError(
@@ -172,16 +172,17 @@ class RLStage(StageConfig):
     check_lengths_paid(self.rewards, self.sampling, self.group_size)
     if not self.algorithm.has_critic:
       check_critic_rate(self.optimizer, "with algorithm.critic='none'")
-    if self.max_rounds == 1:
-      check_unread(self, "with max_rounds=1", "useful_by")
+    if self.max_resample_rounds == 1:
+      check_unread(self, "with max_resample_rounds=1", "filter_groups_by")
     explorations = [spec for spec in self.rewards
                     if spec.name == "exploration" and spec.function is None]
     if not explorations:
-      check_unread(self, "without a reward 'exploration'", "min_reasoning")
-    elif explorations[0].options.get("min_length", self.min_reasoning) != self.min_reasoning:
-      check_unread(self, "beside rewards.exploration.options.min_length", "min_reasoning")
+      check_unread(self, "without a reward 'exploration'", "min_reasoning_tokens")
+    elif self.min_reasoning_tokens != explorations[0].options.get(
+        "min_length", self.min_reasoning_tokens):
+      check_unread(self, "beside rewards.exploration.options.min_length", "min_reasoning_tokens")
     if "verifier" not in names:
-      check_unread(self, "without a reward 'verifier'", "useful_by", "writes_accuracy",
+      check_unread(self, "without a reward 'verifier'", "filter_groups_by", "writes_accuracy",
                    allowed="such a reward (its weight may be 0)")
       if self.algorithm.nll_coef and not self.answer_template:
         raise ValueError(
@@ -203,11 +204,12 @@ class RLStage(StageConfig):
           f"answer_template: got {self.answer_template!r} with algorithm.advantage="
           f"{self.algorithm.advantage.name}, which reads rewards alone, allowed: an advantage of "
           "scores")
-    if not self.algorithm.recompute_log_probs or self.algorithm.has_critic or self.max_rounds > 1:
+    if (not self.algorithm.recompute_log_probs or self.algorithm.has_critic
+        or self.max_resample_rounds > 1):
       raise ValueError(
           f"answer_template: got {self.answer_template!r}, allowed: with "
           "algorithm.recompute_log_probs=True (the sampler has not seen the answer), "
-          "algorithm.critic='none' and max_rounds=1")
+          "algorithm.critic='none' and max_resample_rounds=1")
 
   def _check_exploration(self):
     weights = {spec.name: spec.weight for spec in self.rewards}
@@ -220,8 +222,8 @@ class RLStage(StageConfig):
         longest = self.sampling.max_new_tokens if is_in_tokens else math.inf
         try:
           check_correctness_beats_length(
-              c, spec.options.get("min_length", self.min_reasoning), longest, verifier)
+              c, spec.options.get("min_length", self.min_reasoning_tokens), longest, verifier)
         except ValueError as error:
           raise ValueError(
-              f"rewards.exploration: {error}; or raise min_reasoning, or set "
+              f"rewards.exploration: {error}; or raise min_reasoning_tokens, or set "
               "allow_length_over_correctness") from error

@@ -71,21 +71,21 @@ def make_draw(
     """Dynamic sampling (DAPO, https://arxiv.org/abs/2503.14476, eq. 11), bounded."""
     key_sample, _ = jax.random.split(key)
     started = time.perf_counter()
-    parts, useful = [], 0
-    while useful < stage.num_prompts and len(parts) < stage.max_rounds:
+    parts, num_differing = [], 0
+    while num_differing < stage.num_prompts and len(parts) < stage.max_resample_rounds:
       rows = next(data)
       rollout = generate(params, rows, jax.random.fold_in(key_sample, len(parts)))
       parts.append(Sampled(rows, rollout, scorer(rows, rollout)))
-      useful += int(parts[-1].differs(stage.group_size, stage.useful_by).sum())
-    chosen = rollout_lib.fill_with_useful(
-        parts, stage.num_prompts, stage.group_size, stage.useful_by)
+      num_differing += int(parts[-1].differs(stage.group_size, stage.filter_groups_by).sum())
+    chosen = rollout_lib.choose_groups(
+        parts, stage.num_prompts, stage.group_size, stage.filter_groups_by)
     chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
     seconds = {"time/sampling": time.perf_counter() - started}
     judge = functools.cache(
         lambda: Judged(chosen, parts, greedy_scores(params, chosen.rows, key), seconds))
     return Drawn(chosen.rollout, judge)
 
-  draw = draw_one if stage.max_rounds == 1 else draw_until_full
+  draw = draw_one if stage.max_resample_rounds == 1 else draw_until_full
 
   def draw_and_judge(params, data, key):
     drawn = draw(params, data, key)

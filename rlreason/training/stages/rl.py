@@ -97,9 +97,9 @@ def _make_learn(
         "optim/lr": float(schedule(number * updates)),
         "rollout/dropped_prompts": num_dropped, **judged.seconds,
         **(plan_metrics(ready.plan) if planner.is_used else {})}
-    if stage.max_rounds > 1:
+    if stage.max_resample_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(
-          judged.everything, judged.sampled, stage.group_size, stage.useful_by)
+          judged.everything, judged.sampled, stage.group_size, stage.filter_groups_by)
     samples = rl_metrics.sample_rows(rows, scored, stage.group_size, setup.recipe.samples_per_step)
     accuracies = (
         rl_metrics.accuracy_rows(judged.everything, number) if stage.writes_accuracy else [])

@@ -36,7 +36,7 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
     metrics["rollout/length_wrong/mean"] = _mean(lengths[is_wrong])
     metrics["reward/majority/label_accuracy"] = _label_accuracy(scored, group_size)
   if group_size > 1:
-    metrics["reward/uniform_group_share"] = _uniform_share(scored, group_size)
+    metrics["rollout/zero_variance_groups"] = _uniform_share(scored, group_size)
   metrics |= {
       "rollout/length/mean": _mean(lengths), "rollout/length/max": float(lengths.max()),
       "rollout/truncated_fraction": _mean(rollout.truncated),
@@ -76,11 +76,11 @@ def round_metrics(
     everything: Sequence[Sampled], chosen: Sampled, group_size: int,
     by: Literal["reward", "accuracy"],
 ) -> dict[str, float]:
-  """What dynamic sampling did: rounds, groups of no use in what is trained on, all verdicts."""
+  """What dynamic sampling did: rounds, groups that do not differ among the chosen, all verdicts."""
   is_right = np.concatenate([part.scored.is_right for part in everything])
   return {"rollout/rounds": float(len(everything)),
           "rollout/sampled_groups": float(sum(len(part.rows) for part in everything)),
-          "rollout/useless_groups": _mean(~chosen.differs(group_size, by)),
+          "rollout/zero_variance_groups": _mean(~chosen.differs(group_size, by)),
           "rollout/accuracy_sampled": _mean(is_right)}
 
 

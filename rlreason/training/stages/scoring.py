@@ -28,7 +28,7 @@ def make_reward(
   """The rewards of a stage; the exploration reward knows the stage's shortest reasoning."""
   specs = stage.rewards
   if isinstance(stage, RLStage):
-    shortest = {"min_length": stage.min_reasoning}
+    shortest = {"min_length": stage.min_reasoning_tokens}
     specs = [dataclasses.replace(spec, options={**shortest, **spec.options})
              if spec.name == "exploration" and spec.function is None else spec for spec in specs]
   return combine_rewards(

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from rlreason import config as config_lib
+from rlreason import config as config_lib, records
 from rlreason.data.tasks import arithmetic
 
 pytest.importorskip("reasoning_gym")  # an extra: one of its own dependencies wants a C compiler
@@ -106,6 +106,6 @@ def test_word_problems_have_numeric_answers():
 
 def test_options_left_at_their_defaults_are_recorded():
   config = arithmetic.ArithmeticConfig(tasks={"gcd": {"max_value": 30}})
-  record = config_lib.with_defaults(config_lib.to_dict(config), config)
+  record = records.with_defaults(config_lib.to_dict(config), config)
   assert record["tasks"] == {"gcd": {
       "min_numbers": 2, "max_numbers": 2, "min_value": 1, "max_value": 30}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rlreason as rr
-from rlreason import config as config_lib
+from rlreason import config as config_lib, records
 from rlreason.data.tasks import load, own
 from rlreason.training import inputs as inputs_lib
 from rlreason.training.settings import recipe as recipe_lib
@@ -190,8 +190,8 @@ def test_the_record_of_a_run_says_the_same_when_it_is_read_again(verifier):
   config.rl.rewards.verifier.options = {}
   task = {split: rr.Task("a", rows, verifier) for split, rows in SPLITS.items()}
   recipe = recipe_lib.with_tasks(config, task)
-  record = config_lib.with_defaults(config_lib.to_dict(recipe), recipe)
-  assert config_lib.with_defaults(record, recipe) == record
+  record = records.with_defaults(config_lib.to_dict(recipe), recipe)
+  assert records.with_defaults(record, recipe) == record
   assert record["task"]["verifier"] == config_lib.to_dict(verifier)
   assert record["task"]["function"] == "rlreason.data.tasks.own:given"
   assert record["evaluation"]["which_box"] == "last"

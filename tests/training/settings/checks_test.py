@@ -60,7 +60,8 @@ REFUSED = [
     ("rl", dict(sampling=dict(min_p=1.0), algorithm=dict(recompute_log_probs=True)),
      "sampling.min_p: got 1.0 with group_size=2"),
     ("rl", dict(sampling=dict(temperature=0.0)), "sampling.temperature: got 0.0, allowed: above 0"),
-    ("rl", dict(max_rounds=2, group_size=1), "max_rounds: got 2 with group_size=1"),
+    ("rl", dict(max_resample_rounds=2, group_size=1),
+     "max_resample_rounds: got 2 with group_size=1"),
     ("sample", dict(sampling=dict(temperature=0.0)), "sampling.temperature: got 0.0 with group_si"),
     ("distill", dict(group_size=2, sampling=dict(temperature=0.0)), "sampling.temperature: got 0"),
     ("evaluation", dict(temperature=0.0), "temperature: got 0 with num_samples=8, allowed: above"),
@@ -101,7 +102,8 @@ REFUSED = [
     ("rl", dict(algorithm=dict(
         length_adaptive_alpha=0.1, critic_lambda=1.0, gae_lambda=0.9)),
      "algorithm.gae_lambda: got 0.9 with length_adaptive_alpha and critic_lambda"),
-    ("rl", dict(algorithm=dict(drop_normalizer="kept")), "algorithm.drop_normalizer: got 'kept' w"),
+    ("rl", dict(algorithm=dict(advantage_threshold_normalizer="kept")),
+     "algorithm.advantage_threshold_normalizer: got 'kept' w"),
     ("rl", dict(algorithm=dict(constant_length=9)), "algorithm.constant_length: got 9 with aggreg"),
     ("rl", dict(algorithm=dict(whiten_advantages=False, whiten_ddof=1)), "algorithm.whiten_ddof:"),
     ("rl", dict(algorithm=dict(kl_horizon=9.0)), "algorithm.kl_horizon: got 9.0 without kl_target"),
@@ -110,19 +112,22 @@ REFUSED = [
     ("rl", dict(algorithm=dict(entropy_step=0.1)), "algorithm.entropy_step: got 0.1 without entro"),
     ("rl", dict(algorithm=NO_CRITIC, optimizer=dict(critic_learning_rate=0.1)),
      "optimizer.critic_learning_rate: got 0.1 with algorithm.critic='none'"),
-    ("rl", dict(useful_by="accuracy"), "useful_by: got 'accuracy' with max_rounds=1, allowed: 're"),
+    ("rl", dict(filter_groups_by="accuracy"),
+     "filter_groups_by: got 'accuracy' with max_resample_rounds=1, allowed: 're"),
     ("rl", dict(algorithm=NO_CRITIC | dict(whiten_rewards=True)),
      "algorithm.whiten_rewards: got True with whiten_advantages and critic='none'"),
-    ("rl", dict(min_reasoning=5, rewards=dict(exploration=dict(function="math:floor"))),
-     "min_reasoning: got 5 without a reward 'exploration'"),
-    ("rl", dict(min_reasoning=5, rewards=dict(exploration=dict(
+    ("rl", dict(min_reasoning_tokens=5, rewards=dict(exploration=dict(function="math:floor"))),
+     "min_reasoning_tokens: got 5 without a reward 'exploration'"),
+    ("rl", dict(min_reasoning_tokens=5, rewards=dict(exploration=dict(
         options=dict(c=0.1, unit="tokens", min_length=3)))),
-     "min_reasoning: got 5 beside rewards.exploration.options.min_length, allowed: 1"),
-    ("rl", dict(min_reasoning=5), "min_reasoning: got 5 without a reward 'exploration', allowed:"),
+     "min_reasoning_tokens: got 5 beside rewards.exploration.options.min_length, allowed: 1"),
+    ("rl", dict(min_reasoning_tokens=5),
+     "min_reasoning_tokens: got 5 without a reward 'exploration', allowed:"),
     *(("rl", dict(rewards=dict(random=dict(weight=1.0), verifier=None)) | changes, message)
       for changes, message in [
           (dict(writes_accuracy=True), "writes_accuracy: got True without a reward 'verifier'"),
-          (dict(useful_by="accuracy", max_rounds=2), "useful_by: got 'accuracy' without a reward"),
+          (dict(filter_groups_by="accuracy", max_resample_rounds=2),
+           "filter_groups_by: got 'accuracy' without a reward"),
           (dict(algorithm=dict(nll_coef=0.1)), "algorithm.nll_coef: got 0.1 without a reward")]),
     ("sft", dict(optimizer=dict(critic_learning_rate=0.1)), "optimizer.critic_learning_rate: got"),
     ("sample", dict(model="a", start="initial"), "start: got 'initial' with a model of its own"),
@@ -184,7 +189,7 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
     ("rl", dict(algorithm=with_changes(GRPO, dict(nll_coef=1.0)), group_size=1)),
     ("rl", dict(algorithm=dict(value_coef=0.0, critic="separate"), critic_path="a")),
     ("rl", dict(steps=0, algorithm=dict(critic_warmup_steps=4))),
-    ("rl", dict(useful_by="accuracy", max_rounds=2)),
+    ("rl", dict(filter_groups_by="accuracy", max_resample_rounds=2)),
     ("rl", dict(algorithm=dict(aggregation="constant", constant_length=9))),
     ("rl", dict(algorithm=dict(kl_target=1.0, kl_horizon=9.0))),
     ("rl", dict(algorithm=dict(reference_every=9, reference_decay=0.9))),
@@ -194,7 +199,7 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
     # A teacher tells the completions of a prompt apart, and tokens within each.
     ("rl", dict(reference_path="a", group_size=1, algorithm=GRPO, rewards=dict(
         verifier=dict(weight=0.0)))),
-    ("rl", dict(min_reasoning=5, allow_length_over_correctness=True, rewards=dict(
+    ("rl", dict(min_reasoning_tokens=5, allow_length_over_correctness=True, rewards=dict(
         exploration=dict(options=dict(c=0.1, min_length=5))))),  # as config.json records it
     ("distill", dict(group_size=2, distill=dict(micro_batch_size=16))),
     ("sample", dict(group_size=1, sampling=dict(temperature=0.0))),

@@ -25,7 +25,7 @@ def make_config():
       optimizer=dict(learning_rate=1e-3, warmup_steps=2))
   config.optimizer = dict(learning_rate=1e-4)
   config.rl = dict(
-      kind="rl", steps=5, num_prompts=8, group_size=2, min_reasoning=11,
+      kind="rl", steps=5, num_prompts=8, group_size=2, min_reasoning_tokens=11,
       sampling=dict(max_new_tokens=96),
       rewards=dict(
           verifier=dict(weight=0.9),
@@ -115,7 +115,7 @@ def test_correctness_must_beat_length():
   from_config(changed("rl.rewards.exploration.options.c", 11.1))
   for path, value in (
       ("rl.rewards.exploration.options.c", 11.2), ("rl.rewards.exploration.weight", 2.9),
-      ("rl.rewards.verifier.weight", 0.3), ("rl.min_reasoning", 3)):
+      ("rl.rewards.verifier.weight", 0.3), ("rl.min_reasoning_tokens", 3)):
     with pytest.raises(ValueError, match="config.rl.rewards.exploration: c=.* lets a long wrong"):
       from_config(changed(path, value))
   # By characters a token may be any number of them: c / Lmin < 0.9.

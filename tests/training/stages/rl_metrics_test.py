@@ -41,7 +41,7 @@ def test_hand_worked():
       "rollout/accuracy": 1 / 3,
       "rollout/length_right/mean": 2.0,
       "rollout/length_wrong/mean": 6.0,  # rows 1 and 2; what was not scored is neither
-      "reward/uniform_group_share": 0.0,  # the second group has one scored row: not counted
+      "rollout/zero_variance_groups": 0.0,  # the second group has one scored row: not counted
       "rollout/length/mean": 5.0, "rollout/length/max": 8.0, "rollout/truncated_fraction": 0.25,
       "rollout/padding_waste": 1 - (16 + 20) / 48, "reward/unscored": 1.0})
 
@@ -62,7 +62,7 @@ def test_share_of_groups_without_spread():
   totals = [1.0, 1.0, 0.0, 1.0, 0.0, 0.0, None, 0.5, 0.5, 0.5, 0.5, None]
   lengths = [1] * len(totals)
   share = lambda size: rl_metrics.rollout_metrics(
-      make_scored(totals, lengths), make_rollout(lengths), size)["reward/uniform_group_share"]
+      make_scored(totals, lengths), make_rollout(lengths), size)["rollout/zero_variance_groups"]
   assert share(2) == pytest.approx(3 / 4)  # four groups have two scored rows
   assert share(4) == pytest.approx(1 / 3)  # the group with None at its end has one value
 
@@ -72,11 +72,11 @@ def test_what_could_not_be_measured_is_left_out():
   metrics = rl_metrics.rollout_metrics(make_scored(totals, lengths), make_rollout(lengths), 2)
   for name in ("reward/total/mean", "reward/total/std", "reward/verifier/mean",
                "rollout/accuracy", "rollout/length_right/mean", "rollout/length_wrong/mean",
-               "reward/uniform_group_share"):
+               "rollout/zero_variance_groups"):
     assert name not in metrics, name
   assert metrics["reward/unscored"] == 2.0 and metrics["rollout/length/mean"] == 3.0
   single = rl_metrics.rollout_metrics(make_scored([1.0], [3]), make_rollout([3]), 1)
-  assert "reward/uniform_group_share" not in single  # a group of one has no spread
+  assert "rollout/zero_variance_groups" not in single  # a group of one has no spread
 
 
 def test_samples_carry_each_reward():
