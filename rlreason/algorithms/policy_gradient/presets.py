@@ -8,9 +8,8 @@ rewards is in its recipe (experiments/); docs/algorithms.md shows all of them si
 import dataclasses
 from typing import Any, Literal
 
-from rlreason import losses
+from rlreason import config as config_lib, losses
 from rlreason.algorithms.policy_gradient.config import PolicyGradientConfig
-from rlreason.config import with_new_names
 from rlreason.slots import Slot
 
 _NO_CRITIC = dict(critic="none", whiten_advantages=False)
@@ -42,7 +41,7 @@ def _preset(*settings: dict[str, Any]) -> PolicyGradientConfig:
 
 def _by_new_names(changes: dict[str, Any]) -> dict[str, Any]:
   fields = [field.name for field in dataclasses.fields(PolicyGradientConfig)]
-  return with_new_names(changes, fields, "algorithm")
+  return config_lib.with_new_names(changes, fields, "algorithm")
 
 
 def ppo(**changes) -> PolicyGradientConfig:
