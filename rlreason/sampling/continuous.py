@@ -1,8 +1,8 @@
 """Continuous batching: more prompts than are sampled at once, in one compiled program.
 
-Where some groups have ended, the next prompts of the queue take their places, so that all rows work
-until the queue is empty; after that, rows that have ended leave. Samples are those of one call for
-all prompts: a row's keys belong to its prompt.
+Where some groups have ended, the next prompts of the queue take their slots, so that all rows work
+until the queue is empty; after that, rows that have ended are dropped. Samples are those of one
+call for all prompts: a row's keys belong to its prompt.
 
 A call with as many rows as prompts shrinks instead (`session.run`): within a group only, and to
 fewer rows than the device may be fast with. Refilling wins where rows end at different times and
@@ -72,18 +72,18 @@ def sample_queue(
     prompts = prompts.replace(index=prompts.index % batching.batch)
   decoder = session_lib.prepare(config, params, value_head=value_head, is_int8=options.is_int8)
 
-  def begin(places):
-    take = lambda tree: jax.tree.map(lambda x: models.take_rows(x, places), tree)
+  def begin(chosen):
+    take = lambda tree: jax.tree.map(lambda x: models.take_rows(x, chosen), tree)
     session = session_lib.begin(
         decoder, take(prompts), take(key) if key.ndim else key, options=options, **settings)
     return session_lib.draw_first(decoder, session, jnp.ones(session.lengths.shape, bool))
 
   size = min(batching.groups, total) // parts
-  places = jnp.tile(jnp.arange(size)[None], (parts, 1))
-  session = begin(places)
+  first = jnp.tile(jnp.arange(size)[None], (parts, 1))
+  session = begin(first)
   rows = session_lib.new_rows(
       prompts, session.group_size, session.capacity, session.values is not None)
-  queue = _Queue(session, places, jnp.full(parts, size), rows)
+  queue = _Queue(session, first, jnp.full(parts, size), rows)
   step = session_lib.make_step(decoder)
   lengths = session_lib.lengths_from(
       session.caches[0].keys.shape[3], session.capacity)
@@ -108,12 +108,12 @@ def _run_while_refilled(step, begin, count: int, queue: _Queue) -> _Queue:
     left = count - queue.begun
     needed = jnp.minimum(most, left)
 
-    def goes_on(session):
+    def has_work(session):
       num_ended = jnp.sum(~_open_groups(session, queue.source), axis=1)
       return ~jnp.any((left > 0) & (num_ended >= needed)) & is_within(session)
 
     session = jax.lax.while_loop(
-        goes_on, lambda session: step(session, session_lib.is_open(session, everywhere)),
+        has_work, lambda session: step(session, session_lib.is_open(session, everywhere)),
         queue.session)
     return _refill(begin, most, count, queue.replace(session=session))
 
@@ -122,36 +122,37 @@ def _run_while_refilled(step, begin, count: int, queue: _Queue) -> _Queue:
 
 
 def _refill(begin, most: int, count: int, queue: _Queue) -> _Queue:
-  """Gives the places of up to `most` ended groups of each part to the next of its prompts."""
+  """Gives the slots of up to `most` ended groups of each part to the next of its prompts."""
   is_left = _open_groups(queue.session, queue.source)
-  places = jnp.argsort(is_left, axis=1, stable=True)[:, :most]
+  slots = jnp.argsort(is_left, axis=1, stable=True)[:, :most]
   following = queue.begun[:, None] + jnp.arange(most)[None]
-  is_used = ~jnp.take_along_axis(is_left, places, axis=1) & (following < count)
-  places = jnp.where(is_used, places, queue.source.shape[1])
-  put = jax.vmap(lambda whole, places, part: whole.at[places].set(part, mode="drop"))
+  is_used = ~jnp.take_along_axis(is_left, slots, axis=1) & (following < count)
+  slots = jnp.where(is_used, slots, queue.source.shape[1])
+  put = jax.vmap(lambda whole, slots, part: whole.at[slots].set(part, mode="drop"))
   return _Queue(
-      session=session_lib.put_groups(
-          queue.session, begin(jnp.minimum(following, count - 1)), places),
-      source=put(queue.source, places, following),
+      session=session_lib.write_groups(
+          queue.session, begin(jnp.minimum(following, count - 1)), slots),
+      source=put(queue.source, slots, following),
       begun=queue.begun + jnp.sum(is_used, axis=1), rows=_stored(queue))
 
 
 def _finish(step, queue: _Queue) -> dict:
   """All rows, when those that are open have ended; what is left of each part shrinks."""
-  for kept in session_lib.num_kept(queue.source.shape[1]):
-    def is_crowded(session, kept=kept, source=queue.source):
+  for kept in session_lib.row_budgets(queue.source.shape[1]):
+    def has_too_many_open_groups(session, kept=kept, source=queue.source):
       return jnp.any(jnp.sum(_open_groups(session, source), axis=1) > kept)
 
     session = jax.lax.while_loop(
-        is_crowded, lambda session: step(session, session_lib.is_open(session, session.capacity)),
+        has_too_many_open_groups,
+        lambda session: step(session, session_lib.is_open(session, session.capacity)),
         queue.session)
     queue = queue.replace(session=session)
     queue = queue.replace(rows=_stored(queue))
     if kept:
-      places = jnp.argsort(~_open_groups(session, queue.source), axis=1, stable=True)[:, :kept]
+      groups = jnp.argsort(~_open_groups(session, queue.source), axis=1, stable=True)[:, :kept]
       queue = queue.replace(
-          session=_take_groups(session, places),
-          source=jnp.take_along_axis(queue.source, places, axis=1))
+          session=_take_groups(session, groups),
+          source=jnp.take_along_axis(queue.source, groups, axis=1))
   return queue.rows
 
 
@@ -163,16 +164,16 @@ def _open_groups(session: session_lib.Session, source: jax.Array) -> jax.Array:
 
 def _stored(queue: _Queue) -> dict:
   """All rows, with those of the session as they are now."""
-  put = lambda whole, part: session_lib.put_parts(whole, part, queue.source)
+  put = lambda whole, part: session_lib.write_parts(whole, part, queue.source)
   return jax.tree.map(put, queue.rows, session_lib.row_fields(queue.session))
 
 
-def _take_groups(session: session_lib.Session, places: jax.Array) -> session_lib.Session:
+def _take_groups(session: session_lib.Session, groups: jax.Array) -> session_lib.Session:
   """The session of the groups i32[C, p] of each part, without the others."""
   prompts = session.hidden.shape[0]
 
   def take(x):
-    groups = x.reshape(prompts, -1, *x.shape[1:])
-    return models.take_rows(groups, places).reshape(-1, *x.shape[1:])
+    by_group = x.reshape(prompts, -1, *x.shape[1:])
+    return models.take_rows(by_group, groups).reshape(-1, *x.shape[1:])
 
   return jax.tree.map(take, session)

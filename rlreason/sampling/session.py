@@ -5,7 +5,7 @@
     session = run(decoder, session, until=64)      # every row to its end, or to 64 tokens
     session = append(decoder, session, ids, counts)  # given tokens: only these are computed
     session = fork(session, rows)                  # rows become copies of others of their group
-    session = refill(decoder, session, places, prompts, key)  # groups begin anew
+    session = refill(decoder, session, slots, prompts, key)  # groups begin anew
     rollout = to_rollout(session)
 
 All are pure, and compiled once for each shape. The tokens of a prompt are computed and stored once
@@ -151,8 +151,8 @@ def run_begun(
   `to_rollout`: the session has no caches after it.
   """
   lengths = lengths_from(session.caches[0].keys.shape[3], session.capacity)
-  kept = num_kept(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
-  return _run(make_step(decoder), lengths, kept, is_closed, session, until)
+  budgets = row_budgets(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
+  return _run(make_step(decoder), lengths, budgets, is_closed, session, until)
 
 
 def append(
@@ -179,9 +179,9 @@ def append(
   _, caches = models.extend(
       decoder.config, decoder.params, decoder.layers, session.caches, computed,
       jnp.maximum(_starts(session)[:, None] + slots, 0), session.prompts.mask, slots)
-  places = jnp.arange(session.capacity)[None] - lengths[:, None]
-  is_given = (places >= 0) & (places < counts[:, None])
-  given = jnp.take_along_axis(ids, jnp.clip(places, 0, count - 1), axis=1)
+  offsets = jnp.arange(session.capacity)[None] - lengths[:, None]  # from the end of the row
+  is_given = (offsets >= 0) & (offsets < counts[:, None])
+  given = jnp.take_along_axis(ids, jnp.clip(offsets, 0, count - 1), axis=1)
   newest = jnp.take_along_axis(ids, jnp.maximum(counts - 1, 0)[:, None], axis=1)[:, 0]
   return session.replace(
       caches=caches, lengths=lengths + counts, last=jnp.where(counts > 0, newest, session.last),
@@ -207,8 +207,8 @@ def fork(session: Session, rows: jax.Array) -> Session:
   """Rows become copies of others of their prompt: row g of the group, of row `rows[p, g]`.
 
   A row keeps its keys, so that copies part with the next token, and what it draws does not depend
-  on what it was before. Best of N, beams and trees fork within the group of their prompt; rows of
-  another prompt have no place here.
+  on what it was before. Best of N, beams and trees fork within the group of their prompt; a row
+  of another prompt cannot be copied.
 
   Args:
     session: any rows.
@@ -221,14 +221,14 @@ def fork(session: Session, rows: jax.Array) -> Session:
 
 
 def refill(
-    decoder: Decoder, session: Session, places: jax.Array, prompts: Prompts, key: Key
+    decoder: Decoder, session: Session, slots: jax.Array, prompts: Prompts, key: Key
 ) -> Session:
   """Groups begin anew with other prompts, of as many columns.
 
   Args:
     decoder: of `prepare`.
     session: any rows.
-    places: i32[C, R / C], for C parts of the session's prompts, one per device that splits them:
+    slots: i32[C, R / C], for C parts of the session's prompts, one per device that splits them:
       which group of its part each new prompt gets; the size of a part (P / C) or more: none.
     prompts: R prompts; part by part.
     key: that of `begin`.
@@ -239,12 +239,12 @@ def refill(
   new = begin(
       decoder, prompts, key, options=session.options, stop_ids=session.stop_ids,
       group_size=session.group_size, capacity=session.capacity)
-  return put_groups(session, new, places)
+  return write_groups(session, new, slots)
 
 
-def put_groups(session: Session, new: Session, places: jax.Array) -> Session:
-  """`refill` with the groups of a session whose rows have at most one token: R prompts."""
-  put = lambda whole, part: put_parts(whole, part, places)
+def write_groups(session: Session, new: Session, slots: jax.Array) -> Session:
+  """`refill` (slots i32[C, R / C]) with a session of R prompts, rows of at most one token."""
+  put = lambda whole, part: write_parts(whole, part, slots)
   caches = [
       cache.replace(prompt_keys=put(cache.prompt_keys, part.prompt_keys),
                     prompt_values=put(cache.prompt_values, part.prompt_values))
@@ -309,13 +309,13 @@ def _starts(session: Session) -> jax.Array:
   return _repeat(session, jnp.sum(session.prompts.mask, axis=1, dtype=jnp.int32))
 
 
-def put_parts(whole: jax.Array, part: jax.Array, places: jax.Array) -> jax.Array:
-  """`part` [R * G, ...] in the places i32[C, R / C] of `whole` [P * G, ...]; G may be 1."""
-  parts, count = places.shape
+def write_parts(whole: jax.Array, part: jax.Array, slots: jax.Array) -> jax.Array:
+  """Writes `part` [R * G, ...] to the slots i32[C, R / C] of `whole` [P * G, ...]; G may be 1."""
+  parts, count = slots.shape
   size = part.shape[0] // (parts * count)
   split = lambda x: x.reshape(parts, -1, size, *x.shape[1:])
-  put = jax.vmap(lambda whole, part, places: whole.at[places].set(part, mode="drop"))
-  return put(split(whole), split(part), places).reshape(whole.shape)
+  write = jax.vmap(lambda whole, part, slots: whole.at[slots].set(part, mode="drop"))
+  return write(split(whole), split(part), slots).reshape(whole.shape)
 
 
 def num_slots(capacity: int) -> int:
@@ -343,15 +343,15 @@ def grown(session: Session, length: int | None = None) -> Session:
       caches=[models.grow_cache(cache, length) for cache in session.caches])
 
 
-def num_kept(group_size: int) -> list[int]:
-  """Rows of a group that loops go on with, one after the other, the last of them 0.
+def row_budgets(group_size: int) -> list[int]:
+  """Rows of a group that one loop after the other continues, the last of them 0.
 
   16 -> [4, 1, 0]
   """
-  rooms = [group_size // _SHRINKAGE]
-  while rooms[-1]:
-    rooms.append(rooms[-1] // _SHRINKAGE)
-  return rooms
+  budgets = [group_size // _SHRINKAGE]
+  while budgets[-1]:
+    budgets.append(budgets[-1] // _SHRINKAGE)
+  return budgets
 
 
 def is_open(session: Session, until: jax.Array) -> jax.Array:
@@ -360,7 +360,7 @@ def is_open(session: Session, until: jax.Array) -> jax.Array:
 
 
 def _run(
-    step, lengths: list[int], rooms: list[int], is_closed: bool, session: Session,
+    step, lengths: list[int], budgets: list[int], is_closed: bool, session: Session,
     until: jax.Array,
 ) -> Session:
   """Decodes until no row is open, with fewer and fewer rows.
@@ -368,26 +368,26 @@ def _run(
   Args:
     step: (session, bool[B]) -> session with one more token of these rows.
     lengths: of the caches, to run through.
-    rooms: of `num_kept`.
+    budgets: of `row_budgets`.
     is_closed: whether the result has no caches; else they are of the last length.
     session: of rows with a token each, and caches of the first length.
     until: i32[B].
   """
-  room, *smaller = rooms
-  session = _run_segments(step, lengths, room, is_closed, session, until)
-  if not room:
+  max_open_rows, *smaller = budgets
+  session = _run_segments(step, lengths, max_open_rows, is_closed, session, until)
+  if not max_open_rows:
     return session
-  kept = _open_rows(session, until, room)
+  kept = _open_rows(session, until, max_open_rows)
   take = lambda x: models.take_rows(x, kept)
   rest = session.replace(
       keys=take(session.keys), **jax.tree.map(take, row_fields(session)),
       caches=session.caches if is_closed
       else [models.keep_rows(cache, kept) for cache in session.caches])
   rest = _run(step, lengths[-1:], smaller, is_closed, rest, take(until))
-  # Goes back to where it was taken from.
+  # Back to the rows they were taken from.
   count = session.lengths.shape[0] // kept.shape[0]
-  places = (kept + jnp.arange(kept.shape[0])[:, None] * count).reshape(-1)
-  put = lambda whole, part: whole.at[places].set(part)
+  rows = (kept + jnp.arange(kept.shape[0])[:, None] * count).reshape(-1)
+  put = lambda whole, part: whole.at[rows].set(part)
   caches = [] if is_closed else [
       cache.replace(keys=put(cache.keys, part.keys), values=put(cache.values, part.values))
       for cache, part in zip(session.caches, rest.caches, strict=True)]
@@ -396,47 +396,48 @@ def _run(
 
 
 def _run_segments(
-    step, lengths: list[int], room: int, is_closed: bool, session: Session, until: jax.Array
+    step, lengths: list[int], max_open_rows: int, is_closed: bool, session: Session,
+    until: jax.Array,
 ) -> Session:
   """One loop per cache length; the later ones and their memory only where rows need them.
 
-  Ends where no group has more than `room` open rows. The caches are then of the last length; of a
-  closed run, those of the `_open_rows`, or none for a room of 0.
+  Ends where no group has more than `max_open_rows`. The caches are then of the last length; of a
+  closed run, those of the `_open_rows`, or none where that is 0.
   """
   prompts = session.hidden.shape[0]
 
-  def is_crowded(session):
+  def has_too_many_open_rows(session):
     is_left = is_open(session, until)
-    return jnp.any(jnp.sum(is_left.reshape(prompts, -1), axis=1) > room)
+    return jnp.any(jnp.sum(is_left.reshape(prompts, -1), axis=1) > max_open_rows)
 
   def is_within(session):
     return jnp.all(~is_open(session, until) | (session.lengths <= lengths[0]))
 
-  def leave(session):
+  def compact(session):
     if is_closed:
-      kept = _open_rows(session, until, room)
+      kept = _open_rows(session, until, max_open_rows)
       session = session.replace(caches=[
-          models.keep_rows(cache, kept) for cache in session.caches] if room else [])
+          models.keep_rows(cache, kept) for cache in session.caches] if max_open_rows else [])
     return grown(session, lengths[-1])
 
-  def go_on(session):
+  def run_next_segment(session):
     return _run_segments(
-        step, lengths[1:], room, is_closed, grown(session, lengths[1]), until)
+        step, lengths[1:], max_open_rows, is_closed, grown(session, lengths[1]), until)
 
   session = jax.lax.while_loop(
-      lambda session: is_within(session) & is_crowded(session),
+      lambda session: is_within(session) & has_too_many_open_rows(session),
       lambda session: step(session, is_open(session, until)), session)
   if len(lengths) == 1:
-    return leave(session)
+    return compact(session)
   if is_closed and not session.stop_ids:
-    return go_on(session)  # no row can end before the others
-  return jax.lax.cond(is_crowded(session), go_on, leave, session)
+    return run_next_segment(session)  # no row can end before the others
+  return jax.lax.cond(has_too_many_open_rows(session), run_next_segment, compact, session)
 
 
-def _open_rows(session: Session, until: jax.Array, room: int) -> jax.Array:
-  """Places of open rows within each group, i32[P, room]; others where there are too few."""
+def _open_rows(session: Session, until: jax.Array, count: int) -> jax.Array:
+  """Indices of open rows within each group, i32[P, count]; others where there are too few."""
   is_left = is_open(session, until).reshape(session.hidden.shape[0], -1)
-  return jnp.argsort(~is_left, axis=1, stable=True)[:, :room]
+  return jnp.argsort(~is_left, axis=1, stable=True)[:, :count]
 
 
 def draw_first(decoder: Decoder, session: Session, is_new: jax.Array) -> Session:

@@ -10,7 +10,8 @@ from rlreason.data.fitting import encode_prompt
 from rlreason.data.tasks.base import Task
 from rlreason.evaluation import evaluator
 from rlreason.evaluation.behaviours import Behaviours
-from rlreason.evaluation.evaluator import EvaluationConfig, make_evaluator
+from rlreason.evaluation.config import EvaluationConfig
+from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.evaluation.reading import AnswerReader
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import RewardSpec, WorkerPool, verifier

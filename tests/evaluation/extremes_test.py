@@ -7,7 +7,8 @@ import pytest
 from rlreason.data.tasks import chain, countdown
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import CountdownTask
-from rlreason.evaluation.evaluator import EvaluationConfig, make_evaluator
+from rlreason.evaluation.config import EvaluationConfig
+from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.evaluation.reading import AnswerReader, make_reader
 from rlreason.rewards import RewardSpec
 from rlreason.rollout import generate as generate_lib

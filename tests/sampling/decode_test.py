@@ -245,10 +245,10 @@ def test_segments(needed, lengths):
   assert session._segments(needed) == lengths  # pylint: disable=protected-access
 
 
-@pytest.mark.parametrize("group, rooms", [
+@pytest.mark.parametrize("group, budgets", [
     (1, [0]), (2, [0]), (4, [1, 0]), (6, [1, 0]), (16, [4, 1, 0]), (64, [16, 4, 1, 0])])
-def test_rooms(group, rooms):
-  assert session.num_kept(group) == rooms
+def test_row_budgets(group, budgets):
+  assert session.row_budgets(group) == budgets
 
 
 @pytest.mark.parametrize("group_size, lengths", [(1, (3, 5)), (2, (3, 5)), (7, (5, 2)), (16, (4,))])

@@ -193,13 +193,13 @@ class Walk:
   def refill(self, random):
     """One group of each part begins anew; at times none."""
     size = self.case.prompts // self.parts
-    places = random.integers(0, size + 1, (self.parts, 1))
+    slots = random.integers(0, size + 1, (self.parts, 1))
     new = 100 + random.integers(0, 9, self.parts)
     self.session = self.programs.refill(
-        self.programs.decoder, self.session, self.place(places.astype(np.int32)),
+        self.programs.decoder, self.session, self.place(slots.astype(np.int32)),
         self.place(make_prompts(new)), KEY)
-    for part in np.flatnonzero(places[:, 0] < size):
-      group = part * size + places[part, 0]
+    for part in np.flatnonzero(slots[:, 0] < size):
+      group = part * size + slots[part, 0]
       self.index[group] = new[part]
       rows = slice(group * self.case.group_size, (group + 1) * self.case.group_size)
       self.lengths[rows], self.is_done[rows] = 0, False
@@ -282,11 +282,11 @@ def test_rows_on_eight_devices_stay_there():
   walk(case, [(deed, seed) for seed in (1, 2) for deed in DEEDS], parts=8, place=place)
   walked = Walk(case, parts=8, place=place)
   programs, session = programs_of(case), walked.session
-  ids, places = np.zeros((16, GIVEN), np.int32), np.zeros((8, 1), np.int32)
+  ids, slots = np.zeros((16, GIVEN), np.int32), np.zeros((8, 1), np.int32)
   moved = [name for name, program, args in (
       ("append", programs.append, (programs.decoder, session, place(ids), place(ids[:, 0]))),
       ("fork", programs.fork, (session, place(np.zeros((8, 2), np.int32)))),
-      ("refill", programs.refill, (programs.decoder, session, place(places), place(
+      ("refill", programs.refill, (programs.decoder, session, place(slots), place(
           make_prompts(range(8))), KEY)))
            if re.search("all-gather|all-to-all|collective-permute", program.lower(
                *args).compile().as_text())]

@@ -13,7 +13,7 @@ from rlreason.algorithms import base as algorithms_base
 from rlreason.data.tasks import arithmetic, chain, countdown
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
 from rlreason.data.tasks.own import OwnTask
-from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.config import EvaluationConfig
 from rlreason.evaluation.expected import Expected
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
@@ -50,7 +50,8 @@ class Row(NamedTuple):
 OPTIMIZER = OptimizerConfig(learning_rate=0.1, schedule="linear")
 SAMPLING = SamplingOptions(max_new_tokens=8)
 VERIFIER = RewardSpec(name="verifier")
-REINFORCE = PolicyGradientConfig(minibatch_size=2, critic="none", share_prompts=False)
+REINFORCE = PolicyGradientConfig(
+    minibatch_size=2, critic="none", share_prompts=False, pack_rows=False)
 EVALUATION = EvaluationConfig(num_problems=2, batch_size=2, max_new_tokens=8, num_samples=2)
 MODEL = dict(width=16, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=8, mlp_width=16)
 _OPTIMIZED = dict(steps=2, optimizer=OPTIMIZER)
@@ -84,7 +85,7 @@ BASES = {
     CheckpointConfig: {}, LoRAConfig: {}, ParallelConfig: {}, SFTConfig: {}, RewardModelConfig: {},
     DistillConfig: {}, OptimizerConfig: dict(learning_rate=0.1),
     PreferenceConfig: dict(loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False),
-    PolicyGradientConfig: dict(minibatch_size=4, share_prompts=False),
+    PolicyGradientConfig: dict(minibatch_size=4, share_prompts=False, pack_rows=False),
     EvaluationConfig: {field.name: getattr(EVALUATION, field.name)
                        for field in dataclasses.fields(EvaluationConfig)},
     Expected: dict(points={"start": (0.25, 0.5)}, source="here"),

@@ -15,7 +15,7 @@ from rlreason.data.tasks import arithmetic, chain, countdown, load
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
 from rlreason.data.tasks.own import OwnTask
-from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.config import EvaluationConfig
 from rlreason.evaluation.expected import Expected
 from rlreason.models import LoRAConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout, mesh

@@ -134,7 +134,7 @@ def test_the_parts_of_a_reward_reach_the_update_where_the_advantage_asks_for_the
   """Before their weights, and before the sum is clipped; what has no weight is no part."""
   rewards = (RewardSpec(name="verifier", weight=2.0), RewardSpec(name="finished", weight=0.5),
              RewardSpec(name="format", weight=0.0))
-  config = presets.gdpo(minibatch_size=2, share_prompts=False)
+  config = presets.gdpo(minibatch_size=2, share_prompts=False, pack_rows=False)
   of = lambda **changes: fakes.stage_trace(
       make_rl(rewards=rewards, reward_clip=(0.0, 1.0), **changes), steps=1)["outcomes"][0]
   outcome = of(algorithm=config)
@@ -189,7 +189,8 @@ def test_an_evaluation_samples_as_it_is_told():
 
 def test_the_greedy_completion_is_the_baseline_of_remax():
   """Sampled 1, 0, 1, 0; greedy 1 for the first problem and 0 for the second."""
-  config = presets.remax(minibatch_size=2, kl_coef=0.0, share_prompts=False)
+  config = presets.remax(minibatch_size=2, kl_coef=0.0, share_prompts=False,
+                          pack_rows=False)
   sampling = SamplingOptions(max_new_tokens=8, temperature=0.7)
   trace = fakes.stage_trace(make_rl(algorithm=config, sampling=sampling), steps=1)
   assert [(options.temperature, size) for options, size, *_ in trace["generators"]] == [

@@ -139,7 +139,7 @@ def unsure(prompts, completions, *, proof=None, **columns):
 def test_a_greedy_completion_without_a_score_is_no_baseline():
   verifier = RewardSpec(name="verifier", function=unsure)
   stage = make(RLStage, rewards=(verifier,), algorithm=presets.remax(
-      minibatch_size=2, kl_coef=0.0, share_prompts=False))
+      minibatch_size=2, kl_coef=0.0, share_prompts=False, pack_rows=False))
   (outcome,) = fakes.stage_trace(stage, steps=1)["outcomes"]
   np.testing.assert_array_equal(outcome.greedy_scores, [1, 1, np.nan, np.nan])
   np.testing.assert_array_equal(outcome.is_scored, [True, False, True, True])

@@ -9,7 +9,7 @@ import pytest
 
 from rlreason import commands, recipe_files
 from rlreason.evaluation import metrics
-from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.config import EvaluationConfig
 from rlreason.evaluation.expected import Expected
 from rlreason.training import expectations
 from rlreason.training.settings.recipe import from_config

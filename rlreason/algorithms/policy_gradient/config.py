@@ -34,9 +34,9 @@ class PolicyGradientConfig:
   # allow it: micro-batches of whole groups. The numbers are the same.
   share_prompts: bool = True
   # Where no prompt is shared, prompts and completions stand one after the other in packed rows, and
-  # hardly any padding is computed. The numbers are the same but for rounding. Not for experts,
-  # whose balance is that of a pass.
-  pack_rows: bool = False
+  # hardly any padding is computed. The numbers are the same but for rounding. Not for models with
+  # experts, which are balanced over a pass.
+  pack_rows: bool = True
   packed_width: int = 0  # tokens of a packed row; 0 = chosen from the lengths of each step
 
   # Advantages. The slot turns the scores of a group into those of its completions; a critic, where

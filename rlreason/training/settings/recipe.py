@@ -14,7 +14,7 @@ from rlreason.config import AtMost, Path, Tokens
 from rlreason.data.tasks import arithmetic, own
 from rlreason.data.tasks.load import TaskConfig, own_verifier, verifier_of
 from rlreason.data.tasks.own import OwnTask
-from rlreason.evaluation.evaluator import EvaluationConfig
+from rlreason.evaluation.config import EvaluationConfig
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import (
