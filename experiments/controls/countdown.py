@@ -83,7 +83,7 @@ def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]
   if not output.exists():
     rlreason("evaluate", f"--config={CONFIG}", f"--model={sft}", f"--output={output}", BLOCKED,
              *flags)
-  results["SFT kept from giving up"] = read(output)["sft"]
+  results["SFT, giving up blocked"] = read(output)["sft"]
   return results
 
 

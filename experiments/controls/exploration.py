@@ -32,10 +32,10 @@ MODEL = pathlib.Path("models") / "sft"
 WINDOW = 10  # steps
 # All but the first of the samples; so many samples of the start as n take as many tokens as one.
 RESULTS = (
-    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "own check of 4, %", "tokens", "n",
-    "start: pass@n, %", "start: maj@n, %", "start: own check of n, %")
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "self-check of 4, %", "tokens", "n",
+    "start: pass@n, %", "start: maj@n, %", "start: self-check of n, %")
 # Of the samples; reached: a try ended at the target.
-REASONS = ("boxed, %", "going back", "cut off, %", "reached, %", "of those right, %")
+REASONS = ("boxed, %", "backtracks", "truncated, %", "reached, %", "of those right, %")
 TRAINING = ("rollouts right in the first 10 steps, %", "in the last 10 steps, %")
 
 
@@ -59,7 +59,7 @@ def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]
                       f"--model={start / MODEL}", f"--output={blocked}", BLOCKED, *flags)
   before = read(start / "evaluation" / "sft.jsonl")
   results = {"after SFT": measured(before, before),
-             "SFT kept from giving up": measured(read(blocked.with_suffix(".jsonl")), before)}
+             "SFT, giving up blocked": measured(read(blocked.with_suffix(".jsonl")), before)}
   runs = {f"c = {c}": [STRENGTH.format(c)] for c in STRENGTHS}
   runs["random reward"] = controls.CONTROLS["random reward"]
   for name, changes in runs.items():

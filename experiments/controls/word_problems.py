@@ -27,7 +27,7 @@ MARK = "####"  # of the answer
 SAMPLES = 8  # of each problem by the start
 # At once: samples without a working. n: so many samples of the start take as many tokens as one.
 COLUMNS = ("greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "at once, %",
-           "cut off, %", "n", "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
+           "truncated, %", "n", "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
 
 
 def main():
