@@ -81,7 +81,7 @@ def main():
     different += sum(verdict == "differs" for verdict, _ in verdicts)
     wrong += sum(not is_right for _, is_right in verdicts)
   worker.close()
-  print(f"{same} same, {different} different, {wrong} not as they should be")
+  print(f"{same} same, {different} different, {wrong} unexpected")
   sys.exit(1 if wrong else 0)
 
 
