@@ -476,7 +476,7 @@ def test_the_miniatures_ask_the_estimators_once(monkeypatch, tmp_path):
   seed = miniatures.Seed(pool, "3")
   seed.root.mkdir()
   names = ["RLOO", "DASH", "T1", "T1, fixed reference"]
-  of_metrics = ("which of them enter", "T1: nearer")
+  of_metrics = ("only some completions", "T1: closer")
   rows = [row for row in miniatures.DIRECTIONS
           if set(row[0]) <= set(names) and not row[1][0].startswith(of_metrics)]
   monkeypatch.setattr(miniatures, "DIRECTIONS", rows)
