@@ -53,11 +53,11 @@ POLICY = (
          False, (*_names("all.py::test_math_extraction_additional_cases", 17, 27),
                  *_names("boxed.py::test_boxed", 0),
                  *_names("open_thoughts.py::test_open_thoughts", 14, 27))),
-    Rule("a box that is never closed is none", False,
+    Rule("a box that is never closed does not count", False,
          _names("numina_cases.py::test_numina_cases", 24)),
-    Rule("numbers are equal exactly, not to some places", False,
+    Rule("numbers must be exactly equal, not rounded", False,
          _names("all.py::test_complex_math_expressions", 0, 7, 13)),
-    Rule("a gold answer that is a plain number wants a plain number", False,
+    Rule("a gold answer that is a plain number requires a plain number", False,
          _names("all.py::test_latex_notation", 4)),
     Rule("a comma in a gold answer is never a decimal point", False,
          _names("all.py::test_number_extraction", 6, 17)),
@@ -69,7 +69,7 @@ POLICY = (
          _names("yujianll.py::test_string_extraction", 9)),
     Rule("about finding a formula over several lines of text; ours gets it in a box", True,
          _names("all.py::test_latex_notation", 5, 6)),
-    Rule("an interval and the inequality that says the same are equal (there an option)", True,
+    Rule("an interval and the equivalent inequality are equal (there an option)", True,
          _names("all.py::test_set_rel_assymetry", 3)),
 )
 

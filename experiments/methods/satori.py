@@ -6,7 +6,7 @@ Format tuning on steps that begin with a meta-action (continue, reflect, explore
 problems and on beginnings of right and of wrong attempts, followed by `reflect`. An attempt that
 was wrong and ends right gets a bonus of 0.5, and the reverse a penalty. The sigmoid of an outcome
 reward model, trained on pairs of right and wrong attempts, is added. Settings of the paper: 10,000
-demonstrations, KL 0, T = 0.6 (here 1), the last t <= T steps taken back, the answer searched in the
+demonstrations, KL 0, T = 0.6 (here 1), the last t <= T steps taken back, the answer read from the
 last 128 characters (here anywhere). Expected: wrong beginnings are corrected more often; on this
 test bed 38% to 50% of them, 25% before.
 

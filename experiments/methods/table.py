@@ -179,7 +179,7 @@ def cells_of(recipe) -> dict[str, str]:
           f" on {slot(config.selection)}" if config.selection else ""),
       "mean": config.aggregation,
       "KL": kl,
-      "besides": besides(config),
+      "other": other_settings(config),
   }
 
 
@@ -200,7 +200,7 @@ def critic(config) -> str:
   return f"{config.critic}, λ {policy_lambda} (critic {own:g})"
 
 
-def besides(config) -> str:
+def other_settings(config) -> str:
   parts = [
       (config.entropy_coef, "entropy bonus"), (config.nll_coef, "NLL"),
       (config.mask_truncated, "truncated not trained on"),
