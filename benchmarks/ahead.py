@@ -1,13 +1,13 @@
-"""Steps that draw ahead of what they learn from, with a verifier that takes its time.
+"""Steps with sampling ahead of learning (`draws_ahead`), with a slow verifier.
 
 Usage: python benchmarks/ahead.py [--rounds=8] [--seconds 0.5 5]
 
 GRPO on chains (experiments/methods/grpo.py from an untrained model, `--prompts` of 16 completions a
-step); one reward waits `--seconds` for each batch, as a judge behind a network does, and uses no
-core. Steps run with draws_ahead of 0, 1 and 2. Of the first the parts are timed: a draw (sampling),
-its rewards, and what is left, the learning. With rollouts drawn ahead a step takes at least
-max(draw + rewards, learn); where one device samples and learns, as a CPU does, also at least
-draw + learn. Prints one JSON line for each waiting time.
+step). One reward waits `--seconds` for each batch, like a judge behind a network, and uses no core.
+Steps run with draws_ahead of 0, 1 and 2. For 0 the parts are timed: sampling, its rewards, and the
+rest, the learning. With rollouts sampled ahead a step takes at least max(sampling + rewards,
+learning); if one device samples and learns, as a CPU does, also at least sampling + learning.
+Prints one JSON line for each waiting time.
 """
 
 import argparse
@@ -25,7 +25,7 @@ WARM_UP = 3  # steps
 
 
 def wait(prompts, completions, *, seconds: float, **unused_columns):
-  """A reward of a service: so long for a batch, whatever its size."""
+  """A reward of a service: a fixed time for a batch of any size."""
   time.sleep(seconds)
   return [float(len(text) % 2) for text in completions]
 
@@ -42,7 +42,7 @@ def make_recipe(seconds, ahead, prompts, steps):
 
 
 def measure(seconds, ahead, prompts, rounds):
-  """Seconds of each counted step, and of its parts where nothing is drawn ahead."""
+  """Seconds of each counted step, and of its parts if nothing is sampled ahead."""
   from rlreason.training import experience
   from rlreason.training.setup import make_setup
   from rlreason.training.stages import make_stage

@@ -14,7 +14,7 @@ def rows():
 
 
 def _policy(function, aggregation="token-mean", **options):
-  """Value and gradient of a policy loss of ours."""
+  """Value and gradient of one of our policy losses."""
   has_mask = function in (losses.gmpo, losses.vespo, losses.gspo)
   return of_tokens(lambda log_probs, x: function(
       log_probs, x["old_log_probs"], x["advantages"], *([x["mask"]] if has_mask else []),
@@ -98,7 +98,7 @@ def _trl_rows():
 
 
 def _mask_rows():
-  """Of completions on which sampler and trainer differ."""
+  """For completions on which sampler and trainer differ."""
   def mask(mean, low, high):
     def run(x):
       x = arrays(x)
@@ -129,7 +129,7 @@ def _mask_rows():
 
 
 def _skyrl_rows():
-  """Of scores that are not negative, for which the advantage is made."""
+  """For non-negative scores, which the advantage requires."""
   ours = lambda **options: of_group(losses.max_rl, epsilon=1e-6, **options)
   row = lambda name, run, inputs="scores of 0 and 1", is_same=True: Row(
       "SkyRL", "maxrl", ("skyrl.max_rl", {}), name, run, inputs, is_same)

@@ -1,4 +1,4 @@
-"""The seeded inputs of formulas.py, and what makes our functions give a peer's output of them."""
+"""The seeded inputs of formulas.py, and wrappers that make our functions return a peer's output."""
 
 import dataclasses
 from typing import Any, Callable
@@ -19,7 +19,7 @@ class Row:
   Attributes:
     peer: the project.
     theirs: its function, and how it is called.
-    call: name and options of a function of peer_functions/, which calls that.
+    call: name and options of a function of peer_functions/, which calls the peer's function.
     ours: our function and options, in words.
     run: inputs -> our numbers, in the order of theirs.
     inputs: a case of `make_inputs`.
@@ -67,7 +67,7 @@ def make_inputs(case="plain", seed=0):
       "teacher_logits": 3 * normal(rows, LENGTH, VOCABULARY),
       "measured_kl": np.array([0.1, 5.5, 6.5, 12.0, 30.0]),
       "entropies": np.array([0.05, 0.19, 0.3, 2.0])}
-  more = np.random.default_rng(seed + 1)  # what came later does not move what was there
+  more = np.random.default_rng(seed + 1)  # later additions do not change the earlier inputs
   x["token_entropies"] = more.exponential(size=(rows, LENGTH))
   x["parts"] = np.stack([
       more.integers(0, 2, (GROUPS, SIZE)).astype(np.float64), more.random((GROUPS, SIZE))], axis=-1)
@@ -158,7 +158,7 @@ def flat(*results):
 
 
 def of_group(function, tokens=True, **options):
-  """Advantages of groups: of tokens f32[B, T], 0 where masked, or f32[B]."""
+  """Advantages of groups: per token f32[B, T], 0 where masked, or f32[B]."""
   def run(x):
     x = arrays(x)
     is_kept = ~jnp.isnan(x["scores"])
@@ -174,7 +174,7 @@ def of_group(function, tokens=True, **options):
 
 
 def whitened(run_tokens, **options):
-  """`run_tokens`, whose result is of tokens, whitened over them."""
+  """`run_tokens`, whose result is per token, whitened over the tokens."""
   def run(x):
     mask = arrays(x)["mask"]
     values = jnp.asarray(run_tokens(x), jnp.float32).reshape(mask.shape)
@@ -216,9 +216,9 @@ def of_row_log_probs(per_row):
 
 
 def difference(ours, theirs):
-  """The largest |ours - theirs| of all numbers; inf for a NaN.
+  """The largest |ours - theirs| over all numbers; inf for a NaN.
 
-  It is relative to their number, or to the median of theirs that are not 0 where that is more: the
+  It is relative to their number, or to the median of their nonzero numbers if that is larger: the
   gradients of a mean over tokens are small.
   """
   theirs = np.asarray(theirs, np.float64)

@@ -10,7 +10,7 @@ ONE_ADVANTAGE, FAR, EMPTY = "one advantage a row", "ratios of e^25", "a row with
 
 
 def _policy(function, aggregation="token-mean", constant_length=1, **options):
-  """Value and gradient of a policy loss of ours."""
+  """Value and gradient of one of our policy losses."""
   def per_token(log_probs, x):
     mask = [x["mask"]] if function in (losses.gspo, losses.gspo_token) else []
     return function(log_probs, x["old_log_probs"], x["advantages"], *mask, **options)

@@ -1,4 +1,4 @@
-"""The rows of formulas.py: which of our functions and options are which of a peer's."""
+"""The rows of formulas.py: our functions and options that correspond to a peer's."""
 
 import jax.numpy as jnp
 
@@ -120,7 +120,7 @@ def _other_advantage_rows():
 
 
 def _twice(run):
-  """For a peer that returns the advantages as returns too."""
+  """For a peer that also returns the advantages as returns."""
   return lambda x: flat(run(x), run(x))
 
 

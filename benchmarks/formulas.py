@@ -1,7 +1,7 @@
-"""Our formulas beside the released functions of other projects, on the same numbers.
+"""Compares our formulas with the released functions of other projects, on the same inputs.
 
-Prints a Markdown table and ends with 1 if a line is not as it should be. A line that should differ
-stands beside one whose options of ours give the peer's numbers, where there are such.
+Prints a Markdown table and exits with 1 if a line is unexpected. A line that should differ is next
+to one in which our options reproduce the peer's numbers, if there are such options.
 
   bash benchmarks/formula_peers.sh                           # once
   JAX_PLATFORMS=cpu .venv/bin/python benchmarks/formulas.py
@@ -16,9 +16,9 @@ import formula_loss_rows
 import formula_rows
 import side_by_side
 
-# Of `formula_inputs.difference`. f32 has 6e-8, but small gradients are what is left of large terms.
+# Of `formula_inputs.difference`. f32 has 6e-8, but small gradients are differences of large terms.
 TOLERANCE = 3e-5
-CLEAR = 1e-4  # what is meant to differ differs by more
+CLEAR = 1e-4  # intended differences are larger
 
 SECTIONS = {
     "Advantages of groups": formula_rows.advantage_rows,
@@ -36,7 +36,7 @@ SECTIONS = {
 
 
 def judge(row, difference):
-  """(verdict, whether it is as it should be)."""
+  """(verdict, whether it is as expected)."""
   if difference <= TOLERANCE:
     return "same", row.is_same
   if difference >= CLEAR:
@@ -81,7 +81,7 @@ def main():
     different += sum(verdict == "differs" for verdict, _ in verdicts)
     wrong += sum(not is_right for _, is_right in verdicts)
   worker.close()
-  print(f"{same} same, {different} different, {wrong} not as they should be")
+  print(f"{same} same, {different} different, {wrong} unexpected")
   sys.exit(1 if wrong else 0)
 
 

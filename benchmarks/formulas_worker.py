@@ -1,7 +1,7 @@
 """Worker of formulas.py: the released functions of other projects.
 
-Runs in .peers/formulas and knows nothing of rlreason. A request names a function of
-peer_functions/ with its options, and the arrays it gets.
+Runs in .peers/formulas and does not import rlreason. A request names a function of peer_functions/
+with its options, and the arrays it gets.
 """
 
 import importlib.metadata
@@ -9,14 +9,14 @@ import json
 import os
 import sys
 
-# The protocol keeps the real stdout; whatever a library prints goes to stderr.
+# The protocol keeps the real stdout; output of libraries goes to stderr.
 ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
 import numpy as np  # pylint: disable=wrong-import-position
 import torch
 
-# TRL first: it looks for packages that later modules find empty.
+# TRL first: it looks for packages that later modules replace by empty ones.
 from peer_functions import of_trl
 from peer_functions import of_areal, of_jax, of_openrlhf, of_skyrl, of_verl
 

@@ -1,8 +1,8 @@
-"""How the cost of a PPO step grows with batch, length, group and vocabulary.
+"""Growth of the cost of a PPO step with batch, length, group and vocabulary.
 
 Usage: python benchmarks/growth.py [--rounds=3] [--axis new_tokens]
 
-One size is changed at a time, from a small base; all sizes of an axis take turns. Prints one JSON
+One size is changed at a time, from a small base; all sizes of an axis alternate. Prints one JSON
 line per axis: seconds of each phase, and of the whole step as a multiple of the axis' first size.
 """
 
@@ -14,7 +14,7 @@ import ours
 import side_by_side
 
 BASE = ours.Shape(sequences=16)
-# The group is varied with many rows and a long prompt, where the prompts are most of a rollout.
+# The group is varied with many rows and a long prompt, so that prompts are most of a rollout.
 AXES = {
     "sequences": (BASE, (16, 32, 64)),
     "new_tokens": (BASE, (64, 128, 256)),

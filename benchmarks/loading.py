@@ -1,9 +1,9 @@
-"""Memory and time of loading and saving: the peak on the host beside the parameters.
+"""Memory and time of loading and saving: peak host memory beyond the parameters.
 
-Writes a random Llama of several gigabytes in bf16 shards and in GGUF files, then, in processes of
-their own, loads it as bf16 and as f32, to one device and to a mesh of four; saves it; converts the
-folder. The goal: never more than the largest tensor beside the parameters' own bytes. Prints one
-JSON line; `--gigabytes` sets the size on disk.
+Writes a random Llama of several gigabytes in bf16 shards and in GGUF files, then, in separate
+processes, loads it as bf16 and as f32, to one device and to a mesh of four; saves it; converts the
+folder. The goal: at most the largest tensor beyond the parameters' own bytes. Prints one JSON line;
+`--gigabytes` sets the size on disk.
 """
 
 import argparse
@@ -32,7 +32,7 @@ VOCABULARY = 65536
 
 
 def model_config(gigabytes):
-  """As many layers as fill so many gigabytes of bf16."""
+  """As many layers as fit in this many gigabytes of bf16."""
   one, two = (ModelConfig(
       vocab_size=VOCABULARY, num_layers=layers, tie_embeddings=False, **LAYER)
               for layers in (1, 2))
@@ -48,7 +48,7 @@ def count(config):
 
 
 def write(folder, config):
-  """Random weights: one random row, read from different places."""
+  """Random weights: one random row, read at different offsets."""
   noise = (0.02 * np.random.default_rng(0).standard_normal(2**22)).astype(jax.numpy.bfloat16)
   params = jax.tree.map(
       lambda leaf: np.resize(noise, leaf.shape), models.abstract_params(config))
@@ -57,7 +57,7 @@ def write(folder, config):
 
 
 def write_gguf(path, config, kind):
-  """The same sizes in one GGUF file of one type of matrix; a vocabulary of as many tokens."""
+  """The same sizes in one GGUF file with one type of matrix; a vocabulary of as many tokens."""
   writer = gguf.GGUFWriter(path, "llama")
   for name, value in (
       ("block_count", config.num_layers), ("context_length", config.max_positions),
@@ -105,10 +105,10 @@ class Meter:
 
 
 def measure(work, path, dtype, tensor):
-  """Does one piece of work in this process and prints what it took.
+  """Does one task in this process and prints its time and memory.
 
   Args:
-    work: "load", "save" (what was loaded before) or "convert".
+    work: "load", "save" (after loading) or "convert".
     path: of the model.
     dtype: of the parameters; for "convert", of the files.
     tensor: number of devices.
@@ -133,7 +133,7 @@ def measure(work, path, dtype, tensor):
 
 
 def run(work, path, dtype, tensor=1):
-  """`measure` in a process of its own."""
+  """Runs `measure` in a separate process."""
   flag = f"--xla_force_host_platform_device_count={tensor}"
   done = subprocess.run(
       [sys.executable, __file__, "--measure", work, path, dtype, str(tensor)], check=True,

@@ -1,17 +1,17 @@
-"""Memory and time of token log-probs and entropies over a large vocabulary, beside the naive form.
+"""Memory and time of token log-probs and entropies over a large vocabulary, and of the naive form.
 
 Usage: python benchmarks/logprobs.py [--rounds=5] [--dtype=bfloat16] [--softcap=30]
 
-The gradient of a loss of both, for hidden states and kernel, at the vocabulary of Qwen2.5. The
-naive form is what one would write first: all logits, log_softmax, the target's, the entropy. It
-runs twice, on [B, T, V] and on [B * T, V], which XLA does faster on the CPU; the goals are for the
-better figure of the two. Each form runs in a process of its own, compiled as the library compiles,
-and they take turns.
+The gradient of a loss of both with respect to hidden states and kernel, at the vocabulary of
+Qwen2.5. The naive form is the obvious implementation: all logits, log_softmax, the target's, the
+entropy. It runs twice, on [B, T, V] and on [B * T, V], which XLA computes faster on the CPU; the
+goals are for the better figure of the two. Each form runs in a separate process, compiled with the
+library's options, and they alternate.
 
-The peak is that of the process beside inputs, results and what it held before compiling; on a GPU
-that of the device. `temporary` is XLA's own count of the memory for intermediate results. Besides
-seconds by the clock it counts those of the process on all cores, which a busy machine hardly
-changes.
+The peak is that of the process without inputs, results and the memory held before compiling; on a
+GPU that of the device. `temporary` is XLA's own count of the memory for intermediate results. CPU
+seconds of the process on all cores are reported besides wall-clock seconds, because a busy machine
+hardly changes them.
 """
 
 import argparse
@@ -59,13 +59,13 @@ def naive(shape, hidden, kernel, targets):
 
 
 def flat(shape, hidden, kernel, targets):
-  """The same for all tokens on one axis."""
+  """The same with all tokens on one axis."""
   results = naive(shape, hidden.reshape(-1, shape.width), kernel, targets.reshape(-1))
   return jax.tree.map(lambda x: x.reshape(targets.shape), results)
 
 
 def chunked(shape, hidden, kernel, targets):
-  """The library's."""
+  """The library's implementation."""
   return losses.token_log_probs(
       hidden, kernel, targets, softcap=shape.softcap or None, vocab_axis=0 if shape.tied else 1)
 
@@ -94,21 +94,21 @@ def make_gradient(form, shape):
 
 
 def peak_beside(before, results):
-  """Bytes held at the peak since `before`, those of the results left out."""
+  """Peak bytes since `before`, without those of the results."""
   stats = jax.devices()[0].memory_stats()
   peak = stats["peak_bytes_in_use"] if stats else side_by_side.process_memory("VmHWM")
   return peak - before - sum(leaf.nbytes for leaf in jax.tree.leaves(results))
 
 
 def work(form, shape):
-  """A process of its own: one JSON line when it is ready, then one for each line of stdin."""
+  """In a separate process: one JSON line when ready, then one for each line of stdin."""
   inputs = make_inputs(shape)
   compiled = make_gradient(form, shape).lower(*inputs).compile()
   gc.collect()
   stats = jax.devices()[0].memory_stats()
   before = stats["bytes_in_use"] if stats else side_by_side.process_memory("VmRSS")
   if not stats:
-    # The peak counts from here; making the inputs and compiling are left out.
+    # The peak is counted from here, which excludes making the inputs and compiling.
     side_by_side.forget_peak()
   results = jax.block_until_ready(compiled(*inputs))
   print(json.dumps({
@@ -123,13 +123,13 @@ def work(form, shape):
 
 
 def start(form, shape):
-  """The process of one form."""
+  """Starts the process of one form."""
   return side_by_side.Worker(
       [sys.executable, __file__, "--work", form, json.dumps(dataclasses.asdict(shape))])
 
 
 def measure(shape, rounds):
-  """{form: loss, bytes and seconds}, and what the chunked form takes of the better naive one."""
+  """{form: loss, bytes and seconds}, and the chunked form relative to the better naive one."""
   workers = {form: start(form, shape) for form in FORMS}
   taken = side_by_side.take_turns(
       {form: lambda _, worker=worker: worker.ask() for form, worker in workers.items()},
@@ -150,7 +150,7 @@ def measure(shape, rounds):
 
 
 def print_table(forms):
-  """A line for every form."""
+  """One line per form."""
   print(f"{'':12} {'peak MB':>9} {'temporary MB':>13} {'seconds':>8} {'of CPU':>8} "
         f"{'loss':>10}")
   for form, figures in forms.items():

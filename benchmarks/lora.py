@@ -1,8 +1,8 @@
-"""Memory and time of PPO on SmolLM2-135M: all of it, adapters, and adapters on a quantised base.
+"""Memory and time of PPO on SmolLM2-135M: full, adapters, and adapters on a quantised base.
 
-Runs the reinforcement-learning stage of experiments/rlsp_smollm2.py for a few steps, each form in a
-process of its own. `arrays_mb` is what stays on the device between steps (parameters, reference,
-moments), `peak_mb` the most the process held, compilation included. Prints one JSON line.
+Runs the RL stage of experiments/rlsp_smollm2.py for a few steps, each form in a separate process.
+`arrays_mb` is what stays on the device between steps (parameters, reference, moments), `peak_mb`
+the peak memory of the process, compilation included. Prints one JSON line.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def load_recipe(form, num_prompts):
 
 
 def run(form, num_prompts, steps):
-  """Takes the steps in this process and prints what they took."""
+  """Runs the steps in this process and prints their time and memory."""
   recipe = load_recipe(form, num_prompts)
   setup, policy = make_setup(recipe)
   with WorkerPool(num_workers=1, timeout_seconds=recipe.reward_timeout) as pool:

@@ -1,16 +1,16 @@
-"""Math-Verify as it is usually called: a reward function for the processes of workers/pool.py."""
+"""Math-Verify as usually called: a reward function for the processes of workers/pool.py."""
 
 import re
 
 import math_verify
 
-# What its `parse` finds an answer in; a bare gold answer gets a box, as verl and others do.
+# The text in which its `parse` finds an answer; a bare gold answer gets a box, as in verl.
 _FOUND = re.compile(
     r"\\(?:boxed|fbox)(?![A-Za-z])|(?<!\\)\$|\\\[|\\\(|####|answer is", re.IGNORECASE)
 
 
 def judge(prompts, completions, *, gold):
-  """1.0 where `math_verify.verify` says yes, else 0.0; its own limits are 5 s a step."""
+  """1.0 if `math_verify.verify` accepts, else 0.0; its own limits are 5 s a step."""
   del prompts
   return [float(_is_equal(*pair)) for pair in zip(gold, completions, strict=True)]
 

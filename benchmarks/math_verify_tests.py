@@ -1,13 +1,13 @@
 """Pairs of a gold answer and a completion, read from the tests of Math-Verify.
 
-The tests come with its source distribution; nothing of them is kept here:
+The tests come with its source distribution; none of them is included here:
 
   pip download --no-deps --no-binary :all: math-verify==0.9.0
   tar xzf math_verify-0.9.0.tar.gz          # the folder is math_verify-0.9.0/tests
 
-Every table of `pytest.mark.parametrize` with a gold answer, a prediction and a verdict is taken;
-the files are parsed, never run. Math-Verify finds answers in free text, ours in boxes: it gets the
-prediction as it stands, ours gets its last formula in a box where it has none of its own.
+Every table of `pytest.mark.parametrize` with a gold answer, a prediction and a verdict is used; the
+files are parsed, never run. Math-Verify finds answers in free text, ours in boxes: Math-Verify gets
+the prediction unchanged, ours gets its last formula in a box if it has none.
 """
 
 import ast
@@ -36,7 +36,8 @@ class Row(NamedTuple):
 
 
 class Rule(NamedTuple):
-  """A decision of docs/verifier.md by which `tests` get the label `is_right` instead of theirs."""
+  """A decision of docs/verifier.md by which `tests` get the label `is_right` instead of their own.
+  """
 
   reason: str
   is_right: bool
@@ -52,11 +53,11 @@ POLICY = (
          False, (*_names("all.py::test_math_extraction_additional_cases", 17, 27),
                  *_names("boxed.py::test_boxed", 0),
                  *_names("open_thoughts.py::test_open_thoughts", 14, 27))),
-    Rule("a box that is never closed is none", False,
+    Rule("a box that is never closed does not count", False,
          _names("numina_cases.py::test_numina_cases", 24)),
-    Rule("numbers are equal exactly, not to some places", False,
+    Rule("numbers must be exactly equal, not rounded", False,
          _names("all.py::test_complex_math_expressions", 0, 7, 13)),
-    Rule("a gold answer that is a plain number wants a plain number", False,
+    Rule("a gold answer that is a plain number requires a plain number", False,
          _names("all.py::test_latex_notation", 4)),
     Rule("a comma in a gold answer is never a decimal point", False,
          _names("all.py::test_number_extraction", 6, 17)),
@@ -68,7 +69,7 @@ POLICY = (
          _names("yujianll.py::test_string_extraction", 9)),
     Rule("about finding a formula over several lines of text; ours gets it in a box", True,
          _names("all.py::test_latex_notation", 5, 6)),
-    Rule("an interval and the inequality that says the same are equal (there an option)", True,
+    Rule("an interval and the equivalent inequality are equal (there an option)", True,
          _names("all.py::test_set_rel_assymetry", 3)),
 )
 
@@ -97,7 +98,7 @@ def _read_file(path: pathlib.Path) -> Iterator[Row]:
 
 
 def _read_table(decorator: ast.expr) -> list[list[Any]]:
-  """[gold, prediction, verdict] of each row that is written out; rows that are computed go."""
+  """[gold, prediction, verdict] of each literal row; computed rows are left out."""
   if not isinstance(decorator, ast.Call) or not ast.unparse(decorator.func).endswith("parametrize"):
     return []
   columns = [name.strip() for name in str(ast.literal_eval(decorator.args[0])).split(",")]

@@ -1,7 +1,7 @@
-"""This library's side of the benchmarks: one step of PPO or GRPO of a random model, by phase.
+"""This library's side of the benchmarks: one step of PPO or GRPO with a random model, by phase.
 
-The pieces are those the training loop calls (sampling, score, batch, update); files, text of real
-tasks and metrics are left out, as they are for the peers.
+The parts are those of the training loop (sampling, score, batch, update); files, text of real tasks
+and metrics are left out, as they are for the peers.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class Shape:
   group: int = 1  # completions per prompt
   prompt_tokens: int = 64
   new_tokens: int = 64
-  # Tokens of a completion in the mean, were there no limit of `new_tokens`; 0 = all reach it.
+  # Mean tokens of a completion without the limit of `new_tokens`; 0 = all reach it.
   mean_tokens: int = 0
-  # Sequences of one gradient pass of the update: their activations stay in the caches.
+  # Sequences of one gradient pass of the update, so that their activations stay in the caches.
   micro_sequences: int = 16
 
   def model_config(self) -> models.ModelConfig:
@@ -47,9 +47,9 @@ class Shape:
         qk_norm=True, unroll=self.layers, max_positions=self.prompt_tokens + self.new_tokens)
 
   def stop_ids(self) -> tuple[int, ...]:
-    """One token of `mean_tokens`, odd and even in turn, so that no reward asks for more of them.
+    """One of every `mean_tokens` tokens, alternating odd and even, so that no reward favours them.
 
-    To a random model all tokens are about as likely, and lengths become geometric.
+    For a random model all tokens are about equally likely, and lengths become geometric.
     """
     if not self.mean_tokens:
       return ()
@@ -58,7 +58,7 @@ class Shape:
 
 
 def trunk_flops(shape):
-  """Floating-point operations of one forward pass of the trunk over whole sequences.
+  """Floating-point operations of one forward pass of the backbone over whole sequences.
 
   Matrix products only, two operations per multiply-add; attention counts its causal half.
   """
@@ -75,13 +75,13 @@ def head_flops(shape):
 
 
 def update_flops(shape, critic):
-  """Operations of one update: forward once, backward twice that; nothing computed again counts."""
+  """Operations of one update: forward once, backward twice that; recomputation does not count."""
   trunks = 2 if critic == "separate" else 1
   return 3 * (trunks * trunk_flops(shape) + head_flops(shape))
 
 
 def even_share(completions):
-  """The peers' reward: the share of even token ids of each completion, read from text."""
+  """The peers' reward: the share of even token ids of each completion, parsed from text."""
   texts = [" ".join(map(str, row)) for row in completions]
   return np.array([np.mean([int(word) % 2 == 0 for word in text.split()]) for text in texts],
                   np.float32)
@@ -106,7 +106,7 @@ class Step:
     """Args: a Shape; `ppo` or `grpo` of it; the seed of parameters and prompts."""
     self.shape, self._seed = shape, seed
     config = shape.model_config()
-    # Adam without weight decay, as the peer has it.
+    # Adam without weight decay, as in the peer.
     optimizer = make_optimizer(
         OptimizerConfig(learning_rate=1e-5, max_grad_norm=None), total_steps=1_000_000)
     algorithm = algorithms.policy_gradient(
@@ -173,7 +173,7 @@ def _sample(shape, config, options, models_now, prompts, key):
 
 
 class _Clock:
-  """Seconds since the last lap, once the arrays of the lap are there."""
+  """Seconds since the last lap, after its arrays are ready."""
 
   def __init__(self):
     self._start = self._last = time.perf_counter()

@@ -1,9 +1,9 @@
-"""One whole RL step against google-tunix on the same work.
+"""One full RL step compared with google-tunix on the same work.
 
 Usage: python benchmarks/rl_step.py [--rounds=5] [--workload ppo grpo grpo_tail]
 First, once: bash benchmarks/peers.sh
 
-All make 64 completions and do one update of all of them, with a Qwen3-like model of 6.03M
+All generate 64 completions and make one update of all of them, with a Qwen3-like model of 6.03M
 parameters in f32, and score them under a reference:
 
   ppo        64 prompts of 64 tokens, completions of 64; a critic as well; PPOLearner
@@ -12,8 +12,8 @@ parameters in f32, and score them under a reference:
              vocabulary ends one) of at most 256; GRPOLearner
 
 The peer runs twice, with gradients of all sequences at once and of 16 at a time (--peer_sizes), and
-its faster median counts. A ratio above 1 says how many times faster this library is in the same
-round. Prints one JSON line per workload; "tokens" is the mean length of the completions.
+its faster median is reported. A ratio above 1 is the speedup of this library in the same round.
+Prints one JSON line per workload; "tokens" is the mean length of the completions.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import side_by_side
 
 
 class Workload(NamedTuple):
-  """What both sides do."""
+  """The work of both sides."""
 
   method: str  # of the peer
   shape: ours.Shape
@@ -58,8 +58,8 @@ def measure(name, rounds, peer_sizes):
   """Prints the line of one workload; the peer runs with each of `peer_sizes` per gradient pass."""
   method, shape, settings, goal = workload(name)
   steps = {side: ours.Step(shape, setting) for side, setting in settings.items()}
-  # Packed rows come in a few numbers, each with a program of its own: the counted rounds once
-  # before, so that they find those. The peer's programs are always the same.
+  # The number of packed rows varies, and each number needs a program: the counted rounds run once
+  # beforehand to compile them. The peer's programs are always the same.
   for step in steps.values():
     for index in range(WARM_UP, WARM_UP + rounds if shape.mean_tokens else WARM_UP):
       step.run(index)

@@ -4,13 +4,12 @@ Usage: python benchmarks/sampling.py [--rounds=3] [--batches 1 8 32] [--workload
 First, once: bash benchmarks/peers.sh
 
 Prompts of 45 tokens, 96 new tokens, f32, temperature 1, no end token; batches of 1, 8 and 32. Then
-the group: 32 completions of one prompt beside 32 prompts with one completion each, for prompts of
-45 and of 360 tokens. A ratio above 1 says how many times faster this library is.
+the group: 32 completions of one prompt, compared with 32 prompts with one completion each, for
+prompts of 45 and of 360 tokens. A ratio above 1 is the speedup of this library.
 
-The workload `tail`: 256 prompts of which 32 are sampled at once, of lengths with a long tail. One
-token in 32 ends a completion, at a temperature that makes all equally likely: lengths are
-geometric, with a mean of 32, an eighth of the limit. Batches of 32, each to its end, beside one
-queue.
+The workload `tail`: 256 prompts, 32 sampled at once, with a long tail of lengths. One token in 32
+ends a completion, at a temperature that makes all equally likely: lengths are geometric, with a
+mean of 32, an eighth of the limit. Batches of 32, each to its end, are compared with one queue.
 """
 
 import argparse
@@ -117,7 +116,7 @@ def make_tail_samplers(config, params, stop_ids):
     assert 0.7 < tokens / (TAIL_PROMPTS * TAIL_LIMIT / 8) < 1.3, tokens
     return seconds
 
-  # Compiled by hand, so that no round need be thrown away.
+  # Compiled explicitly, so that no warm-up round is needed.
   for program, count in ((batch, TAIL_BATCH), (queue, TAIL_PROMPTS)):
     tokens = jax.ShapeDtypeStruct((count, PROMPT_TOKENS), np.int32)
     program.lower(params, Prompts(

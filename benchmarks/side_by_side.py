@@ -1,7 +1,7 @@
-"""Runs programs side by side: in turn, in one run, each peer in a process of its own.
+"""Runs programs alternately in one session, each peer in a separate process.
 
-A figure counts as a ratio of two programs that took turns on the same machine, so that whatever
-else the machine did fell on both. Nothing here knows what is measured.
+A result is a ratio of two programs that alternated on the same machine, so that other load affected
+both. This module does not know what is measured.
 """
 
 import json
@@ -80,17 +80,17 @@ def process_memory(field):
 
 
 def forget_peak():
-  """VmHWM counts from here."""
+  """Resets VmHWM."""
   pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def take_turns(sides, *, rounds, warm_up):
-  """Calls every side once a round, in turn, in the opposite order every other round.
+  """Calls every side once per round, in reversed order every other round.
 
   Args:
     sides: {name: function of the round number that does one unit of work and returns a result}.
     rounds: counted rounds.
-    warm_up: rounds before those, thrown away (compilation, caches).
+    warm_up: rounds before those, discarded (compilation, caches).
 
   Returns:
     {name: list of `rounds` results}.
@@ -119,7 +119,7 @@ def median_of_parts(results):
 
 
 def print_line(benchmark, **fields):
-  """Prints the one JSON line of a benchmark, with what it ran on."""
+  """Prints the JSON line of a benchmark, with the machine it ran on."""
   machine = {"cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 2),
              "python": sys.version.split()[0]}
   print(json.dumps({"benchmark": benchmark, **fields, "machine": machine}), flush=True)

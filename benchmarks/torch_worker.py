@@ -1,6 +1,6 @@
 """Worker of sampling.py: `transformers.generate` of a folder on the CPU, one batch per request.
 
-Runs in .peers/torch and knows nothing of rlreason.
+Runs in .peers/torch and does not import rlreason.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-# The protocol keeps the real stdout; whatever a library prints goes to stderr.
+# The protocol keeps the real stdout; output of libraries goes to stderr.
 ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 

@@ -3,10 +3,10 @@
     bash benchmarks/formula_peers.sh  # once
     .peers/formulas/bin/python benchmarks/trl_rows.py tests/parity/trl_rows
 
-A Qwen2 of random weights takes four updates on the CPU, two of each rollout, with TRL's defaults
-but for what `SETTINGS` says. Of each update are kept the weights before it, its rows in the format
-of `rlreason replay`, and what TRL itself logged. On the last update's rows and weights TRL's loss
-and gradient are computed again with other settings, those of `VARIANTS`.
+A Qwen2 with random weights makes four updates on the CPU, two per rollout, with TRL's defaults
+except for `SETTINGS`. For each update the weights before it, its rows in the format of `rlreason
+replay`, and TRL's own logs are saved. On the last update's rows and weights TRL's loss and gradient
+are also computed with the settings of `VARIANTS`.
 """
 
 import importlib.metadata
@@ -62,7 +62,7 @@ class Recorder(GRPOTrainer):
 
 
 def make_model(folder: pathlib.Path) -> transformers.PreTrainedTokenizerFast:
-  """Writes a folder with random weights and a tokenizer of words, which is returned."""
+  """Writes a folder with random weights and a word tokenizer, which is returned."""
   torch.manual_seed(0)
   vocabulary = {name: i for i, name in enumerate(
       ["<pad>", "<eos>", *(f"w{i}" for i in range(WORDS))])}
@@ -79,12 +79,12 @@ def make_model(folder: pathlib.Path) -> transformers.PreTrainedTokenizerFast:
 
 
 def reward(completion_ids, **_):
-  """Share of the tokens whose id is below 16: another number for nearly every completion."""
+  """Share of the tokens whose id is below 16: differs for nearly every completion."""
   return [sum(i < 16 for i in ids) / len(ids) for ids in completion_ids]
 
 
 def rows_of(batch) -> list[dict]:
-  """The rows of a batch as `rlreason replay` reads them, with advantages and with rewards."""
+  """The rows of a batch in the format of `rlreason replay`, with advantages and with rewards."""
   rows = []
   for i in range(len(batch["completion_ids"])):
     mask = batch["completion_mask"][i].bool()

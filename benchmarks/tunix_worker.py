@@ -1,6 +1,6 @@
 """Worker of rl_step.py: one step of google-tunix's PPOLearner or GRPOLearner per request.
 
-Runs in .peers/tunix and knows nothing of rlreason. The learner's own `train` runs the steps; its
+Runs in .peers/tunix and does not import rlreason. The learner's own `train` runs the steps; its
 data iterator waits for the next request, so a step lasts from the moment the learner receives its
 prompts to the moment it asks for the next ones with all arrays ready.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-# The protocol keeps the real stdout; whatever a library prints goes to stderr.
+# The protocol keeps the real stdout; output of libraries goes to stderr.
 ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
@@ -36,7 +36,7 @@ PHASES = {
 
 
 class NumberTokenizer:
-  """Token ids written as numbers with spaces between them."""
+  """Token ids written as numbers separated by spaces."""
 
   def encode(self, text, **_):
     return [int(word) for word in text.split()]
@@ -55,9 +55,9 @@ class NumberTokenizer:
 
 
 def even_share(prompts, completions, **_):
-  """A reward that costs nothing: the share of even token ids."""
+  """A reward without cost: the share of even token ids."""
   del prompts
-  # A completion of a stop token alone is empty here.
+  # A completion that is only a stop token is empty here.
   return [float(np.mean([int(word) % 2 == 0 for word in text.split()] or [0.0]))
           for text in completions]
 
@@ -98,7 +98,7 @@ def make_cluster(shape, method):
 
 
 def make_learner(cluster, shape, method):
-  """The learner of `method`, with the settings that this library's side has."""
+  """The learner of `method`, with the settings of this library's side."""
   if method == "ppo":
     return ppo_learner.PPOLearner(
         cluster, ppo_learner.PPOConfig(num_iterations=1, beta=0.04), reward_fns=even_share)
@@ -111,8 +111,8 @@ def make_learner(cluster, shape, method):
 def time_phases(cluster, limit, seconds):
   """Makes every phase of the cluster wait for its arrays and add its duration to `seconds`.
 
-  Its "tokens" become the mean length of the completions: a stop token, which Tunix cuts off, is
-  counted.
+  Its "tokens" become the mean length of the completions, including the stop token, which Tunix
+  removes.
   """
   trainers = [getattr(cluster, name) for name in ("actor_trainer", "critic_trainer")
               if hasattr(cluster, name)]
@@ -141,7 +141,7 @@ def answer(**fields):
 def serve_prompts(cluster, shape, seconds):
   """Yields one batch of prompts per request and answers with the seconds its step took."""
   random = np.random.default_rng(0)
-  # The tokenizer puts BOS before the prompt, so one id less is drawn.
+  # The tokenizer puts BOS before the prompt, so one id less is generated.
   size = (shape["sequences"] // shape["group"], shape["prompt_tokens"] - 1)
   for step, _ in enumerate(sys.stdin):
     cluster.cluster_config.rollout_config.seed = step  # or every step has the same random numbers

@@ -1,9 +1,9 @@
-"""FLOP/s of a PPO update as a share of what a large f32 matrix product reaches.
+"""FLOP/s of a PPO update as a share of those of a large f32 matrix product.
 
 Usage: python benchmarks/update.py [--rounds=5]
 
-Both take turns in one run. The operations of an update are counted by hand (matrix products,
-forward once and backward twice that); what a program computes a second time does not count.
+Both alternate in one session. The operations of an update are counted by hand (matrix products,
+forward once and backward twice that); recomputation does not count.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main():
   updates = {critic: make_update(critic) for critic in ("shared", "separate")}
   rates = side_by_side.take_turns({**products, **updates}, rounds=rounds, warm_up=1)
   gigaflops = {name: round(statistics.median(rate) / 1e9, 1) for name, rate in rates.items()}
-  # The machine's limit of a round is its best product: the others are too small or disturbed.
+  # The machine's limit in a round is its best product: the others are too small or disturbed.
   limit = [max(rates[name][i] for name in products) for i in range(rounds)]
   share = {critic: side_by_side.median_ratio(rates[critic], limit) for critic in updates}
   side_by_side.print_line(

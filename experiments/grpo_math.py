@@ -1,11 +1,11 @@
-r"""GRPO on MATH or DeepScaleR, measured on MATH-500.
+r"""GRPO on MATH or DeepScaleR, evaluated on MATH-500.
 
     rlreason data math --from=FOLDER --to=data/math
     rlreason data math500 --from=FOLDER_OR_FILE --to=data/math500
     rlreason train --config=experiments/grpo_math.py --workdir=runs/math --config.model.path=DIR
 
-DIR is a Hugging Face folder, by default of Qwen2.5-Math-1.5B. After the colon may stand
-`deepscaler` (40,315 problems; `rlreason data deepscaler`) and the prompt: `qwen_math` (the
+DIR is a Hugging Face folder, by default of Qwen2.5-Math-1.5B. The argument after the colon may
+contain `deepscaler` (40,315 problems; `rlreason data deepscaler`) and the prompt: `qwen_math` (the
 default), `boxed`, `r1` or `hashes` (rlreason/data/question_prompts.py), as in
 `grpo_math.py:deepscaler,boxed`.
 
@@ -20,7 +20,7 @@ def get_config(argument: str = ""):
   """The recipe.
 
   Args:
-    argument: words with commas between them: the name of a prompt, and `deepscaler`.
+    argument: comma-separated words: the name of a prompt, and `deepscaler`.
   """
   prompt, words = read_argument(argument, "qwen_math")
   check_words(words, ("deepscaler",))

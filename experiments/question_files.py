@@ -1,4 +1,4 @@
-"""What the recipes on published questions share: GRPO from an instruct model, and its prompts."""
+"""Shared parts of the recipes on published questions: GRPO from an instruct model, and prompts."""
 
 from ml_collections import config_dict
 
@@ -9,11 +9,11 @@ FULL = "full"  # a word of a recipe's argument: the sizes for an accelerator
 
 
 def read_argument(argument: str, prompt: str) -> tuple[question_prompts.QuestionPrompt, list[str]]:
-  """The prompt that a recipe's argument names, or `prompt`, and the other words of it.
+  """Returns the prompt named in a recipe's argument, or `prompt`, and its other words.
 
   Args:
-    argument: what follows the colon of a recipe's name: words with commas between them.
-    prompt: the name of the prompt where the argument names none.
+    argument: what follows the colon of a recipe's name: comma-separated words.
+    prompt: the name of the prompt if the argument names none.
 
   Raises:
     ValueError: two prompts.
@@ -38,15 +38,15 @@ def grpo(
     train: str, test: str, prompt: question_prompts.QuestionPrompt, *, num_prompts: int,
     group_size: int, minibatch_size: int, max_new_tokens: int, micro_batch_size: int = 64,
 ) -> config_dict.ConfigDict:
-  """GRPO as verl's examples run it: sizes are the recipe's, which changes what it likes.
+  """GRPO with the settings of verl's examples; the recipe sets the sizes and may change the rest.
 
   A learning rate of 1e-6, k3 to the initial policy with a coefficient of 0.001 in the loss, means
   over tokens.
 
   Args:
-    train: file of the questions that are trained on.
-    test: file of those that are held out.
-    prompt: how a question is put.
+    train: file of the training questions.
+    test: file of the held-out questions.
+    prompt: template of a question.
     num_prompts: questions of a step.
     group_size: completions of each.
     minibatch_size: completions of an update.
@@ -55,7 +55,7 @@ def grpo(
   """
   config = config_dict.ConfigDict()
   config.seed = 0
-  # Parameters in f32: an update of 1e-6 is lost in the 8 bits of a bf16 number.
+  # Parameters in f32: an update of 1e-6 would be lost in the 8 bits of a bf16 number.
   config.model = dict(
       kind="pretrained", path="models/Qwen2.5-0.5B-Instruct", dtype="bfloat16",
       param_dtype="float32", remat="full")

@@ -1,20 +1,20 @@
 """RLSP on Countdown, from a randomly initialised model: the embedded default of `make train`.
 
 A 0.9M-parameter model learns from demonstrations of search, most of which give up too early
-(stage 1, SFT); PPO with an outcome verifier and an exploration reward then teaches it to go on
+(stage 1, SFT); PPO with an outcome verifier and an exploration reward then teaches it to continue
 searching and to choose better (stage 2). The method is RLSP, https://arxiv.org/abs/2502.06773.
 
     make train                                               # both stages, on 2 CPU cores
     make train ARGS="--config.seed=1 --workdir=runs/seed1"   # another seed
 
-Controls start from a finished first stage, named after the colon, and run the second only:
+Controls start from a finished first stage, named after the colon, and run only the second:
 
     CONFIG=experiments/rlsp_countdown.py:runs/seed1/models/sft
     verifier only       --config.rl.rewards.exploration.weight=0
     exploration only    --config.rl.rewards.verifier.weight=0
     random reward       the above, and --config.rl.rewards.exploration.weight=0
                         --config.rl.rewards.random.weight=1
-    kept from giving up rlreason evaluate --model=runs/seed1/models/sft
+    giving up blocked   rlreason evaluate --model=runs/seed1/models/sft
                         --config.evaluation.blocked_words="((('lower','higher'),('answer',)),)"
 
 Hardware, time and results with their controls: docs/results.md. The settings were chosen on the
@@ -34,10 +34,10 @@ def get_config(start: str = ""):
   config.seed = 0
   config.model = dict(
       kind="new", width=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, mlp_width=384,
-      remat="dots")  # on the CPU computing again is faster than reading back
+      remat="dots")  # on the CPU recomputing is faster than reading back
   config.task = dict(kind="countdown", problems=dict(
       num_numbers=3, max_number=12, max_target=50,
-      give_up=0.6,  # most searches end too early, yet all lengths have been seen
+      give_up=0.6,  # most searches end too early, but all lengths occur
       restart=0.3))
   config.prompt_buckets = (6,)  # three numbers, `target`, a number and `:`
   config.parallel = dict(cpu_devices=2)  # a rollout of so small a model leaves one core idle
@@ -56,7 +56,7 @@ def get_config(start: str = ""):
       sampling=dict(max_new_tokens=96, temperature=1.0),
       rewards=dict(
           # A search that runs out of tokens is as wrong as a wrong answer, not worse: a penalty for
-          # it is a penalty for searching.
+          # it would be a penalty for searching.
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=0.0)),
           exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
           random=dict(weight=0.0)),

@@ -15,8 +15,8 @@ Hardware: policy and critic with gradients and optimiser, and the reference, tak
 parameter for each of the two, 4 for the reference), and the cache of 512 rollouts of up to 6,144
 tokens 410 GB: 16 devices of 80 GB, or 8 of them with a quarter of the prompts
 (`--config.rl.num_prompts=128 --config.parallel.fsdp=8`). Not run here: time and score are unknown.
-The authors report +23% on MATH-500; whether that is relative is not said, and no published figure
-for these settings was found that a run could be held against.
+The authors report +23% on MATH-500, without stating whether that is relative; no published figure
+for these settings was found to compare a run with.
 """
 
 from ml_collections import config_dict
@@ -26,7 +26,7 @@ def get_config():
   """One stage: PPO with a verifier and an exploration reward of c = 1000."""
   config = config_dict.ConfigDict()
   config.seed = 0
-  # Parameters in f32: an update of 2e-7 is lost in the 8 bits of a bf16 number.
+  # Parameters in f32: an update of 2e-7 would be lost in the 8 bits of a bf16 number.
   config.model = dict(
       kind="pretrained", path="models/Llama-3.1-8B-Instruct", dtype="bfloat16",
       param_dtype="float32", remat="full")
@@ -42,7 +42,7 @@ def get_config():
   config.rl = dict(
       kind="rl", steps=2930, num_prompts=512, group_size=1, reward_clip=(-10.0, 10.0),
       # With c = 1000 a long wrong answer beats a short right one: right in 400 tokens is -1.5,
-      # wrong in 4,096 is -0.24. These are the authors' settings all the same.
+      # wrong in 4,096 is -0.24. These are nevertheless the authors' settings.
       allow_length_over_correctness=True,
       sampling=dict(max_new_tokens=4096, temperature=0.7),
       length_buckets=(1024, 2048),

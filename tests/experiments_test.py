@@ -162,7 +162,7 @@ def test_the_program_of_the_controls_runs_each_of_them(monkeypatch, tmp_path):
       run_nothing(recipes, dict.fromkeys(("start", "sft", "rl"), evaluation)))
   monkeypatch.chdir(FOLDER.parent)
   results = controls.run_seed(tmp_path, "3", [])
-  assert list(results) == ["after SFT", "RLSP", *controls.CONTROLS, "SFT kept from giving up"]
+  assert list(results) == ["after SFT", "RLSP", *controls.CONTROLS, "SFT, giving up blocked"]
   assert controls.cell([results["RLSP"]] * 2, "greedy") == "0.5 [0.5, 0.5]"
   assert {recipe.seed for recipe in recipes.values()} == {3}
   weights = {name: {spec.name for spec in recipe.stages[-1].rewards if spec.weight}
@@ -189,7 +189,7 @@ def test_the_sweep_of_the_exploration_reward(monkeypatch, tmp_path):
       sweep.controls, "rlreason", run_nothing(recipes, dict.fromkeys(("sft", "rl"), {}), rows))
   monkeypatch.chdir(FOLDER.parent)
   results = sweep.run_seed(tmp_path / "seed3", "3", [])
-  assert list(results) == ["after SFT", "SFT kept from giving up", "c = 0", "c = 0.1", "c = 1",
+  assert list(results) == ["after SFT", "SFT, giving up blocked", "c = 0", "c = 0.1", "c = 1",
                            "c = 4", "c = 10", "c = 40", "random reward"]
   expected = [0, 12.5, 100 * (1 - 1001 / 1820), 0, 0, 30, 1, 12.5, 12.5, 12.5,
               1500 / 16, 2 / 16, 100 / 16, 100 / 16, 100, 25, 25]
@@ -476,7 +476,7 @@ def test_the_miniatures_ask_the_estimators_once(monkeypatch, tmp_path):
   seed = miniatures.Seed(pool, "3")
   seed.root.mkdir()
   names = ["RLOO", "DASH", "T1", "T1, fixed reference"]
-  of_metrics = ("which of them enter", "T1: nearer")
+  of_metrics = ("only some completions", "T1: closer")
   rows = [row for row in miniatures.DIRECTIONS
           if set(row[0]) <= set(names) and not row[1][0].startswith(of_metrics)]
   monkeypatch.setattr(miniatures, "DIRECTIONS", rows)

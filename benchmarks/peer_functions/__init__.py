@@ -1,1 +1,2 @@
-"""What formulas_worker.py calls: one module for each project, or two. Runs in .peers/formulas."""
+"""The functions called by formulas_worker.py, one or two modules per project. In .peers/formulas.
+"""

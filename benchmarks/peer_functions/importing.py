@@ -1,7 +1,7 @@
-"""Imports modules of a project whose requirements are not all installed, and tensors for them.
+"""Imports modules of a project without all of its requirements, and makes tensors for them.
 
-The formulas need none of the engines that their packages import on the way to them. Those imports
-get an empty module; if a formula ever used one, the call would fail.
+The formulas need none of the engines that their packages import. Those imports get an empty module;
+if a formula ever used one, the call would fail.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def without(absent, *, bare=()):
 
 
 def differentiate(loss, log_probs):
-  """Calls `loss` with log-probs [B, T] that record; returns its value and gradient, flat."""
+  """Calls `loss` with log-probs [B, T] that record gradients; returns value and gradient, flat."""
   log_probs = log_probs.clone().requires_grad_()
   value = loss(log_probs)
   value.backward()

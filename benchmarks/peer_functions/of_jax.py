@@ -49,7 +49,7 @@ def policy_loss(x, *, name="grpo", beta=0.0, kl="low_var_kl", **options):
   model_free = (algo_core.nnx.split, common.compute_per_token_logps)
 
   def loss(log_probs):
-    # The model that would have to be a Tunix one.
+    # Stands for the model, which would have to be a Tunix one.
     algo_core.nnx.split = lambda model: (None, None)
     common.compute_per_token_logps = lambda *args, **kwargs: (log_probs, jnp.zeros((1, 1, 2)))
     try:
@@ -74,7 +74,7 @@ def aggregate(x, *, mode, **options):
 
 
 def rlax_gae(x, *, gamma, lam):
-  """Of rows without padding: advantages."""
+  """For rows without padding: advantages."""
   x = _arrays(x)
   values = jnp.pad(x["values"], ((0, 0), (0, 1)))
   discounts = jnp.full(x["rewards"].shape, gamma)
@@ -84,7 +84,7 @@ def rlax_gae(x, *, gamma, lam):
 
 
 def rlax_n_step_returns(x, *, gamma, n):
-  """Of rows without padding: returns."""
+  """For rows without padding: returns."""
   x = _arrays(x)
   values = jnp.pad(x["values"][:, 1:], ((0, 0), (0, 1)))
   discounts = jnp.full(x["rewards"].shape, gamma)

@@ -1,4 +1,4 @@
-"""OpenRLHF, https://github.com/OpenRLHF/OpenRLHF: losses and the maker of experience."""
+"""OpenRLHF, https://github.com/OpenRLHF/OpenRLHF: losses and the experience maker."""
 
 import types
 
@@ -15,7 +15,7 @@ with without(["ray", "deepspeed", "openrlhf.trainer.ray"],
 
 
 def advantage(x, *, estimator, gamma=1.0, lambd=1.0):
-  """Advantages and returns as the experience maker gives them, of scores and no KL."""
+  """Advantages and returns of the experience maker, from scores without KL."""
   groups, size = x["scores"].shape
   mask = x["mask"].float()
   experience = types.SimpleNamespace(
@@ -38,7 +38,7 @@ def advantage(x, *, estimator, gamma=1.0, lambd=1.0):
 
 
 def gae(x, *, gamma, lam):
-  """Advantages, which it does not whiten here, and returns."""
+  """Advantages, not whitened here, and returns."""
   mask = x["mask"].float()
   advantages, returns = RemoteExperienceMaker.get_advantages_and_returns(
       None, x["values"], x["rewards"], mask, gamma, lam)
@@ -78,7 +78,7 @@ def kl(x, *, estimator):
 
 
 def reward(x, *, kl_coef):
-  """The score on the last token, less the KL of every token."""
+  """The score on the last token, minus the KL of every token."""
   mask = x["mask"].float()
   difference = x["log_probs"] - x["ref_log_probs"]
   return flat(utils.compute_reward(x["scores"].reshape(-1), kl_coef, difference, mask) * mask)

@@ -1,7 +1,7 @@
 """TRL, https://github.com/huggingface/trl.
 
 Its losses are methods of trainers. They run on an object that has the options they read, and a
-model that answers with the log-probabilities given. PPO is no longer among its trainers.
+model that returns the given log-probabilities. PPO is no longer among its trainers.
 """
 
 import collections
@@ -26,7 +26,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 
 
 def _trainer(**options):
-  """An object with what every trainer has on one process."""
+  """An object with the attributes that every trainer has on one process."""
   same = lambda x, *args, **kwargs: x
   accelerator = types.SimpleNamespace(
       device=torch.device("cpu"), num_processes=1, process_index=0, sync_gradients=True,
@@ -79,7 +79,7 @@ def _batch(x):
 
 def grpo_loss(x, **options):
   batch = _batch(x)
-  if options.get("loss_type") == "vespo":  # it would read them without asking for a sampler
+  if options.get("loss_type") == "vespo":  # it would read them even without a sampler
     del batch["importance_sampling_ratio"]
   if options.get("off_policy_threshold") is not None:  # one advantage for a row
     batch["advantages"] = batch["advantages"][:, 0]
@@ -101,7 +101,7 @@ def rloo_gradient(x):
 def entropy_control(x, *, coef, target, step):
   """Next coefficients, and the weights in effect, after each of some entropies."""
   results = []
-  inputs = {**_batch(x), "advantages": torch.zeros_like(x["advantages"])}  # the bonus alone
+  inputs = {**_batch(x), "advantages": torch.zeros_like(x["advantages"])}  # only the bonus
   for entropy in x["entropies"]:
     trainer = _grpo(x["log_probs"])
     answer = (x["log_probs"], entropy.expand(x["log_probs"].shape), None)
@@ -153,7 +153,7 @@ def grpo_advantage(x, *, scale):
 
 
 def gdpo_advantage(x, *, weights):
-  """Of rewards in the columns of `parts`, f32[B]."""
+  """For rewards in the columns of `parts`, f32[B]."""
   names = [f"part {i}" for i in range(len(weights))]
   trainer, inputs = _rollout_trainer(
       x, scale_rewards="group", multi_objective_aggregation="normalize_then_sum",
@@ -164,7 +164,7 @@ def gdpo_advantage(x, *, weights):
 
 
 def sampler_weights(x, *, mode, low=None, high=None):
-  """The weights of a sampler's mismatch, 0 where masked."""
+  """The weights for a sampler's mismatch, 0 where masked."""
   trainer, inputs = _rollout_trainer(
       x, scale_rewards="group", use_vllm=True, vllm_importance_sampling_correction=True,
       vllm_importance_sampling_mode=mode, vllm_importance_sampling_clip_min=low,
@@ -181,7 +181,7 @@ def rloo_advantage(x, *, normalize=False):
 
 
 class _Model:
-  """Answers a call with per-token log-probs, as TRL's fused head does."""
+  """Answers a call with per-token log-probs, like TRL's fused head."""
 
   def __init__(self, log_probs):
     nothing = torch.zeros_like(log_probs)
@@ -199,7 +199,7 @@ def _preference_batch(x):
 
 
 def dpo(x, *, loss_type, beta):
-  """Of rows [2B, T], the chosen before the rejected."""
+  """For rows [2B, T], the chosen before the rejected."""
   mask = x["mask"].float()
   chosen, rejected = (x["ref_log_probs"] * mask).sum(dim=1).chunk(2)
   inputs = {**_preference_batch(x), "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
@@ -226,7 +226,7 @@ def kto(x, *, beta, desirable, undesirable):
 
 
 def orpo(x, *, beta):
-  """The term of the odds alone, of means over tokens [2, B]."""
+  """Only the odds-ratio term, of means over tokens [2, B]."""
   trainer = _trainer(beta=beta)
   return differentiate(
       lambda both: -ORPOTrainer.odds_ratio_loss(trainer, *both)[0].sum(), x["mean_pairs"])
@@ -240,7 +240,7 @@ def simpo(x, *, beta, gamma):
 
 
 def reward_model(x, *, margin=None):
-  """Of the scores of pairs, the chosen before the rejected."""
+  """For the scores of pairs, the chosen before the rejected."""
   batch = {"attention_mask": torch.ones(1)}
   if margin is not None:
     batch["margin"] = torch.full_like(x["pairs"][0], margin)

@@ -13,7 +13,7 @@ with without(["ray"]):
 
 
 def advantage(x, *, estimator, **options):
-  """Any estimator of groups: f32[B, T]."""
+  """Any group-based estimator: f32[B, T]."""
   groups, size = x["scores"].shape
   rewards = pay_last(x["scores"], x["mask"])
   if estimator in ("reinforce_plus_plus", "grpo_passk"):
@@ -29,7 +29,7 @@ def advantage(x, *, estimator, **options):
 
 
 def gdpo_advantage(x, *, weights):
-  """Of rewards in the columns of `parts`, whitened over tokens."""
+  """For rewards in the columns of `parts`, whitened over tokens."""
   groups, size = x["scores"].shape
   mask = x["mask"].float()
   names = [f"part {i}" for i in range(len(weights))]

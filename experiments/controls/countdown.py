@@ -2,9 +2,9 @@
 
     .venv/bin/python experiments/controls/countdown.py --root=runs/controls --seeds=0,1,2
 
-Each seed trains both stages once; the controls start from that seed's first stage. What is finished
-is not run again, so the program may be stopped and started. Three seeds take two to three hours on
-two cores.
+Each seed trains both stages once; the controls start from that seed's first stage. Finished runs
+are not repeated, so the program may be stopped and restarted. Three seeds take two to three hours
+on two cores.
 """
 
 import argparse
@@ -39,13 +39,13 @@ def main():
 def run_seeds(
     run_one: Callable[..., dict[str, dict]], usage: str, root: str, config: str = "",
 ) -> dict[str, list[dict]]:
-  """Name -> a result for each seed that the command line asks for, in their order.
+  """Returns name -> a result for each seed of the command line, in their order.
 
   Args:
     run_one: (folder, seed, flags) -> name -> result; with `config` its fourth argument is a recipe.
-    usage: what the program does; its first line is shown with --help.
-    root: folder of the runs unless the command line names another.
-    config: recipe of the runs unless the command line names another; empty: there is one alone.
+    usage: description of the program; its first line is shown with --help.
+    root: default folder of the runs.
+    config: default recipe of the runs; empty: the program has a fixed recipe.
   """
   parser = argparse.ArgumentParser(description=usage.splitlines()[0])
   parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root))
@@ -63,7 +63,7 @@ def run_seeds(
 
 
 def table(rows: dict[str, list[dict]], columns: Sequence[str]) -> list[str]:
-  """A line for each name: means over seeds and each seed's values."""
+  """One line per name: means over seeds and each seed's values."""
   lines = ["| run | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
   for name, results in rows.items():
     lines.append(f"| {name} | " + " | ".join(cell(results, column) for column in columns) + " |")
@@ -71,7 +71,7 @@ def table(rows: dict[str, list[dict]], columns: Sequence[str]) -> list[str]:
 
 
 def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]:
-  """Name -> metric -> estimate, of one seed's runs."""
+  """Name -> metric -> estimate, of the runs of one seed."""
   flags = [f"--config.seed={seed}", *flags]
   stages = train(root / "rlsp", CONFIG, flags)
   results = {"after SFT": stages["sft"], "RLSP": stages["rl"]}
@@ -83,12 +83,12 @@ def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]
   if not output.exists():
     rlreason("evaluate", f"--config={CONFIG}", f"--model={sft}", f"--output={output}", BLOCKED,
              *flags)
-  results["SFT kept from giving up"] = read(output)["sft"]
+  results["SFT, giving up blocked"] = read(output)["sft"]
   return results
 
 
 def train(workdir: pathlib.Path, config: str, flags: list[str]) -> dict[str, dict]:
-  """Runs an experiment to its end, unless it is there, and returns stage -> evaluation."""
+  """Runs an experiment to its end, unless it is done, and returns stage -> evaluation."""
   if not (workdir / "report.html").exists():
     rlreason("train", f"--config={config}", f"--workdir={workdir}", *flags)
   return read(workdir / "summary.json")
@@ -99,14 +99,14 @@ def rlreason(command: str, *flags: str):
 
 
 def read(summary: pathlib.Path) -> dict[str, dict]:
-  """Stage -> evaluation, of the stages that were evaluated."""
+  """Stage -> evaluation, for the evaluated stages."""
   stages = json.loads(summary.read_text())["stages"]
   return {stage["name"]: metrics.with_current_names(next(iter(stage["evaluation"].values())))
           for stage in stages if stage["evaluation"]}
 
 
 def cell(results: list[dict], column: str) -> str:
-  """Mean over seeds and, in brackets, each seed's value; empty where it was not measured."""
+  """Mean over seeds and, in brackets, each seed's value; empty if it was not measured."""
   values = [result[column]["value"] for result in results if column in result]
   if not values:
     return ""

@@ -1,11 +1,11 @@
-"""Sweeps the strength of the exploration reward from a start that finds almost nothing.
+"""Sweeps the strength of the exploration reward from a policy that finds almost no rewards.
 
     .venv/bin/python experiments/controls/exploration.py --root=runs/exploration --seeds=0,1,2
 
-One model learns to search, once; each seed teaches it to answer at once, and every strength c and
-every control starts from that (experiments/exploration_countdown.py). Prints the tables of
-docs/results.md. What is finished is not run again, so the program may be stopped and started. A
-seed takes about 20 minutes on one core.
+One model learns to search, once; each seed then teaches it to answer immediately, and every
+strength c and every control starts from the result (experiments/exploration_countdown.py). Prints
+the tables of docs/results.md. Finished runs are not repeated, so the program may be stopped and
+restarted. A seed takes about 20 minutes on one core.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from rlreason.data.tasks import countdown as task
 from rlreason.evaluation import completions as completions_lib
 
 CONFIG = "experiments/exploration_countdown.py"
-# From 23 on a wrong answer after all tokens is paid more than a right one after one try.
+# From 23 on a wrong answer after all tokens has a higher reward than a right one after one try.
 STRENGTHS = ("0", "0.1", "1", "4", "10", "40")
 STRENGTH = "--config.rl.rewards.exploration.options.c={}"
 BLOCKED = "--config.evaluation.blocked_words=(((':','lower','higher'),('answer',)),)"
 LAST_ONLY = "--config.evaluation.every_stage=False"
-# Of the start: what they take, hardly a trained model's answer exceeds.
+# Samples of the start: a trained model's answer hardly takes more tokens than these.
 SAMPLES = 32
 MANY = [f"--config.evaluation.num_samples={SAMPLES}", "--config.evaluation.batch_size=50"]
 MODEL = pathlib.Path("models") / "sft"
 WINDOW = 10  # steps
-# All but the first of the samples; so many samples of the start as n take as many tokens as one.
+# All but the first are of the samples; n samples of the start take as many tokens as one answer.
 RESULTS = (
-    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "own check of 4, %", "tokens", "n",
-    "start: pass@n, %", "start: maj@n, %", "start: own check of n, %")
+    "greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "self-check of 4, %", "tokens", "n",
+    "start: pass@n, %", "start: maj@n, %", "start: self-check of n, %")
 # Of the samples; reached: a try ended at the target.
-REASONS = ("boxed, %", "going back", "cut off, %", "reached, %", "of those right, %")
+REASONS = ("boxed, %", "backtracks", "truncated, %", "reached, %", "of those right, %")
 TRAINING = ("rollouts right in the first 10 steps, %", "in the last 10 steps, %")
 
 
@@ -59,7 +59,7 @@ def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]
                       f"--model={start / MODEL}", f"--output={blocked}", BLOCKED, *flags)
   before = read(start / "evaluation" / "sft.jsonl")
   results = {"after SFT": measured(before, before),
-             "SFT kept from giving up": measured(read(blocked.with_suffix(".jsonl")), before)}
+             "SFT, giving up blocked": measured(read(blocked.with_suffix(".jsonl")), before)}
   runs = {f"c = {c}": [STRENGTH.format(c)] for c in STRENGTHS}
   runs["random reward"] = controls.CONTROLS["random reward"]
   for name, changes in runs.items():
@@ -71,11 +71,11 @@ def run_seed(root: pathlib.Path, seed: str, flags: list[str]) -> dict[str, dict]
 
 
 def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
-  """What an evaluation shows, and what the start reaches for as many tokens in more samples.
+  """The results of an evaluation, and those of the start for as many tokens in more samples.
 
   Args:
     rows: completions of an evaluation (`completions.py`).
-    before: those of the start, with more samples of each problem.
+    before: completions of the start, with more samples of each problem.
   """
   samples = [row for row in rows if row["sample"] is not None]
   reached = [row for row in samples if reaches(row)]
@@ -95,7 +95,7 @@ def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
 
 
 def trained(steps: list[dict]) -> dict[str, dict]:
-  """How many of the rollouts at the beginning and at the end of training were right."""
+  """Shares of right rollouts at the beginning and at the end of training."""
   right = [100 * step["rollout/accuracy"] for step in steps if step["stage"] == "rl"]
   values = statistics.mean(right[:WINDOW]), statistics.mean(right[-WINDOW:])
   return {column: {"value": value} for column, value in zip(TRAINING, values, strict=True)}
@@ -107,13 +107,13 @@ def accuracy(rows: list[dict], metric: str) -> float:
 
 
 def reaches(row: dict) -> bool:
-  """Whether a try of a completion ends at the target, by what the completion writes."""
+  """Whether a try ends at the target, according to the text of the completion."""
   target = row["prompt"].split()[-2]
   return re.search(rf"= {target} ({'|'.join(task.CHECK_WORDS)})", row["completion"]) is not None
 
 
 def own_check(rows: list[dict], n: int) -> float:
-  """Accuracy, in percent, of the first of n samples that says it is right, or else of the first."""
+  """Accuracy, in percent, of the first of n samples that claims to be right, else of the first."""
   groups = {}
   for row in rows:
     if row["sample"] is not None:

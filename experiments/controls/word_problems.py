@@ -2,11 +2,11 @@
 
     .venv/bin/python experiments/controls/word_problems.py --root=runs/word_problems --seeds=0,1,2
 
-Each seed trains the supervised stage once; RLSP and every control start from that
+Each seed trains the supervised stage once; RLSP and every control start from it
 (experiments/rlsp_word_problems.py; --config=experiments/rlsp_small_word_problems.py is a task for
-one CPU core). Majority vote is the start's own, of as many samples as take the tokens of one answer
-of the model beside it. What is finished is not run again, so the program may be stopped and
-started.
+one CPU core). Each row also has the start's majority vote over as many samples as take the tokens
+of one answer of that row's model. Finished runs are not repeated, so the program may be stopped and
+restarted.
 """
 
 import pathlib
@@ -23,11 +23,11 @@ RUNS = {
     "verifier only (c = 0)": [OFF.format("exploration")],
     "format-only reward": [*NO_VERIFIER, "--config.rl.rewards.format.weight=1"],
     "random reward": [*NO_VERIFIER, "--config.rl.rewards.random.weight=1"]}
-MARK = "####"  # of the answer
-SAMPLES = 8  # of each problem by the start
+MARK = "####"  # before the answer
+SAMPLES = 8  # per problem, of the start
 # At once: samples without a working. n: so many samples of the start take as many tokens as one.
 COLUMNS = ("greedy, %", "avg@4, %", "pass@4, %", "maj@4, %", "tokens", "at once, %",
-           "cut off, %", "n", "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
+           "truncated, %", "n", "start: pass@n, %", "start: maj@n, %", *exploration.TRAINING)
 
 
 def main():
@@ -57,7 +57,7 @@ def run_seed(
 
 
 def measured(rows: list[dict], before: list[dict]) -> dict[str, dict]:
-  """What an evaluation shows, and what the start reaches; arguments of `exploration.measured`."""
+  """The results of an evaluation and of the start; arguments of `exploration.measured`."""
   tokens, tokens_before = exploration.mean_tokens(rows), exploration.mean_tokens(before)
   n = min(max(round(tokens / tokens_before), 1), SAMPLES)
   values = (

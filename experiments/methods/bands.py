@@ -1,6 +1,6 @@
-"""What the recipes of this folder gave on their test bed: avg@8 in %, by seed (docs/results.md).
+"""Results of the recipes of this folder on their test bed: avg@8 in %, by seed (docs/results.md).
 
-Three seeds went on from one supervised start, which a run of a recipe trains by itself.
+Three seeds continued from one supervised start, which a run of a recipe trains itself.
 """
 
 from ml_collections import config_dict
@@ -43,13 +43,13 @@ MEASURED = {
 
 
 def expect(config: config_dict.ConfigDict, run: str, recipe: str, start: str) -> None:
-  """Puts into a config what a run of the recipe gave after its first and its last stage.
+  """Adds to a config the results of a run of the recipe after its first and its last stage.
 
   Args:
-    config: complete, but for that.
-    run: of `MEASURED`.
-    recipe: what --config takes for this config.
-    start: of the recipe: nothing is expected of a policy that somebody brings.
+    config: complete except for these.
+    run: a key of `MEASURED`.
+    recipe: the value of --config for this config.
+    start: of the recipe; with a policy of the user there is no expected result.
   """
   if start:
     return

@@ -1,4 +1,4 @@
-"""The test beds that the recipes of this folder share: what a method starts from and works on."""
+"""The test beds shared by the recipes of this folder: initial model, task and sizes."""
 
 import dataclasses
 
@@ -13,12 +13,11 @@ PROMPT_TOKENS = 13
 def chain(start: str = "") -> config_dict.ConfigDict:
   """Chains of 2 to 5 operations modulo 10, for a model of 0.4M parameters.
 
-  The supervised stage shows steps, but careless ones: three solutions in ten go wrong and three in
-  ten box nothing, so that four samples in ten are right, and there is much to gain.
+  The supervised stage demonstrates steps with errors: three solutions in ten are wrong and three in
+  ten box nothing, so that four samples in ten are right, which leaves room for improvement.
 
   Args:
-    start: a folder with the model to start reinforcement learning from; empty for the supervised
-      stage before it.
+    start: a folder with the model to start RL from; empty for the supervised stage before it.
   """
   config = config_dict.ConfigDict()
   config.seed = 0
@@ -45,11 +44,11 @@ def chain(start: str = "") -> config_dict.ConfigDict:
 
 
 def rl(algorithm: PolicyGradientConfig, **changes) -> dict:
-  """The reinforcement stage on `chain`: 16 problems, 8 completions of each.
+  """The RL stage on `chain`: 16 problems, 8 completions of each.
 
   Args:
-    algorithm: of `presets`. Prompts of 13 tokens are not worth sharing, so they are not; passes of
-      32 rows stay in the cache of a CPU.
+    algorithm: of `presets`. Prompts of 13 tokens are too short to be worth sharing; passes of 32
+      rows stay in the cache of a CPU.
     **changes: to the fields of the stage.
   """
   algorithm = dataclasses.replace(

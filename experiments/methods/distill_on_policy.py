@@ -3,13 +3,13 @@ r"""On-policy distillation (GKD), https://arxiv.org/abs/2306.13649: the teacher 
     rlreason train --config=experiments/methods/distill_on_policy.py:runs/grpo/models/rl \
         --workdir=runs/student
 
-The student samples, and its next-token distributions are drawn to the teacher's by the reverse KL;
+The student samples, and the reverse KL moves its next-token distributions towards the teacher's;
 `--config.student.distill.divergence.function=rlreason.losses:forward_kl` and
-`rlreason.losses:generalized_jsd` are the others. Before that the student learns the task's form
-from demonstrations. The argument is the teacher, which must share the vocabulary. Settings of the
-paper: all samples the student's own, or half; T = 1; forward, reverse and Jensen-Shannon (β 0.1,
-0.5, 0.9). Expected: better than reinforcement learning of the student at equal tokens; on this bed
-by 0 to 7 points.
+`rlreason.losses:generalized_jsd` are the alternatives. Before that the student learns the task's
+format from demonstrations. The argument is the teacher, which must share the vocabulary. Settings
+of the paper: all samples the student's own, or half; T = 1; forward, reverse and Jensen-Shannon (β
+0.1, 0.5, 0.9). Expected: better than RL of the student at equal tokens; on this test bed by 0 to 7
+points.
 """
 
 import beds

@@ -1,13 +1,13 @@
-r"""Sequence-level distillation: the student is fine-tuned on what the teacher got right.
+r"""Sequence-level distillation: the student is fine-tuned on the teacher's right completions.
 
     rlreason train --config=experiments/methods/distill_sequence.py:runs/grpo/models/rl \
         --workdir=runs/student
 
-As DeepSeek-R1 makes its small models, https://arxiv.org/abs/2501.12948: 800,000 completions of the
-teacher that a verifier accepts, two epochs, no reinforcement learning. The argument is the teacher,
-or a file of completions that are there already, such as r1.py's `runs/r1/data/kept.jsonl`.
-Expected: better than reinforcement learning of the student at equal tokens; on this bed 60% against
-11% with `--config.student.steps=600`, no better with 150.
+As DeepSeek-R1 trains its small models, https://arxiv.org/abs/2501.12948: 800,000 completions of the
+teacher accepted by a verifier, two epochs, no RL. The argument is the teacher, or a file of
+existing completions, such as r1.py's `runs/r1/data/kept.jsonl`.
+Expected: better than RL of the student at equal tokens; on this test bed 60% against 11% with
+`--config.student.steps=600`, no better with 150.
 """
 
 import beds

@@ -1,13 +1,13 @@
-"""Expert iteration, https://arxiv.org/abs/2403.04642: fine-tune on what came out right, and again.
+"""Expert iteration, https://arxiv.org/abs/2403.04642: fine-tune on right samples, and repeat.
 
     rlreason train --config=experiments/methods/expert_iteration.py --workdir=runs/ei
 
-Each round samples from the last policy, adds what is right and new to that of the rounds before,
-at most so much of each problem, and trains the *first* policy on all of it. STaR
+Each round samples from the last policy, adds the new right completions to those of the rounds
+before, up to a maximum per problem, and trains the *first* policy on all of them. STaR
 (https://arxiv.org/abs/2203.14465) is one sample of each problem; ReST-EM
-(https://arxiv.org/abs/2312.06585) is the same with the data of the last round alone
+(https://arxiv.org/abs/2312.06585) uses only the data of the last round
 (`--config.right2.inputs="('samples2',)"`). Settings of the paper: 96 samples at T = 1, 2 to 5
-rounds. Expected: about as good as PPO; on this bed from 38% of samples right to 87%.
+rounds. Expected: about as good as PPO; on this test bed from 38% of samples right to 87%.
 """
 
 import bands

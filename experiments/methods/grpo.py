@@ -1,7 +1,7 @@
 """GRPO, https://arxiv.org/abs/2402.03300: the group is its own baseline.
 
 Settings of the paper: 64 completions of a problem, a KL coefficient of 0.04 in the loss (k3), one
-update of each rollout. Expected on this bed: from 38% of samples right to 93%.
+update of each rollout. Expected on this test bed: from 38% of samples right to 93%.
 
     rlreason train --config=experiments/methods/grpo.py --workdir=runs/grpo
 """

@@ -1,7 +1,8 @@
 """GSPO, https://arxiv.org/abs/2507.18071: one importance ratio for a whole completion.
 
 Settings of the paper: clipped at 1 - 3e-4 and 1 + 4e-4, four minibatches of a rollout, no KL. The
-ratio matters only after the first of them. Expected on this bed: from 38% of samples right to 89%.
+ratio matters only after the first minibatch. Expected on this test bed: from 38% of samples right
+to 89%.
 
     rlreason train --config=experiments/methods/gspo.py --workdir=runs/gspo
 """

@@ -2,13 +2,13 @@
 
     rlreason train --config=experiments/methods/one_example.py --workdir=runs/one_example
 
-First a run over a pool of problems that writes how often each was right; the problem whose accuracy
-changed most is then the only one of a second run from the initial policy. Settings of the paper:
-1209 problems for 500 steps, then one for 2000; 128 copies of 8 completions, 8 updates of each
-rollout, T = 0.6, KL 0.001, an entropy bonus of 0.001. Expected: training accuracy reaches 100%
-soon, and the accuracy on other problems goes on rising; on this bed from 38% to 49% in the mean of
-three seeds, one of which lost a point. The control is a reward for boxes alone:
-`--config.rl.rewards.verifier.weight=0 --config.rl.rewards.format.weight=1`.
+The first run trains on a pool of problems and records how often each was answered right; the
+problem whose accuracy varied most is then the only one of a second run from the initial policy.
+Settings of the paper: 1209 problems for 500 steps, then one for 2000; 128 copies of 8 completions,
+8 updates of each rollout, T = 0.6, KL 0.001, an entropy bonus of 0.001. Expected: training accuracy
+soon reaches 100%, and the accuracy on other problems continues to rise; on this test bed from 38%
+to 49% on average over three seeds, one of which lost a point. The control is a reward for boxes
+alone: `--config.rl.rewards.verifier.weight=0 --config.rl.rewards.format.weight=1`.
 """
 
 import bands

@@ -1,4 +1,4 @@
-r"""Shorter reasoning at the same accuracy: length rewards, paid once a group is good enough.
+r"""Shorter reasoning at the same accuracy: length rewards for groups that are accurate enough.
 
     rlreason train --config=experiments/methods/overthinking.py:kimi --workdir=runs/overthinking
 
@@ -6,13 +6,13 @@ The argument names the reward: kimi (Kimi k1.5, https://arxiv.org/abs/2501.12599
 (https://arxiv.org/abs/2502.04463), l1 (https://arxiv.org/abs/2503.04697), or pairs, which is
 preference tuning of the shortest right completion against the longest
 (https://arxiv.org/abs/2412.21187); a model to start from follows after a comma. The demonstrations
-of this bed solve each chain up to three times. `min_accuracy` switches the reward on, group by
-group: `--config.rl.rewards.kimi_length.options.min_accuracy=0` is the control. Settings of the
-papers: Kimi's reward is warmed in after training without it; α of arora is 0 to 0.4; l1 asks for a
-length in the prompt, α 0.0003. Expected: shorter at the same accuracy; on this bed short sooner
-than GRPO alone, which shortens as well, and pairs save a fifth of the tokens.
+of this test bed solve each chain up to three times. `min_accuracy` turns the reward on for each
+group separately: `--config.rl.rewards.kimi_length.options.min_accuracy=0` is the control. Settings
+of the papers: Kimi's reward is warmed up after training without it; α of arora is 0 to 0.4; l1
+requests a length in the prompt, α 0.0003. Expected: shorter at the same accuracy; on this test bed
+shorter sooner than GRPO alone, which shortens as well, and pairs save a fifth of the tokens.
 
-What a model has found out after 30 tokens, with its answer forced (s1,
+The accuracy after 30 tokens of reasoning, with a forced answer (s1,
 https://arxiv.org/abs/2501.19393):
 
     rlreason evaluate --config=experiments/methods/overthinking.py \

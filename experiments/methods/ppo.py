@@ -1,10 +1,10 @@
-"""PPO with a critic, https://arxiv.org/abs/1707.06347, paid by a verifier.
+"""PPO with a critic, https://arxiv.org/abs/1707.06347, with the rewards of a verifier.
 
     rlreason train --config=experiments/methods/ppo.py --workdir=runs/ppo
 
 Settings of papers: λ 0.95, γ 1, clip 0.2, a KL of 0.05 in the reward
-(https://arxiv.org/abs/2403.04642). Here the critic is a model of its own and has 10 steps to
-itself. Expected on this bed: from 38% of samples right to 93%.
+(https://arxiv.org/abs/2403.04642). Here the critic is a separate model and is trained alone for the
+first 10 steps. Expected on this test bed: from 38% of samples right to 93%.
 """
 
 import bands

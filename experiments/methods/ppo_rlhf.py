@@ -3,21 +3,21 @@
     rlreason train --config=experiments/methods/ppo_rlhf.py --workdir=runs/ppo_rlhf
 
 1. sft: demonstrations;
-2. samples, pairs: completions of that policy, compared. Here a verifier prefers, where the papers
-   ask people; preferences of your own are a file of {prompt, chosen, rejected}, which
-   `--config.reward_model.examples` names;
+2. samples, pairs: completions of that policy, compared. Here a verifier gives the preferences,
+   whereas the papers ask people; your own preferences are a file of {prompt, chosen, rejected},
+   named in `--config.reward_model.examples`;
 3. reward_model: Bradley-Terry on the pairs, scores of mean 0 and variance 1;
-4. rl: PPO that is paid by the reward model alone. What the verifier says is only looked at: where
-   `reward/learned/mean` rises and `rollout/accuracy` does not, the policy has found a fault of it.
+4. rl: PPO with the reward model as the only reward. The verifier's verdict is only logged: if
+   `reward/learned/mean` rises and `rollout/accuracy` does not, the policy exploits an error of it.
 
-What changes results (https://arxiv.org/abs/2403.17031): rewards scaled without their mean,
-advantages whitened, a KL coefficient that follows a target, several epochs, -1 in place of the
-score of what does not end. A critic can start from the reward model:
+Details that change results (https://arxiv.org/abs/2403.17031): rewards scaled without subtracting
+their mean, advantages whitened, a KL coefficient adapted to a target, several epochs, -1 instead of
+the score for unfinished completions. A critic can start from the reward model:
 `--config.rl.algorithm.critic=separate --config.rl.critic_path=stage:reward_model`. Settings of the
 papers: four epochs, λ 0.95, clip 0.2, a KL of 0.15 towards 6 nats over a horizon of 10,000, value
-loss 0.1, learning rate 1e-5 falling to 0. Their Adam adds ε before the bias is corrected; this one
+loss 0.1, learning rate 1e-5 falling to 0. Their Adam adds ε before the bias correction; this one
 after. Expected: the learned reward rises, and accuracy with it as far as the reward model is right;
-on this bed that is 3 points in one seed of three.
+on this test bed that is 3 points in one seed of three.
 """
 
 import bands

@@ -7,7 +7,7 @@ The argument names the loss: dpo (https://arxiv.org/abs/2305.18290), ipo
 orpo (https://arxiv.org/abs/2403.07691) or simpo (https://arxiv.org/abs/2405.14734); the last two
 need no reference. A model to start from follows after a comma. Settings of the papers: β 0.1 (dpo,
 ipo, kto, orpo), 2 with γ 0.5 (simpo), learning rates of 5e-7 to 8e-6 for models of billions of
-parameters. Expected on this bed: from 38% of samples right to 61% to 63%, with orpo to 77%.
+parameters. Expected on this test bed: from 38% of samples right to 61% to 63%, with orpo to 77%.
 """
 
 import bands
@@ -44,7 +44,7 @@ def get_config(argument="dpo"):
       examples="stage:samples" if name == "kto" else "stage:pairs",
       preference=PreferenceConfig(**LOSSES[name]),
       # A loss of differences alone may lower the likelihood of both completions, and with steps as
-      # large as those of ORPO, which holds up that of the chosen one, texts no longer end.
+      # large as those of ORPO, which raises that of the chosen one, completions no longer end.
       optimizer=dict(learning_rate=1e-4 if name == "orpo" else 3e-5))
   config.stages = (*config.stages[:-1], "samples", "pairs", "tuned")
   bands.expect(config, RUNS[name], f"methods/preference:{name}", start)

@@ -2,18 +2,18 @@
 
     rlreason train --config=experiments/methods/r1.py --workdir=runs/r1
 
-1. cold start: few demonstrations of clean form;
-2. rl: GRPO, rewards for being right, boxed, and in one language;
-3. samples, clean, kept: completions of that policy, those of one language and no great length, and
-   of these the right ones;
+1. cold start: few demonstrations in a clean format;
+2. rl: GRPO, rewards for right answers, boxes, and a single language;
+3. samples, clean, kept: completions of that policy, filtered to those in one language and not too
+   long, and then to the right ones;
 4. sft: the *initial* model on these;
 5. final: GRPO on all scenarios (here one: the rewards of the last stage may differ).
 
-The sixth step, smaller models trained on the data of the third, has a model of its own and so a
-command of its own: distill_sequence.py:runs/r1/data/kept.jsonl. Settings of the paper: thousands of
-demonstrations, a clip of 10 in the first reinforcement stage, completions without mixed languages,
-code or long paragraphs, of which 600,000 + 200,000 were kept, two epochs. Its reward models for
-helpfulness and harmlessness have no part here. Expected on this bed: from 38% to 94%.
+The sixth step, smaller models trained on the data of the third, uses another model and therefore a
+separate command: distill_sequence.py:runs/r1/data/kept.jsonl. Settings of the paper: thousands of
+demonstrations, a clip of 10 in the first RL stage, completions without mixed languages, code or
+long paragraphs, of which 600,000 + 200,000 were kept, two epochs. Its reward models for helpfulness
+and harmlessness are not used here. Expected on this test bed: from 38% to 94%.
 """
 
 import bands

@@ -1,11 +1,11 @@
-"""DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948: GRPO with rewards for being right and boxed.
+"""DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948: GRPO, rewards for right answers and boxes.
 
     rlreason train --config=experiments/methods/r1_zero.py --workdir=runs/r1_zero
 
 Settings of the paper: 16 completions of 32 problems, learning rate 3e-6, KL 0.001, the reference
-replaced every 400 steps, rules only. Here the "pretrained" model is one that boxes three answers in
-ten, the reward for boxes asks for no think tags, and the reference is replaced every 20 steps.
-Expected: the share of boxes rises first, accuracy after it, to 91%.
+replaced every 400 steps, rules only. Here the "pretrained" model boxes three answers in ten, the
+reward for boxes needs no think tags, and the reference is replaced every 20 steps. Expected: the
+share of boxes rises first, then accuracy, to 91%.
 """
 
 import bands

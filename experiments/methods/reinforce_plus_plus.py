@@ -3,7 +3,7 @@
     rlreason train --config=experiments/methods/reinforce_plus_plus.py --workdir=runs/rpp
 
 Settings of the paper: clip 0.2, γ 1, a KL (k1) of 0.01 in the reward of each token, advantages
-whitened over the batch. Expected on this bed: from 38% of samples right to 93%.
+whitened over the batch. Expected on this test bed: from 38% of samples right to 93%.
 """
 
 import bands

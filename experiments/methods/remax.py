@@ -2,8 +2,8 @@
 
     rlreason train --config=experiments/methods/remax.py --workdir=runs/remax
 
-Settings of the paper: one completion of a prompt beside the greedy one, the KL in the reward of
-each token. Here there are 8 of each. Expected on this bed: from 38% of samples right to 90%.
+Settings of the paper: one completion of a prompt besides the greedy one, the KL in the reward of
+each token. Here there are 8 of each. Expected on this test bed: from 38% of samples right to 90%.
 """
 
 import bands

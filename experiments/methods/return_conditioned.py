@@ -1,16 +1,16 @@
-r"""Return-conditioned RL, https://arxiv.org/abs/2403.04642: told how it ends, then asked for GOOD.
+r"""Return-conditioned RL, https://arxiv.org/abs/2403.04642: labelled samples, then asked for GOOD.
 
     rlreason train --config=experiments/methods/return_conditioned.py --workdir=runs/rcrl
 
-Samples of the policy, labelled GOOD where right and BAD where wrong, are what it is fine-tuned on;
-every fourth has no label, so that there is something to compare with. The evaluation asks with
-GOOD. The same model asked with BAD, or with nothing:
+The policy is fine-tuned on its own samples, labelled GOOD if right and BAD if wrong; every fourth
+has no label, for comparison. The evaluation asks with GOOD. The same model asked with BAD, or with
+nothing:
 
     rlreason evaluate --config=experiments/methods/return_conditioned.py \
         --model=runs/rcrl/models/conditioned --config.evaluation.prompt_suffix=" BAD"
 
-Differs from the settings of the paper: there each step has a label, by a reward model, and none
-goes without. Expected: GOOD above no label above BAD; on this bed 84%, 40% and 20%.
+Differs from the settings of the paper: there each step has a label, from a reward model, and all
+samples have one. Expected: GOOD above no label above BAD; on this test bed 84%, 40% and 20%.
 """
 
 import beds

@@ -1,10 +1,10 @@
-"""RLOO, https://arxiv.org/abs/2402.14740: REINFORCE, and the other completions are the baseline.
+"""RLOO, https://arxiv.org/abs/2402.14740: REINFORCE with the other completions as the baseline.
 
     rlreason train --config=experiments/methods/rloo.py --workdir=runs/rloo
 
 Settings of the paper: 2 or 4 completions of a prompt, the KL in their score, one update of each
-rollout. Expected on this bed: from 38% of samples right to 93%, and a variance of the gradient that
-falls with the number of completions.
+rollout. Expected on this test bed: from 38% of samples right to 93%, and a variance of the gradient
+that falls with the number of completions.
 """
 
 import bands

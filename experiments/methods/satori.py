@@ -3,16 +3,16 @@
     rlreason train --config=experiments/methods/satori.py --workdir=runs/satori
 
 Format tuning on steps that begin with a meta-action (continue, reflect, explore); then PPO on
-problems and on beginnings of right and of wrong attempts, after which `reflect` is put. An attempt
-that was wrong and ends right is paid a bonus of 0.5, and the reverse costs it. To that comes the
-sigmoid of an outcome reward model, trained on pairs of right and wrong attempts. Settings of the
-paper: 10,000 demonstrations, KL 0, T = 0.6 (here 1), the last t <= T steps taken back, the answer
-looked for in the last 128 characters (here anywhere). Expected: wrong beginnings are mended more
-often; on this bed 38% to 50% of them, 25% before.
+problems and on beginnings of right and of wrong attempts, followed by `reflect`. An attempt that
+was wrong and ends right gets a bonus of 0.5, and the reverse a penalty. The sigmoid of an outcome
+reward model, trained on pairs of right and wrong attempts, is added. Settings of the paper: 10,000
+demonstrations, KL 0, T = 0.6 (here 1), the last t <= T steps taken back, the answer read from the
+last 128 characters (here anywhere). Expected: wrong beginnings are corrected more often; on this
+test bed 38% to 50% of them, 25% before.
 
 The argument is a model to start from, after a comma the number of rounds (1): after each round but
-the last, the first policy is fine-tuned on what the trained one gets right, and all begins again:
-`satori.py:,2`.
+the last, the first policy is fine-tuned on the right completions of the trained one, and everything
+is repeated: `satori.py:,2`.
 """
 
 import beds
@@ -66,7 +66,7 @@ def add_round(config, suffix: str) -> list[str]:
 
 
 def add_distillation(config, suffix: str, start: str) -> list[str]:
-  """Adds the sections that put what the last round learned into the first policy."""
+  """Adds the sections that distill the result of the last round into the first policy."""
   sections = {
       f"samples{suffix}": sampled(),
       f"right{suffix}": dict(
@@ -81,7 +81,7 @@ def add_distillation(config, suffix: str, start: str) -> list[str]:
 
 
 def sampled() -> dict:
-  """Eight completions of each of 512 problems, by the policy at hand."""
+  """Eight completions of each of 512 problems, by the current policy."""
   return dict(
       kind="sample", steps=8, num_prompts=64, group_size=8,
       sampling=dict(max_new_tokens=beds.NEW_TOKENS), rewards=dict(verifier=dict(weight=1.0)))

@@ -2,8 +2,8 @@
 
     python experiments/methods/table.py
 
-A cell says what a recipe's configuration says, or · where that is what GRPO's says. Sizes, learning
-rates and numbers of steps are left out.
+A cell shows the value in a recipe's configuration, or · if it equals GRPO's. Sizes, learning rates
+and numbers of steps are left out.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ from rlreason.training.settings.recipe import from_config
 FOLDER = pathlib.Path(__file__).parent
 DOCUMENT = FOLDER.parents[1] / "docs" / "algorithms.md"
 SAME = "·"
-# Recipe -> (method, source, the equation that makes it).
+# Recipe -> (method, source, its defining equation).
 POLICY_GRADIENTS = {
     "grpo.py": ("GRPO", "2402.03300 (3)-(4)", "A = (r - mean) / std of the group"),
     "r1_zero.py": (
-        "R1-Zero", "2501.12948 (1)-(3)", "r = accuracy + format; π_ref <- π now and then"),
+        "R1-Zero", "2501.12948 (1)-(3)", "r = accuracy + format; π_ref <- π periodically"),
     "dr_grpo.py": ("Dr. GRPO", "2503.20783 §3", "A = r - mean; Σ over tokens / constant"),
     "dapo.py": ("DAPO", "2503.14476 (8)-(13)", "clip at 1 + ε_high; 0 < right < G; Σ / all tokens"),
     "gspo.py": ("GSPO", "2507.18071", "s = exp(mean of log ρ) of a completion"),
     "variants.py:cispo": ("CISPO", "2506.13585", "sg(clip(ρ)) A log π"),
     "variants.py:opo": ("OPO", "2505.23585", "b = Σ length r / Σ length"),
-    "variants.py:pass_at_k": ("pass@k", "2508.10751", "r of k completions = max of theirs"),
+    "variants.py:pass_at_k": ("pass@k", "2508.10751", "r of k completions = max of their r"),
     "variants.py:clip_cov": ("Clip-Cov", "2505.22617", "no gradient where cov(log π, A) is high"),
     "variants.py:kl_cov": ("KL-Cov", "2505.22617", "+ |log π - log π_old| where it is highest"),
     "variants.py:sapo": ("SAPO", "2511.20347", "A (4 / τ) sigmoid(τ (ρ - 1))"),
@@ -39,21 +39,21 @@ POLICY_GRADIENTS = {
     "variants.py:luspo": ("LUSPO", "2602.05261", "GSPO, Σ over tokens"),
     "variants.py:cispo_wide": ("CISPO of ScaleRL", "2510.13786", "sg(min(ρ, 5)) A log π"),
     "variants.py:dppo_tv": (
-        "DPPO, TV", "2602.04879", "no gradient where abs(p - p_old) > δ, pushed further"),
+        "DPPO, TV", "2602.04879", "no gradient where abs(p - p_old) > δ and growing"),
     "variants.py:dppo_kl": (
-        "DPPO, KL", "2602.04879", "no gradient where KL(p_old, p) > δ, pushed further"),
+        "DPPO, KL", "2602.04879", "no gradient where KL(p_old, p) > δ and growing"),
     "variants.py:vespo": ("VESPO", "2602.10693", "sg(w^k e^(λ (1 - w))) A log π, w = Π ρ"),
     "variants.py:masked_sequences": (
         "sequence mask", "", "only completions on which sampler and trainer agree"),
     "variants.py:deepseek_v3_2": (
-        "DeepSeek-V3.2", "2512.02556", "ρ k3; no bad completion of drift > δ"),
+        "DeepSeek-V3.2", "2512.02556", "ρ k3; no bad completion with drift > δ"),
     "variants.py:max_rl": ("MaxRL", "2602.02710", "A = (r - mean) / mean of the group"),
     "variants.py:max_rl_g": (
-        "MaxRL, order G", "2602.02710", "and -1 where none of the group is right"),
+        "MaxRL, order G", "2602.02710", "and -1 if none of the group is right"),
     "variants.py:gdpo": ("GDPO", "2601.05242", "A = Σ w (r_n - mean) / std, over the batch's std"),
     "variants.py:top_entropy": (
         "top-entropy tokens", "2506.01939", "only tokens of the 20% highest entropy"),
-    "variants.py:ttrl": ("TTRL", "2504.16084", "r = 1 for the answer of most of the group"),
+    "variants.py:ttrl": ("TTRL", "2504.16084", "r = 1 for the majority answer of the group"),
     "variants.py:rlpr": ("RLPR", "2506.18254", "r = mean over y of π(y_t | x, z, y_<t)"),
     "rloo.py": ("RLOO", "2402.14740", "A = r - mean of the others, r less the KL"),
     "remax.py": ("ReMax", "2310.10505", "A = r - r of the greedy completion"),
@@ -62,14 +62,14 @@ POLICY_GRADIENTS = {
     "variants.py:reinforce_plus_plus_baseline": (
         "REINFORCE++-baseline", "2501.03262", "A = r - mean of the group, whitened over the batch"),
     "t1.py": ("T1", "2501.11651", "RLOO at T > 1, + entropy, π_ref <- τ π_ref + (1 - τ) π"),
-    "dash.py": ("DASH", "2505.17218", "only completions of |A| > τ"),
+    "dash.py": ("DASH", "2505.17218", "only completions with |A| > τ"),
     "one_example.py": (
-        "one-example RLVR", "2504.20571", "GRPO + entropy on the item of most variance"),
+        "one-example RLVR", "2504.20571", "GRPO + entropy on the item with the highest variance"),
     "latro.py": ("LaTRO", "2411.04282 (4)", "r = log π(y | x, z) - β log π(z) / π_0(z); + its NLL"),
     "ppo_rlhf.py": ("PPO of RLHF", "1909.08593", "r_t = r - β KL_t; GAE; β to a target"),
     "ppo.py": ("PPO", "1707.06347 (7)", "A by GAE of r_t = r - β KL_t; clipped"),
     "vapo.py": ("VAPO", "2504.05118", "λ = 1 for V, 1 - 1 / (α length) for π; + NLL where right"),
-    "satori.py": ("Satori", "2502.02508", "r = right - 1 ± bonus, from states restarted at"),
+    "satori.py": ("Satori", "2502.02508", "r = right - 1 ± bonus, from restarted states"),
     "distill_policy_gradient.py:TEACHER": (
         "on-policy distillation", "2306.13649", "A_t = log π_teacher - log π_old of the token"),
     "overthinking.py:kimi": ("length reward", "2501.12599", "+ 1/2 - (n - min) / (max - min)"),
@@ -93,7 +93,7 @@ PIPELINES = {
 
 
 def write():
-  """Replaces what is between the marks of the document."""
+  """Replaces the text between the marks of the document."""
   text = DOCUMENT.read_text()
   for name, table in (("policy gradients", policy_gradients()), ("pipelines", pipelines())):
     begin, end = f"<!-- {name}: table.py -->\n", f"<!-- end of {name} -->"
@@ -103,7 +103,7 @@ def write():
 
 
 def policy_gradients() -> str:
-  """Each method's cells, where they differ from GRPO's."""
+  """Each method's cells, if they differ from GRPO's."""
   recipes = {file: load(file) for file in POLICY_GRADIENTS}
   cells = {file: cells_of(recipe) for file, recipe in recipes.items()}
   base = cells["grpo.py"]
@@ -116,7 +116,7 @@ def policy_gradients() -> str:
 
 
 def pipelines() -> str:
-  """Each method's stages: what each starts from, on which data, by which function."""
+  """Each method's stages: their starts, data and functions."""
   lines = [row(("method", "source", "stages")), row(("---",) * 3)]
   for file, (method, source) in PIPELINES.items():
     stages = " → ".join(describe(stage) for stage in load(file).stages)
@@ -154,7 +154,7 @@ def slot(value: Slot | None) -> str:
 
 
 def cells_of(recipe) -> dict[str, str]:
-  """Slot -> what the last reinforcement stage of a recipe puts there."""
+  """Slot -> its value in the last RL stage of a recipe."""
   stage = [stage for stage in recipe.stages if stage.kind == "rl"][-1]
   config = stage.algorithm
   kl = "none"
@@ -179,7 +179,7 @@ def cells_of(recipe) -> dict[str, str]:
           f" on {slot(config.selection)}" if config.selection else ""),
       "mean": config.aggregation,
       "KL": kl,
-      "besides": besides(config),
+      "other": other_settings(config),
   }
 
 
@@ -200,11 +200,11 @@ def critic(config) -> str:
   return f"{config.critic}, λ {policy_lambda} (critic {own:g})"
 
 
-def besides(config) -> str:
+def other_settings(config) -> str:
   parts = [
       (config.entropy_coef, "entropy bonus"), (config.nll_coef, "NLL"),
-      (config.mask_truncated, "cut-off not trained on"),
-      (config.truncated_score is not None, "cut-off scored by the batch"),
+      (config.mask_truncated, "truncated not trained on"),
+      (config.truncated_score is not None, "truncated scored by the batch"),
       (config.advantage_threshold is not None, f"abs(A) > {config.advantage_threshold} only"),
       (config.whiten_rewards, "rewards whitened"), (config.epochs > 1, "several epochs"),
       (config.critic_warmup_steps, "critic first"),
@@ -223,7 +223,7 @@ def describe(stage) -> str:
                    stage.distill.divergence if stage.kind == "distill" else None):
     parts += [f"by {slot(function)}"] if function is not None else []
   if stage.kind == "rl" and stage.reward_model:
-    parts += [f"paid by {stage_of(stage.reward_model) or stage.reward_model}"]
+    parts += [f"rewarded by {stage_of(stage.reward_model) or stage.reward_model}"]
   start = getattr(stage, "start", "previous")
   parts += [f"from {start}"] if start != "previous" else []
   parts += ["of the teacher"] if getattr(stage, "model", "") else []

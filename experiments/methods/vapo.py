@@ -4,9 +4,9 @@
 
 Settings of the paper: 50 steps in which only the critic learns, its λ is 1, the policy's is
 1 - 1 / (0.05 length), clips 0.2 and 0.28, token mean, 0.1 times the likelihood of right
-completions, 512 problems of 16. Here the critic has 10 steps to itself, and α is 0.5: with 0.05, λ
-would be 0 for all completions of 20 tokens or fewer. Expected on this bed: from 38% of samples
-right to 87%.
+completions, 512 problems of 16. Here the critic is trained alone for 10 steps, and α is 0.5: with
+0.05, λ would be 0 for all completions of 20 tokens or fewer. Expected on this test bed: from 38% of
+samples right to 87%.
 """
 
 import bands

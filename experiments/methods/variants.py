@@ -1,4 +1,4 @@
-"""Methods that differ from GRPO in one slot and in nothing else; the argument names the preset.
+"""Methods that differ from GRPO in a single slot; the argument names the preset.
 
     rlreason train --config=experiments/methods/variants.py:cispo --workdir=runs/cispo
 
@@ -7,31 +7,31 @@ cispo (https://arxiv.org/abs/2506.13585), opo (https://arxiv.org/abs/2505.23585)
 reinforce_plus_plus_baseline (https://arxiv.org/abs/2501.03262). A model to start from follows after
 a comma.
 
-Settings of the papers: cispo bounds the ratio from above alone; opo updates once for each rollout,
-without KL or entropy; pass_at_k pays 4 completions together; clip_cov keeps 0.02% of the tokens, of
-covariances from 1 to 5, from learning, kl_cov penalises the 0.2% of the highest. Expected on this
-bed, from 38% of samples right: 79%, 94%, 81%, 83%, 89% and 93%.
+Settings of the papers: cispo bounds the ratio only from above; opo updates once for each rollout,
+without KL or entropy; pass_at_k rewards 4 completions together; clip_cov removes the gradient of
+0.02% of the tokens, with covariances from 1 to 5, kl_cov penalises the 0.2% with the highest.
+Expected on this test bed, from 38% of samples right: 79%, 94%, 81%, 83%, 89% and 93%.
 
-Of other trust regions: sapo (https://arxiv.org/abs/2511.20347), gmpo
+Other trust regions: sapo (https://arxiv.org/abs/2511.20347), gmpo
 (https://arxiv.org/abs/2507.20673), two_sided_clip (https://arxiv.org/abs/2505.07291), luspo
 (https://arxiv.org/abs/2602.05261), cispo_wide as in ScaleRL (https://arxiv.org/abs/2510.13786),
 dppo_tv and dppo_kl (https://arxiv.org/abs/2602.04879), vespo (https://arxiv.org/abs/2602.10693).
-Of stale or mismatched data: masked_sequences, and deepseek_v3_2 (https://arxiv.org/abs/2512.02556).
-Of other advantages: max_rl and max_rl_g, its other order (https://arxiv.org/abs/2602.02710), gdpo
-(https://arxiv.org/abs/2601.05242). Of fewer tokens: top_entropy
-(https://arxiv.org/abs/2506.01939). Without labels: ttrl (https://arxiv.org/abs/2504.16084), GRPO
-paid by the vote of the group, and rlpr (https://arxiv.org/abs/2506.18254), by the mean probability
-of the answer after the reasoning.
+Stale or mismatched data: masked_sequences, and deepseek_v3_2 (https://arxiv.org/abs/2512.02556).
+Other advantages: max_rl and max_rl_g, its other order (https://arxiv.org/abs/2602.02710), gdpo
+(https://arxiv.org/abs/2601.05242). Fewer tokens: top_entropy (https://arxiv.org/abs/2506.01939).
+Without labels: ttrl (https://arxiv.org/abs/2504.16084), GRPO with the vote of the group as the
+reward, and rlpr (https://arxiv.org/abs/2506.18254), with the mean probability of the answer after
+the reasoning as the reward.
 
-Settings: those of released codes, which are the defaults of the presets; cispo_wide has weights up
-to 5, two_sided_clip ratios of bad tokens up to 4; gdpo is paid by the verifier and by the format;
-ttrl votes with 64 completions in the paper, with 8 here; rlpr is paid 0.9 for the probability and
-0.1 for the format there, and as 1 to 1/9 here.
-Four minibatches of a rollout where drift is the point. Expected on this bed, from 38% of samples
-right: max_rl, max_rl_g, gdpo, dppo_tv and top_entropy 89% to 90%, luspo 88%, dppo_kl 86%,
+Settings: those of released code, which are the defaults of the presets; cispo_wide has weights up
+to 5, two_sided_clip ratios of bad tokens up to 4; gdpo has rewards of the verifier and of the
+format; ttrl votes with 64 completions in the paper, with 8 here; the reward of rlpr is 0.9 for the
+probability and 0.1 for the format there, and as 1 to 1/9 here.
+Four minibatches of a rollout if the method is about drift. Expected on this test bed, from 38% of
+samples right: max_rl, max_rl_g, gdpo, dppo_tv and top_entropy 89% to 90%, luspo 88%, dppo_kl 86%,
 cispo_wide 85%, sapo 77%, rlpr 71%, ttrl 53% (two seeds); two_sided_clip and vespo 88%,
-deepseek_v3_2 87%, gmpo 83%, and masked_sequences in bfloat16 90% (one seed). docs/results.md has
-them with 16 updates of each rollout too.
+deepseek_v3_2 87%, gmpo 83%, and masked_sequences in bfloat16 90% (one seed). docs/results.md also
+has them with 16 updates of each rollout.
 """
 
 import bands
@@ -65,12 +65,12 @@ PRESETS = {
     "rlpr": lambda: presets.rlpr(minibatch_size=128)}
 STAGES = {
     "gdpo": dict(rewards=dict(verifier=dict(weight=1.0), format=dict(weight=0.5))),
-    # The verifier is only looked at.
+    # The verifier is only logged.
     "ttrl": dict(rewards=dict(majority=dict(weight=1.0), verifier=dict(weight=0.0))),
     "rlpr": dict(answer_template="\\boxed{ {answer} }", rewards=dict(
         format=dict(weight=0.1 / 0.9), verifier=dict(weight=0.0)))}
 
-RUNS = {  # those that were run on this bed
+RUNS = {  # those that were run on this test bed
     "cispo": "CISPO", "opo": "OPO", "pass_at_k": "pass@4", "clip_cov": "Clip-Cov",
     "kl_cov": "KL-Cov", "reinforce_plus_plus_baseline": "REINFORCE++-baseline"}
 
