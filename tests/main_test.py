@@ -108,7 +108,7 @@ def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, argv, expected):
         ("--config.stages=('sft','rlhf')", "config.rlhf: missing"),
         ("--config.parallel.data=999", "the number of devices"),
         ("--config.model.max_positions=16", "allowed: 16 together"),
-        ("--config.task.problems.num_numbers=9", "num_numbers must be 3 or 4"),
+        ("--config.task.problems.num_numbers=9", "num_numbers: got 9, allowed: 3 or 4"),
     ])
 def test_an_impossible_config_is_one_line(capsys, tmp_path, override, expected):
   code, _, err = run_main(
