@@ -180,7 +180,7 @@ def test_a_hanging_function_is_killed_alone(quick, name):
 def test_failures_are_told_apart(quick):
   errors = {
       "recurse": "RecursionError", "leave": "SystemExit",
-      "mute": "Mute: (it cannot say what)", "two": "returned 2 scores",
+      "mute": "Mute: (it cannot say what)", "two": "two: got 2 scores, allowed: 1",
       "columns": "TypeError",
   }  # fmt: skip
   for name, message in errors.items():
