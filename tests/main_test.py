@@ -68,14 +68,14 @@ def run_main(capsys, *argv):
         (["train"], "--config is missing; for example: rlreason train --config="),
         (["train", f"--config={CONFIG}"], "--workdir is missing"),
         (["train", f"--config={CONFIG}", "--wordkir=x"], "'wordkir'. Did you mean: workdir"),
-        (["train", f"--config={CONFIG}", "--workdir=x", "y"], "unexpected 'y'"),
+        (["train", f"--config={CONFIG}", "--workdir=x", "y"], "arguments: got 'y'"),
         (["train", f"--config={CONFIG}", "--workdir"], "Missing value for flag --workdir"),
         (["train", "--config=nowhere.py", "--workdir=x"], "'nowhere.py' not found"),
         (["sample", "--model=nowhere", "--prompt=x"], "nowhere"),
         (["sample", "--model=nowhere", "--prompt=x", "--group=0"], "--group=0"),
         (["sample", "--model=nowhere", "--prompt=x", "--group=two"], "--group=two"),
         (["sample", "--model=nowhere", "--prompt=x", "--chat_options=thinks"],
-         "--chat_options: got 'thinks', write NAME=VALUE"),
+         "--chat_options: got 'thinks', allowed: NAME=VALUE"),
         (["sample", "--model=x", "--prompt=y", "--config.seed=1"], "sample takes no config"),
         (["evaluate", f"--config={CONFIG}", "--model=x", "--split=train"], "--split=train"),
         (["convert", "--source=nowhere", "--destination=x"], "nowhere"),
@@ -585,7 +585,7 @@ def test_data_sets_are_copied_and_named(capsys, monkeypatch, tmp_path):
   assert (tmp_path / "data/aime24/test.jsonl").read_text().count("\n") == 2
   for arguments, message in (
       (["--from=x"], "rlreason: NAME is missing; for example: rlreason data gsm8k"),
-      (["gsm8k", "math", "--from=x"], "unexpected 'math'; one data set at a time"),
+      (["gsm8k", "math", "--from=x"], "NAME: got 'math' as well, allowed: one data set"),
       (["gsm8k"], "--from is missing"), (["aime24", "--from=aime.jsonl"], "is there already")):
     code, out, err = run_main(capsys, "data", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1) and message in err

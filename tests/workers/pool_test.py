@@ -334,7 +334,7 @@ def test_workers_do_not_outlive_their_parent(tmp_path, state):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(num_workers=0), "num_workers must be above 0. Got: 0"),
+        (dict(num_workers=0), "num_workers: got 0, allowed: above 0"),
         (dict(timeout_seconds=-1), "timeout_seconds"),
         (dict(memory_bytes=0), "memory_bytes"),
     ],
