@@ -191,7 +191,7 @@ def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> No
   shape = tuple(shape)
   if shape != entry.file_shape:
     raise ValueError(
-        f"{where}: {name} has shape {shape}, expected {entry.file_shape} for "
+        f"{where}: {name}: got the shape {shape}, allowed: {entry.file_shape} for "
         f"{'/'.join(entry.path)}")
 
 
@@ -222,7 +222,8 @@ def check_leaf(params: Params, name: str, entry: Entry) -> Any:
     leaf = leaf[part]
   shape = leaf.shape[len(entry.index):]
   if shape != entry.shape or any(np.array(entry.index) >= leaf.shape[:len(entry.index)]):
-    raise ValueError(f"params: {where} has shape {shape} per layer, expected {entry.shape}")
+    raise ValueError(
+        f"params: {where}: got the shape {shape} per layer, allowed: {entry.shape}")
   return leaf
 
 
@@ -247,7 +248,7 @@ def _fetch(leaf: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> np.ndar
     filled += mine.size
   if filled != part.size:
     raise ValueError(f"params: got an array of shape {leaf.shape} that is spread over hosts, "
-                     "expected all of it on this one")
+                     "allowed: all of it on this one")
   return part
 
 

@@ -217,7 +217,8 @@ def write_file(
           piece = np.ascontiguousarray(_as_kind(piece, tensors[name].kind, name))
           file.write(piece.reshape(-1).view(np.uint8))
         if file.tell() - start != tensors[name].nbytes:
-          raise ValueError(f"{name}: got {file.tell() - start} bytes, expected {tensors[name]}")
+          raise ValueError(
+              f"{name}: got {file.tell() - start} bytes, allowed: those of {tensors[name]}")
       file.flush()
       os.fsync(file.fileno())
     unfinished.replace(path)
@@ -229,7 +230,8 @@ def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
   with np.errstate(over="ignore"):  # found below, also from bfloat16, which does not warn
     cast = array.astype(_DTYPES[kind], copy=False)
   if kind == "F16" and cast is not array and np.any(np.isinf(cast) & np.isfinite(array)):
-    raise ValueError(f"{name}: has values beyond 65504, the largest of float16")
+    raise ValueError(
+        f"{name}: got values beyond 65504, allowed: up to that, the largest of float16")
   return cast
 
 
