@@ -160,7 +160,7 @@ class DistillBatch:
 
 @struct.dataclass
 class RolloutBatch:
-  """A scored rollout, ready for a policy-gradient update; fields that the method does not use are None."""
+  """A scored rollout, ready for a policy-gradient update; fields that a method lacks are None."""
 
   prompt_tokens: jax.Array  # i32[B, S]
   prompt_mask: jax.Array  # bool[B, S]
