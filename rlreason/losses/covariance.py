@@ -37,8 +37,8 @@ def select_clip_cov(
     bool[B, T].
   """
   covariances = _covariances(old_log_probs, advantages, mask)
-  places = jnp.maximum(jnp.cumsum(mask.reshape(-1).astype(jnp.int32)) - 1, 0)
-  draws = jax.vmap(lambda place: jax.random.uniform(jax.random.fold_in(key, place)))(places)
+  indices = jnp.maximum(jnp.cumsum(mask.reshape(-1).astype(jnp.int32)) - 1, 0)
+  draws = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index)))(indices)
   is_candidate = mask & (low <= covariances) & (covariances <= high)
   return _select_top(draws.reshape(mask.shape), is_candidate, fraction, mask)
 

@@ -210,9 +210,9 @@ def _take_chunk(plan, kernel, index):
   """
   share = kernel.shape[plan.vocab_axis] // plan.shards
   start = jnp.minimum(index * plan.words, share - plan.words)
-  place = start + jnp.arange(plan.words)
-  words = jnp.arange(plan.shards)[:, None] * share + place[None]
-  words = jnp.where((place >= index * plan.words)[None] & (words < plan.num_words), words, -1)
+  column = start + jnp.arange(plan.words)
+  words = jnp.arange(plan.shards)[:, None] * share + column[None]
+  words = jnp.where((column >= index * plan.words)[None] & (words < plan.num_words), words, -1)
   part = jax.lax.dynamic_slice_in_dim(
       _by_shard(plan, kernel), start, plan.words, axis=plan.vocab_axis + 1)
   width = kernel.shape[1 - plan.vocab_axis]
