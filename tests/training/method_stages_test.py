@@ -95,6 +95,22 @@ def test_a_correction_weighs_what_an_older_policy_has_sampled(tmp_path):
     assert error > 1e-3 and weight != pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("mode, data", [("jit", 1), ("jit", 2), ("pmap", 2)])
+def test_a_queue_of_prompts_samples_what_a_batch_does(mode, data, tmp_path):
+  config = tiny_run.make_data_config()
+  config.stages, config.parallel = ("sample",), dict(mode=mode, data=data)
+  config.sample = config.sample.to_dict() | dict(start="initial", num_prompts=8, group_size=2)
+  rows = []
+  for at_once in (0, 2, 8):
+    config.sample.prompts_at_once = at_once
+    (output,), _ = run_step(from_config(config), tmp_path)
+    rows.append(output.rows)
+  assert rows[0] == rows[1] == rows[2] and len(rows[0]) == 16
+  config.sample.prompts_at_once = 9
+  with pytest.raises(ValueError, match="prompts_at_once: got 9, allowed: 0 to num_prompts=8"):
+    from_config(config)
+
+
 def test_a_step_fills_up_with_groups_that_differ(tmp_path):
   recipe = rl_config(presets.dapo(), max_resample_rounds=3)
   (output,), _ = run_step(recipe, tmp_path)
