@@ -201,9 +201,9 @@ def allowed_of(cls: type, name: str, hint: Any) -> str:
   try:
     dataclasses.replace(example, **{name: -1})
   except ValueError as error:
-    said = re.search(rf"^{name}: got .*?, allowed: (.*)$|^{name} must be (.*)\. Got", str(error))
+    said = re.search(rf"^{name}: got .*?, allowed: (.*)$", str(error))
     # Without what is of the example alone.
-    return re.sub(r"=\d+| \(\d+\)", "", said[1] or said[2]) if said else ""
+    return re.sub(r"=\d+| \(\d+\)", "", said[1]) if said else ""
   return ""
 
 

@@ -65,7 +65,7 @@ def find_boxes(text: str) -> list[Box]:
 def check_which_box(which_box: str) -> None:
   """Raises ValueError unless it is one of `WhichBox`."""
   if which_box not in typing.get_args(WhichBox):
-    raise ValueError(f"which_box must be 'first' or 'last'. Got: {which_box!r}")
+    raise ValueError(f"which_box: got {which_box!r}, allowed: 'first' or 'last'")
 
 
 def find_box(text: str, which_box: WhichBox = "last") -> Box | None:

@@ -80,7 +80,7 @@ def build(
   if isinstance(mapping, cls):
     return mapping
   if not is_mapping(mapping):
-    raise ValueError(f"{where}: got {show(mapping)}, expected the fields of {cls.__name__}")
+    raise ValueError(f"{where}: got {show(mapping)}, allowed: the fields of {cls.__name__}")
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
   mapping = with_new_names(mapping, fields, where)
   for name in mapping:
@@ -161,7 +161,7 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
   message = re.sub(r"^options of \w+: (?=\w+: )", "options.", str(error))  # of a slot
   if message.startswith(where):
     return message
-  name = re.match(r"(\w+)(?=[:.,\[]| must )", message)
+  name = re.match(r"(\w+)(?=[:.,\[])", message)
   return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 
 
@@ -400,7 +400,7 @@ def _choose_class(classes: list[type], mapping: Any, where: str) -> type:
   got = {name: mapping[name] for name in allowed if name in mapping}
   hint = "".join(_did_you_mean(got[name], allowed[name]) for name in got)
   raise ValueError(
-      f"{where}: got {got or show(mapping)}, expected one of {names} with {allowed}{hint}"
+      f"{where}: got {got or show(mapping)}, allowed: one of {names} with {allowed}{hint}"
   )
 
 

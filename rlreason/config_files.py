@@ -39,8 +39,8 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
     raise ValueError(f"config file {file!r} has no function get_config()")
   if argument and not inspect.signature(module.get_config).parameters:
     raise ValueError(
-        f"config file {file!r} takes no argument after a colon, got {argument!r}: its get_config() "
-        "has no parameter")
+        f"config: got {argument!r} after the colon of {file!r}, allowed: no argument, as its "
+        "get_config() has no parameter")
   with users.contained(f"config file {file!r}"):
     config = module.get_config(argument) if argument else module.get_config()
   if not config_lib.is_mapping(config):

@@ -141,7 +141,7 @@ def _dispatch(argv: list[str]):
   overrides, rest = _split_overrides(rest)
   arguments = values([f"rlreason {name}", *map(_underscored, rest)])[1:]
   if arguments and not command.arguments:
-    raise UsageError(f"unexpected {arguments[0]!r}; flags are written --name=value")
+    raise UsageError(f"arguments: got {arguments[0]!r}, allowed: flags, written --name=value")
   if command.arguments and not arguments:
     raise UsageError(f"{command.arguments} is missing; for example: {command.example}")
   if overrides and "config" not in values:

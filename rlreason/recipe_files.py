@@ -50,7 +50,7 @@ def locate(path: str) -> tuple[str, str]:
   if os.path.isfile(file):
     if not file.endswith(".py"):
       raise ValueError(
-          f"config file {file!r} must be a Python file (.py) that defines get_config()")
+          f"config: got {file!r}, allowed: a Python file (.py) that defines get_config()")
     return file, argument
   name = file if colon else path.partition(":")[0]
   argument = argument if colon else path.partition(":")[2]

@@ -60,7 +60,7 @@ def test_bash_completes(tmp_path, line, expected):
 
 @pytest.mark.parametrize("argv, expected", [
     (["completion"], "bash|zsh is missing"), (["completion", "fish"], "allowed: bash, zsh"),
-    (["recipes", "x"], "unexpected 'x'"), (["--versio"], "see rlreason --help"),
+    (["recipes", "x"], "arguments: got 'x'"), (["--versio"], "see rlreason --help"),
     (["train", "--config=dappo", "--workdir=x"], "did you mean dapo?"),
     (["train", "--config=experiments/nowhere/dapo.py", "--workdir=x"], "`rlreason recipes`"),
     (["train", "--config=rlsp_countdown", "--workdir=x", "--profile=rl"], "--profile: got 'rl'"),
@@ -157,7 +157,7 @@ def test_a_name_is_a_file_here_or_a_recipe_of_the_package(tmp_path, monkeypatch)
   assert recipe_files.locate("./dapo.py:a") == ("./dapo.py", "a")
   assert recipe_files.locate("methods/dapo") == (packaged["methods/dapo"], "")
   (tmp_path / "vapo").write_text("")
-  with pytest.raises(ValueError, match="'vapo' must be a Python file"):
+  with pytest.raises(ValueError, match="config: got 'vapo', allowed: a Python file"):
     recipe_files.locate("vapo")
   for name in ("", ":x", "beds", "estimators", "dapo/", "/dapo", "nowhere/dapo"):
     with pytest.raises(FileNotFoundError, match="not found"):

@@ -24,7 +24,7 @@ class Optimizer:
 
   def __post_init__(self):
     if self.learning_rate <= 0:
-      raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+      raise ValueError(f"learning_rate: got {self.learning_rate}, allowed: above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,8 @@ def test_a_union_of_numbers_keeps_the_type_given():
             ["config.optimizer.learning_rate", "'1e-3'", "float"],
         ),
         ({"optimizer": {"learning_rate": True}}, ["True", "float"]),
-        ({"optimizer": {"learning_rate": -1}}, ["config.optimizer.learning_rate must be > 0"]),
+        ({"optimizer": {"learning_rate": -1}},
+         ["config.optimizer.learning_rate: got -1.0, allowed: above 0"]),
         ({"optimizer": 3}, ["config.optimizer", "3 (int)", "Optimizer"]),
         (
             {"optimizer": {"learning_rate": 1, "schedule": "cosin"}},
@@ -243,11 +244,11 @@ def test_load_config_file_errors(tmp_path):
   file.write_text("def get_config():\n  return 3\n")
   with pytest.raises(ValueError, match="got 3 .int., allowed: a ConfigDict"):
     config_files.load_config_file(str(file))
-  with pytest.raises(ValueError, match="takes no argument after a colon, got 'large'"):
+  with pytest.raises(ValueError, match="config: got 'large' after the colon of .*, allowed: no"):
     config_files.load_config_file(f"{file}:large")
   text = tmp_path / "config.yaml"
   text.write_text("a: 1\n")
-  with pytest.raises(ValueError, match="must be a Python file"):
+  with pytest.raises(ValueError, match="config: got .*, allowed: a Python file"):
     config_files.load_config_file(str(text))
 
 

@@ -1,7 +1,11 @@
-"""Budgets of size: the long tail of functions and files is what makes code hard to read."""
+"""Budgets of size: the long tail of functions and files is what makes code hard to read.
+
+And one form of messages: what is wrong is read, and matched, in the same place of each.
+"""
 
 import ast
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("rlreason", "benchmarks", "docs", "experiments")
@@ -11,6 +15,7 @@ MAX_LOOP_LINES = 120  # training/loop.py is the hub and may be read in one piece
 MAX_ARGUMENTS = 8
 MAX_FILE_LINES = 500
 MAX_COLUMNS = 100
+OLD_MESSAGES = ("rlreason/evaluation/metrics.py",)  # still to be written in the new form
 
 
 def sources(folders=FOLDERS):
@@ -60,3 +65,21 @@ def test_lines_are_short():
   long = [f"{path}:{number}" for path, text in sources((*FOLDERS, "tests"))
           for number, line in enumerate(text.splitlines(), 1) if len(line) > MAX_COLUMNS]
   assert not long, "\n".join(long)
+
+
+def shown(node):
+  """The text of a string in the code, each value put into it as {}."""
+  return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def test_messages_say_what_was_got_and_what_is_allowed():
+  """`name: got X, allowed: Y` everywhere, not `name must be Y. Got: X`."""
+  old = []
+  for path, text in sources(("rlreason",)):
+    for node in ast.walk(ast.parse(text)):
+      if isinstance(node, ast.JoinedStr) or (
+          isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        message = node.value if isinstance(node, ast.Constant) else shown(node)
+        if re.search(r"\bGot:|\bmust\b.*\bGot\b", message, re.DOTALL):
+          old.append(f"{path}:{node.lineno} {message}")
+  assert not [line for line in old if not line.startswith(OLD_MESSAGES)], "\n".join(old)

@@ -68,14 +68,14 @@ def run_main(capsys, *argv):
         (["train"], "--config is missing; for example: rlreason train --config="),
         (["train", f"--config={CONFIG}"], "--workdir is missing"),
         (["train", f"--config={CONFIG}", "--wordkir=x"], "'wordkir'. Did you mean: workdir"),
-        (["train", f"--config={CONFIG}", "--workdir=x", "y"], "unexpected 'y'"),
+        (["train", f"--config={CONFIG}", "--workdir=x", "y"], "arguments: got 'y'"),
         (["train", f"--config={CONFIG}", "--workdir"], "Missing value for flag --workdir"),
         (["train", "--config=nowhere.py", "--workdir=x"], "'nowhere.py' not found"),
         (["sample", "--model=nowhere", "--prompt=x"], "nowhere"),
         (["sample", "--model=nowhere", "--prompt=x", "--group=0"], "--group=0"),
         (["sample", "--model=nowhere", "--prompt=x", "--group=two"], "--group=two"),
         (["sample", "--model=nowhere", "--prompt=x", "--chat_options=thinks"],
-         "--chat_options: got 'thinks', write NAME=VALUE"),
+         "--chat_options: got 'thinks', allowed: NAME=VALUE"),
         (["sample", "--model=x", "--prompt=y", "--config.seed=1"], "sample takes no config"),
         (["evaluate", f"--config={CONFIG}", "--model=x", "--split=train"], "--split=train"),
         (["convert", "--source=nowhere", "--destination=x"], "nowhere"),
@@ -100,15 +100,15 @@ def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, argv, expected):
         ("--config.seed=abc", "config.seed: got 'abc' (str), allowed: int"),
         ("--config.rl.steps=1.5", "config.rl.steps: got 1.5 (float), allowed: int"),
         ("--config.rl.algorithm.minibatch_size=7", "minibatch_size: got 7, allowed: a divisor"),
-        ("--config.rl.rewards.exploration.options.c=1000", "c must be below"),
-        ("--config.rl.rewards.mine.weight=1", "reward 'mine': not built in"),
+        ("--config.rl.rewards.exploration.options.c=1000", "c: got 1000, which lets"),
+        ("--config.rl.rewards.mine.weight=1", "reward 'mine': function: got None"),
         ("--config.seed.x=1", "'seed' is 0 and has no fields"),
         ("--config.seed", "write --config.FIELD=VALUE"),
         ("--config.=1", "write --config.FIELD=VALUE"),
         ("--config.stages=('sft','rlhf')", "config.rlhf: missing"),
         ("--config.parallel.data=999", "the number of devices"),
         ("--config.model.max_positions=16", "allowed: 16 together"),
-        ("--config.task.problems.num_numbers=9", "num_numbers must be 3 or 4"),
+        ("--config.task.problems.num_numbers=9", "num_numbers: got 9, allowed: 3 or 4"),
     ])
 def test_an_impossible_config_is_one_line(capsys, tmp_path, override, expected):
   code, _, err = run_main(
@@ -585,7 +585,7 @@ def test_data_sets_are_copied_and_named(capsys, monkeypatch, tmp_path):
   assert (tmp_path / "data/aime24/test.jsonl").read_text().count("\n") == 2
   for arguments, message in (
       (["--from=x"], "rlreason: NAME is missing; for example: rlreason data gsm8k"),
-      (["gsm8k", "math", "--from=x"], "unexpected 'math'; one data set at a time"),
+      (["gsm8k", "math", "--from=x"], "NAME: got 'math' as well, allowed: one data set"),
       (["gsm8k"], "--from is missing"), (["aime24", "--from=aime.jsonl"], "is there already")):
     code, out, err = run_main(capsys, "data", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1) and message in err

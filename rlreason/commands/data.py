@@ -12,7 +12,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
 
   name, *others = arguments
   if others:
-    raise base.UsageError(f"unexpected {others[0]!r}; one data set at a time")
+    raise base.UsageError(f"NAME: got {others[0]!r} as well, allowed: one data set at a time")
   source = values["from"].value
   if source != prepare.GENERATED:
     source = hub.local_path("--from", source)

@@ -11,7 +11,7 @@ _FIRST = ("loss/total", "optim/grad_norm")
 def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
   rows, *others = arguments
   if others:
-    raise base.UsageError(f"unexpected {others[0]!r}; one file of rows at a time")
+    raise base.UsageError(f"ROWS: got {others[0]!r} as well, allowed: one file of rows at a time")
   config = base.load_config(values.config, overrides)
   from rlreason import api
 

@@ -46,7 +46,7 @@ def _chat_options(texts: Sequence[str]) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
       raise base.UsageError(
-          f"--chat_options: got {text!r}, write NAME=VALUE, such as enable_thinking=False")
+          f"--chat_options: got {text!r}, allowed: NAME=VALUE, such as enable_thinking=False")
     options[name] = base.parse_value(value, None)
   return options
 

@@ -148,6 +148,6 @@ def label_of(answer: Any, choices: Choices) -> str:
     found = found | {int(written)} if is_text else {int(written)}
   if len(found) != 1:
     shown = ", ".join(choices.labels)
-    raise ValueError(f"the answer {written!r} is none of the choices {shown}" if not found else
-                     f"the answer {written!r} may be one of several choices of {shown}")
+    several = ", which may be one of several" if found else ""
+    raise ValueError(f"answer: got {written!r}{several}, allowed: one of the choices {shown}")
   return choices.labels[found.pop()]

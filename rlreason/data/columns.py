@@ -102,7 +102,8 @@ def _others(row: Row, ours: Row) -> Row:
   for name in _IDS:
     ids = others.get(name)
     if ids and not (isinstance(ids, list) and all(type(token) is int for token in ids)):
-      raise ValueError(f"{name} must be a list of token ids")
+      raise ValueError(f"{name}: got a {type(ids).__name__}, allowed: a list of token ids, all of "
+                       "them whole numbers")
   return others
 
 
@@ -115,7 +116,7 @@ def _columns(raw: Any) -> Row:
     return {"messages": before} | {
         name: value for name, value in last.items() if name not in ("role", "from")}
   if not isinstance(raw, Mapping):
-    raise ValueError(f"a row must be an object. Got: {type(raw).__name__}")
+    raise ValueError(f"got a {type(raw).__name__}, allowed: an object")
   row = {str(name): value for name, value in raw.items()}
   if isinstance(row.get("question"), Mapping):  # of a stem and its choices
     row = {**row.pop("question"), **row}
@@ -126,11 +127,11 @@ def _check_valid(row: Row, required: Sequence[str]):
   """Raises ValueError where the makers of the data set say that a row is bad, or show an image."""
   for name in _VALID.get(required[-1], ()):
     if values.is_filled(row.get(name)) and str(row[name]).lower() not in ("yes", "true", "1"):
-      raise ValueError(f"{name} is {row[name]!r}")
+      raise ValueError(f"{name}: got {row[name]!r}, allowed: yes, true or 1")
   for name, value in row.items():
     if isinstance(value, Mapping) and set(value) == {"bytes", "path"} and any(
         part is not None for part in value.values()):
-      raise ValueError(f"there is an image in {name!r}, and only text is read")
+      raise ValueError(f"{name}: got an image, allowed: text")
 
 
 def find(row: Mapping[str, Any], path: str) -> tuple[Any] | None:
@@ -287,7 +288,7 @@ def _problem(
   if messages.ends_with_assistant(prompt):
     prompt = messages.before_assistant(prompt)
     if not prompt:
-      raise ValueError("the prompt is the assistant's turns alone")
+      raise ValueError("prompt: got the assistant's turns alone, allowed: with one before them")
     notes[CUT] += 1
   _note(notes, "prompt", name)
   ours = {}
@@ -375,8 +376,9 @@ def _found_example(row: Row, notes: Counter[str]) -> tuple[Prompt, str, str | No
     return *_joined(None, _take_prompt(row, closed[0]), closed[0]), closed[0]
   found = _first(row, COMPLETIONS)
   if found is None:
-    raise ValueError("the last message must be the assistant's" if chats else
-                     "there is no column 'completion' and no chat messages to take it from")
+    for name, chat in chats.items():
+      raise _not_closed(name, chat)
+    raise ValueError("there is no column 'completion' and no chat messages to take it from")
   source, value = found
   if isinstance(value, (list, np.ndarray)) and np.ndim(value) and len(value) == 1:
     value = value[0]
@@ -391,6 +393,11 @@ def _found_example(row: Row, notes: Counter[str]) -> tuple[Prompt, str, str | No
   return prompt, completion, name
 
 
+def _not_closed(name: str, chat: Sequence[Message]) -> ValueError:
+  return ValueError(
+      f"{name}: got a last message of {chat[-1]['role']!r}, allowed: of {messages.ASSISTANT!r}")
+
+
 def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
   """A prompt and the text that follows it, of a completion that is text or chat messages.
 
@@ -402,7 +409,7 @@ def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
       raise ValueError("there is no column 'prompt'")
     return prompt, values.text(value, name)
   if not messages.ends_with_assistant(chat):
-    raise ValueError(f"the last message of {name} must be the assistant's")
+    raise _not_closed(name, chat)
   *before, last = messages.up_to_trained(chat)
   if not before and prompt is None:
     raise ValueError(f"{name} is the assistant's turn alone, and there is no column 'prompt'")
@@ -426,7 +433,7 @@ def _verdict(row: Row) -> Row:
   if not values.is_filled(value):
     return {"is_right": None} if "is_right" in row else {}
   if str(value).lower() not in ("true", "false", "0", "1", "0.0", "1.0"):
-    raise ValueError(f"is_right must be true or false. Got: {value!r}")
+    raise ValueError(f"is_right: got {value!r}, allowed: true or false")
   return {"is_right": str(value).lower() in ("true", "1", "1.0")}
 
 
@@ -452,7 +459,7 @@ def _pair(row: Row, questions: Questions) -> tuple[Row, str | None]:
   first, chosen = _joined(prompt, chosen, "chosen")
   second, rejected = _joined(prompt, rejected, "rejected")
   if first != second:
-    raise ValueError("chosen and rejected are of different prompts")
+    raise ValueError("rejected: got another prompt than chosen's, allowed: the same")
   return {"prompt": first, "chosen": chosen, "rejected": rejected}, name
 
 
@@ -464,8 +471,8 @@ def _common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
     start = turn + len(messages.TRANSCRIPT_TURN)
     if any(len(messages.read_transcript("\n\nHuman: ?\n\nAssistant:" + text[start:]) or ()) != 2
            for text in (chosen, rejected)):
-      raise ValueError("chosen and rejected are of different prompts")
+      raise ValueError("rejected: got another prompt than chosen's, allowed: the same")
   else:
     start = len(re.match(r"(?:.*\s)?", common, re.DOTALL).group())
-  values.text(common[:start], "the prompt, which chosen and rejected begin with,")
+  values.text(common[:start], "prompt, which chosen and rejected begin with")
   return common[:start], chosen[start:], rejected[start:]

@@ -42,7 +42,7 @@ def find_files(path: str | pathlib.Path) -> list[pathlib.Path]:
   advice = hub.hint(path, "dataset")
   for file in found if not advice else ():  # an id may have a dot in it
     if _kind(file) not in _READERS and (file.suffix or file.exists()):  # else a folder was meant
-      raise ValueError(f"{file}: the name must end in {KINDS}.")
+      raise ValueError(f"{file}: got the ending {_kind(file)!r}, allowed: {KINDS}")
   if not found or not found[0].is_file():
     raise FileNotFoundError(f"{path}: no such file or folder{advice or '.'}")
   return found

@@ -66,11 +66,13 @@ class FittingRows:
         row = rows[i]
         missing = sorted(name for name in columns if row.get(name) is None)
         if missing:
-          raise ValueError(f"the verifier needs the columns {missing}. Got: {sorted(row)}")
+          raise ValueError(f"columns: got {sorted(row)}, allowed: with {missing}, which the "
+                           "verifier reads")
         if has_math_golds:
           answer.gold_text(row["answer"])
         if not row.get("prompt_ids") and ends_with_assistant(row["prompt"]):
-          raise ValueError("the prompt ends with the assistant's turn")
+          raise ValueError("prompt: got a chat that ends with the assistant's turn, allowed: with "
+                           "another's")
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
         lists.append([])  # left out with the empty ones
@@ -137,7 +139,8 @@ def report_golds(rows: RowSource) -> None:
 def doubling_buckets(smallest: int, max_length: int) -> tuple[int, ...]:
   """Widths smallest, 2 smallest, 4 smallest, ... up to `max_length`, which is always the last."""
   if smallest < 1 or max_length < 1:
-    raise ValueError(f"smallest and max_length must be at least 1. Got: {smallest}, {max_length}")
+    raise ValueError(
+        f"smallest, max_length: got {smallest}, {max_length}, allowed: 1 or more of both")
   widths = []
   while smallest < max_length:
     widths.append(smallest)
@@ -174,12 +177,13 @@ def make_prompts(
   lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int32)
   if not len(lengths) or not lengths.min():
     empty = np.flatnonzero(lengths == 0).tolist()
-    raise ValueError(f"token_lists must hold prompts of at least 1 token. Got empty ones: {empty}")
+    raise ValueError(f"token_lists: got {len(lengths)} prompts, of which {empty} are empty, "
+                     "allowed: one or more, of 1 token or more")
   width = min((bucket for bucket in buckets if bucket >= lengths.max()), default=None)
   if width is None:
     raise ValueError(
-        f"prompts must have at most {max(buckets)} tokens, the largest bucket. "
-        f"Got: {lengths.max()}")
+        f"token_lists: got a prompt of {lengths.max()} tokens, allowed: at most {max(buckets)}, "
+        "the largest bucket")
   mask = np.arange(width) >= width - lengths[:, None]
   tokens = np.full(mask.shape, pad_id, dtype=np.int32)
   tokens[mask] = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in token_lists])

@@ -44,7 +44,7 @@ def read_chat(value: Any) -> list[Message] | None:
   if isinstance(value, str) and is_printed(value):
     value = parse(value)
     if value is None:
-      raise ValueError("a text that begins like chat messages is none that can be read")
+      raise ValueError("got a text that begins like chat messages, allowed: one that can be read")
   if isinstance(value, Mapping):
     value = [value] if _is_message(value) else _transposed(value)
   if not isinstance(value, list):
@@ -54,10 +54,10 @@ def read_chat(value: Any) -> list[Message] | None:
   messages = list(map(_read_message, value))
   for message in messages:
     if not message["content"].strip() and message["role"] != "system":
-      raise ValueError("content is empty")
+      raise ValueError("content: got an empty text, allowed: any other")
   messages = [message for message in messages if message["content"].strip()]
   if not messages:
-    raise ValueError("the list of messages is empty")
+    raise ValueError("messages: got an empty list, allowed: one or more")
   return messages
 
 
@@ -85,7 +85,8 @@ def up_to_trained(messages: Sequence[Message]) -> list[Message]:
     while messages and not (ends_with_assistant(messages) and is_trained(messages[-1])):
       messages.pop()
     if not messages:
-      raise ValueError("every turn of the assistant has the weight 0: nothing is to be learned")
+      raise ValueError(
+          "weight: got 0 for every turn of the assistant, allowed: 1 for one of them or more")
   return messages
 
 
@@ -154,13 +155,14 @@ def _is_message(value: Mapping[str, Any]) -> bool:
 
 def _read_message(message: Any) -> Message:
   if not isinstance(message, Mapping):
-    raise ValueError("a message must have a role and a content")
+    raise ValueError(f"message: got a {type(message).__name__}, allowed: a role and a content")
   role, content = (next((message[name] for name in names if message.get(name) is not None), None)
                    for names in (_ROLE_KEYS, _CONTENT_KEYS))
   if role is None or content is None:
-    raise ValueError("a message must have a role and a content")
+    filled = sorted(str(name) for name, value in message.items() if value is not None)
+    raise ValueError(f"message: got {filled}, allowed: a role and a content")
   if not isinstance(role, str):
-    raise ValueError(f"the role of a message must be text. Got: {type(role).__name__}")
+    raise ValueError(f"role: got a {type(role).__name__}, allowed: text")
   # What a column has for other messages (`tool_calls`, `name`) is empty in this one: templates ask
   # whether a message has it.
   others = {name: value for name, value in message.items()
@@ -177,7 +179,7 @@ def _weight(others: Message, role: str) -> Message:
   if role != ASSISTANT:
     return {}
   if not all(isinstance(weight, (bool, int, float)) and weight in (0, 1) for weight in weights):
-    raise ValueError(f"the weight of a message: got {weights}, allowed: 0 or 1")
+    raise ValueError(f"weight: got {weights}, allowed: 0 or 1")
   return {} if all(weights) else {"weight": 0}
 
 
@@ -185,13 +187,13 @@ def _text_of(content: Any) -> str:
   """The text of a message: as it is, or its parts one after the other."""
   if not isinstance(content, list):
     if not isinstance(content, str):
-      raise ValueError(f"the content of a message must be text. Got: {type(content).__name__}")
+      raise ValueError(f"content: got a {type(content).__name__}, allowed: text")
     return content
   texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
   for part, text in zip(content, texts, strict=True):
     if not isinstance(text, str):
       kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-      raise ValueError(f"content has a part of the type {kind!r}, allowed: text")
+      raise ValueError(f"content: got a part of the type {kind!r}, allowed: text")
   return "".join(texts)
 
 

@@ -49,8 +49,8 @@ def mask_example(
   """
   if len(tokens) != len(completion_mask):
     raise ValueError(
-        f"tokens and completion_mask must be equally long. Got: {len(tokens)} and "
-        f"{len(completion_mask)}")
+        f"completion_mask: got {len(completion_mask)} values, allowed: {len(tokens)}, as many as "
+        "tokens")
   weights = token_weights or {}
   loss_weights = np.array(
       [weights.get(token, 1.0) if is_kept else 0.0

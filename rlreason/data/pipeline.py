@@ -115,7 +115,7 @@ def packed_batches(
   settings = _check_settings(examples, batch_size, seed, shard_index, shard_count)
   longest = max(len(examples[index]["tokens"]) for index in range(len(examples)))
   if longest > length:
-    raise ValueError(f"examples must have at most {length} tokens. Got one of {longest}")
+    raise ValueError(f"examples: got one of {longest} tokens, allowed: at most {length}")
   stream = _shuffle(examples, seed)[shard_index::shard_count].to_iter_dataset(_READ_OPTIONS)
   batches = packing.pack(stream, batch_size // shard_count, length)
   return BatchIterator(iter(batches), {**settings, "length": length})
@@ -131,16 +131,15 @@ def _check_settings(
 ) -> dict[str, int]:
   """Checks what the iterators have in common, and gathers what a saved position depends on."""
   if not len(rows):
-    raise ValueError("there must be at least one row. Got none.")
+    raise ValueError("rows: got none, allowed: one or more")
   if not 0 <= seed < 2**32:
-    raise ValueError(f"seed must be in 0..2**32 - 1. Got: {seed}")
+    raise ValueError(f"seed: got {seed}, allowed: 0 to 2**32 - 1")
   if not 0 <= shard_index < shard_count:
     raise ValueError(
-        f"shard_index must be in 0..shard_count - 1. Got: {shard_index} of {shard_count}")
+        f"shard_index: got {shard_index}, allowed: 0 to shard_count - 1 = {shard_count - 1}")
   if batch_size < 1 or batch_size % shard_count:
     raise ValueError(
-        f"batch_size must be a positive multiple of shard_count ({shard_count}). "
-        f"Got: {batch_size}")
+        f"batch_size: got {batch_size}, allowed: a positive multiple of shard_count={shard_count}")
   return {
       "num_rows": len(rows), "batch_size": batch_size, "seed": seed,
       "shard_index": shard_index, "shard_count": shard_count,

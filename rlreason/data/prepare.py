@@ -34,8 +34,8 @@ def check_countdown(row: Any):
   nums, target = ((row.get("nums"), row.get("target")) if isinstance(row, Mapping) else (0, 0))
   if not isinstance(nums, list) or not nums or not all(
       type(number) is int for number in [*nums, target]):
-    raise ValueError(f"a row must have a whole number 'target' and a list of them 'nums'. "
-                     f"Got: {row!r}")
+    raise ValueError(
+        f"got {row!r}, allowed: a whole number 'target' and a list of them, 'nums'")
 
 
 class DataSet(NamedTuple):

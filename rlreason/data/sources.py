@@ -54,7 +54,7 @@ class BadRows(list):
       first = "row {}: {}".format(*self[0]) if self else "there are no rows"
       shown = textwrap.shorten(", ".join(names), _MAX_REASON, placeholder=" ...")
       columns_are = f" (its columns: {shown})" if shown else ""
-      missing = re.search(r"there is no column '(?=(\w+)')|(?=(\w+) must be .* Got: None$)", first)
+      missing = re.search(r"there is no column '(?=(\w+)')|(?=(\w+): got None, allowed: )", first)
       if missing and shown:
         columns_are += f"; fields={{{(missing[1] or missing[2])!r}: NAME}} says which of them it is"
       raise ValueError(f"{self._source}: no usable row among {total}; {first}{columns_are}")
@@ -86,7 +86,7 @@ class FunctionRows:
 
   def __init__(self, function: Callable[[int], Row], size: int, rows: RowSource | None = None):
     if size < 1:
-      raise ValueError(f"size must be at least 1. Got: {size}")
+      raise ValueError(f"size: got {size}, allowed: 1 or more")
     self._function = function
     self._size = size
     self._rows = rows
@@ -96,7 +96,7 @@ class FunctionRows:
 
   def __getitem__(self, index: int) -> Row:
     if not 0 <= index < self._size:
-      raise IndexError(f"index must be in 0..{self._size - 1}. Got: {index}")
+      raise IndexError(f"index: got {index}, allowed: 0 to {self._size - 1}")
     return self._function(int(index))
 
   def origin(self, index: int) -> int | str:
@@ -232,7 +232,7 @@ class TfdsRows:
     self._make_row = functools.partial(
         make_row, fields=fields, required=required, questions=questions)
     if not len(self._source):
-      raise ValueError(f"tensorflow-datasets: {name!r} split {split!r} is empty.")
+      raise ValueError(f"tensorflow-datasets: {name!r} split {split!r} is empty")
     self._check_some(name, split)
 
   def __len__(self) -> int:
@@ -277,15 +277,15 @@ class MixedRows:
       ValueError: there is no source, names differ, or a weight is not positive.
     """
     if not sources:
-      raise ValueError("sources must name at least one task. Got none.")
+      raise ValueError("sources: got none, allowed: one task or more")
     lengths = np.array([len(rows) for rows in sources.values()], dtype=np.float64)
     if weights is None:
       weights = dict(zip(sources, lengths))
     if set(weights) != set(sources):
-      raise ValueError(f"weights must name {sorted(sources)}. Got: {sorted(weights)}")
+      raise ValueError(f"weights: got those of {sorted(weights)}, allowed: of {sorted(sources)}")
     shares = np.array([weights[name] for name in sources], dtype=np.float64)
     if not (np.isfinite(shares).all() and (shares > 0).all()):
-      raise ValueError(f"weights must be positive. Got: {dict(weights)}")
+      raise ValueError(f"weights: got {dict(weights)}, allowed: finite numbers above 0")
     shares /= shares.sum()
     if size is None:
       size = round((lengths / shares).min())

@@ -84,10 +84,10 @@ def text(value: Any, name: str) -> str:
       shown = f"an object ({name}.{next(iter(value))} in `fields` is a place in it)"
     if value is None or isinstance(value, (bool, float, np.bool_)):
       shown = json.dumps(value) if isinstance(value, float) else value
-    raise ValueError(f"{name} must be text or a finite number. Got: {shown}")
+    raise ValueError(f"{name}: got {shown}, allowed: text or a finite number")
   if not value.strip():
-    raise ValueError(f"{name} is empty")
-  return check_unicode(value, name + " is ")
+    raise ValueError(f"{name}: got an empty text, allowed: any other")
+  return check_unicode(value, f"{name}: ")
 
 
 def check_unicode(value: str, start: str = "") -> str:
@@ -167,11 +167,11 @@ def boxed_answer(solution: str) -> str:
   if found:
     return found
   if found is None and _BOX.search(solution):
-    raise ValueError("the last box of the solution is not closed")
+    raise ValueError(r"solution: got a last box that is not closed, allowed: \boxed{answer}")
   if stated := boxes.stated(solution):
     return stated
   if is_working(solution):
-    raise ValueError(r"the solution has no \boxed{answer}")
+    raise ValueError(r"solution: got a working without a box, allowed: with \boxed{answer}")
   return solution
 
 

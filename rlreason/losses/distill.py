@@ -40,7 +40,10 @@ def forward_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def reverse_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """KL(student || teacher), which keeps to what the teacher does; arguments as `forward_kl`."""
+  """KL(student || teacher), which keeps to what the teacher does; arguments as `forward_kl`.
+
+  Of f32[..., V] log-probs it is f32[...] nats.
+  """
   return _kl(student, jax.lax.stop_gradient(teacher))
 
 

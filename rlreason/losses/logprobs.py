@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 2**24
 
 
 def cap(x: jax.Array, limit: float | None) -> jax.Array:
-  """Values softly kept within +-limit; unchanged where that is None."""
+  """Values f32[...] softly kept within +-limit; unchanged where that is None."""
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
@@ -42,7 +42,7 @@ _NEAREST = 1e-6
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
-  """log(1 - exp(x)), the log-probability of all else, of log-probabilities x.
+  """log(1 - exp(x)), the log-probability of all else, of log-probabilities x; f32[...] both.
 
   At x above -1e-6, where it runs to minus infinity, it is held at -13.8 and has no gradient.
   """

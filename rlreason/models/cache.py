@@ -74,7 +74,10 @@ def grow(cache: LayerCache, length: int) -> LayerCache:
 
 
 def keep_rows(cache: LayerCache, kept: jax.Array) -> LayerCache:
-  """The cache of some rows of each prompt's group: `take_rows` of what is the rows' own."""
+  """The cache of the rows `kept` i32[P, g] of each prompt's group: `take_rows` of their own part.
+
+  Of [P * G, ...] keys and values it has [P * g, ...]; those of prompts, [P, ...], stay.
+  """
   return cache.replace(
       keys=take_rows(cache.keys, kept), values=take_rows(cache.values, kept))
 

@@ -43,7 +43,7 @@ def check_kinds(
     value = fields.get(name)
     if value is not None and not _KINDS[kind](value):
       raise ValueError(
-          f"{where}{name}: got {short(value)}, expected a {kind}{_LIMITS.get(kind, '')}")
+          f"{where}{name}: got {short(value)}, allowed: a {kind}{_LIMITS.get(kind, '')}")
 
 
 def required(fields: Mapping[str, Any], name: str, where: str = "config.json") -> Any:

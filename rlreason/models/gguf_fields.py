@@ -119,7 +119,8 @@ def check_layers(metadata: Mapping[str, Any], num_tensors: int):
   field = f"{metadata.get('general.architecture')}.block_count"
   layers = metadata.get(field)
   if isinstance(layers, int) and layers > num_tensors:
-    raise ValueError(f"GGUF {field}: got {layers}, but the file has {num_tensors} tensors")
+    raise ValueError(
+        f"GGUF {field}: got {layers}, allowed: at most {num_tensors}, the tensors of the file")
 
 
 def _windows(window: int | None, pattern: int, layers: int) -> dict[str, Any]:

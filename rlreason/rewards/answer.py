@@ -19,7 +19,8 @@ _WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
 def check_no_box_score(score: float) -> None:
   """Raises ValueError unless no answer is at best as good as a wrong one, which scores 0."""
   if not -math.inf < score <= 0:
-    raise ValueError(f"no_box_score must be at most 0, the score of a wrong answer. Got: {score!r}")
+    raise ValueError(
+        f"no_box_score: got {score!r}, allowed: at most 0, the score of a wrong answer")
 
 
 def extract_answer(
@@ -82,7 +83,7 @@ def gold_text(gold: Any) -> str:
     gold = ", ".join(map(str, gold))
   text = str(gold).strip() if gold is not None else ""
   if not text:
-    raise ValueError(f"the column 'answer' must hold an answer in every row. Got: {gold!r}")
+    raise ValueError(f"answer: got {gold!r}, allowed: an answer in every row")
   if "####" in text:
     found = (text.rpartition("####")[2].strip().splitlines() or [""])[0].strip()
   elif "</answer>" in text:
@@ -92,13 +93,13 @@ def gold_text(gold: Any) -> str:
   else:
     found = stated(text) or text
   if not found or found.casefold().strip(" .") in _NO_GOLDS:
-    raise ValueError(f"there is no gold answer in {_shown(text)}")
+    raise ValueError(f"answer: got {_shown(text)}, allowed: a text with a gold answer in it")
   num_words = len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", found))
   ends = len(re.findall(r"[a-z)][.!?](?:\s|$)", found))
   if ends and num_words > _MAX_WORDS or ends > 1 and num_words > _MAX_SHORT_WORDS:
     raise ValueError(
-        f"the gold answer is a whole text, {_shown(text)}; allowed: an answer, or a working that "
-        "marks it by ####, \\boxed{} or 'the answer is'")
+        f"answer: got a whole text, {_shown(text)}, allowed: an answer, or a working that marks it "
+        "by ####, \\boxed{} or 'the answer is'")
   return found
 
 

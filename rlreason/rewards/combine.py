@@ -91,13 +91,14 @@ class RewardSpec:
 
   def __post_init__(self):
     if not self.name:
-      raise ValueError("a reward needs a name. Got: ''")
+      raise ValueError("name: got '', allowed: the name of a reward")
     if not math.isfinite(self.weight):
-      raise ValueError(f"reward {self.name!r}: weight must be finite. Got: {self.weight!r}")
+      raise ValueError(
+          f"reward {self.name!r}: weight: got {self.weight!r}, allowed: a finite number")
     if self.function is None and self.name not in _NAMES:
       raise ValueError(
-          f"reward {self.name!r}: not built in ({', '.join(_NAMES)}), so it needs a function"
-      )
+          f"reward {self.name!r}: function: got None, allowed: a function, as only these are built "
+          f"in: {', '.join(_NAMES)}")
     if isinstance(self.function, str):
       slots.check_path(self.function)
     if self.is_potential and (self.function is None or self.is_judge):
@@ -162,10 +163,10 @@ def combine_rewards(
   """
   names = [spec.name for spec in specs]
   if not names or len(set(names)) != len(names):
-    raise ValueError(f"rewards must have at least one part and each name once. Got: {names}")
+    raise ValueError(f"rewards: got {names}, allowed: one part or more, each name once")
   low, high = clip_range
   if not low < high:
-    raise ValueError(f"clip_range must be (low, high) with low < high. Got: {clip_range!r}")
+    raise ValueError(f"clip_range: got {clip_range!r}, allowed: (low, high) with low < high")
   if "verifier" not in names:
     _check_no_verdicts(specs)
   pool = pool or pools.default_pool()
@@ -212,7 +213,8 @@ class CombinedReward:
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
       if len(column) != count:
-        raise ValueError(f"column {name!r} has {len(column)} rows for {count} completions")
+        raise ValueError(f"column {name!r}: got {len(column)} rows, allowed: {count}, one for each "
+                         "completion")
     columns = {name: column for name, column in columns.items()
                if name not in ("prompts", "completions", "self", VERDICT_COLUMN)}
     before = self._pool.counts
@@ -291,8 +293,8 @@ def _check_no_verdicts(specs: Sequence[RewardSpec]):
     function = _import(function) if isinstance(function, str) else function
     if VERDICT_COLUMN in inspect.signature(function).parameters:
       raise ValueError(
-          f"reward {spec.name!r}: needs {VERDICT_COLUMN}, allowed: beside a part 'verifier', whose "
-          "weight may be 0")
+          f"reward {spec.name!r}: {VERDICT_COLUMN}: got no verdicts, allowed: beside a part "
+          "'verifier', whose weight may be 0")
 
 
 def _make_verifier(
@@ -401,7 +403,7 @@ def check_arguments(where: str, function: Callable[..., Any], options: Mapping[s
     return
   allowed = [parameter.name for parameter in parameters][2:]  # prompts, completions
   if not set(options) <= set(allowed):
-    raise ValueError(f"{where}: options must be of {allowed}. Got: {sorted(options)}")
+    raise ValueError(f"{where}: options: got {sorted(options)}, allowed: {allowed}")
 
 
 def _import(target: str) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ def random_reward(
     seed: of the draw.
   """
   if not 0 <= probability <= 1:
-    raise ValueError(f"probability must be in [0, 1]. Got: {probability!r}")
+    raise ValueError(f"probability: got {probability!r}, allowed: 0 to 1")
   return [
       float(_uniform(f"{seed}\0{prompt}\0{text}") < probability)
       for prompt, text in zip(prompts, completions, strict=True)

@@ -50,18 +50,19 @@ def exploration_reward(
     ValueError: c is negative, the unit is unknown, or the column is missing.
   """
   if not c >= 0 or math.isinf(c):
-    raise ValueError(f"c must be a number >= 0. Got: {c!r}")
+    raise ValueError(f"c: got {c!r}, allowed: 0 or more")
   if not min_length >= 1:
-    raise ValueError(f"min_length must be a number >= 1. Got: {min_length!r}")
+    raise ValueError(f"min_length: got {min_length!r}, allowed: 1 or more")
   if unit == "characters":
     reasoning = reasoning_text or map(answers.text_before_answer, completions)
     lengths = [len(text) / CHARACTERS_PER_TOKEN for text in reasoning]
   elif unit == "tokens":
     if reasoning_tokens is None:
-      raise ValueError("unit='tokens' needs the column reasoning_tokens: tokens before the box")
+      raise ValueError(
+          "reasoning_tokens: got None with unit='tokens', allowed: how many are before the box")
     lengths = list(reasoning_tokens)
   else:
-    raise ValueError(f"unit must be 'characters' or 'tokens'. Got: {unit!r}")
+    raise ValueError(f"unit: got {unit!r}, allowed: 'characters' or 'tokens'")
   return [-c / max(min_length, length) if c else 0.0 for length in lengths]
 
 
@@ -89,17 +90,14 @@ def check_correctness_beats_length(
     return
   largest = verifier_gap / _length_spread(min_length, max_length)
   raise ValueError(
-      f"c={c:g} lets a long wrong answer beat a short right one: for reasoning of {min_length:g} to"
-      f" {max_length:g} tokens c must be below {largest:g}"
-  )
+      f"c: got {c:g}, which lets a long wrong answer beat a short right one, allowed: for "
+      f"reasoning of {min_length:g} to {max_length:g} tokens below {largest:g}")
 
 
 def _length_spread(min_length: float, max_length: float) -> float:
   if not 1 <= min_length <= max_length:
     raise ValueError(
-        "lengths must satisfy 1 <= min_length <= max_length."
-        f" Got: min_length={min_length!r}, max_length={max_length!r}"
-    )
+        f"min_length: got {min_length!r} with max_length={max_length!r}, allowed: 1 to max_length")
   return 1 / min_length - 1 / max_length
 
 

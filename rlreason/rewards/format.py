@@ -31,7 +31,7 @@ def format_reward(
   """
   checks = {"box": _has_one_box, "tags": _has_tags}
   if style not in checks:
-    raise ValueError(f"style must be one of {sorted(checks)}. Got: {style!r}")
+    raise ValueError(f"style: got {style!r}, allowed: {', '.join(map(repr, checks))}")
   if answer_after:
     if style != "box":
       raise ValueError(
@@ -61,7 +61,8 @@ def finished_reward(
     ValueError: the column is missing.
   """
   if truncated is None:
-    raise ValueError("the reward 'finished' needs the column truncated: whether a row was cut off")
+    raise ValueError(
+        "reward 'finished': truncated: got None, allowed: whether each row was cut off")
   return [float(not is_cut) for is_cut in truncated]
 
 
@@ -85,9 +86,10 @@ def unfinished_reward(
     ValueError: max_length is out of range, or a column is missing.
   """
   if not max_length >= 1:
-    raise ValueError(f"max_length must be a number of at least 1. Got: {max_length!r}")
+    raise ValueError(f"max_length: got {max_length!r}, allowed: 1 or more")
   if truncated is None or tokens is None:
-    raise ValueError("the reward 'unfinished' needs the columns truncated and tokens of a rollout")
+    raise ValueError(
+        "reward 'unfinished': truncated, tokens: got None, allowed: these columns of a rollout")
   return [-float(is_cut or count > max_length)
           for is_cut, count in zip(truncated, tokens, strict=True)]
 

@@ -36,6 +36,7 @@ def learned_reward(
   if unfinished_score is None:
     return scores
   if truncated is None:
-    raise ValueError("the reward 'learned' needs the column truncated for its unfinished_score")
+    raise ValueError(f"reward 'learned': truncated: got None with unfinished_score="
+                     f"{unfinished_score}, allowed: whether each row was cut off")
   return [unfinished_score if is_cut else score
           for score, is_cut in zip(scores, truncated, strict=True)]

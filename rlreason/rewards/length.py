@@ -64,7 +64,7 @@ def arora_length_reward(
     ValueError: an option is out of range, or a column is missing.
   """
   if not 0 <= a <= 1:
-    raise ValueError(f"a must be in [0, 1]. Got: {a!r}")
+    raise ValueError(f"a: got {a!r}, allowed: 0 to 1")
 
   def pay(lengths, right):
     if not right.any():
@@ -143,20 +143,20 @@ def overlong_reward(
     ValueError: an option is out of range, or the column is missing.
   """
   if not 0 < max_length < math.inf:
-    raise ValueError(f"max_length must be a number of tokens above 0. Got: {max_length!r}")
+    raise ValueError(f"max_length: got {max_length!r}, allowed: a number of tokens above 0")
   if not 0 < cache <= max_length:
-    raise ValueError(f"cache must be above 0 and at most max_length={max_length}. Got: {cache!r}")
+    raise ValueError(f"cache: got {cache!r}, allowed: above 0 and at most max_length={max_length}")
   if tokens is None:
-    raise ValueError("this reward needs the column tokens: generated tokens of each completion")
+    raise ValueError("tokens: got None, allowed: how many were generated of each completion")
   free = max_length - cache
   return [-min(1.0, max(0.0, (count - free) / cache)) for count in tokens]
 
 
 def _check_target(target: float, a: float):
   if not 0 < target < math.inf:
-    raise ValueError(f"target must be a number of tokens above 0. Got: {target!r}")
+    raise ValueError(f"target: got {target!r}, allowed: a number of tokens above 0")
   if not 0 <= a < math.inf:
-    raise ValueError(f"a must be a number >= 0. Got: {a!r}")
+    raise ValueError(f"a: got {a!r}, allowed: 0 or more")
 
 
 def _pay_groups(
@@ -166,9 +166,9 @@ def _pay_groups(
 ) -> list[float | None]:
   """pay(lengths f64[n], right bool[n]) for the rows of each group that have a verdict."""
   if not 0 <= min_accuracy <= 1:
-    raise ValueError(f"min_accuracy must be in [0, 1]. Got: {min_accuracy!r}")
+    raise ValueError(f"min_accuracy: got {min_accuracy!r}, allowed: 0 to 1")
   if tokens is None or group is None or is_right is None:
-    raise ValueError("this reward needs the columns tokens, group and is_right of a rollout")
+    raise ValueError("tokens, group, is_right: got None, allowed: these columns of a rollout")
   members = {}
   for row, (prompt, verdict) in enumerate(zip(group, is_right, strict=True)):
     if verdict is not None:

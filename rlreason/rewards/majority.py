@@ -49,7 +49,7 @@ def majority_reward(
   """
   answer.check_which_box(which_box)
   if group is None:
-    raise ValueError("this reward needs the column group of a rollout")
+    raise ValueError("group: got None, allowed: that column of a rollout")
   votes = [vote_answer(text, which_box, answer_tags=answer_tags, answer_after=answer_after)
            for text in completions]
   labels = {}

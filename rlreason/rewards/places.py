@@ -53,4 +53,4 @@ def locate(where: Any, text: str, *, num_turns: int, separator: str) -> Place:
 
 def _check(unit: str, index: int, count: int):
   if not 0 <= index < count:
-    raise LookupError(f"got {unit} {index} of a completion with {count}, counted from 0")
+    raise LookupError(f"got {unit} {index}, allowed: below {count}, counted from 0")

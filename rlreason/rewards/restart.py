@@ -34,13 +34,13 @@ def restart_reward(
     ValueError: the bonus is negative, a start is not known, or `is_right` is missing.
   """
   if not 0 <= bonus < math.inf:
-    raise ValueError(f"bonus must be a number >= 0. Got: {bonus!r}")
+    raise ValueError(f"bonus: got {bonus!r}, allowed: 0 or more")
   if is_right is None:
-    raise ValueError("the reward 'restart' needs the column is_right: verdicts of the verifier")
+    raise ValueError("reward 'restart': is_right: got None, allowed: verdicts of the verifier")
   start = [""] * len(is_right) if start is None else start
   unknown = sorted(set(map(str, start)) - set(STARTS))
   if unknown:
-    raise ValueError(f"start must be one of {STARTS}. Got: {unknown}")
+    raise ValueError(f"start: got {unknown}, allowed: {', '.join(map(repr, STARTS))}")
   gains = {("wrong", True): bonus, ("right", False): -bonus}
   return [None if verdict is None else bool(verdict) - 1.0 + gains.get((kind, bool(verdict)), 0.0)
           for kind, verdict in zip(start, is_right, strict=True)]

@@ -35,7 +35,7 @@ def repetition_reward(
   """
   for name, value in (("n", n), ("most", most)):
     if value != int(value) or value < 1:
-      raise ValueError(f"{name} must be a whole number of at least 1. Got: {value!r}")
+      raise ValueError(f"{name}: got {value!r}, allowed: a whole number of at least 1")
   return [-float(_most_frequent(text, int(n)) > most) for text in completions]
 
 
@@ -65,7 +65,7 @@ def language_reward(
     reasoning_text: what comes before the answer of each row; None: before the first box.
   """
   if alphabet not in _LETTERS:
-    raise ValueError(f"alphabet must be one of {sorted(_LETTERS)}. Got: {alphabet!r}")
+    raise ValueError(f"alphabet: got {alphabet!r}, allowed: {', '.join(map(repr, _LETTERS))}")
   reasoning = reasoning_text or map(answers.text_before_answer, completions)
   return [_share_of_words(text, _LETTERS[alphabet]) for text in reasoning]
 

@@ -66,10 +66,11 @@ def read_values(
   try:
     values = values if type(values) is list else worker.as_list(values)
   except worker.NoNumber as error:
-    raise ValueError(f"reward {name!r} must return one number or None for each completion. "
-                     f"{error}") from error
+    raise ValueError(f"reward {name!r}: {error}, allowed: one number or None for each completion"
+                     ) from error
   if len(values) != count:
-    raise ValueError(f"reward {name!r} returned {len(values)} values for {count} completions")
+    raise ValueError(f"reward {name!r}: got {len(values)} values, allowed: {count}, one for each "
+                     "completion")
   scores, placed, failures = [None] * count, [None] * count, [None] * count
   not_finite = misplaced = 0
   for row, value in enumerate(values):
@@ -80,7 +81,7 @@ def read_values(
     numbers = [number for _, number in reward] if isinstance(reward, list) else [reward]
     unfit = [number for number in numbers if number is not None and not abs(number) <= _LARGEST]
     if unfit:
-      failures[row] = f"reward {name!r} must return finite numbers or None. Got: {unfit[0]}"
+      failures[row] = f"reward {name!r}: got {unfit[0]}, allowed: finite numbers or None"
       not_finite += 1
     elif isinstance(reward, list):
       try:
@@ -107,7 +108,7 @@ def _plain(
     except worker.NoNumber as error:
       message = str(error)
   raise ValueError(
-      f"reward {name!r} must return finite numbers or None. {message} for row {row}")
+      f"reward {name!r}: {message} for row {row}, allowed: finite numbers or None")
 
 
 def as_potentials(name: str, values: Values) -> Values:
@@ -119,8 +120,8 @@ def as_potentials(name: str, values: Values) -> Values:
   scores, rises = list(values.scores), list(values.placed)
   for row, placed in enumerate(values.placed):
     if placed is None and scores[row] is not None:
-      raise ValueError(f"reward {name!r}, a potential, must return lists of (where, number) or "
-                       f"None. Got: {scores[row]} for row {row}")
+      raise ValueError(f"reward {name!r}: got {scores[row]} for row {row}, allowed: lists of "
+                       "(where, number) or None, of a potential")
     if placed is not None:
       if len({type(place) for place, _ in placed}) == 1:
         placed = sorted(placed, key=lambda pair: pair[0])

@@ -64,7 +64,7 @@ class MathVerifier:
           f"answer_after: got {self.answer_after!r} with answer_tags, allowed: one of the two")
     answers.check_no_box_score(self.no_box_score)
     if self.percent not in typing.get_args(matching.Percent):
-      raise ValueError(f"percent must be 'either' or 'exact'. Got: {self.percent!r}")
+      raise ValueError(f"percent: got {self.percent!r}, allowed: 'either' or 'exact'")
 
   def __call__(
       self, prompts: list[Any], completions: list[str], *, answer: list[Any],
@@ -108,7 +108,8 @@ def find(name: str) -> type:
     ValueError: there is none.
   """
   if name not in VERIFIERS:
-    raise ValueError(f"verifier must be one of {sorted(VERIFIERS)} or a function. Got: {name!r}")
+    raise ValueError(f"verifier: got {name!r}, allowed: {', '.join(map(repr, sorted(VERIFIERS)))} "
+                     "or a function")
   return VERIFIERS[name]
 
 

@@ -139,7 +139,7 @@ def make_row_function(target):
     columns = {column: [value] for column, value in columns.items()}
     scores = as_list(function([prompt], [completion], **{**columns, **options}))
     if len(scores) != 1:
-      raise ValueError(f"{target} returned {len(scores)} scores for one completion")
+      raise ValueError(f"{target}: got {len(scores)} scores, allowed: 1, of one completion")
     return None if scores[0] is None else to_reward(scores[0])
 
   return score_row
@@ -151,7 +151,7 @@ class NoNumber(TypeError):
   is_refusal = True  # to `workers/process.py`
 
   def __init__(self, value, what=""):
-    super().__init__(f"Got: {what}{repr(value)[:200]} ({type(value).__name__})")
+    super().__init__(f"got {what}{repr(value)[:200]} ({type(value).__name__})")
 
 
 def as_list(scores):
@@ -190,7 +190,7 @@ def to_placed(pair, value):
     else:
       where = operator.index(where)
   except (TypeError, ValueError):
-    raise NoNumber(value, "(where, number) alone are allowed in a list: ") from None
+    raise NoNumber(value, "a list of other things than (where, number): ") from None
   return [where, to_number(number)]
 
 

@@ -53,7 +53,7 @@ def render(
   """
   if tokenizer.chat_template is None:
     raise ValueError(
-        "chat_template: got None, expected a tokenizer with a template, or prompts as plain text")
+        "chat_template: got None, allowed: a tokenizer with a template, or prompts as plain text")
   if tokenizer.bos_id is not None:
     variables = {"bos_token": _spelled(tokenizer, tokenizer.bos_id), **variables}
   variables = {"eos_token": _spelled(tokenizer, tokenizer.eos_ids[0]),
@@ -102,7 +102,7 @@ def encode_chat(
   """
   turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
   if not turns:
-    raise ValueError("messages: got no assistant turn, expected at least one")
+    raise ValueError("messages: got no assistant turn, allowed: at least one")
   return _encode_turns(
       tokenizer, _make_text_of(tokenizer, messages, variables), len(messages), turns)
 
@@ -159,7 +159,8 @@ def encode_example(
       refuses the messages.
   """
   if not messages or messages[-1].get("role") != "assistant":
-    raise ValueError("messages: the last turn must be the assistant's")
+    role = messages[-1].get("role") if messages else None
+    raise ValueError(f"messages: got a last turn of {role!r}, allowed: the assistant's")
   text_of, last = _make_text_of(tokenizer, messages, variables), len(messages) - 1
   prompt, whole, content = text_of(last, True), text_of(last + 1, False), messages[-1]["content"]
   opening = opened(prompt)
@@ -209,8 +210,9 @@ def after_opening(opening: str, text: str) -> str:
     return text
   if "</think>" in opening:
     if reasons:
-      raise ValueError(f"the prompt ends with {opening!r}, but the completion begins with <think>: "
-                       "allowed: one without reasoning, or a template that asks for it")
+      raise ValueError(f"messages: got a completion that begins with <think>, after a prompt that "
+                       f"ends with {opening!r}, allowed: one without reasoning, or a template "
+                       "that asks for it")
     return text
   if reasons:
     rest = text.lstrip().removeprefix("<think>")

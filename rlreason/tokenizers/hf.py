@@ -164,8 +164,8 @@ def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFT
     eos_ids += folder_end_ids(folder, backend, config)
     if not eos_ids:
       raise ValueError(
-          "no end token; expected eos_token in tokenizer_config.json, eos_token_id in "
-          "generation_config.json or config.json, or end_tokens")
+          "end_tokens: got none, allowed: one or more, or eos_token in tokenizer_config.json, or "
+          "eos_token_id in generation_config.json or config.json")
     pad_ids = _special_ids(backend, config, "pad_token")
     bos_ids = _special_ids(backend, config, "bos_token")
     return with_turn_end(HFTokenizer(
@@ -222,7 +222,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON: {error}") from error
   if not isinstance(value, dict):
-    raise ValueError(f"{path}: got a {type(value).__name__}, expected an object")
+    raise ValueError(f"{path}: got a {type(value).__name__}, allowed: an object")
   return value
 
 
@@ -257,11 +257,11 @@ def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str |
     named = {entry.get("name"): entry.get("template") for entry in template
              if isinstance(entry, dict)}
     if _DEFAULT_TEMPLATE not in named:
-      raise ValueError(f"chat_template: got the names {list(named)}, expected "
+      raise ValueError(f"chat_template: got the names {list(named)}, allowed: with "
                        f"{_DEFAULT_TEMPLATE!r} among them")
     template = named[_DEFAULT_TEMPLATE]
   if not isinstance(template, str | None):
-    raise ValueError(f"chat_template: got {repr(template)[:200]}, expected a text")
+    raise ValueError(f"chat_template: got {repr(template)[:200]}, allowed: a text")
   return template
 
 
@@ -274,7 +274,7 @@ def _special_ids(
   if token is None:
     return []
   if not isinstance(token, str):
-    raise ValueError(f"tokenizer_config.json {name}: got {repr(token)[:200]}, expected a text")
+    raise ValueError(f"tokenizer_config.json {name}: got {repr(token)[:200]}, allowed: a text")
   return end_token_ids(backend, [token], f"tokenizer.json (as {name})")
 
 

@@ -54,7 +54,8 @@ def _ask(template: str, request: dict[str, Any]) -> Any:
   try:
     line = json.dumps({"template": template} | request, default=lambda value: value.tolist())
   except (AttributeError, TypeError, ValueError, RecursionError) as error:
-    raise ValueError(f"messages: allowed are JSON values: {error}") from error
+    raise ValueError(
+        f"messages: got what JSON does not have ({error}), allowed: JSON values") from error
   reply = _worker.exchange(template, line)
   if "value" in reply:
     return reply["value"]

@@ -123,7 +123,8 @@ class Checkpointer:
       # Orbax writes in the background, after the caller may have changed its dict.
       host_state = json.loads(json.dumps(host_state, allow_nan=False))
     except (TypeError, ValueError) as error:
-      raise ValueError(f"host_state must hold what JSON can hold: {error}") from error
+      raise ValueError(
+          f"host_state: got what JSON cannot hold ({error}), allowed: JSON values") from error
     if step in self._manager.all_steps():
       return False
     logging.info("saving the checkpoint of step %d", step)

@@ -90,7 +90,8 @@ def _check(setup: Setup, stage: RLStage, rows: Replayed):
   }
   for name, is_needed in needed.items():
     if is_needed and name not in given:
-      raise ValueError(f"{name}: the rows have none, and the algorithm of {stage.name!r} needs it")
+      raise ValueError(f"{name}: got rows without it, allowed: rows with what the algorithm of "
+                       f"{stage.name!r} reads")
   if stage.answer_template:
     raise ValueError(f"answer_template: got {stage.answer_template!r}, allowed: '' (answers put "
                      "after completions are not replayed)")

@@ -61,7 +61,7 @@ def _copy(
   for name in checkpoint.names:  # those that no parameter comes from are copied as well
     safetensors.check_kind(checkpoint.stored_type(name), name, str(source))
     if not checkpoint.shape(name):
-      raise ValueError(f"{source}: {name} has shape (), allowed: one axis or more")
+      raise ValueError(f"{source}: {name}: got the shape (), allowed: one axis or more")
   destination.mkdir(parents=True, exist_ok=True)
   (destination / "config.json").unlink(missing_ok=True)
   tensors = {name: safetensors.Stored(

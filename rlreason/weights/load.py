@@ -356,8 +356,8 @@ def _check_counts(fields: dict[str, Any], num_tensors: int) -> None:
   experts = [fields.get(name) for name in ("num_experts", "num_local_experts")]
   counts = [count for count in (layers, *experts) if isinstance(count, int) and count > 0]
   if math.prod(counts) > num_tensors:
-    raise ValueError(f"config.json num_hidden_layers, num_experts: got {short(counts)}, but the "
-                     f"files hold {num_tensors} tensors")
+    raise ValueError(f"config.json num_hidden_layers, num_experts: got {short(counts)}, allowed: "
+                     f"a product of at most {num_tensors}, the tensors of the files")
 
 
 def _fitting(path: pathlib.Path, config: ModelConfig, tokenizer: HFTokenizer) -> HFTokenizer:
@@ -399,8 +399,8 @@ def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set
       continue
     safetensors.check_kind(checkpoint.stored_type(name), name, str(checkpoint.folder))
     if checkpoint.shape(name) != expected:
-      raise ValueError(f"{checkpoint.folder}: {name} has shape {checkpoint.shape(name)}, expected "
-                       f"{expected}: a head of one label")
+      raise ValueError(f"{checkpoint.folder}: {name}: got the shape {checkpoint.shape(name)}, "
+                       f"allowed: {expected}, a head of one label")
   return {_SCORE, _SCORE_BIAS, _HEAD}
 
 

@@ -62,7 +62,10 @@ class Entry:
       yield slice(low * rows, high * rows), part, (*start[:place], low, *start[place + 1:])
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
-    """The part of the parameter from the file's array, as a view where that is possible."""
+    """The part of the parameter, `shape`, from the file's array, `file_shape`, in its type.
+
+    As a view where that is possible.
+    """
     if self.rope_heads:
       array = _unpermute_rope(array, self.rope_heads)
     if self.offset:
@@ -70,7 +73,7 @@ class Entry:
     return (array.swapaxes(-1, -2) if self.in_axes else array).reshape(self.shape)
 
   def to_file(self, array: np.ndarray) -> np.ndarray:
-    """The file's array from the part of the parameter; inverse of `from_file`."""
+    """The file's array, `file_shape`, from the part of the parameter; inverse of `from_file`."""
     if self.rope_heads:
       raise ValueError(f"{'/'.join(self.path)}: arrays for interleaved RoPE are read, not written")
     if self.offset:
@@ -191,7 +194,7 @@ def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> No
   shape = tuple(shape)
   if shape != entry.file_shape:
     raise ValueError(
-        f"{where}: {name} has shape {shape}, expected {entry.file_shape} for "
+        f"{where}: {name}: got the shape {shape}, allowed: {entry.file_shape} for "
         f"{'/'.join(entry.path)}")
 
 
@@ -199,6 +202,8 @@ def read_pieces(
     params: Params, name: str, entry: Entry, *, max_elements: float = math.inf
 ) -> Iterator[np.ndarray]:
   """The array of tensor `name`, in the file's layout, out of the parameters, in pieces of rows.
+
+  Together they are [*entry.file_shape], in the type of the parameter.
 
   Raises:
     ValueError: the parameters have no such entry, or one of another shape; names it.
@@ -222,7 +227,8 @@ def check_leaf(params: Params, name: str, entry: Entry) -> Any:
     leaf = leaf[part]
   shape = leaf.shape[len(entry.index):]
   if shape != entry.shape or any(np.array(entry.index) >= leaf.shape[:len(entry.index)]):
-    raise ValueError(f"params: {where} has shape {shape} per layer, expected {entry.shape}")
+    raise ValueError(
+        f"params: {where}: got the shape {shape} per layer, allowed: {entry.shape}")
   return leaf
 
 
@@ -247,7 +253,7 @@ def _fetch(leaf: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> np.ndar
     filled += mine.size
   if filled != part.size:
     raise ValueError(f"params: got an array of shape {leaf.shape} that is spread over hosts, "
-                     "expected all of it on this one")
+                     "allowed: all of it on this one")
   return part
 
 

@@ -47,7 +47,7 @@ def check_kind(kind: str, name: str, where: str) -> None:
 
 
 def is_finite(array: np.ndarray) -> bool:
-  """Whether no number is NaN or infinite: in one pass over the bits of a type of files."""
+  """Whether no number of floats [...] is NaN or infinite: in one pass over their bits."""
   exponents = _EXPONENTS.get(str(array.dtype))  # all of these bits set say so
   if exponents is None:  # of another byte order
     return bool(np.all(np.isfinite(array)))
@@ -113,7 +113,10 @@ class Checkpoint:
     return self._files[name].tensors.get_slice(name).get_dtype()
 
   def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """The array of a tensor, or rows of it; bfloat16 comes as the type of ml_dtypes."""
+    """The array of a tensor, `shape(name)`, or [rows, ...] of it, in the type of the file.
+
+    bfloat16 comes as the type of ml_dtypes.
+    """
     return self._files[name].read(name, rows)
 
   def _open(self, path: pathlib.Path, expected: frozenset[str] | None) -> None:
@@ -170,7 +173,8 @@ def write(
   Args:
     folder: exists.
     tensors: what the files are to hold, by name, in the order of writing.
-    read: the array of a tensor name, in pieces along its first axis, each written when it comes.
+    read: the array of a tensor name, in pieces [rows, ...] along its first axis, each written, as
+      the type in `tensors`, when it comes.
     max_shard_bytes: most bytes of tensors in one file; a larger tensor has a file of its own.
 
   Raises:
@@ -217,7 +221,8 @@ def write_file(
           piece = np.ascontiguousarray(_as_kind(piece, tensors[name].kind, name))
           file.write(piece.reshape(-1).view(np.uint8))
         if file.tell() - start != tensors[name].nbytes:
-          raise ValueError(f"{name}: got {file.tell() - start} bytes, expected {tensors[name]}")
+          raise ValueError(
+              f"{name}: got {file.tell() - start} bytes, allowed: those of {tensors[name]}")
       file.flush()
       os.fsync(file.fileno())
     unfinished.replace(path)
@@ -229,7 +234,8 @@ def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
   with np.errstate(over="ignore"):  # found below, also from bfloat16, which does not warn
     cast = array.astype(_DTYPES[kind], copy=False)
   if kind == "F16" and cast is not array and np.any(np.isinf(cast) & np.isfinite(array)):
-    raise ValueError(f"{name}: has values beyond 65504, the largest of float16")
+    raise ValueError(
+        f"{name}: got values beyond 65504, allowed: up to that, the largest of float16")
   return cast
 
 

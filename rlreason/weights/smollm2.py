@@ -37,5 +37,6 @@ def find_smollm2() -> pathlib.Path:
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   if digest != _SHA256:
-    raise ValueError(f"{path}: sha256 is {digest}, expected {_SHA256}; install again: {_INSTALL}")
+    raise ValueError(
+        f"{path}: got the sha256 {digest}, allowed: {_SHA256}; install again: {_INSTALL}")
   return path

@@ -83,7 +83,7 @@ class WorkerPool:
         ("memory_bytes", memory_bytes),
     ):
       if not value > 0:
-        raise ValueError(f"{name} must be above 0. Got: {value!r}")
+        raise ValueError(f"{name}: got {value!r}, allowed: above 0")
     self.num_workers = num_workers
     self.timeout_seconds = timeout_seconds
     self.memory_bytes = memory_bytes

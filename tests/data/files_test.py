@@ -129,14 +129,14 @@ BAD = {  # what is wrong -> JSON of a row that has it
     "nested more than 100 deep": '{"question": "q", "answer": "4", "extra": %s}' % (
         "[" * 200 + "]" * 200),
     "not valid Unicode": '{"question": "q", "answer": "4", "source": "\\ud800"}',
-    "answer is not valid Unicode": '{"question": "q", "answer": "\\udfff"}',
+    "answer: not valid Unicode": '{"question": "q", "answer": "\\udfff"}',
     "digits": f'{{"question": "q", "answer": {"9" * 5000}}}',
-    "answer must be text or a finite number. Got: NaN": '{"question": "q", "answer": NaN}',
-    "answer is empty": '{"question": "q", "answer": ""}',
-    "Got: None": '{"question": "q", "answer": null}',
-    "an entry of answer must be": '{"question": "q", "answer": [[1]]}',
+    "answer: got NaN, allowed: text or a finite number": '{"question": "q", "answer": NaN}',
+    "answer: got an empty text": '{"question": "q", "answer": ""}',
+    "answer: got None": '{"question": "q", "answer": null}',
+    "an entry of answer: got list, allowed: text or a fin": '{"question": "q", "answer": [[1]]}',
     "there is no column 'answer'": '{"question": "q"}',
-    "a row must be an object": "[1]",
+    "got a list, allowed: an object": "[1]",
 }
 GOOD = '{"question": "q", "answer": "4", "extra": {"deep": [[NaN, 1e999]], "text": "\\u00e9"}}'
 
@@ -175,8 +175,8 @@ def test_bad_rows_of_csv(tmp_path):
   assert rows.origin(1) == f"{tmp_path / 'a.csv'}:7" and csv.field_size_limit() == limit
   reasons = [reason for _, reason in rows.bad_rows]
   assert reasons[0] == "got 2 cells, allowed: 3, as in the first line"
-  assert "answer is not valid Unicode" in reasons[1] and "extra: not valid Unicode" in reasons[2]
-  assert reasons[3] == "answer is empty"
+  assert "answer: not valid Unicode" in reasons[1] and "extra: not valid Unicode" in reasons[2]
+  assert reasons[3] == "answer: got an empty text, allowed: any other"
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])

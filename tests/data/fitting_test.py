@@ -85,7 +85,8 @@ def test_a_prompt_that_ends_with_the_assistant_is_left_out_by_its_line(tmp_path,
   (tmp_path / "a.jsonl").write_text("\n\n".join([json.dumps(row)] * 2))
   fitting = FittingRows(Rows(tmp_path / "a.jsonl"), TOKENIZER, 9)
   assert len(fitting) == 1
-  assert ("prompts: 1 of 2 prompts left out: 1 x the prompt ends with the assistant's turn "
+  assert ("prompts: 1 of 2 prompts left out: 1 x prompt: got a chat that ends with the "
+          "assistant's turn, allowed: with another's "
           f"({tmp_path / 'a.jsonl'}:3)") in caplog.text
 
 
@@ -93,5 +94,6 @@ def test_a_row_without_what_its_verifier_needs_is_left_out(caplog):
   rows = [{"prompt": "a", "target": 3}, {"prompt": "b", "target": None}, {"prompt": "c"}]
   fitting = FittingRows(rows, TOKENIZER, 3, columns={"target"})
   assert [row["prompt"] for row in fitting] == ["a"] and fitting.num_dropped == 2
-  assert "2 of 3 prompts left out: 1 x the verifier needs the columns ['target']" in caplog.text
+  assert "2 of 3 prompts left out: 1 x columns: got [" in caplog.text
+  assert "allowed: with ['target'], which the verifier reads" in caplog.text
   assert "(1); 1 x " in caplog.text and caplog.text.endswith("(2)\n")

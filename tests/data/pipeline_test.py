@@ -125,7 +125,7 @@ def test_a_state_of_other_settings_is_refused():
 
 
 @pytest.mark.parametrize("fields, message", [
-    (dict(rows=[]), "at least one row"), (dict(batch_size=0), "batch_size"),
+    (dict(rows=[]), "rows: got none"), (dict(batch_size=0), "batch_size"),
     (dict(batch_size=3, shard_count=2), "batch_size"), (dict(seed=-1), "seed"),
     (dict(shard_index=1), "shard_index")])
 def test_arguments_out_of_range_are_named(fields, message):
@@ -134,5 +134,5 @@ def test_arguments_out_of_range_are_named(fields, message):
 
 
 def test_examples_longer_than_a_row_are_refused():
-  with pytest.raises(ValueError, match="at most 4 tokens"):
+  with pytest.raises(ValueError, match="allowed: at most 4"):
     pipeline.packed_batches(_examples(23), 2, 4, seed=0)

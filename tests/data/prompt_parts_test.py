@@ -57,10 +57,10 @@ def test_choices_are_under_the_question_and_the_answer_is_a_label(tmp_path, row,
 
 
 @pytest.mark.parametrize("row, reason", [
-    ({"choices": ["x", "y"], "answer": "z"}, "the answer 'z' is none of the choices A, B"),
-    ({"choices": ["x", "y"], "answer": 2}, "the answer '2' is none of the choices A, B"),
-    ({"choices": ["B", "A"], "answer": "A"}, "the answer 'A' may be one of several choices"),
-    ({"choices": ["1", "2"], "answer": "1"}, "the answer '1' may be one of several choices"),
+    ({"choices": ["x", "y"], "answer": "z"}, "answer: got 'z', allowed: one of the choices A, B"),
+    ({"choices": ["x", "y"], "answer": 2}, "answer: got '2', allowed: one of the choices A, B"),
+    ({"choices": ["B", "A"], "answer": "A"}, "answer: got 'A', which may be one of several, al"),
+    ({"choices": ["1", "2"], "answer": "1"}, "answer: got '1', which may be one of several, al"),
     ({"choices": ["x", "y"]}, "there is no column 'answer'"),
 ])
 def test_an_answer_that_is_no_choice_or_may_be_two_is_left_out(tmp_path, row, reason):
@@ -137,7 +137,7 @@ def test_columns_of_text_that_are_not_used_are_named_once(tmp_path, caplog):
 
 def test_a_row_with_an_image_is_left_out(tmp_path):
   row = {"question": "q", "answer": "1", "image_1": {"bytes": "x", "path": None}}
-  with pytest.raises(ValueError, match="row 1: there is an image in 'image_1', and only text is"):
+  with pytest.raises(ValueError, match="row 1: image_1: got an image, allowed: text"):
     read_one(tmp_path, row)
   assert read_one(tmp_path, row | {"image_1": {"bytes": None, "path": None}}) == ("q", "1")
 
@@ -147,9 +147,11 @@ def test_rows_that_their_makers_hold_to_be_bad_are_left_out(tmp_path):
   rows = [row | {"problem_is_valid": a, "solution_is_valid": b}
           for a, b in (("Yes", "Yes"), ("Incomplete", "Yes"), ("Yes", "Not Verified"), (None, ""))]
   path = write(tmp_path / "a.jsonl", rows)
-  assert sources.FileRows(path).bad_rows == [(2, "problem_is_valid is 'Incomplete'")]
+  assert sources.FileRows(path).bad_rows == [
+      (2, "problem_is_valid: got 'Incomplete', allowed: yes, true or 1")]
   assert sources.FileRows(path, required=EXAMPLE).bad_rows == [
-      (2, "problem_is_valid is 'Incomplete'"), (3, "solution_is_valid is 'Not Verified'")]
+      (2, "problem_is_valid: got 'Incomplete', allowed: yes, true or 1"),
+      (3, "solution_is_valid: got 'Not Verified', allowed: yes, true or 1")]
 
 
 # System messages.
@@ -202,9 +204,9 @@ def test_turns_of_weight_0_are_not_trained_on(tmp_path):
   assert last(0, 1) == ([USER("q0"), silent, USER("q1")], "a1")
   assert last(1, 0) == last(1, False, name="train") == last(1) == ([USER("q0")], "a0")
   assert last(0, 1, 0, name="loss_mask") == last(0, 1.0) and last(None) == last(1)
-  with pytest.raises(ValueError, match="row 1: every turn of the assistant has the weight 0"):
+  with pytest.raises(ValueError, match="row 1: weight: got 0 for every turn of the assistant"):
     last(0, 0)
-  with pytest.raises(ValueError, match=r"the weight of a message: got \[0.5\], allowed: 0 or 1"):
+  with pytest.raises(ValueError, match=r"weight: got \[0.5\], allowed: 0 or 1"):
     last(0.5)
 
 
@@ -234,7 +236,7 @@ def test_transcripts_end_with_the_assistants_name(tmp_path):
   assert read_one(tmp_path, row, PAIR, questions="chat") == (chat, "one", "two")
   row = {"chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: b\n\nAssistant: c",
          "rejected": "\n\nHuman: q\n\nAssistant: x"}
-  with pytest.raises(ValueError, match="row 1: chosen and rejected are of different prompts"):
+  with pytest.raises(ValueError, match="row 1: rejected: got another prompt than chosen's"):
     read_one(tmp_path, row, PAIR)
   assert messages.read_transcript("He said:\n\nHuman: q\n\nAssistant: a") is None
 
@@ -279,6 +281,7 @@ def test_columns_named_in_fields(tmp_path, row, fields, example):
 
 def test_an_object_in_place_of_an_answer_names_a_place_in_it(tmp_path):
   row = {"question": "q", "answer": {"value": "4", "aliases": ["IV"]}}
-  with pytest.raises(ValueError, match="Got: an object .answer.value in `fields` is a place in it"):
+  with pytest.raises(ValueError, match="answer: got an object .answer.value in `fields` is a place "
+                     "in it., allowed: text or a finite number"):
     read_one(tmp_path, row)
   assert read_one(tmp_path, row, fields={"answer": "answer.value"}) == ("q", "4")

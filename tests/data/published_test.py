@@ -109,8 +109,8 @@ def test_the_working_of_gsm8k_is_kept_and_its_answer_is_the_last_line(tmp_path):
 def test_the_last_box_of_a_solution(tmp_path, solution, answer):
   row = {"problem": "q", "solution": solution}
   if answer is None:
-    with pytest.raises(ValueError, match="row 1: the .* of the solution is not closed|the solution "
-                       r"has no .boxed.answer"):
+    with pytest.raises(ValueError, match="row 1: solution: got a .*(box that is not closed|"
+                       r"without a box), allowed: .*.boxed.answer"):
       read_one(tmp_path, row)
   else:
     assert read_one(tmp_path, row) == ("q", answer)
@@ -234,16 +234,19 @@ def test_a_question_becomes_a_users_turn_where_that_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize("row, reason", [
     ({"question": "q", "answer": "72"}, "the answer '72' is no working; answer_template makes"),
-    ({"messages": [USER("q")]}, "the last message must be the assistant's"),
+    ({"messages": [USER("q")]}, "messages: got a last message of 'user', allowed: of 'assistant'"),
     ({"prompt": "q"}, "there is no column 'completion' and no chat messages to take it from"),
-    ({"prompt": [USER("q")], "completion": [USER("a")]}, "the last message of completion must be"),
+    ({"prompt": [USER("q")], "completion": [USER("a")]},
+     "completion: got a last message of 'user', allowed: of 'assistant'"),
     ({"messages": [USER("q"), {"role": "assistant", "content": [{"type": "image"}]}]},
-     "content has a part of the type 'image', allowed: text"),
-    ({"messages": [USER("q"), {"role": "assistant", "tool_calls": []}]}, "a role and a content"),
-    ({"messages": [USER("q"), ASSISTANT(" ")]}, "content is empty"),
+     "content: got a part of the type 'image', allowed: text"),
+    ({"messages": [USER("q"), {"role": "assistant", "tool_calls": []}]},
+     r"message: got .'role', 'tool_calls'., allowed: a role and a content"),
+    ({"messages": [USER("q"), ASSISTANT(" ")]}, "content: got an empty text"),
     ({"messages": []}, "there is no column 'completion'"),
-    ({"prompt": "q", "completion": "a", "prompt_ids": "1 2"}, "prompt_ids must be a list of tok"),
-    ({"messages": "[{'role': 'user', 'content': "}, "begins like chat messages is none that"),
+    ({"prompt": "q", "completion": "a", "prompt_ids": "1 2"},
+     "prompt_ids: got a str, allowed: a list of token ids"),
+    ({"messages": "[{'role': 'user', 'content': "}, "begins like chat messages, allowed: on"),
 ])
 def test_examples_that_are_none(tmp_path, row, reason):
   with pytest.raises(ValueError, match=f"no usable row among 1; row 1: .*{reason}"):
@@ -283,11 +286,12 @@ def test_pairs(tmp_path, row, prompt):
 
 @pytest.mark.parametrize("row, reason", [
     ({"chosen": [USER("q"), ASSISTANT("a")], "rejected": [USER("r"), ASSISTANT("b")]},
-     "chosen and rejected are of different prompts"),
+     "rejected: got another prompt than chosen's"),
     ({"chosen": [ASSISTANT("a")], "rejected": [ASSISTANT("b")]}, "there is no column 'prompt'"),
-    ({"chosen": "a", "rejected": "b"}, "the prompt, which chosen and rejected begin with, is emp"),
+    ({"chosen": "a", "rejected": "b"},
+     "prompt, which chosen and rejected begin with: got an empty"),
     ({"prompt": "q", "chosen": "a"}, "there is no column 'rejected'"),
-    ({"prompt": "q", "chosen": "a", "rejected": ""}, "rejected is empty"),
+    ({"prompt": "q", "chosen": "a", "rejected": ""}, "rejected: got an empty text"),
 ])
 def test_pairs_that_are_none(tmp_path, row, reason):
   with pytest.raises(ValueError, match=f"row 1: .*{reason}"):
@@ -306,7 +310,7 @@ def test_verdicts(tmp_path, columns, verdict):
 
 
 def test_a_verdict_that_is_none_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="is_right must be true or false. Got: 'maybe'"):
+  with pytest.raises(ValueError, match="is_right: got 'maybe', allowed: true or false"):
     read_one(tmp_path, {"prompt": "q", "completion": "a", "is_right": "maybe"}, EXAMPLE)
 
 

@@ -54,7 +54,7 @@ def test_a_box_knows_its_place():
 
 
 def test_an_unknown_box_is_an_error():
-  with pytest.raises(ValueError, match="which_box must be 'first' or 'last'. Got: 'middle'"):
+  with pytest.raises(ValueError, match="which_box: got 'middle', allowed: 'first' or 'last'"):
     answers.find_box("x", "middle")
 
 
@@ -129,14 +129,18 @@ def test_gold_answers_are_found_in_workings(gold, expected):
 
 
 @pytest.mark.parametrize("gold, message", [
-    (None, "must hold an answer in every row. Got: None"), (" ", "must hold an answer"),
-    ("proof", "no gold answer in 'proof'"), ("Not found.", "no gold answer in"),
-    (r"it is \boxed{7", "no gold answer in"), ("72 clips\n####", "no gold answer in"),
+    (None, "answer: got None, allowed: an answer in every row"),
+    (" ", "answer: got ' ', allowed: an answer in every row"),
+    ("proof", "answer: got 'proof', allowed: a text with a gold answer in it"),
+    ("Not found.", "allowed: a text with a gold"),
+    (r"it is \boxed{7", "allowed: a text with a gold"),
+    ("72 clips\n####", "allowed: a text with a gold"),
     ("First we count the apples of each of the three boxes, then we add them up, and then we see "
      "that there are more of them than we had at the start, so the claim of the farmer holds.",
-     "the gold answer is a whole text, 'First we count the apples of each of the...e farmer "
-     "holds.'; allowed: an answer, or a working that marks it by ####"),
-    ("To find it we add two and two. So there are now four balls in the box.", "is a whole text"),
+     "answer: got a whole text, 'First we count the apples of each of the...e farmer "
+     "holds.', allowed: an answer, or a working that marks it by ####"),
+    ("To find it we add two and two. So there are now four balls in the box.",
+     "answer: got a whole text"),
 ])  # fmt: skip
 def test_golds_without_an_answer_are_refused(gold, message):
   with pytest.raises(ValueError) as error:

@@ -162,7 +162,8 @@ def test_verdicts_need_a_verifier(tmp_path, monkeypatch):
   for spec in (RewardSpec(name="mine", function=mine), RewardSpec(name="kimi_length"),
                RewardSpec(name="mine", function="verdict_rewards:mine"),
                RewardSpec(name="l1_length", options=dict(target=5)), RewardSpec(name="restart")):
-    with pytest.raises(ValueError, match=f"reward '{spec.name}': needs is_right, allowed: beside"):
+    with pytest.raises(
+        ValueError, match=f"reward '{spec.name}': is_right: got no verdicts, allowed: beside"):
       combine_rewards([spec, RewardSpec(name="format")])
     combine_rewards([spec, RewardSpec(name="verifier", weight=0)])
 
@@ -213,15 +214,15 @@ def test_functions_of_a_config_run_in_workers(tmp_path, monkeypatch):
     assert score(["fail", "fail"], [judge], pool=pool).parts["judge"] == [0.5, 0.5]
     result = score(["a"], [nan], pool=pool)
     assert result.total == [None] and result.counts["not_finite"] == 1
-    with pytest.raises(ValueError, match="'broken' must return finite numbers"):
+    with pytest.raises(ValueError, match="'broken': got nan, allowed: finite numbers or None"):
       score(["a", "b"], [nan], pool=pool)
-    with pytest.raises(ValueError, match="'text' must return finite numbers or None. Got: '1.0'"):
+    with pytest.raises(ValueError, match="'text': got '1.0' .*, allowed: finite numbers or None"):
       score(["a"], [text], pool=pool)
 
 
 @pytest.mark.parametrize("options, message", [
     (dict(no_box_score="x"), "no_box_score: got 'x' .str., allowed: float"),
-    (dict(no_box_score=0.5), "no_box_score must be at most 0"),
+    (dict(no_box_score=0.5), "no_box_score: got 0.5, allowed: at most 0"),
     (dict(answer_tags=1), "answer_tags: got 1 .int., allowed: bool"),
     (dict(which_box="middle"), "which_box: got 'middle' .str., allowed: 'first', 'last'"),
 ])
@@ -248,7 +249,7 @@ def test_failures_are_logged_five_times(caplog):
   messages = [record.getMessage() for record in caplog.records]
   assert len(messages) == 10
   assert sum("reward 'b' failed on 1 of 2" in text for text in messages) == 5
-  assert messages[-1].endswith("Got: nan (not said again)")
+  assert messages[-1].endswith("got nan, allowed: finite numbers or None (not said again)")
 
 
 def test_a_function_that_fails_on_everything_from_some_call_on_is_given_up():
@@ -269,7 +270,7 @@ def test_a_function_that_fails_on_everything_from_some_call_on_is_given_up():
   for _ in range(9):
     call(math.nan, math.nan)
   with pytest.raises(ValueError, match="reward 'mine' failed on every completion of 10 calls in a "
-                                       "row, the last time: .* Got: nan"):
+                                       "row, the last time: .*: got nan, allowed: "):
     call(math.nan, math.nan)
 
 
@@ -311,7 +312,7 @@ def test_what_a_callable_raises_goes_through():
     "1.0", b"1", np.str_("1"), 1j, np.complex64(1), np.array([1.0]), np.array([[1.0]]), [1.0],
     np.array("1"), {"score": 1.0}, object()])
 def test_what_is_no_number_is_refused(value):
-  with pytest.raises(ValueError, match="reward 'mine' must return finite numbers or None. Got: "):
+  with pytest.raises(ValueError, match="'mine': got .* for row 0, allowed: finite numbers or None"):
     score([""], [RewardSpec(name="mine", function=constant(value))])
   result = score([""], rlsp_specs(constant(value)))  # a judge that gives such a thing has failed
   assert result.parts["judge"] == [0.5] and result.counts["judge_failures"] == 1
@@ -319,7 +320,7 @@ def test_what_is_no_number_is_refused(value):
 
 @pytest.mark.parametrize("values", ["1", b"1", None, 1.0, {0: 1.0}, {1.0}, np.array(1.0)])
 def test_what_is_no_list_is_refused(values):
-  with pytest.raises(ValueError, match="'mine' must return one number or None for each"):
+  with pytest.raises(ValueError, match="'mine': got no list of .*, allowed: one number or None"):
     score([""], [RewardSpec(name="mine", function=lambda p, c, **_: values)])
 
 
@@ -350,7 +351,7 @@ def test_a_reward_may_be_a_list_of_places(in_worker, tmp_path, monkeypatch):
     assert result.total == [5.0, 0.0, 4.0, None, None, None]
     assert result.placed == [[(1, 2.0), (3, 1.0), (("turn", 2), 2.0)], [], [], [], [], []]
     assert result.counts["not_finite"] == 1 and result.counts["errors"] == 1
-    with pytest.raises(ValueError, match=r"Got: .where, number. alone are allowed in .*'a'"):
+    with pytest.raises(ValueError, match=r"got a list of other things than .where, num.*'a'"):
       combined([""], ["text"], turns=[1])
     with pytest.raises(ValueError, match="failed on all 2 completions: reward 'mine': got charac"):
       combine_rewards([spec], pool=pool)([""] * 2, ["far"] * 2, turns=[1] * 2)
@@ -360,13 +361,13 @@ def test_a_reward_may_be_a_list_of_places(in_worker, tmp_path, monkeypatch):
     [(0,)], [(0, 1, 2)], [0, 1], [("step", 1)], [(("word", 0), 1)], [(True, 1)], [(0.5, 1)],
     [((0, 1), 1)], (0, 1.0), [{"where": 0}], [(0, "1")], [(("step", "1"), 1)], [None]])
 def test_lists_of_anything_else_are_refused(value):
-  with pytest.raises(ValueError, match="'mine' must return finite numbers or None. Got: "):
+  with pytest.raises(ValueError, match="'mine': got .* for row 0, allowed: finite numbers or None"):
     score([""], [RewardSpec(name="mine", function=constant(value))])
 
 
 def test_a_potential_gives_lists():
   spec = RewardSpec(name="mine", function=constant(1.0), is_potential=True)
-  with pytest.raises(ValueError, match="'mine', a potential, must return lists of .*Got: 1.0 for"):
+  with pytest.raises(ValueError, match="'mine': got 1.0 for row 0, allowed: lists of .where, n"):
     score(["a"], [spec])
   unscored = RewardSpec(name="mine", function=constant(None), is_potential=True)
   assert score(["a"], [unscored, RewardSpec(name="format")]).total == [None]
@@ -395,7 +396,7 @@ def test_numbers_of_all_kinds(value, number):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", [1, 2], object()])
 def test_bad_values_name_the_reward(value):
-  with pytest.raises(ValueError, match="reward 'mine' must return finite numbers or None"):
+  with pytest.raises(ValueError, match="reward 'mine': got .*, allowed: finite numbers or None"):
     score(["", ""], [RewardSpec(name="mine", function=constant(value))])
 
 
@@ -407,7 +408,7 @@ def test_numbers_of_any_library_are_floats():
 @pytest.mark.parametrize(
     "specs, options, message",
     [
-        ([], {}, "at least one"),
+        ([], {}, r"rewards: got \[\], allowed: one part or more"),
         ([RewardSpec(name="format")] * 2, {}, "each name once"),
         ([RewardSpec(name="verifier")], dict(verifier="maths"), "'countdown', 'math'"),
         ([RewardSpec(name="verifier", options=dict(box="first"))], {}, "which_box"),
@@ -422,19 +423,19 @@ def test_impossible_settings(specs, options, message):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(name=""), "needs a name"),
+        (dict(name=""), "name: got '', allowed: the name"),
         (dict(name="formt"), "exploration, finished, format, kimi_length"),
-        (dict(name="format", weight=math.nan), "finite"),
+        (dict(name="format", weight=math.nan), "weight: got nan, allowed: a finite"),
         (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
         (dict(name="mine", function="my_pkg:f()"), "package.module:function"),
         (dict(name="exploration"), "with .'c'."),
         (dict(name="exploration", options=dict(c=None)), "c: got None .NoneType., allowed: float"),
         (dict(name="random", options=dict(sed=1)), "'seed'"),
-        (dict(name="random", options=dict(probability=7)), "probability must be in"),
+        (dict(name="random", options=dict(probability=7)), "probability: got 7, allowed: 0 to 1"),
         (dict(name="format", options=dict(style="boxes")), "style: got 'boxes' .*, allowed: "),
         (dict(name="arora_length"), "with .'a'."),
-        (dict(name="kimi_length", options=dict(min_accuracy=2)), "min_accuracy must be in"),
-        (dict(name="overlong", options=dict(max_length=8, cache=9)), "cache must be above 0"),
+        (dict(name="kimi_length", options=dict(min_accuracy=2)), "min_accuracy: got 2, allowed"),
+        (dict(name="overlong", options=dict(max_length=8, cache=9)), "cache: got 9, allowed: abov"),
         (dict(name="language", options=dict(alphabet="runes")), "alphabet: got 'runes' .*, allow"),
         (dict(name="restart", options=dict(start="wrong")), "restart_reward: got .*, allowed: .'b"),
         (dict(name="unfinished", options=dict(tokens=3)), "_reward: got .*, allowed: .'max_le"),
@@ -447,9 +448,9 @@ def test_impossible_specs(fields, message):
 
 def test_rows_must_agree():
   combined = combine_rewards([RewardSpec(name="format")])
-  with pytest.raises(ValueError, match="'answer' has 1 rows for 2"):
+  with pytest.raises(ValueError, match="'answer': got 1 rows, allowed: 2"):
     combined(["", ""], ["", ""], answer=["1"])
-  with pytest.raises(ValueError, match="'mine' returned 1 values for 2"):
+  with pytest.raises(ValueError, match="'mine': got 1 values, allowed: 2"):
     score(["", ""], [RewardSpec(name="mine", function=lambda p, c, **_: [1])])
 
 

@@ -20,7 +20,7 @@ def test_frequency(probability):
 def test_extremes_and_range():
   assert draw(50, probability=0) == [0.0] * 50
   assert draw(50, probability=1) == [1.0] * 50
-  with pytest.raises(ValueError, match="probability must be in"):
+  with pytest.raises(ValueError, match="probability: got .*, allowed: 0 to 1"):
     draw(1, probability=1.5)
 
 

@@ -32,5 +32,5 @@ def test_what_is_cut_off_gets_a_score_of_its_own():
   rows = dict(model_score=[3.0, 2.0], truncated=[True, False])
   assert learned_reward(["p"] * 2, ["a", "b"], unfinished_score=-1.0, **rows) == [-1.0, 2.0]
   assert learned_reward(["p"] * 2, ["a", "b"], **rows) == [3.0, 2.0]
-  with pytest.raises(ValueError, match="'learned' needs the column truncated"):
+  with pytest.raises(ValueError, match="'learned': truncated: got None with unfinished_score=-1"):
     learned_reward(["p"], ["a"], model_score=[3.0], unfinished_score=-1.0)

@@ -132,11 +132,11 @@ def test_groups_of_one_and_of_none(name):
 
 
 @pytest.mark.parametrize("function, options, message", [
-    (length.kimi_length_reward, dict(min_accuracy=1.5), "min_accuracy must be in"),
-    (length.kimi_length_reward, dict(min_accuracy=math.nan), "min_accuracy must be in"),
-    (length.arora_length_reward, dict(a=2), "a must be in"),
-    (length.l1_length_reward, dict(target=0), "target must be a number of tokens above 0"),
-    (length.l1_max_length_reward, dict(target=9, a=-1), "a must be a number >= 0"),
+    (length.kimi_length_reward, dict(min_accuracy=1.5), "min_accuracy: got 1.5, allowed: 0 to 1"),
+    (length.kimi_length_reward, dict(min_accuracy=math.nan), "min_accuracy: got nan, allowed"),
+    (length.arora_length_reward, dict(a=2), "a: got 2, allowed: 0 to 1"),
+    (length.l1_length_reward, dict(target=0), "target: got 0, allowed: a number of tokens above 0"),
+    (length.l1_max_length_reward, dict(target=9, a=-1), "a: got -1, allowed: 0 or more"),
 ])
 def test_options_out_of_range(function, options, message):
   with pytest.raises(ValueError, match=message):
@@ -144,15 +144,15 @@ def test_options_out_of_range(function, options, message):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(max_length=0, cache=1), "max_length must be"),
-    (dict(max_length=9, cache=0), "cache must be above 0"),
-    (dict(max_length=9, cache=10), "cache must be above 0 and at most max_length=9"),
-    (dict(max_length=9, cache=9), "needs the column tokens")])
+    (dict(max_length=0, cache=1), "max_length: got 0, allowed: a"),
+    (dict(max_length=9, cache=0), "cache: got 0, allowed: above 0"),
+    (dict(max_length=9, cache=10), "cache: got 10, allowed: above 0 and at most max_length=9"),
+    (dict(max_length=9, cache=9), "tokens: got None")])
 def test_options_of_the_overlong_reward(options, message):
   with pytest.raises(ValueError, match=message):
     length.overlong_reward([""], [""], **options)
 
 
 def test_missing_columns():
-  with pytest.raises(ValueError, match="needs the columns tokens, group and is_right"):
+  with pytest.raises(ValueError, match="tokens, group, is_right: got None"):
     length.kimi_length_reward([""], [""], tokens=[1], group=[0])

@@ -32,7 +32,7 @@ def test_of_a_tie_the_first_counts_and_each_group_has_its_own_vote():
 def test_where_the_answer_is_and_what_is_missing():
   assert pay(["a #### 4", "b #### 4", "#### 5"], answer_after="####") == [1, 1, 0]
   assert pay(["\\boxed{1} then \\boxed{2}", *box(1)], which_box="first") == [1, 1]
-  with pytest.raises(ValueError, match="needs the column group"):
+  with pytest.raises(ValueError, match="group: got None"):
     majority_reward([""], box(1))
   with pytest.raises(ValueError, match="majority.*which_box: got 'middle'"):
     RewardSpec(name="majority", options=dict(which_box="middle"))

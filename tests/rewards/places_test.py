@@ -31,8 +31,8 @@ def test_steps_of_another_separator():
 
 @pytest.mark.parametrize("where, message", [
     (-1, "got character -1, allowed: 0 to 18"), (len(TEXT) + 1, "got character 19, allowed: 0"),
-    (("step", 3), "got step 3 of a completion with 3"), (("step", -1), "got step -1"),
-    (("turn", 2), "got turn 2 of a completion with 2, counted from 0")])
+    (("step", 3), "got step 3, allowed: below 3, counted from 0"), (("step", -1), "got step -1"),
+    (("turn", 2), "got turn 2, allowed: below 2, counted from 0")])
 def test_what_is_not_there(where, message):
   with pytest.raises(LookupError, match=message):
     locate(where)

@@ -149,7 +149,7 @@ def test_percentages_may_be_taken_exactly():
   golds, found = ["50", r"50\%", "1/2", r"50\%"], [r"50\%", "50", r"50\%", "0.5"]
   completions = [rf"\boxed{{{text}}}" for text in found]
   assert verifiers.verify(completions, golds, pool=NoPool(), percent="exact") == [0, 0, 1, 1]
-  with pytest.raises(ValueError, match="percent must be 'either' or 'exact'. Got: 'never'"):
+  with pytest.raises(ValueError, match="percent: got 'never', allowed: 'either' or 'exact'"):
     verifiers.MathVerifier(percent="never")
 
 

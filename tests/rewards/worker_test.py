@@ -112,4 +112,4 @@ def test_what_is_no_number_is_refused(tmp_path, monkeypatch):
   row = dict(prompt="p", completion="", columns={}, options={})
   with pools.WorkerPool(1, timeout_seconds=60) as pool:
     reply = pool.call(worker.row_target("texts:text"), row)
-  assert reply == pools.Reply(None, "refused", "Got: '1.0' (str)")
+  assert reply == pools.Reply(None, "refused", "got '1.0' (str)")

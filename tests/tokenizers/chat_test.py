@@ -76,7 +76,7 @@ def test_template_without_the_end_token_is_an_error():
 
 
 def test_refusals():
-  with pytest.raises(ValueError, match="no assistant turn"):
+  with pytest.raises(ValueError, match="messages: got no assistant turn, allowed: at least one"):
     tokenizers.encode_chat(_tokenizer(), TALK[:1])
   with pytest.raises(ValueError, match="chat_template: got None"):
     tokenizers.render(_tokenizer(None), TALK)

@@ -66,7 +66,7 @@ def test_a_forked_process_has_one_of_its_own(monkeypatch):
 
 
 def test_messages_are_json():
-  with pytest.raises(ValueError, match="messages: allowed are JSON values"):
+  with pytest.raises(ValueError, match="messages: got what JSON does not have .*, allowed: JSON"):
     _render("a", [{"role": "user", "content": object()}])
 
 

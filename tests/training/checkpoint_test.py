@@ -208,7 +208,7 @@ def test_errors(tmp_path):
   with pytest.raises(FileNotFoundError, match="no checkpoints in"):
     checkpoint_lib.Checkpointer(tmp_path / "nowhere", read_only=True)
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
-    with pytest.raises(ValueError, match="host_state must hold what JSON can hold"):
+    with pytest.raises(ValueError, match="host_state: got what JSON cannot hold .*, allowed: JSON"):
       checkpointer.save(1, {"w": np.zeros(1)}, {"x": np.zeros(1)})
     with pytest.raises(ValueError, match="host_state"):
       checkpointer.save(1, {"w": np.zeros(1)}, {"x": float("nan")})

@@ -120,7 +120,7 @@ def test_a_template_of_answers_needs_answers():
   config["rl"]["rewards"] = dict(verifier=dict(weight=1.0))
   setup = make_toy_setup(from_config(config), [without])
   setup.tasks["train"] = dataclasses.replace(setup.tasks["train"], verifier=lambda *texts: [])
-  with pytest.raises(ValueError, match=r"the verifier needs the columns \['answer'\]"):
+  with pytest.raises(ValueError, match=r"columns: got .* allowed: with \['answer'\]"):
     stages_lib.check_stages(setup)
 
 

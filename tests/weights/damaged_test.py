@@ -126,31 +126,31 @@ SINGLE_FILE = {
     "integers": (_tensor(**{Q: np.zeros((24, 10), np.int8)}), Q, "is stored as I8"),
     "doubles": (_tensor(**{Q: np.zeros((24, 10))}), Q, "is stored as F64"),
     "transposed": (_tensor(**{Q: np.zeros((10, 24), np.float32)}), Q,
-                   "has shape (10, 24), expected (24, 10)"),
-    "other width": (_set(CONFIG, hidden_size=12), "has shape (9, 10), expected (9, 12)"),
+                   "got the shape (10, 24), allowed: (24, 10)"),
+    "other width": (_set(CONFIG, hidden_size=12), "got the shape (9, 10), allowed: (9, 12)"),
     "fewer layers": (_set(CONFIG, num_hidden_layers=1), "unknown tensors ['model.layers.1."),
     "more layers": (_set(CONFIG, num_hidden_layers=3), "missing tensors ['model.layers.2."),
     "no weights": (lambda folder: (folder / SINGLE).unlink(), "looked for " + SINGLE),
     "config truncated": (_cut(CONFIG), CONFIG, "not JSON"),
     "config binary": (_write(CONFIG, b"\xff\xfe\x00"), CONFIG, "not JSON"),
     "config nested": (_write(CONFIG, "[" * 10**5), CONFIG, "not JSON"),
-    "config a list": (_write(CONFIG, "[]"), CONFIG, "got a list, expected an object"),
+    "config a list": (_write(CONFIG, "[]"), CONFIG, "got a list, allowed: an object"),
     "config without width": (_set(CONFIG, hidden_size=None), CONFIG, "hidden_size: missing"),
     "config of text": (_set(CONFIG, hidden_size="10"), CONFIG,
-                       "hidden_size: got '10', expected a whole number"),
+                       "hidden_size: got '10', allowed: a whole number"),
     "config of fractions": (_set(CONFIG, num_hidden_layers=1.5), CONFIG,
-                            "num_hidden_layers: got 1.5, expected a whole number"),
+                            "num_hidden_layers: got 1.5, allowed: a whole number"),
     "config without heads": (_set(CONFIG, num_attention_heads=0), "num_heads: got 0"),
     "config of odd RoPE": (_set(CONFIG, rope_scaling={"rope_type": "linear", "factor": "2"}),
-                           CONFIG, "rope_scaling factor: got '2', expected a positive number"),
+                           CONFIG, "rope_scaling factor: got '2', allowed: a positive number"),
     "config of no family": (_set(CONFIG, model_type=["llama"]), CONFIG, "model_type: got"),
     "a million layers": (
         _set(CONFIG, num_hidden_layers=10**6), "num_hidden_layers, num_experts: got [1000000]",
-        "the files hold 20 tensors"),
+        "allowed: a product of at most 20, the tensors of the files"),
     "a million experts": (
         _set(CONFIG, num_experts=10**6), "num_hidden_layers, num_experts: got [2, 1000000]"),
     "more layers of experts than tensors": (
-        _set(CONFIG, num_local_experts=11), "got [2, 11], but the files hold 20 tensors"),
+        _set(CONFIG, num_local_experts=11), "got [2, 11], allowed: a product of at most 20, the"),
     "config of a huge integer": (
         _set(CONFIG, hidden_size=10**400), CONFIG, "hidden_size: got 1000", "a whole number"),
     "config of a huge base": (
@@ -161,7 +161,7 @@ SINGLE_FILE = {
         _set(CONFIG, rms_norm_eps=1e-60), CONFIG, "rms_norm_eps: got 1e-60"),
     "config of a zero period": (
         _set(CONFIG, no_rope_layer_interval=0), CONFIG,
-        "no_rope_layer_interval: got 0, expected a whole number above 0"),
+        "no_rope_layer_interval: got 0, allowed: a whole number above 0"),
     "config of another zero period": (
         _set(CONFIG, sliding_window_pattern=0), CONFIG, "sliding_window_pattern: got 0"),
     "config nested in a field": (
@@ -195,7 +195,8 @@ SINGLE_FILE = {
         _set(CONFIG, rope_theta=1.0, rope_scaling={"rope_type": "yarn", "factor": 8}),
         "rope_theta, head_dim: got 1.0, 6"),
     "8-bit floats in place of others": (
-        _header(lambda h: h[Q].update(dtype="F8_E4M3", shape=[24, 40])), Q, "has shape (24, 40)"),
+        _header(lambda h: h[Q].update(dtype="F8_E4M3", shape=[24, 40])), Q,
+        "got the shape (24, 40)"),
     "template of half a character": (
         _set(SETTINGS, chat_template="\ud83d"), SETTINGS, "surrogates not allowed"),
     "tokenizer truncated": (_cut(TOKENIZER), TOKENIZER, "not a tokenizer.json"),
@@ -276,12 +277,12 @@ GGUF = {
     "unknown type": (_patch_info(UP, 20, struct.pack("<I", 99)),
                      "is not a valid GGMLQuantizationType"),
     "shape": (_patch_info(UP, 4, struct.pack("<QQ", 32, 128)),
-              "blk.1.ffn_up.weight has shape (128, 32), expected (64, 64)"),
+              "blk.1.ffn_up.weight: got the shape (128, 32), allowed: (64, 64)"),
     "text not UTF-8": (_patch(b"<end>", b"\xff"), "tokenizer.ggml.tokens: damaged text"),
     "architecture": (_patch(b"llama", b"mamba"), "general.architecture: got 'mamba'"),
     "a field of another type": (
         _patch(b"llama.block_count", struct.pack("<I", 6), 17), "block_count: got",
-        "expected a whole number"),
+        "allowed: a whole number"),
     "no block count": (_patch(b"llama.block_count", b"x"), "llama.block_count: missing"),
     "no vocabulary": (_patch(b"tokenizer.ggml.tokens", b"x"), "tokenizer.ggml.tokens: missing"),
     "tokenizer": (_patch(b"gpt2", b"bert"), "tokenizer.ggml.model: got 'bert'"),
@@ -302,7 +303,7 @@ def _fields(**changes):
 GGUF |= {
     "a million layers": (
         _fields(llama__block_count=Typed(formats.UINT32, 10**6)),
-        "llama.block_count: got 1000000, but the file has 20 tensors"),
+        "llama.block_count: got 1000000, allowed: at most 20, the tensors"),
     "arrays 3,000 deep": (
         _fields(llama__block_count=Typed(formats.ARRAY, formats.nested_array(3000))),
         CUT_SHORT, "an array within an array"),
@@ -315,10 +316,10 @@ GGUF |= {
     "2^20 fields": (_patch(16, struct.pack("<Q", 2**20)), CUT_SHORT, "got 1048576 fields"),
     "an infinite base": (
         _fields(llama__rope__freq_base=Typed(formats.FLOAT32, float("inf"))),
-        "llama.rope.freq_base: got inf, expected a positive number"),
+        "llama.rope.freq_base: got inf, allowed: a positive number"),
     "positions beyond 31 bits": (
         _fields(llama__context_length=Typed(formats.UINT64, 2**63)),
-        "llama.context_length: got 9223372036854775808, expected a whole number"),
+        "llama.context_length: got 9223372036854775808, allowed: a whole number"),
 }
 
 

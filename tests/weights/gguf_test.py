@@ -159,7 +159,7 @@ def test_wrong_tensors_are_named(tmp_path):
       r"missing tensors \['blk.1.ffn_up.weight'\]; unknown tensors \['blk.0.extra.weight'\]")):
     load_model(write_gguf(tmp_path / "x.gguf", TINY, arrays, {}))
   arrays = gguf_tensors(TINY, random_params(TINY)) | {"output_norm.weight": np.zeros(3, np.float32)}
-  with pytest.raises(ValueError, match=r"output_norm.weight has shape \(3,\), expected \(64,\)"):
+  with pytest.raises(ValueError, match=r"output_norm.weight: got .* \(3,\), allowed: \(64,\)"):
     load_model(write_gguf(tmp_path / "y.gguf", TINY, arrays, {}))
   kinds = {"token_embd.weight": KINDS.I32}
   with pytest.raises(ValueError, match="token_embd.weight is stored as I32, which the gguf"):

@@ -96,14 +96,14 @@ def test_names_are_checked():
   with pytest.raises(ValueError, match=(
       r"here: missing tensors \['model.norm.weight'\]; unknown tensors \['a', 'b'\]")):
     names.check_names([*set(entries) - {"model.norm.weight"}, "b", "a"], entries, "here")
-  with pytest.raises(ValueError, match=r"here: x has shape \(17,\), expected \(12,\)"):
+  with pytest.raises(ValueError, match=r"here: x: got the shape \(17,\), allowed: \(12,\)"):
     names.check_shape((17,), "x", entries["model.norm.weight"], "here")
 
 
 def test_parameters_are_checked():
   params, entries = _params(TINY), names.hf_entries(TINY)
   name = "model.norm.weight"
-  with pytest.raises(ValueError, match="final_norm/scale has shape"):
+  with pytest.raises(ValueError, match="final_norm/scale: got the shape .*, allowed: "):
     next(names.read_pieces({"final_norm": {"scale": np.zeros(3)}}, name, entries[name]))
   params = {part: value for part, value in params.items() if part != "final_norm"}
   with pytest.raises(ValueError, match="params: missing final_norm/scale, which is written as"):

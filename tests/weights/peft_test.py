@@ -122,10 +122,10 @@ def test_all_linear_is_every_projection(tmp_path):
     (dict(lora_alpha=float("nan")), "r, lora_alpha: got 3, nan"),
     (dict(lora_alpha=10**400), "r, lora_alpha: got 3, 1000"),
     (dict(r=10**400, use_rslora=True), "r, lora_alpha: got 1000"),
-    (dict(r=10**6), r"lora_A.weight has shape \(3, .*expected \(1000000"),
+    (dict(r=10**6), r"lora_A.weight: got the shape \(3, .*allowed: \(1000000"),
     (dict(modules_to_save="x" * 10**6), "modules_to_save: got 'xxx.{1,200}, allowed: None"),
     (dict(init_lora_weights="pissa"), "init_lora_weights: got 'pissa'"),
-    (dict(r=4), r"lora_A.weight has shape \(3, .*expected \(4"),
+    (dict(r=4), r"lora_A.weight: got the shape \(3, .*allowed: \(4"),
     (dict(target_modules=["q_proj"]), "unknown tensors"),
     (dict(target_modules=["q_proj", "o_proj", "down_proj", "up_proj"]), "missing tensors")])
 def test_adapters_that_are_not_ours_are_refused(folder, fields, message):

@@ -60,7 +60,7 @@ def test_a_language_model_gets_a_head_of_zeros_and_leaves_its_output_matrix(fold
 
 def test_several_labels_and_other_tensors_are_refused(folder):
   make_reward_model(folder, np.zeros((2, CONFIG.width), np.float32))
-  with pytest.raises(ValueError, match="score.weight has shape .2, .* a head of one label"):
+  with pytest.raises(ValueError, match="score.weight: got the shape .2, .* a head of one label"):
     weights.load_scalar_model(folder)
   with pytest.raises(ValueError, match="missing tensors .*lm_head.* unknown tensors .*score"):
     weights.load_model(folder)
@@ -68,7 +68,7 @@ def test_several_labels_and_other_tensors_are_refused(folder):
 
 @pytest.mark.parametrize("tensors, message", [
     ({"score.weight": np.zeros((1, CONFIG.width), np.int32)}, "score.weight is stored as I32"),
-    ({"score.bias": np.zeros((), np.float32)}, r"score.bias has shape \(\), expected \(1,\)"),
+    ({"score.bias": np.zeros((), np.float32)}, r"score.bias: got the shape \(\), allowed: \(1,\)"),
     ({"score.bias": np.zeros(1)}, "score.bias is stored as F64, allowed: F32")])
 def test_a_head_that_cannot_be_read_is_refused(folder, tensors, message):
   make_reward_model(folder, np.zeros((1, CONFIG.width), np.float32))

@@ -79,5 +79,5 @@ def test_absent_package_is_an_instruction(monkeypatch):
 
 def test_other_file_is_refused(monkeypatch):
   monkeypatch.setattr(smollm2, "_SHA256", "0" * 64)
-  with pytest.raises(ValueError, match="expected 000"):
+  with pytest.raises(ValueError, match="got the sha256 .*, allowed: 000"):
     weights.find_smollm2()

@@ -180,7 +180,7 @@ def test_a_hanging_function_is_killed_alone(quick, name):
 def test_failures_are_told_apart(quick):
   errors = {
       "recurse": "RecursionError", "leave": "SystemExit",
-      "mute": "Mute: (it cannot say what)", "two": "returned 2 scores",
+      "mute": "Mute: (it cannot say what)", "two": "two: got 2 scores, allowed: 1",
       "columns": "TypeError",
   }  # fmt: skip
   for name, message in errors.items():
@@ -334,7 +334,7 @@ def test_workers_do_not_outlive_their_parent(tmp_path, state):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(num_workers=0), "num_workers must be above 0. Got: 0"),
+        (dict(num_workers=0), "num_workers: got 0, allowed: above 0"),
         (dict(timeout_seconds=-1), "timeout_seconds"),
         (dict(memory_bytes=0), "memory_bytes"),
     ],

@@ -65,22 +65,23 @@ class ArithmeticConfig:
 
   def __post_init__(self):
     if not self.tasks:
-      raise ValueError("tasks must name at least one task of reasoning-gym. Got none.")
+      raise ValueError("tasks: got none, allowed: one task of reasoning-gym or more")
     if self.weights is not None and set(self.weights) != set(self.tasks):
-      raise ValueError(f"weights must name {sorted(self.tasks)}. Got: {sorted(self.weights)}")
+      raise ValueError(
+          f"weights: got those of {sorted(self.weights)}, allowed: of {sorted(self.tasks)}")
     for name in ("num_train", "num_validation", "num_test"):
       if getattr(self, name) < len(self.tasks):
         raise ValueError(
-            f"{name} must be at least the number of tasks ({len(self.tasks)}). "
-            f"Got: {getattr(self, name)}")
+            f"{name}: got {getattr(self, name)}, allowed: at least the number of tasks "
+            f"({len(self.tasks)})")
     if self.weights is not None and not all(weight > 0 for weight in self.weights.values()):
-      raise ValueError(f"weights must be positive. Got: {dict(self.weights)}")
+      raise ValueError(f"weights: got {dict(self.weights)}, allowed: above 0")
     if "{question}" not in self.template:
-      raise ValueError(f"template must contain {{question}}. Got: {self.template!r}")
+      raise ValueError(f"template: got {self.template!r}, allowed: text with {{question}} in it")
     if self.system and not self.is_chat:
-      raise ValueError(f"system must be empty when is_chat is False. Got: {self.system!r}")
+      raise ValueError(f"system: got {self.system!r} with is_chat=False, allowed: ''")
     if self.seed < 0:
-      raise ValueError(f"seed must not be negative. Got: {self.seed}")
+      raise ValueError(f"seed: got {self.seed}, allowed: 0 or more")
 
 
 def make_tasks(config: ArithmeticConfig) -> dict[str, base.Task]:
@@ -145,7 +146,8 @@ def draw_splits(
       item = items[index]
       if not _NUMBER.fullmatch(item["answer"].strip()):
         raise ValueError(
-            f"task {name!r} has an answer that is not a number: {item['answer'].strip()!r}")
+            f"tasks: got {name!r} with the answer {item['answer'].strip()!r}, allowed: tasks whose "
+            "answers are numbers")
       content = tuple(sorted(_WORD.findall(item["question"])))
       if content in held_out:
         continue

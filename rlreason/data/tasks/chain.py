@@ -157,7 +157,7 @@ class ChainRows:
 
   def __getitem__(self, index: int) -> base.Row:
     if not 0 <= index < self._size:
-      raise IndexError(f"index must be in 0..{self._size - 1}. Got: {index}")
+      raise IndexError(f"index: got {index}, allowed: 0 to {self._size - 1}")
     problem = self.problem(int(index))
     return dict(
         prompt=_row_prompt(problem, self._config, self._stream, int(index)),
@@ -187,7 +187,7 @@ class ChainDemonstrations:
 
   def __getitem__(self, index: int) -> base.Row:
     if not 0 <= index < self._size:
-      raise IndexError(f"index must be in 0..{self._size - 1}. Got: {index}")
+      raise IndexError(f"index: got {index}, allowed: 0 to {self._size - 1}")
     rng = _generator(self._config.seed, _DEMONSTRATION_STREAM, int(index))
     problem = _draw_new(rng, self._config, self._taken)
     return dict(

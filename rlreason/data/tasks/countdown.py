@@ -82,31 +82,31 @@ class CountdownConfig:
 
   def __post_init__(self):
     if self.num_numbers not in (3, 4):
-      raise ValueError(f"num_numbers must be 3 or 4. Got: {self.num_numbers}")
+      raise ValueError(f"num_numbers: got {self.num_numbers}, allowed: 3 or 4")
     for name in ("max_number", "max_target", "num_validation", "num_test"):
       if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1. Got: {getattr(self, name)}")
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
     if not 1 <= self.min_target <= self.max_target:
       raise ValueError(
-          f"min_target must be in 1..max_target ({self.max_target}). Got: {self.min_target}")
+          f"min_target: got {self.min_target}, allowed: 1 to max_target={self.max_target}")
     smallest = max(self.max_number, self.max_target)
     if self.max_intermediate < smallest:
       raise ValueError(
-          f"max_intermediate must be at least max_number and max_target ({smallest}). "
-          f"Got: {self.max_intermediate}")
+          f"max_intermediate: got {self.max_intermediate}, allowed: at least max_number and "
+          f"max_target ({smallest})")
     sets = math.comb(self.max_number + self.num_numbers - 1, self.num_numbers)
     if sets > _MAX_SETS:
       raise ValueError(
-          f"max_number must leave at most {_MAX_SETS} sets of numbers to look at. "
-          f"Got: {self.max_number}, which makes {sets}")
+          f"max_number: got {self.max_number}, which makes {sets} sets of numbers to look at, "
+          f"allowed: at most {_MAX_SETS} of them")
     if self.seed < 0:
-      raise ValueError(f"seed must not be negative. Got: {self.seed}")
+      raise ValueError(f"seed: got {self.seed}, allowed: 0 or more")
     for name in ("give_up", "restart", "insight", "at_once"):
       if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(f"{name} must be in [0, 1]. Got: {getattr(self, name)}")
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 0 to 1")
     shortest = _try_words(self.num_numbers) + _answer_words(self.num_numbers)
     if self.max_words < shortest:
-      raise ValueError(f"max_words must be at least {shortest}. Got: {self.max_words}")
+      raise ValueError(f"max_words: got {self.max_words}, allowed: {shortest} or more")
 
 
 class Problem(NamedTuple):
@@ -126,7 +126,7 @@ class CountdownRows:
 
   def __init__(self, config: CountdownConfig, split: str):
     if split not in SPLITS:
-      raise ValueError(f"split must be one of {SPLITS}. Got: {split!r}")
+      raise ValueError(f"split: got {split!r}, allowed: {', '.join(SPLITS)}")
     self.problems = split_problems(config)[split]
     self._config = config
     self._stream = SPLITS.index(split)
@@ -155,7 +155,7 @@ class CountdownDemonstrations:
 
   def __init__(self, config: CountdownConfig, size: int):
     if size < 1:
-      raise ValueError(f"size must be at least 1. Got: {size}")
+      raise ValueError(f"size: got {size}, allowed: 1 or more")
     self._config = config
     self._size = size
     self._problems = split_problems(config)["train"]
@@ -165,7 +165,7 @@ class CountdownDemonstrations:
 
   def __getitem__(self, index: int) -> base.Row:
     if not 0 <= index < self._size:
-      raise IndexError(f"index must be in 0..{self._size - 1}. Got: {index}")
+      raise IndexError(f"index: got {index}, allowed: 0 to {self._size - 1}")
     rng = _generator(self._config.seed, _DEMONSTRATION_STREAM, int(index))
     problem = self._problems[rng.integers(len(self._problems))]
     numbers = [int(number) for number in rng.permutation(problem.numbers)]
@@ -213,8 +213,8 @@ def split_problems(config: CountdownConfig) -> dict[str, list[Problem]]:
   held_out = config.num_validation + config.num_test
   if held_out >= len(problems):
     raise ValueError(
-        f"config.task.problems: num_validation + num_test must be less than the {len(problems)} "
-        f"problems there are. Got: {held_out}")
+        f"config.task.problems: num_validation, num_test: got {held_out} together, allowed: less "
+        f"than the {len(problems)} problems there are")
   order = np.random.default_rng(config.seed).permutation(len(problems))
   validation, test, train = np.split(order, [config.num_validation, held_out])
   parts = dict(train=train, validation=validation, test=test)

@@ -29,7 +29,8 @@ def demonstration(row: base.Row) -> str:
   lines, result = _WORKINGS[row["task_name"]](row["question"])
   if str(result) != row["answer"]:
     raise ValueError(
-        f"the working of {row['question']!r} leads to {result}, its answer is {row['answer']}")
+        f"answer: got {row['answer']} of {row['question']!r}, allowed: {result}, to which its "
+        "working leads")
   return "\n".join([*lines, f"\\boxed{{{row['answer']}}}"])
 
 
