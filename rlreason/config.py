@@ -161,7 +161,8 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
   message = re.sub(r"^options of \w+: (?=\w+: )", "options.", str(error))  # of a slot
   if message.startswith(where):
     return message
-  name = re.match(r"(\w+)(?=[:.,\[])", message)
+  # Ours begin `field: got`; a class of the user's may say `field must be ...`.
+  name = re.match(r"(\w+)(?=[:.,\[]| must )", message)
   return f"{where}.{message}" if name and name[1] in names else f"{where}: {message}"
 
 

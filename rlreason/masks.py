@@ -15,30 +15,34 @@ Aggregation = Literal["token-mean", "token-sum", "sequence-mean", "sequence-sum"
 
 
 def zero_masked(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """`x` where `mask` is True, else 0: a NaN at a masked position does not leak."""
+  """`x` [...] where `mask` bool[...] is True, else 0: a NaN at a masked position does not leak."""
   return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 def masked_sum(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """Sum over True positions, in f32."""
+  """Sum of `x` [...] over the True positions of bool[...], all of them or along `axis`; f32."""
   return jnp.sum(zero_masked(x.astype(jnp.float32), mask), axis=axis)
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-  """`numerator / denominator`, and 0 where the denominator is 0, in value and gradient."""
+  """`numerator / denominator`, f32[...], and 0 where that is 0, in value and gradient."""
   empty = denominator == 0
   return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
 
 
 def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """Mean over True positions, in f32; 0 when there are none."""
+  """Mean of `x` [...] over True positions of bool[...], in f32; 0 when there are none.
+
+  Over all of them, or along `axis`.
+  """
   return safe_divide(masked_sum(x, mask, axis), jnp.sum(mask.astype(jnp.float32), axis=axis))
 
 
 def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Array:
   """Variance over True positions, in f32; 0 for one position or none, and for equal numbers.
 
-  The sum of squares is divided by the number of positions minus `ddof`: 0 is biased, 1 is not.
+  A scalar for `x` [...] and `mask` bool[...]. The sum of squares is divided by the number of
+  positions minus `ddof`: 0 is biased, 1 is not.
   """
   errors = centred(x, mask)
   freedom = jnp.sum(mask.astype(jnp.float32)) - ddof
@@ -73,7 +77,8 @@ def whiten(
 def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
   """`x` minus the maximum over its True positions, in f32; 0 where masked. Gradients pass through.
 
-  Equal numbers become exactly 0.
+  f32[...] for `x` [...] and `mask` bool[...], along `axis` or over all. Equal numbers become
+  exactly 0.
   """
   x = zero_masked(x.astype(jnp.float32), mask)
   lowest = jnp.finfo(jnp.float32).min
@@ -84,8 +89,8 @@ def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 def centred(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
   """`x` minus its mean over True positions, in f32; 0 where masked.
 
-  Equal numbers become exactly 0: dividing a rounding residue by their standard deviation would
-  amplify it.
+  f32[...] for `x` [...] and `mask` bool[...], along `axis` or over all. Equal numbers become
+  exactly 0: dividing a rounding residue by their standard deviation would amplify it.
   """
   x = shifted(x, mask, axis)
   total, count = (jnp.sum(y, axis=axis, keepdims=True) for y in (x, mask.astype(jnp.float32)))

@@ -252,6 +252,13 @@ def test_load_config_file_errors(tmp_path):
     config_files.load_config_file(str(text))
 
 
+def test_an_error_of_a_class_of_the_users_has_the_path_of_its_field():
+  at = lambda message: config_lib.at("config.task", ValueError(message), ["size"])
+  assert at("size must be positive") == "config.task.size must be positive"
+  assert at("size: got 0, allowed: above 0") == "config.task.size: got 0, allowed: above 0"
+  assert at("nothing works") == "config.task: nothing works"
+
+
 def test_fields_in_the_place_of_a_number_are_refused():
   @dataclasses.dataclass(frozen=True)
   class Numbers:

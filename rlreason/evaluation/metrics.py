@@ -32,9 +32,10 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     ValueError: not 0 <= num_correct <= num_samples, or not 1 <= k <= num_samples.
   """
   if not 0 <= num_correct <= num_samples:
-    raise ValueError(f"num_correct must be in 0..{num_samples}. Got: {num_correct}")
+    raise ValueError(
+        f"num_correct: got {num_correct}, allowed: 0 to {num_samples}, the number of samples")
   if not 1 <= k <= num_samples:
-    raise ValueError(f"k must be in 1..{num_samples}, the number of samples. Got: {k}")
+    raise ValueError(f"k: got {k}, allowed: 1 to {num_samples}, the number of samples")
   subsets = math.comb(num_samples, k)
   return (subsets - math.comb(num_samples - num_correct, k)) / subsets
 
@@ -62,9 +63,9 @@ def maj_at_k(
   """
   if len(answers) != len(is_correct):
     raise ValueError(
-        f"answers and is_correct must be equally long. Got: {len(answers)}, {len(is_correct)}")
+        f"is_correct: got {len(is_correct)} verdicts, allowed: {len(answers)}, one for each answer")
   if not 1 <= k <= len(answers):
-    raise ValueError(f"k must be in 1..{len(answers)}, the number of samples. Got: {k}")
+    raise ValueError(f"k: got {k}, allowed: 1 to {len(answers)}, the number of samples")
   votes = {}
   for answer, correct in zip(answers[:k], is_correct[:k]):
     if answer is not None and correct is not None:

@@ -54,6 +54,13 @@ def group_centered(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
 
   With advantages whitened over the tokens of the batch it is REINFORCE++-baseline,
   https://arxiv.org/abs/2501.03262.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+
+  Returns:
+    f32[P, G].
   """
   return jax.lax.stop_gradient(_centred(scores, is_kept))
 
@@ -133,6 +140,13 @@ def no_baseline(scores: jax.Array, is_kept: jax.Array) -> jax.Array:
 
   With advantages whitened over the tokens of the batch it is REINFORCE++,
   https://arxiv.org/abs/2501.03262.
+
+  Args:
+    scores: f32[P, G].
+    is_kept: bool[P, G].
+
+  Returns:
+    f32[P, G].
   """
   return jax.lax.stop_gradient(masks.zero_masked(scores.astype(jnp.float32), is_kept))
 
@@ -325,7 +339,7 @@ def is_always_zero(
   """Whether one of these advantages is 0 for groups of this size, whatever their scores.
 
   Args:
-    function: of this module; False for any other function, of which nothing is known.
+    function: of this module, gives f32[P, G]; False for any other, of which nothing is known.
     options: of it.
     group_size: G.
   """

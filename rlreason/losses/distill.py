@@ -40,7 +40,10 @@ def forward_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def reverse_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """KL(student || teacher), which is mode-seeking; arguments as for `forward_kl`."""
+  """KL(student || teacher), which is mode-seeking; arguments as for `forward_kl`.
+
+  For f32[..., V] log-probs it is f32[...] nats.
+  """
   return _kl(student, jax.lax.stop_gradient(teacher))
 
 

@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 2**24
 
 
 def cap(x: jax.Array, limit: float | None) -> jax.Array:
-  """Values soft-capped to +-limit; unchanged if that is None."""
+  """Values f32[...] soft-capped to +-limit; unchanged if that is None."""
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
@@ -42,7 +42,7 @@ _NEAREST = 1e-6
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
-  """log(1 - exp(x)), the log-probability of the complement, for log-probabilities x.
+  """log(1 - exp(x)), the log-probability of the complement, for log-probabilities x; f32[...].
 
   For x above -1e-6, where it tends to minus infinity, it is held at -13.8 and has no gradient.
   """

@@ -18,7 +18,7 @@ MAX_LOG_RATIO = 80.0
 
 
 def finite_ratio(log_ratio: jax.Array, max_log_ratio: float = MAX_LOG_RATIO) -> jax.Array:
-  """exp, but constant, and therefore finite, above 80 nats or `max_log_ratio`."""
+  """exp of f32[...], but constant, and therefore finite, above 80 nats or `max_log_ratio`."""
   return jnp.exp(jnp.minimum(log_ratio, max_log_ratio))
 
 

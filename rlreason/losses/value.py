@@ -48,7 +48,10 @@ def _half_square(error, huber_delta):
 
 
 def explained_variance(values: jax.Array, returns: jax.Array, mask: jax.Array) -> jax.Array:
-  """1 - Var(R - V) / Var(R) over True tokens; 0 when the returns do not vary."""
+  """1 - Var(R - V) / Var(R) over True tokens; 0 when the returns do not vary.
+
+  Of f32[B, T], f32[B, T] and bool[B, T], an f32 scalar.
+  """
   variance = masks.masked_variance(returns, mask)
   unexplained = masks.masked_variance(returns - values, mask)
   return jnp.where(variance > 0, 1.0 - masks.safe_divide(unexplained, variance), 0.0)

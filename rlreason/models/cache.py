@@ -75,7 +75,10 @@ def grow(cache: LayerCache, length: int) -> LayerCache:
 
 
 def keep_rows(cache: LayerCache, kept: jax.Array) -> LayerCache:
-  """The cache of some rows of each prompt's group: `take_rows` of the per-row arrays."""
+  """The cache of the rows `kept` i32[P, g] of each prompt's group: `take_rows` of their arrays.
+
+  From [P * G, ...] keys and values it has [P * g, ...]; those of prompts, [P, ...], stay.
+  """
   return cache.replace(
       keys=take_rows(cache.keys, kept), values=take_rows(cache.values, kept))
 

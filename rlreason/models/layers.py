@@ -126,7 +126,7 @@ class Projection(nn.Module):
 
 
 def activate(gate: jax.Array, config: ModelConfig) -> jax.Array:
-  """The activation of a feed-forward layer's gate."""
+  """The activation of a feed-forward layer's gate, elementwise: [...] of the compute type."""
   return nn.silu(gate) if config.activation == "silu" else nn.gelu(gate, approximate=True)
 
 

@@ -125,6 +125,7 @@ def merge_layer(
     return merged
 
   def kernel_of(projection: Params, path: tuple[str, ...], has_both: bool) -> jax.Array:
+    """[inputs, outputs], each of one axis or more, in `dtype`: with what adapters add to it."""
     kernel = projection[path[-1]]
     if quantize.is_quantized(kernel):
       kernel = quantize.dequantize(

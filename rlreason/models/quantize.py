@@ -74,7 +74,7 @@ def quantize(kernel: jax.Array, kind: str, axis: int) -> Params:
 
 
 def dequantize(kernel: Params, axis: int, dtype: jnp.dtype) -> jax.Array:
-  """The kernel as floats; `axis` as given to `quantize`."""
+  """The kernel [...] as floats of `dtype`, with the shape and the `axis` given to `quantize`."""
   scale = jnp.expand_dims(kernel["scale"], axis)
   if "int8" in kernel:
     values = kernel["int8"].astype(jnp.float32)
@@ -86,7 +86,10 @@ def dequantize(kernel: Params, axis: int, dtype: jnp.dtype) -> jax.Array:
 
 
 def quantize_rows(kernel: jax.Array) -> Params:
-  """A matrix [outputs, inputs] as int8 with a scale for each output, for `multiply_rows`."""
+  """A matrix [outputs, inputs] as int8 with a scale for each output, for `multiply_rows`.
+
+  {"int8": i8[outputs, inputs], "scale": f32[outputs, 1]}.
+  """
   return quantize(kernel, "int8", -1)
 
 

@@ -108,17 +108,23 @@ def _embed(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Arra
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
-  """Random parameters: a plain nested dict, layers stacked on axis 0."""
+  """Random parameters: a plain nested dict, those of layers stacked on axis 0, [N, ...].
+
+  They are `config.param_dtype`; adapters are f32.
+  """
   return nn.unbox(boxed_params(config, key))
 
 
 def init_adapters(config: ModelConfig, key: jax.Array) -> Params:
-  """New adapters of `config.lora`, to `lora.join` with parameters; initially without effect."""
+  """New adapters of `config.lora`, to `lora.join` with parameters; initially without effect.
+
+  f32[N, inputs, rank] and f32[N, rank, outputs] for the N layers.
+  """
   return lora.split(init_params(config, key))[0]
 
 
 def boxed_params(config: ModelConfig, key: jax.Array):
-  """Random parameters boxed with their logical axis names (for `parallel/rules.py`)."""
+  """Those of `init_params` boxed with their logical axis names (for `parallel/rules.py`)."""
   tokens = jnp.zeros((1, 1), jnp.int32)
   mask = row_masks(config, tokens + 1, tokens)
   return Transformer(config).init(key, tokens, tokens, mask)["params"]
@@ -307,7 +313,7 @@ def logits(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
 
 def cap_logits(config: ModelConfig, logits: jax.Array) -> jax.Array:
-  """Logits with the cap of Gemma 2; unchanged for other families."""
+  """Logits f32[..., V] with the cap of Gemma 2; unchanged for other families."""
   return logprobs.cap(logits, config.logit_softcap)
 
 

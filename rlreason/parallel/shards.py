@@ -24,7 +24,7 @@ class Replicas(NamedTuple):
 
 
 def take_rows(batch: Any, indices: jax.Array) -> Any:
-  """The rows of a batch at these indices, with their shape."""
+  """The rows of a batch, arrays [B, ...], at `indices` i32[n, m]: [n, m, ...]."""
   return jax.tree.map(lambda x: x[indices], batch)
 
 

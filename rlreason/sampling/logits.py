@@ -48,7 +48,10 @@ def filter_logits(logits: jax.Array, options: SamplingOptions) -> jax.Array:
 
 
 def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
-  """The `k` largest logits of each row, and those equal to the smallest of them; -inf elsewhere."""
+  """The `k` largest logits of each row, and those equal to the smallest of them; -inf elsewhere.
+
+  f32[B, V], as are the logits.
+  """
   chex.assert_rank(logits, 2)
   if k >= logits.shape[1]:
     return logits
@@ -59,8 +62,9 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
 def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
   """The smallest set of most likely tokens with probability `p` or more; -inf elsewhere.
 
-  Nucleus sampling (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751). Tokens as likely as the
-  least likely one of the set are kept too. The most likely token is always kept.
+  f32[B, V], like the logits. Nucleus sampling (Holtzman et al. 2020,
+  https://arxiv.org/abs/1904.09751). Tokens as likely as the least likely one of the set are kept
+  too. The most likely token is always kept.
 
   The threshold is found by bisection on the bits of exp(logits - largest), which as integers have
   the same order: 30 passes of a compare and a sum, a tenth of the cost of a sort of [32, 49152].
@@ -84,7 +88,10 @@ def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
 
 
 def keep_min_p(logits: jax.Array, p: float) -> jax.Array:
-  """Tokens at least `p` times as likely as the likeliest (https://arxiv.org/abs/2407.01082)."""
+  """Tokens at least `p` times as likely as the likeliest (https://arxiv.org/abs/2407.01082).
+
+  f32[B, V], as are the logits; -inf elsewhere.
+  """
   chex.assert_rank(logits, 2)
   largest = jnp.max(logits, axis=1, keepdims=True)
   return jnp.where(logits >= largest + jnp.log(p), logits, -jnp.inf)

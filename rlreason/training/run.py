@@ -17,7 +17,7 @@ from rlreason.training import (
 from rlreason.training.entry import enter
 from rlreason.training.keys import init_key
 from rlreason.training.settings.recipe import Recipe
-from rlreason.training.setup import check_same_shape, load_policy, places
+from rlreason.training.setup import check_same_shape, load_policy, param_shardings
 from rlreason.training.stages.base import Setup
 from rlreason.training.stages.kinds import make_stage
 from rlreason.training.stages.sample import select
@@ -92,7 +92,7 @@ def load_start(
   if source is None:
     return load_policy(setup.recipe, setup.layout, init_key(setup.recipe.seed))[1]
   model, policy, _ = weights.load_model(
-      folder, dtype=setup.model.param_dtype, sharding=places(setup.layout))
+      folder, dtype=setup.model.param_dtype, sharding=param_shardings(setup.layout))
   check_same_shape(source, model, setup.model)
   return policy
 

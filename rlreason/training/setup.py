@@ -87,7 +87,7 @@ def load_policy(
   def sharding(model):
     """The sharding of a model whose weights have not been read yet."""
     check_memory(recipe, _with_choices(model, choice))
-    return places(layout)(model)
+    return param_shardings(layout)(model)
 
   if isinstance(choice, PretrainedModel):
     model, params, tokenizer = weights.load_model(
@@ -141,7 +141,7 @@ def base_kind(recipe: Recipe) -> str | None:
   return None if recipe.lora is None or recipe.lora.base == "full" else recipe.lora.base
 
 
-def places(layout: Layout) -> Callable[[ModelConfig], Any]:
+def param_shardings(layout: Layout) -> Callable[[ModelConfig], Any]:
   """The shardings of a model's parameters."""
   return lambda model: layout.param_shardings(models.abstract_boxed_params(model))
 

@@ -62,7 +62,10 @@ class Entry:
       yield slice(low * rows, high * rows), part, (*start[:place], low, *start[place + 1:])
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
-    """The part of the parameter from the file's array, as a view where that is possible."""
+    """The part of the parameter, `shape`, from the file's array, `file_shape`, in its type.
+
+    As a view where that is possible.
+    """
     if self.rope_heads:
       array = _unpermute_rope(array, self.rope_heads)
     if self.offset:
@@ -70,7 +73,7 @@ class Entry:
     return (array.swapaxes(-1, -2) if self.in_axes else array).reshape(self.shape)
 
   def to_file(self, array: np.ndarray) -> np.ndarray:
-    """The file's array from the part of the parameter; inverse of `from_file`."""
+    """The file's array, `file_shape`, from the part of the parameter; inverse of `from_file`."""
     if self.rope_heads:
       raise ValueError(f"{'/'.join(self.path)}: arrays for interleaved RoPE are read, not written")
     if self.offset:
@@ -199,6 +202,8 @@ def read_pieces(
     params: Params, name: str, entry: Entry, *, max_elements: float = math.inf
 ) -> Iterator[np.ndarray]:
   """The array of tensor `name`, in the file's layout, out of the parameters, in pieces of rows.
+
+  Together they are [*entry.file_shape], in the type of the parameter.
 
   Raises:
     ValueError: the parameters have no such entry, or one of another shape; names it.

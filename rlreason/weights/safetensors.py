@@ -47,7 +47,7 @@ def check_kind(kind: str, name: str, where: str) -> None:
 
 
 def is_finite(array: np.ndarray) -> bool:
-  """Whether no number is NaN or infinite: in one pass over the bits of a type of files."""
+  """Whether no number of floats [...] is NaN or infinite: in one pass over their bits."""
   exponents = _EXPONENTS.get(str(array.dtype))  # all of these bits set say so
   if exponents is None:  # of another byte order
     return bool(np.all(np.isfinite(array)))
@@ -113,7 +113,10 @@ class Checkpoint:
     return self._files[name].tensors.get_slice(name).get_dtype()
 
   def read(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """The array of a tensor, or rows of it; bfloat16 comes as the type of ml_dtypes."""
+    """The array of a tensor, `shape(name)`, or [rows, ...] of it, in the type of the file.
+
+    bfloat16 comes as the type of ml_dtypes.
+    """
     return self._files[name].read(name, rows)
 
   def _open(self, path: pathlib.Path, expected: frozenset[str] | None) -> None:
@@ -170,7 +173,8 @@ def write(
   Args:
     folder: exists.
     tensors: what the files are to hold, by name, in the order of writing.
-    read: the array of a tensor name, in pieces along its first axis, each written when it comes.
+    read: the array of a tensor name, in pieces [rows, ...] along its first axis, each written, as
+      the type in `tensors`, when it comes.
     max_shard_bytes: most bytes of tensors in one file; a larger tensor has a file of its own.
 
   Raises:

@@ -78,7 +78,10 @@ class _Buffer:
       self._shares[device] = ([start for start, _ in bounds], array)
 
   def write(self, part: np.ndarray, start: tuple[int, ...]) -> None:
-    """Puts `part` where it belongs on every device; waits, so that pieces do not pile up."""
+    """Puts `part` [...] at `start` on every device that has a share of it, in the buffer's type.
+
+    Waits, so that pieces do not pile up.
+    """
     if not self._shares:
       self._make_shares()
     part = part.reshape((1,) * (len(start) - part.ndim) + part.shape)
@@ -93,7 +96,7 @@ class _Buffer:
       self._shares[device] = (offset, written.block_until_ready())
 
   def array(self) -> jax.Array:
-    """The parameter, when all of it is written."""
+    """The parameter, [*shape] of `dtype`, when all of it is written."""
     arrays = [_as_type(array, self.dtype) for _, array in self._shares.values()]
     self._shares.clear()
     return jax.make_array_from_single_device_arrays(self.shape, self.sharding, arrays)
@@ -117,6 +120,7 @@ class _QuantizedBuffer:
       self._parts[name].write(np.asarray(piece), start)
 
   def array(self) -> Params:
+    """The quantised kernel, as of `quantize.quantize`, when all of it is written."""
     return {name: part.array() for name, part in self._parts.items()}
 
 

@@ -32,7 +32,7 @@ def test_pass_at_1_is_accuracy_and_large_numbers_are_stable():
 
 @pytest.mark.parametrize("n, c, k", [(4, 5, 2), (4, -1, 2), (4, 1, 0), (4, 1, 5)])
 def test_pass_at_k_refuses_impossible_counts(n, c, k):
-  with pytest.raises(ValueError, match="must be in"):
+  with pytest.raises(ValueError, match="(num_correct|k): got .*, allowed: "):
     metrics.pass_at_k(n, c, k)
 
 
@@ -47,9 +47,9 @@ def test_maj_at_k_by_hand():
   assert metrics.maj_at_k([None, None, "7"], [wrong, wrong, right], 3) == 1.0
   assert metrics.maj_at_k(["8", "8", "7"], [None, None, right], 3) == 1.0
   assert metrics.maj_at_k([None, None], [wrong, wrong], 2) == 0.0
-  with pytest.raises(ValueError, match="k must be"):
+  with pytest.raises(ValueError, match="k: got .*, allowed: 1 to "):
     metrics.maj_at_k(["7"], [right], 2)
-  with pytest.raises(ValueError, match="equally long"):
+  with pytest.raises(ValueError, match="is_correct: got 2 verdicts, allowed: 1, one"):
     metrics.maj_at_k(["7"], [right, wrong], 1)
 
 

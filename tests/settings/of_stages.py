@@ -141,6 +141,7 @@ ROWS = {
     SampleStage: _ON_PROBLEMS | {
         "name": _COMMON["name"], "start": _COMMON["start"], "steps": Row(4, of("stage")),
         "num_prompts": Row(4, of("prompts")), "group_size": Row(4, of("rows")),
+        "prompts_at_once": Row(1, of("generators")),
         "sampling": Row(WARM, of("generators")), "rewards": Row(HALF, of("rows")),
         "reward_clip": Row((-0.5, 0.5), of("rows")),
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),

@@ -11,7 +11,7 @@ from rlreason import losses, models, weights
 from rlreason.algorithms import DistillConfig, PreferenceConfig, presets
 from rlreason.rewards import RewardSpec, WorkerPool
 from rlreason.slots import Slot
-from rlreason.training import metrics, run as run_lib, stages as stages_lib
+from rlreason.training import experience, metrics, run as run_lib, stages as stages_lib
 from rlreason.training.settings.recipe import from_config
 from rlreason.training.setup import make_setup
 from tests.training import tiny_run
@@ -56,7 +56,7 @@ def ratio(metrics, name):
 
 def test_shared_prompts_and_packed_rows_change_nothing(tmp_path):
   states, wastes = [], []
-  padded = dict(share_prompts=False)
+  padded = dict(share_prompts=False, pack_rows=False)
   for settings in (padded, {}, padded | dict(pack_rows=True, packed_width=64)):
     algorithm = presets.grpo(kl_coef=0.1, recompute_log_probs=True, **settings)
     outputs, _ = run_step(rl_config(algorithm), tmp_path)
@@ -66,6 +66,49 @@ def test_shared_prompts_and_packed_rows_change_nothing(tmp_path):
   for state in states[1:]:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), states[0], state)
   assert wastes[0] == wastes[1] != wastes[2]
+
+
+def test_a_correction_weighs_what_an_older_policy_has_sampled(tmp_path):
+  """Sampled a step ahead, the ratio to the sampler is no longer 1; rows are packed meanwhile."""
+  algorithm = presets.grpo(
+      recompute_log_probs=True, share_prompts=False,
+      correction=Slot(losses.truncated_importance, {"cap": 2.0}))
+  found = {}
+  for ahead in (0, 1):
+    recipe = rl_config(algorithm, draws_ahead=ahead)
+    setup, policy = make_setup(recipe)
+    with WorkerPool(num_workers=1) as pool:
+      stage = stages_lib.make_stage(setup, recipe.stages[0], policy, 0, pool, tmp_path)
+      draws, state, found[ahead] = experience.Draws(stage, jax.random.key(0)), stage.state, []
+      draws.begin(0, state.params)
+      for number in range(3):
+        output = stage.learn(state, number, draws.next(number, state.params), jax.random.key(1))
+        state = output.state
+        found[ahead].append([ratio(output.device_metrics, name) for name in (
+            "policy/sampler_error", "policy/correction")])
+      draws.close()
+  # The first step of both is drawn by the policy that learns from it; so are all with none ahead.
+  np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+  for error, weight in (*found[0], found[1][0]):
+    assert error < 1e-5 and weight == pytest.approx(1, abs=1e-5)
+  for error, weight in found[1][1:]:
+    assert error > 1e-3 and weight != pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode, data", [("jit", 1), ("jit", 2), ("pmap", 2)])
+def test_a_queue_of_prompts_samples_what_a_batch_does(mode, data, tmp_path):
+  config = tiny_run.make_data_config()
+  config.stages, config.parallel = ("sample",), dict(mode=mode, data=data)
+  config.sample = config.sample.to_dict() | dict(start="initial", num_prompts=8, group_size=2)
+  rows = []
+  for at_once in (0, 2, 8):
+    config.sample.prompts_at_once = at_once
+    (output,), _ = run_step(from_config(config), tmp_path)
+    rows.append(output.rows)
+  assert rows[0] == rows[1] == rows[2] and len(rows[0]) == 16
+  config.sample.prompts_at_once = 9
+  with pytest.raises(ValueError, match="prompts_at_once: got 9, allowed: 0 to num_prompts=8"):
+    from_config(config)
 
 
 def test_a_step_fills_up_with_groups_that_differ(tmp_path):

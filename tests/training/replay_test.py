@@ -173,7 +173,8 @@ def test_rows_are_padded_on_their_sides(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm, rows, settings, message", [
-    (presets.remax(minibatch_size=4), [row(1, reward=1)] * 2, {}, "greedy_reward: the rows"),
+    (presets.remax(minibatch_size=4), [row(1, reward=1)] * 2, {},
+     "greedy_reward: got rows without it, allowed: rows with what the algorithm of 'rl' reads"),
     (rr.PolicyGradientConfig(advantage_threshold=0.1, minibatch_size=4), [row(1, advantages=1)], {},
      "reward: got rows without it, allowed: rows with what the algorithm of 'rl' reads"),
     (GRPO, [row(99, reward=1)] * 2, {}, "tokens together, allowed: 16"),

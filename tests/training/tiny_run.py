@@ -4,14 +4,14 @@
 
 runs the recipe once for each of the moments, which have commas between them, each in a process of
 its own; with `adapters` by training these on a base of 4 bits, with `data` one whose stages write
-data for others; with `ahead` steps of RL draw two steps before they learn; with its plots and its
-report only if `report` is there. At its moment a process sends itself a signal: SIGKILL for `step
-3` (the metrics of step 3 have just been written), `save 4` (the checkpoint of step 4 has just been
-handed to the background), `eval sft` (the stage is evaluated and its model written, but no
-checkpoint says so) and `eval sft 2` (it is evaluated after step 2); SIGTERM for `stop 3`. `end` is
-no moment: the run comes to its end. After what each has printed comes a line of `ENDED` and how it
-ended. `copy` and `move` between moments leave the folder as it is then at WORKDIR-1, the second of
-them at WORKDIR-2 and so on, which after `move` is a new run's.
+data for others; with `ahead` steps of RL draw two steps before they learn, from packed rows; with
+its plots and its report only if `report` is there. At its moment a process sends itself a signal:
+SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4` (the checkpoint of
+step 4 has just been handed to the background), `eval sft` (the stage is evaluated and its model
+written, but no checkpoint says so) and `eval sft 2` (it is evaluated after step 2); SIGTERM for
+`stop 3`. `end` is no moment: the run comes to its end. After what each has printed comes a line of
+`ENDED` and how it ended. `copy` and `move` between moments leave the folder as it is then at
+WORKDIR-1, the second of them at WORKDIR-2 and so on, which after `move` is a new run's.
 """
 
 import gc
@@ -144,6 +144,7 @@ def run(workdir, moment, options):
     config = make_data_config() if "data" in options else make_config("adapters" in options)
     if "ahead" in options:
       config.rl.draws_ahead = 2
+      config.rl.algorithm.share_prompts = False  # then rows are packed
     if "evaluated" in options:
       config.evaluation.every_steps = 2
       config.checkpoint.keep_best = "eval/countdown/reasoning_length"

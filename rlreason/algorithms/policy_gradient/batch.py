@@ -19,7 +19,11 @@ from rlreason.types import Metrics, Outcome, Rollout, RolloutBatch
 def make_batch(
     spec: Spec, inputs: tuple[Rollout, dict, Outcome], coefs: dict[str, jax.Array]
 ) -> tuple[RolloutBatch, Metrics]:
-  """(rollout, scores of `scoring.score`, outcome) -> the batch of an update."""
+  """(rollout, scores of `scoring.score`, outcome) -> the batch of an update, and its metrics.
+
+  Beside prompts i32[B, S] and completions i32[B, T] it has f32[B, T] and bool[B, T] of the tokens
+  of these. The `coefs` are f32 scalars.
+  """
   config, (rollout, scores, outcome), kl_coef = spec.config, inputs, coefs["kl"]
   mask = rollout.action_mask & outcome.is_scored[:, None]
   answer_mask = None

@@ -17,7 +17,10 @@ def initial_coefs(config: PolicyGradientConfig) -> dict[str, jax.Array]:
 
 
 def current_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch) -> dict[str, jax.Array]:
-  """Weights of the terms of the loss in this step, as `loss.micro_batch_loss` takes them."""
+  """Weights of the terms of the loss in this step, as `loss.micro_batch_loss` takes them.
+
+  {"kl", "entropy", "policy"}, f32 scalars.
+  """
   entropy = state.coefs["entropy"]
   if config.entropy_target is not None:
     entropy = active_entropy_coef(

@@ -42,7 +42,7 @@ def rank_by_variance(accuracy: np.ndarray) -> np.ndarray:
   Items never seen come last. [[1, 1], [0, 1], [0, 0.5], [1, 0]] -> [1, 3, 2, 0].
 
   Args:
-    accuracy: as in `score_variance`.
+    accuracy: f32[items, epochs], as in `score_variance`.
   """
   return np.argsort(-score_variance(accuracy), kind="stable")  # NaN is sorted to the end
 

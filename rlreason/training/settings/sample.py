@@ -22,6 +22,9 @@ class SampleStage(StageConfig):
   steps: int  # batches of problems
   num_prompts: Rows  # problems of a batch, over all devices
   group_size: Rows  # completions of each
+  # Problems sampled at once, over all devices; the others wait in a queue and take the slots of
+  # those whose completions have ended. The completions are the same. 0 = all of the batch.
+  prompts_at_once: Rows = 0
   sampling: SamplingOptions
   rewards: tuple[RewardSpec, ...]  # a section for each, by its name
   reward_clip: tuple[float, float] = (-10.0, 10.0)  # range of the sum of the rewards
@@ -47,6 +50,10 @@ class SampleStage(StageConfig):
   def __post_init__(self):
     check_positive(self, "steps", "num_prompts", "group_size")
     check_rows(self)
+    if not 0 <= self.prompts_at_once <= self.num_prompts:
+      raise ValueError(
+          f"prompts_at_once: got {self.prompts_at_once}, allowed: 0 to num_prompts="
+          f"{self.num_prompts}")
     check_fields(self, self.problems)
     check_learned(self.rewards, self.reward_model)
     check_samples_differ(self.sampling, self.group_size)

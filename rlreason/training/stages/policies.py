@@ -17,7 +17,7 @@ from rlreason.training.keys import init_key
 from rlreason.training.settings.base import stage_of
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
-from rlreason.training.setup import base_kind, places
+from rlreason.training.setup import base_kind, param_shardings
 from rlreason.training.stages.base import Setup, model_folder
 from rlreason.training.stages.sources import is_of_stage
 from rlreason.types import Key, Params, Rollout
@@ -61,7 +61,7 @@ def make_model_scores(
   layout = setup.layout
   model, params, _ = weights.load_scalar_model(
       _find_scalar_model(stage.reward_model, folder), dtype=setup.model.param_dtype,
-      compute_dtype=setup.model.dtype, sharding=places(layout))
+      compute_dtype=setup.model.dtype, sharding=param_shardings(layout))
   model = dataclasses.replace(
       model, unroll=min(setup.model.unroll, model.num_layers), attention=setup.model.attention)
   params, size = layout.put_state(params), 0
@@ -80,7 +80,7 @@ def load_critic(
     return None, None
   model, params, _ = weights.load_scalar_model(
       _find_scalar_model(stage.critic_path, folder), dtype=setup.model.param_dtype,
-      compute_dtype=setup.model.dtype, sharding=places(setup.layout),
+      compute_dtype=setup.model.dtype, sharding=param_shardings(setup.layout),
       quantize=base_kind(setup.recipe))
   model = dataclasses.replace(
       model, remat=setup.model.remat, attention=setup.model.attention, lora=setup.model.lora)
@@ -108,7 +108,7 @@ def load_beside(setup: Setup, path: str) -> tuple[ModelConfig, Params]:
   """A model besides the policy, such as a teacher, with the policy's dtypes and layout."""
   model, params, _ = weights.load_model(
       weights.find_model(path), dtype=setup.model.param_dtype,
-      compute_dtype=setup.model.dtype, sharding=places(setup.layout))
+      compute_dtype=setup.model.dtype, sharding=param_shardings(setup.layout))
   return model, params
 
 

@@ -59,6 +59,7 @@ def make_reward_model(
     return base.StepOutput(state, metrics, host_metrics, tokens)
 
   def scores_of_examples(params) -> np.ndarray:
+    """f32[N * C], of the C completions of each of the N rows."""
     placed, found = layout.put_state(params), []
     for start in range(0, len(rows), stage.batch_size):
       some = rows[start:start + stage.batch_size]

@@ -1,17 +1,20 @@
 """Stages that write data: completions with their rewards, and selections from them."""
 
+import functools
 import json
 import pathlib
 
 from rlreason import files, models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
+from rlreason.parallel import Layout
 from rlreason.rollout import Sampled
+from rlreason.sampling import Batching, sample_queue
 from rlreason.training import metrics
 from rlreason.training.settings.graph import start_of
 from rlreason.training.settings.sample import SampleStage
 from rlreason.training.settings.select import SelectStage
-from rlreason.training.setup import places
+from rlreason.training.setup import param_shardings
 from rlreason.training.stages import base, checks, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params
@@ -20,7 +23,8 @@ from rlreason.workers import WorkerPool
 
 def check_sample(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
-  checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  for name in ("num_prompts", "prompts_at_once"):
+    checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
   checks.check_source("problems", stage.problems, "{prompt, answer}")
   scoring.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
@@ -54,7 +58,7 @@ def make_sample(
   if stage.model:
     model, policy, tokenizer = weights.load_model(
         weights.find_model(stage.model), dtype=model.param_dtype, compute_dtype=model.dtype,
-        sharding=places(layout))
+        sharding=param_shardings(layout))
     model = models.with_tokens(model, tokenizer.vocab_size)
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
@@ -64,7 +68,7 @@ def make_sample(
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
       model, tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
-      prompt_buckets=setup.recipe.prompt_buckets)
+      prompt_buckets=setup.recipe.prompt_buckets, sampler=_sampler(stage, layout))
 
   def draw(unused_params, data, key):
     rows = next(data)
@@ -89,6 +93,15 @@ def make_sample(
       stage.name, stage.steps, layout.put_state(empty_state()),
       pipeline.prompt_batches(problems, stage.num_prompts, seed), learn, draw,
       trains=False)
+
+
+def _sampler(stage: SampleStage, layout: Layout):
+  """Of a queue of prompts; None: all of a batch are sampled at once."""
+  if stage.prompts_at_once in (0, stage.num_prompts):
+    return None
+  return functools.partial(sample_queue, Batching(
+      groups=stage.prompts_at_once // layout.num_replicas,
+      parts=layout.num_shards // layout.num_replicas))
 
 
 def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
