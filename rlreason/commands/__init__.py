@@ -1,4 +1,4 @@
-"""The commands of the command line: flags, and what is done with them."""
+"""The commands of the command line, with their flags."""
 
 from rlreason.commands import (
     compare, completion, convert, data, evaluate, recipes, replay, report, sample, train)

@@ -1,4 +1,4 @@
-"""What the commands share: their form, and configs with fields set on the command line."""
+"""Shared code of the commands: their type, and configs with fields set on the command line."""
 
 import ast
 from collections.abc import Callable, Sequence
@@ -28,11 +28,11 @@ class Command(NamedTuple):
 
   Attributes:
     summary: a sentence.
-    example: a line that can be typed.
+    example: an example command line.
     required: flags that must be given.
     define: defines its flags.
-    run: runs it, with its flags, the fields of the config that were set, and its arguments.
-    arguments: what is typed beside flags, for the help; empty: nothing may be.
+    run: runs it, with its flags, the config fields that were set, and its arguments.
+    arguments: its positional arguments, for the help; empty: none are allowed.
   """
 
   summary: str
@@ -44,16 +44,16 @@ class Command(NamedTuple):
 
 
 class UsageError(Exception):
-  """What was typed cannot be done; the message says what to type instead."""
+  """The command line is invalid; the message states what to type instead."""
 
 
 def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
-  """The ConfigDict of an experiment file, some of its fields set from text.
+  """The ConfigDict of an experiment file, with some of its fields set from text.
 
   Args:
     path: as `config_files.load_config_file`.
     overrides: (field path such as "rl.algorithm.kl_coef", value), in order. A value is a Python
-      literal, `true`, `false`, or else text as it is. Sections that are missing or None are made.
+      literal, `true`, `false`, or else plain text. Sections that are missing or None are created.
 
   Raises:
     FileNotFoundError, ValueError: as `config_files.load_config_file`.
@@ -61,7 +61,8 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
   """
   config = config_files.load_config_file(path)
   config.unlock()
-  # The file's types are no rule here: a field of 0 may be meant to be a float, and None anything.
+  # The file's types are not binding here: a field of 0 may be meant as a float, and None as
+  # anything.
   with config.ignore_type():
     for field, text in overrides:
       *sections, name = field.split(".")
@@ -80,10 +81,11 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
 
 
 def _drop_unread(path: str, config: Any, overrides: Sequence[tuple[str, str]]):
-  """Lets go of the recipe's details of what the command line turns off.
+  """Resets fields of the recipe that the command line makes ineffective.
 
-  A field of the file that only overrides keep from having any effect, such as the temperature with
-  `--config.evaluation.num_samples=0`, gets its default. One that is typed itself is refused later.
+  A field of the file that has no effect only because of overrides, such as the temperature with
+  `--config.evaluation.num_samples=0`, gets its default. One that is itself an override is refused
+  later.
   """
   names = [field.split(".") for field, _ in overrides]
   typed = [".".join(["config", *sections, config_lib.RENAMED.get(name, name), ""])
@@ -103,7 +105,7 @@ def _drop_unread(path: str, config: Any, overrides: Sequence[tuple[str, str]]):
 
 
 def _unread_field(config: Any) -> str:
-  """The first field that has no effect; "" where all have, or the config is wrong elsewhere."""
+  """The first field without effect; "" if there is none, or the config has another error."""
   from rlreason.training.settings.recipe import from_config
 
   try:
@@ -117,7 +119,7 @@ def _unread_field(config: Any) -> str:
 
 
 def parse_value(text: str, before: Any) -> Any:
-  """What is typed as a value: a Python literal, `true`, `false`, or text; text where that was."""
+  """Parses a value: a Python literal, `true`, `false`, or text; text if the old value was text."""
   try:
     value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
   except (SyntaxError, ValueError, MemoryError, RecursionError):

@@ -72,15 +72,15 @@ def _print(comparison: Mapping[str, Any]) -> None:
 
 
 def _count(found: Mapping[str, Any], i: int) -> int:
-  """Problems that run i and the first both have; 0: none."""
+  """Number of problems that run i and the first share; 0: none."""
   differences = [entry["differences"][i] for entry in found.values()]
   return max((estimate["n"] for estimate in differences if estimate), default=0)
 
 
 def _difference(name: str, estimate: Mapping[str, Any] | None, count: int) -> str:
-  """`+4.0 [-1.2, 9.2]`: points where the metric is a share; "-" without common problems.
+  """`+4.0 [-1.2, 9.2]`: points if the metric is a share; "-" without common problems.
 
-  With ` of 12` after it where they are another number than `count`.
+  With ` of 12` after it if their number differs from `count`.
   """
   if estimate is None or estimate["value"] is None:
     return "-"

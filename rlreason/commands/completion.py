@@ -8,7 +8,7 @@ from absl import flags
 from rlreason import recipe_files
 from rlreason.commands import base
 
-# What stands before the cursor is cut out of the line, because bash breaks words at "=".
+# The word before the cursor is cut from the line, because bash breaks words at "=".
 _BASH = """\
 # eval "$(rlreason completion bash)"
 _rlreason() {{
@@ -49,7 +49,7 @@ _SHELLS = {
 
 
 def command(commands: Mapping[str, base.Command]) -> base.Command:
-  """The command, which knows the others."""
+  """The command, which needs the list of all others."""
   return base.Command(
       "Prints a script that completes commands, flags and recipes, for the shell to eval.",
       "rlreason completion bash", (), lambda values: None,

@@ -25,7 +25,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   make_layout(recipe.parallel)  # before the weights start JAX: it may set the number of CPU devices
   output = values.output and pathlib.Path(hub.local_path("--output", values.output)).absolute()
   completions = output and output.with_suffix(".jsonl")
-  if output:  # found out now, not after minutes of work
+  if output:  # checked now, not after minutes of work
     if completions == output:
       raise base.UsageError(
           f"--output: got {values.output!r}, allowed: another ending than .jsonl, which the "
@@ -54,7 +54,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
       files.write_whole(output, json.dumps(summary, indent=2) + "\n")
       metrics.write_lines(completions, rows)
       places |= {"results": values.output, "completions": str(completions)}
-  finally:  # also where the disk is full
+  finally:  # even if the disk is full
     tables.print_summary(summary, places)
 
 

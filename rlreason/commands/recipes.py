@@ -9,7 +9,7 @@ from absl import flags
 from rlreason import recipe_files
 from rlreason.commands import base
 
-_LEAST = 30  # columns of what a recipe is, however narrow the terminal
+_LEAST = 30  # least columns of a recipe's summary
 
 
 def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
@@ -18,7 +18,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   width = max(map(len, found), default=0)
   for name, file in found.items():
     line = f"{name:{width}}  {recipe_files.summary(file)}"
-    print(_wrapped(line, width + 2) if sys.stdout.isatty() else line)  # else a line is a recipe
+    print(_wrapped(line, width + 2) if sys.stdout.isatty() else line)  # else one line per recipe
 
 
 def _wrapped(line: str, indent: int) -> str:

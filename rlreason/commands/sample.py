@@ -18,7 +18,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   from rlreason.parallel import ParallelConfig
   from rlreason.training import header, progress
 
-  with progress.on_stderr() as shown:  # the completions alone go to standard output
+  with progress.on_stderr() as shown:  # only the completions go to standard output
     policy = api.load(
         values.model, adapters=values.adapters, end_tokens=values.end_tokens or (),
         chat_options=_chat_options(values.chat_options or ()))

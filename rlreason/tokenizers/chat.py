@@ -1,4 +1,4 @@
-"""Chat messages to text, to token ids, and to the mask of what the assistant wrote.
+"""Converts chat messages to text, to token ids, and to the mask of the assistant's tokens.
 
 Templates come with downloaded models and are untrusted: `template_worker.py` renders them.
 """
@@ -15,7 +15,7 @@ from rlreason.tokenizers.base import Tokenizer
 
 Message = Mapping[str, Any]  # role (system, user, assistant) and content
 T = TypeVar("T", bound=Tokenizer)
-_PROBE = "probe7text"  # no template has a reason to change it
+_PROBE = "probe7text"  # templates have no reason to change it
 _MAX_TAIL = 200  # characters
 _OWN_VARIABLES = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token",
                   "raise_exception", "strftime_now", "range", "namespace", "dict", "lipsum",
@@ -27,8 +27,8 @@ class ChatTokens:
   """A tokenised conversation."""
 
   ids: list[int]
-  completion_mask: list[bool]  # True on the assistant's tokens, its end tokens included
-  is_last_alone: bool = False  # whether earlier turns of the assistant are left out of the mask
+  completion_mask: list[bool]  # True on the assistant's tokens, including its end tokens
+  is_last_alone: bool = False  # whether the mask excludes the assistant's earlier turns
 
 
 def render(
@@ -40,16 +40,16 @@ def render(
   Args:
     tokenizer: has the template.
     messages: role and content of each turn.
-    add_generation_prompt: whether the text ends where the assistant is to write.
+    add_generation_prompt: whether the text ends at the start of the assistant's turn.
     **variables: further variables of the template, such as `date_string` or `enable_thinking`,
-      beside the tokenizer's `chat_options`.
+      in addition to the tokenizer's `chat_options`.
 
   Returns:
     The text, special tokens spelled out.
 
   Raises:
-    ValueError: there is no template, it is not valid, refuses these messages, or takes more time
-      or memory than rendering can.
+    ValueError: there is no template, or it is invalid, refuses these messages, or takes more time
+      or memory than allowed.
   """
   if tokenizer.chat_template is None:
     raise ValueError(
@@ -58,7 +58,7 @@ def render(
     variables = {"bos_token": _spelled(tokenizer, tokenizer.bos_id), **variables}
   variables = {"eos_token": _spelled(tokenizer, tokenizer.eos_ids[0]),
                "pad_token": _spelled(tokenizer, tokenizer.pad_id),
-               "tools": None, "documents": None,  # templates may ask whether they are none
+               "tools": None, "documents": None,  # templates may test whether they are none
                **tokenizer.chat_options, **variables}
   return template_pool.render(
       tokenizer.chat_template, messages,
@@ -68,9 +68,9 @@ def render(
 def encode_prompt(
     tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any
 ) -> list[int]:
-  """Ids of a conversation up to where the assistant is to write.
+  """Ids of a conversation up to the start of the assistant's turn.
 
-  The begin token is the template's business: none is added here.
+  The template adds the begin token: none is added here.
   """
   return tokenizer.encode(
       render(tokenizer, messages, add_generation_prompt=True, **variables), add_special=False)
@@ -79,15 +79,15 @@ def encode_prompt(
 def encode_chat(
     tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any
 ) -> ChatTokens:
-  """Ids of a whole conversation, and which of them the assistant wrote.
+  """Ids of a whole conversation, and the mask of the assistant's ids.
 
   With a template that writes `<role> content <end>` and a line break after each turn:
 
       ids              <user> hi <end> \\n <assistant> hello <end> \\n
       completion_mask   0     0   0    0   0           1     1     0
 
-  What a turn is, is found by rendering the conversation up to it and up to its end: the ids of the
-  prompt must be the first ids of prompt and completion, as they are when the model samples.
+  A turn is located by rendering the conversation up to its start and up to its end: the ids of the
+  prompt must be the first ids of prompt and completion, as in sampling.
 
   Args:
     tokenizer: has the template.
@@ -107,7 +107,7 @@ def encode_chat(
       tokenizer, _make_text_of(tokenizer, messages, variables), len(messages), turns)
 
 
-# (number of messages, whether the assistant is to write next) -> the text of so many first messages
+# (number of messages, whether the assistant writes next) -> the text of these first messages
 _TextOf = Callable[[int, bool], str]
 
 
@@ -121,7 +121,7 @@ def _make_text_of(
 def _encode_turns(
     tokenizer: Tokenizer, text_of: _TextOf, count: int, turns: Sequence[int]
 ) -> ChatTokens:
-  """As `encode_chat`, of `count` messages, with the mask on some of the assistant's turns."""
+  """As `encode_chat`, for `count` messages, with the mask on some of the assistant's turns."""
   ids = tokenizer.encode(text_of(count, False))
   mask = [False] * len(ids)
   for turn in turns:
@@ -141,17 +141,17 @@ def _encode_turns(
 def encode_example(
     tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any
 ) -> ChatTokens:
-  """As `encode_chat`, also with templates that rewrite what the assistant said.
+  """As `encode_chat`, also with templates that rewrite the assistant's turns.
 
-  Templates of reasoning models leave the reasoning out of turns that are over, or of all of them,
-  and open `<think>` in the prompt. Where a conversation cannot be trained on as it is rendered,
-  with all its turns, the last one alone is: after the prompt, as the model gets it, come the words
-  that were given, and the end of the turn.
+  Templates of reasoning models drop the reasoning from past turns, or from all of them, and open
+  `<think>` in the prompt. If training on all turns of the rendered conversation is impossible, only
+  the last one is trained on: the prompt, as the model gets it, is followed by the given text and
+  the end of the turn.
 
   Args:
     tokenizer: has the template.
-    messages: role and content of each turn; the last is the assistant's. What it said before with
-      a `weight` of 0 is read, and not trained on.
+    messages: role and content of each turn; the last is the assistant's. Its earlier turns with a
+      `weight` of 0 are context and not trained on.
     **variables: further variables of the template.
 
   Raises:
@@ -174,7 +174,7 @@ def encode_example(
       chat = _encode_turns(tokenizer, text_of, len(messages), chosen)
       return dataclasses.replace(chat, is_last_alone=len(chosen) < len(turns))
     except ValueError:
-      continue  # another way may do; the last one says what is wrong
+      continue  # another way may work; the last one raises the error
   if not isinstance(content, str):
     raise ValueError(f"content: got {content!r}, allowed: a text, with this chat template")
   ids = tokenizer.encode(
@@ -187,7 +187,7 @@ def encode_example(
 def encode_completion(
     tokenizer: Tokenizer, prompt: Sequence[Message], text: str, **variables: Any
 ) -> list[int]:
-  """Ids of what the assistant says after a prompt, without what this opens, an end token last.
+  """Ids of an assistant's turn after a prompt, without tags that this opens, an end token last.
 
   Raises:
     ValueError: the text cannot follow the prompt.
@@ -198,12 +198,12 @@ def encode_completion(
 
 
 def after_opening(opening: str, text: str) -> str:
-  """What of a completion is left to say after a prompt that ends with `opening`.
+  """The rest of a completion after a prompt that ends with `opening`.
 
   Text without reasoning, after an open `<think>`, gets an empty one.
 
   Raises:
-    ValueError: it reasons, but the prompt has closed its reasoning.
+    ValueError: it has reasoning, but the prompt has closed the reasoning.
   """
   reasons = text.lstrip().startswith("<think>")
   if not opening:
@@ -221,17 +221,17 @@ def after_opening(opening: str, text: str) -> str:
 
 
 def turn_end_id(tokenizer: Tokenizer) -> int:
-  """The id to close a turn of the assistant with."""
+  """The id that closes a turn of the assistant."""
   return tokenizer.eos_ids[0] if tokenizer.turn_end_id is None else tokenizer.turn_end_id
 
 
 def with_turn_end(tokenizer: T) -> T:
-  """A tokenizer whose end tokens include the one that its template closes a turn with.
+  """A tokenizer whose end tokens include the one with which its template closes a turn.
 
-  It is found by rendering a turn: the special token right after what the assistant says.
+  It is found by rendering a turn: the special token right after the assistant's text.
 
   Raises:
-    ValueError: the template takes more time or memory than rendering can.
+    ValueError: the template takes more time or memory than allowed.
   """
   if tokenizer.chat_template is None:
     return tokenizer
@@ -240,9 +240,9 @@ def with_turn_end(tokenizer: T) -> T:
         {"role": "user", "content": "?"}, {"role": "assistant", "content": _PROBE}])
   except template_pool.LimitError:
     raise
-  except ValueError:  # a template that is broken, or wants other messages, says so when it is used
+  except ValueError:  # a broken template, or one for other messages, raises when it is used
     return tokenizer
-  # No more of it than any template needs: each turn of the loop goes through the rest.
+  # No more of it than any template needs: each iteration scans the rest.
   run, tail = [], text.rpartition(_PROBE)[2][:_MAX_TAIL] if _PROBE in text else ""
   added = tokenizer.backend.get_added_tokens_decoder()
   while starts := [i for i, token in added.items()
@@ -251,7 +251,7 @@ def with_turn_end(tokenizer: T) -> T:
     tail = tail.lstrip().removeprefix(added[run[-1]].content)
   if not run:
     return tokenizer
-  # A tag such as </answer> may stand before it.
+  # A tag such as </answer> may precede it.
   is_tag = lambda i: added[i].content.startswith("</") and i not in tokenizer.eos_ids
   found = next((i for i in run if not is_tag(i)), run[0])
   eos_ids = tuple(dict.fromkeys([*tokenizer.eos_ids, found]))
@@ -283,7 +283,7 @@ def _squeezed(text: str) -> str:
 def _prefix(
     tokenizer: Tokenizer, ids: list[int], text_of: _TextOf, count: int, is_prompt: bool
 ) -> list[int]:
-  """Ids of the beginning of a conversation; raises unless `ids` starts with them."""
+  """Ids of the start of a conversation; raises unless `ids` starts with them."""
   prefix = tokenizer.encode(text_of(count, is_prompt))
   if ids[:len(prefix)] != prefix:
     same = next((i for i, (a, b) in enumerate(zip(prefix, ids)) if a != b), len(ids))

@@ -1,9 +1,8 @@
 """Tokenizers rebuilt from the metadata of a GGUF file.
 
-Byte-level BPE ("gpt2") and sentencepiece BPE ("llama") vocabularies. llama.cpp knows how to split a
-text before BPE by a name alone, so only the names listed here are accepted: a wrong split gives
-wrong ids for a few texts in a hundred, and nobody notices. Not here: the file's tensors
-(`weights/gguf.py`).
+Byte-level BPE ("gpt2") and sentencepiece BPE ("llama") vocabularies. llama.cpp selects the split of
+a text before BPE only by a name, so only the names listed here are accepted: a wrong split silently
+gives wrong ids for a few per cent of texts. Not here: the file's tensors (`weights/gguf.py`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +25,7 @@ _SYMBOLS_AND_SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _split_with(digits: str) -> pre_tokenizers.PreTokenizer:
-  """The split of Llama 3 and its followers, which differ in how digits are cut."""
+  """The split of Llama 3 and similar models, which differ in how digits are split."""
   pattern = _ANY_CASE_CONTRACTIONS + _LETTERS_THEN + digits + _SYMBOLS_AND_SPACES
   return pre_tokenizers.Sequence([
       pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"),
@@ -42,12 +41,12 @@ def _split_smollm() -> pre_tokenizers.PreTokenizer:
 
 
 class _Pre(NamedTuple):
-  """What llama.cpp does for a name of `tokenizer.ggml.pre`."""
+  """The behaviour of llama.cpp for a name of `tokenizer.ggml.pre`."""
 
   split: Callable[[], pre_tokenizers.PreTokenizer]
-  takes_words: bool = False  # whole words that are tokens, also where no merges lead to them
-  begins: bool = False  # with a begin token, where the file does not say
-  composes: bool = False  # characters (NFC): not llama.cpp, but the model's own tokenizer does
+  takes_words: bool = False  # whole words that are tokens, even without merges to them
+  begins: bool = False  # with a begin token, if the file does not state it
+  composes: bool = False  # NFC, as the model's own tokenizer but not llama.cpp
 
 
 _GPT2, _SMOLLM = _Pre(_split_gpt2), _Pre(_split_smollm)
@@ -68,7 +67,7 @@ _PRE_TOKENIZERS: Mapping[str, _Pre] = {
 }
 
 
-# More than any model has, and few enough for the objects that the package makes of each.
+# More than any model has, and few enough for the package's objects per token.
 _MAX_FIELDS, _MAX_TENSORS, _MAX_TEXTS = 2**16, 2**18, 2**21
 
 
@@ -79,10 +78,10 @@ def _bounded(what: str, count: int, most: int) -> int:
 
 
 class _Reader(gguf.GGUFReader):
-  """A reader that stops at the end of the file, and makes small objects of what it finds there.
+  """A reader that stops at the end of the file, and makes small objects.
 
-  The package's own takes what lies beyond the end for empty, so that a damaged length may keep it
-  busy for ever; and hundreds of bytes for each token of the vocabulary.
+  The package's own reader treats data beyond the end as empty, so that a damaged length may make it
+  loop forever; and it needs hundreds of bytes for each token.
   """
 
   def _build_fields(self, offs, count):
@@ -154,8 +153,8 @@ def tokenizer_from_gguf(
     end_tokens: tokens that end a completion, put before those of the file.
 
   Raises:
-    ValueError: a vocabulary or pre-tokenizer that is not supported, or a missing field; names it
-      and what is allowed.
+    ValueError: a vocabulary or pre-tokenizer is not supported, or a field is missing; names it and
+      the allowed values.
   """
   try:
     with no_panics():
@@ -222,7 +221,7 @@ def _build_sentencepiece(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _pieces(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-  """Tokens and their kinds, without those at the end that only fill the rows of an embedding."""
+  """Tokens and their kinds, without padding tokens at the end of the embedding."""
   tokens, kinds = list(_required(metadata, "tokens")), list(_required(metadata, "token_type"))
   while kinds and kinds[-1] == sentencepiece.UNUSED and tokens[-1] == f"[PAD{len(tokens) - 1}]":
     tokens.pop()

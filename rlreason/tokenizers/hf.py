@@ -1,4 +1,4 @@
-"""Tokenizers that the `tokenizers` package runs: from the files of a Hugging Face folder.
+"""Tokenizers run by the `tokenizers` package, from the files of a Hugging Face folder.
 
 The other modules of this folder (`gguf.py`, `sentencepiece.py`, `word.py`) build the same class
 from other sources, so that every tokenizer is saved the same way. Not here: chat messages
@@ -22,14 +22,14 @@ from rlreason.tokenizers.chat import with_turn_end
 
 _TAG = re.compile(r"([<\[])/?(\w+)([>\]])")
 _MAX_TEMPLATE_BYTES = 4_000_000
-_DEFAULT_TEMPLATE = "default"  # the one taken when a folder names several chat templates
+_DEFAULT_TEMPLATE = "default"  # the one used when a folder names several chat templates
 _MAX_JSON_BYTES = 2**26  # of the files read as objects, which hold settings and names
 _MAX_JSON_DEPTH = 100  # objects and lists within one another
 
 
 @dataclasses.dataclass(frozen=True)
 class HFTokenizer:
-  """A `tokenizers.Tokenizer` and what it does not know itself: see `base.Tokenizer`."""
+  """A `tokenizers.Tokenizer` with the further attributes of `base.Tokenizer`."""
 
   backend: tokenizers.Tokenizer
   eos_ids: tuple[int, ...]
@@ -43,7 +43,7 @@ class HFTokenizer:
   def __post_init__(self):
     if not self.eos_ids:
       raise ValueError("eos_ids: got none, allowed: at least one token that ends a completion")
-    # A tokenizer.json may carry the truncation and padding of its training run.
+    # A tokenizer.json may contain the truncation and padding of its training run.
     self.backend.no_truncation()
     self.backend.no_padding()
     for name, ids in (("eos_ids", self.eos_ids), ("pad_id", (self.pad_id,)),
@@ -73,7 +73,7 @@ class HFTokenizer:
 
   @functools.cached_property
   def _silent_ids(self) -> frozenset[int]:
-    """Special tokens that are left out of a text: all but tags, such as <think> and </think>."""
+    """Special tokens that are omitted from texts: all but tags, such as <think> and </think>."""
     added = self.backend.get_added_tokens_decoder()
     special = {token.content: i for i, token in added.items() if token.special}
     own = {self.backend.id_to_token(i) for i in (*self.eos_ids, self.pad_id)} | {
@@ -126,7 +126,7 @@ class HFTokenizer:
     }
     if self.chat_template is not None:
       config["chat_template"] = self.chat_template
-    # Read before tokenizer_config.json: one left from another model must not win.
+    # Read before tokenizer_config.json: one left from another model must not take precedence.
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     files.write_whole(folder / "tokenizer.json", self.backend.to_str(pretty=True))
     _write_json(folder / "tokenizer_config.json", config)
@@ -134,7 +134,7 @@ class HFTokenizer:
 
 
 def load_hf(folder: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -> HFTokenizer:
-  """Reads tokenizer.json, and the files beside it for special tokens and the chat template.
+  """Reads tokenizer.json, and the files next to it for special tokens and the chat template.
 
   End tokens are those of tokenizer_config.json, then of generation_config.json, then config.json.
 
@@ -217,7 +217,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     value = json.loads(text)
     _check_depth(value)
-    if "\\u" in text:  # half a character, "\\ud83d", is none that could be shown or written
+    if "\\u" in text:  # a lone surrogate, "\\ud83d", cannot be shown or written
       json.dumps(value, ensure_ascii=False).encode()
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON: {error}") from error
@@ -227,7 +227,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-  """Raises ValueError for what is nested so deep that others fail on it."""
+  """Raises ValueError for a value nested so deeply that other code would fail."""
   level = [value]
   for _ in range(_MAX_JSON_DEPTH):
     level = [child for node in level if isinstance(node, (dict, list))
@@ -238,7 +238,7 @@ def _check_depth(value: Any) -> None:
 
 
 def read_chat_template(folder: pathlib.Path, config: Mapping[str, Any]) -> str | None:
-  """The template from its own file, as newer folders have it, or from tokenizer_config.json.
+  """The template from its own file, as in newer folders, or from tokenizer_config.json.
 
   Raises:
     ValueError: it is not a text, or none of several is the default.
@@ -280,7 +280,7 @@ def _special_ids(
 
 @contextlib.contextmanager
 def no_panics() -> Iterator[None]:
-  """Makes a ValueError of a panic of the tokenizers package, which is no Exception."""
+  """Converts a panic of the tokenizers package, which is not an Exception, to a ValueError."""
   try:
     yield
   except BaseException as error:

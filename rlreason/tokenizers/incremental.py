@@ -1,22 +1,22 @@
-"""Token ids to text piece by piece, as a model writes them."""
+"""Decodes token ids to text incrementally, as a model writes them."""
 
 from collections.abc import Sequence
 import re
 
 from rlreason.tokenizers.hf import HFTokenizer
 
-_REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not, or not yet, a character
+_REPLACEMENT = "\ufffd"  # a decoder's output for bytes that are not (yet) a character
 # A character has at most four bytes and a token at least one, so that the last four tokens hold
-# every unfinished character, and before it a token to take what a decoder does to a first one
-# (Llama 2's drops its space).
+# every unfinished character, after one token whose start a decoder may change (Llama 2's drops its
+# space).
 _CONTEXT = 4
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class IncrementalDecoder:
-  """The text of growing ids, in pieces that never cut a character in two nor are taken back.
+  """The text of growing ids, in final pieces that never split a character.
 
-  The pieces, with what `flush` returns, are together `tokenizer.decode(all ids)`. What later ids
+  The pieces and the result of `flush` together are `tokenizer.decode(all ids)`. Text that later ids
   may still change is held back: bytes of an unfinished character, and a run of sentencepiece's byte
   tokens (`<0x0A>`), which decodes to replacement characters as a whole if one of them does not fit.
   The work per id does not grow with the text.
@@ -30,11 +30,11 @@ class IncrementalDecoder:
   def __init__(self, tokenizer: HFTokenizer, *, skip_special: bool = True):
     self._tokenizer = tokenizer
     self._skip_special = skip_special
-    self._window: list[int] = []  # the latest ids; others have no influence on what comes
+    self._window: list[int] = []  # the latest ids; earlier ones do not affect later text
     self._given = 0  # characters of the window's text that were given
 
   def feed(self, ids: Sequence[int]) -> str:
-    """Takes the next ids and returns the text that they settle; it may be empty."""
+    """Takes the next ids and returns the text that is now final; it may be empty."""
     self._window += [int(i) for i in ids if not self._is_silent(i)]
     end = len(self._window)
     while end and self._is_byte(self._window[end - 1]):
@@ -51,7 +51,7 @@ class IncrementalDecoder:
     return piece
 
   def flush(self) -> str:
-    """The text held back; the next id begins another text."""
+    """The text held back; the next id starts another text."""
     piece = self._decode(self._window)[self._given:]
     self._window, self._given = [], 0
     return piece

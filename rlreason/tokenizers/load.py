@@ -1,4 +1,4 @@
-"""Picks the tokenizer that the files of a folder call for."""
+"""Chooses the tokenizer for the files of a folder."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses
@@ -15,18 +15,17 @@ from rlreason.tokenizers.hf import (
 from rlreason.tokenizers.sentencepiece import load_sentencepiece
 
 SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-# Of the files that a model brings with its weights, which are read, and some copied as they are:
-# the most bytes that they may have.
+# Size limits, in bytes, of the files next to a model's weights, which are read or copied.
 _TEXTS = {".jinja": 2**22, ".json": 2**28, ".model": 2**28, ".txt": 2**28}
 
 
 def check_texts(folder: pathlib.Path) -> None:
-  """Refuses a folder whose texts are links to files elsewhere, or too large to be read.
+  """Raises if the text files of a folder are links to files elsewhere, or too large.
 
-  A folder comes from others: a chat template that is a link to a private file would be read, and
-  written into every model that is made of it. The links of a Hugging Face cache, from
-  `models--NAME/snapshots/REVISION/` to `models--NAME/blobs/`, are what they should be; and weights
-  may lie anywhere.
+  A folder is untrusted: a chat template that is a link to a private file would be read, and written
+  into every model made from it. The links of a Hugging Face cache, from
+  `models--NAME/snapshots/REVISION/` to `models--NAME/blobs/`, are allowed; and weights may be
+  anywhere.
 
   Raises:
     ValueError: names the file.
@@ -36,7 +35,7 @@ def check_texts(folder: pathlib.Path) -> None:
     if path.suffix not in _TEXTS or not path.is_file():
       continue
     size = path.stat().st_size
-    if size > _TEXTS[path.suffix]:  # of which a file with holes need not have any on the disk
+    if size > _TEXTS[path.suffix]:  # a sparse file may have none of them on disk
       raise ValueError(f"{path}: got {size} bytes, allowed: up to {_TEXTS[path.suffix]}")
     target = path.resolve()
     store = target.parent
@@ -56,8 +55,8 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
     end_tokens: further tokens that end a completion, put first.
 
   Raises:
-    FileNotFoundError: nothing there; lists the files looked for.
-    ValueError: a file is damaged or of a kind that is not supported.
+    FileNotFoundError: nothing was found; lists the expected files.
+    ValueError: a file is damaged or has an unsupported format.
   """
   path = pathlib.Path(path)
   check_texts(path)
@@ -82,7 +81,7 @@ def load_tokenizer(path: str | os.PathLike, *, end_tokens: Iterable[str] = ()) -
 def _load_sentencepiece_folder(
     folder: pathlib.Path, name: str, end_tokens: Iterable[str]
 ) -> HFTokenizer:
-  """The model file, with the tokens and the template that the files beside it add."""
+  """The model file, with the tokens and the template from the files next to it."""
   config = read_json(folder / "tokenizer_config.json")
   tokenizer = load_sentencepiece(
       folder / name, chat_template=read_chat_template(folder, config), end_tokens=end_tokens,
@@ -97,7 +96,7 @@ def _load_sentencepiece_folder(
 def _added_tokens(
     folder: pathlib.Path, config: Mapping[str, Any]
 ) -> dict[int, tokenizers.AddedToken]:
-  """Id -> token, of added_tokens.json (older folders) and tokenizer_config.json."""
+  """Id -> token, from added_tokens.json (older folders) and tokenizer_config.json."""
   try:
     found = {i: {"content": token} for token, i in read_json(folder / "added_tokens.json").items()}
     found |= {int(i): token for i, token in config.get("added_tokens_decoder", {}).items()}

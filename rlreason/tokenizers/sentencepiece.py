@@ -3,11 +3,11 @@
 The model's pieces are rebuilt with the `tokenizers` package, so that special tokens inside a chat
 template become ids and the result is saved as a tokenizer.json. BPE and unigram models are covered.
 
-The ids are those of the sentencepiece library, but for three things. Control tokens written in a
-text become their ids, which the library never does, and what follows one begins a text of its own.
+The ids are those of the sentencepiece library, with three exceptions. Control tokens written in a
+text become their ids, which the library never does, and the text after one is encoded separately.
 Where a model has compiled normalisation rules (NFKC; neither Llama nor Gemma), some combining marks
-are lost: the `tokenizers` package applies the rules to a letter with all its marks. And of two ways
-to split a text that are equally likely in a unigram model, the library may take the other.
+are lost: the `tokenizers` package applies the rules to a letter with all its marks. And of two
+equally likely splits of a text in a unigram model, the library may choose the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from rlreason.tokenizers.hf import HFTokenizer, end_token_ids, no_panics
 SPACE = "\u2581"  # how sentencepiece writes a space
 # Kinds of piece; GGUF's token_type uses the same numbers.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_MAX_PIECE = 1000  # characters; sentencepiece itself trains pieces of 16, unless told otherwise
+_MAX_PIECE = 1000  # characters; sentencepiece's default in training is 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class PieceVocabulary:
   unk_id: int
   add_dummy_prefix: bool = True  # a space before the text
   remove_extra_whitespaces: bool = False
-  # Whether USER_DEFINED pieces are found before the text is normalised, and what follows one begins
-  # a text of its own, as in llama.cpp; the sentencepiece library looks for them in the whole text.
+  # Whether USER_DEFINED pieces are found before the text is normalised, and the text after one is
+  # encoded separately, as in llama.cpp; the sentencepiece library searches them in the whole text.
   symbols_split_texts: bool = False
   charsmap: bytes = b""  # compiled normalisation rules, such as NFKC
 
@@ -59,11 +59,11 @@ def load_sentencepiece(
     chat_template: Jinja source; the file has none.
     end_tokens: tokens that end a completion, put before the model's own end token.
     add_begin: whether `encode(text, add_special=True)` starts with the begin token.
-    added: id -> token that the files beside the model add to it; ids of the model are left out.
+    added: id -> token from the files next to the model; ids of the model are ignored.
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: not a sentencepiece model, or one of a kind that is not supported.
+    ValueError: not a sentencepiece model, or one of an unsupported type.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -111,7 +111,7 @@ def _make_backend(
   if ids != [*range(len(proto.pieces), len(proto.pieces) + len(ids))]:
     raise ValueError(f"added tokens: got the ids {ids[:9]}, allowed: {len(proto.pieces)} and on, "
                      "without gaps")
-  for i in ids:  # one by one: a call sorts special ones out
+  for i in ids:  # one by one: a single call would reorder special ones
     backend.add_tokens([added[i]])
   return backend
 
@@ -139,7 +139,7 @@ def build_bpe(vocabulary: PieceVocabulary) -> tokenizers.Tokenizer:
   ids = {piece: i for i, piece in enumerate(vocabulary.pieces)}
   symbols = [] if vocabulary.symbols_split_texts else [
       vocabulary.pieces[i] for i in vocabulary.ids_of(USER_DEFINED)]
-  # No merges lead to a symbol. To trained pieces they do: `ignore_merges` does not change those.
+  # Merges lead to trained pieces, which `ignore_merges` does not change, but not to symbols.
   model = models.BPE(
       vocab=ids, merges=_merges(vocabulary), unk_token=vocabulary.pieces[vocabulary.unk_id],
       fuse_unk=True, byte_fallback=bool(vocabulary.ids_of(BYTE)), ignore_merges=bool(symbols))
@@ -166,7 +166,7 @@ def build_unigram(vocabulary: PieceVocabulary) -> tokenizers.Tokenizer:
 
 
 def _split_byte_names(vocabulary: PieceVocabulary) -> list[pre_tokenizers.PreTokenizer]:
-  """Keeps `<0x0A>` written in a text from becoming that byte, where whole pieces are looked for."""
+  """Prevents `<0x0A>` written in a text from becoming that byte, if whole pieces are searched."""
   if not vocabulary.ids_of(BYTE):
     return []
   pattern = tokenizers.Regex("<(?=0x[0-9A-F]{2}>)")
@@ -183,11 +183,11 @@ def add_begin_token(backend: tokenizers.Tokenizer, bos_id: int | None) -> None:
 
 
 def _merges(vocabulary: PieceVocabulary) -> list[tuple[str, str]]:
-  """All ways to make one piece of two others, best score first.
+  """All pairs of pieces that merge to another piece, best score first.
 
-  sentencepiece merges the neighbours whose union has the best score; `tokenizers` wants the pairs
-  in that order. Of equals sentencepiece takes the leftmost, which no order of pairs can say. That
-  with the longest left part comes to the same in a run of one character, which it grows from the
+  sentencepiece merges the neighbours whose union has the best score; `tokenizers` needs the pairs
+  in that order. Among equals sentencepiece takes the leftmost, which no order of pairs can express.
+  Putting the longest left part first gives the same in a run of one character, which grows from the
   left; elsewhere equals do not meet (Mistral's runs of spaces all have one score).
 
   Raises:

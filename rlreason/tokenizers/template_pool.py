@@ -1,4 +1,4 @@
-"""Renders chat templates in a process that may be ended: see `template_worker.py`."""
+"""Renders chat templates in a killable process: see `template_worker.py`."""
 
 from collections.abc import Mapping, Sequence
 import atexit
@@ -18,7 +18,7 @@ _MAX_TEMPLATE = 1_000_000  # characters; published ones have a few thousand
 
 
 class LimitError(ValueError):
-  """A template that takes more time or memory than any honest one."""
+  """A template takes more time or memory than allowed."""
 
 
 def render(
@@ -29,11 +29,11 @@ def render(
   Args:
     template: Jinja source.
     messages: of the conversation, JSON values.
-    variables: further ones of the template, JSON values.
+    variables: further variables of the template, JSON values.
 
   Raises:
-    LimitError: it took too much; it is not tried again.
-    ValueError: it is not valid, or refuses these messages.
+    LimitError: it exceeded a limit; it is not tried again.
+    ValueError: it is invalid, or refuses these messages.
   """
   return _ask(template, {"messages": list(messages), "variables": dict(variables)})
 
@@ -67,7 +67,7 @@ def _ask(template: str, request: dict[str, Any]) -> Any:
 
 
 class _Worker:
-  """One process, started when first needed; of all threads, one at a time."""
+  """One process, started when first needed, used by one thread at a time."""
 
   def __init__(self):
     self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class _Worker:
     self._beyond_limits: dict[str, dict[str, Any]] = {}  # template -> reply
 
   def exchange(self, template: str, line: str) -> dict[str, Any]:
-    """The reply to a line. A template that brought the process to its end stays refused."""
+    """The reply to a line. A template that exceeded a limit stays refused."""
     with self._lock:
       if template in self._beyond_limits:
         return self._beyond_limits[template]
@@ -86,7 +86,7 @@ class _Worker:
       try:
         answer = self._send(line)
       except BaseException:
-        self.close()  # interrupted: a reply may be left behind
+        self.close()  # interrupted: a reply may be pending
         raise
       reply = json.loads(answer) if answer.endswith(b"\n") else {
           "is_limit": True, "error": f"rendering takes more than {template_worker.SECONDS} seconds "
@@ -109,7 +109,7 @@ class _Worker:
     self._process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(_FILE), json.dumps(path)], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        start_new_session=True)  # Ctrl-C is ours
+        start_new_session=True)  # only the parent handles Ctrl-C
 
   def close(self):
     """Ends the process, if there is one."""

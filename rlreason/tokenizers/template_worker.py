@@ -1,9 +1,9 @@
 """The process that renders chat templates, and their environment.
 
 Templates come with downloaded models: they run in jinja2's sandbox, where they can neither change
-what they are given nor reach Python's internals, and in a process of their own, which the system
-ends where one takes too much time or memory (`template_pool.py` starts it anew). The file runs as
-it stands: it imports nothing of this package.
+their arguments nor reach Python's internals, and in a separate process, which the system ends if
+one takes too much time or memory (`template_pool.py` restarts it). This file is self-contained: it
+imports nothing of this package.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ import sys
 import time
 from typing import Any, NoReturn
 
-SECONDS = 1  # of computation, for one rendering; an honest one takes a thousandth
+SECONDS = 1  # of computation per rendering; a normal one takes a thousandth
 MEMORY_BYTES = 512 << 20  # of address space
 MAX_CHARACTERS = 10_000_000  # of a rendered text
 _MAX_MESSAGE = 300  # characters of an error
 
 
 def main() -> None:
-  """Answers requests, one a line, until there are no more."""
+  """Answers requests, one per line, until there are no more."""
   sys.path[:] = json.loads(sys.argv[1])
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
   _, hard = resource.getrlimit(resource.RLIMIT_CPU)
   for line in sys.stdin:
-    # Whole seconds of the process's own time, in which the machine's other work does not count.
+    # Whole seconds of the process's CPU time, which excludes other work of the machine.
     limit = int(time.process_time()) + SECONDS + 1
     resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
     reply, is_out_of_memory = _answer(json.loads(line))
     print(json.dumps(reply), flush=True)
     if is_out_of_memory:
-      return  # what filled the memory may still be there
+      return  # objects that filled the memory may still exist
 
 
 def _answer(request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -53,7 +53,7 @@ def _answer(request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     return {"error": f"more than {MEMORY_BYTES >> 20} MiB of memory", "is_limit": True}, True
   except jinja2.TemplateSyntaxError as error:
     return {"error": _cut(error), "is_invalid": True}, False
-  except Exception as error:  # whatever a template does
+  except Exception as error:  # any error of a template
     return {"error": _cut(error) or type(error).__name__}, False
 
 
@@ -71,7 +71,7 @@ def variable_names(source: str) -> list[str]:
 
 @functools.lru_cache(maxsize=16)
 def compile_template(source: str) -> Any:
-  """The template in the environment that model publishers write for."""
+  """The template in the environment that model publishers assume."""
   return _environment().from_string(source)
 
 
@@ -89,7 +89,7 @@ def _environment() -> Any:
     def parse(self, parser):
       line = next(parser.stream).lineno
       body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-      return jinja2.nodes.Scope(body, lineno=line)  # what is set within stays within
+      return jinja2.nodes.Scope(body, lineno=line)  # variables set within are local
 
   def raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)

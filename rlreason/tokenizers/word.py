@@ -13,7 +13,7 @@ PAD, EOS = "<pad>", "<eos>"
 class WordTokenizer(HFTokenizer):
   """One id per word; a word outside the vocabulary is an error, not an unknown token.
 
-  `decode(encode(text))` is `text` with its whitespace made single spaces. `save` writes a folder
+  `decode(encode(text))` is `text` with single spaces as whitespace. `save` writes a folder
   that transformers loads; there an unknown word is an error as well.
   """
 

@@ -1,4 +1,4 @@
-"""Weights from files and to files: Hugging Face safetensors folders and GGUF. Never pickle."""
+"""Reads and writes weights: Hugging Face safetensors folders and GGUF, never pickle."""
 
 from rlreason.weights.conversion import check_destination, convert
 from rlreason.weights.load import (

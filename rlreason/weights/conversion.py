@@ -1,4 +1,4 @@
-"""A model in any supported format, written as a Hugging Face folder."""
+"""Converts a model in any supported format to a Hugging Face folder."""
 
 from collections.abc import Iterator
 import os
@@ -13,7 +13,7 @@ from rlreason.tokenizers.hf import read_json
 from rlreason.tokenizers.load import SENTENCEPIECE_NAMES
 from rlreason.weights import load, safetensors, stream
 
-# What a folder may hold beside what every exported one has, and what it says in its own words.
+# Optional files of a folder that are copied unchanged.
 _COPIED = (
     "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template.jinja", "generation_config.json", *SENTENCEPIECE_NAMES)
@@ -26,9 +26,9 @@ def convert(
 ) -> None:
   """Reads a model in any supported format and writes it as a Hugging Face folder.
 
-  A folder is copied tensor by tensor, so that without a `dtype` every tensor stays what it is to
-  the bit, also where their types differ; config.json and the tokenizer's files stay as they are,
-  but for references to Python code.
+  A folder is copied tensor by tensor, so that without a `dtype` every tensor stays bitwise the
+  same, even if types differ; config.json and the tokenizer's files are unchanged, except for
+  references to Python code.
 
   Args:
     source: a folder or a `.gguf` file.
@@ -58,7 +58,7 @@ def _copy(
     source: pathlib.Path, destination: pathlib.Path, checkpoint: safetensors.Checkpoint,
     tokenizer: Tokenizer, dtype: str | None, max_shard_bytes: int,
 ) -> None:
-  for name in checkpoint.names:  # those that no parameter comes from are copied as well
+  for name in checkpoint.names:  # tensors that are not parameters are copied as well
     safetensors.check_kind(checkpoint.stored_type(name), name, str(source))
     if not checkpoint.shape(name):
       raise ValueError(f"{source}: {name}: got the shape (), allowed: one axis or more")
@@ -84,11 +84,11 @@ def _copy(
 def check_destination(
     source: str | os.PathLike, destination: str | os.PathLike, dtype: str | None
 ) -> None:
-  """Finds now what would keep a model from being written.
+  """Checks, before any work, that a model can be written.
 
   Raises:
-    ValueError: the destination is the source or holds something, which is never replaced; or no
-      folder can hold that type.
+    ValueError: the destination is the source or not empty, and is never replaced; or no folder can
+      hold that type.
   """
   load.check_stored_dtype(dtype)
   destination = pathlib.Path(destination)
@@ -109,7 +109,7 @@ def _read_pieces(checkpoint: safetensors.Checkpoint, name: str) -> Iterator[np.n
 
 
 def _copy_files(source: pathlib.Path, destination: pathlib.Path) -> None:
-  """The tokenizer's files as they are in the source, over those made from them."""
+  """Copies the tokenizer's files of the source over the generated ones."""
   for name in _COPIED:
     if (source / name).is_file():
       shutil.copyfile(source / name, destination / name)

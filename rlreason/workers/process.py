@@ -1,25 +1,26 @@
-r"""The process of `pool.py`: code and text that are not trusted run here, never in the main one.
+r"""The process of `pool.py`: untrusted code and text run here, never in the main process.
 
-A script of its own (standard library only; importing rlreason or jax here would cost seconds and
-gigabytes at each restart), run as `python -I process.py SETTINGS`. It reads one JSON request a line
-from stdin and answers one JSON line on stdout:
+A separate script (standard library only; importing rlreason or jax here would cost seconds and
+gigabytes at each restart), run as `python -I process.py SETTINGS`. It reads one JSON request per
+line from stdin and answers with one JSON line on stdout:
 
     {"load": TARGET, "seconds": LIMIT}                        -> {"value": true} or {"error": TEXT}
     {"call": TARGET, "seconds": LIMIT, "arguments": {...}}    -> {"value": ...} or {"error": TEXT}
                                                                  or {"refused": TEXT}
 
-TARGET is [FILE, NAME, *TEXTS]: the function `NAME(*TEXTS)` of a Python file, which stands alone
-like this one, makes the function that is called. What that raises is refused, which the caller
-treats as a fault of the function whatever its arguments were, if it has a true `is_refusal`.
-Modules that TEXTS name ("package.module:function") are the user's: their warnings are shown.
+TARGET is [FILE, NAME, *TEXTS]: the function `NAME(*TEXTS)` of a Python file, which is
+self-contained like this one, makes the function that is called. Its exceptions with a true
+`is_refusal` are reported as "refused", which the caller treats as a fault of the function,
+independent of its arguments. Modules that TEXTS name ("package.module:function") are the user's:
+their warnings are shown.
 
-Three nets hold a request: the parent kills the process at the time limit; RLIMIT_AS bounds memory;
-a CPU limit and an alarm, both left at their default action (death), end a hung worker whose parent
-is gone. An idle worker ends with its stdin.
+Three limits bound a request: the parent kills the process at the time limit; RLIMIT_AS bounds
+memory; a CPU limit and an alarm, both with their default action (death), end a hung worker whose
+parent has died. An idle worker ends with its stdin.
 
-On Linux the process that the parent starts only guards: it forks the worker, is told by the kernel
-of every process that the worker's descendants leave behind, in whatever session, and when the
-worker ends, or on SIGTERM, it ends them all and itself. Elsewhere the parent kills the group.
+On Linux the process that the parent starts is only a guard: it forks the worker, becomes the parent
+of every orphan of the worker's descendants, in any session, and when the worker ends, or on
+SIGTERM, it ends them all and itself. Elsewhere the parent kills the group.
 """
 
 import contextlib
@@ -46,14 +47,14 @@ def answer_request(request, functions, files):
       functions[tuple(request["load"])] = getattr(files[file], name)(*texts)
       return {"value": True}
     return {"value": functions[tuple(request["call"])](**request["arguments"])}
-  except BaseException as error:  # SystemExit of a user's function too: the worker outlives it
+  except BaseException as error:  # including SystemExit of a user's function: the worker survives
     if getattr(type(error), "is_refusal", False):
       return {"refused": text_of(error)}
     return {"error": f"{type(error).__name__}: {text_of(error)[:500]}"}
 
 
 def text_of(error):
-  """What an error says, if it can."""
+  """The message of an error, if it has one."""
   try:
     return str(error)
   except Exception:
@@ -81,7 +82,7 @@ def limit_next_request(seconds):
 
 
 def guard_worker():
-  """Returns in a new process, the worker; this one ends with all that came of the worker."""
+  """Returns in a new process, the worker; this one ends with all descendants of the worker."""
   import ctypes
 
   ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -91,7 +92,7 @@ def guard_worker():
   if not worker:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return
-  for descriptor in (0, 1):  # a worker that is gone must not leave its pipes open
+  for descriptor in (0, 1):  # the pipes must close when the worker ends
     os.close(descriptor)
   while signal.sigwait(signals) == signal.SIGCHLD and worker not in reap(os.WNOHANG):
     pass
@@ -101,7 +102,7 @@ def guard_worker():
 
 
 def end_descendants():
-  """Kills every process that came of this one: first all are stopped, so that none makes more."""
+  """Kills every descendant of this process: first all are stopped, so that none forks."""
   stopped = set()
   while new := find_descendants(os.getpid()) - stopped:
     send_all(new, signal.SIGSTOP)
@@ -110,7 +111,7 @@ def end_descendants():
 
 
 def send_all(processes, number):
-  """Sends a signal to processes, some of which may be gone, or another user's."""
+  """Sends a signal to processes, some of which may have ended, or belong to another user."""
   for process in processes:
     with contextlib.suppress(ProcessLookupError, PermissionError):
       os.kill(process, number)
@@ -130,7 +131,7 @@ def find_descendants(root):
 
 
 def reap(flags):
-  """Takes leave of children that have ended, with os.WNOHANG of those alone; their ids."""
+  """Reaps children that have ended, only those with os.WNOHANG; returns their ids."""
   ended = set()
   with contextlib.suppress(ChildProcessError):
     while child := os.waitpid(-1, flags)[0]:
@@ -139,7 +140,7 @@ def reap(flags):
 
 
 def load_file(file):
-  """A module from its file, without the package it is in, which need not be on the path."""
+  """Loads a module from its file, without its package, which need not be on the path."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -151,7 +152,7 @@ def main():
   if sys.platform == "linux":
     guard_worker()
   sys.path.extend(path for path in settings["path"] if path not in sys.path)
-  # The protocol gets private descriptors: what a library prints goes to stderr, its stdin is empty.
+  # The protocol uses private descriptors: libraries print to stderr, and their stdin is empty.
   requests = os.fdopen(os.dup(0), encoding="utf-8")
   replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -170,7 +171,7 @@ def main():
     try:
       replies.write(json.dumps(reply) + "\n")
       replies.flush()
-    except OSError:  # the function closed what is not its own
+    except OSError:  # the function closed descriptors of this script
       os._exit(1)
 
 
