@@ -104,15 +104,15 @@ def _explain(error: Exception) -> tuple[str, int] | None:
   if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
     return f"{error.name} is not installed: pip install -e '.[{_EXTRAS[error.name]}]'", EXIT_USER
   if isinstance(error, OSError) and error.errno in files.DISK_ERRORS:
-    return (f"{error}; what was saved before is kept: make room, and run it again", EXIT_STOPPED)
+    return (f"{error}; what was saved before is kept: free disk space, and run it again", EXIT_STOPPED)
   if isinstance(error, (OSError, ValueError)) and _is_for_user(error):
     return str(error), EXIT_USER
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return f"out of memory ({error}): what was saved before is kept; {_LESS_MEMORY}", EXIT_STOPPED
   if type(error).__name__ == "Interrupted":  # its module has many imports
     return str(error), EXIT_INTERRUPTED
-  place = users.line_of(error)
-  return place and (f"{place}: {type(error).__name__}: {error}", EXIT_USER)
+  line = users.line_of(error)
+  return line and (f"{line}: {type(error).__name__}: {error}", EXIT_USER)
 
 
 def _dispatch(argv: list[str]):

@@ -43,7 +43,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     summary, rows = api.evaluate_with_completions(policy, recipe, name=name)
   summary["provenance"]["data"] |= inputs.read_model_inputs(
       {"--model": values.model, "--adapters": values.adapters})
-  places, (stage,) = {"model": values.model}, summary["stages"]
+  paths, (stage,) = {"model": values.model}, summary["stages"]
   found = None if values.adapters else expectations.of_model(
       recipe, values.model, stage["evaluation"], summary["provenance"]["problems"])
   if found:
@@ -53,9 +53,9 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     if output:
       files.write_whole(output, json.dumps(summary, indent=2) + "\n")
       metrics.write_lines(completions, rows)
-      places |= {"results": values.output, "completions": str(completions)}
+      paths |= {"results": values.output, "completions": str(completions)}
   finally:  # even if the disk is full
-    tables.print_summary(summary, places)
+    tables.print_summary(summary, paths)
 
 
 def _define(values: flags.FlagValues):

@@ -31,11 +31,11 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
 def _define(values: flags.FlagValues):
   flags.DEFINE_string("config", None, base.CONFIG_HELP, flag_values=values)
   flags.DEFINE_string(
-      "model", None, f"the weights that the rows belong to, in the place of the config's: "
+      "model", None, f"the weights that the rows belong to, instead of the config's: "
       f"{base.MODEL_HELP}", flag_values=values)
   flags.DEFINE_string(
-      "stage", None, "of reinforcement learning, whose algorithm is taken; the default is the only "
-      "one", flag_values=values)
+      "stage", None, "an RL stage, whose algorithm is used; the default is the only one",
+      flag_values=values)
 
 
 COMMAND = base.Command(

@@ -33,11 +33,11 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
         max_new_tokens=values.max_new_tokens, temperature=values.temperature,
         top_k=values.top_k, top_p=values.top_p)
   for row, text in enumerate(samples.completions):
-    place, group = row % values.group, row // values.group
-    if place == 0:
+    index, group = row % values.group, row // values.group
+    if index == 0:
       print(f"{'' if row == 0 else chr(10)}# {values.prompt[group]}")
     note = ", cut off (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
-    print(f"\n[{place + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
+    print(f"\n[{index + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
 
 
 def _chat_options(texts: Sequence[str]) -> dict[str, Any]:

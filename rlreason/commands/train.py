@@ -33,19 +33,19 @@ class _Project(flags.ArgumentParser):
 def _define(values: flags.FlagValues):
   flags.DEFINE_string("config", None, base.CONFIG_HELP, flag_values=values)
   flags.DEFINE_string(
-      "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
+      "workdir", None, "folder of the run, made if missing; an existing run in it is resumed",
       flag_values=values)
   flags.DEFINE_integer(
       "seeds", None, "runs that differ in their seed, config.seed and the following, one after the "
       "other, in folders seed-0, seed-1, ... of the workdir, with a summary over them",
       lower_bound=1, flag_values=values)
   flags.DEFINE_bool(
-      "preflight", None, "before the first step of reinforcement learning, sample and score 8 "
+      "preflight", None, "before the first RL step, sample and score 8 "
       "problems and say what keeps the run from learning; the default is the config's, which is on",
       flag_values=values)
   flags.DEFINE_bool(
       "allow_changed_inputs", False,
-      "go on with a run although files that it reads (data, models) have changed since it started",
+      "resume a run even if files that it reads (data, models) have changed since it started",
       flag_values=values)
   flags.DEFINE_string(
       "profile", None, "steps to trace into WORKDIR/profile, whose slowest programs are named: 3 "
@@ -57,6 +57,6 @@ def _define(values: flags.FlagValues):
 
 
 COMMAND = base.Command(
-    "Runs an experiment, or goes on with it where it stopped.",
+    "Runs an experiment, or resumes it where it stopped.",
     f"rlreason train --config={base.DEFAULT_CONFIG} --workdir=runs/a --config.seed=1",
     ("config", "workdir"), _define, _run)

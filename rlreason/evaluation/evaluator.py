@@ -154,8 +154,8 @@ def make_evaluator(
     firsts = [group[0] for group in greedy(score, params, key, before_batch)]
     groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
     evaluation = {}
-    for name, places in _task_places(task.name, rows).items():
-      take = lambda values, places=places: [values[i] for i in places]
+    for name, indices in _task_rows(task.name, rows).items():
+      take = lambda values, indices=indices: [values[i] for i in indices]
       evaluation[name] = _measure(take(rows), take(firsts), take(groups), grader)
     completions = [row for found in zip(range(len(rows)), rows, firsts, groups, strict=True)
                    for row in _completions(*found)]
@@ -188,7 +188,7 @@ def metric_names(
   rows = _problems(config, task.rows, grader, tokenizer, longest)
   right = _Solution("", 1.0, 1, 0, False, 1, "", "")
   names = _measure(rows[:1], [right], [[right] * config.num_samples], grader)
-  return [f"eval/{name}/{metric}" for name in _task_places(task.name, rows) for metric in names]
+  return [f"eval/{name}/{metric}" for name in _task_rows(task.name, rows) for metric in names]
 
 
 def _problems(
@@ -311,14 +311,14 @@ def _token_id(tokenizer: Tokenizer, word: str) -> int:
   return ids[0]
 
 
-def _task_places(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
+def _task_rows(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
   """Indices of the rows of the whole task, and of each of several sub-tasks."""
-  places = {name: list(range(len(rows)))}
+  indices = {name: list(range(len(rows)))}
   parts = sorted({row["task_name"] for row in rows if row.get("task_name")})
   if len(parts) > 1:
-    places |= {part: [i for i, row in enumerate(rows) if row["task_name"] == part]
-               for part in parts}
-  return places
+    indices |= {part: [i for i, row in enumerate(rows) if row["task_name"] == part]
+                for part in parts}
+  return indices
 
 
 def _measure(
@@ -368,11 +368,11 @@ def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:
   It measures the ability before the format is learned; `greedy` counts such completions as wrong.
   """
   verdicts = [solution.is_right for solution in solutions]
-  for place, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
+  for i, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
     has_answer = solution.extracted is not None
     number = None if has_answer else answer.last_number(solution.text)
     if number is not None:
-      verdicts[place] = verifier.match_text(answer.gold_text(row["answer"]), number)
+      verdicts[i] = verifier.match_text(answer.gold_text(row["answer"]), number)
   return metrics.proportion(verdicts)
 
 
@@ -404,7 +404,7 @@ def _completions(problem: int, row: Row, first: _Solution, group: list[_Solution
   solutions = [first, *group]
   votes = completions_lib.number_votes(solution.vote for solution in solutions)
   return [
-      {**of_row, "sample": None if place == 0 else place - 1, "completion": solution.text,
+      {**of_row, "sample": None if i == 0 else i - 1, "completion": solution.text,
        "extracted": solution.extracted, "vote": vote, "score": solution.score,
        "length": solution.length, "truncated": solution.truncated}
-      for place, (solution, vote) in enumerate(zip(solutions, votes, strict=True))]
+      for i, (solution, vote) in enumerate(zip(solutions, votes, strict=True))]

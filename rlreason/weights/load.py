@@ -156,7 +156,7 @@ def _load_params(
     opened: _Opened, dtype: str, compute_dtype: str | None, sharding: Any, quantize: str | None
 ) -> tuple[ModelConfig, Params]:
   config = dataclasses.replace(opened.config, param_dtype=dtype, dtype=compute_dtype or dtype)
-  places = sharding(config) if callable(sharding) else sharding
+  shardings = sharding(config) if callable(sharding) else sharding
   broken = {}  # an ordered set: names of tensors
   size = jnp.dtype(dtype).itemsize
   total = size * sum(math.prod(entry.file_shape) for entry in opened.entries.values())
@@ -171,7 +171,7 @@ def _load_params(
       return array
 
     params = stream.load_params(
-        config, opened.entries, read, jnp.dtype(dtype), places, quantize=quantize)
+        config, opened.entries, read, jnp.dtype(dtype), shardings, quantize=quantize)
   if broken:
     logging.warning(
         "%s: NaN or infinite values in %d of %d tensors, so that what the model says means "

@@ -58,8 +58,8 @@ class Entry:
       high = min(low + step, length)
       shape = (*self.shape[:axis], high - low, *self.shape[axis + 1:])
       part = dataclasses.replace(self, shape=shape, rope_heads=self.rope_heads and high - low)
-      place = len(self.index) + axis
-      yield slice(low * rows, high * rows), part, (*start[:place], low, *start[place + 1:])
+      at = len(self.index) + axis
+      yield slice(low * rows, high * rows), part, (*start[:at], low, *start[at + 1:])
 
   def from_file(self, array: np.ndarray) -> np.ndarray:
     """The part of the parameter, `shape`, from the file's array, `file_shape`, in its type.

@@ -267,11 +267,11 @@ def _files_of(folder: pathlib.Path) -> dict[str, frozenset[str] | None]:
 def _split(tensors: Mapping[str, Stored], max_shard_bytes: int) -> list[list[str]]:
   """Fills shards in order."""
   shards: list[list[str]] = [[]]
-  room = max_shard_bytes
+  space = max_shard_bytes
   for name, tensor in tensors.items():
-    if tensor.nbytes > room and shards[-1]:
+    if tensor.nbytes > space and shards[-1]:
       shards.append([])
-      room = max_shard_bytes
+      space = max_shard_bytes
     shards[-1].append(name)
-    room -= tensor.nbytes
+    space -= tensor.nbytes
   return shards

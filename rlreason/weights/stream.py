@@ -55,10 +55,10 @@ def load_params(
   return jax.tree.map(lambda buffer: buffer.array(), buffers)
 
 
-def _as_sharding(place: jax.Device | jax.sharding.Sharding | None) -> jax.sharding.Sharding:
-  if isinstance(place, jax.sharding.Sharding):
-    return place
-  return jax.sharding.SingleDeviceSharding(place or jax.local_devices()[0])
+def _as_sharding(target: jax.Device | jax.sharding.Sharding | None) -> jax.sharding.Sharding:
+  if isinstance(target, jax.sharding.Sharding):
+    return target
+  return jax.sharding.SingleDeviceSharding(target or jax.local_devices()[0])
 
 
 class _Buffer:
@@ -91,8 +91,8 @@ class _Buffer:
       if np.any(low >= high):
         continue
       mine = part[tuple(map(slice, low - start, high - start))]
-      place = (low - offset).astype(np.int32)
-      written = _write(array, jax.device_put(mine, device), place, self.dtype)
+      offset_in_share = (low - offset).astype(np.int32)
+      written = _write(array, jax.device_put(mine, device), offset_in_share, self.dtype)
       self._shares[device] = (offset, written.block_until_ready())
 
   def array(self) -> jax.Array:
@@ -134,8 +134,8 @@ def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device) -> jax.
 @functools.lru_cache(maxsize=1024)  # one program for each shape, about twenty per model
 def _zeros_program(shape: tuple[int, ...], dtype: jnp.dtype, device: jax.Device):
   # Compiled for the device: otherwise another device makes them and then transfers a copy.
-  place = jax.sharding.SingleDeviceSharding(device)
-  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=place)
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames="dtype")
