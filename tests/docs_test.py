@@ -55,7 +55,7 @@ def test_options_say_type_range_default_and_meaning():
   assert found["clipped_surrogate"]["clip_high"] == ("float", "`0.2`", "ε_high, 0 or more.")
   assert found["gspo"]["clip_high"][1] == "`0.0004`"
   assert found["PolicyGradientConfig"]["critic"] == (
-      "`'none'`, `'shared'`, `'separate'`", "`'shared'`", "a head on the trunk, or another model")
+      "`'none'`, `'shared'`, `'separate'`", "`'shared'`", "a head on the policy, or a model")
   assert found["PolicyGradientConfig"]["discount"] == (
       "float: 0 to 1", "`1.0`", "γ per token, in [0, 1]")
   assert found["PolicyGradientConfig"]["policy_loss"][:2] == (
