@@ -17,7 +17,7 @@ from tests.tokenizers import tiny_models
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-# What is replaced in the cells, for time alone: each text stands there once.
+# Replacements in the cells, only to save time: each text occurs once.
 _OF_CHAINS = {
     "num_problems=160, batch_size=160": "num_problems=8, batch_size=8",
     "num_validation=10, num_test=160": "num_train=100, num_validation=4, num_test=8",
@@ -164,7 +164,7 @@ def text_of(outputs):
 
 
 def write_tiny_model_and_problems(folder):
-  """In the place of SmolLM2, a model that reads bytes; and the files that are made once."""
+  """A model that reads bytes, instead of SmolLM2; and the files that are made once."""
   tokenizer = tiny_models.byte_level(chat_template=TEMPLATE)
   model = ModelConfig(
       vocab_size=tokenizer.vocab_size, width=16, num_layers=1, num_heads=2, num_kv_heads=1,

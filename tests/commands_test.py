@@ -151,7 +151,7 @@ def test_a_name_is_a_file_here_or_a_recipe_of_the_package(tmp_path, monkeypatch)
   assert recipe_files.locate("variants:cispo,models/a:b") == (
       packaged["methods/variants"], "cispo,models/a:b")
   (tmp_path / "dapo.py").write_text("def get_config(x=''):\n  return {'seed': 7}\n")
-  assert recipe_files.locate("dapo") == ("dapo.py", "")  # one's own goes first
+  assert recipe_files.locate("dapo") == ("dapo.py", "")  # a local file takes precedence
   assert recipe_files.locate("dapo:x") == ("dapo.py", "x")
   assert recipe_files.locate("dapo.py") == ("dapo.py", "")
   assert recipe_files.locate("./dapo.py:a") == ("./dapo.py", "a")

@@ -121,7 +121,7 @@ def load_program(monkeypatch, name):
 
 
 def run_nothing(recipes, stages, rows=()):
-  """In place of `rlreason`: keeps the recipe that the flags ask for, and writes results.
+  """Replaces `rlreason`: keeps the recipe that the flags ask for, and writes results.
 
   Args:
     recipes: name of the output -> recipe, filled.

@@ -1,4 +1,4 @@
-"""Ids of the Hub in place of paths, wherever a path may stand."""
+"""Ids of the Hub instead of paths, wherever a path may be given."""
 
 import pathlib
 

@@ -166,7 +166,7 @@ def test_names_are_used_only_where_allowed():
   assert not outside, "\n".join(outside)
 
 
-# A room within a folder -> what of the package its modules may import, by the beginning of names.
+# A part of a folder -> the modules that it may import, by the beginning of names.
 ROOMS = {
     "workers": (),
     "data.selections": ("data.selections", "data.messages", "data.tasks.base", "lazy"),
@@ -205,7 +205,7 @@ def test_rooms_import_only_what_they_may():
 
 
 def test_the_loop_knows_no_kind_of_stage():
-  """It is given them: what a stage is (`stages/base.py`) is all that stands behind it."""
+  """It receives them as arguments: it imports only the interface of stages (`stages/base.py`)."""
   seen = [target for target in sorted(behind("rlreason.training.loop"))
           if is_in(target, "training.stages") or is_in(target, "training.settings")]
   assert seen == ["rlreason.training.settings.base", "rlreason.training.settings.graph",

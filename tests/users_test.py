@@ -1,4 +1,4 @@
-"""Code of the user's: it cannot end the process, and what it raises has its place."""
+"""The user's code cannot end the process, and its errors have a file and line."""
 
 import importlib
 import os

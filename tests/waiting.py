@@ -75,5 +75,5 @@ class Running:
 
 
 def run(arguments, **options) -> subprocess.CompletedProcess:
-  """`subprocess.run` that captures the output and gives up only on a process that stands still."""
+  """`subprocess.run` that captures the output and gives up only on a process without progress."""
   return Running(arguments, **options).finish()

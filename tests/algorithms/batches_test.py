@@ -13,7 +13,7 @@ from tests.algorithms.policy_gradient_test import assert_close, value
 
 
 def made_rollout():
-  """Rows of `LENGTHS`; the one of 6 tokens was cut off."""
+  """Rows of `LENGTHS`; the one of 6 tokens was truncated."""
   return rollout().replace(token_mask=MASK, action_mask=MASK, truncated=LENGTHS == tiny.COMPLETION)
 
 
@@ -120,7 +120,7 @@ def test_rows_cut_off_are_not_trained_on_but_count_in_their_group():
   assert value(metrics, "rollout/trained_fraction") == 7 / 8
 
 
-# Completions that were cut off, and what they were worth.
+# Truncated completions, and their values.
 
 
 @functools.cache
@@ -159,7 +159,7 @@ def test_a_row_cut_off_is_worth_its_last_value_besides():
       (rollout(), {name: x for name, x in scores.items() if name != "last_values"},
        make_outcome()), {"kl": np.float32(0.0)})
   mask = rollout().token_mask
-  # λ = 1: the returns are discounted sums, in which V stands behind the last token.
+  # λ = 1: the returns are discounted sums, with V after the last token.
   ahead = mask.sum(axis=1, keepdims=True) - np.arange(mask.shape[1])
   more = np.where(mask, 0.9**ahead * scores["last_values"][:, None], 0.0)
   np.testing.assert_allclose(batch.returns, plain.returns + more, atol=1e-5)

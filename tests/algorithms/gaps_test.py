@@ -53,7 +53,7 @@ OUTCOME = Outcome(
     np.arange(ROWS) % 2 == 0)
 
 
-# The load of experts is of every token that stands there, given ones too.
+# The load of experts counts every token, including given ones.
 EXPERTS = tiny.replace(tiny.MODEL, num_experts=4, experts_per_token=2, balance_coef=0.5)
 
 
@@ -114,7 +114,7 @@ def test_the_value_of_a_truncated_row_is_of_the_state_after_its_last_token():
 
 
 def turns_of(rollout, batch):
-  """Every run of actions as a row whose prompt is all that stands before it, as `RolloutBatch`."""
+  """Every run of actions as a row whose prompt is everything before it, as `RolloutBatch`."""
   rows = []
   for i, row in enumerate(batch.loss_mask):
     edges = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]])))

@@ -22,10 +22,10 @@ F, T = False, True
 
 
 def test_scores_hand_worked():
-  """Scores are log π(y | x, z) - β Σ KL over z, twice their mean where z was cut off.
+  """Scores are log π(y | x, z) - β Σ KL over z, twice their mean where z was truncated.
 
   Of two groups of two: rows of 1, 2, 1 and 3 tokens of reasoning, then two of the answer; the last
-  row was cut off, and has none.
+  row was truncated, and has none.
   """
   lengths, is_answer = np.array([3, 4, 3, 3]), np.array([
       [F, T, T, F], [F, F, T, T], [F, T, T, F], [F, F, F, F]])

@@ -71,7 +71,7 @@ def policy():
 
 @functools.cache
 def rollout():
-  """Rows of several lengths, some of them cut off, with values."""
+  """Rows of several lengths, some of them truncated, with values."""
   found = tiny.sample_rollout(policy(), seed=20)
   assert 0 < found.truncated.sum() < ROWS
   return found
@@ -403,7 +403,7 @@ def test_filtered_rows_do_not_change_the_gradient():
   everything, filtered, kept = (
       moved(update(config, batch)[0]) for config, batch in batches.items())
   assert_close(filtered, everything, 1e-6)
-  # The mean over 4 rows in the place of 8.
+  # The mean over 4 rows instead of 8.
   assert_close(kept, jax.tree.map(lambda x: 2 * x, everything), 1e-6)
   assert max(np.abs(x).max() for x in jax.tree.leaves(everything)) > 1e-3
 

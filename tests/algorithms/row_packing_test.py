@@ -111,7 +111,7 @@ def test_rows_without_anything_to_learn_change_nothing():
 
 @pytest.mark.parametrize("planted", ["prompts", "completions"])
 def test_what_stands_on_padding_is_not_read(planted):
-  """Words of padding are others, and nothing changes to the bit."""
+  """Other words of padding give bitwise the same result."""
   algorithm, rollout = compiled("ppo"), make_rollout()
   if planted == "prompts":
     other = rollout.replace(

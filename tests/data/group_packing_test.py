@@ -1,4 +1,4 @@
-"""Plans of packed groups: by hand, and that no token is lost or stands twice."""
+"""Plans of packed groups: by hand, and that no token is lost or duplicated."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from rlreason.data import group_packing
 def test_longest_first_into_the_first_row_with_room():
   rows, starts, counts = group_packing.pack_groups(
       np.array([[3, 1, 2, 0], [4, 4, 4, 4], [0, 0, 0, 0]]), 4)
-  # 3 -> row 0; 2 -> row 1; 1 -> row 0, which is then full; 0 takes no place.
+  # 3 -> row 0; 2 -> row 1; 1 -> row 0, which is then full; 0 takes no space.
   np.testing.assert_array_equal(rows[0], [0, 0, 1, 0])
   np.testing.assert_array_equal(starts[0], [0, 3, 0, 4])
   np.testing.assert_array_equal(rows[1], [0, 1, 2, 3])

@@ -196,7 +196,7 @@ def test_the_template_of_a_task_is_of_the_question_alone(tmp_path, is_chat, prom
 
 
 def test_turns_of_weight_0_are_not_trained_on(tmp_path):
-  """Of OpenAI's and SlimOrca's fine-tuning data; a last turn without a weight is cut off."""
+  """Of OpenAI's and SlimOrca's fine-tuning data; a last turn without a weight is removed."""
   last = lambda *weights, name="weight": read_one(tmp_path, {"messages": [
       turn for i, weight in enumerate(weights)
       for turn in (USER(f"q{i}") | {name: 0}, ASSISTANT(f"a{i}") | {name: weight})]}, EXAMPLE)

@@ -196,7 +196,7 @@ SHAREGPT = {"id": "identity_0", "conversations": [
      [SYSTEM("Be brief."), USER("Hi"), ASSISTANT("Hello"), USER("1 + 1?")], "2"),
     ({"conversations": [{"from": "system", "value": ""}, *SHAREGPT["conversations"][2:]]},
      [USER("1 + 1?")], "2"),
-    # TRL: text, messages, and a prompt that the completion goes on from.
+    # TRL: text, messages, and a prompt that the completion continues.
     ({"prompt": "The sky is", "completion": " blue."}, "The sky is", " blue."),
     ({"prompt": [USER("q")], "completion": [ASSISTANT("a")]}, [USER("q")], "a"),
     ({"messages": [USER("q"), ASSISTANT("a")]}, [USER("q")], "a"),

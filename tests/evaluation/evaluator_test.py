@@ -227,7 +227,7 @@ def test_what_was_cut_off_answers_when_forced(calls):
   found = values(evaluation["toy"])
   assert found["greedy"] == 4 / 5 and found["truncated_fraction"] == 0.0
   assert found["length"] == (5 + 4 + 4 + 7 + 6) / 5
-  # Of p3 two of three samples were cut off, of p4 one.
+  # Two of three samples of p3 were truncated, and one of p4.
   assert found["avg@3"] == pytest.approx((2 / 3 + 1 / 3 + 0 + 3 / 3 + 2 / 3) / 5)
   # Three batches, greedy and sampled: what is resumed is in the batch it began in.
   assert [(options.temperature, options.max_new_tokens) for options, *_ in calls] == [

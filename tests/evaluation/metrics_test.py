@@ -217,7 +217,7 @@ def test_maj_at_k_over_problems():
 
 
 def test_maj_at_k_is_unknown_where_right_samples_cast_no_vote():
-  """As with a verifier of one's own, which is right about texts without an answer to compare."""
+  """As with a custom verifier, which is right about texts without an answer to compare."""
   silent = [[None] * 3] * 2
   right = [[True, True, False], [False, True, None]]
   estimate = metrics.mean_maj_at_k(silent, right, 3)

@@ -48,7 +48,7 @@ def mutate_folder(folder: pathlib.Path, chance: random.Random) -> str:
 
 
 def _mutate_entry(path: pathlib.Path, chance: random.Random) -> str:
-  """Puts something else than a file in its place, or a file of holes."""
+  """Replaces a file by something else, or by a sparse file."""
   kind = chance.choice(("gone", "folder", "link", "loop", "pipe", "device", "holes"))
   if kind == "holes":
     os.truncate(path, 10**10)
@@ -114,7 +114,7 @@ def _to_json(value: Any) -> bytes:
 
 
 def _mutate_value(root: Any, chance: random.Random) -> tuple[Any, str]:
-  """Another value, or name, at a random place of objects and lists."""
+  """Another value, or name, at a random position in objects and lists."""
   holder, key, path = {"": root}, "", ""
   while isinstance(holder[key], (dict, list)) and holder[key] and chance.random() < 0.9:
     holder = holder[key]

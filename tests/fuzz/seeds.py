@@ -60,7 +60,7 @@ def _stored(config):
 
 
 def _reward_model(path: pathlib.Path) -> None:
-  """A trunk with a scalar head."""
+  """A backbone with a scalar head."""
   tokenizer = tiny_models.byte_level(_SPECIAL, chat_template=TEMPLATE)
   config = dataclasses.replace(tiny_families.LLAMA, vocab_size=tokenizer.vocab_size)
   head = {"kernel": np.ones(config.width, np.float32), "bias": np.ones((), np.float32)}

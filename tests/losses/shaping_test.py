@@ -55,7 +55,7 @@ def test_a_shaped_return_is_less_by_the_first_potential(discount):
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.95, 1.0])
 @pytest.mark.parametrize("discount", [1.0, 0.9])
 def test_a_critic_less_the_potential_has_the_same_advantages(gae_lambda, discount):
-  """Of truncated rows as well, whose potential goes on."""
+  """Also for truncated rows, whose potential continues."""
   mask, rewards, values, potentials, last_values, last_potentials = random_rows()
   shaping = losses.potential_shaping(
       potentials, mask, discount=discount, last_potentials=last_potentials)

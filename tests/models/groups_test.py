@@ -155,7 +155,7 @@ def test_what_stands_on_padding_reaches_nothing():
   config = CONFIGS["qwen2"]  # with an unembedding of its own
   lengths = np.array([[4, 2], [0, 5]])
   rows, plan = random_rows(lengths), one_micro_batch(lengths)
-  # Word 16 stands on padding alone.
+  # Word 16 is only on padding.
   for name, kept in (("prompt_tokens", "prompt_mask"), ("completion_tokens", "mask")):
     rows[name] = np.where(rows[kept], rows[name] % 16, 16)
   params = random_params(config)

@@ -42,7 +42,7 @@ def test_rewards_are_those_of_transformers(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_reads_what_is_saved(name, tmp_path):
-  """All its rewards are lower by the bias, for which it has no place."""
+  """All its rewards are lower by the bias, which it does not have."""
   reference = CONFIGS[name]
   reference.save_pretrained(tmp_path / "config")
   config = families.config_from_hf(json.loads((tmp_path / "config/config.json").read_text()))

@@ -1,4 +1,4 @@
-"""What a run leaves in models/: transformers loads it and goes on with a prompt in the same way."""
+"""The models of a run: transformers loads them and continues a prompt in the same way."""
 
 import jax
 import numpy as np

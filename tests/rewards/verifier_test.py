@@ -14,7 +14,7 @@ from rlreason.workers import pool as pools
 
 
 class NoPool:
-  """In place of a pool where nothing may need one."""
+  """Replaces a pool where none may be needed."""
 
   def map(self, target, requests):
     raise AssertionError(f"sent to a worker: {requests}")

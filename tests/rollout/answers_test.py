@@ -1,4 +1,4 @@
-"""Given answers in the place of the completions' own."""
+"""Given answers instead of the completions' own."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Completions that go on: with made-up ones by hand, with a tiny model against plain sampling."""
+"""Resumed completions: fake ones by hand, and a tiny model against plain sampling."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ def force(prompts, texts, budget):
 
 
 def test_hand_worked():
-  """Waits in the place of an end token, and an answer after what has none."""
+  """Waits instead of an end token, and an answer after completions without one."""
   texts = forcing.Texts(wait=(6, 5), num_waits=1, answer=(8, 6), answer_tokens=3)
   # 3 1 | 1 | 4 4 4 4 4 | 10 1: of the first and the last the end token is taken away, and the
   # second had no token before it.
@@ -85,7 +85,7 @@ def test_an_answer_that_ends():
 
 
 def test_an_end_beyond_the_limit_is_cut_off():
-  """3 6 9 10 1 has no room for its end, 6 9 10 1 has."""
+  """3 6 9 10 1 has no space for its end, 6 9 10 1 has."""
   texts = forcing.Texts(wait=(6, 9), num_waits=1, answer=(), answer_tokens=1)
   rollout = force([[2], [8]], texts, budget=4)
   np.testing.assert_array_equal(rollout.completion_tokens, [[3, 6, 9, 10], [6, 9, 10, 1]])
@@ -93,11 +93,11 @@ def test_an_end_beyond_the_limit_is_cut_off():
 
 
 def test_nothing_is_sampled_where_nothing_is_resumed():
-  """The wait has no room, and no row is truncated."""
+  """The wait does not fit, and no row is truncated."""
   texts = forcing.Texts(wait=(6, 9), num_waits=3, answer=(4,), answer_tokens=2)
   rollout = force([[2], [8]], texts, budget=3)
   np.testing.assert_array_equal(rollout.completion_tokens[0], [3, 1, 0, 0, 0, 0])
-  # The second: 6 9 in the place of its end token, 10 sampled; then the answer.
+  # The second: 6 9 instead of its end token, 10 sampled; then the answer.
   np.testing.assert_array_equal(rollout.completion_tokens[1], [6, 9, 10, 4, 4, 4])
   np.testing.assert_array_equal(rollout.truncated, [False, True])
 

@@ -1,4 +1,4 @@
-"""Tests of rlreason.rollout.token_rewards: from places in texts to tokens."""
+"""Tests of rlreason.rollout.token_rewards: from positions in texts to tokens."""
 
 import numpy as np
 import pytest

@@ -94,7 +94,7 @@ def test_each_of_eight_devices_has_a_queue_of_its_own():
   assert_same(queued(batching, TINY, params, sharded, key, **run),
               closed(TINY, params, prompts, key, **run))
   text = queued.lower(batching, TINY, params, sharded, key, **run).compile().as_text()
-  # Whether a loop goes on is asked of all; nothing of a row leaves its device.
+  # Whether a loop continues depends on all devices; no data of a row leave their device.
   assert "all-reduce" in text and "all-gather" not in text and "all-to-all" not in text
 
 

@@ -164,7 +164,7 @@ class Walk:
     is_stop = is_new & np.isin(np.asarray(self.session.tokens), STOP)
     np.testing.assert_array_equal(is_done[is_open], is_stop.any(axis=1)[is_open])
     assert np.all(is_stop[:, :-1].sum(axis=1) <= 1)
-    assert not np.any(is_stop & (columns < lengths[:, None] - 1))  # none goes on after it
+    assert not np.any(is_stop & (columns < lengths[:, None] - 1))  # none continues after it
     self.sample[is_new] = np.nonzero(is_new)[0] % self.case.group_size
     self.is_given[is_new] = 0
     self.lengths, self.is_done = lengths.copy(), is_done.copy()

@@ -38,7 +38,7 @@ ROWS = [{"prompt": f"p{i}", "answer": "1"} for i in range(4)]
 FILE_ROWS = [{"prompt": f"p{3 - i} a", "answer": "2", "completion": "b", "chosen": "b 1",
               "rejected": "a b 2 1 1 1", "is_right": i % 2 == 0} for i in range(4)]
 RIGHT, SHORT = "a a \\boxed{ 1 } <eos>", "\\boxed{ 2 } <eos>"
-# Of the rows of a rollout, over and over: right, wrong, right, cut off, right, right, and so on.
+# The rows of a rollout, repeated: right, wrong, right, truncated, right, right, and so on.
 LONG = "a a a \\boxed{ 1 } <eos>"
 SAMPLED = [RIGHT, SHORT, RIGHT, "a b a b a b a b", RIGHT, LONG, SHORT, SHORT]
 GREEDY = ["a \\boxed{ 1 } <eos>", "\\boxed{ 1 } \\boxed{ 2 } <eos>"]
@@ -189,7 +189,7 @@ def stage_trace(
     stage, *, steps=2, policy=POLICY, rows=ROWS, model=tiny.MODEL, others=TOKENIZER, seed=5,
     **fields):
   """What some steps of a stage do; `fields` of the recipe."""
-  from tests.settings import bases  # it stands on this module
+  from tests.settings import bases  # it imports this module
 
   trace = Trace(list)
   recipe = bases.make_recipe(stages=(stage,), **fields)

@@ -120,7 +120,7 @@ def make_rl(**changes):
 
 
 def test_rewards_reach_the_update_with_who_is_right():
-  """Right, wrong, right, and one cut off without an answer, which costs 0.5."""
+  """Right, wrong, right, and one truncated without an answer, which costs 0.5."""
   verifier = RewardSpec(name="verifier", options={"no_box_score": -0.5})
   trace = fakes.stage_trace(make_rl(rewards=(verifier,), reward_clip=(-0.25, 0.75)), steps=1)
   (outcome,) = trace["outcomes"]

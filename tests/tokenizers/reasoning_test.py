@@ -48,7 +48,7 @@ R1_PROMPT = "<s><|User|>7 + 8?<|Assistant|>"
 
 
 @pytest.mark.parametrize("template, end, options, content, expected", [
-    # The prompt opens the tag: the completion goes on after it, whether or not the row repeats it.
+    # The prompt opens the tag: the completion continues after it, even if the row repeats it.
     (templates.R1, "</s>", {}, THOUGHT,
      R1_PROMPT + "<think>\n[7 and 8\n</think>\n\n15</s>]"),
     (templates.R1, "</s>", {}, "7 and 8\n</think>\n\n15",

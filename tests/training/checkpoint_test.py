@@ -478,7 +478,7 @@ def test_a_save_on_a_full_disk_names_the_folder_and_leaves_the_one_before(tmp_pa
   assert capfd.readouterr().err == ""  # one line, which is for whoever catches the error
   with checkpoint_lib.Checkpointer(tmp_path) as checkpointer:
     assert checkpointer.all_steps() == [1] and not checkpointer.damaged
-    assert checkpointer.save(2, noise, {"step": 2})  # when there is room again
+    assert checkpointer.save(2, noise, {"step": 2})  # when there is space again
     checkpointer.wait()
     assert checkpointer.latest_step() == 2
 

@@ -66,7 +66,7 @@ def test_a_stage_ends_after_evaluations_that_were_no_better(tmp_path):
 
 
 class Killed(Exception):
-  """In the place of a signal."""
+  """Replaces a signal."""
 
 
 @pytest.mark.parametrize("moment", range(1, 4))

@@ -1,4 +1,4 @@
-"""Whole runs: what they write, and that a killed one goes on as if nothing had happened."""
+"""Complete runs: their files, and that a killed one resumes as if nothing had happened."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
       "evaluated")
   assert [process.returncode for process in ended] == [code for _, code in MOMENTS], (
       ended[-1].stderr[-2000:])
-  # It saved itself, with the step it was at, and says how to go on.
+  # It saved itself, with its current step, and states how to resume.
   assert "stopped on request after step 7" in ended[stopped].stdout
   assert f"--workdir={workdir} goes on from there" in ended[stopped].stdout
   assert checkpoint.Checkpointer(f"{workdir}-1", read_only=True).latest_step() == 7
@@ -117,7 +117,7 @@ def test_a_run_that_draws_ahead_and_is_killed_is_the_same_run(options, cache, tm
   assert [process.returncode for process in ended] == [0, -9, -9, 3, 0], (
       ended[-1].stderr[-2000:])
   lines = reproducible_lines(one)
-  if "evaluated" in options:  # a run that stopped at an evaluation makes it when it goes on
+  if "evaluated" in options:  # a run that stopped at an evaluation makes it when it resumes
     assert at_ends(reproducible_lines(killed)) == at_ends(lines)
   else:
     assert reproducible_lines(killed) == lines
@@ -153,7 +153,7 @@ def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):
     assert (killed / tensors).read_bytes() == (one / tensors).read_bytes()
   assert sorted(path.name for path in (one / "adapters").iterdir()) == sorted(
       ["rl", "rl-best", found.name, "sft", "sft-best"])
-  # The second stage goes on with the adapters of the first, on the same base.
+  # The second stage continues with the adapters of the first, on the same base.
   sft, rl = (safetensors_numpy.load_file(one / "adapters" / stage / "adapter_model.safetensors")
              for stage in ("sft", "rl"))
   moved = {name: np.abs(rl[name] - sft[name]).max() for name in sft}

@@ -90,7 +90,7 @@ def test_report_of_a_whole_run(tmp_path):
   assert path == tmp_path / "report.html"
   text = path.read_text()
   page = _Page(text)
-  # It stands alone and shows text of the model as text.
+  # It is self-contained and shows text of the model as text.
   assert "script" not in page.tags and "b" not in page.tags and "link" not in page.tags
   assert all(entry["src"].startswith("data:image/png;base64,") for entry in page.images)
   assert not re.search(r"(src|href)=.?https?:", text)

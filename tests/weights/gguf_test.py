@@ -40,7 +40,7 @@ def test_f32_file_is_read_to_the_bit(tmp_path, name):
   path = write_gguf(tmp_path / "x.gguf", config, gguf_tensors(config, params), {}, architecture)
   got_config, got, tokenizer = load_model(path)
   assert got_config == config
-  # What a file holds plus 1 is not to the bit.
+  # A stored value plus 1 is not bitwise exact.
   tolerance = 1e-6 if config.unit_offset_norms else 0
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=0), got, params)
   assert tokenizer.encode("abc<end>") == [8, 3, 0]
@@ -105,7 +105,7 @@ BLOCKS = [kind for kind in KINDS if ours.can_dequantise(kind)]
 
 @pytest.mark.parametrize("kind", BLOCKS, ids=lambda kind: kind.name)
 def test_every_kind_of_block_arrives_where_it_belongs(tmp_path, kind):
-  """Random blocks of whole rows in place of one matrix, read in pieces."""
+  """Random blocks of whole rows instead of one matrix, read in pieces."""
   config = dataclasses.replace(TINY, width=256, mlp_width=256, head_dim=64)
   block, size = gguf.GGML_QUANT_SIZES[kind]
   raw = np.random.default_rng(0).integers(0, 60, (256, 256 // block * size), np.uint8)

@@ -58,7 +58,7 @@ def test_every_parameter_has_one_place(config, piece_elements):
         config, entries, lambda name, rows: files[name][rows], jnp.dtype("float32"),
         piece_elements=piece_elements)
     assert jax.tree.structure(again) == jax.tree.structure(params)
-    # A GGUF file that holds norms plus 1 is not to the bit.
+    # A GGUF file that holds norms plus 1 is not bitwise exact.
     tolerance = 1e-6 if config.unit_offset_norms else 0
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=0), again, params)

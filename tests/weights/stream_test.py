@@ -1,4 +1,4 @@
-"""Parameters arrive in their places, on one device and on a mesh, piece by piece."""
+"""Parameters arrive with their shardings, on one device and on a mesh, piece by piece."""
 
 import dataclasses
 

@@ -43,7 +43,7 @@ def test_what_a_pair_holds():
 
 def test_short_against_long():
   short = dict(chosen="shortest_right", max_per_question=0)
-  # Right ones of 2, 5 and 8 tokens; all of 10 (cut off), 9 (cut off), 8, 6, 5, 2.
+  # Right ones of 2, 5 and 8 tokens; all of 10 (truncated), 9 (truncated), 8, 6, 5, 2.
   assert pairs_of(ROWS, rejected="longest", **short) == [("q0", 4, 9), ("q0", 3, 5)]
   assert pairs_of(ROWS, rejected="longest", allow_truncated=False, **short) == [
       ("q0", 4, 6), ("q0", 3, 2)]

@@ -54,7 +54,7 @@ def test_a_prompt_is_read_without_what_is_to_be_ignored(prompt):
     ("3 + 4 = 8 ; 8 * 7 = 6 ; back back 3 + 4 = 7 ;", [0, 1, 1], [0, 0, 1]),
     ("continue 3 + 4 = 8 ; continue 8 * 7 = 6 ; explore 3 + 4 = 7 ;", [0, 1, 1], [0, 0, 1]),
     ("3 + 4 = 7 ; reflect 3 + 4 = 7 ; back back back 3 + 4 = 7 ;", [1, 1, 1], [1, 1, 1]),
-    # The step of another place, the one after the last, lines of no form, and no line at all.
+    # The step of another index, the one after the last, lines of no form, and no line at all.
     ("3 * 7 = 1 ; 7 * 7 = 9 ;", [0, 0], [0, 1]),
     ("3 + 4 = 7 ; 7 * 7 = 9 ; 9 - 2 = 7 ; 7 - 2 = 5 ;", [1, 1, 1, 0], [1, 1, 1, 1]),
     ("; back ; = 3 ; 3 + 4 = 17 ; 3 + 4 = * ; 3 + 4 = 7 7 ; 3 + 4", [0] * 6, [1] * 6),

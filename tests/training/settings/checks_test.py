@@ -175,7 +175,7 @@ def test_what_could_not_do_anything_is_refused(section, changes, message):
   make_recipe(section, {})
   with pytest.raises(ValueError) as error:
     make_recipe(section, changes)
-  # Where a section's own check speaks, a colon stands before the field.
+  # Messages of a section's own check have a colon before the field.
   text = re.sub(r"^([\w.]+): (?=\w+[.:])", r"\1.", str(error.value))
   assert re.match(f"config.{section}.{message}", text) and "\n" not in text
 

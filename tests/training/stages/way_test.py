@@ -1,4 +1,4 @@
-"""One prompt's way through a step of reinforcement learning: files, transfers, tokenising."""
+"""One prompt's path through an RL step: files, transfers, tokenising."""
 
 import collections
 import pathlib
