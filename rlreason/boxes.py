@@ -1,6 +1,6 @@
-r"""The boxes of a text, `\boxed{...}`: what a completion or a worked solution marks as its answer.
+r"""The boxes of a text, `\boxed{...}`, which mark the answer of a completion or a solution.
 
-And what a text states to be its answer, without a box. Not here: what else counts as an answer
+Also answers that a text states without a box. Not here: what else counts as an answer
 (`rewards/answer.py`).
 """
 
@@ -12,15 +12,15 @@ WhichBox = Literal["first", "last"]
 
 
 class Box(NamedTuple):
-  r"""One `\boxed{content}` of a text; `text[start:end]` is the whole of it."""
+  r"""One `\boxed{content}` of a text; `text[start:end]` is all of it."""
 
   content: str
   start: int
   end: int
 
 
-_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")  # what the end of a prompt opens
-# An escaped character (\{, \}, \\) is one token of its own, so that it never counts as a brace;
+_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")  # tags that the end of a prompt opens
+# An escaped character (\{, \}, \\) is a single token, so that it never counts as a brace;
 # JSON that was escaped twice gives \\boxed.
 _BOX_TOKENS = re.compile(
     r"\\{1,2}(?:boxed|fbox|framebox)\s*\{|\\{1,2}boxed(?![A-Za-z{])|\\.|[{}]", re.DOTALL)
@@ -31,7 +31,7 @@ _BARE = re.compile(r"\s*((?:\\[A-Za-z]+|\{[^{}]*\}|[^\s{}$\\])+)")  # \boxed 2
 
 
 def _scan(text: str) -> tuple[list[Box], int]:
-  """The boxes of a text, and where the first box begins that is never closed (-1: all are)."""
+  """The boxes of a text, and the start of the first box that is never closed (-1: all are)."""
   boxes = []
   open_braces = []  # (is it a box?, start, start of the content)
   for token in _BOX_TOKENS.finditer(text):
@@ -56,8 +56,8 @@ def _scan(text: str) -> tuple[list[Box], int]:
 def find_boxes(text: str) -> list[Box]:
   r"""All `\boxed{...}` and `\fbox{...}` of `text` whose braces balance, ordered by their start.
 
-  A box that is never closed, as in a truncated text, is no box. Braces may nest to any depth
-  (`\boxed{\frac{\sqrt{2}}{3}}`); `\boxed 2` is one too. One pass over the text, whatever it holds.
+  A box that is never closed, as in a truncated text, does not count. Braces may nest to any depth
+  (`\boxed{\frac{\sqrt{2}}{3}}`); `\boxed 2` counts too. Takes one pass over any text.
   """
   return _scan(text)[0]
 
@@ -71,8 +71,8 @@ def check_which_box(which_box: str) -> None:
 def find_box(text: str, which_box: WhichBox = "last") -> Box | None:
   """The first (RLSP's choice) or last balanced box of `text` that is not empty, or None.
 
-  After a last box that was cut off there is none: what stands before it is not the answer. Where
-  all boxes are empty, it is an empty one.
+  None if the last box was truncated: an earlier box is not the answer. If all boxes are empty, an
+  empty one is returned.
   """
   check_which_box(which_box)
   boxes, cut = _scan(text)
@@ -87,7 +87,7 @@ def text_before_answer(text: str, mark: str = "") -> str:
 
   Args:
     text: a completion.
-    mark: what stands before an answer, such as `####`; empty: boxes do.
+    mark: the text before an answer, such as `####`; empty: boxes mark answers.
   """
   if mark:
     return text.partition(mark)[0]
@@ -115,7 +115,7 @@ _JOINT = re.compile(
 
 
 def _joined(text: str, last: Box) -> list[Box]:
-  """The boxes that end with `last` and that only commas and such separate."""
+  """The boxes up to `last` that only commas and the like separate."""
   parts = [last]
   for box in reversed([box for box in find_boxes(text) if box.end <= last.start]):
     if not _JOINT.fullmatch(text, box.end, parts[0].start) or len(parts) > 50:
@@ -125,7 +125,7 @@ def _joined(text: str, last: Box) -> list[Box]:
 
 
 def stated(text: str) -> str | None:
-  """What follows the last "the answer is", or "Answer:", up to the end of the sentence."""
+  """The text after the last "the answer is", or "Answer:", up to the end of the sentence."""
   found = _STATED.findall(text)
   return found[-1].strip() if found else None
 

@@ -1,11 +1,11 @@
-"""From a ConfigDict, as experiments write it, to the frozen dataclasses the library takes.
+"""Converts a ConfigDict, as experiments write it, to the library's frozen dataclasses.
 
 `build` checks every field once, at the start of a run: an unknown or missing field, a value of the
-wrong type, or one that a dataclass refuses is a ValueError of one line that names the field by its
-full path (`config.optimizer.learning_rate`), what was got, and what is allowed.
+wrong type, or one that a dataclass refuses raises a ValueError of one line that names the field by
+its full path (`config.optimizer.learning_rate`), the value given, and the values allowed.
 
 Not here: flags and command-line overrides (ml_collections.config_flags) and the dataclasses
-themselves, which stand beside the code they configure.
+themselves, which are next to the code they configure.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,13 +25,13 @@ import ml_collections
 from rlreason import hub
 
 T = TypeVar("T")
-# The type of a field that holds a path of this machine, or the name of something else where a path
-# may stand. A `~` is expanded, and an address (gs://) refused.
+# The type of a field that holds a path of this machine, or a name that may be given instead of one.
+# A `~` is expanded, and an address (gs://) refused.
 Path = typing.NewType("Path", str)
-# What a number is computed with holds: larger ones are infinity there, and smaller ones 0.
+# The range of the types that numbers are computed in: beyond it they become infinity, or 0.
 _MAX_INT = 2**31 - 1
 _MAX_FLOAT, _MIN_FLOAT = 3.4028235e38, 1.1754944e-38
-# Old names of fields, which are taken for one release -> their names.
+# Old names of fields, accepted for one release -> their new names.
 RENAMED = {
     "drop_normalizer": "advantage_threshold_normalizer",
     "drop_threshold": "advantage_threshold",
@@ -59,17 +59,17 @@ def build(
   """Builds the dataclass `cls`, and the dataclasses inside it, from a mapping.
 
   Lists become tuples where the field is a tuple, and an int becomes a float where the field is a
-  float; nothing else is converted. Old names of fields are taken with a warning (`RENAMED`). Of
-  a union of dataclasses the one is taken whose `Literal` fields without a default agree with the
-  mapping. Where a field's default is an instance of its dataclass, what the mapping leaves out
-  stays as in that default. Numbers are finite and such as an int32 or float32 holds; an annotation
-  may have a limit beside (`AtMost`).
+  float; nothing else is converted. Old names of fields are accepted with a warning (`RENAMED`).
+  From a union of dataclasses, `build` chooses the one whose `Literal` fields without a default
+  agree with the mapping. Where a field's default is an instance of its dataclass, fields that the
+  mapping omits keep that instance's values. Numbers must be finite and fit an int32 or float32; an
+  annotation may set a further limit (`AtMost`).
 
   Args:
-    cls: a dataclass whose annotations say what is allowed.
+    cls: a dataclass whose annotations define the allowed values.
     mapping: a ConfigDict or dict of its fields, or an instance of `cls`, returned as it is.
     where: the path of `mapping`, for messages.
-    sections: other names than those of its fields that stand below `where`, for messages.
+    sections: names below `where` that are not its fields, for messages.
 
   Returns:
     An instance of `cls`.
@@ -109,11 +109,11 @@ def build(
 def with_new_names(
     mapping: Mapping[str, Any], fields: Collection[str], where: str,
 ) -> dict[str, Any]:
-  """What a mapping holds, by the names that its fields have now.
+  """The entries of a mapping, under the current names of its fields.
 
   Args:
     mapping: a section of a config.
-    fields: the names of today; one that is an old name elsewhere may be among them.
+    fields: the current names; they may include one that is an old name elsewhere.
     where: the path of the section, for messages. There is one warning for each field.
 
   Raises:
@@ -135,7 +135,7 @@ def with_new_names(
 
 
 def held_name(mapping: Mapping[str, Any], name: str) -> str:
-  """The name by which a mapping holds a field: the one given, or else its old or its new one."""
+  """The name of a field in a mapping: the one given, or else its old or its new one."""
   others = [old for old, new in RENAMED.items() if new == name] + [RENAMED.get(name, name)]
   return next((other for other in others if name not in mapping and other in mapping), name)
 
@@ -151,10 +151,10 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def at(where: str, error: Exception, names: Collection[str]) -> str:
-  """The message of an error, with the whole path of the field that it begins with.
+  """The message of an error, with the full path of the field that it begins with.
 
   Args:
-    where: the path of the section that the error is of.
+    where: the path of the section that the error is about.
     error: whose message may begin with the name of a field.
     names: of the fields in the section.
   """
@@ -167,17 +167,17 @@ def at(where: str, error: Exception, names: Collection[str]) -> str:
 
 
 class Unread(ValueError):
-  """A field is set that something else in the config keeps from having any effect."""
+  """A field is set that has no effect, because of another field of the config."""
 
 
 def check_unread(config: Any, reason: str, *names: str, allowed: str = ""):
-  """Refuses fields that something else in the config keeps from having any effect.
+  """Raises if fields are set that have no effect because of another field of the config.
 
   Args:
     config: a dataclass.
-    reason: what keeps them from it, such as "with critic='none'".
+    reason: why they have no effect, such as "with critic='none'".
     *names: of fields, each with a default.
-    allowed: what to do, beside leaving the field at its default.
+    allowed: what to do, other than leaving the field at its default.
 
   Raises:
     Unread: one of them is not at its default.
@@ -221,11 +221,11 @@ def to_dict(config: Any, *, keep_functions: bool = False, where: str = "config")
 
 
 def options_of(function: Callable[..., Any], skipped: Collection[str] = ()) -> dict[str, Any]:
-  """The parameters of a function that have a default which JSON holds, and that default.
+  """The parameters of a function whose defaults can be written as JSON, with these defaults.
 
   Args:
     function: or a class.
-    skipped: names of parameters that are no options.
+    skipped: names of parameters that are not options.
   """
   try:
     parameters = inspect.signature(function).parameters.values()
@@ -314,7 +314,7 @@ def _convert_annotated(arguments: tuple, value: Any, where: str) -> Any:
 
 
 def _check_numbers(value: Any, where: str) -> None:
-  """Refuses what is no number among the options of functions, whose types are not known here."""
+  """Raises if an option of a function, whose type is unknown here, is a number out of range."""
   if is_mapping(value):
     for name in value:
       _check_numbers(value[name], f"{where}.{name}")
@@ -326,7 +326,7 @@ def _check_numbers(value: Any, where: str) -> None:
 
 
 def _to_float(value: numbers.Real, where: str) -> float:
-  """A number as a float that float32 holds."""
+  """A number as a float that fits a float32."""
   size = abs(value)
   if not (size == 0 or _MIN_FLOAT <= size <= _MAX_FLOAT):  # NaN is neither
     raise ValueError(
@@ -345,7 +345,7 @@ def _convert_plain(hint: type, value: Any, where: str) -> Any:
           f"{where}: got {show(value)}, allowed: at most {_MAX_INT} in size, as int32 holds it")
     return int(value)
   if hint not in (int, float) and (not isinstance(hint, type) or isinstance(value, hint)):
-    return value  # a hint that is no type, such as a NewType of the user's, says nothing here
+    return value  # a hint that is not a type, such as a user's NewType, is not checked
   raise ValueError(_wrong_value(hint, value, where))
 
 
@@ -411,7 +411,7 @@ def is_mapping(value: Any) -> bool:
 
 
 def default(field: dataclasses.Field) -> Any:
-  """What a field is where nothing is said of it."""
+  """The default of a field."""
   return field.default_factory() if field.default is dataclasses.MISSING else field.default
 
 

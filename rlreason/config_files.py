@@ -29,7 +29,7 @@ def load_config_file(path: str) -> ml_collections.ConfigDict:
   spec = importlib.util.spec_from_file_location("rlreason_experiment", file)
   module = importlib.util.module_from_spec(spec)
   folder = os.path.dirname(os.path.abspath(file))
-  sys.path.insert(0, folder)  # as Python does for a program: what lies beside it can be imported
+  sys.path.insert(0, folder)  # as Python does for a program: modules next to it can be imported
   try:
     with users.contained(f"config file {file!r}"):
       spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Files that can be relied on: named in every error, whole or not at all, one process at a time."""
+"""Reliable files: named in every error, written atomically, and locked by one process."""
 
 from collections.abc import Iterator
 import contextlib
@@ -11,14 +11,14 @@ import socket
 import tempfile
 
 LOCK_NAME = "run.lock"
-# A disk that takes no more, or fails: what was written before is kept, and nothing is misspelt.
+# A full or failing disk: what was written before is kept, and no setting is wrong.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of some network file systems
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-  """Puts the file into errors of the system that do not name one, such as those of a full disk."""
+  """Adds the file's name to system errors that lack one, such as those of a full disk."""
   try:
     yield
   except OSError as error:
@@ -28,15 +28,15 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-  """Writes a file whole or not at all, and onto the disk; its folder is made if missing.
+  """Writes a file atomically, and syncs it to disk; its folder is made if missing.
 
   Args:
-    path: of the file; one that is there is replaced.
+    path: of the file; an existing one is replaced.
     content: bytes, or text to be written in UTF-8. A lone surrogate, which UTF-8 cannot hold,
       becomes a backslash escape.
 
   Raises:
-    OSError: names the file; what was there is as it was.
+    OSError: names the file; an existing file is unchanged.
   """
   path = pathlib.Path(path)
   if isinstance(content, str):
@@ -58,7 +58,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Has the disk hold what a file, or the list of files in a folder, is now."""
+  """Syncs a file, or the list of files in a folder, to disk."""
   with naming(path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -71,7 +71,7 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def check_writable(name: str, folder: pathlib.Path) -> None:
-  """Finds before any work that a folder cannot be made or written in.
+  """Checks, before any work, that a folder can be made and written in.
 
   Raises:
     OSError: names what is in the way.
@@ -99,7 +99,7 @@ def check_writable(name: str, folder: pathlib.Path) -> None:
 
 
 def check_new_file(name: str, path: pathlib.Path) -> None:
-  """Finds before any work that a file is there already, or cannot be made.
+  """Checks, before any work, that a file does not exist yet and can be made.
 
   Raises:
     ValueError, OSError: names what is in the way.
@@ -118,13 +118,13 @@ def check_new_file(name: str, path: pathlib.Path) -> None:
 
 
 def _temporary(path: pathlib.Path) -> pathlib.Path:
-  """Where a file is written that gets its name when it is whole."""
+  """The temporary path of a file that is renamed once it is complete."""
   return path.with_name(path.name + ".tmp")
 
 
 def _is_there(path: pathlib.Path) -> bool:
   try:
-    os.lstat(path)  # os.path.lexists has an answer also for names that there cannot be
+    os.lstat(path)  # os.path.lexists also answers for impossible names
   except (FileNotFoundError, NotADirectoryError):
     return False
   return True
@@ -132,7 +132,7 @@ def _is_there(path: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def filling(folder: str | os.PathLike) -> Iterator[None]:
-  """Empties a folder, which was new or empty before, where what fills it fails."""
+  """Empties a folder, which was new or empty before, if filling it fails."""
   try:
     yield
   except BaseException:
@@ -144,7 +144,7 @@ def filling(folder: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-  """Holds a folder, made if missing, for this process; the system lets go of it when that ends.
+  """Locks a folder, made if missing, for this process; the system unlocks it when that ends.
 
   Raises:
     ValueError: another process holds it; names the file.
@@ -155,7 +155,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     held = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     _lock(held, file)
-    with contextlib.suppress(OSError):  # for the message alone; a full disk is found elsewhere
+    with contextlib.suppress(OSError):  # only for the message; a full disk is reported elsewhere
       os.ftruncate(held, 0)
       os.pwrite(held, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     yield

@@ -1,6 +1,6 @@
-"""Paths as users write them, and ids of the Hugging Face Hub given where a path stands.
+"""Paths as users write them, and ids of the Hugging Face Hub given instead of a path.
 
-A message says how to have what such an id names on the disk; nothing is downloaded here.
+A message states how to download what such an id names; nothing is downloaded here.
 """
 
 import os
@@ -13,19 +13,19 @@ _ADDRESS = re.compile(
     r"([\w.-]+/[\w.-]+)(?:/.*)?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _FILES = (".gguf", ".json", ".jsonl", ".csv", ".parquet", ".arrow", ".gz", ".txt", ".py", ".model")
-_FOLDERS = {"model": "models", "dataset": "data"}  # kind -> where examples put it
+_FOLDERS = {"model": "models", "dataset": "data"}  # kind -> the folder used in examples
 
 
 def hint(path: str | os.PathLike, kind: str = "model") -> str:
-  """How to download what is not found, where it may be an id or an address of the Hub.
+  """How to download a missing path, if it may be an id or an address of the Hub.
 
   Args:
-    path: as it was given; nothing is there.
+    path: as it was given; it does not exist.
     kind: model or dataset.
 
   Returns:
-    The end of a message, from its semicolon on; empty where it looks like a path of this machine: a
-    file, or below a folder that is there.
+    The end of a message, from its semicolon on; empty if it looks like a path of this machine: a
+    file, or below an existing folder.
   """
   text = str(path)
   address = _ADDRESS.fullmatch(text)
@@ -45,7 +45,7 @@ def local_path(name: str, path: str) -> str:
   """A path as a user writes it, with `~` expanded.
 
   Args:
-    name: what it is the value of, for the message.
+    name: that of the field it is the value of, for the message.
     path: of this machine.
 
   Raises:

@@ -18,8 +18,8 @@ def attributes(
 
   Args:
     package: its full name.
-    names: what it has.
-    homes: of those, the module that each is a name in; the others are modules of the package.
+    names: those of its attributes.
+    homes: for some of them, the module that defines each; the others are modules of the package.
   """
   def get(name: str) -> Any:
     if name in (homes or {}):

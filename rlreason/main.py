@@ -1,12 +1,12 @@
-"""The command line, `rlreason COMMAND`: from what is typed to a command, and from errors to a line.
+"""The command line, `rlreason COMMAND`: dispatches commands and turns errors into one line.
 
-What a command does is in `commands/`. Each is a thin wrapper over a function of the library, and
-imports it when it runs, so that help and a misspelt flag take no time.
+The commands are in `commands/`. Each is a thin wrapper over a function of the library, which it
+imports when it runs, so that help and errors in flags are fast.
 
 `--config.FIELD=VALUE` sets a field of the experiment, as config_flags of ml_collections does, but
-any field there is: that package only takes fields that the file itself sets, and in the type that
-the file happens to give them. Whether a field exists and what it may hold is decided once, by the
-dataclasses (`config.build`).
+accepts any existing field: that package accepts only fields that the file itself sets, with the
+type that the file gives them. The dataclasses alone (`config.build`) decide which fields exist and
+which values they allow.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from rlreason.commands import COMMANDS, Command, Overrides, UsageError
 EXIT_STOPPED = 1  # the run gave up: updates were not finite, or the disk is full
 EXIT_USER = 2  # nothing was done; the message says what to change
 EXIT_INTERRUPTED = 143  # 128 + SIGTERM; the run is saved
-EXIT_PIPE = 141  # 128 + SIGPIPE: nobody reads what is printed
+EXIT_PIPE = 141  # 128 + SIGPIPE: the reader of the output has gone
 
 _MAX_MESSAGE = 4000  # characters
 _LESS_MEMORY = "take smaller batches and shorter rows, remat, bfloat16, or more devices"
@@ -37,7 +37,7 @@ _EXTRAS = {"reasoning_gym": "real", "wandb": "wandb"}  # module -> the extra tha
 class _Warnings(logging.Handler):
   """Prints `warning: ...` lines, each once: a file may be read for the checks and for a stage.
 
-  With a lower level also `info: ...` lines, of this package alone, or all there are.
+  With a lower level it also prints `info: ...` lines, of this package alone, or of all.
   """
 
   def __init__(self):
@@ -49,7 +49,7 @@ class _Warnings(logging.Handler):
     if self.level == logging.INFO and record.levelno < logging.WARNING and not is_own:
       return
     if record.levelno == logging.WARNING and users.is_of_installed(record.pathname):
-      return  # a dependency's, which nobody here can do anything about
+      return  # a dependency's, which the user cannot change
     line = f"{record.levelname.lower()}: {self.format(record)}"
     if line not in self._said:
       self._said.add(line)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _dispatch(argv)
   except KeyboardInterrupt:
     return _fail("interrupted; what was saved before is kept", 130)
-  except SystemExit as error:  # of code of others: whatever it says, nothing came to its end
+  except SystemExit as error:  # of other code: whatever its code, the command did not finish
     if isinstance(error.__context__, BrokenPipeError):
       return _leave_pipe()
     return _fail(f"something asked the process to end (SystemExit: {error})", EXIT_STOPPED)
@@ -88,13 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_pipe() -> int:
-  """Ends where what is printed goes to `| head`, say: who read has what they wanted."""
+  """Ends when the reader of the output has gone, as with `| head`."""
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
   return EXIT_PIPE
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:
-  """What to say of an error, and the exit code; None: it is a bug, whose traceback is wanted."""
+  """The message of an error, and the exit code; None: it is a bug, so show the traceback."""
   if isinstance(error, (UsageError, flags.Error)):
     return str(error), EXIT_USER
   if isinstance(error, FloatingPointError):
@@ -109,7 +109,7 @@ def _explain(error: Exception) -> tuple[str, int] | None:
     return str(error), EXIT_USER
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return f"out of memory ({error}): what was saved before is kept; {_LESS_MEMORY}", EXIT_STOPPED
-  if type(error).__name__ == "Interrupted":  # its module imports much
+  if type(error).__name__ == "Interrupted":  # its module has many imports
     return str(error), EXIT_INTERRUPTED
   place = users.line_of(error)
   return place and (f"{place}: {type(error).__name__}: {error}", EXIT_USER)
@@ -211,7 +211,7 @@ def _set_environment():
   root = logging.getLogger()
   root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Warnings)]
   root.addHandler(_Warnings())
-  # That there may be a GPU: `parallel.cpu_fallback` says so too, and what to do.
+  # That there may be a GPU: `parallel.cpu_fallback` reports it too, and what to do.
   logging.getLogger("jax._src.xla_bridge").addFilter(_is_not_of_gpu)
   # That its cache is a temporary one where there is no home.
   logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -222,9 +222,9 @@ def _set_environment():
     folder = cache / "rlreason" / "jax"
     folder.mkdir(parents=True, exist_ok=True)
   except (OSError, RuntimeError):
-    return  # no place of the user's own: programs are compiled anew each time
+    return  # no folder of the user's: programs are compiled anew each time
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-  # Most programs here are small, and many; JAX's own limit of a second would leave them out.
+  # There are many small programs here; JAX's limit of one second would exclude most of them.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
@@ -233,7 +233,7 @@ def _is_not_of_gpu(record: logging.LogRecord) -> bool:
 
 
 def _set_verbosity(values: flags.FlagValues):
-  """Lets through what the flags ask for; without them, warnings."""
+  """Shows the log levels that the flags ask for; without them, warnings."""
   if not (values.verbose or values.debug):
     return
   root = logging.getLogger()
@@ -252,12 +252,12 @@ def _use_utf8():
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
   for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, "reconfigure"):  # texts of a model may hold what has no encoding at all
+    if hasattr(stream, "reconfigure"):  # a model's texts may hold lone surrogates
       stream.reconfigure(errors="backslashreplace")
 
 
 def _is_for_user(error: ValueError | OSError) -> bool:
-  """Whether an error is a message to the user; others are bugs, whose traceback is wanted.
+  """Whether an error is a message to the user; others are bugs, shown with a traceback.
 
   Messages are raised by this package itself, or by the operating system about a file.
   """
@@ -272,9 +272,9 @@ def _is_for_user(error: ValueError | OSError) -> bool:
 
 def _fail(error: Any, exit_code: int) -> int:
   text = " ".join(str(error).split())
-  if len(text) > _MAX_MESSAGE:  # a value of a thousand words
+  if len(text) > _MAX_MESSAGE:  # a very long value
     text = f"{text[:_MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2:]}"
-  with contextlib.suppress(OSError):  # of a terminal that is gone
+  with contextlib.suppress(OSError):  # the terminal is gone
     print(f"rlreason: {text}", file=sys.stderr, flush=True)
   return exit_code
 

@@ -1,7 +1,7 @@
-"""The one place for masks and masked reductions.
+"""Masks and masked reductions, for all modules.
 
-A masked reduction keeps its numerator and denominator apart until the last moment, so that the same
-number comes out however a batch is padded, split into micro-batches or spread over devices.
+A masked reduction divides its numerator by its denominator only at the end, so that the result does
+not depend on how a batch is padded, split into micro-batches or spread over devices.
 """
 
 from typing import Callable, Literal, get_args
@@ -41,8 +41,8 @@ def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Array:
   """Variance over True positions, in f32; 0 for one position or none, and for equal numbers.
 
-  Of `x` [...] and `mask` bool[...] a scalar. The sum of squares is divided by the positions less
-  `ddof`: 0 is biased, 1 is not.
+  For `x` [...] and `mask` bool[...] a scalar. The sum of squares is divided by the number of
+  positions minus `ddof`: 0 is biased, 1 is not.
   """
   errors = centred(x, mask)
   freedom = jnp.sum(mask.astype(jnp.float32)) - ddof
@@ -68,17 +68,17 @@ def whiten(
   Returns:
     f32[...].
   """
-  # First, or the gradient of the product below is 0 * NaN where a masked `x` is NaN.
+  # Masked first: else the gradient of the product below is 0 * NaN where a masked `x` is NaN.
   x = zero_masked(x, mask)
   scaled = centred(x, mask) * jax.lax.rsqrt(masked_variance(x, mask, ddof=ddof) + epsilon)
   return zero_masked(scaled if shift_mean else scaled + masked_mean(x, mask), mask)
 
 
 def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """`x` less the highest of its True positions, in f32; 0 where masked. Gradients pass through.
+  """`x` minus the maximum over its True positions, in f32; 0 where masked. Gradients pass through.
 
-  Of `x` [...] and `mask` bool[...] f32[...], along `axis` or over all. Equal numbers become 0 to
-  the bit.
+  For `x` [...] and `mask` bool[...] f32[...], along `axis` or over all. Equal numbers become
+  exactly 0.
   """
   x = zero_masked(x.astype(jnp.float32), mask)
   lowest = jnp.finfo(jnp.float32).min
@@ -87,10 +87,10 @@ def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 
 
 def centred(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
-  """`x` less its mean over True positions, in f32; 0 where masked.
+  """`x` minus its mean over True positions, in f32; 0 where masked.
 
-  Of `x` [...] and `mask` bool[...] f32[...], along `axis` or over all. Equal numbers become 0 to
-  the bit: what rounding leaves of them would be blown up by a division by their deviation.
+  For `x` [...] and `mask` bool[...] f32[...], along `axis` or over all. Equal numbers become
+  exactly 0: dividing a rounding residue by their standard deviation would amplify it.
   """
   x = shifted(x, mask, axis)
   total, count = (jnp.sum(y, axis=axis, keepdims=True) for y in (x, mask.astype(jnp.float32)))
@@ -103,7 +103,7 @@ def token_weights(
 ) -> jax.Array:
   """Per-token weights that turn a sum over tokens into the chosen reduction of a batch.
 
-  A loss is `sum(weights * per_token_loss)`. The weights are made once, from the mask of a whole
+  A loss is `sum(weights * per_token_loss)`. The weights are computed once, from the mask of a whole
   minibatch; any split of that minibatch then adds up to the same loss and gradient.
 
   - `token-mean`: every token counts the same, 1 / (tokens in the batch).
@@ -147,9 +147,10 @@ def token_weights(
 
 
 def lengths(mask: jax.Array) -> jax.Array:
-  """Columns of each row up to its last True one, i32[B]: gaps before it count.
+  """The number of columns of each row up to its last True one, gaps included; i32[B].
 
-  Of a `token_mask` this is how many tokens the row has. `[T, T, F, F, T, F] -> 5`, of numpy or jax.
+  Of a `token_mask` this is the number of tokens in the row. `[T, T, F, F, T, F] -> 5`, of numpy or
+  jax.
 
   Args:
     mask: bool[B, T].
@@ -164,7 +165,7 @@ def before_end(mask: jax.Array) -> jax.Array:
 
 
 def runs(mask: np.ndarray) -> np.ndarray:
-  """Which run of True columns each column is in, from 1; 0 where False; i32[B, T].
+  """The index, from 1, of the run of True columns that each column is in; 0 where False; i32[B, T].
 
   Of an `action_mask` these are the turns of the policy. `[T, T, F, T] -> [1, 1, 0, 2]`.
   """
@@ -190,10 +191,10 @@ def attention_mask(
   Args:
     segment_ids: i32[B, T]; 0 on padding.
     positions: i32[B, T] within each segment; only for a window.
-    window: how many tokens a query looks back over, itself included; None for all.
+    window: number of tokens that a query attends to, itself included; None for all.
 
   Returns:
-    bool[B, 1, T, T], True where query (third axis) may look at key (last axis).
+    bool[B, 1, T, T], True where query (third axis) may attend to key (last axis).
   """
   chex.assert_rank(segment_ids, 2)
   length = segment_ids.shape[1]
@@ -209,11 +210,11 @@ def shared_prompt_mask(
     segment_ids: jax.Array, positions: jax.Array, prompt_mask: jax.Array,
     window: int | None = None,
 ) -> jax.Array:
-  """What packed completions may look at of the prompt before them, computed apart; padding nothing.
+  """Which prompt tokens packed completions may attend to; padding attends to none.
 
   Args:
     segment_ids: i32[R, T]; 0 on padding.
-    positions: i32[R, T], counted on from those of the prompt.
+    positions: i32[R, T], continued from those of the prompt.
     prompt_mask: bool[R, S], of each row's prompt.
     window: as in `attention_mask`.
 

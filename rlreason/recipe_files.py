@@ -1,4 +1,4 @@
-"""The recipes that come with the package, and the file that `--config` means.
+"""The recipes that come with the package, and the file that `--config` names.
 
 In a checkout they are `experiments/` beside the package; a wheel has that folder in the package. A
 recipe is a Python file there that defines `get_config`; its name is its path without `.py`.
@@ -30,7 +30,7 @@ def summary(file: pathlib.Path) -> str:
 
 
 def locate(path: str) -> tuple[str, str]:
-  """The file and the argument that a user's `--config` means.
+  """The file and the argument that a user's `--config` names.
 
   Args:
     path: `FILE.py`, or a name: of a file here without its `.py`, else of a recipe that comes with
@@ -38,11 +38,11 @@ def locate(path: str) -> tuple[str, str]:
       `:ARGUMENT`.
 
   Returns:
-    The path of a file that is there, and the argument or "".
+    The path of an existing file, and the argument or "".
 
   Raises:
     FileNotFoundError: there is no such file and no such recipe.
-    ValueError: it is no path at all, or a file that is not Python.
+    ValueError: it is not a path, or a file that is not Python.
   """
   path = hub.local_path("config", path)
   file, colon, argument = path.partition(".py:")
@@ -64,7 +64,7 @@ def locate(path: str) -> tuple[str, str]:
 
 
 def _find(name: str, recipes: dict[str, pathlib.Path]) -> str | None:
-  """The recipe of a name, with its folder or without; of two, the one higher up."""
+  """The recipe of a name, with or without its folder; of two, the one higher up."""
   return next((full for full in recipes if name in (full, full.rpartition("/")[2])), None)
 
 

@@ -1,22 +1,22 @@
-"""Configs as JSON holds them, maybe of an older version: completed and compared."""
+"""Completes and compares configs in JSON, which may be of an older version."""
 
 import dataclasses
 from typing import Any
 
 from rlreason import config as config_lib
 
-_ABSENT = object()  # in the place of a field that one of two records lacks
+_ABSENT = object()  # stands for a field that one of two records lacks
 
 
 def with_defaults(record: Any, config: Any) -> Any:
-  """What a config holds, with what it leaves at its defaults.
+  """The record of a config, completed with the defaults of omitted fields.
 
-  A dataclass may say more of what its record leaves out, such as defaults of the options of a
-  function, by a method `with_default_options(record) -> record`.
+  A dataclass may complete its record further, such as with defaults of the options of a function,
+  by a method `with_default_options(record) -> record`.
 
   Args:
     record: a result of `config.to_dict`, maybe an old one, from when there were fewer fields.
-    config: of the same kind: it says which fields there are.
+    config: of the same kind: it defines the fields.
 
   Returns:
     The record, in which a field that it lacks has its default.

@@ -1,9 +1,9 @@
 """A slot: a pure function and its options, chosen by a configuration.
 
-The positional parameters of a slot's function are arrays, told apart by their names; its
-keyword-only parameters are options. Whoever calls a slot offers arrays by name, and the function
-gets those it names. A new function needs no registration: a config gives it as it is, or as
-"package.module:function".
+The positional parameters of a slot's function are arrays, identified by their names; its
+keyword-only parameters are options. The caller of a slot offers arrays by name, and the function
+receives those it names. A new function needs no registration: a config contains the function
+itself, or "package.module:function".
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +22,7 @@ def check_path(path: str, where: str = "function") -> tuple[str, str]:
   """The module and the name in "package.module:function".
 
   Raises:
-    ValueError: it has no such form.
+    ValueError: it does not have that form.
   """
   module, colon, name = path.partition(":")
   if not (colon and name.isidentifier() and module.replace(".", "_").isidentifier()):
@@ -34,7 +34,7 @@ def import_function(path: str, where: str = "function") -> Callable[..., Any]:
   """The function "package.module:function".
 
   Args:
-    path: as above.
+    path: "package.module:function".
     where: what it is, for messages.
 
   Raises:
@@ -53,7 +53,7 @@ def import_function(path: str, where: str = "function") -> Callable[..., Any]:
 
 
 def option_names(function: Callable[..., Any], skipped: Collection[str] = ()) -> dict[str, bool]:
-  """The keyword-only parameters of a function, and whether each has to be given."""
+  """The keyword-only parameters of a function, and whether each is required."""
   return {name: parameter.default is parameter.empty
           for name, parameter in inspect.signature(function).parameters.items()
           if parameter.kind == parameter.KEYWORD_ONLY and name not in skipped}
@@ -61,12 +61,12 @@ def option_names(function: Callable[..., Any], skipped: Collection[str] = ()) ->
 
 def check_options(
     function: Callable[..., Any], options: Mapping[str, Any], skipped: Collection[str] = ()):
-  """The one check of the options of a function that a config names.
+  """Checks the options of a function that a config names.
 
   Args:
     function: its keyword-only parameters are its options.
-    options: what is given.
-    skipped: names of parameters that are no options.
+    options: the given options.
+    skipped: names of parameters that are not options.
 
   Raises:
     ValueError: an option is unknown or missing, or its annotation does not allow the value.
@@ -123,13 +123,13 @@ class Slot:
     return record | {"options": {**defaults, **record.get("options", {})}}
 
   def check(self, offered: tuple[str, ...]):
-    """Raises ValueError where the function asks for an array that this slot does not offer."""
+    """Raises ValueError if the function takes an array that this slot does not offer."""
     unknown = sorted(set(self.arrays) - set(offered))
     if unknown:
       raise ValueError(f"{self.name}: asks for {unknown}, allowed: {sorted(offered)}")
 
   def __call__(self, **offered: Any) -> Any:
-    """The function of those of the `offered` arrays that it names."""
+    """Calls the function with those of the `offered` arrays that it names."""
     return self.function(**{name: offered[name] for name in self.arrays}, **self.options)
 
   def _parameters(self, kind) -> dict[str, inspect.Parameter]:

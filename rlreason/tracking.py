@@ -1,10 +1,9 @@
-"""How far long work is: told by whoever does it, shown by a display, where there is one.
+"""Progress of long work: reported by the code that does it, shown by a display, if there is one.
 
     with tracking.work("reading", 1000) as done:
       done(500)
 
-Nothing is shown, and nothing costs time, outside of `shown_by`. Not here: displays
-(`training/progress.py`).
+Outside of `shown_by` nothing is shown, at no cost. Not here: displays (`training/progress.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,21 +13,21 @@ from typing import NamedTuple, Protocol
 
 
 class Work(NamedTuple):
-  """Something that takes a while."""
+  """A piece of work that takes a while."""
 
   name: str
-  total: float | None = None  # how much there is to do; None: nobody knows
+  total: float | None = None  # how much there is to do; None: unknown
   unit: str = ""  # of the total: "B" for bytes, empty for a count
 
 
 class Display(Protocol):
-  """What shows work."""
+  """An object that shows work."""
 
   def work(self, work: Work) -> contextlib.AbstractContextManager[Callable[..., None]]:
-    """Shows it until the context ends; what comes is called with (more done, metrics or None)."""
+    """Shows it until the context ends; yields a function of (more done, metrics or None)."""
 
   def program(self, name: str, sizes: Mapping[str, int]) -> None:
-    """Is told how many bytes a compiled program takes on a device, by what for."""
+    """Receives the bytes that a compiled program takes on a device, by purpose."""
 
 
 DISPLAY: contextvars.ContextVar[Display | None] = contextvars.ContextVar("display", default=None)
@@ -41,7 +40,7 @@ def display() -> Display | None:
 
 @contextlib.contextmanager
 def shown_by(shower: Display | None) -> Iterator[None]:
-  """Shows the work that is done within; None: nowhere."""
+  """Shows the work done within the context; None: nowhere."""
   token = DISPLAY.set(shower)
   try:
     yield
@@ -51,11 +50,11 @@ def shown_by(shower: Display | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def work(name: str, total: float | None = None, unit: str = "") -> Iterator[Callable[..., None]]:
-  """Tells of work until the context ends.
+  """Reports a piece of work until the context ends.
 
   Args:
-    name: what is done, for a person.
-    total: how much there is to do; None: nobody knows.
+    name: a description for the user.
+    total: how much there is to do; None: unknown.
     unit: of the total: "B" for bytes, empty for a count.
 
   Yields:
@@ -70,7 +69,7 @@ def work(name: str, total: float | None = None, unit: str = "") -> Iterator[Call
 
 
 def each(name: str, total: int) -> Iterator[int]:
-  """The numbers below `total`: work of which one more is done when the next is asked for."""
+  """The numbers below `total`; each counts as done when the next is requested."""
   with work(name, total) as done:
     for i in range(total):
       yield i
@@ -78,7 +77,7 @@ def each(name: str, total: int) -> Iterator[int]:
 
 
 def program(name: str, sizes: Mapping[str, int]) -> None:
-  """Tells how many bytes a compiled program takes on a device, by what for."""
+  """Reports the bytes that a compiled program takes on a device, by purpose."""
   shower = DISPLAY.get()
   if shower is not None:
     shower.program(name, sizes)

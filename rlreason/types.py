@@ -1,12 +1,12 @@
-"""The frozen pytrees that travel between the layers, and the axis letters every module uses.
+"""The frozen pytrees that modules exchange, and the axis letters that every module uses.
 
 Axes: `P` prompts, `G` samples per prompt, `B` = `P * G` sequences (row `p * G + g`), `S` prompt
 tokens, `T` completion tokens (or all tokens of a training row), `V` vocabulary, `D` width, `F` mlp
 width, `H` query heads, `K` key/value heads, `h` head size, `N` layers.
 
 Prompts are padded on the left and completions on the right, so that the completion of every row
-starts at the same column and the last prompt token sits right before it. Masks are True on what is
-kept, and come from lengths, never from a pad id.
+starts at the same column and the last prompt token is right before it. Masks are True on kept
+entries, and are computed from lengths, never from a pad id.
 """
 
 from typing import Any
@@ -30,19 +30,19 @@ class Prompts:
 
 @struct.dataclass
 class Rollout:
-  """Completions of prompts, as sampled. What the policy chose is what is trained on.
+  """Completions of prompts, as sampled. Training uses the tokens that the policy chose.
 
   Lengths, positions, attention and packing follow `token_mask`; losses, KL, entropies, values and
-  advantages follow `action_mask`. Tokens that are no actions are given: the text that budget
-  forcing puts in, or the answer after a reasoning.
+  advantages follow `action_mask`. Tokens that are not actions were given: the text that budget
+  forcing inserts, or the answer after a reasoning.
   """
 
   prompt_tokens: jax.Array  # i32[B, S]
   prompt_mask: jax.Array  # bool[B, S]
   completion_tokens: jax.Array  # i32[B, T], the end-of-sequence token kept, 0 after it
-  token_mask: jax.Array  # bool[B, T] a token stands here: the first columns of each row
-  action_mask: jax.Array  # bool[B, T] of these tokens, the policy chose it; others were given
-  log_probs: jax.Array  # f32[B, T] nats, of the distribution sampled from; 0 but on actions
+  token_mask: jax.Array  # bool[B, T] True on tokens: the first columns of each row
+  action_mask: jax.Array  # bool[B, T] tokens that the policy chose; the others were given
+  log_probs: jax.Array  # f32[B, T] nats, of the sampling distribution; 0 except on actions
   values: jax.Array | None  # f32[B, T] V(s_t) before token t; None without a shared value head
   truncated: jax.Array  # bool[B] True when the length limit, not a stop token, ended the row
 
@@ -59,18 +59,18 @@ class PackedBatch:
 
 @struct.dataclass
 class GroupPacking:
-  """Where the completions of some prompts stand in R packed rows of W tokens.
+  """The layout of the completions of some prompts in R packed rows of W tokens.
 
   A packed row holds whole completions of one prompt, one after the other; the prompt itself is
   computed once. Prompts, completions and packed rows are in C parts of equal size, one per device
-  that splits rows, and every number counts from the first one of its part. Made on the host by
+  that splits rows, and every index counts from the first one of its part. Made on the host by
   `data/group_packing.py`, read by `models/groups.py`.
   """
 
   prompt_of_row: jax.Array  # i32[C, R / C]
   segment_ids: jax.Array  # i32[C, R / C, W] 0 on padding, else 1 + b of the completion
   steps: jax.Array  # i32[C, R / C, W] column t of the token in its completion; 0 on padding
-  places: jax.Array  # i32[C, B / C, T] r * W + w of each token; -1 where there is none
+  places: jax.Array  # i32[C, B / C, T] index r * W + w of each token; -1 where there is none
   group_size: int = struct.field(pytree_node=False)  # G
 
 
@@ -84,11 +84,10 @@ class GroupPlan:
 
 @struct.dataclass
 class RowPacking:
-  """Where the sequences of a pass, prompt and completion each, stand in R packed rows of W tokens.
+  """The layout of a pass's sequences (prompt and completion) in R packed rows of W tokens.
 
-  Parts as in `GroupPacking`. Log-probs and values are computed of K completion tokens, the first
-  `lengths` of the sequences that the pass holds. Made by `data/row_packing.py`, read by
-  `models/groups.py`.
+  Parts as in `GroupPacking`. Log-probs and values are computed for K completion tokens: the first
+  `lengths` of each sequence in the pass. Made by `data/row_packing.py`, read by `models/groups.py`.
   """
 
   segment_ids: jax.Array  # i32[C, R / C, W] 0 on padding, else 1 + b of the sequence
@@ -96,7 +95,7 @@ class RowPacking:
   positions: jax.Array  # i32[C, R / C, W] of the token in its sequence
   reads: jax.Array  # i32[C, K] r * W + w that each completion token was sampled from
   targets: jax.Array  # i32[C, K] b * T + t of the token
-  starts: jax.Array  # i32[C, B / C] k of the first one; -1 of a sequence that is not in the pass
+  starts: jax.Array  # i32[C, B / C] k of the first one; -1 for a sequence that is not in the pass
   lengths: jax.Array  # i32[C, B / C]
 
 
@@ -105,25 +104,26 @@ class RowPlan:
   """The passes of every minibatch without padding; N minibatches of at most M passes."""
 
   rows: jax.Array  # i32[N, Q] of the rollout, those of the first part first
-  is_needed: jax.Array  # bool[N, M] whether the pass holds anything
+  is_needed: jax.Array  # bool[N, M] whether the pass holds any sequence
   packing: RowPacking  # of these rows, arrays with the leading axes [N, M]
 
 
 @struct.dataclass
 class Outcome:
-  """What the host found out about each completion of a rollout."""
+  """The host's results for each completion of a rollout."""
 
   scores: jax.Array  # f32[B] rewards, combined
   is_scored: jax.Array  # bool[B] False: could not be scored, and gets no gradient
-  is_right: jax.Array | None = None  # bool[B] the verifier's verdict; None where nobody asks for it
+  is_right: jax.Array | None = None  # bool[B] the verifier's verdict; None where it is not used
   greedy_scores: jax.Array | None = None  # f32[B] of the greedy completion of the row's prompt
   # f32[B, N] the rewards behind the scores, and their weights, the same in all rows; None where
-  # nobody asks for them.
+  # they are not used.
   parts: jax.Array | None = None
   part_weights: jax.Array | None = None
-  # f32[B, T] rewards within the completions, paid beside the score, which is paid at the end. Those
-  # on a given token are of the last action before it. The advantage slot sees the sum of both; with
-  # a critic, or where advantages have the unit of rewards, a token gets what is not paid before it.
+  # f32[B, T] rewards within the completions, in addition to the score, which is given at the end.
+  # Those on a given token belong to the last action before it. The advantage slot gets the sum of
+  # both; with a critic, or where advantages have the unit of rewards, a token gets what is not
+  # given before it.
   token_rewards: jax.Array | None = None
 
 
@@ -131,9 +131,9 @@ class Outcome:
 class PairBatch:
   """Prompts with two completions each, for preference tuning.
 
-  Of a pair these are the chosen one and the rejected one. Without pairs they are the completion
-  that is judged, and one of another prompt, for the baseline. One row is one prompt, so that both
-  are on the same device and in the same micro-batch.
+  With pairs, the two are the chosen and the rejected completion. Without pairs, they are the judged
+  completion and, for the baseline, one of another prompt. One row is one prompt, so that both are
+  on the same device and in the same micro-batch.
   """
 
   prompt_tokens: jax.Array  # i32[B, S]
@@ -147,7 +147,7 @@ class PairBatch:
 
 @struct.dataclass
 class DistillBatch:
-  """Completions, and what a teacher says of the next token before each of their tokens."""
+  """Completions, and a teacher's next-token predictions at each of their tokens."""
 
   prompt_tokens: jax.Array  # i32[B, S]
   prompt_mask: jax.Array  # bool[B, S]
@@ -160,7 +160,7 @@ class DistillBatch:
 
 @struct.dataclass
 class RolloutBatch:
-  """A scored rollout, ready for a policy-gradient update; None is what the method does without."""
+  """A scored rollout, ready for a policy-gradient update; fields that a method lacks are None."""
 
   prompt_tokens: jax.Array  # i32[B, S]
   prompt_mask: jax.Array  # bool[B, S]
@@ -174,7 +174,7 @@ class RolloutBatch:
   ref_log_probs: jax.Array | None = None  # f32[B, T] reference policy, nats
   old_values: jax.Array | None = None  # f32[B, T]
   returns: jax.Array | None = None  # f32[B, T]
-  nll_mask: jax.Array | None = None  # bool[B, T] tokens whose likelihood is raised besides
+  nll_mask: jax.Array | None = None  # bool[B, T] tokens with an additional likelihood loss
   is_selected: jax.Array | None = None  # bool[B, T] of one minibatch, by the selection slot
   # How groups share their prompt, or rows are packed; None: each row has its own, and its padding.
   plan: GroupPlan | RowPlan | None = None

@@ -1,8 +1,8 @@
-"""Code of the user's in this process: configs and reward functions.
+"""Runs the user's code in this process: configs and reward functions.
 
-What it raises goes through, with its place noted for the command line. It cannot end the process:
-an exit code of 0 would say that the run came to its end. Its warnings are shown, those of others
-are not. The file runs as it stands: workers load it without the package.
+Its exceptions pass through, and their file and line are noted for the command line. It cannot end
+the process: an exit code of 0 would mean that the run finished. Its warnings are shown, those of
+other code are not. Workers load this file without the package, so it imports nothing of it.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ import sysconfig
 import traceback
 import warnings
 
-# Modules that have moved -> where they are. For one release the old name is an attribute of its
-# package still, and configs may name functions by it.
+# Modules that have moved -> their new names. For one release the old name remains an attribute of
+# its package, and configs may name functions by it.
 MOVED = {
     "rlreason.data.completions": "rlreason.data.selections.completions",
     "rlreason.data.groups": "rlreason.data.group_packing",
@@ -41,13 +41,13 @@ _show_warning = warnings.showwarning
 
 @contextlib.contextmanager
 def contained(what: str) -> Iterator[None]:
-  """Runs code that asks this process to end (sys.exit, os._exit) as code that fails.
+  """Turns a request to end this process (sys.exit, os._exit) into an error.
 
   Args:
     what: the code is, for the message.
 
   Raises:
-    ValueError: it asked for that.
+    ValueError: the code made such a request.
   """
   leave, process = os._exit, os.getpid()
 
@@ -73,20 +73,20 @@ def contained(what: str) -> Iterator[None]:
 
 
 def line_of(error: Exception) -> str | None:
-  """The last `file:line` of the user's in an error that `contained` let through, if any."""
+  """The last `file:line` of the user's code in an error that `contained` let through, if any."""
   return getattr(error, "line_of_user", None)
 
 
 def current_name(function: str) -> str:
-  """A function "package.module:function" by the name that its module has now."""
+  """A function "package.module:function" under the current name of its module."""
   module, colon, name = function.partition(":")
   return f"{MOVED.get(module, module)}{colon}{name}"
 
 
 def name_module(name: str) -> None:
-  """Takes a module as the user's, with the package it is in, wherever it is installed."""
+  """Treats a module, and the package it is in, as the user's, wherever it is installed."""
   top = name.partition(".")[0]
-  with contextlib.suppress(ImportError, ValueError):  # whoever imports it says so
+  with contextlib.suppress(ImportError, ValueError):  # reported where it is imported
     spec = importlib.util.find_spec(top)
     if spec is not None and spec.origin and top != "rlreason":
       origin = pathlib.Path(spec.origin)
@@ -94,19 +94,19 @@ def name_module(name: str) -> None:
 
 
 def is_of_user(file: str) -> bool:
-  """Whether a file is neither Python's, nor this package's, nor of one that is only installed."""
+  """Whether a file is neither Python's, nor this package's, nor of another installed package."""
   is_in = pathlib.Path(file).is_relative_to
   return os.path.isfile(file) and (any(map(is_in, _named)) or not any(map(is_in, _OTHERS)))
 
 
 def is_of_installed(file: str) -> bool:
-  """Whether a file is Python's, or of a package that is only installed."""
+  """Whether a file is Python's, or of an installed package."""
   return (os.path.isfile(file) and not is_of_user(file)
           and not pathlib.Path(file).is_relative_to(_OTHERS[0]))
 
 
 def hide_warnings_of_others() -> None:
-  """Shows no more warnings but those of the user's code, unless Python was told which to show."""
+  """Shows only warnings of the user's code, unless Python was told which to show."""
   if not sys.warnoptions:
     warnings.showwarning = _show_warning_of_user
 

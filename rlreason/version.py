@@ -1,18 +1,18 @@
-"""Which rlreason this is."""
+"""The version of rlreason."""
 
 import importlib.metadata
 import pathlib
 import platform
 import subprocess
 
-VERSION = "0.1.0"  # here alone: setup.py reads it
+VERSION = "0.1.0"  # defined only here: setup.py reads it
 
 
 def commit() -> str | None:
-  """The commit of a checkout, with a + where files that git knows were changed since.
+  """The commit of a checkout, with a + if tracked files were changed since.
 
   Returns:
-    None where the package is installed without its repository, or git does not answer.
+    None if the package is installed without its repository, or git fails.
   """
   root = pathlib.Path(__file__).parents[1]
   if not (root / ".git").exists():

@@ -1,4 +1,4 @@
-"""What an algorithm is, the state it trains, and the guarded gradient step all of them share."""
+"""Definition of an algorithm, its train state, and the guarded gradient step that all share."""
 
 from typing import Any, Callable, NamedTuple
 
@@ -15,25 +15,25 @@ from rlreason.types import Metrics, Params
 
 @struct.dataclass
 class TrainState:
-  """Everything an update changes. Donated to `update_step`."""
+  """Everything that an update changes. Donated to `update_step`."""
 
   step: jax.Array  # i32 scalar, updates of this stage so far (each may hold many minibatches)
   params: Params  # {"policy": ...} and, where there is one, "value_head", "critic", "frozen"
   opt_state: Any
   skipped: jax.Array  # i32 scalar, minibatches skipped for a non-finite loss or gradient
   skipped_in_a_row: jax.Array  # i32 scalar, those since the last good minibatch
-  # What only some methods have: "coefs", {"kl", "entropy"} f32 scalars, the current (adaptive)
-  # weights of these terms; "reference", f32, what is trained of the policy, where it moves.
+  # Present only for some methods: "coefs", {"kl", "entropy"} f32 scalars, the current (adaptive)
+  # weights of these terms; "reference", f32, a moving copy of the policy's trained parameters.
   extra: dict[str, Any] = struct.field(default_factory=dict)
 
   @property
   def coefs(self) -> dict[str, jax.Array]:
-    """The weights that `Algorithm.make_batch` takes, f32 scalars; of most methods none."""
+    """The weights that `Algorithm.make_batch` takes, f32 scalars; none for most methods."""
     return self.extra.get("coefs", {})
 
   @property
   def reference(self) -> Params | None:
-    """A reference that moves; None: there is none in the state."""
+    """A moving reference; None if the state has none."""
     return self.extra.get("reference")
 
 
@@ -42,10 +42,10 @@ class Algorithm(NamedTuple):
 
   - `init(params) -> TrainState`.
   - `score(models, rollout, plan=None) -> scores`: per-token quantities an update needs, as rows;
-    `models` is {"params": of the state, "reference": parameters or None}, the plan says how groups
-    share their prompt, if they do.
+    `models` is {"params": of the state, "reference": parameters or None}, the plan states how
+    groups share their prompt, if they do.
   - `make_batch(inputs, coefs) -> (batch rows, metrics)`: `inputs` are the rollout, its scores and
-    what the host found out about it, `coefs` those of the state.
+  its `Outcome` from the host, `coefs` those of the state.
   - `update_step(state, batch, key, *, replicas=ALONE) -> (state, metrics)`.
   """
 
@@ -58,7 +58,7 @@ class Algorithm(NamedTuple):
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, extra: dict[str, Any] | None = None
 ) -> TrainState:
-  """A fresh `TrainState`, all of it where the parameters are."""
+  """A fresh `TrainState`, on the devices of the parameters."""
   zero = lambda: jnp.zeros((), jnp.int32)
   params = put_together(params)
   opt_state = optimizer.init(lora.split(params)[0])
@@ -83,11 +83,11 @@ def accumulate_gradients(
 
   Args:
     loss_fn: as above.
-    params: differentiated, but for what is frozen (`models.lora`).
+    params: differentiated, except the frozen ones (`models.lora`).
     micro_batches: a pytree with a leading axis of micro-batches.
-    replicas: to add up over.
-    is_needed: bool[micro-batches], the same on all replicas: those that would add nothing but zeros
-      are not computed. None: all are.
+    replicas: those to sum over.
+    is_needed: bool[micro-batches], the same on all replicas: micro-batches that would add only
+      zeros are not computed. None: all are.
 
   Returns:
     gradients of the trained part of the parameters in f32, and summed metrics.
@@ -158,9 +158,9 @@ def step_on_batch(
     loss_fn: Callable, state: TrainState, micro_batches: Any,
     optimizer: optax.GradientTransformation, replicas: Replicas,
 ) -> tuple[TrainState, Metrics]:
-  """A whole update that is one optimiser step; arguments as of `accumulate_gradients`.
+  """An update of a single optimiser step; arguments as for `accumulate_gradients`.
 
-  The metrics of `loss_fn` are here (loss, metrics), the loss to be added up like them.
+  Here the metrics of `loss_fn` are (loss, metrics), and the loss is summed like them.
   """
   gradients, (loss, metrics) = accumulate_gradients(
       loss_fn, state.params, micro_batches, replicas)
@@ -173,7 +173,7 @@ def with_balance(
 ) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
   """(loss, (loss, metrics)) with the load-balancing loss of experts, if the model has any.
 
-  `share` f32 scalar is the part of the batch that the pass holds.
+  `share` f32 scalar is the fraction of the batch in the pass.
   """
   if model.num_experts:
     loss = loss + model.balance_coef * share * balance
@@ -182,17 +182,17 @@ def with_balance(
 
 
 def trained_part(state: TrainState) -> TrainState:
-  """The state without its frozen parameters: what a checkpoint holds."""
+  """The state without its frozen parameters, as checkpoints hold it."""
   return state.replace(params=lora.split(state.params)[0])
 
 
 def with_frozen(state: TrainState, frozen: Params) -> TrainState:
-  """A `trained_part` made whole with the frozen parameters."""
+  """A `trained_part` completed with the frozen parameters."""
   return state.replace(params=lora.join(state.params, frozen))
 
 
 def skip_metrics(state: TrainState) -> Metrics:
-  """How often, and how often just now, updates of the stage were skipped."""
+  """How many updates of the stage were skipped, in total and in a row."""
   one = jnp.float32(1.0)
   return {"optim/skipped_total": (state.skipped.astype(jnp.float32), one),
           "optim/skipped_in_a_row": (state.skipped_in_a_row.astype(jnp.float32), one)}

@@ -1,10 +1,10 @@
-"""Token-level distillation: the student's next-token distributions are drawn to a teacher's.
+"""Token-level distillation: trains the student's next-token distributions towards a teacher's.
 
 Off-policy on completions of the teacher or of a data set, on-policy (GKD, Agarwal et al. 2023,
 https://arxiv.org/abs/2306.13649) on those of the student itself: this module takes any rows.
 
-The teacher runs once per batch, in `score`. What it hands on is its hidden states, from which its
-whole distributions are made again in blocks of tokens, or its k likeliest words.
+The teacher runs once per batch, in `score`. It returns either its hidden states, from which its
+full distributions are recomputed in blocks of tokens, or its k likeliest words.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class DistillConfig:
   divergence: Slot = Slot(losses.reverse_kl)  # of losses/distill.py
   temperature: float = 1.0  # above 0, divides the logits of student and teacher
   top_k: int = 0  # words of the teacher that are kept; 0 = its whole vocabulary
-  others: losses.Others = "bucket"  # what becomes of the other words with a top_k
+  others: losses.Others = "bucket"  # how the other words are treated with a top_k
   aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"  # mean of the loss
   micro_batch_size: int = 0  # rows per gradient pass over all devices; 0 = the whole batch
 
@@ -52,7 +52,7 @@ class DistillConfig:
 
 
 class _Spec(NamedTuple):
-  """What every part of the algorithm is made for."""
+  """The settings that all parts of the algorithm share."""
 
   config: DistillConfig
   model: ModelConfig
@@ -94,12 +94,12 @@ def init_distill_params(
   Args:
     config: settings.
     teacher: the model of the teacher.
-    policy: parameters of the student, taken over.
+    policy: parameters of the student, used without a copy.
     teacher_params: parameters of the teacher.
 
   Returns:
-    {"policy"} and, without a top_k, {"frozen": {"kernel"}}: what turns the teacher's hidden states
-    into logits. It is not trained and in no checkpoint.
+    {"policy"} and, without a top_k, {"frozen": {"kernel"}}, which turns the teacher's hidden states
+    into logits. It is not trained and not in checkpoints.
   """
   if config.top_k:
     return {"policy": policy}
@@ -140,7 +140,7 @@ def _make_batch(inputs, coefs) -> tuple[DistillBatch, Metrics]:
   metrics = {}
   if "log_probs" in scores:
     mass = jnp.sum(jnp.exp(scores["log_probs"]), axis=-1)
-    metrics["distill/teacher_mass"] = (  # of the words that are kept
+    metrics["distill/teacher_mass"] = (  # of the kept words
         masks.masked_sum(mass, mask), jnp.sum(mask.astype(jnp.float32)))
   return DistillBatch(
       prompt_tokens=rollout.prompt_tokens, prompt_mask=rollout.prompt_mask,
@@ -151,7 +151,7 @@ def _divergence(spec: _Spec, params: Params, hidden: jax.Array, batch: DistillBa
   """f32[B, T] nats; arbitrary where masked."""
   config, said = spec.config, batch.teacher
   divergence = lambda student, teacher: config.divergence(student=student, teacher=teacher)
-  # Both over the words of the student's tokenizer: those beyond it are nothing to either.
+  # Both over the words of the student's tokenizer: neither model uses those beyond it.
   student = _unembedded(spec.model, params["policy"], hidden, spec.model.num_tokens)
   if config.top_k:
     return losses.top_k_divergence(

@@ -1,12 +1,12 @@
-"""Preference tuning: the policy learns which completions are preferred, without sampling.
+"""Preference tuning: the policy learns from preferred completions, without sampling.
 
-The loss is a function of `losses/preference.py`. It is given the arrays that its parameters name:
+The loss is a function of `losses/preference.py`. It receives the arrays that its parameters name:
 
-- of pairs: `chosen`, `rejected`, `ref_chosen`, `ref_rejected`, f32[B] each;
+- with pairs: `chosen`, `rejected`, `ref_chosen`, `ref_rejected`, f32[B] each;
 - without pairs (KTO): `log_probs`, `ref_log_probs`, `is_desirable`, `kl`.
 
-One that names no `ref_` array needs no reference, and pays for none. A step takes one batch: the
-baseline of KTO, which has no gradient, is then that of the policy that is differentiated.
+If it names no `ref_` array, no reference is computed. A step takes one batch, so that the baseline
+of KTO, which has no gradient, comes from the policy that is differentiated.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class PreferenceConfig:
 
   @property
   def arrays(self) -> tuple[str, ...]:
-    """The arrays the loss asks for."""
+    """The arrays that the loss takes."""
     return self.loss.arrays
 
   @property
@@ -64,7 +64,7 @@ class PreferenceConfig:
 
 
 class _Spec(NamedTuple):
-  """What every part of the algorithm is made for."""
+  """The settings that all parts of the algorithm share."""
 
   config: PreferenceConfig
   model: ModelConfig
@@ -77,8 +77,8 @@ def preference(
 
   - `score(models, batch)`: {"ref_log_probs": f32[B, 2]} and, without pairs, the policy's
     {"other_log_probs": f32[B]}; sums over tokens. None without a reference.
-  - `make_batch((batch, scores), {})`: the batch with these in it. None without a reference:
-    `update_step` then takes the batch as it is.
+  - `make_batch((batch, scores), {})`: the batch with these added. None without a reference:
+  `update_step` then takes the batch unchanged.
   """
   spec = _Spec(config, model)
   return base.Algorithm(
@@ -92,9 +92,9 @@ def unpaired_batch(
     prompt_tokens: np.ndarray, prompt_mask: np.ndarray, completion_tokens: np.ndarray,
     completion_mask: np.ndarray, is_desirable: np.ndarray,
 ) -> PairBatch:
-  """A batch without pairs, each row's second completion that of the next row of another prompt.
+  """A batch without pairs: each row's second completion is that of the next row of another prompt.
 
-  In a circle; where all rows are of one prompt, that of the next row.
+  Rows wrap around; if all rows have one prompt, it is that of the next row.
 
   Args:
     prompt_tokens: i32[B, S].
@@ -126,7 +126,7 @@ def _sequence_log_probs(model: ModelConfig, params: Params, batch: PairBatch):
 
 
 def _per_token(config: PreferenceConfig, log_probs: jax.Array, mask: jax.Array) -> jax.Array:
-  """Sums f32[B, n] as the loss wants them; mask bool[B, n, T]."""
+  """Sums or means f32[B, n], as the loss requires; mask bool[B, n, T]."""
   if not config.average_log_probs:
     return log_probs
   return masks.safe_divide(log_probs, jnp.sum(mask.astype(jnp.float32), axis=-1))
@@ -161,7 +161,7 @@ def _make_batch(config: PreferenceConfig, inputs, coefs):
 
 
 def _named_arrays(config: PreferenceConfig, batch: PairBatch, log_probs: jax.Array):
-  """Every array that a loss may ask for, and how far each row is on its right side, f32[B] nats."""
+  """Every array that a loss may take, and the margin of each row, f32[B] nats."""
   ref = jnp.zeros_like(log_probs)
   if config.has_reference:
     ref = _per_token(
@@ -177,7 +177,7 @@ def _named_arrays(config: PreferenceConfig, batch: PairBatch, log_probs: jax.Arr
 
 
 def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
-  """The share of a micro-batch (rows, f32[b] weights) in its batch's loss, and its metrics."""
+  """The contribution of a micro-batch (rows, f32[b] weights) to the batch's loss, and metrics."""
   config, (batch, weights) = spec.config, micro_batch
   log_probs, balance = _sequence_log_probs(spec.model, params["policy"], batch)
   log_probs = _per_token(config, log_probs, batch.completion_mask)
@@ -205,7 +205,7 @@ def _loss(spec: _Spec, params: Params, micro_batch) -> tuple[jax.Array, tuple[ja
 
 
 def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replicas=ALONE):
-  """One optimiser step on the mean over a batch; rows without tokens are left out."""
+  """One optimiser step on the mean over a batch; rows without tokens are skipped."""
   del key  # nothing here is random
   config = spec.config
   batch = replicas.gather(batch)

@@ -1,7 +1,7 @@
-"""Reward models: a policy's trunk and a scalar head, read at the last token of a completion.
+"""Reward models: a policy's backbone and a scalar head, read at the last token of a completion.
 
-The loss is a function of `losses/reward_model.py`, given the arrays that its parameters name: of
-pairs `chosen_scores` and `rejected_scores`, without pairs `scores` and `is_right`, [B] each.
+The loss is a function of `losses/reward_model.py`. It receives the arrays that its parameters name:
+`chosen_scores` and `rejected_scores` with pairs, `scores` and `is_right` without, [B] each.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class RewardModelConfig:
 
 
 class _Spec(NamedTuple):
-  """What every part of the algorithm is made for."""
+  """The settings that all parts of the algorithm share."""
 
   config: RewardModelConfig
   model: ModelConfig
@@ -55,7 +55,7 @@ def reward_model(
 ) -> base.Algorithm:
   """The algorithm on `PairBatch`es; its parameters are those of `init_reward_params`.
 
-  `update_step` takes a batch as it is: nothing is scored before.
+  `update_step` takes a batch unchanged: there is no scoring before it.
   """
   spec = _Spec(config, model)
   return base.Algorithm(
@@ -64,19 +64,19 @@ def reward_model(
 
 
 def init_reward_params(model: ModelConfig, trunk: Params, key: Key) -> Params:
-  """{"trunk", "value_head"}: the trunk is taken over, the head is random (`init_reward_head`)."""
+  """{"trunk", "value_head"}: the given backbone, and a random head (`init_reward_head`)."""
   return {"trunk": trunk, "value_head": init_reward_head(model.width, key)}
 
 
 def score_completions(model: ModelConfig, params: Params, batch) -> jax.Array:
-  """What a reward model says of completions, f32[B].
+  """Scores of completions by a reward model, f32[B].
 
   Args:
-    model: of its trunk.
+    model: the config of its backbone.
     params: {"trunk", "value_head"}.
     batch: anything with prompt_tokens i32[B, S], prompt_mask bool[B, S], completion_tokens
       i32[B, T] and token_mask bool[B, T], such as a `Rollout`, or a `PairBatch` of one completion
-      each. Of a completion without tokens the prompt is scored.
+      each. For a completion without tokens the prompt is scored.
   """
   return _scores_and_balance(model, params, batch)[0]
 
@@ -89,7 +89,7 @@ def _scores_and_balance(model: ModelConfig, params: Params, batch) -> tuple[jax.
 
 
 def _loss(spec: _Spec, params: Params, micro_batch):
-  """The share of a micro-batch (rows, f32[b] weights) in its batch's loss, and its metrics."""
+  """The contribution of a micro-batch (rows, f32[b] weights) to the batch's loss, and metrics."""
   config, (batch, weights) = spec.config, micro_batch
   scores, balance = _scores_and_balance(spec.model, params, rows.flatten_completions(batch))
   scores = scores.reshape(weights.shape[0], -1)
@@ -113,7 +113,7 @@ def _loss(spec: _Spec, params: Params, micro_batch):
 
 
 def _update_step(spec: _Spec, optimizer, state, batch: PairBatch, key, *, replicas=ALONE):
-  """One optimiser step on the mean over a batch; rows without tokens are left out."""
+  """One optimiser step on the mean over a batch; rows without tokens are skipped."""
   del key  # nothing here is random
   batch = replicas.gather(batch)
   if not spec.config.has_pairs:

@@ -1,4 +1,4 @@
-"""Prompts with completions through a model, as the algorithms that score and train on them need."""
+"""Forward passes over prompts with completions, for algorithms that score and train on them."""
 
 from typing import Any, Callable
 
@@ -17,7 +17,7 @@ def completion_features(
   """Hidden states from which each completion token was, or would be, sampled.
 
   Completions end on the right and attention is causal, so the padding after them needs no mask; but
-  the experts' load is that of tokens alone.
+  the experts' load counts only tokens.
 
   Args:
     model: the model.
@@ -25,7 +25,7 @@ def completion_features(
     rows: anything with prompt_tokens i32[B, S], prompt_mask bool[B, S] and completion_tokens
       i32[B, T].
     completion_mask: bool[B, T] tokens that count, with the prompts, in the load of the experts;
-      None: nobody asks for it.
+      None: it is not used.
 
   Returns:
     Hidden states [B, T, D], and the load-balancing loss of the experts, f32 scalar.
@@ -37,7 +37,7 @@ def completion_features(
 def features_with_last(
     model: ModelConfig, params: Params, rows: Any, completion_mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-  """As `completion_features`, and in [B, T + 1, D] the state after the last token as well."""
+  """As `completion_features`, but [B, T + 1, D], with the state after the last token."""
   join = lambda prompt, completion: jnp.concatenate([prompt, completion], axis=1)
   everything = jnp.ones(rows.completion_tokens.shape, bool)
   hidden, balance = forward_and_balance(
@@ -48,9 +48,9 @@ def features_with_last(
 
 
 def flatten_completions(batch: PairBatch) -> PairBatch:
-  """The n completions of each row as rows of their own, [B * n, ...], with their prompt."""
+  """The n completions of each row as separate rows, [B * n, ...], with their prompt."""
   num_rows, count, length = batch.completion_tokens.shape
-  # Beside their row: rows that are split over devices stay where they are.
+  # Next to their row, so that rows that are split over devices stay there.
   repeat = lambda x: jnp.broadcast_to(
       x[:, None], (num_rows, count, x.shape[1])).reshape(-1, x.shape[1])
   return batch.replace(
@@ -59,11 +59,11 @@ def flatten_completions(batch: PairBatch) -> PairBatch:
       completion_mask=batch.completion_mask.reshape(-1, length))
 
 
-def take_completions(batch: PairBatch, places: slice) -> PairBatch:
+def take_completions(batch: PairBatch, columns: slice) -> PairBatch:
   """The batch with some of the n completions of each row."""
   return batch.replace(
-      completion_tokens=batch.completion_tokens[:, places],
-      completion_mask=batch.completion_mask[:, places])
+      completion_tokens=batch.completion_tokens[:, columns],
+      completion_mask=batch.completion_mask[:, columns])
 
 
 def in_chunks(fn: Callable, rows: Any, size: int) -> Any:
@@ -71,7 +71,7 @@ def in_chunks(fn: Callable, rows: Any, size: int) -> Any:
   count = jax.tree.leaves(rows)[0].shape[0]
   if not size or count <= size or count % size:
     return fn(rows)
-  # Every count // size-th row: rows that are split over devices stay where they are.
+  # Every count // size-th row, so that rows that are split over devices stay there.
   split = lambda x: x.reshape(size, count // size, *x.shape[1:]).swapaxes(0, 1)
   merge = lambda x: x.swapaxes(0, 1).reshape(count, *x.shape[2:])
   return jax.tree.map(merge, jax.lax.map(fn, jax.tree.map(split, rows)))
@@ -92,8 +92,8 @@ def micro_batch_indices(num_rows: int, micro_batch_size: int) -> jax.Array:
 def reference_of(models: dict[str, Params]) -> Params:
   """The reference policy of {"params": of a state, "reference"}.
 
-  Of a policy with adapters it is the frozen base, with the adapters given as the reference, or with
-  none where that is None.
+  For a policy with adapters it is the frozen base, with the adapters given as the reference, or
+  with none if that is None.
   """
   policy, reference = models["params"]["policy"], models["reference"]
   if lora.has_adapters(policy):

@@ -1,4 +1,4 @@
-"""Where prompts and examples come from: tasks, sources, packing and resumable iterators."""
+"""Prompts and examples: tasks, sources, packing and resumable iterators."""
 
 import typing
 

@@ -1,8 +1,8 @@
-"""Multiple-choice rows: their choices written under the question, their answer as a label.
+"""Multiple-choice rows: writes the choices under the question, and the answer as a label.
 
-Choices come as a list of texts, with or without labels of their own, as an object of labels, in
-columns of their own (`A`, `B`; `option1`, `option2`), or as the right answer beside wrong ones. Not
-here: other columns (`data/columns.py`).
+Choices may be a list of texts, with or without labels, an object of labels, separate columns (`A`,
+`B`; `option1`, `option2`), or the right answer next to wrong ones. Not here: other columns
+(`data/columns.py`).
 """
 
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ _WRONG_COLUMN = re.compile(r"(?:incorrect[_ ]answer|distractor)[_ ]?\d+", re.IGN
 
 
 class Choices(NamedTuple):
-  """What can be chosen, in the order in which it is shown."""
+  """The choices, in the order in which they are shown."""
 
   labels: tuple[str, ...]
-  texts: tuple[str, ...]  # none where the whole is a text of its own
-  shown: str  # a line each
+  texts: tuple[str, ...]  # empty if `shown` is given as one text
+  shown: str  # one per line
 
 
 def find(row: Mapping[str, Any], right: Any = None) -> Choices | None:
-  """The choices of a row; None where it has none.
+  """The choices of a row; None if it has none.
 
   Args:
     row: of columns.
-    right: the right answer of a problem, for choices that are in columns of their own; None: only
-      lists are looked for.
+    right: the right answer of a problem, for choices in separate columns; None: only lists are
+      searched.
   """
   for name in COLUMNS:
     if values.is_filled(row.get(name)):
@@ -51,14 +51,14 @@ def find(row: Mapping[str, Any], right: Any = None) -> Choices | None:
            and values.is_filled(row[name])]
   if not wrong:
     return None
-  # In an order of its own, the same in every run: the right one must not always come first.
+  # Shuffled, in the same order in every run: the right one must not always come first.
   texts = [values.text(value, "a choice").strip() for value in (right, *wrong)]
   return _labelled(zip(_LETTERS, sorted(
       texts, key=lambda text: hashlib.sha256(text.encode()).digest())))
 
 
 def _own(columns: Mapping[str, Any], right: Any, is_sure: bool) -> Choices | None:
-  """Choices in columns of their own; `A` and `B` may be anything, unless the answer is of them."""
+  """Choices in separate columns; `A` and `B` may be anything, unless the answer is one of them."""
   try:
     choices = _labelled(sorted(columns.items()))
     label_of(right, choices)
@@ -107,7 +107,7 @@ def _labelled(entries: Any) -> Choices | None:
 
 
 def under(question: str, choices: Choices) -> str:
-  """The question with its choices under it, unless it has them already."""
+  """The question with its choices under it, unless it already has them."""
   lines = list(zip(choices.labels, choices.texts)) or [("", choices.shown)]
   if all(re.search(re.escape(label) + r"\W{0,6}" + re.escape(text), question)
          for label, text in lines):
@@ -116,12 +116,12 @@ def under(question: str, choices: Choices) -> str:
 
 
 def label_of(answer: Any, choices: Choices) -> str:
-  """The label of the choice that an answer is: as a label, as its text, or as a number from 0.
+  """The label of an answer that is given as a label, as the choice's text, or as an index from 0.
 
-  Of a working it is what it marks as its answer; one that marks none is left as it is.
+  For a worked solution it is the marked answer; one that marks none is unchanged.
 
   Raises:
-    ValueError: it is none of them, or may be one or another.
+    ValueError: it matches no choice, or several.
   """
   if isinstance(answer, (list, np.ndarray)) and np.ndim(answer) and len(answer) == 1:
     answer = answer[0]

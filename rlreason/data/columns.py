@@ -1,12 +1,12 @@
-"""From a raw row, as data sets are published, to the columns of a task row.
+"""Converts a raw row of a published data set to the columns of a task row.
 
 What a run needs (`prompt` and `answer`; `prompt` and `completion`; `prompt`, `chosen` and
-`rejected`) is looked for under the names that data sets give it, and comes out as text or as chat
-messages; other columns keep their names, as values that JSON has. The prompt of a problem never
-holds its solution: an assistant's turns at its end are cut off. What belongs to the prompt beside
-the question (a system message, the text that a question is about, choices) is put to it, and what
-may be left out of it is told. Not here: files (`data/files.py`), the forms of chats
-(`data/messages.py`), of values (`data/values.py`) and of choices (`data/choices.py`).
+`rejected`) is searched under the names used in data sets, and converted to text or chat messages;
+other columns keep their names, as JSON values. The prompt of a problem never holds its solution: an
+assistant's turns at its end are removed. Other parts of the prompt (a system message, a passage,
+choices) are added to the question, and columns that may have been omitted are reported. Not here:
+files (`data/files.py`), the forms of chats (`data/messages.py`), of values (`data/values.py`) and
+of choices (`data/choices.py`).
 """
 
 from collections import Counter
@@ -23,8 +23,8 @@ from rlreason.data.messages import Message
 from rlreason.data.tasks.base import Row
 
 Prompt = str | list[Message]
-# What a question, whose name is not `prompt`, becomes: text; a user's turn; or text that will be
-# put into a template, with its system message left in the row.
+# The form of a question whose column is not `prompt`: text; a user's turn; or text for a template,
+# with its system message left in the row.
 Questions = Literal["text", "chat", "templated"]
 
 QUESTIONS = ("problem", "question", "query", "instruction", "question_stem", "stem", "input")
@@ -33,20 +33,20 @@ ANSWERS = ("answer", "reward_model.ground_truth", "ground_truth.value", "ground_
            "correct", "solution", "target")
 COMPLETIONS = ("response", "output", "generated_solution", "solution", "rationale", "answer")
 SYSTEMS = ("system", "system_prompt", "system_message")
-# What a question is about, and stands before it; what stands after an instruction.
+# A passage, put before the question; an input, put after an instruction.
 CONTEXTS = ("context", "passage", "article", "body")
 _INPUTS = ("input", "context")
-# Whether the makers of a data set hold a row to be good.
+# Whether the authors of a data set consider a row valid.
 _VALID = {"answer": ("problem_is_valid",), "completion": ("problem_is_valid", "solution_is_valid")}
 _MIN_WORDS = 4  # of a column that may be a part of the prompt
 _REASONING = ("reasoning_content", "thinking")  # keys of the assistant's messages
-_IDS = ("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")  # what stages write
-# What prompts that were cut are counted as.
+_IDS = ("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")  # written by stages
+# The note that counts prompts that were cut.
 CUT = "cut off the assistant's turns at the end of the prompt, which would hold the solution"
-LEFT_OUT = "not used (`fields` can name them): "  # before what columns are counted as
+LEFT_OUT = "not used (`fields` can name them): "  # prefix of the notes of columns
 _KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS, *SYSTEMS,
           *CONTEXTS, *choices_lib.COLUMNS}
-# Columns that hold no part of a prompt, but what is said to it or known of it.
+# Columns that hold no part of a prompt, but replies to it or metadata.
 _NO_PROMPT = re.compile(
     "answer|solution|response|completion|chosen|rejected|output|generat|reason|think|thought|"
     "attempt|trajector|cot|rationale|explan|proof|message|conversation|reward|meta|extra|judge")
@@ -61,14 +61,14 @@ def make_row(
   Args:
     raw: of a file, or of tensorflow-datasets.
     fields: our column -> a column, or a path inside one (`reward_model.ground_truth`,
-      `messages.0.content`); what it does not name is looked for.
+      `messages.0.content`); columns that it does not name are searched.
     required: columns the row must have: prompt and answer, prompt and completion, or prompt, chosen
       and rejected.
-    questions: what a question becomes.
-    notes: counts what was found where, prompts that were cut, and columns left out of them.
+    questions: the form of questions.
+    notes: counts where columns were found, prompts that were cut, and columns not used in them.
 
   Raises:
-    ValueError: says what is wrong with the row.
+    ValueError: the row is bad; gives the reason.
   """
   notes, fields = Counter() if notes is None else notes, fields or {}
   row = _renamed(_columns(raw), fields)
@@ -91,7 +91,7 @@ def make_row(
 
 
 def _others(row: Row, ours: Row) -> Row:
-  """The further columns, as values that JSON has."""
+  """The other columns, as JSON values."""
   others = {}
   for name, value in row.items():
     if name not in ours:
@@ -108,7 +108,7 @@ def _others(row: Row, ours: Row) -> Row:
 
 
 def _columns(raw: Any) -> Row:
-  """The columns of a raw row; one that is a chat alone has those that its last message has."""
+  """The columns of a raw row; a row that is only a chat has those of its last message."""
   if isinstance(raw, list) and raw and all(isinstance(turn, Mapping) for turn in raw):
     *before, last = raw
     if any(last.get(key) is not None for key in ("content", "value")):
@@ -124,7 +124,7 @@ def _columns(raw: Any) -> Row:
 
 
 def _check_valid(row: Row, required: Sequence[str]):
-  """Raises ValueError where the makers of the data set say that a row is bad, or show an image."""
+  """Raises ValueError if the data set marks a row as bad, or the row has an image."""
   for name in _VALID.get(required[-1], ()):
     if values.is_filled(row.get(name)) and str(row[name]).lower() not in ("yes", "true", "1"):
       raise ValueError(f"{name}: got {row[name]!r}, allowed: yes, true or 1")
@@ -135,7 +135,7 @@ def _check_valid(row: Row, required: Sequence[str]):
 
 
 def find(row: Mapping[str, Any], path: str) -> tuple[Any] | None:
-  """What stands in a column, or at a path inside one: (value,); None where there is no such place.
+  """The value of a column, or at a path inside one: (value,); None if there is no such path.
 
   A part of a path is a key or, in a list, an index; columns of text may hold JSON.
   """
@@ -158,9 +158,9 @@ def find(row: Mapping[str, Any], path: str) -> tuple[Any] | None:
 
 
 def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
-  """The row under our names, as far as `fields` says them, and known names as they are known.
+  """The row under our names, as given by `fields`, and known names in their normal form.
 
-  These are in small letters, with underscores for spaces (`Correct Answer`).
+  Known names are in lower case, with underscores for spaces (`Correct Answer`).
   """
   given = {}
   for name, path in fields.items():
@@ -179,12 +179,12 @@ def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
 
 def _get(row: Row, name: str) -> Any:
   if name not in row:
-    raise ValueError(f"there is no column {name!r}")  # `BadRows` says what can be done
+    raise ValueError(f"there is no column {name!r}")  # `BadRows` states the remedy
   return row[name]
 
 
 def _all(row: Row, names: Sequence[str]) -> list[tuple[str, Any]]:
-  """The columns or paths that are there and not empty, and what they hold."""
+  """The columns or paths that exist and are not empty, and their values."""
   found = ((name, find(row, name)) for name in names)
   return [(name, value[0]) for name, value in found if value and values.is_filled(value[0])]
 
@@ -209,14 +209,14 @@ def _chats(row: Row, names: Sequence[str]) -> dict[str, list[Message]]:
 
 
 def _prompt_column(row: Row, chats: Mapping[str, list[Message]]) -> str | None:
-  """Where the prompt is: chats that end with the assistant's turn hold the solution and go last."""
+  """The column of the prompt; chats that end with an assistant's turn, the solution, come last."""
   is_open = [name for name, chat in chats.items() if not messages.ends_with_assistant(chat)]
   names = [name for name in ("prompt", *is_open, *QUESTIONS, *chats) if name in row]
   return next((name for name in names if values.is_filled(row[name])), next(iter(names), None))
 
 
 def _take_prompt(row: Row, name: str | None) -> Prompt:
-  """Takes a prompt out of the row, with what a question is about, and its choices."""
+  """Takes a prompt out of the row, with its passage and its choices."""
   value = _get(row, name or "prompt")
   del row[name or "prompt"]
   chat = messages.read_chat(values.plain(value)) if values.may_be_chat(value) else None
@@ -240,7 +240,7 @@ def _passage(row: Row, name: str) -> str:
 
 
 def _asked(row: Row, prompt: Prompt, name: str | None, questions: Questions) -> Prompt:
-  """The prompt with the system message that stands beside it, as `questions` says."""
+  """The prompt with the system message of its row, in the form of `questions`."""
   is_text = isinstance(prompt, str)
   found = next((column for column in SYSTEMS if isinstance(row.get(column), str)
                 and row[column].strip()), None)
@@ -303,7 +303,7 @@ def _problem(
 
 
 def _left_out(others: Row, prompt: Prompt) -> list[str]:
-  """Columns of text that might be a part of the prompt, and are none, as they are counted."""
+  """Notes of text columns that might belong to the prompt but are not in it."""
   text = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
   return [LEFT_OUT + repr(name) for name, value in others.items()
           if not _NO_PROMPT.search(name.lower()) and not (
@@ -312,7 +312,7 @@ def _left_out(others: Row, prompt: Prompt) -> list[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-  """The texts in a value that are more than a few words."""
+  """The texts in a value that have more than a few words."""
   if isinstance(value, str) and len(value.split()) >= _MIN_WORDS:
     yield value
   elif isinstance(value, (list, Mapping)):
@@ -329,11 +329,11 @@ def _note(notes: Counter[str], ours: str, name: str, part: str = ""):
 
 
 def _answer(row: Row, fields: Mapping[str, str], notes: Counter[str]) -> str:
-  r"""The final answer: what a whole working says after `####`, and a solution in its last box."""
+  r"""The final answer: that of a worked solution after `####`, or in its last box."""
   found = _all(row, ("answer",) if "answer" in fields else ANSWERS)
   if not found:
-    return values.text(_get(row, "answer"), "answer")  # which says what is wrong with it
-  # One that marks no answer, in a whole working, has to stand back behind a column that is one.
+    return values.text(_get(row, "answer"), "answer")  # which raises the error
+  # A worked solution that marks no answer comes after columns that are an answer.
   name, value = next((entry for entry in found if values.has_answer(entry[1])), found[0])
   text, source = values.answer_text(value), fields.get("answer", name)
   final = values.final_line(text)
@@ -361,14 +361,14 @@ def _example(
     prompt, completion = _joined(
         _take_prompt(row, name), row["completion"], "completion")
     if "completion" not in fields:
-      name = "prompt"  # what is called so, or goes before what is called a completion, is as it is
+      name = "prompt"  # columns `prompt`, or before `completion`, are used unchanged
   else:
     prompt, completion, name = _found_example(row, notes)
   return {"prompt": prompt, "completion": completion, **verdict}, name
 
 
 def _found_example(row: Row, notes: Counter[str]) -> tuple[Prompt, str, str | None]:
-  """A chat that ends with the assistant's turn, or a question and what is called its solution."""
+  """A chat that ends with the assistant's turn, or a question and its solution column."""
   chats = _chats(row, ("prompt", *messages.COLUMNS))
   closed = [name for name, chat in chats.items() if messages.ends_with_assistant(chat)]
   if closed:
@@ -399,9 +399,9 @@ def _not_closed(name: str, chat: Sequence[Message]) -> ValueError:
 
 
 def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
-  """A prompt and the text that follows it, of a completion that is text or chat messages.
+  """A prompt and the text of its completion, which is text or chat messages.
 
-  Messages may begin with the whole of the prompt again, or go on after it for some turns.
+  Messages may repeat the whole prompt first, or continue after it for some turns.
   """
   chat = messages.read_chat(values.plain(value)) if values.may_be_chat(value) else None
   if chat is None:
@@ -420,12 +420,12 @@ def _joined(prompt: Prompt | None, value: Any, name: str) -> tuple[Prompt, str]:
   reasoning = next((last[key] for key in _REASONING if values.is_filled(last.get(key))), None)
   if reasoning is None:
     return before, last["content"]
-  # As the outputs of DeepSeek-R1 have it, where it is no field of its own.
+  # As in outputs of DeepSeek-R1, where it is not a separate field.
   return before, f"<think>\n{values.text(reasoning, 'reasoning')}\n</think>\n\n{last['content']}"
 
 
 def _verdict(row: Row) -> Row:
-  """{"is_right": whether a completion is right}, which TRL calls `label`; {}: it is not said."""
+  """{"is_right": whether a completion is right}, which TRL calls `label`; {}: unknown."""
   value = row.get("is_right")
   if value is None and (isinstance(row.get("label"), (bool, np.bool_))
                         or str(row.get("label")).lower() in ("true", "false")):
@@ -440,7 +440,7 @@ def _verdict(row: Row) -> Row:
 def _pair(row: Row, questions: Questions) -> tuple[Row, str | None]:
   """{prompt, chosen, rejected}, and where the prompt was found.
 
-  The prompt may be nothing but what both begin with.
+  The prompt may be only the common start of both.
   """
   chosen, rejected = _get(row, "chosen"), _get(row, "rejected")
   chats = _chats(row, messages.COLUMNS)
@@ -464,7 +464,7 @@ def _pair(row: Row, questions: Questions) -> tuple[Row, str | None]:
 
 
 def _common_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
-  """What two texts begin with, up to the last `Assistant:` of a transcript, and what follows it."""
+  """The common start of two texts, up to the last `Assistant:` of a transcript, and the rest."""
   common = os.path.commonprefix([chosen, rejected])
   turn = common.rfind(messages.TRANSCRIPT_TURN)
   if turn >= 0 and messages.read_transcript(chosen):

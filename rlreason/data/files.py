@@ -1,8 +1,7 @@
 """Raw rows of files and folders: JSON, JSON lines, CSV, parquet and the Arrow files of `datasets`.
 
-A reader yields (place, raw): the line of the file, or the number of the row from 1 where a format
-has no lines, and what is there, or the ValueError that it is. Not here: what the columns of a row
-mean (`data/columns.py`).
+A reader yields (line, raw): the line of the file, or the index of the row from 1 if a format has no
+lines, and its content, or a ValueError. Not here: the meaning of the columns (`data/columns.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from rlreason import hub
 from rlreason.data import messages
 
 _MAX_CELL = 2**31 - 1  # characters of a CSV cell
-# Beside the shards of a folder, and no rows.
+# Files next to the shards of a folder that hold no rows.
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
@@ -33,7 +32,7 @@ def find_files(path: str | pathlib.Path) -> list[pathlib.Path]:
 
   Raises:
     FileNotFoundError: there is none.
-    ValueError: the kind of a file is unknown, or a folder holds several splits or kinds.
+    ValueError: the format of a file is unknown, or a folder holds several splits or formats.
   """
   path = expanded(path)
   if path.is_dir():
@@ -54,7 +53,7 @@ def expanded(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def matches(path: pathlib.Path) -> list[pathlib.Path]:
-  """The files that a pattern stands for, in the order of their names; of any other path itself."""
+  """The files that match a pattern, in the order of their names; any other path itself."""
   if path.exists() or not glob.has_magic(str(path)):
     return [path]
   found = map(pathlib.Path, glob.glob(str(path), recursive=True))
@@ -62,7 +61,7 @@ def matches(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_rows(file: pathlib.Path) -> Iterator[Raw]:
-  """Yields (line or number of the row, what it holds or the ValueError that it is).
+  """Yields (line or index of the row, its content or a ValueError).
 
   Raises:
     ValueError: the file as a whole cannot be read.
@@ -74,13 +73,13 @@ def read_rows(file: pathlib.Path) -> Iterator[Raw]:
 
 
 def _kind(file: pathlib.Path) -> str:
-  """The end of a name that says what the file is, without that of its compression."""
+  """The suffix of a name that gives the format, without that of its compression."""
   name = file.name.lower()
   return pathlib.Path(name.removesuffix(".gz")).suffix
 
 
 def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The files of a folder in their order: those its `state.json` names, or all that can be read."""
+  """The files of a folder in order: those that its `state.json` names, or all readable ones."""
   state = folder / "state.json"  # of `Dataset.save_to_disk`
   if state.is_file():
     try:
@@ -103,7 +102,7 @@ def _shards(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def files_below(folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
-  """Name from the folder -> file, of all that can be read and holds rows.
+  """Relative name -> file, for all readable files with rows.
 
   Raises:
     FileNotFoundError: there is none.
@@ -121,7 +120,7 @@ def files_below(folder: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
 
 
 def split_of(name: pathlib.Path) -> set[str]:
-  """The split that a name says first, if any: `train` of `train/a.json` or `math_train-0.csv`."""
+  """The split that a name states first, if any: `train` of `train/a.json` or `math_train-0.csv`."""
   words = re.split(r"[^a-z]+", str(name).lower())
   return set([word for word in words if word in _SPLITS][:1])
 
@@ -131,7 +130,7 @@ def _open(file: pathlib.Path) -> BinaryIO:
 
 
 def _parse(text: str) -> Any:
-  """The value of a JSON text, or the ValueError that it is; NaN and the like are taken."""
+  """The value of a JSON text, or a ValueError; NaN and infinities are accepted."""
   try:
     return json.loads(text)
   except ValueError as error:  # of JSON, and of absurdly long integers
@@ -141,7 +140,7 @@ def _parse(text: str) -> Any:
 
 
 def _read_lines(file: pathlib.Path) -> Iterator[Raw]:
-  """JSON lines; blank ones are passed over."""
+  """JSON lines; blank ones are skipped."""
   with _open(file) as lines:
     for number, line in enumerate(lines, 1):
       line = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
@@ -166,7 +165,7 @@ def _read_json(file: pathlib.Path) -> Iterator[Raw]:
     if not text.startswith("["):
       yield from _read_lines(file)
       return
-    value = [_parse(entry) for entry in _entries(text)]  # one bad row must not cost all
+    value = [_parse(entry) for entry in _entries(text)]  # one bad row must not lose all
   yield from enumerate(_rows_of(value), 1)
 
 
@@ -179,7 +178,7 @@ def _rows_of(value: Any) -> list[Any]:
 
 
 def _entries(text: str) -> Iterator[str]:
-  """The texts between the outermost commas of a JSON list that cannot be read as a whole."""
+  """The texts between the outermost commas of a JSON list that cannot be parsed as a whole."""
   depth, start = 0, 1
   for token in re.finditer(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]|,', text, re.DOTALL):
     kind = token.group()
@@ -193,21 +192,21 @@ def _entries(text: str) -> Iterator[str]:
 
 
 def _read_csv(file: pathlib.Path) -> Iterator[Raw]:
-  """Rows of text under the names of the first line; the place is the line that a row begins on."""
+  """Rows of text under the names of the first line; yields the line on which a row begins."""
   delimiter = "\t" if _kind(file) == ".tsv" else ","
   limit = csv.field_size_limit(_MAX_CELL)  # of the whole process
   try:
-    # What is not UTF-8 becomes what no good text has: that row is refused, not the file.
+    # Bytes that are not UTF-8 become surrogates: that row is refused, not the file.
     with io.TextIOWrapper(_open(file), encoding="utf-8-sig", errors="surrogateescape",
                           newline="") as lines:
       reader = csv.reader(lines, delimiter=delimiter, strict=True)
       names = None
       while True:
-        place = reader.line_num + 1
+        line = reader.line_num + 1
         try:
           cells = next(reader, None)
         except csv.Error as error:
-          yield place, ValueError(str(error))
+          yield line, ValueError(str(error))
           continue
         if cells is None:
           return
@@ -216,10 +215,10 @@ def _read_csv(file: pathlib.Path) -> Iterator[Raw]:
         if names is None:
           names = cells
         elif len(cells) != len(names):
-          yield place, ValueError(f"got {len(cells)} cells, allowed: {len(names)}, as in the first "
-                                  "line")
+          yield line, ValueError(f"got {len(cells)} cells, allowed: {len(names)}, as in the first "
+                                 "line")
         else:
-          yield place, dict(zip(names, cells))
+          yield line, dict(zip(names, cells))
   finally:
     csv.field_size_limit(limit)
 
@@ -266,9 +265,9 @@ def _numbered(batches: Iterator[Any]) -> Iterator[Raw]:
 
 
 def _values(batch: Any) -> list[Any] | ValueError:
-  """The rows of a batch, or what is wrong: text that is not UTF-8, dates beyond Python's, ..."""
+  """The rows of a batch, or the error: text that is not UTF-8, dates beyond Python's, ..."""
   try:
-    batch.validate(full=True)  # damaged offsets would be read beyond the end of the memory
+    batch.validate(full=True)  # damaged offsets would read beyond the end of the memory
     return _plain_types(batch).to_pylist()
   except (ValueError, OverflowError) as error:
     return ValueError(str(error))
@@ -284,7 +283,7 @@ def _plain_types(batch: Any) -> Any:
     try:
       for float_type in (pyarrow.string(), pyarrow.float64()):
         column = column.cast(_changed_type(kind, float_type))
-    except pyarrow.ArrowException:  # a type that has no text stays as it is
+    except pyarrow.ArrowException:  # a type without a text form is unchanged
       pass
     columns.append(column)
   return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -1,6 +1,6 @@
 """Token ids of prompts: the rows of a source whose prompts fit, and padded arrays of them.
 
-Arrays are left-padded, as wide as the smallest bucket that fits: few widths, few compilations.
+Arrays are left-padded to the smallest bucket that fits: few widths need few compilations.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,11 +14,11 @@ from rlreason.data.tasks.base import Row, RowSource
 from rlreason.rewards import answer, verifier
 from rlreason.tokenizers import Tokenizer
 
-_MAX_GOLDS = 2_000  # rows whose gold answers are looked at before a run
+_MAX_GOLDS = 2_000  # rows whose gold answers are checked before a run
 
 
 class EncodedRow(dict):
-  """A row with the token ids of its prompt; what is made of it (`row | {...}`) has them no more."""
+  """A row with the token ids of its prompt; dicts made from it (`row | {...}`) lack them."""
 
   def __init__(self, row: Row, tokenizer: Tokenizer, ids: np.ndarray):
     super().__init__(row)
@@ -28,8 +28,8 @@ class EncodedRow(dict):
 def encode_prompt(tokenizer: Tokenizer, row: Row) -> list[int]:
   """Token ids of a row's prompt: plain text, or chat messages through the template.
 
-  A row that a stage wrote brings its `prompt_ids`, and one of `FittingRows` the ids that it was
-  measured by: neither is tokenised again.
+  A row written by a stage has `prompt_ids`, and one of `FittingRows` has the ids by which it was
+  measured: neither is tokenised again.
   """
   if getattr(row, "tokenizer", None) is tokenizer:
     return row.ids.tolist()
@@ -47,7 +47,7 @@ class FittingRows:
       self, rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
       has_math_golds: bool = False,
   ):
-    """Encodes every prompt once; a bad row is logged, counted and left out like one too long.
+    """Encodes every prompt once; a bad row is logged, counted and dropped like one too long.
 
     Args:
       rows: of a task.
@@ -75,15 +75,15 @@ class FittingRows:
                            "another's")
         lists.append(encode_prompt(tokenizer, row))
       except ValueError as error:
-        lists.append([])  # left out with the empty ones
+        lists.append([])  # dropped with the empty ones
         bad_rows.add(origin(rows, i), error)
-    self._places, self.num_dropped = fit_prompts(lists, max_length)
+    self._kept, self.num_dropped = fit_prompts(lists, max_length)
     self._rows, self._tokenizer = rows, tokenizer
-    # In one array, which takes a tenth of the room of lists of ints.
-    kept = [lists[place] for place in self._places]
+    # In one array, which takes a tenth of the memory of lists of ints.
+    kept = [lists[i] for i in self._kept]
     self._ends = np.cumsum([0, *map(len, kept)])
     self._ids = np.fromiter((token for ids in kept for token in ids), np.int32, self._ends[-1])
-    if self._places or len(bad_rows) == len(rows):
+    if self._kept or len(bad_rows) == len(rows):
       unfit = self.num_dropped - len(bad_rows)
       bad_rows += [(None, f"empty or longer than {max_length} tokens")] * unfit
       bad_rows.finish(len(rows))
@@ -93,21 +93,21 @@ class FittingRows:
           "largest of prompt_buckets; allowed: at least one that fits")
 
   def __len__(self) -> int:
-    return len(self._places)
+    return len(self._kept)
 
   def __getitem__(self, index: int) -> EncodedRow:
-    place = range(len(self))[index]  # counted from the end where it is negative
-    ids = self._ids[self._ends[place]:self._ends[place + 1]]
-    return EncodedRow(self._rows[self._places[place]], self._tokenizer, ids)
+    position = range(len(self))[index]  # counted from the end where it is negative
+    ids = self._ids[self._ends[position]:self._ends[position + 1]]
+    return EncodedRow(self._rows[self._kept[position]], self._tokenizer, ids)
 
 
 def check_fitting(
     rows: RowSource, tokenizer: Tokenizer, max_length: int, columns: Collection[str] = (),
     has_math_golds: bool = False,
 ) -> None:
-  """Raises what `FittingRows` would, and looks no further than to the first row that fits.
+  """Raises what `FittingRows` would, but stops at the first row that fits.
 
-  Gold answers that are no mathematics are counted and shown.
+  Gold answers that are not mathematics are counted and shown.
   """
   if has_math_golds:
     report_golds(rows)
@@ -126,13 +126,13 @@ def check_fitting(
 
 
 def report_golds(rows: RowSource) -> None:
-  """Logs which of the first gold answers are no mathematics."""
+  """Logs which of the first gold answers are not mathematics."""
   golds = {}
   for i in range(min(len(rows), _MAX_GOLDS)):
     try:
       golds[origin(rows, i)] = answer.gold_text(rows[i].get("answer"))
     except ValueError:
-      continue  # a bad row: `FittingRows` says so
+      continue  # a bad row: `FittingRows` reports it
   verifier.report_texts(golds)
 
 
@@ -149,8 +149,8 @@ def doubling_buckets(smallest: int, max_length: int) -> tuple[int, ...]:
 
 
 def fit_prompts(token_lists: Sequence[Sequence[int]], max_length: int) -> tuple[list[int], int]:
-  """Places of the prompts of 1 to `max_length` tokens, and how many prompts are left out."""
-  kept = [place for place, tokens in enumerate(token_lists) if 0 < len(tokens) <= max_length]
+  """Indices of the prompts of 1 to `max_length` tokens, and the number of dropped prompts."""
+  kept = [i for i, tokens in enumerate(token_lists) if 0 < len(tokens) <= max_length]
   return kept, len(token_lists) - len(kept)
 
 
@@ -165,8 +165,8 @@ def make_prompts(
   Args:
     token_lists: ids of each of the P prompts; none empty.
     buckets: allowed widths.
-    first_index: number of the first prompt in the global batch, when hosts hold parts of it.
-    pad_id: what fills the padding; the mask comes from the lengths, not from this id.
+    first_index: index of the first prompt in the global batch, if hosts hold parts of it.
+    pad_id: the id in the padding; the mask comes from the lengths, not from this id.
 
   Returns:
     Prompts of numpy arrays, i32[P, S] with the smallest S of the buckets that fits.

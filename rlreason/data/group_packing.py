@@ -1,6 +1,6 @@
-"""Plans of updates in which groups share their prompt: which completions stand in which packed row.
+"""Plans of updates in which groups share their prompt: assigns completions to packed rows.
 
-Everything here is numpy on the host, and arrays of one plan have the same shape for all of its
+All of it runs in numpy on the host, and the arrays of a plan have the same shape for all its
 micro-batches, so that a compiled update can scan over them. Not here: the model (`models/groups.py`
 reads the plan).
 """
@@ -11,7 +11,7 @@ from rlreason.types import GroupPacking, GroupPlan
 
 
 def pack_groups(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Packs the completions of each group: longest first, into the first row with room.
+  """Packs the completions of each group: longest first, into the first row with space.
 
   lengths [[3, 1, 2, 0]], width 4 -> rows [[0, 0, 1, 0]], starts [[0, 3, 0, 4]], counts [2]
 
@@ -20,8 +20,8 @@ def pack_groups(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray
     width: W, tokens of a row.
 
   Returns:
-    The row of each completion among those of its group and the column it starts at, i32[P, G] each,
-    and the rows of each group that have a token, i32[P].
+    The row of each completion among those of its group and its first column, i32[P, G] each, and
+    the number of rows of each group that have a token, i32[P].
 
   Raises:
     ValueError: a completion is longer than a row.
@@ -41,7 +41,7 @@ def pack_groups(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray
 
 
 def round_rows(count: int) -> int:
-  """A number of rows at least as large, of few: every other size would compile an update.
+  """Rounds a number of rows up to one of few sizes: each size compiles an update.
 
   At least 1, and at most a quarter more than `count`: empty rows cost as much as others.
   """
@@ -55,16 +55,16 @@ def plan_groups(
 ) -> GroupPlan:
   """The micro-batches of every minibatch.
 
-  Within a minibatch, groups are dealt out so that the micro-batches need about as many rows each.
+  Within a minibatch, groups are distributed so that the micro-batches need about equally many rows.
 
   Args:
-    lengths: i32[P, G] tokens of each completion; 0 of one that takes no part.
-    order: i32[N, Q] the prompts of each of N minibatches; each epoch adds its own.
+    lengths: i32[P, G] tokens of each completion; 0 for one that is excluded.
+    order: i32[N, Q] the prompts of each of N minibatches, of all epochs.
     groups_per_micro_batch: divides Q.
-    columns: T, of the completions' arrays.
+    columns: T, width of the completions' arrays.
     width: W, tokens of a packed row, at least the longest completion; None = T.
     num_parts: devices that split rows; divides `groups_per_micro_batch`.
-    min_rows: of a micro-batch, R; that of the last update keeps its compiled program in use.
+    min_rows: of a micro-batch, R; that of the last update allows reusing its compiled program.
 
   Returns:
     A plan of numpy arrays with M = Q / groups_per_micro_batch.
@@ -97,7 +97,7 @@ def plan_groups(
 
 
 def _deal(order: np.ndarray, counts: np.ndarray, per_part: int) -> np.ndarray:
-  """[N, Q] -> [N, Q / per_part, per_part]: from the most rows to the fewest, there and back."""
+  """[N, Q] -> [N, Q / per_part, per_part]: from the most rows to the fewest, back and forth."""
   ranked = np.take_along_axis(order, np.argsort(-counts[order], axis=1, kind="stable"), axis=1)
   rounds = ranked.reshape(len(order), per_part, -1).copy()
   rounds[:, 1::2] = rounds[:, 1::2, ::-1]
@@ -105,7 +105,7 @@ def _deal(order: np.ndarray, counts: np.ndarray, per_part: int) -> np.ndarray:
 
 
 def _packing(places: np.ndarray, shape: tuple[int, int], group_size: int) -> GroupPacking:
-  """The packing of `places` i32[N, M, C, B / C, T] in rows of `shape`, of each part."""
+  """The packing of `places` i32[N, M, C, B / C, T] in rows of `shape`, for each part."""
   lead = places.shape[:3]
   segment_ids, steps = np.zeros((2, *lead, shape[0] * shape[1]), np.int32)
   is_token = places >= 0

@@ -1,9 +1,9 @@
-"""Chats in the forms they are published in, as lists of {role, content}.
+"""Converts chats from the formats of published data sets to lists of {role, content}.
 
-Forms: OpenAI's `role` and `content`, whose content may be a list of parts; ShareGPT's `from` and
-`value`; a message alone; texts in turn, the user's first; one list per column, as older Arrow files
-have it; any of these as text in a column, as JSON or as Python and numpy print it; and transcripts,
-`Human: ... Assistant: ...`. Not here: templates (`tokenizers/chat.py`).
+Formats: OpenAI's `role` and `content`, whose content may be a list of parts; ShareGPT's `from` and
+`value`; a single message; alternating texts, the user's first; one list per column, as in older
+Arrow files; any of these as text in a column, as JSON or as printed by Python and numpy; and
+transcripts, `Human: ... Assistant: ...`. Not here: templates (`tokenizers/chat.py`).
 """
 
 import ast
@@ -16,30 +16,30 @@ from typing import Any
 
 Message = dict[str, Any]
 
-# Where a chat is looked for.
+# Columns in which a chat is searched.
 COLUMNS = ("messages", "conversations", "conversation")
 ASSISTANT = "assistant"
-TRANSCRIPT_TURN = "\n\nAssistant:"  # before what the assistant says, in a transcript
+TRANSCRIPT_TURN = "\n\nAssistant:"  # before an assistant's turn in a transcript
 _ROLES = {"human": "user", "gpt": ASSISTANT, "chatgpt": ASSISTANT, "bot": ASSISTANT,
           "model": ASSISTANT, "observation": "tool", "function_response": "tool"}
 _OWN_ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from"), ("content", "value")
 _WEIGHTS = ("weight", "loss_mask", "train")  # whether a turn of the assistant is trained on
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-# A text that is the print of a chat, and no text of its own.
+# A text that is the printed form of a chat.
 _PRINTED = re.compile(r"\s*(?:array\()?\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 
 
 def is_printed(text: str) -> bool:
-  """Whether a text begins as the print of a chat does."""
+  """Whether a text begins like the printed form of a chat."""
   return _PRINTED.match(text) is not None
 
 
 def read_chat(value: Any) -> list[Message] | None:
-  """The messages that a value is; None where it is no chat.
+  """The messages of a chat; None if the value is not a chat.
 
   Raises:
-    ValueError: it is one, and a message is bad.
+    ValueError: a message of the chat is bad.
   """
   if isinstance(value, str) and is_printed(value):
     value = parse(value)
@@ -75,10 +75,10 @@ def before_assistant(messages: Sequence[Message]) -> list[Message]:
 
 
 def up_to_trained(messages: Sequence[Message]) -> list[Message]:
-  """The messages up to the last turn of the assistant that is to be trained on.
+  """The messages up to the last assistant's turn to train on.
 
   Raises:
-    ValueError: none is: each has the weight 0.
+    ValueError: there is none: each has the weight 0.
   """
   messages = list(messages)
   while ends_with_assistant(messages) and not is_trained(messages[-1]):
@@ -96,9 +96,9 @@ def is_trained(message: Mapping[str, Any]) -> bool:
 
 
 def read_transcript(text: str) -> list[Message] | None:
-  """The turns of a text of `Human:` and `Assistant:`, each after an empty line; None: no such text.
+  """The turns of a `Human:` and `Assistant:` text, each after an empty line; None: no such text.
 
-  An assistant's turn with nothing in it, at the end, is where it is to write, and left out.
+  An empty assistant's turn at the end marks the start of the completion, and is dropped.
   """
   start, *parts = _TURN.split(text.strip())
   turns = [(name, said.strip()) for name, said in zip(parts[::2], parts[1::2])]
@@ -111,7 +111,7 @@ def read_transcript(text: str) -> list[Message] | None:
 
 
 def parse(text: str) -> Any:
-  """The list or object that a text holds, as JSON or as Python or numpy print it; None: neither."""
+  """The list or object in a text, as JSON or as printed by Python or numpy; None: neither."""
   try:
     return json.loads(text)
   except (ValueError, RecursionError):
@@ -139,7 +139,7 @@ def _with_commas(text: str) -> str:
 
 
 def _transposed(columns: Mapping[str, Any]) -> list[Message] | None:
-  """{"role": [a, b], "content": [c, d]} as a list of messages; None where it is not that."""
+  """{"role": [a, b], "content": [c, d]} as a list of messages; None for anything else."""
   names = [name for name in columns if name in (*_ROLE_KEYS, *_CONTENT_KEYS)
            and isinstance(columns[name], list)]
   if len(names) != 2 or len({len(columns[name]) for name in names}) != 1:
@@ -148,7 +148,7 @@ def _transposed(columns: Mapping[str, Any]) -> list[Message] | None:
 
 
 def _is_message(value: Mapping[str, Any]) -> bool:
-  """Whether an object is one message, as chosen and rejected of ShareGPT's preference form are."""
+  """Whether an object is one message, like chosen and rejected in ShareGPT's preference format."""
   return any(isinstance(value.get(name), str) for name in _ROLE_KEYS) and any(
       name in value for name in _CONTENT_KEYS)
 
@@ -163,18 +163,18 @@ def _read_message(message: Any) -> Message:
     raise ValueError(f"message: got {filled}, allowed: a role and a content")
   if not isinstance(role, str):
     raise ValueError(f"role: got a {type(role).__name__}, allowed: text")
-  # What a column has for other messages (`tool_calls`, `name`) is empty in this one: templates ask
-  # whether a message has it.
+  # Keys of other messages (`tool_calls`, `name`) are empty in this one: templates test whether a
+  # message has them.
   others = {name: value for name, value in message.items()
             if value is not None and name not in (*_ROLE_KEYS, *_CONTENT_KEYS)}
-  plain = role.strip().lower()  # templates know their roles in small letters
+  plain = role.strip().lower()  # templates use lower-case roles
   role = _ROLES.get(plain, plain if plain in _OWN_ROLES else role)
   others.update(_weight(others, role))
   return {"role": role, "content": _text_of(content), **others}
 
 
 def _weight(others: Message, role: str) -> Message:
-  """Takes the weights out of a message: {"weight": 0} where the assistant's is not trained on."""
+  """Removes the weights of a message; {"weight": 0} if it is the assistant's and not trained on."""
   weights = [others.pop(name) for name in _WEIGHTS if name in others]
   if role != ASSISTANT:
     return {}
@@ -184,7 +184,7 @@ def _weight(others: Message, role: str) -> Message:
 
 
 def _text_of(content: Any) -> str:
-  """The text of a message: as it is, or its parts one after the other."""
+  """The text of a message: unchanged, or its concatenated parts."""
   if not isinstance(content, list):
     if not isinstance(content, str):
       raise ValueError(f"content: got a {type(content).__name__}, allowed: text")
@@ -200,7 +200,7 @@ def _text_of(content: Any) -> str:
 def add_to_prompt(
     prompt: str | list[dict[str, str]], suffix: str
 ) -> str | list[dict[str, str]]:
-  """A prompt with a text after it; of chat messages, after the text of the last."""
+  """A prompt with a text appended; for chat messages, to the text of the last."""
   if isinstance(prompt, str):
     return prompt + suffix
   return [*prompt[:-1], prompt[-1] | {"content": prompt[-1]["content"] + suffix}]

@@ -1,9 +1,9 @@
-"""Supervised examples, and how several of them share a row.
+"""Supervised examples, and their packing into rows.
 
 An example is a dict of `tokens` i32[L] and `loss_weights` f32[L]; `loss_weights[t]` weighs the
 prediction of `tokens[t]` from the tokens before it. Packing is first-fit (grain's), with segment
-ids and positions so that examples of a row do not see each other. Not here: tokenizers (an example
-starts as token ids) and the order of examples (`data/pipeline.py`).
+ids and positions so that examples of a row do not attend to each other. Not here: tokenizers (an
+example starts as token ids) and the order of examples (`data/pipeline.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +29,8 @@ def make_example(
     loss_weights  0  0  1  3  1
 
   Args:
-    prompt: token ids that are given.
-    completion: token ids to predict, the end of sequence among them.
+    prompt: token ids of the prompt.
+    completion: token ids to predict, including the end of sequence.
     token_weights: token id -> weight of predicting it; 1 for ids not named.
   """
   return mask_example(
@@ -55,14 +55,14 @@ def mask_example(
   loss_weights = np.array(
       [weights.get(token, 1.0) if is_kept else 0.0
        for token, is_kept in zip(tokens, completion_mask)], dtype=np.float32)
-  loss_weights[:1] = 0.0  # nothing comes before the first token to predict it from
+  loss_weights[:1] = 0.0  # the first token has no context to predict it from
   return dict(tokens=np.asarray(tokens, dtype=np.int32), loss_weights=loss_weights)
 
 
 def fit_examples(
     examples: Iterable[Example], max_length: int
 ) -> tuple[list[Example], int]:
-  """Keeps the examples that a row of `max_length` tokens can hold and learn from.
+  """Keeps the examples that fit a row of `max_length` tokens and have a loss.
 
   Args:
     examples: of any length.
@@ -83,8 +83,9 @@ def fit_examples(
 def pack(examples: grain.IterDataset, batch_size: int, length: int) -> grain.IterDataset:
   """Packs a stream of examples, first-fit, into batches `PackedBatch` of numpy arrays.
 
-  Each batch is filled until an example fits into none of its rows, so nothing is held back and the
-  stream can be resumed at any batch. Only the last batch of a stream that ends may have fewer rows.
+  Each batch is filled until an example fits into none of its rows, so that nothing is buffered and
+  the stream can be resumed at any batch. Only the last batch of a stream that ends may have fewer
+  rows.
 
   Args:
     examples: a grain stream of examples of at most `length` tokens.
@@ -96,7 +97,7 @@ def pack(examples: grain.IterDataset, batch_size: int, length: int) -> grain.Ite
       length_struct={"tokens": length, "loss_weights": length},
       num_packing_bins=batch_size,
       shuffle_bins=False,
-      meta_features=("loss_weights",),  # follows the tokens: needs no segments of its own
+      meta_features=("loss_weights",),  # follows the tokens: needs no separate segments
   )
   return rows.batch(batch_size).map(_to_packed_batch)
 

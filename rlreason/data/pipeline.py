@@ -1,9 +1,9 @@
-"""Endless, seeded, shuffled batches that resume at the row where they stopped.
+"""Endless, seeded, shuffled batches that resume at the row at which they stopped.
 
-Built on grain, in this process and without worker processes. Every epoch shows each row once, in an
-order of its own; batches run across the ends of epochs, so none is short. Each host makes its own
-shard of every global batch, with no word to the others. Not here: what rows are
-(`data/sources.py`, `data/tasks/`) and how examples share a row (`data/packing.py`).
+Built on grain, in this process and without worker processes. Every epoch contains each row once, in
+a new order; batches cross the ends of epochs, so none is short. Each host makes its own shard of
+every global batch, without communication. Not here: rows (`data/sources.py`, `data/tasks/`) and how
+examples share a row (`data/packing.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ from rlreason.data.tasks.base import Row, RowSource
 
 T = TypeVar("T")
 
-# Rows are cheap to make: reading ahead in threads would only cost memory and a clean exit.
+# Rows are cheap to make: prefetching in threads would cost memory and prevent a clean exit.
 _READ_OPTIONS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-# Rows in a stream without end. Not grain's own infinity, which overflows in batches of one row.
+# Rows of an endless stream. Not grain's own infinity, which overflows in batches of one row.
 _ENDLESS = 2**50
 
 
@@ -41,10 +41,11 @@ class BatchIterator(Iterator[T], Generic[T]):
     return {"settings": self._settings, "position": self._iterator.get_state()}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to a saved position.
+    """Moves to a saved position.
 
     Raises:
-      ValueError: the state is of other data or settings, where its position would mean other rows.
+      ValueError: the state belongs to other data or settings, for which its position means other
+        rows.
     """
     if state["settings"] != self._settings:
       raise ValueError(
@@ -63,13 +64,13 @@ def prompt_batches(
 ) -> BatchIterator[list[Row]]:
   """Batches of task rows.
 
-  The shards of a batch, one after the other, are the batch that one host would make.
+  The concatenated shards of a batch are the batch that one host would make.
 
   Args:
     rows: random-access source of rows.
     batch_size: rows of a global batch; a multiple of `shard_count`.
     seed: of the order, in 0..2**32 - 1.
-    shard_index: which host this is.
+    shard_index: index of this host.
     shard_count: number of hosts.
 
   Returns:
@@ -95,15 +96,15 @@ def packed_batches(
 ) -> BatchIterator[types.PackedBatch]:
   """Packed batches of supervised examples, as numpy arrays.
 
-  Hosts take turns in the order of examples and pack what is theirs: together they see each example
-  once an epoch, in other rows than one host would make.
+  Hosts take examples in turn and pack their own: together they see each example once per epoch, in
+  other rows than with one host.
 
   Args:
     examples: each of at most `length` tokens (`packing.fit_examples`).
     batch_size: rows of a global batch; a multiple of `shard_count`.
     length: T, tokens of a row.
     seed: of the order, in 0..2**32 - 1.
-    shard_index: which host this is.
+    shard_index: index of this host.
     shard_count: number of hosts.
 
   Returns:
@@ -122,14 +123,14 @@ def packed_batches(
 
 
 def _shuffle(rows: RowSource, seed: int) -> grain.MapDataset:
-  """All rows, over and over, in a new order each epoch."""
+  """All rows, repeated in a new order each epoch."""
   return grain.MapDataset.source(rows).shuffle(seed).repeat(max(1, _ENDLESS // len(rows)))
 
 
 def _check_settings(
     rows: RowSource, batch_size: int, seed: int, shard_index: int, shard_count: int,
 ) -> dict[str, int]:
-  """Checks what the iterators have in common, and gathers what a saved position depends on."""
+  """Checks the common settings of the iterators, and collects those that a position depends on."""
   if not len(rows):
     raise ValueError("rows: got none, allowed: one or more")
   if not 0 <= seed < 2**32:

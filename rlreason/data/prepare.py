@@ -1,7 +1,7 @@
-"""Local copies of data sets that people train and test on, one file of JSON lines for each split.
+"""Local copies of common data sets, one file of JSON lines for each split.
 
-The rows are those of the files that a data set is published as, with their columns; what is said of
-a copy (rows against those published, a digest) says whether two people have the same data.
+The rows and columns are those of the published files; the report on a copy (its rows and the
+published ones, a digest) shows whether two people have the same data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,10 @@ from rlreason.data.files import expanded, files_below, find_files, read_rows, sp
 from rlreason.data.sources import BadRows, digest
 from rlreason.data.tasks import arithmetic, countdown
 
-GENERATED = "generated"  # a source: made up, in the layout of the data set
+GENERATED = "generated"  # a source: generated rows in the layout of the data set
 _GENERATED_ROWS = {"test": 200, "train": 2000}
 _DRAWN = {"test": 6_000, "validation": 1, "train": 50_000}  # of which about 1 in 15 is easy
-_LARGEST = 50  # number in an easy problem and its working
+_LARGEST = 50  # number in an easy problem and its solution
 _HELD_OUT = 1024  # problems of Countdown, which is published without a test split
 _ORDER = " Give the result as your final answer. Do not include units."
 
@@ -44,10 +44,9 @@ class DataSet(NamedTuple):
   Attributes:
     home: where it is published.
     rows: split -> published rows.
-    folder: of its files inside what is published, where there are others.
+    folder: of its files, if the publication contains others.
     generate: makes rows of the same layout: split -> rows.
-    divide: makes train and test of the only split that is published; None: the rows stay as they
-      are.
+    divide: splits the only published split into train and test; None: splits are unchanged.
     check: raises ValueError for a row that cannot be used.
   """
 
@@ -60,7 +59,7 @@ class DataSet(NamedTuple):
 
   @property
   def splits(self) -> tuple[str, ...]:
-    """Those that are written."""
+    """The splits that are written."""
     return tuple(self.rows) if self.divide is None else ("train", "test")
 
 
@@ -70,18 +69,18 @@ class Copy(NamedTuple):
   split: str
   file: pathlib.Path
   rows: int
-  published: int | None  # rows; None: a split that was made up
+  published: int | None  # rows; None: a generated split
   digest: str  # SHA-256 of the file
 
 
 def word_problems() -> dict[str, list[dict[str, Any]]]:
   """Easy word problems in GSM8K's layout, `{question, answer}`, of reasoning-gym's gsm_symbolic.
 
-  With whole numbers up to 50 and neither shares nor fractions, so that a small model gets some
-  right, without which there is nothing to reinforce.
+  They have whole numbers up to 50 and no percentages or fractions, so that a small model solves
+  some, which RL requires.
 
-  Splits share no question, but templates and numbers: of 200 test problems 116 have the numbers of
-  a training working. They show that a run works, and do not measure new arithmetic.
+  Splits share no question, but templates and numbers: 116 of 200 test problems have the numbers of
+  a training solution. They show that a run works, but do not measure new arithmetic.
   """
   drawn = arithmetic.draw_splits("gsm_symbolic", {}, _DRAWN, 0)
   rows = {split: [{"question": item["question"].removesuffix(_ORDER),
@@ -108,7 +107,7 @@ def countdown_row(numbers: Sequence[int], target: int) -> dict[str, Any]:
 
 
 def divide_countdown(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-  """Rows {target, nums}: the last 1,024 are the test, and no problem of theirs is in training."""
+  """Rows {target, nums}: the last 1,024 are the test split; their problems are not in training."""
   key = lambda row: (tuple(sorted(row["nums"])), row["target"])
   test = rows[-_HELD_OUT:] if len(rows) > 2 * _HELD_OUT else rows[-1:]
   held_out = set(map(key, test))
@@ -149,10 +148,10 @@ def prepare(name: str, source: str, destination: str) -> list[Copy]:
   Args:
     name: one of `DATA_SETS`.
     source: a file, or the folder of its files as published; or `GENERATED`.
-    destination: a folder, made if missing; what is in it stays.
+    destination: a folder, made if missing; other files in it are kept.
 
   Raises:
-    ValueError: the name is unknown, rows cannot be read or made, or a file is there already.
+    ValueError: the name is unknown, rows cannot be read or made, or a file already exists.
     FileNotFoundError: there is no such source, or a split is missing in it.
   """
   if name not in DATA_SETS:
@@ -179,18 +178,18 @@ def prepare(name: str, source: str, destination: str) -> list[Copy]:
 
 
 def _read(name: str, data_set: DataSet, source: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-  """Split -> rows, of the files that a data set is published as."""
+  """Split -> rows, from the published files of a data set."""
   if source.is_dir():
     source = source / data_set.folder if (source / data_set.folder).is_dir() else source
     found = files_below(source)
   else:
     found = {pathlib.Path(file.name): file for file in find_files(source)}
   splits = {}
-  for place, file in found.items():
-    split = next(iter(split_of(place)), None)
+  for path, file in found.items():
+    split = next(iter(split_of(path)), None)
     splits.setdefault(split, []).append(file)
   if len(data_set.rows) == 1 and not splits.keys() & data_set.rows.keys():
-    splits = {next(iter(data_set.rows)): list(found.values())}  # its files do not say which
+    splits = {next(iter(data_set.rows)): list(found.values())}  # its files do not name the split
   missing = [split for split in data_set.rows if split not in splits]
   if missing and (source.is_dir() or len(missing) == len(data_set.rows)):
     raise FileNotFoundError(
@@ -204,7 +203,7 @@ def _read(name: str, data_set: DataSet, source: pathlib.Path) -> dict[str, list[
 def _usable_rows(
     source: str, listed: Sequence[pathlib.Path], check: Callable[[Any], None]
 ) -> list[dict[str, Any]]:
-  """The rows as they are that hold a problem and its answer; others are logged and counted."""
+  """The rows with a problem and its answer, unchanged; others are logged and counted."""
   rows, bad_rows, names = [], BadRows(source), ()
   for file in listed:
     for line, raw in read_rows(file):

@@ -1,7 +1,7 @@
-r"""The prompts of the field: how a question is put, and where the answer is then looked for.
+r"""Common prompts: the wording of a question, and where the verifier looks for the answer.
 
-Scores of one model differ by ten points and more between them, so a result names the one it was
-made with. Each is a (template, system, is_chat, verifier options) that a recipe hands on:
+Scores of one model differ by ten points and more between them, so a result should name its prompt.
+Each is a (template, system, is_chat, verifier options) that a recipe passes on:
 
     config.task = dict(kind="file", ..., **question_prompts.BOXED.task())
 """
@@ -18,8 +18,8 @@ class QuestionPrompt(NamedTuple):
     template: the user's turn, or the whole prompt; `{question}` is the question.
     system: the system message before it; empty: that of the model's chat template, if it has one.
     is_chat: whether the prompt goes through the chat template.
-    verifier: options of the verifier: where the answer stands.
-    answer: a bare answer in the form that is asked for; `{answer}` is the answer.
+    verifier: options of the verifier: the position of the answer.
+    answer: a bare answer in the requested form; `{answer}` is the answer.
   """
 
   template: str
@@ -33,9 +33,9 @@ class QuestionPrompt(NamedTuple):
     return {"template": self.template, "system": self.system, "is_chat": self.is_chat}
 
 
-# Behind the question, as DeepSeek-R1 and its students are evaluated (README of the models).
+# After the question, as in evaluations of DeepSeek-R1 and its distilled models (their README).
 BOXED = QuestionPrompt("{question}\n" + _STEP_BY_STEP)
-# As the system message: Qwen2.5-Math and Qwen2.5-Instruct (README of the models).
+# As the system message: Qwen2.5-Math and Qwen2.5-Instruct (their README).
 QWEN_MATH = QuestionPrompt("{question}", system=_STEP_BY_STEP)
 # DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948, table 1: for base models, without a template.
 R1 = QuestionPrompt(
@@ -46,7 +46,7 @@ R1 = QuestionPrompt(
     "<answer> answer here </answer>. User: {question}. Assistant:",
     is_chat=False, verifier={"answer_tags": True},
     answer=" <think> </think> <answer> {answer} </answer>")
-# GSM8K's own mark, as verl's example asks for it.
+# GSM8K's own mark, as requested in verl's example.
 HASHES = QuestionPrompt(
     '{question} Let\'s think step by step and output the final answer after "####".',
     verifier={"answer_after": "####"}, answer="#### {answer}")

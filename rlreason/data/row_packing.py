@@ -1,8 +1,8 @@
-"""Plans of passes without padding: which prompts and completions share a packed row.
+"""Plans of passes without padding: assigns prompts and completions to packed rows.
 
-Everything here is numpy on the host and a function of the lengths alone, so that a resumed run
-packs as one that was never stopped. Widths of rows are of few values: every other one compiles an
-update. Not here: the model (`models/groups.py` reads the plan).
+All of it runs in numpy on the host and depends only on the lengths, so that a resumed run packs
+like an uninterrupted one. Rows have few widths, because each width compiles an update. Not here:
+the model (`models/groups.py` reads the plan).
 """
 
 import math
@@ -12,47 +12,47 @@ import numpy as np
 
 from rlreason.types import RowPacking, RowPlan
 
-_PASS = 24  # tokens that take as long as what every pass costs beside them: its gradients are added
+_PASS = 24  # fixed cost of a pass, such as adding its gradients, in tokens
 _GOOD = 1.05  # times the least cost
 
 
 class Sequences(NamedTuple):
-  """What stands in the rows of a rollout, or of a batch; prompts end in the last of S columns."""
+  """The lengths in the rows of a rollout, or of a batch; prompts end in the last of S columns."""
 
   prompts: np.ndarray  # i32[B] tokens of each prompt, 1 or more
-  completions: np.ndarray  # i32[B] first tokens of each completion that are computed; 0: none
+  completions: np.ndarray  # i32[B] number of computed tokens of each completion; 0: none
   columns: tuple[int, int]  # S and T
 
   @property
   def sizes(self) -> np.ndarray:
-    """i32[B] tokens that go through the model: nothing is asked of what stands on the last one."""
+    """i32[B] tokens that go through the model: the output at the last one is not needed."""
     return np.where(self.completions > 0, self.prompts + self.completions - 1, 0)
 
 
 class _Shape(NamedTuple):
-  """What a compiled program depends on."""
+  """The sizes on which a compiled program depends."""
 
   rows: int  # of a pass, in each part
   width: int  # tokens of a row
   passes: int  # of a minibatch, at most
-  places: int  # K, completion tokens of a pass, in each part
+  tokens: int  # K, completion tokens of a pass, in each part
 
 
 def plan_rows(
     sequences: Sequences, order: np.ndarray, max_tokens: int, *, num_parts: int = 1,
     width: int = 0, deals: bool = True, model_width: int = 512,
 ) -> RowPlan | None:
-  """The passes of every minibatch; None where padded rows cost no more.
+  """The passes of every minibatch; None if padded rows cost no more.
 
   Args:
     sequences: of B rows.
     order: i32[N, Q] the rows of each of N minibatches.
-    max_tokens: of a pass, over all parts; a row of each part is one anyway.
+    max_tokens: of a pass, over all parts; at least one row of each part.
     num_parts: devices that split rows, C; divides Q.
     width: W, tokens of a packed row, at least the longest sequence; 0: chosen from the data.
-    deals: whether a minibatch's rows are dealt to the parts so that these are of one size; False:
-      each part has those that stand in its place.
-    model_width: D, which says what attention costs beside the rest.
+    deals: whether a minibatch's rows are distributed to parts of about equal size; False: each part
+      keeps its own rows.
+    model_width: D, which determines the relative cost of attention.
 
   Returns:
     A plan of numpy arrays.
@@ -86,7 +86,7 @@ def plan_rows(
 
 
 def padding_waste(plan: RowPlan) -> float:
-  """The share of padding among the tokens of the passes that are computed, on all devices."""
+  """The share of padding among the tokens of the computed passes, on all devices."""
   needed = plan.packing.segment_ids[plan.is_needed]
   return 1.0 - np.count_nonzero(needed) / needed.size if needed.size else 0.0
 
@@ -94,7 +94,7 @@ def padding_waste(plan: RowPlan) -> float:
 def _widths(longest: int) -> list[int]:
   """Widths of rows to choose from: multiples of 8 in steps of a quarter of a power of two.
 
-  From that of the longest sequence there can be to four times as much.
+  They range from that of the longest possible sequence to four times as much.
   """
   grid = (quarters << power for power in range(1, 31) for quarters in (4, 5, 6, 7))
   grid = [width for width in grid if width % 8 == 0 and width >= longest]
@@ -102,7 +102,7 @@ def _widths(longest: int) -> list[int]:
 
 
 def _rows_of_pass(max_tokens: int, padded: int, width: int) -> int:
-  """A power of two: small passes leave little room at the end, large ones cost little beside.
+  """A power of two: small passes leave little unused space, large ones have little fixed cost.
 
   `padded` are the tokens of a minibatch with their padding.
   """
@@ -111,7 +111,7 @@ def _rows_of_pass(max_tokens: int, padded: int, width: int) -> int:
 
 
 def _choose(costs: dict[tuple[int, int], float]) -> tuple[int, int]:
-  """Of what costs hardly more than the cheapest, the roundest numbers: those of other steps too."""
+  """The roundest sizes whose cost is near the least, so that other steps use the same sizes."""
   good = [shape for shape, cost in costs.items() if cost <= _GOOD * min(costs.values())]
   odd_part = lambda number: number // (number & -number)
   return min(good, key=lambda shape: (
@@ -119,16 +119,16 @@ def _choose(costs: dict[tuple[int, int], float]) -> tuple[int, int]:
 
 
 def _cost(passes: np.ndarray, rows: int, width: int, model_width: int) -> float:
-  """Of i32[N] passes of `rows` rows, in tokens.
+  """The cost, in tokens, of i32[N] passes of `rows` rows.
 
-  Scores and sums of attention take 4 D W operations of a token, and the other products about 24 D².
+  Attention scores and sums take 4 D W operations per token, and the other products about 24 D².
   """
   each = rows * width * (1 + width / (6 * model_width)) + _PASS
   return float(np.maximum(1, passes).sum()) * each
 
 
 def _deal(sizes: np.ndarray, order: np.ndarray, num_parts: int) -> np.ndarray:
-  """[N, Q] -> [N, Q]: each minibatch's rows from the longest to the shortest, there and back."""
+  """[N, Q] -> [N, Q]: each minibatch's rows from longest to shortest, back and forth."""
   if num_parts == 1:
     return order
   ranked = np.take_along_axis(order, np.argsort(-sizes[order], axis=1, kind="stable"), axis=1)
@@ -138,14 +138,15 @@ def _deal(sizes: np.ndarray, order: np.ndarray, num_parts: int) -> np.ndarray:
 
 
 def _pack_all(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """`_pack` of i32[N, C, Q / C]: the row and the start of each, and the rows of each part."""
+  """`_pack` for i32[N, C, Q / C]: the row and the start of each, and the rows of each part."""
   found = [_pack(part, width) for part in sizes.reshape(-1, sizes.shape[-1])]
   row, start, count = (np.array(x, np.int32) for x in zip(*found, strict=True))
   return row.reshape(sizes.shape), start.reshape(sizes.shape), count.reshape(sizes.shape[:2])
 
 
 def _pack(sizes: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-  """Longest first, into the first row with room. `[3, 1, 2, 0]`, 4 -> [0, 0, 1, 0], [0, 3, 0, 0], 2
+  """Longest first, into the first row with space. `[3, 1, 2, 0]`, 4 -> [0, 0, 1, 0], [0, 3, 0, 0],
+  2
   """
   row, start = np.zeros((2, len(sizes)), np.int32)
   used = np.zeros(len(sizes), np.int32)
@@ -164,21 +165,21 @@ def _make_plan(
   minibatches, parts, per_part = rows.shape
   completions = sequences.completions[rows]
   num_passes = np.maximum(1, -(-counts.max(axis=1) // per_pass))
-  # As many as there can be, whatever the lengths: those that nobody needs are not computed.
+  # The maximum for any lengths: unneeded ones are not computed.
   most = -(-per_part // max(1, width // max(1, sum(sequences.columns) - 1)))
   shape = _Shape(per_pass, width, -(-most // per_pass), 0)
   of_pass = row // per_pass
-  # The completion tokens of a pass, one sequence after the other.
+  # The completion tokens of a pass, sequence by sequence.
   first = np.zeros(rows.shape, np.int32)
   filled = np.zeros((minibatches, parts, shape.passes), np.int64)
   for i in range(per_part):
     at = (*np.ogrid[:minibatches, :parts], of_pass[..., i])
     first[..., i] = filled[at]
     filled[at] += completions[..., i]
-  places = int(filled.max(initial=1))
-  # Of a program: a quarter, a half, ... of a pass, or all of it.
+  tokens = int(filled.max(initial=1))
+  # Rounded up, for few programs: a quarter, a half, ... of a pass, or all of it.
   step = -(-per_pass * width // 4)
-  shape = shape._replace(places=min(per_pass * width, -(-max(places, 1) // step) * step))
+  shape = shape._replace(tokens=min(per_pass * width, -(-max(tokens, 1) // step) * step))
   starts = np.full((minibatches, shape.passes, parts, per_part), -1, np.int32)
   np.put_along_axis(
       starts, of_pass[:, None], np.where(completions > 0, first, -1)[:, None], axis=1)
@@ -193,16 +194,16 @@ def _make_plan(
 
 
 def _packing(sequences: Sequences, rows: np.ndarray, where: tuple, shape: _Shape) -> RowPacking:
-  """Everything but `starts` and `lengths`, a token at a time of all sequences together."""
+  """Everything except `starts` and `lengths`, with one entry per token of all sequences."""
   of_pass, offset, first = where
   minibatches, parts, per_part = rows.shape
   prompt_columns, columns = sequences.columns
   lead = (minibatches, shape.passes, parts)
   segment_ids, sources, positions = np.zeros((3, *lead, shape.rows * shape.width), np.int32)
-  reads, targets = np.zeros((2, *lead, shape.places), np.int32)
+  reads, targets = np.zeros((2, *lead, shape.tokens), np.int32)
 
   def each(lengths):
-    """Of every token: (minibatch, part, sequence) and its number in the sequence."""
+    """For every token: (minibatch, part, sequence) and its index in the sequence."""
     flat = lengths.reshape(-1)
     owner = np.repeat(np.arange(flat.size), flat)
     return np.unravel_index(owner, rows.shape), np.arange(owner.size) - np.repeat(

@@ -1,10 +1,10 @@
 """Random-access sources of rows: functions of an index, files and folders, tfds, mixtures.
 
-A row is a dict with a `prompt` (text or chat messages), what is `required` beside it (an `answer`
-for reinforcement learning, a `completion` for supervised learning), and any further columns. Files
-are read and checked once; bad rows are left out, and one line counts them and says where they are;
-only a file without any good row is an error. Not here: kinds of files (`data/files.py`), what
-columns mean (`data/columns.py`), and order, batches and resuming (`data/pipeline.py`).
+A row is a dict with a `prompt` (text or chat messages), the other `required` columns (an `answer`
+for RL, a `completion` for supervised learning), and any further columns. Files are read and checked
+once; bad rows are dropped, and one line counts and locates them; only a file without any good row
+is an error. Not here: file formats (`data/files.py`), the meaning of columns (`data/columns.py`),
+and order, batches and resuming (`data/pipeline.py`).
 """
 
 from collections import Counter
@@ -24,31 +24,31 @@ from rlreason.data.columns import Questions, make_row
 from rlreason.data.files import expanded, find_files, matches, read_rows
 from rlreason.data.tasks.base import Row, RowSource
 
-_MAX_REASONS, _MAX_PLACES = 3, 3  # told in the line that counts bad rows; of each reason
+_MAX_REASONS, _MAX_LINES = 3, 3  # in the line that counts bad rows; per reason
 _MAX_REASON = 500  # characters
-_MAX_TRIED = 20  # rows of a data set, to find one whose columns are right
+_MAX_TRIED = 20  # rows of a data set, to find a good one
 
 
 class BadRows(list):
-  """(place, reason) of each row left out; `finish` logs them in one line."""
+  """(line, reason) of each dropped row; `finish` logs them in one line."""
 
   def __init__(self, source: str, kind: str = "rows"):
     super().__init__()
     self._source, self._kind = source, kind
 
-  def add(self, place: int | str, error: ValueError):
+  def add(self, line: int | str, error: ValueError):
     """Notes a row that cannot be used."""
-    self.append((place, textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")))
+    self.append((line, textwrap.shorten(str(error), _MAX_REASON, placeholder=" ...")))
 
   def finish(self, total: int, names: Sequence[str] = ()):
-    """Logs how many of `total` rows are left out, the most frequent reasons and where they are.
+    """Logs how many of `total` rows are dropped, the most frequent reasons and their lines.
 
     Args:
       total: rows that were read.
       names: columns of the first row, for the message.
 
     Raises:
-      ValueError: all of them are.
+      ValueError: all rows are dropped.
     """
     if len(self) == total:
       first = "row {}: {}".format(*self[0]) if self else "there are no rows"
@@ -61,27 +61,27 @@ class BadRows(list):
     if not self:
       return
     reasons = Counter(reason for _, reason in self).most_common(_MAX_REASONS)
-    told = [f"{count} x {reason}{self._places_of(reason)}" for reason, count in reasons]
+    told = [f"{count} x {reason}{self._lines_of(reason)}" for reason, count in reasons]
     others = len(self) - sum(count for _, count in reasons)
     logging.warning("%s: %d of %d %s left out: %s", self._source, len(self), total, self._kind,
                     "; ".join(told + [f"{others} for other reasons"] * (others > 0)))
 
-  def _places_of(self, reason: str) -> str:
-    places = [str(place) for place, other in self if other == reason and place is not None]
-    if len(places) > _MAX_PLACES:
-      places[_MAX_PLACES:] = ["..."]
-    return f" ({', '.join(places)})" if places else ""
+  def _lines_of(self, reason: str) -> str:
+    lines = [str(line) for line, other in self if other == reason and line is not None]
+    if len(lines) > _MAX_LINES:
+      lines[_MAX_LINES:] = ["..."]
+    return f" ({', '.join(lines)})" if lines else ""
 
 
 def origin(rows: RowSource, index: int) -> int | str:
-  """Where a row is from, for messages: its file and line where the source knows them."""
+  """The origin of a row, for messages: its file and line if the source has them."""
   return rows.origin(index) if hasattr(rows, "origin") else index
 
 
 class FunctionRows:
-  """`size` rows, row i being `function(i)`; the function must depend on i alone.
+  """`size` rows, where row i is `function(i)`; the function must depend only on i.
 
-  `rows` are those that row i is made of the i-th of, if there are such.
+  `rows`, if given, are those from whose i-th row i is made.
   """
 
   def __init__(self, function: Callable[[int], Row], size: int, rows: RowSource | None = None):
@@ -100,12 +100,12 @@ class FunctionRows:
     return self._function(int(index))
 
   def origin(self, index: int) -> int | str:
-    """Where the row is from that a row is made of."""
+    """The origin of the row from which a row is made."""
     return index if self._rows is None else origin(self._rows, index)
 
 
 class ChosenRows:
-  """The rows of a source at some indexes, in that order."""
+  """The rows of a source at some indices, in that order."""
 
   def __init__(self, rows: RowSource, indexes: Sequence[int]):
     self._rows, self._indexes = rows, indexes
@@ -117,7 +117,7 @@ class ChosenRows:
     return self._rows[self._indexes[index]]
 
   def origin(self, index: int) -> int | str:
-    """Where the row is from."""
+    """The origin of the row."""
     return origin(self._rows, self._indexes[index])
 
 
@@ -125,8 +125,8 @@ class FileRows:
   """The good rows of a file or of several, held in memory.
 
   Attributes:
-    bad_rows: (place, reason) of each row left out: the line, or in files without lines the number
-      of the row from 1; after the name of the file where there are several.
+    bad_rows: (line, reason) of each dropped row: the line, or in files without lines the index of
+      the row from 1; after the name of the file if there are several.
   """
 
   def __init__(
@@ -142,14 +142,14 @@ class FileRows:
       path: a file of one of `files.KINDS`, with `.gz` or without; a folder of such files, or one
         that `datasets` saved; or a pattern, such as `data/train-*.parquet`.
       fields: column of a row -> column of the file or path inside one, such as {"answer":
-        "reward_model.ground_truth"}. What it does not name is looked for (`data/columns.py`); other
-        columns keep their names.
+        "reward_model.ground_truth"}. Columns that it does not name are searched
+        (`data/columns.py`); other columns keep their names.
       required: columns each row must have.
-      questions: what a question becomes (`data/columns.py`).
+      questions: the form of questions (`data/columns.py`).
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the kind of a file is unknown, or no row is good.
+      ValueError: the format of a file is unknown, or no row is good.
     """
     path = expanded(path)
     files, notes = find_files(path), Counter()
@@ -210,11 +210,11 @@ class TfdsRows:
       fields: as in `FileRows`.
       required: as in `FileRows`.
       questions: as in `FileRows`.
-      data_dir: where prepared datasets lie; None for the default of tfds.
+      data_dir: folder of prepared datasets; None for the default of tfds.
       download: whether to download and prepare a registered dataset that is absent.
 
     Raises:
-      ValueError: the data cannot be had, or its rows lack a required column.
+      ValueError: the data are unavailable, or their rows lack a required column.
     """
     import tensorflow_datasets as tfds  # slow to import, and not needed by other sources
 
@@ -223,7 +223,7 @@ class TfdsRows:
         self._source = tfds.builder_from_directory(name).as_data_source(split)
       else:
         self._source = tfds.data_source(name, split=split, data_dir=data_dir, download=download)
-    except Exception as error:  # builders raise anything, network errors among it
+    except Exception as error:  # builders raise anything, including network errors
       reason = (str(error).splitlines() or [""])[0]
       hint = "check the network" if download else "prepare it first, or set download"
       raise ValueError(
@@ -242,7 +242,7 @@ class TfdsRows:
     return self._make_row(self._source[int(index)])
 
   def _check_some(self, name: str, split: str):
-    """Raises what is wrong with the columns before a run starts; one bad row is no reason."""
+    """Raises errors of the columns before a run starts; a single bad row is allowed."""
     for index in range(min(_MAX_TRIED, len(self))):
       notes = Counter()
       try:
@@ -256,8 +256,8 @@ class TfdsRows:
 class MixedRows:
   """Several sources in fixed proportions, evenly interleaved, with a `task_name` column.
 
-  Row i is of the source that is furthest behind its share; each source is read in its own order,
-  from the start again when it is used up.
+  Row i is from the source that is furthest behind its share; each source is read in its order, and
+  again from the start when it is exhausted.
   """
 
   def __init__(
@@ -271,7 +271,7 @@ class MixedRows:
     Args:
       sources: task name -> rows.
       weights: task name -> share, in any unit; None for shares as large as the sources.
-      size: rows of the mixture; None for as many as there are before a source is used up.
+      size: rows of the mixture; None for the number before a source is exhausted.
 
     Raises:
       ValueError: there is no source, names differ, or a weight is not positive.
@@ -291,7 +291,7 @@ class MixedRows:
       size = round((lengths / shares).min())
     self._names = list(sources)
     self._sources = list(sources.values())
-    self._which, self._place = lay_out_mixture(shares, size)
+    self._which, self._index = lay_out_mixture(shares, size)
 
   def __len__(self) -> int:
     return len(self._which)
@@ -299,19 +299,20 @@ class MixedRows:
   def __getitem__(self, index: int) -> Row:
     which = self._which[index]
     source = self._sources[which]
-    row = source[int(self._place[index]) % len(source)]
+    row = source[int(self._index[index]) % len(source)]
     return {**row, "task_name": self._names[which]}
 
 
 def hold_out(rows: RowSource, share: float) -> tuple[list[int], list[int]]:
-  """Divides rows into those to train on and those that are held out, by their prompts alone.
+  """Divides rows into training and held-out ones, by their prompts only.
 
-  The checksum of a prompt says where it is: so that copies of a problem are on one side, and a
-  problem stays on its side when rows are added, but for the first few of a small number.
+  The checksum of a prompt decides its side, so that copies of a problem are on one side, and a
+  problem stays on its side when rows are added, except for the first few of a small number.
 
   Args:
     rows: with a prompt.
-    share: of the different prompts, about; in 0..1. At least one is held out, and one is not.
+    share: approximate share of the different prompts, in 0..1. At least one is held out, and one is
+      not.
 
   Raises:
     ValueError: all prompts are the same.
@@ -329,7 +330,7 @@ def hold_out(rows: RowSource, share: float) -> tuple[list[int], list[int]]:
 
 
 def _log_notes(source: str, notes: Counter[str]):
-  """A line on where columns were found, one on those left out, and one on prompts that were cut."""
+  """Logs where columns were found, which were not used, and which prompts were cut."""
   cut = notes.pop(columns.CUT, 0)
   left_out = [note for note in notes if note.startswith(columns.LEFT_OUT)]
   if left_out:
@@ -343,7 +344,7 @@ def _log_notes(source: str, notes: Counter[str]):
 
 
 def lay_out_mixture(shares: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Which source each row of an even mixture is of, and which row of that source.
+  """The source of each row of an even mixture, and its index in that source.
 
   The j-th row of a source with share s is due at (j + 1/2) / s rows, and rows come when due.
 
@@ -352,21 +353,21 @@ def lay_out_mixture(shares: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
     size: M, rows of the mixture.
 
   Returns:
-    i64[M] source of each row; i64[M] its number among the rows of that source.
+    i64[M] source of each row; i64[M] its index among the rows of that source.
   """
   counts = np.ceil(shares * (size + len(shares))).astype(np.int64) + 1  # more than can be due
   which = np.repeat(np.arange(len(shares)), counts)
-  place = np.concatenate([np.arange(count) for count in counts])
-  order = np.argsort((place + 0.5) / shares[which], kind="stable")[:size]
-  return which[order], place[order]
+  index = np.concatenate([np.arange(count) for count in counts])
+  order = np.argsort((index + 0.5) / shares[which], kind="stable")[:size]
+  return which[order], index[order]
 
 
 def digest(path: str | pathlib.Path) -> str:
-  """SHA-256, in hexadecimal, of what a file holds, or of the names and contents of several files.
+  """SHA-256, in hexadecimal, of a file's content, or of the names and contents of several files.
 
-  Those of a folder or of a pattern are several; the digest is the same wherever they lie. What is
-  hidden (a name with a dot before it) is no part of a folder, and links to files are followed, as
-  caches have them.
+  A folder or a pattern has several; the digest does not depend on their location. Hidden files
+  (names that start with a dot) are not part of a folder, and links to files, as in caches, are
+  followed.
 
   Raises:
     FileNotFoundError: there is neither a file nor a folder.

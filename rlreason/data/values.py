@@ -1,4 +1,4 @@
-r"""Values of columns as text: numbers of every type, lists, workings that end with `#### 72`.
+r"""Values of columns as text: numbers, lists, worked solutions that end with `#### 72`.
 
 Not here: whether an answer can be verified (`rewards/`).
 """
@@ -16,7 +16,7 @@ from rlreason import boxes
 from rlreason.data import messages
 
 _MAX_DEPTH = 100  # of values in values
-_MAX_BARE = 100  # characters of an answer that is no working
+_MAX_BARE = 100  # characters of an answer that is not a worked solution
 _MIN_WORDS = 4  # of a solution that is more than its answer
 _FINAL_MARK = "####"
 _PRINTED_TEXTS = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*\Z", re.DOTALL)
@@ -24,7 +24,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 
 
 def is_filled(value: Any) -> bool:
-  """Whether there is something in a column: neither None or NaN nor empty."""
+  """Whether a column has a value that is not None, NaN or empty."""
   if value is None or isinstance(value, (float, np.floating)) and math.isnan(value):
     return False
   if isinstance(value, (str, bytes)):
@@ -33,12 +33,12 @@ def is_filled(value: Any) -> bool:
 
 
 def may_be_chat(value: Any) -> bool:
-  """Whether a value is worth reading as chat messages: a list, an object, or the print of one."""
+  """Whether a value may be chat messages: a list, an object, or the printed form of one."""
   return not isinstance(value, str) or messages.is_printed(value)
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-  """A value that JSON has: arrays as lists, bytes and dates as text, what is not finite as None.
+  """A JSON value: arrays as lists, bytes and dates as text, non-finite numbers as None.
 
   Raises:
     ValueError: it is nested too deeply, or holds text that is not valid Unicode.
@@ -66,10 +66,10 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def text(value: Any, name: str) -> str:
-  """Text as it is; a finite number as text, 72.0 as 72.
+  """Text unchanged; a finite number as text, 72.0 as 72.
 
   Raises:
-    ValueError: it is neither, or it is empty; the message says what `name` holds.
+    ValueError: it is neither, or it is empty; the message describes the value of `name`.
   """
   if isinstance(value, np.ndarray) and not value.ndim:
     value = value[()]
@@ -94,7 +94,7 @@ def check_unicode(value: str, start: str = "") -> str:
   """The text.
 
   Raises:
-    ValueError: it holds half a character, which no file can.
+    ValueError: it holds a lone surrogate, which no file can hold.
   """
   if not value.isascii():
     try:
@@ -105,7 +105,7 @@ def check_unicode(value: str, start: str = "") -> str:
 
 
 def answer_text(value: Any) -> str:
-  """An answer as text; of a list, or the print of one, its entries with commas between them.
+  """An answer as text; for a list, or its printed form, the entries separated by commas.
 
   Raises:
     ValueError: as `text`.
@@ -122,7 +122,7 @@ def answer_text(value: Any) -> str:
 
 
 def final_line(working: str) -> str | None:
-  """What GSM8K has after `####` on the last line; None where there is no such line."""
+  """The text after GSM8K's `####` on the last line; None if there is no such line."""
   line = working.rstrip().rpartition("\n")[2].strip()
   found = line.removeprefix(_FINAL_MARK).strip()
   return found if line.startswith(_FINAL_MARK) and found and found[0] != "#" else None
@@ -134,7 +134,7 @@ def is_working(answer: str) -> bool:
 
 
 def has_answer(value: Any) -> bool:
-  """Whether a value is an answer, or a working that marks one: not a whole text without a mark."""
+  """Whether a value is an answer, or a worked solution that marks one."""
   try:
     text = answer_text(value)
   except ValueError:
@@ -143,12 +143,12 @@ def has_answer(value: Any) -> bool:
 
 
 def marked_answer(working: str) -> str | None:
-  """What a working says after `####`, in its last box, or after "the answer is"; None: nothing."""
+  """The text after `####`, in the last box, or after "the answer is"; None: there is none."""
   return final_line(working) or boxes.boxed(working) or boxes.stated(working)
 
 
 def is_worked(text: str, source: str) -> bool:
-  """Whether a text shows how an answer was found: a long one, or a solution but a bare number."""
+  """Whether a text is a worked solution: a long one, or a solution that is not a bare number."""
   if source == "solution":
     return (len(text.split()) >= _MIN_WORDS or _BOX.search(text) is not None
             or not re.search(r"\d", text))
@@ -156,12 +156,12 @@ def is_worked(text: str, source: str) -> bool:
 
 
 def boxed_answer(solution: str) -> str:
-  r"""What stands in the last `\boxed{}` of a solution that is not empty, or after "the answer is".
+  r"""The text in the last non-empty `\boxed{}` of a solution, or after "the answer is".
 
-  A bare answer is taken as it is.
+  A bare answer is unchanged.
 
   Raises:
-    ValueError: the last box is not closed, or a whole working has none.
+    ValueError: the last box is not closed, or a worked solution has none.
   """
   found = boxes.boxed(solution)
   if found:
@@ -176,7 +176,7 @@ def boxed_answer(solution: str) -> str:
 
 
 def _number(value: Any) -> Decimal | None:
-  """The number that a value is, with the fewest digits that say it; None where it is none."""
+  """The number of a value, with the fewest digits; None if it is not a number."""
   if isinstance(value, (bool, np.bool_)):
     return None
   if isinstance(value, Decimal):

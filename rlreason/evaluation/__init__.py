@@ -1,4 +1,4 @@
-"""How well a model reasons, with intervals, and how it goes about it."""
+"""Accuracy of a model with confidence intervals, and behaviours of its reasoning."""
 
 import typing
 

@@ -1,11 +1,11 @@
-"""How often a solution goes back and checks itself.
+"""Counts how often a solution backtracks and verifies itself.
 
 Two kinds of text are counted: traces of a word vocabulary, by whole words (such as those of
-`data/tasks/countdown.py`), and natural language, by patterns. Patterns count what a text says it
-does, not whether it does it: compare models by them, do not read them as truth.
+`data/tasks/countdown.py`), and natural language, by patterns. Patterns count what a text claims to
+do, not whether it does it: use them to compare models, not as absolute values.
 
-Only what comes before the first boxed answer is reasoning: text after it changes nothing. Not here:
-means over solutions (`evaluation/metrics.py`) and lengths in tokens, which come with the rollout.
+Only text before the first boxed answer is reasoning: later text is ignored. Not here: means over
+solutions (`evaluation/metrics.py`) and lengths in tokens, which the rollout has.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from rlreason.rewards import answer
 
-# Phrases that leave a line of thought. One match of the joined pattern is one going back, so that
-# "Wait, let me try another way" counts once.
+# Phrases that abandon a line of thought. One match of the joined pattern counts as one
+# backtracking, so that "Wait, let me try another way" counts once.
 BACK_PATTERNS = (
     # Not in "they wait for an hour": only at the start of a clause.
     r"(?:^|[.!?,;:\n(][ \t]{0,8}|\b(?:but|no|oh)\s+)wait\b[^.!?\n]{0,60}",
@@ -41,7 +41,7 @@ CHECK_PATTERNS = (
 
 
 class Behaviours(NamedTuple):
-  """Counts of one solution: times it goes back, and times it checks."""
+  """Counts of one solution: how often it backtracks, and how often it verifies."""
 
   going_back: int
   checking: int
@@ -54,16 +54,16 @@ def count_words(text: str, words: Sequence[str]) -> int:
 
 
 def count_patterns(text: str, patterns: Sequence[str]) -> int:
-  """How many matches the patterns have, in any case of letters, overlapping ones counted once."""
+  """The number of case-insensitive matches of the patterns, overlapping ones counted once."""
   return sum(1 for _ in re.finditer("|".join(patterns), text, re.IGNORECASE))
 
 
 def trace_behaviours(
     completion: str, back_words: Sequence[str], check_words: Sequence[str], *, mark: str = "",
 ) -> Behaviours:
-  """Behaviours of a trace: whole words that mean going back, and words that mean checking.
+  """Behaviours of a trace: whole words for backtracking, and words for verification.
 
-  Of what comes before the answer, as of `boxes.text_before_answer`.
+  Only of the text before the answer, as by `boxes.text_before_answer`.
   """
   text = answer.text_before_answer(completion, mark)
   return Behaviours(count_words(text, back_words), count_words(text, check_words))
@@ -75,6 +75,6 @@ def text_behaviours(
     check_patterns: Sequence[str] = CHECK_PATTERNS,
     *, mark: str = "",
 ) -> Behaviours:
-  """Behaviours of natural language: regular expressions for going back and for checking."""
+  """Behaviours of natural language: regular expressions for backtracking and verification."""
   text = answer.text_before_answer(completion, mark)
   return Behaviours(count_patterns(text, back_patterns), count_patterns(text, check_patterns))

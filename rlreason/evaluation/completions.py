@@ -1,4 +1,4 @@
-"""Every completion of an evaluation as rows, and each problem's figures from these.
+"""The completions of an evaluation as rows, and metrics of each problem from these.
 
 A row is one completion:
 
@@ -31,7 +31,7 @@ METRICS = "greedy, avg@n, pass@k and maj@k"
 
 
 def number_votes(votes: Iterable[Hashable | None]) -> list[int | None]:
-  """Equal votes get equal numbers, in the order in which they come; None stays None."""
+  """Numbers equal votes equally, in the order of their occurrence; None stays None."""
   numbers = {}
   return [None if vote is None else numbers.setdefault(vote, len(numbers)) for vote in votes]
 
@@ -45,16 +45,16 @@ def digest(completions: Completions) -> str:
 
 
 def per_problem(completions: Completions, metric: str) -> dict[int, float]:
-  """A metric of each problem: problem -> value; those without a scored completion are left out.
+  """A metric of each problem: problem -> value; problems without a scored completion are omitted.
 
-  All are left out of maj@k where right completions cast no vote (`metrics.has_votes`).
+  For maj@k all are omitted if right completions cast no vote (`metrics.has_votes`).
 
   Args:
     completions: of one evaluation.
     metric: greedy, avg@n, pass@k or maj@k.
 
   Raises:
-    ValueError: another metric, or one of more samples than there are.
+    ValueError: another metric, or one that needs more samples than there are.
   """
   name, at, count = metric.partition("@")
   k = int(count) if count.isdigit() else 0

@@ -13,37 +13,38 @@ from rlreason.sampling import SamplingOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-  """What is measured, between stages and at the end."""
+  """Settings of the evaluations between stages and at the end."""
 
-  split: str = "test"  # of the task: validation while settings are chosen, test for a result
+  split: str = "test"  # of the task: validation to choose settings, test for results
   num_problems: Examples = 500  # the first of the split
   batch_size: Rows = 100  # problems sampled at once
   max_new_tokens: Tokens = 256  # of a completion
   num_samples: Rows = 8  # n of avg@n, largest k of pass@k and maj@k; 0 = greedy only
   temperature: float = 1.0  # of those samples
   top_p: float = 1.0  # of those samples
-  # The answer of a completion with several boxes, and other options of the verifier. What is not
-  # given here is as in the training: of the part "verifier" of its last stage that has one.
+  # The answer of a completion with several boxes, and other options of the verifier. Options that
+  # are not given are as in training: those of the part "verifier" of its last stage that has one.
   which_box: answer.WhichBox | None = None
   verifier_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   # Pairs (previous words, next words), one token each: after one of the first, none of the second
-  # may follow. For controls, such as a model that is kept from giving up.
+  # may follow. For controls, such as a model that cannot give up.
   blocked_words: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
-  # Put after each prompt (or the text of its last message) as it is, such as the label " GOOD" of a
-  # policy that is conditioned on its return.
+  # Appended unchanged to each prompt (or the text of its last message), such as the label " GOOD"
+  # of a return-conditioned policy.
   prompt_suffix: str = ""
-  # Budget forcing (`rollout/forcing.py`): a completion that `max_new_tokens` cut off goes on after
-  # the text `forced_answer`, and one that ended before after `wait`, in the place of its end token.
-  forced_answer: str = ""  # put after what was cut off, such as "\\boxed{"; empty: off
-  answer_tokens: Tokens = 16  # that may follow `forced_answer`
-  wait: str = ""  # put in the place of an end token that comes too early
-  num_waits: int = 0  # times at most, within `max_new_tokens`
+  # Budget forcing (`rollout/forcing.py`): a completion that `max_new_tokens` truncated continues
+  # after the text `forced_answer`, and one that ended earlier after `wait`, instead of its end
+  # token.
+  forced_answer: str = ""  # put after truncated completions, such as "\\boxed{"; empty: off
+  answer_tokens: Tokens = 16  # sampled after `forced_answer`
+  wait: str = ""  # put instead of an end token that comes too early
+  num_waits: int = 0  # at most this many times, within `max_new_tokens`
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
-  every_steps: int = 0  # also within a stage that trains, each time after so many steps; 0 = not
-  # Ends a stage after so many evaluations within it of which none was better than the best before,
-  # by the metric `checkpoint.keep_best`; 0 = never.
+  every_steps: int = 0  # also within training stages, every this many steps; 0 = never
+  # Ends a stage after this many evaluations within it without an improvement of the best value, by
+  # the metric `checkpoint.keep_best`; 0 = never.
   stop_after: int = 0
-  expected: Expected | None = None  # what this recipe gave before: a run says where it lies to it
+  expected: Expected | None = None  # earlier results of the recipe, to compare runs with
 
   def __post_init__(self):
     for name in ("num_problems", "batch_size", "max_new_tokens"):
@@ -78,13 +79,13 @@ class EvaluationConfig:
           "allowed: one of the two")
 
   def forcing(self) -> forcing_lib.Forcing:
-    """What is put after completions."""
+    """The texts appended to completions."""
     return forcing_lib.Forcing(
         forced_answer=self.forced_answer, answer_tokens=self.answer_tokens, wait=self.wait,
         num_waits=self.num_waits)
 
   def options(self, *, is_greedy: bool, blocked_bigrams: tuple = ()) -> SamplingOptions:
-    """How completions are sampled."""
+    """The sampling options of completions."""
     return SamplingOptions(
         max_new_tokens=self.max_new_tokens, blocked_bigrams=blocked_bigrams,
         temperature=0.0 if is_greedy else self.temperature, top_p=1.0 if is_greedy else self.top_p)

@@ -29,7 +29,7 @@ from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 from rlreason.workers import WorkerPool
 
-# Batches that are one queue of prompts: at its end rows stand still, of a longer one hardly fewer.
+# Batches per queue of prompts: rows are idle at its end; a longer queue hardly has fewer.
 _QUEUED = 8
 
 
@@ -37,7 +37,7 @@ Evaluation = dict[str, dict[str, metrics.Estimate]]  # task -> metric -> estimat
 
 
 class Evaluated(NamedTuple):
-  """What an evaluation gives."""
+  """The results of an evaluation."""
 
   estimates: Evaluation
   samples: list[dict[str, Any]]  # the greedy completions, as in samples.jsonl
@@ -51,9 +51,9 @@ class _Solution(NamedTuple):
   text: str
   score: float | None  # the verifier's
   length: int  # generated tokens
-  reasoning_length: int  # of them, before the answer
+  reasoning_length: int  # those before the answer
   truncated: bool
-  first_right: int | None  # tokens up to the end of the first box that is right
+  first_right: int | None  # tokens up to the end of the first right box
   extracted: str | None  # its answer
   vote: Hashable | None  # of maj@k
 
@@ -67,7 +67,7 @@ class _Grader(NamedTuple):
 
   task_verifier: Verifier
   spec: RewardSpec  # of the part "verifier"
-  is_built_in: bool  # or else a reward function, which may read anything
+  is_built_in: bool  # else a reward function, which may read anything
   reader: AnswerReader
   where: Mapping[str, Any]  # options of `answer.extract_answer`
 
@@ -82,7 +82,7 @@ class _Grader(NamedTuple):
     return self.reader.vote(text, **self.where)
 
   def count_behaviours(self, text: str) -> behaviours.Behaviours:
-    """Those of the reasoning."""
+    """The behaviours of the reasoning."""
     mark = answer.mark_of(self.where)
     return self.reader.count_behaviours(text, **{"mark": mark} if mark else {})
 
@@ -109,19 +109,19 @@ def make_evaluator(
 ) -> Callable[..., Evaluated]:
   """Makes `evaluate(params, key, pool=None, before_batch=...) -> Evaluated`.
 
-  The estimates have an entry for the task and, where its rows name sub-tasks (`task_name`), one for
+  The estimates have an entry for the task and, if its rows name sub-tasks (`task_name`), one for
   each of these. `pool` are the worker processes of the verifier (None: the shared ones);
-  `before_batch` is called before a batch is sampled or scored, and may raise to leave.
+  `before_batch` is called before a batch is sampled or scored, and may raise to stop.
 
   Args:
-    config: what is measured.
+    config: the settings.
     task: the held-out problems.
     model: the policy's shape.
     tokenizer: its tokenizer.
     layout: where programs run.
     prompt_buckets: allowed widths of prompts, tokens.
-    reader: how completions are read.
-    grading: how they are verified: the part "verifier" of a training's rewards.
+    reader: reads votes and behaviours of completions.
+    grading: the verification of completions: the part "verifier" of training's rewards.
 
   Raises:
     ValueError: no problem fits, or none has the columns of its verifier; a forced text is too long;
@@ -167,7 +167,7 @@ def make_evaluator(
 def _queue_settings(
     config: EvaluationConfig, total: int, batch_size: int, layout: Layout
 ) -> dict[str, Callable[..., Rollout]]:
-  """The sampler of several batches, as many prompts at once as one has; empty where it is none."""
+  """The sampler settings of a queue of several batches; empty if there is no queue."""
   if config.forced_answer or config.num_waits or total <= batch_size:
     return {}
   return {"sampler": functools.partial(sample_queue, Batching(
@@ -179,10 +179,10 @@ def metric_names(
     config: EvaluationConfig, task: Task, tokenizer: Tokenizer, *, longest: int,
     reader: AnswerReader = AnswerReader(), grading: RewardSpec = RewardSpec(name="verifier"),
 ) -> list[str]:
-  """The metrics that an evaluation may find, as `eval/<task>/<metric>`: arguments as above.
+  """The names of an evaluation's metrics, `eval/<task>/<metric>`; arguments as above.
 
-  `longest` is the largest of the prompt buckets. Those of a right completion: that is what all of
-  them can be taken of.
+  `longest` is the largest of the prompt buckets. They are computed for a right completion, for
+  which all metrics exist.
   """
   grader = _make_grader(config, task.verifier, grading, reader)
   rows = _problems(config, task.rows, grader, tokenizer, longest)
@@ -206,7 +206,7 @@ def _problems(
 
 
 def _with_suffix(rows: RowSource, suffix: str) -> RowSource:
-  """The rows with another prompt; token ids that they bring are of the old one."""
+  """The rows with another prompt, without the token ids of the old one."""
   if not suffix:
     return rows
   change = lambda row: row | {"prompt": add_to_prompt(row["prompt"], suffix), "prompt_ids": None}
@@ -232,16 +232,16 @@ def _score(
 def _first_right_boxes(
     reward: CombinedReward, is_built_in: bool, rows: Sequence[Row], scored: scored_lib.Scored
 ) -> list[int | None]:
-  """Where the first right box of each text ends, in characters; None where the text is wrong.
+  """The end of the first right box of each text, in characters; None if the text is wrong.
 
-  Where the answer of a right text is no box, as may be with `answer_tags` and `answer_after`, or
-  the verifier is a function of the user's, which need not read boxes, it is the end of the text.
+  If the answer of a right text is not in a box, as may be with `answer_tags` and `answer_after`, or
+  the verifier is a custom function, which need not read boxes, it is the end of the text.
   """
   texts, scores = scored.completions, scored.rewards.parts["verifier"]
   boxes = [answer.find_boxes(text) for text in texts]
   ends = [found[0].end if len(found) == 1 and is_right(score) else None
           for found, score in zip(boxes, scores, strict=True)]
-  # The verdict on a text is on one of its boxes: where it has several, each is verified by itself.
+  # The verdict on a text concerns one of its boxes: if it has several, each is verified separately.
   several = [(i, box) for i, found in enumerate(boxes) if len(found) > 1 and is_built_in
              for box in found]
   group_size = len(texts) // len(rows)
@@ -276,16 +276,16 @@ def _rollouts(
     generate, rows: Sequence[Row], batch_size: int, queued: int, params: Params, key: Key,
     before_batch: Callable[[], None],
 ):
-  """Yields the rows of each batch and their rollout; up to `queued` batches are one queue.
+  """Yields the rows of each batch and their rollout; up to `queued` batches form one queue.
 
-  A batch has a key of its own, so that its completions do not depend on the queue.
+  Each batch has its own key, so that its completions do not depend on the queue.
   """
   starts = range(0, len(rows), batch_size)
   per_call = -(-len(starts) // -(-len(starts) // queued))
   for first in range(0, len(starts), per_call):
-    before_batch()  # sampling takes long, and so may the scores of a batch
+    before_batch()  # sampling takes long, and so may the scoring of a batch
     chunk = rows[starts[first]:starts[first] + per_call * batch_size]
-    missing = per_call * batch_size - len(chunk)  # every call is of one shape: the last is filled
+    missing = per_call * batch_size - len(chunk)  # every call has one shape: the last is filled
     spare = chunk[(len(chunk) - 1) // batch_size * batch_size]
     keys = [jax.random.fold_in(key, (first + i) * batch_size) for i in range(per_call)]
     rollout = generate(
@@ -312,7 +312,7 @@ def _token_id(tokenizer: Tokenizer, word: str) -> int:
 
 
 def _task_places(name: str, rows: Sequence[Row]) -> dict[str, list[int]]:
-  """Rows of the whole task, and of each of several sub-tasks."""
+  """Indices of the rows of the whole task, and of each of several sub-tasks."""
   places = {name: list(range(len(rows)))}
   parts = sorted({row["task_name"] for row in rows if row.get("task_name")})
   if len(parts) > 1:
@@ -363,9 +363,9 @@ def _unscored(firsts: list[_Solution], groups: list[list[_Solution]]) -> metrics
 
 
 def _unboxed_accuracy(rows, solutions: list[_Solution]) -> metrics.Estimate:
-  """Greedy accuracy with the last number as the answer of a completion that boxes nothing.
+  """Greedy accuracy with the last number as the answer of a completion without a box.
 
-  What a model can do before it has learned the format; `greedy` counts such a completion as wrong.
+  It measures the ability before the format is learned; `greedy` counts such completions as wrong.
   """
   verdicts = [solution.is_right for solution in solutions]
   for place, (row, solution) in enumerate(zip(rows, solutions, strict=True)):
@@ -387,7 +387,7 @@ def _sampled_metrics(groups: list[list[_Solution]]) -> dict[str, metrics.Estimat
 
 
 def _without_nan(estimate: metrics.Estimate) -> metrics.Estimate:
-  """None for what could not be measured, as where no completion was scored: JSON has no NaN."""
+  """Replaces NaN, as when no completion was scored, by None: JSON has no NaN."""
   return {name: None if math.isnan(number) else number for name, number in estimate.items()}
 
 

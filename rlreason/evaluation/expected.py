@@ -1,6 +1,6 @@
-"""What evaluations of a recipe gave before, as the recipe carries it, and where a value lies to it.
+"""Expected results of a recipe, from earlier evaluations, and the comparison with a value.
 
-Not here: whether a run has the settings that this was measured with (training/expectations.py).
+Not here: whether a run has the settings of those evaluations (training/expectations.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,18 @@ START = "start"  # the evaluation before the first stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Expected:
-  """A range of one metric at each of some points of a run."""
+  """A range of one metric at some points of a run."""
 
-  metric: str = "greedy"  # of the whole task, as summary.json names it
-  # (low, high) after a stage, by its name ("start": before the first), or by NAME:STEP after so
-  # many of its steps. Of runs: from the lowest to the highest end of their 95% intervals.
+  metric: str = "greedy"  # of the whole task, named as in summary.json
+  # (low, high) after a stage, by its name ("start": before the first), or by NAME:STEP after that
+  # many of its steps. For runs: from the lowest to the highest end of their 95% intervals.
   points: Mapping[str, tuple[float, float]]
-  source: str  # the runs and their hardware, or the publication, its model and what it did
-  # The recipe that this is of, as of --config: a run with other settings is not compared. Empty:
-  # every run is.
+  source: str  # the runs and their hardware, or the publication, its model and method
+  # The recipe, as in --config: a run with other settings is not compared. Empty: every run is.
   recipe: str = ""
-  is_published: bool = False  # by others, who ran something else than this recipe
-  num_problems: int = 0  # that it was measured on: a run on more or fewer is not compared; 0 = any
-  problems_sha256: str = ""  # of these, its first digits, as in summary.json; empty = any
+  is_published: bool = False  # by others, not with this recipe
+  num_problems: int = 0  # of the measurement: runs with another number are not compared; 0 = any
+  problems_sha256: str = ""  # first digits of their digest, as in summary.json; empty = any
 
   def __post_init__(self):
     for name, (low, high) in self.points.items():
@@ -45,20 +44,20 @@ def place(
     config: Expected, stages: Sequence[str], stage: str, step: int | None,
     evaluation: Mapping[str, Mapping[str, Estimate]], differences: Sequence[str],
 ) -> dict[str, Any] | None:
-  """Where an evaluation lies to what is expected of it.
+  """Compares an evaluation with the expected range.
 
   Args:
-    config: what is expected.
+    config: the expectations.
     stages: names of the run's stages, in their order.
-    stage: after which it is, or within which.
-    step: after so many of its steps; None: at its end.
+    stage: the stage after or within which it was made.
+    step: number of its steps before the evaluation; None: at its end.
     evaluation: of the run, the whole task first.
-    differences: `field: before -> now` of what keeps the two from being compared.
+    differences: `field: before -> now` of differences that prevent a comparison.
 
   Returns:
     {metric, low, high, verdict, of, differences, source, is_published}: the verdict is "inside",
-    "below", "above" or "other settings", and `of` the point, or the two points that the evaluation
-    is between, whose ranges are joined then. None: nothing is expected there, or there is no value.
+    "below", "above" or "other settings", and `of` the point, or the two points around the
+    evaluation, whose ranges are then joined. None: nothing is expected there, or there is no value.
   """
   value = next(iter(evaluation.values()), {}).get(config.metric, {}).get("value")
   names = _points(config, stages, stage, step)
@@ -76,7 +75,7 @@ def place(
 
 def _points(
     config: Expected, stages: Sequence[str], stage: str, step: int | None) -> list[str]:
-  """The name of an evaluation's point, of the two it is between, or none."""
+  """The name of an evaluation's point, or of the two around it, or none."""
   name = stage if step is None else f"{stage}:{step}"
   if name in config.points:
     return [name]
@@ -93,14 +92,14 @@ def _points(
 
 
 def format_range(found: Mapping[str, Any]) -> str:
-  """`26 to 45%`, or `12.1 to 14` where the metric is no share."""
+  """`26 to 45%`, or `12.1 to 14` if the metric is not a share."""
   if is_share(found["metric"]):
     return f"{100 * found['low']:.0f} to {100 * found['high']:.0f}%"
   return f"{found['low']:.3g} to {found['high']:.3g}"
 
 
 def sentence(found: Mapping[str, Any], value: float) -> str:
-  """What a person reads after an evaluation."""
+  """The sentence shown after an evaluation."""
   shown = f"{100 * value:.1f}%" if is_share(found["metric"]) else f"{value:.3g}"
   which = "published" if found["is_published"] else "expected"
   between = f", between {found['of'][0]} and {found['of'][1]}" if len(found["of"]) > 1 else ""

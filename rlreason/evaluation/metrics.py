@@ -1,12 +1,11 @@
 """Accuracy, avg@n, pass@k and maj@k with 95% confidence intervals.
 
 An estimate is a dict {value, low, high, n}: n problems were counted, [low, high] is the interval.
-Shares, pass@k and maj@k among them, get Wilson's interval or what `share` makes of it, which stay
-honest at 0 and 1; means of what is no share, such as lengths, a percentile bootstrap over problems.
-A sample whose score is None could not be scored: it is left out of the statistics, which is not the
-same as wrong.
+Shares, including pass@k and maj@k, get Wilson's interval or its extension in `share`, which stay
+valid at 0 and 1; means of other values, such as lengths, get a percentile bootstrap over problems.
+A sample whose score is None could not be scored: it is excluded, not counted as wrong.
 
-Not here: sampling and scoring (`evaluation/evaluator.py`), and what counts as the same answer
+Not here: sampling and scoring (`evaluation/evaluator.py`), and the equality of answers
 (`rewards/answer.py`).
 """
 
@@ -24,7 +23,7 @@ _Z_95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-  """Chance that k of the samples, drawn without replacement, hold a correct one.
+  """Probability that k of the samples, drawn without replacement, include a correct one.
 
   1 - C(n - c, k) / C(n, k): the unbiased estimator of Chen et al. 2021,
   https://arxiv.org/abs/2107.03374, eq. (1); exact integers, rounded once. n=4, c=1, k=2 -> 0.5.
@@ -48,15 +47,15 @@ def counts_up_to(n: int) -> list[int]:
 
 def maj_at_k(
     answers: Sequence[Hashable | None], is_correct: Sequence[bool | None], k: int) -> float:
-  """Chance that the most frequent answer of the first k samples is correct.
+  """Probability that the most frequent answer of the first k samples is correct.
 
-  Samples without an answer (None) do not vote. Among equally frequent answers each is as likely to
-  be taken, so a tie between a right and a wrong one is worth 0.5: the value does not depend on the
-  order of the k samples. Without any vote it is 0.
+  Samples without an answer (None) do not vote. Ties are broken uniformly, so a tie between a right
+  and a wrong answer counts 0.5: the value does not depend on the order of the k samples. Without
+  any vote it is 0.
 
   Args:
     answers: normalised answer of each sample: equal answers count as one.
-    is_correct: whether each sample is correct; None, and its vote is left out, if unknown.
+    is_correct: whether each sample is correct; None if unknown, which excludes its vote.
     k: how many samples vote, 1..len(answers).
 
   Raises:
@@ -73,17 +72,18 @@ def maj_at_k(
       votes.setdefault(answer, []).append(bool(correct))
   most = max(map(len, votes.values()), default=0)
   winners = [verdicts for verdicts in votes.values() if len(verdicts) == most]
-  # Samples of one answer share a verdict; where the verifier disagrees with itself, their mean.
+  # Samples of one answer share a verdict; if the verifier contradicts itself, their mean.
   return float(np.mean([np.mean(verdicts) for verdicts in winners])) if winners else 0.0
 
 
 def maj_of_parts(
     answers: Sequence[Hashable | None], is_correct: Sequence[bool | None], k: int
 ) -> float | None:
-  """The mean of maj@k over the first k samples, the next k and so on, as often as there are k.
+  """The mean of maj@k over the first k samples, the next k and so on.
 
-  Unbiased, as any k samples are like any others, and steadier than that of the first k alone. Parts
-  in which nothing could be scored are left out; None where that is all. Arguments as of `maj_at_k`.
+  It is unbiased, because samples are exchangeable, and has less variance than the first k alone.
+  Parts in which nothing could be scored are excluded; None if those are all. Arguments as for
+  `maj_at_k`.
   """
   parts = [slice(start, start + k) for start in range(0, len(answers) - k + 1, k)]
   values = [maj_at_k(answers[part], is_correct[part], k) for part in parts
@@ -93,10 +93,10 @@ def maj_of_parts(
 
 def has_votes(
     problems: Iterable[tuple[Sequence[Hashable | None], Sequence[bool | None]]]) -> bool:
-  """Whether maj@k means something: a verifier may be right about texts that hold no answer to vote.
+  """Whether maj@k is meaningful: a verifier may accept texts without an answer to vote for.
 
   Args:
-    problems: the answers and the verdicts of each problem's samples, as of `maj_at_k`.
+    problems: the answers and the verdicts of each problem's samples, as for `maj_at_k`.
   """
   samples = [pair for answers, verdicts in problems for pair in zip(answers, verdicts, strict=True)]
   return (any(answer is not None for answer, _ in samples)
@@ -104,7 +104,7 @@ def has_votes(
 
 
 def proportion(successes: Sequence[bool | None]) -> Estimate:
-  """Share of successes with Wilson's 95% interval; None entries are left out.
+  """Share of successes with Wilson's 95% interval; None entries are excluded.
 
   Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). 8 of 10 -> [0.490, 0.943].
   Without any entry the value is NaN and the interval [0, 1].
@@ -117,10 +117,9 @@ def share(values: Sequence[float]) -> Estimate:
 
   The interval is Wilson's for n / ρ problems, the effective number of samples in clusters (Kish
   1965; for intervals of shares Korn and Graubard 1998, Dean and Pagano 2015): ρ is the variance
-  between problems over p (1 - p), the largest there can be. Both are taken with the z² pseudo
-  observations, half of them 1, that Wilson's interval itself adds (a sum of squares of z²/4), so
-  that the interval never has the width 0: values that are all 0 or all 1, or of 0 and 1 only, give
-  Wilson's own. 0, 0.5, 0.5, 1 -> [0.177, 0.823].
+  between problems over p (1 - p), its maximum. Both include the z² pseudo observations, half of
+  them 1, that Wilson's interval itself adds (a sum of squares of z²/4), so that the interval never
+  has width 0: values of only 0 and 1 give Wilson's own. 0, 0.5, 0.5, 1 -> [0.177, 0.823].
 
   Args:
     values: one number for each problem.
@@ -137,12 +136,12 @@ def share(values: Sequence[float]) -> Estimate:
 
 
 def share_of(value: float, n: int) -> Estimate:
-  """`proportion` of n problems of which a share `value` is right, which need not be whole ones."""
+  """`proportion` of n problems of which a share `value` is right; n * value may be fractional."""
   return _wilson(value, n, n)
 
 
 def _wilson(value: float, count: float, n: int) -> Estimate:
-  """Wilson's interval of a share of `count` problems, which need not be whole; `n` is noted."""
+  """Wilson's interval of a share of `count` problems, which may be fractional; `n` is recorded."""
   scale = 1.0 + _Z_95**2 / count
   center = (value + _Z_95**2 / (2 * count)) / scale
   half = _Z_95 * math.sqrt(value * (1.0 - value) / count + _Z_95**2 / (4 * count**2)) / scale
@@ -154,14 +153,14 @@ def _wilson(value: float, count: float, n: int) -> Estimate:
 def mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = 2000) -> Estimate:
   """Mean over problems with a 95% percentile-bootstrap interval.
 
-  Problems are resampled, not samples within them: the interval speaks of other problems of the same
-  kind. Seeded: the same values give the same interval. Values that are all equal give an interval
-  of width 0; use `share` for numbers in [0, 1]. Without any value, all is NaN.
+  Problems are resampled, not samples within them: the interval generalises to other problems of the
+  same kind. It is seeded: the same values give the same interval. Equal values give an interval of
+  width 0; use `share` for numbers in [0, 1]. Without any value, all is NaN.
 
   Args:
     values: one number for each problem.
     seed: of the resampling.
-    num_resamples: how many times the problems are drawn anew.
+    num_resamples: number of bootstrap resamples.
   """
   values = np.asarray(values, dtype=np.float64)
   if not len(values):
@@ -172,26 +171,26 @@ def mean(values: Sequence[float], *, seed: int = 0, num_resamples: int = 2000) -
 
 
 def _resamples(n: int, seed: int, count: int) -> Iterator[np.ndarray]:
-  """`count` draws of n places with replacement, int[rows, n], in parts that stay in the cache."""
+  """`count` draws of n indices with replacement, int[rows, n], in parts that fit the cache."""
   rng, rows = np.random.default_rng(seed), max(1, _RESAMPLED // n)
   for start in range(0, count, rows):
     yield rng.integers(n, size=(min(rows, count - start), n))
 
 
 def mean_share(is_so: Sequence[Sequence[bool | None]]) -> Estimate:
-  """Mean over problems of the share of each one's samples of which something holds.
+  """Mean over problems of the share of each one's samples with a property.
 
-  None entries are left out, and problems that have no other. The interval is that of `share`: the
-  samples of one problem are not independent.
+  None entries are excluded, and problems with no other entries. The interval is that of `share`:
+  the samples of one problem are not independent.
   """
   known = [[entry for entry in row if entry is not None] for row in is_so]
   return share([float(np.mean(row)) for row in known if row])
 
 
 def mean_pass_at_k(is_correct: Sequence[Sequence[bool | None]], k: int) -> Estimate:
-  """pass@k over problems, each with samples of its own.
+  """Mean pass@k over problems.
 
-  Problems with fewer than k scored samples are left out. The interval is that of `share`.
+  Problems with fewer than k scored samples are excluded. The interval is that of `share`.
 
   Args:
     is_correct: for each problem, whether each of its samples is correct, None where not scored.
@@ -205,10 +204,10 @@ def mean_maj_at_k(
     answers: Sequence[Sequence[Hashable | None]], is_correct: Sequence[Sequence[bool | None]],
     k: int,
 ) -> Estimate:
-  """maj@k (`maj_of_parts`) over problems, with a list of answers and of verdicts for each.
+  """Mean maj@k (`maj_of_parts`) over problems, with lists of answers and verdicts for each.
 
-  Problems where no sample could be scored are left out. The interval is that of `share`. The value
-  is NaN where samples are right and none votes (`has_votes`): there is no majority to speak of.
+  Problems where no sample could be scored are excluded. The interval is that of `share`. The value
+  is NaN if samples are right but none votes (`has_votes`): there is no majority.
   """
   problems = list(zip(answers, is_correct, strict=True))
   values = [maj_of_parts(*one, k) for one in problems] if has_votes(problems) else []
@@ -218,10 +217,10 @@ def mean_maj_at_k(
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
   """Mean over problems of second - first, both in [0, 1], with a 95% interval.
 
-  The adjusted Wald interval of Bonett and Price 2012 (J. Educ. Behav. Stat. 37), for differences of
-  any size: with one of +1 and one of -1 added, mean ± z sqrt((mean of squares - mean²) / (n + 2)).
-  It has a width at the edges: no difference in n problems is 0 ± 2.77 / (n + 2). Of 10 problems of
-  which the second alone solves 2 -> 0.2 [-0.146, 0.479].
+  It is the adjusted Wald interval of Bonett and Price 2012 (J. Educ. Behav. Stat. 37), for any
+  differences: with one of +1 and one of -1 added, mean ± z sqrt((mean of squares - mean²) / (n +
+  2)). It has a positive width at the edges: no difference in n problems is 0 ± 2.77 / (n + 2). If
+  only the second solves 2 of 10 problems -> 0.2 [-0.146, 0.479].
 
   Args:
     first: one number for each problem.
@@ -238,19 +237,19 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estima
 
 
 def paired_mean_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-  """The same of numbers that are no shares, such as lengths: a bootstrap over problems."""
+  """The same for numbers that are not shares, such as lengths: a bootstrap over problems."""
   return mean([b - a for a, b in zip(first, second, strict=True)])
 
 
 def over_seeds(estimates: Sequence[Estimate], *, is_share: bool) -> dict[str, Any]:
-  """One estimate of the same thing in runs that differ in their seed.
+  """Combines the estimates of runs that differ in their seed.
 
-  The interval holds two: Student's over the seeds, mean ± t s / sqrt(number of seeds), and the mean
-  of the runs' own intervals, since all have the same problems. So it has a width where all runs
-  have the same value, and speaks of other seeds and of other problems.
+  The interval covers two: Student's over the seeds, mean ± t s / sqrt(number of seeds), and the
+  mean of the runs' own intervals, since all have the same problems. So its width is positive even
+  if all runs have the same value, and it generalises to other seeds and other problems.
 
   Args:
-    estimates: of each run; one whose value is None or NaN is left out.
+    estimates: of each run; those with the value None or NaN are excluded.
     is_share: whether the values are in [0, 1].
 
   Returns:
@@ -281,14 +280,14 @@ def is_share(name: str) -> bool:
 
 
 def with_current_names(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-  """Metrics of a task as they are called now: what was `mean` beside `pass@8` is `avg@8`."""
+  """Metrics of a task under their current names: an old `mean` next to `pass@8` is `avg@8`."""
   samples = [name.removeprefix("pass@") for name in estimates if name.startswith("pass@")]
   new = f"avg@{max(map(int, samples))}" if "mean" in estimates and samples else "mean"
   return {new if name == "mean" else name: estimate for name, estimate in estimates.items()}
 
 
 def with_current_summary(summary: dict[str, Any]) -> dict[str, Any]:
-  """What summary.json holds, of an older version too, with the names of `with_current_names`."""
+  """The content of summary.json, also of older versions, with current names of metrics."""
   return summary | {"stages": [
       stage | {"evaluation": {task: with_current_names(estimates)
                               for task, estimates in stage["evaluation"].items()}}
@@ -299,8 +298,8 @@ def outcome_efficiency(
     first_right: Sequence[int | None], lengths: Sequence[int]) -> Estimate:
   """Mean over completions of the share of tokens up to the first right solution; 0 without one.
 
-  xi_O of https://arxiv.org/abs/2412.21187: 39 of 901 tokens -> 0.0433. What comes after the first
-  right solution is overthinking.
+  xi_O of https://arxiv.org/abs/2412.21187: 39 of 901 tokens -> 0.0433. Text after the first right
+  solution is overthinking.
 
   Args:
     first_right: tokens up to the end of the first right solution of each completion, or None.
@@ -313,10 +312,10 @@ def outcome_efficiency(
 def tokens_per_right(
     lengths: Sequence[int], is_right: Sequence[bool], *, seed: int = 0,
     num_resamples: int = 2000) -> Estimate:
-  """What a right answer costs: tokens of all completions, over the number of right ones.
+  """The cost of a right answer: tokens of all completions over the number of right ones.
 
-  The interval is a bootstrap over completions; an end that is not finite, as where draws without a
-  right answer are too many, is NaN, and so is the value without any right answer.
+  The interval is a bootstrap over completions; an end that is not finite, as with too many
+  resamples without a right answer, is NaN, and so is the value without any right answer.
   """
   lengths, right = np.asarray(lengths, np.float64), np.asarray(is_right, np.float64)
   if not right.any():

@@ -1,4 +1,4 @@
-"""How completions of a task are read, beside being verified: their votes and their behaviours."""
+"""Reads the votes and behaviours of a task's completions, in addition to verification."""
 
 from collections.abc import Callable, Hashable
 import dataclasses
@@ -13,10 +13,10 @@ from rlreason.rewards.countdown import evaluate_expression
 
 @dataclasses.dataclass(frozen=True)
 class AnswerReader:
-  """How completions of a task are read, beside being verified."""
+  """Reads votes and behaviours of completions."""
 
   count_behaviours: Callable[[str], behaviours.Behaviours] = behaviours.text_behaviours
-  # (text, options of `answer.extract_answer`) -> what it votes for; equal values are one answer.
+  # (text, options of `answer.extract_answer`) -> its vote; equal values are one answer.
   vote: Callable[..., Hashable | None] = vote_answer
 
 

@@ -1,4 +1,4 @@
-"""Pure array mathematics: no model and no configuration object is known here."""
+"""Losses as pure functions of arrays, independent of models and configuration objects."""
 
 from rlreason.losses.advantages import (
     batch_normalized, gdpo, group_centered, group_normalized, has_units_of_rewards, is_always_zero,

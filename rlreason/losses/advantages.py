@@ -1,13 +1,13 @@
-"""Advantages of completions against the other completions of their prompt: P prompts, G of each.
+"""Advantages of completions relative to their group: P prompts with G completions each.
 
-The one number of a completion is the advantage of all its tokens. Every function takes `scores`
-f32[P, G], one of each completion, and `is_kept` bool[P, G], False where a completion could not be
-scored: it is 0 and takes part in nothing. Every function returns f32[P, G], gradients stopped.
+All tokens of a completion have the same advantage. Every function takes `scores` f32[P, G], one per
+completion, and `is_kept` bool[P, G], False where a completion could not be scored: its advantage is
+0 and it is ignored. Every function returns f32[P, G], gradients stopped.
 
-A group whose kept scores are equal gets exactly 0, to the bit, and so does a group of one, where
-released codes disagree: verl gives it its raw score (`group_of_one="raw"`). `no_baseline` and
-`remax`, which do not look at the rest of the group, are the exceptions; `gdpo`, which reads the
-parts of a score, moves the zero with the mean of the batch.
+A group whose kept scores are equal gets exactly 0, and so does a group of one, where released
+implementations disagree: verl gives it its raw score (`group_of_one="raw"`). The exceptions are
+`no_baseline` and `remax`, which do not use the rest of the group, and `gdpo`, which reads the parts
+of a score and subtracts the mean of the batch.
 """
 
 from collections.abc import Mapping
@@ -28,15 +28,15 @@ def group_normalized(
 ) -> jax.Array:
   """A = (r - mean) / (std + ε) within the group: GRPO, https://arxiv.org/abs/2402.03300.
 
-  The paper does not say which std. verl, TRL and OpenRLHF take that of a sample (ddof 1), with an ε
-  of 1e-6, 1e-4 and 1e-9. For r = [1, 0, 0, 0], ddof 1 gives 1.5 and -.5, ddof 0 1.732 and -.577.
+  The paper does not specify which std. verl, TRL and OpenRLHF use the sample std (ddof 1), with an
+  ε of 1e-6, 1e-4 and 1e-9. For r = [1, 0, 0, 0], ddof 1 gives 1.5 and -.5, ddof 0 1.732 and -.577.
 
   Args:
     scores: f32[P, G].
     is_kept: bool[P, G].
-    ddof: taken from the number of scores in the variance; 0 or 1.
+    ddof: subtracted from the number of scores in the variance; 0 or 1.
     epsilon: added to the std.
-    group_of_one: what the only score of a group gets: 0, or itself as in verl.
+    group_of_one: advantage of the only score of a group: 0, or the score itself as in verl.
 
   Returns:
     f32[P, G].
@@ -70,13 +70,13 @@ def batch_normalized(
 ) -> jax.Array:
   """A = (r - mean of the group) / (std of all scores of the batch + ε): TRL's scaling by batch.
 
-  A group that is nearly all right or nearly all wrong is not blown up, as it is by its own std
+  The advantages of a nearly all right or all wrong group are not inflated, as by its own std
   (https://arxiv.org/abs/2508.08221). Each group has its own mean, the batch has one std.
 
   Args:
     scores: f32[P, G].
     is_kept: bool[P, G].
-    ddof: taken from the number of scores in the variance; 0 or 1.
+    ddof: subtracted from the number of scores in the variance; 0 or 1.
     epsilon: added to the std.
 
   Returns:
@@ -92,13 +92,13 @@ def leave_one_out(
 ) -> jax.Array:
   """A = r - mean of the others: RLOO, https://arxiv.org/abs/2402.14740.
 
-  The baseline does not depend on the completion, so the gradient is unbiased. G / (G - 1) times
-  `group_centered`. r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3].
+  The baseline does not depend on the completion, so the gradient is unbiased. It equals
+  `group_centered` times G / (G - 1). r = [1, 0, 0, 1] gives [2/3, -2/3, -2/3, 2/3].
 
   Args:
     scores: f32[P, G].
     is_kept: bool[P, G].
-    group_of_one: as of `group_normalized`.
+    group_of_one: as for `group_normalized`.
 
   Returns:
     f32[P, G].
@@ -113,21 +113,21 @@ def leave_one_out_normalized(
 ) -> jax.Array:
   """A = (r - mean of the others) / (std of the others + ε), as in NeMo RL's released code.
 
-  Where the others have no spread the difference stays as it is, as in that code: the only right
+  Where the others have no variance the difference is not scaled, as in that code: the only right
   completion of [1, 0, 0, 0] gets 1, the wrong ones -.577. The sum over a group need not be 0.
   https://github.com/NVIDIA-NeMo/RL.
 
   Args:
     scores: f32[P, G].
     is_kept: bool[P, G].
-    ddof: taken from the number of others in the variance; 0 or 1.
+    ddof: subtracted from the number of others in the variance; 0 or 1.
     epsilon: added to the std.
 
   Returns:
     f32[P, G].
   """
-  # All pairs: the variance of the whole group less one score would cancel to a residue, and a
-  # division by it would be large, where the others are equal.
+  # All pairs: subtracting one score from the group's variance would leave a rounding residue where
+  # the others are equal, and dividing by it would give a large number.
   size = scores.shape[-1]
   others = is_kept[:, None, :] & ~jnp.eye(size, dtype=bool)[None]
   std = _std(jnp.broadcast_to(scores[:, None, :], others.shape), others, ddof)[..., 0]
@@ -174,14 +174,14 @@ def opo(
 ) -> jax.Array:
   """A = r - sum(l r) / sum(l) over the group: OPO, https://arxiv.org/abs/2505.23585.
 
-  The baseline of least variance weighs a score with the squared norm of its gradient, which the
-  paper takes to grow as the number of tokens does.
+  The minimum-variance baseline weights a score by the squared norm of its gradient, which the paper
+  assumes to be proportional to the number of tokens.
 
   Args:
     scores: f32[P, G].
     is_kept: bool[P, G].
     lengths: f32[P, G] tokens.
-    group_of_one: as of `group_normalized`.
+    group_of_one: as for `group_normalized`.
 
   Returns:
     f32[P, G]; 0 in a group without tokens.
@@ -199,24 +199,24 @@ def pass_at_k(
     scores: jax.Array, is_kept: jax.Array, *, k: int, threshold: float = 0.5,
     epsilon: float = 1e-6,
 ) -> jax.Array:
-  """The advantage when k completions are paid together, 1 if any of them is right.
+  """The advantage when k completions share one reward, 1 if any of them is right.
 
   Of the C(n, k) ways to draw k of n completions, w of them wrong, a share f = C(w, k) / C(n, k)
-  fails, so that the mean of their rewards is 1 - f and the std is σ = sqrt(f (1 - f)). The draws
-  with a right completion in them succeed; those with a given wrong one fail with a share of
-  f_wrong = C(w - 1, k - 1) / C(n - 1, k - 1). The mean over the draws that a completion is in, of
-  (reward - (1 - f)) / (σ + ε), is
+  fails, so that the mean of their rewards is 1 - f and the std is σ = sqrt(f (1 - f)). Draws that
+  contain a right completion succeed; of those that contain a given wrong one, a share f_wrong = C(w
+  - 1, k - 1) / C(n - 1, k - 1) fails. The mean over the draws that a completion is in, of (reward -
+  (1 - f)) / (σ + ε), is
 
       A_right = f / (σ + ε),  A_wrong = (f - f_wrong) / (σ + ε).
 
   Pass@k Training, https://arxiv.org/abs/2508.10751; ε as in its released code. For k = 1 it is
-  `group_normalized` with ddof 0. Where k is n or more there is one draw at most: all 0.
+  `group_normalized` with ddof 0. If k is n or more there is at most one draw: all 0.
 
   Args:
     scores: f32[P, G].
     is_kept: bool[P, G].
-    k: completions paid together, 1 or more.
-    threshold: a completion is right when its score is above; .5 suits both 0 / 1 and -1 / 1.
+    k: number of completions that share a reward, 1 or more.
+    threshold: a completion is right if its score is above this; .5 suits both 0 / 1 and -1 / 1.
     epsilon: added to the std.
 
   Returns:
@@ -246,21 +246,21 @@ def max_rl(
 ) -> jax.Array:
   """A = (r - mean) / mean of the group: MaxRL, https://arxiv.org/abs/2602.02710.
 
-  Of rewards of 0 and 1 with p right, the expectation is the gradient of log p, developed in the
-  share of wrong ones and cut off: of the success logit (1 - p) - (1 - p)^n. A group without a right
-  completion has nothing to divide by. Where it gets 0, as in released codes, n is G - 1; where each
-  of its completions gets -1, n is G. Rewards must not be negative: a mean of 0 or less gets what a
-  failed group gets.
+  For rewards of 0 and 1 with success rate p, the expectation is the gradient of log p, expanded in
+  1 - p and truncated: with respect to the success logit it is (1 - p) - (1 - p)^n. A group without
+  a right completion has a mean of 0. If it gets 0, as in released implementations, n is G - 1; if
+  each of its completions gets -1, n is G. Rewards must not be negative: a group with a mean of 0 or
+  less is treated as failed.
 
   [1, 0, 0, 0] gives [3, -1, -1, -1], and [1, 1, 1, 0] gives [1/3, 1/3, 1/3, -1].
 
   Args:
     scores: f32[P, G], 0 or more.
     is_kept: bool[P, G].
-    order: n. With "G" a failed group pushes down what it did, and is an exception to the zeros of
-      groups of equal scores.
+    order: n. With "G" a failed group lowers the probability of its completions, and is an exception
+      to the zeros of groups of equal scores.
     epsilon: added to the mean; SkyRL has 1e-6.
-    group_of_one: as of `group_normalized`; SkyRL has "raw".
+    group_of_one: as for `group_normalized`; SkyRL has "raw".
 
   Returns:
     f32[P, G].
@@ -283,24 +283,25 @@ def gdpo(
     parts: jax.Array, part_weights: jax.Array, is_kept: jax.Array, *, ddof: int = 1,
     epsilon: float = 1e-4, whiten: Literal["rows", "none"] = "rows",
 ) -> jax.Array:
-  """Each reward is normalised within its group by itself, and then they are added up: GDPO.
+  """Normalises each reward separately within its group, then adds them up: GDPO.
 
   A = Σ_n w_n (r_n - mean) / (std + ε), then (A - mean) / (std + ε) over all completions of the
-  batch; https://arxiv.org/abs/2601.05242, with ε as in TRL. A sum of rewards that is normalised
-  once cannot tell (0, 0) against (1, 0) from (0, 0) against (1, 1): both get ±0.707. Here it is
-  ±0.707 and ±1.414 before the batch's scale.
+  batch; https://arxiv.org/abs/2601.05242, with ε as in TRL. Normalising the sum of rewards instead
+  does not distinguish (0, 0) against (1, 0) from (0, 0) against (1, 1): both get ±0.707. Here it is
+  ±0.707 and ±1.414 before the scaling by batch.
 
-  Weights act after the scaling, so that a dense reward of weight 0.1 counts as much as one of 1 by
-  a tenth, however small its values; a reward that is equal in a group adds nothing there. What
-  becomes of scores (a KL in the score, a score of what was cut off, a clip of the sum) is not seen.
+  Weights act after the scaling, so that a dense reward of weight 0.1 counts a tenth as much as one
+  of weight 1, however small its values; a reward that is equal within a group adds nothing there.
+  Changes of scores (a KL in the score, the score of truncated completions, a clip of the sum) have
+  no effect.
 
   Args:
     parts: f32[P, G, N], each reward, before its weight.
     part_weights: f32[N].
     is_kept: bool[P, G].
-    ddof: taken from the number of values in the variances; 0 or 1.
+    ddof: subtracted from the number of values in the variances; 0 or 1.
     epsilon: added to each std.
-    whiten: "none" for what is whitened over tokens later, as in verl (`whiten_advantages`).
+    whiten: "none" if advantages are whitened over tokens later, as in verl (`whiten_advantages`).
 
   Returns:
     f32[P, G].
@@ -324,12 +325,12 @@ _GROUP_RELATIVE = (
     opo, pass_at_k, max_rl, gdpo)
 
 
-# Their advantages are rewards less a baseline, in the unit of rewards.
+# Their advantages are rewards minus a baseline, in the unit of rewards.
 _IN_UNITS_OF_REWARDS = (group_centered, leave_one_out, no_baseline, opo, remax)
 
 
 def has_units_of_rewards(function: Callable[..., Any]) -> bool:
-  """Whether what a completion was paid on its way can be taken off its advantage."""
+  """Whether rewards already given to earlier tokens can be subtracted from the advantage."""
   return function in _IN_UNITS_OF_REWARDS
 
 
@@ -338,7 +339,8 @@ def is_always_zero(
   """Whether one of these advantages is 0 for groups of this size, whatever their scores.
 
   Args:
-    function: of this module, gives f32[P, G]; of another function nothing is known: False.
+    function: of this module, gives f32[P, G]; False for any other function, of which nothing is
+      known.
     options: of it.
     group_size: G.
   """
@@ -351,7 +353,7 @@ def is_always_zero(
 
 
 def _with_lone_scores(advantages, scores, is_kept, group_of_one: GroupOfOne):
-  """Advantages with that of the only score of a group in place, by `group_of_one`."""
+  """Advantages in which that of the only score of a group is set by `group_of_one`."""
   if group_of_one not in ("zero", "raw"):
     raise ValueError(f"group_of_one: got {group_of_one!r}, allowed: zero, raw")
   if group_of_one == "zero":
@@ -362,7 +364,7 @@ def _with_lone_scores(advantages, scores, is_kept, group_of_one: GroupOfOne):
 
 
 def _centred(scores, is_kept):
-  """Scores less the mean of their row, 0 where not kept."""
+  """Scores minus the mean of their row, 0 where not kept."""
   chex.assert_equal_shape([scores, is_kept])
   return masks.centred(scores, is_kept, axis=-1)
 

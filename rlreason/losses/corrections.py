@@ -1,8 +1,8 @@
-"""Weights for tokens that another policy sampled than the trainer believes.
+"""Weights that correct for the difference between the sampler's and the trainer's policy.
 
-A sampler in another precision, or with other kernels, gives a token another probability than the
-trainer does; its data are off-policy at the first step already. The weights here are multiplied
-into a policy loss. Source: Yao et al. 2025, https://fengyao.notion.site/off-policy-rl.
+A sampler with another precision, or other kernels, assigns a token another probability than the
+trainer does, so its data are off-policy from the first step. A policy loss is multiplied by the
+weights here. Source: Yao et al. 2025, https://fengyao.notion.site/off-policy-rl.
 """
 
 from typing import Literal
@@ -47,7 +47,7 @@ def masked_importance(
   """Masked importance sampling (MIS): π_old / π_sampler, and 0 outside [low, high].
 
   The defaults are those of IcePop, Ring-1T 2025, https://arxiv.org/abs/2510.18855. A weight of 0
-  takes the token out of the loss, not out of the number of tokens that an aggregation divides by.
+  removes the token from the loss, but not from the number of tokens that an aggregation divides by.
 
   Args:
     old_log_probs: f32[B, T] by the trainer, at the start of the update, nats.
@@ -74,13 +74,13 @@ def sequence_mask(
     mean: Literal["geometric", "product"] = "geometric", low: float = 0.999, high: float = 1.001,
     importance: Literal["none", "token", "sequence"] = "none", cap: float | None = None,
 ) -> jax.Array:
-  """1 for the tokens of rows that sampler and trainer agree on, 0 for all others.
+  """1 for the tokens of rows on which sampler and trainer agree, 0 for all others.
 
   A row is kept while the geometric mean of its ratios π_old / π_sampler, or their product, is in
   [low, high]: Liu et al. 2025, https://yingru.notion.site (When Speed Kills Stability). The bounds
-  are those of verl's geometric mean; `presets.SAMPLER_MASKS` has those of other codes. A mismatch
-  of 0.02 nats in each token is a geometric mean of 1.0202 at any length, and a product of 1.221 in
-  10 tokens and 7.389 in 100: a product drops what is long.
+  are those of verl's geometric mean; `presets.SAMPLER_MASKS` has those of other implementations. A
+  mismatch of 0.02 nats in each token is a geometric mean of 1.0202 at any length, and a product of
+  1.221 for 10 tokens and 7.389 for 100: a product drops long rows.
 
   Args:
     old_log_probs: f32[B, T] by the trainer, at the start of the update, nats.
@@ -89,12 +89,12 @@ def sequence_mask(
     mean: of the ratios of a row.
     low: the smallest that is kept, 0 or more.
     high: the largest that is kept, at least `low`.
-    importance: besides, weights kept tokens with their ratio, or with the product of their row.
+    importance: also weights kept tokens by their ratio, or by the product of their row.
     cap: the largest such weight, above 0; None for no bound.
 
   Returns:
-    f32[B, T], gradients stopped, 0 where masked. A weight of 0 takes a token out of the loss, not
-    out of the number of tokens that an aggregation divides by, as it does in verl.
+    f32[B, T], gradients stopped, 0 where masked. A weight of 0 removes a token from the loss, but,
+    unlike in verl, not from the number of tokens that an aggregation divides by.
 
   Raises:
     ValueError: the bounds are in the wrong order, a choice is unknown, or a cap has nothing to cap.
@@ -122,12 +122,12 @@ def off_policy_mask(
     log_probs: jax.Array, sampler_log_probs: jax.Array, advantages: jax.Array, mask: jax.Array, *,
     threshold: float = 0.5,
 ) -> jax.Array:
-  """0 for bad rows that the policy has left behind, 1 for all others.
+  """0 for rows of negative advantage that have become too unlikely, 1 for all others.
 
-  A row with A < 0 and mean_t(log π_sampler - log π) > δ teaches nothing: DeepSeek-V3.2,
-  https://arxiv.org/abs/2512.02556. It compares with the policy as it is now, so that also what
-  drifts within the updates of one rollout is left out. A good row is always kept, and so is a bad
-  one that became likelier. Released codes: δ = 0.5 (examples of TRL, ms-swift), 1e-4 (slime).
+  A row with A < 0 and mean_t(log π_sampler - log π) > δ is masked: DeepSeek-V3.2,
+  https://arxiv.org/abs/2512.02556. π is the current policy, so that drift within the updates of one
+  rollout is masked too. Rows with A >= 0 are always kept, and so are those that became likelier.
+  Released implementations: δ = 0.5 (examples of TRL, ms-swift), 1e-4 (slime).
 
   Args:
     log_probs: f32[B, T] of the policy, nats.
@@ -138,7 +138,7 @@ def off_policy_mask(
 
   Returns:
     f32[B, T], gradients stopped, 0 where masked. The number of tokens that an aggregation divides
-    by stays.
+    by does not change.
   """
   chex.assert_rank(mask, 2)
   chex.assert_equal_shape([log_probs, sampler_log_probs, advantages, mask])

@@ -1,11 +1,11 @@
-"""Clip-Cov and KL-Cov: holding back the few tokens that lower the entropy most.
+"""Clip-Cov and KL-Cov: restrain the few tokens that lower the entropy most.
 
 The entropy falls with the covariance of log-probabilities and advantages, and a small share of the
-tokens makes up most of it. Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
+tokens accounts for most of it. Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
 
 A token's covariance is (log π_old - mean) (A - mean) over the kept tokens of a minibatch. Tokens
-are selected once for the minibatch, so that its micro-batches change nothing. Differs from the
-released code, which takes the current log-probs and selects within each micro-batch.
+are selected once for the minibatch, so that its split into micro-batches has no effect. Differs
+from the released code, which uses the current log-probs and selects within each micro-batch.
 """
 
 import chex
@@ -28,8 +28,8 @@ def select_clip_cov(
     old_log_probs: f32[B, T] of the policy at the start of the update, nats.
     advantages: f32[B, T].
     mask: bool[B, T] True on completion tokens; rows of a whole minibatch.
-    key: consumed. The draw of a token depends on its place among the kept ones, not on padding.
-    fraction: of the kept tokens, in [0, 1]: so many are drawn, rounded, at least 1 if there is any.
+    key: consumed. The draw of a token depends on its index among the kept ones, not on padding.
+    fraction: share of the kept tokens to draw, in [0, 1]; rounded, at least 1 if there is any.
     low: the smallest covariance, nats times advantage.
     high: the largest covariance.
 
@@ -37,8 +37,8 @@ def select_clip_cov(
     bool[B, T].
   """
   covariances = _covariances(old_log_probs, advantages, mask)
-  places = jnp.maximum(jnp.cumsum(mask.reshape(-1).astype(jnp.int32)) - 1, 0)
-  draws = jax.vmap(lambda place: jax.random.uniform(jax.random.fold_in(key, place)))(places)
+  indices = jnp.maximum(jnp.cumsum(mask.reshape(-1).astype(jnp.int32)) - 1, 0)
+  draws = jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(key, index)))(indices)
   is_candidate = mask & (low <= covariances) & (covariances <= high)
   return _select_top(draws.reshape(mask.shape), is_candidate, fraction, mask)
 
@@ -52,8 +52,8 @@ def select_kl_cov(
     old_log_probs: f32[B, T] of the policy at the start of the update, nats.
     advantages: f32[B, T].
     mask: bool[B, T] True on completion tokens; rows of a whole minibatch.
-    fraction: of the kept tokens, in [0, 1]: so many are taken, rounded, at least 1 if there is any.
-      The paper takes 2e-3 for 7B parameters and 2e-4 for 32B.
+    fraction: share of the kept tokens to select, in [0, 1]; rounded, at least 1 if there is any.
+      The paper uses 2e-3 for 7B parameters and 2e-4 for 32B.
 
   Returns:
     bool[B, T].
@@ -70,7 +70,7 @@ def _covariances(old_log_probs, advantages, mask):
 
 
 def _select_top(scores, is_candidate, fraction, mask):
-  """The candidates of the largest scores, as many as the fraction of the mask; bool[B, T]."""
+  """The candidates with the largest scores, `fraction` of the mask's tokens; bool[B, T]."""
   count = jnp.maximum(jnp.round(fraction * jnp.sum(mask.astype(jnp.float32))), 1.0)
   scores = jnp.where(is_candidate, scores, -jnp.inf).reshape(-1)
   order = jnp.argsort(scores, descending=True)
@@ -90,7 +90,7 @@ def clip_cov(
     advantages: f32[B, T].
     is_selected: bool[B, T], from `select_clip_cov`.
     clip_low: ε_low in [0, 1].
-    clip_high: ε_high, 0 or more. The released runs take 1 for both.
+    clip_high: ε_high, 0 or more. The released runs use 1 for both.
 
   Returns:
     f32[B, T].
@@ -107,7 +107,7 @@ def kl_cov(
 ) -> jax.Array:
   """-A ρ, plus kl_coef |log π - log π_old| on selected tokens; nothing is clipped.
 
-  A difference of 1e-5 nats or less counts as none.
+  A difference of 1e-5 nats or less counts as 0.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here.
@@ -121,8 +121,8 @@ def kl_cov(
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages, is_selected])
   log_ratios = log_probs - old_log_probs
-  # The slope of a distance is 1 however small it is: on-policy tokens, whose log-probs come from
-  # two programs, would be pushed by rounding alone.
+  # The slope of |x| is 1 however small x is: rounding alone would push on-policy tokens, whose
+  # log-probs come from two programs.
   distances = jnp.where(jnp.abs(log_ratios) > _ROUNDING, jnp.abs(log_ratios), 0.0)
   penalty = jnp.where(is_selected, kl_coef * distances, 0.0)
   return -advantages * finite_ratio(log_ratios) + penalty

@@ -1,10 +1,10 @@
 """Divergences between the next-token distributions of a student and a teacher.
 
-The divergences are of log-probabilities f32[..., V] of the same V outcomes: the words of a
-vocabulary, or a teacher's top words and "any other". The gradient flows into the student alone.
+The divergences take log-probabilities f32[..., V] of the same V outcomes: the words of a
+vocabulary, or a teacher's top words and "any other". Only the student receives gradients.
 
-For models, logits of `[B, T, V]` are never held: blocks of tokens are turned into logits, and once
-more in the backward pass.
+For models, logits of `[B, T, V]` are never held: they are computed for blocks of tokens, and again
+in the backward pass.
 """
 
 import functools
@@ -19,13 +19,13 @@ from rlreason.losses.logprobs import CHUNK_ELEMENTS, cap, hide_words, log1mexp
 
 Others = Literal["bucket", "renormalize"]
 
-# Nats: a probability of 0 in f32, from which one can still subtract. An outcome that only the other
-# side rules out then costs much, and not infinity, whose gradient is NaN.
+# Nats: a probability of 0 in f32, but finite. An outcome that only the other side rules out then
+# has a large cost instead of infinity, whose gradient is NaN.
 _ZERO = -1e4
 
 
 def forward_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """KL(teacher || student), which covers all that the teacher does.
+  """KL(teacher || student), which is mass-covering.
 
   Its gradient with respect to the student's logits is p_student - p_teacher.
 
@@ -40,9 +40,9 @@ def forward_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def reverse_kl(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """KL(student || teacher), which keeps to what the teacher does; arguments as `forward_kl`.
+  """KL(student || teacher), which is mode-seeking; arguments as for `forward_kl`.
 
-  Of f32[..., V] log-probs it is f32[...] nats.
+  For f32[..., V] log-probs it is f32[...] nats.
   """
   return _kl(student, jax.lax.stop_gradient(teacher))
 
@@ -54,7 +54,7 @@ def generalized_jsd(student: jax.Array, teacher: jax.Array, *, beta: float) -> j
   Agarwal et al. 2023, https://arxiv.org/abs/2306.13649.
 
   Divided by β it tends to the forward KL as β -> 0, and divided by 1 - β to the reverse KL as
-  β -> 1. As in released codes, β = 0 and β = 1 are these two, not the 0 that the formula has there:
+  β -> 1. As in released implementations, β = 0 and β = 1 give these two, not the 0 of the formula:
   the scale jumps at both ends.
 
   Args:
@@ -95,8 +95,8 @@ def with_others(log_probs: jax.Array, others: Others) -> jax.Array:
 
   Args:
     log_probs: f32[..., K] of K of the V words.
-    others: "bucket" adds what is left as one more outcome, nothing if that is less than 1e-6;
-      "renormalize" shares it out, and does not see how much it is.
+    others: "bucket" adds the remaining probability as one more outcome, nothing if it is less than
+      1e-6; "renormalize" distributes it, and ignores how much it is.
 
   Returns:
     f32[..., K + 1], or f32[..., K].
@@ -110,7 +110,7 @@ def with_others(log_probs: jax.Array, others: Others) -> jax.Array:
 
 
 class Unembedded(NamedTuple):
-  """Hidden states and what turns them into logits."""
+  """Hidden states and the parameters that turn them into logits."""
 
   hidden: jax.Array  # [B, T, D]
   kernel: jax.Array  # [D, V], or [V, D] with `vocab_axis=0`
@@ -130,7 +130,7 @@ def token_divergence(
     teacher: of the same vocabulary, of any width; gradients stopped.
     divergence: of this module, options bound: (student, teacher) f32[R, V] log-probs -> f32[R].
     temperature: above 0, divides the logits of both. The loss is not scaled by its square.
-    chunk_elements: logits of a model alive at once, or one token per row if that is more.
+    chunk_elements: logits of a model in memory at once; at least one token per row.
 
   Returns:
     f32[B, T] nats.
@@ -169,7 +169,7 @@ def top_k_divergence(
     ids: i32[B, T, K] words of the teacher.
     teacher_log_probs: f32[B, T, K] of these in its whole vocabulary, at `temperature`.
     divergence: as there.
-    others: what becomes of the other words, see `with_others`.
+    others: how the other words are treated, see `with_others`.
     temperature: as there.
     chunk_elements: as there.
 
@@ -197,7 +197,7 @@ def _log_probs(model: Unembedded, rows, kernel, temperature):
 def _in_blocks(of_block, model: Unembedded, arrays, chunk_elements):
   """`of_block(kernel, *rows [R, ...]) -> f32[R, ...]` over all tokens of arrays [B, T, ...].
 
-  A block is a few columns of every row, so that rows split over devices stay where they are.
+  A block is a few columns of every row, so that rows split over devices stay there.
   """
   (batch, length), vocabulary = model.hidden.shape[:2], model.kernel.shape[model.vocab_axis]
   flat = lambda x: x.reshape(-1, *x.shape[2:])

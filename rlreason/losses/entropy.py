@@ -1,10 +1,10 @@
-"""The entropy: the controller of a bonus for it, and learning from the tokens of most of it.
+"""Entropy: the controller of an entropy bonus, and learning from high-entropy tokens.
 
-A bonus of fixed weight is too weak for one model and lets the entropy of another explode. The
-adaptive entropy control of Skywork-OR1 steers the entropy to a target, and pauses above it. Source:
+A bonus of fixed weight is too weak for one model and makes the entropy of another explode. The
+adaptive entropy control of Skywork-OR1 keeps the entropy at a target, and pauses above it. Source:
 He et al. 2025, https://arxiv.org/abs/2505.22312, with a target of 0.2 nats and steps of 0.005.
 
-The tokens at which a text forks are few, and enough to learn from. Source: Wang et al. 2025,
+Few tokens decide between continuations, and learning from them suffices. Source: Wang et al. 2025,
 https://arxiv.org/abs/2506.01939, on DAPO.
 """
 
@@ -18,7 +18,7 @@ from rlreason.losses.policy import clipped_surrogate
 def adapt_entropy_coef(
     coef: jax.Array, entropy: jax.Array, *, target: float, step_size: float
 ) -> jax.Array:
-  """The next coefficient: a step up where the entropy is below the target, else down to 0 at least.
+  """The next coefficient: a step up if the entropy is below the target, else down, at least 0.
 
   With a target of 0.2 and steps of 0.005: 0.01 becomes 0.015 at 0.1 nats, and 0.005 at 0.3 nats.
 
@@ -54,15 +54,16 @@ def select_high_entropy(
 ) -> jax.Array:
   """Tokens for `selected_surrogate`: those drawn from distributions of high entropy.
 
-  All whose entropy is at least the (1 - fraction) quantile of the kept tokens (between two of them,
-  interpolated): of 2, 0.1, 0.05, 1 and 0.3 nats and a fraction of 0.4 that is 0.58, and 2 and 1
-  stay. The quantile is of a whole minibatch and of the policy before the update. Differs from TRL,
-  which takes it in each micro-batch, of the policy as it is then; on-policy that is the same one.
+  Selects the tokens whose entropy is at least the (1 - fraction) quantile of the kept tokens
+  (interpolated): for 2, 0.1, 0.05, 1 and 0.3 nats and a fraction of 0.4 it is 0.58, and 2 and 1 are
+  selected. The quantile is over a whole minibatch, for the policy before the update. Differs from
+  TRL, which computes it in each micro-batch for the current policy; on-policy the two policies are
+  the same.
 
   Args:
     old_entropies: f32[B, T] nats, of the distribution each token was drawn from.
     mask: bool[B, T] True on completion tokens; rows of a whole minibatch.
-    fraction: in [0, 1]; the paper takes 0.2.
+    fraction: in [0, 1]; the paper uses 0.2.
 
   Returns:
     bool[B, T].
@@ -79,8 +80,8 @@ def selected_surrogate(
 ) -> jax.Array:
   """`clipped_surrogate` on selected tokens, and 0 without any gradient on all others.
 
-  The others count in the number of tokens that an aggregation divides by, so that of a fifth of the
-  tokens the step is about a fifth as long; a KL in the loss is of all of them.
+  The others count in the number of tokens that an aggregation divides by, so that selecting a fifth
+  of the tokens makes the step about a fifth as long; a KL in the loss covers all tokens.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here.

@@ -25,15 +25,15 @@ def kl_estimate(
   (unbiased, never negative). In a reward use k1. As a loss term use k2 or k3: the gradient of k1
   has expectation 0, and that of k3 is not the gradient of the KL.
 
-  Released code clamps, which loses the gradient beyond the bounds: verl x at 20 and the result at
-  10, for k3 alone; OpenRLHF the result at 10; trl nothing.
+  Released implementations clamp, which removes the gradient beyond the bounds: verl clamps x at 20
+  and the result at 10, for k3 alone; OpenRLHF the result at 10; trl neither.
 
   Args:
     log_probs: f32[...] nats.
     ref_log_probs: f32[...] nats.
     estimator: k1, k2 or k3.
-    clamp_ratio: keeps x within +- this, above 0 and at most 80 nats; None: it stays.
-    clamp: keeps the result within +- this, above 0 and at most 80 nats; None: it stays.
+    clamp_ratio: clips x to +- this, above 0 and at most 80 nats; None: no clipping.
+    clamp: clips the result to +- this, above 0 and at most 80 nats; None: no clipping.
 
   Returns:
     f32[...] nats.
@@ -71,11 +71,11 @@ def unbiased_kl(
 ) -> jax.Array:
   """π / π_old times a KL estimate, with the gradient of both: DeepSeek-V3.2.
 
-  https://arxiv.org/abs/2512.02556. With k3 (or k1) its expectation over samples of π_old, and that
-  of its gradient, are those of KL(π || π_ref), on-policy or not: the gradient of r k3 is
-  r (log π - log π_ref) grad log π. That of k3 alone is on-policy that of the other KL, and
-  off-policy of neither. log π = -1, -1.2 before the update and -1.5 by the reference: k3 is 0.1065,
-  this 0.1301 with a slope of 0.6107 (k3 alone: 0.3935).
+  https://arxiv.org/abs/2512.02556. With k3 (or k1) it and its gradient have, over samples of π_old,
+  the expectations of KL(π || π_ref) and its gradient, on-policy or not: the gradient of r k3 is r
+  (log π - log π_ref) grad log π. The gradient of k3 alone is that of the other KL on-policy, and of
+  neither off-policy. For log π = -1, log π_old = -1.2 and log π_ref = -1.5, k3 is 0.1065 and this
+  0.1301 with a slope of 0.6107 (k3 alone: 0.3935).
 
   Args:
     log_probs: f32[...] of the policy, nats; the gradient flows here.
@@ -105,7 +105,7 @@ def adapt_kl_coef(
     num_sequences: sequences seen in this step.
 
   Returns:
-    f32 scalar; `kl_coef` itself where the KL is not finite, as in a step that is skipped.
+    f32 scalar; `kl_coef` itself where the KL is not finite, as in a skipped step.
 
   Raises:
     ValueError: the target is not above 0.

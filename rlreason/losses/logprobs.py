@@ -2,8 +2,8 @@
 
 Logits of `[B, T, V]` in f32 are the largest array of a language-model loss (40 GB for 32 rows of 2k
 tokens and a vocabulary of 151k). Here they exist for some tokens and some words at a time. The
-backward pass computes them a second time, beside the gradient, which a normaliser per token that
-the forward pass keeps makes possible in one go.
+forward pass keeps a normaliser per token, with which the backward pass recomputes them together
+with the gradient in one pass.
 """
 
 import functools
@@ -17,34 +17,34 @@ import jax.numpy as jnp
 from rlreason import masks
 from rlreason.parallel.rules import num_shards
 
-# Logits alive at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
+# Logits in memory at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
 CHUNK_ELEMENTS = 2**24
 
 
 def cap(x: jax.Array, limit: float | None) -> jax.Array:
-  """Values f32[...] softly kept within +-limit; unchanged where that is None."""
+  """Values f32[...] soft-capped to +-limit; unchanged if that is None."""
   return x if limit is None else limit * jnp.tanh(x / limit)
 
 
-# Of words that there are not: its exponential is 0, and a million of them have a finite sum.
+# The logit of nonexistent words: its exponential is 0, and a million of them have a finite sum.
 _NO_LOGIT = -1e30
 
 
 def hide_words(logits: jax.Array, num_words: int | None) -> jax.Array:
-  """Logits f32[..., V] with those from `num_words` on of probability 0; None: unchanged."""
+  """Logits f32[..., V] in which words from `num_words` on have probability 0; None: unchanged."""
   if num_words is None:
     return logits
   return jnp.where(jnp.arange(logits.shape[-1]) < num_words, logits, _NO_LOGIT)
 
 
-# Nearer to 0 than this a log-probability is 0: 1 - p is all rounding in f32.
+# A log-probability nearer to 0 than this counts as 0: 1 - p is only rounding in f32.
 _NEAREST = 1e-6
 
 
 def log1mexp(x: jax.Array) -> jax.Array:
-  """log(1 - exp(x)), the log-probability of all else, of log-probabilities x; f32[...] both.
+  """log(1 - exp(x)), the log-probability of the complement, for log-probabilities x; f32[...].
 
-  At x above -1e-6, where it runs to minus infinity, it is held at -13.8 and has no gradient.
+  For x above -1e-6, where it tends to minus infinity, it is held at -13.8 and has no gradient.
   """
   x = jnp.minimum(x, -_NEAREST)
   return jnp.where(x > -math.log(2), jnp.log(-jnp.expm1(x)), jnp.log1p(-jnp.exp(x)))
@@ -53,9 +53,9 @@ def log1mexp(x: jax.Array) -> jax.Array:
 def mean_probability(log_probs: jax.Array, mask: jax.Array) -> jax.Array:
   """The mean probability of a row's tokens: the reward of RLPR, https://arxiv.org/abs/2506.18254.
 
-  Of 0.9, 0.5 and 0.7 it is 0.7, where their product is 0.315 and their geometric mean 0.680. One
-  word said another way leaves it high: with 0.01 in the place of 0.5 it is 0.537, the product 0.006
-  and the geometric mean 0.185. Easy tokens dominate a long answer.
+  For 0.9, 0.5 and 0.7 it is 0.7, while their product is 0.315 and their geometric mean 0.680. It
+  stays high if one word is worded differently: with 0.01 instead of 0.5 it is 0.537, the product
+  0.006 and the geometric mean 0.185. Easy tokens dominate a long answer.
 
   Args:
     log_probs: f32[B, T] nats.
@@ -85,11 +85,11 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def _softmax_parts(logits, words, targets):
-  """What a chunk of logits f32[..., C], those of `words` i32[C], adds to a softmax; f32[...] each.
+  """The contribution of logits f32[..., C] of `words` i32[C] to a softmax; f32[...] each.
 
   Returns:
     The largest logit; the sum of exponentials relative to it; their sum weighted by the relative
-    logits; the target's logit, or 0 where it is not among the words.
+    logits; the target's logit, or 0 if it is not among the words.
   """
   largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
   relative = logits - largest[..., None]
@@ -100,13 +100,13 @@ def _softmax_parts(logits, words, targets):
 
 
 def _is_target(words, targets):
-  # A comparison instead of a gather: it fuses, its gradient is no scatter, and it works on a
+  # A comparison instead of a gather: it fuses, its gradient is not a scatter, and it works on a
   # vocabulary that is sharded over devices.
   return jnp.expand_dims(words, range(targets.ndim)) == targets[..., None]
 
 
 def _join_parts(largest, total, weighted, chosen):
-  """Log-probs, entropies and log-normalisers of parts with the chunks on the first axis."""
+  """Log-probs, entropies and log-normalisers from parts with the chunks on the first axis."""
   top = jnp.max(largest, axis=0)
   shift = largest - top[None]
   factor = jnp.exp(shift)
@@ -124,18 +124,18 @@ def token_log_probs(
 ) -> tuple[jax.Array, jax.Array]:
   """log p(target) under softmax(hidden @ kernel / temperature), and that distribution's entropy.
 
-  The temperature must be the one the tokens were sampled at: only then is the ratio of the first
-  PPO minibatch 1. A temperature of 0 (greedy) is read as 1.
+  The temperature must be that at which the tokens were sampled: only then is the ratio of the first
+  PPO minibatch 1. A temperature of 0 (greedy) is treated as 1.
 
   Args:
     hidden: [B, T, D].
-    kernel: [D, V], or [V, D] with `vocab_axis=0`: turning it first would cost a copy of it.
+    kernel: [D, V], or [V, D] with `vocab_axis=0`: transposing it first would cost a copy.
     targets: i32[B, T].
     temperature: 0 or more.
-    softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: they stay.
+    softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: no cap.
     vocab_axis: that of the kernel.
     num_words: words of the kernel from here on have probability 0 and no gradient; None: none.
-    chunk_elements: logits alive at once, or one per row of the batch if that is more.
+    chunk_elements: logits in memory at once; at least one per row of the batch.
 
   Returns:
     log_probs, entropy: f32[B, T] each, in nats.
@@ -186,7 +186,7 @@ class _Plan(NamedTuple):
   shards: int  # devices that split the vocabulary: every chunk takes its words from each of them
   chunks: int
   words: int  # of one chunk, per shard
-  num_words: int  # those from here on are not looked at
+  num_words: int  # those from here on are ignored
 
 
 _KERNEL_AXES = ("cd", "dc")  # by vocab_axis: c for the words of a chunk, d for the width
@@ -203,16 +203,16 @@ def _scaled(logits, scale, softcap):
 
 
 def _take_chunk(plan, kernel, index):
-  """The kernel of a chunk, its words i32[C], and where it starts in every shard.
+  """The kernel of a chunk, its words i32[C], and its start in every shard.
 
-  The last chunk overlaps the one before where the chunks do not divide the vocabulary. The words
-  that both hold are -1 in it, and so are those that are not to be looked at.
+  The last chunk overlaps the one before where the chunks do not divide the vocabulary. In it, words
+  that both hold and words to ignore are -1.
   """
   share = kernel.shape[plan.vocab_axis] // plan.shards
   start = jnp.minimum(index * plan.words, share - plan.words)
-  place = start + jnp.arange(plan.words)
-  words = jnp.arange(plan.shards)[:, None] * share + place[None]
-  words = jnp.where((place >= index * plan.words)[None] & (words < plan.num_words), words, -1)
+  column = start + jnp.arange(plan.words)
+  words = jnp.arange(plan.shards)[:, None] * share + column[None]
+  words = jnp.where((column >= index * plan.words)[None] & (words < plan.num_words), words, -1)
   part = jax.lax.dynamic_slice_in_dim(
       _by_shard(plan, kernel), start, plan.words, axis=plan.vocab_axis + 1)
   width = kernel.shape[1 - plan.vocab_axis]
@@ -282,7 +282,7 @@ def _backward(plan, kept, gradients):
         0, plan.chunks, of_chunk, (jnp.zeros(rows.shape, jnp.float32), kernel_gradient))
     return kernel_gradient, rows_gradient.astype(rows.dtype)
 
-  # A sum over several blocks is taken in f32; one block only writes.
+  # A sum over several blocks is in f32; a single block only writes.
   dtype = kernel.dtype if rows.shape[0] == 1 else jnp.float32
   kernel_gradient, rows_gradient = jax.lax.scan(
       of_block, _by_shard(plan, jnp.zeros(kernel.shape, dtype)),

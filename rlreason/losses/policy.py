@@ -1,10 +1,10 @@
 """Per-token policy losses. Aggregation over tokens is in `masks.token_weights`.
 
-Those that clip ratios, or nothing; what keeps a step short otherwise is in `trust.py`.
+These losses clip ratios, or nothing; losses with other trust regions are in `trust.py`.
 
-Arrays are positional, options keyword-only. A function without a `mask` treats each token alone:
-the caller makes masked log-probs finite first. One with a `mask` reads whole rows, and nothing that
-is masked.
+Arrays are positional, options keyword-only. A function without a `mask` treats each token
+independently: the caller makes masked log-probs finite first. One with a `mask` reads whole rows,
+but no masked entries.
 """
 
 import chex
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 from rlreason import masks
 
-# exp of more overflows f32, and the gradient of a clipped infinity is 0 * inf.
+# exp of more than this overflows f32, and the gradient of a clipped infinity is 0 * inf.
 MAX_LOG_RATIO = 80.0
 
 
 def finite_ratio(log_ratio: jax.Array, max_log_ratio: float = MAX_LOG_RATIO) -> jax.Array:
-  """exp of f32[...], finite whatever it is; flat above 80 nats, or `max_log_ratio`."""
+  """exp of f32[...], but constant, and therefore finite, above 80 nats or `max_log_ratio`."""
   return jnp.exp(jnp.minimum(log_ratio, max_log_ratio))
 
 
@@ -55,8 +55,8 @@ def clipped_surrogate(
     advantages: f32[B, T].
     clip_low: ε_low in [0, 1].
     clip_high: ε_high, 0 or more.
-    dual_clip: c, above 1; None for no such bound.
-    max_log_ratio: nats, above which log ρ is held, without a gradient; OpenRLHF has 20.
+    dual_clip: c, above 1; None: no such bound.
+    max_log_ratio: nats, above which log ρ is held, without a gradient; OpenRLHF uses 20.
 
   Returns:
     f32[B, T].
@@ -118,7 +118,7 @@ def gspo_token(
 ) -> jax.Array:
   """GSPO with an advantage for every token: the row's ratio, the token's gradient.
 
-  As `gspo` with s_t = sg[s] π_t / sg[π_t] in the place of s; eqs. (13)-(14), Zheng et al. 2025,
+  As `gspo` with s_t = sg[s] π_t / sg[π_t] instead of s; eqs. (13)-(14), Zheng et al. 2025,
   https://arxiv.org/abs/2507.18071. With one advantage per row and the weights of "sequence-mean",
   value and gradient are those of `gspo`.
 
@@ -176,7 +176,7 @@ def decoupled_surrogate(
     advantages: jax.Array, *, clip_low: float = 0.2, clip_high: float = 0.2,
     cap: float | None = None,
 ) -> jax.Array:
-  """PPO on stale data: clipped about the proximal policy, weighted back to the one that sampled.
+  """PPO on stale data: clipped around the proximal policy, weighted relative to the sampler.
 
   min(π_old / π_sampler, cap) * `clipped_surrogate`; Hilton et al. 2021,
   https://arxiv.org/abs/2110.00641, and AReaL, https://arxiv.org/abs/2505.24298. The released code

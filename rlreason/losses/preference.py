@@ -2,7 +2,7 @@
 
 Arrays are `chosen` and `rejected`, log-probs of the two completions of a pair under the policy, and
 `ref_chosen` and `ref_rejected`, those under the reference, f32[B] each, in nats: summed over the
-tokens of a completion, or their mean where a docstring says so. The gradient flows into the former
+tokens of a completion, or averaged where a docstring states it. The gradient flows into the former
 two. Each loss is f32[B], one per pair; the mean over pairs is taken later.
 """
 
@@ -27,8 +27,8 @@ def dpo(
 
   Args:
     chosen, rejected, ref_chosen, ref_rejected: f32[B] sums over tokens.
-    beta: β above 0, per nat; the larger, the nearer to the reference the optimum is.
-    label_smoothing: ε in [0, 0.5), share of pairs that are held to be labelled the wrong way round.
+    beta: β above 0, per nat; a larger one moves the optimum nearer to the reference.
+    label_smoothing: ε in [0, 0.5), share of pairs assumed to have swapped labels.
 
   Returns:
     f32[B].
@@ -46,8 +46,8 @@ def ipo(
   """Identity preference optimisation: a margin of 1 / 2β and no more.
 
   (Δ - 1 / 2β)²,  Δ as in `dpo`.  Eq. (17), Azar et al. 2023, https://arxiv.org/abs/2310.12036 (τ
-  there).  Differs from the paper: meant for means over tokens, as released codes have it; a margin
-  of sums grows with the length, which the target does not.
+  there).  Differs from the paper: meant for means over tokens, as in released implementations; a
+  margin of sums grows with the length, the target does not.
 
   Args:
     chosen, rejected, ref_chosen, ref_rejected: f32[B] means over tokens.
@@ -76,7 +76,7 @@ def kto(
     is_desirable: bool[B].
     kl: f32[B] the baseline z of the batch, see `kto_baseline`; gradients stopped.
     beta: β above 0, per nat.
-    desirable_weight: λ_D. The paper wants λ_D n_D / (λ_U n_U) in [1, 4/3].
+    desirable_weight: λ_D. The paper recommends λ_D n_D / (λ_U n_U) in [1, 4/3].
     undesirable_weight: λ_U.
 
   Returns:

@@ -17,8 +17,8 @@ def gae(
   https://arxiv.org/abs/1707.06347. For r = [0, 0, 1], V = [.2, .4, .6], γ = 1, λ = .95:
   Â = [.751, .58, .4].
   Differs from the paper: tokens where `mask` is False are skipped, not treated as terminal; see
-  `carry_gaps`. Two λ (VAPO, https://arxiv.org/abs/2504.05118) are two calls: the advantages of the
-  one and the returns of the other.
+  `carry_gaps`. For two λ (VAPO, https://arxiv.org/abs/2504.05118), call it twice and take the
+  advantages of one call and the returns of the other.
 
   Args:
     rewards: f32[B, T] reward for emitting token t; not read where `mask` is False.
@@ -26,11 +26,11 @@ def gae(
     mask: bool[B, T] True on completion tokens.
     discount: per-token γ in [0, 1].
     gae_lambda: λ in [0, 1], for all rows or f32[B]; 1 is Monte Carlo.
-    carry_gaps: True: the next True token follows, however far, as in verl's GAE. False: V and Â are
-      0 in a gap, which ends an episode, as verl's REINFORCE++ did to returns up to 0.8: a reward at
-      the end of the row then reaches only the tokens after the last gap.
-    last_values: f32[B] V after the last token of a row that was cut off; 0, or None, where the row
-      came to its end.
+    carry_gaps: True: t + 1 is the next True token, however far, as in verl's GAE. False: V and Â
+      are 0 in a gap, which ends an episode, as in returns of verl's REINFORCE++ up to 0.8: a reward
+      at the end of the row then reaches only the tokens after the last gap.
+    last_values: f32[B] V after the last token of a truncated row; 0, or None, where the row ended
+      by itself.
 
   Returns:
     advantages, returns: f32[B, T] each, gradients stopped, not whitened, 0 where masked.
@@ -38,7 +38,7 @@ def gae(
   chex.assert_rank([rewards, values, mask], 2)
   chex.assert_equal_shape([rewards, values, mask])
   rewards, values = masks.zero_masked(rewards, mask), masks.zero_masked(values, mask)
-  # Not behind the last token: padding must not hide the value that follows a row.
+  # Not after the last token: padding must not hide the value that follows a row.
   ends = ~mask & _any_after(mask) & (not carry_gaps)
 
   def backwards(carry, step):
@@ -46,7 +46,7 @@ def gae(
     reward, value, kept, end = step
     delta = reward + discount * next_value - value
     advantage = delta + discount * gae_lambda * next_advantage
-    # In a gap, both numbers of the token behind it wait, or are 0.
+    # In a gap, both values of the token after it are carried, or are 0.
     waiting = jnp.where(end, 0.0, next_advantage), jnp.where(end, 0.0, next_value)
     carry = jnp.where(kept, advantage, waiting[0]), jnp.where(kept, value, waiting[1])
     return carry, jnp.where(kept, advantage, 0.0)
@@ -68,7 +68,8 @@ def length_adaptive_lambda(lengths: jax.Array, *, alpha: float) -> jax.Array:
   """λ = max(0, 1 - 1 / (α l)) for a row of l tokens.
 
   VAPO, https://arxiv.org/abs/2504.05118: the weights of the TD errors then add up to about α l. The
-  clamp is ours: without it λ is negative below 1 / α tokens, which is 20 for the paper's α = .05.
+  clamp is not in the paper: without it λ is negative below 1 / α tokens, which is 20 for the
+  paper's α = .05.
 
   Args:
     lengths: f32[B] tokens.
@@ -122,7 +123,7 @@ def n_step_returns(
   chex.assert_equal_shape([rewards, values, mask])
   values = masks.zero_masked(values, mask)
   to_go = returns_to_go(rewards, mask, discount=discount)
-  # What n tokens change: γ^n (V - R) of the token that is the n-th to follow.
+  # The difference to Monte Carlo: γ^n (V - R) of the n-th following token.
   tokens_first = jnp.argsort(~mask, axis=1, stable=True)
   excess = jnp.take_along_axis(values - to_go, tokens_first, axis=1)
   target = jnp.cumsum(mask, axis=1) - 1 + num_steps
@@ -134,7 +135,7 @@ def n_step_returns(
 
 
 def terminal_rewards(scores: jax.Array, mask: jax.Array) -> jax.Array:
-  """Pays each row's score on its last True token.
+  """Puts each row's score on its last True token.
 
   Args:
     scores: f32[B].
@@ -150,11 +151,11 @@ def terminal_rewards(scores: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def rewards_of_actions(rewards: jax.Array, mask: jax.Array) -> jax.Array:
-  """Rewards that stand on no True token, moved to the last True one before them.
+  """Moves rewards that are not on a True token to the last True one before them.
 
-  What a tool's output is worth is the doing of the call before it. What stands before the first
-  True token of a row is the doing of none, and left out. `[1, 2, 4, 8]` with a mask `[F, T, F, T]`
-  -> `[0, 6, 0, 8]`.
+  The reward of a tool's output is due to the call before it. Rewards before the first True token of
+  a row are due to no action, and are dropped. `[1, 2, 4, 8]` with a mask `[F, T, F, T]` -> `[0, 6,
+  0, 8]`.
 
   Args:
     rewards: f32[B, T].
@@ -174,19 +175,19 @@ def potential_shaping(
     potentials: jax.Array, mask: jax.Array, *, discount: float,
     last_potentials: jax.Array | None = None,
 ) -> jax.Array:
-  """Rewards γ Φ(s_{t+1}) - Φ(s_t), which leave the best policy as it is.
+  """Rewards γ Φ(s_{t+1}) - Φ(s_t), which do not change the optimal policy.
 
-  Ng, Harada and Russell 1999 (ICML), of any potential Φ, such as the score of a prefix by a process
-  reward model. With γ = 1 they add up to -Φ(s_0): nothing is gained by more steps, as it is where Φ
-  itself is paid. A critic less Φ has the same advantages. For Φ = .2, .5, .9 and γ = 1:
-  .3, .4, -.9.
+  Ng, Harada and Russell 1999 (ICML), for any potential Φ, such as the score of a prefix by a
+  process reward model. With γ = 1 they add up to -Φ(s_0): more steps gain nothing, unlike with Φ
+  itself as the reward. A critic minus Φ has the same advantages. For Φ = .2, .5, .9 and γ = 1: .3,
+  .4, -.9.
 
   Args:
     potentials: f32[B, T] Φ of the state before token t; not read where `mask` is False.
     mask: bool[B, T] tokens that the policy chose; others are skipped.
     discount: per-token γ in [0, 1].
-    last_potentials: f32[B] Φ after the last token of a row that was truncated; 0, or None, where
-      the row came to its end, as has to be.
+    last_potentials: f32[B] Φ after the last token of a truncated row; must be 0, or None, where the
+      row ended by itself.
 
   Returns:
     f32[B, T], gradients stopped, 0 where masked.

@@ -1,6 +1,6 @@
 """Losses of reward models: from the scores of whole completions, f32[B], to one loss for each.
 
-The mean over a batch is taken later. Not here: how a score is read off a model (models/heads.py).
+The mean over a batch is taken later. Not here: how a model computes a score (models/heads.py).
 """
 
 import chex
@@ -17,11 +17,11 @@ def bradley_terry(
   -log σ(r_w - r_l - m).  Eq. (1), Ouyang et al. 2022, https://arxiv.org/abs/2203.02155; the margin
   as in Touvron et al. 2023, https://arxiv.org/abs/2307.09288, but the same for all pairs.
 
-  At equal scores and no margin it is log 2, and its gradient -1/2 on r_w - r_l.
+  At equal scores and without a margin it is log 2, and its gradient -1/2 on r_w - r_l.
 
   Args:
     chosen_scores, rejected_scores: f32[B] scores of the two completions.
-    margin: m, by which the chosen one has to be ahead, 0 or more.
+    margin: m, by which the chosen score has to exceed the other, 0 or more.
 
   Returns:
     f32[B].
@@ -57,16 +57,16 @@ def standardized(
 ) -> dict[str, jax.Array]:
   """A linear head whose scores have mean 0 and variance 1 on a sample of completions.
 
-  So that the weight of a reward, and that of a KL against it, mean the same for every reward model
+  The weights of a reward, and of a KL relative to it, then mean the same for every reward model
   (https://arxiv.org/abs/2403.17031, as OpenAI's 2019 code does after training).
 
   Args:
     head: {"kernel" f32[D], "bias" f32 scalar} that gave the scores.
-    scores: f32[B] of the sample; where all are the same only the mean is taken away.
+    scores: f32[B] of the sample; if all are equal only the mean is subtracted.
     mask: bool[B] of those that count.
 
   Returns:
-    Such a head.
+    A head of the same form.
   """
   scores = masks.zero_masked(scores, mask)
   mean = masks.masked_mean(scores, mask)

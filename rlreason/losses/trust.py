@@ -1,8 +1,8 @@
-"""Policy losses that keep a step short otherwise than by a clip of the token's ratio.
+"""Policy losses whose trust region is not a clip of the token's ratio.
 
 A smooth gate (SAPO), a clip of log-ratios under a geometric mean (GMPO), a bound on probabilities
-in the place of ratios (DPPO), a smooth weight of whole sequences (VESPO). While the data are
-on-policy each has the gradient of `policy.reinforce`, and differs only in what it makes of drift.
+instead of ratios (DPPO), a smooth weight of whole sequences (VESPO). While the data are on-policy
+each has the gradient of `policy.reinforce`; they differ only in how they treat off-policy data.
 Conventions as in `policy.py`; losses with hard clips of ratios are there.
 """
 
@@ -13,21 +13,21 @@ import jax.numpy as jnp
 from rlreason import masks
 from rlreason.losses.policy import finite_ratio, reinforce
 
-_MOST = 20.0  # nats: where released codes hold a log-ratio, and the logarithm of a weight
+_MOST = 20.0  # nats: released implementations clip a log-ratio, and the log of a weight, at this
 
 
 def sapo(
     log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, *,
     tau_positive: float = 1.0, tau_negative: float = 1.05,
 ) -> jax.Array:
-  """Soft adaptive policy optimisation: a sigmoid of the ratio in the place of its clip.
+  """Soft adaptive policy optimisation: a sigmoid of the ratio instead of its clip.
 
   -A (4 / τ) sigmoid(τ (ρ - 1)), τ one for A > 0 and another, larger, for the rest: Gao et al. 2025,
-  https://arxiv.org/abs/2511.20347. The gradient is that of -A ρ times 4 σ (1 - σ), which is 1 at
-  ρ = 1 and falls to both sides, so that no token is cut off. The value on-policy is -2 A / τ, not
-  -A: losses of this and of other functions are not comparable.
+  https://arxiv.org/abs/2511.20347. The gradient is that of -A ρ times 4 σ (1 - σ), which is 1 at ρ
+  = 1 and decreases on both sides, so that every token keeps a gradient. The value on-policy is -2 A
+  / τ, not -A: its values are not comparable with those of other losses.
 
-  ρ = 0.5, 1, 1.5, 2 and τ = 1 weigh a token's gradient with 0.470, 1, 1.410 and 1.573.
+  For τ = 1 and ρ = 0.5, 1, 1.5, 2 the weight of a token's gradient is 0.470, 1, 1.410 and 1.573.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here.
@@ -59,9 +59,9 @@ def gmpo(
 
   -A exp(mean_t c_t), c = s min(s x, s clip(x, -ε_low, ε_high)), x = log ρ, s = sign A, at every
   token of the row: Zhao et al. 2025, https://arxiv.org/abs/2507.20673, with bounds of e^±0.4. The
-  bounds are of log ρ, so that ε = 0.4 lets ρ be 0.67 to 1.49. `gspo` clips the mean, this each
-  token before it. With the weights of "sequence-mean" and one advantage per row the sum is the
-  paper's objective.
+  bounds are on log ρ, so that ε = 0.4 allows ρ from 0.67 to 1.49. `gspo` clips the mean, this
+  function each token before it. With the weights of "sequence-mean" and one advantage per row the
+  sum is the paper's objective.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here. A row is a whole sequence.
@@ -91,13 +91,13 @@ def dppo_tv(
   """DPPO with the total variation of "this token or another": probabilities are bounded.
 
   -m sg(min(ρ, cap)) A log π, m = 0 where A > 0 and p - p_old > bound_high, or A < 0 and
-  p_old - p > bound_low, else 1: https://arxiv.org/abs/2602.04879. A ratio clip holds back a rare
-  token (0.01 to 0.05 is a ratio of 5) and lets a frequent one go far (0.5 to 0.59 is one of 1.18);
-  this bound does neither.
+  p_old - p > bound_low, else 1: https://arxiv.org/abs/2602.04879. A ratio clip restrains a rare
+  token (0.01 to 0.05 is a ratio of 5) and lets a frequent one move far (0.5 to 0.59 is one of
+  1.18); this bound does neither.
 
-  Released codes compare with the sampler (SkyRL, prime-rl) or with the trainer before the update
-  (verl): here that is `recompute_log_probs` False or True. Against the sampler a correction for it
-  would count it twice.
+  Released implementations compare with the sampler (SkyRL, prime-rl) or with the trainer before the
+  update (verl): here that is `recompute_log_probs` False or True. When comparing with the sampler,
+  a correction for it would count the mismatch twice.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here.
@@ -123,14 +123,14 @@ def dppo_kl(
     log_probs: jax.Array, old_log_probs: jax.Array, advantages: jax.Array, *,
     bound: float = 0.05, cap: float | None = None,
 ) -> jax.Array:
-  """DPPO with the KL of "this token or another" in the place of `dppo_tv`'s total variation.
+  """DPPO with the KL of "this token or another" instead of `dppo_tv`'s total variation.
 
   m = 0 where p_old log(p_old / p) + (1 - p_old) log((1 - p_old) / (1 - p)) > bound, and the token
-  has moved the way its advantage pushes. p_old to p: 0.01 to 0.05 is 0.0247 nats, 0.5 to 0.65
-  0.0472, 0.5 to 0.75 0.1438.
+  has moved in the direction of its advantage. From p_old to p, 0.01 to 0.05 is 0.0247 nats, 0.5 to
+  0.65 0.0472, 0.5 to 0.75 0.1438.
 
   Args:
-    log_probs, old_log_probs, advantages, cap: as of `dppo_tv`.
+    log_probs, old_log_probs, advantages, cap: as for `dppo_tv`.
     bound: nats, 0 or more.
 
   Returns:
@@ -140,10 +140,10 @@ def dppo_kl(
     ValueError: the cap is not above 0.
   """
   chex.assert_equal_shape([log_probs, old_log_probs, advantages])
-  # Rounding may take a log-prob above 0, and what is left to the others below it.
+  # Rounding may raise a log-prob above 0, and make the probability of the others negative.
   p, p_old = (jax.lax.stop_gradient(jnp.exp(jnp.minimum(x, 0.0)))
               for x in (log_probs, old_log_probs))
-  tiny = 1e-8  # as in released codes: a token of probability 1 leaves nothing to the others
+  tiny = 1e-8  # as in released implementations: for a token of probability 1
   kl = p_old * jnp.log((p_old + tiny) / (p + tiny)) + (1.0 - p_old) * jnp.log(
       (1.0 - p_old + tiny) / (1.0 - p + tiny))
   is_pushed = jnp.where(advantages > 0, p > p_old, p < p_old)
@@ -163,13 +163,13 @@ def vespo(
     power_positive: float = 2.0, rate_positive: float = 3.0, power_negative: float = 3.0,
     rate_negative: float = 2.0,
 ) -> jax.Array:
-  """VESPO: the importance weight of a whole sequence, shaped so that it vanishes far away.
+  """VESPO: the importance weight of a whole sequence, shaped to vanish for large and small ratios.
 
   -sg(φ(w)) A log π, φ(w) = w^k e^{λ (1 - w)}, w the product of a row's ratios:
   https://arxiv.org/abs/2602.10693, with (k, λ) = (2, 3) for A >= 0 and (3, 2) for A < 0. φ(1) = 1,
   but its maximum is at w = k / λ: 1.208 at 2/3 for A > 0, 1.242 at 3/2 for A < 0. As w is a
-  product, little drift of many tokens takes a long row to a weight of 0. A correction for the
-  sampler multiplies this loss; TRL takes one of tokens into w.
+  product, small drifts of many tokens give a long row a weight near 0. A correction for the sampler
+  multiplies this loss; TRL includes a token-level one in w.
 
   Args:
     log_probs: f32[B, T] of the policy, nats; the gradient flows here. A row is a whole sequence.

@@ -13,7 +13,7 @@ def clipped_value_loss(
 ) -> jax.Array:
   """½ max((V - R)², (clip(V, V_old ± ε) - R)²), the pessimistic form of PPO's released code.
 
-  With δ, Huber's loss takes the place of ½ e² in both branches: ½ e² for errors up to δ, and
+  With δ, Huber's loss replaces ½ e² in both branches: ½ e² for errors up to δ, and
   δ (|e| - ½ δ) beyond, with slope δ.
 
   Args:

@@ -22,14 +22,14 @@ Implementation = Literal["xla", "cudnn", "flash"]
 
 
 class Platform(NamedTuple):
-  """What a program will run on."""
+  """The device type that a program will run on."""
 
   name: str  # cpu, gpu, tpu
   capability: tuple[int, int] | None = None  # of a CUDA device; None on others
 
 
 def this_platform() -> Platform:
-  """Where JAX runs programs by default."""
+  """The platform on which JAX runs programs by default."""
   name = jax.default_backend()
   if name != "gpu" or "cuda" not in jax.devices()[0].client.platform_version:
     return Platform(name)
@@ -37,17 +37,17 @@ def this_platform() -> Platform:
 
 
 def resolve(config: ModelConfig, length: int, platform: Platform | None = None) -> Implementation:
-  """How the attention of rows of `length` tokens is computed: the choice of `config.attention`.
+  """The implementation of attention for rows of `length` tokens, by `config.attention`.
 
-  `auto` is cuDNN on a CUDA device that serves this model and length, and else XLA. What is asked
-  for by name and cannot be had is XLA too, and a warning says why, once.
+  `auto` is cuDNN on a CUDA device that supports this model and length, and XLA otherwise. An
+  implementation that is requested by name but unavailable is replaced by XLA, with one warning.
 
   Args:
     config: the model.
     length: tokens of a row.
     platform: None for `this_platform()`.
   """
-  if config.attention == "xla" or length == 1:  # of one token parameters are made
+  if config.attention == "xla" or length == 1:  # parameters are initialised with one token
     return "xla"
   platform = platform or this_platform()
   if config.attention == "flash":
@@ -91,14 +91,14 @@ def _cudnn_obstacle(config: ModelConfig, length: int, platform: Platform) -> str
 
 
 class Segments(NamedTuple):
-  """What takes the place of a mask where the kernel makes its own."""
+  """Replaces a mask for a kernel that makes its own."""
 
   ids: jax.Array  # i32[B, T], 0 on padding
-  kind: jax.Array  # i32 scalar, the layer's place in `config.kinds`
+  kind: jax.Array  # i32 scalar, the layer's index in `config.kinds`
 
 
 class GroupMasks(NamedTuple):
-  """What prompts, and completions packed in rows beside them, may look at."""
+  """What prompts, and completions packed in separate rows, may attend to."""
 
   prompts: jax.Array  # bool[P, 1, S, S]
   rows: jax.Array  # bool[R, 1, W, S + W], the prompt's tokens first
@@ -108,7 +108,7 @@ class GroupMasks(NamedTuple):
 def row_masks(
     config: ModelConfig, segment_ids: jax.Array, positions: jax.Array
 ) -> jax.Array | Segments:
-  """What tokens may look at, for every kind of layer on the first axis: bool[n, B, 1, T, T].
+  """What tokens may attend to, for every kind of layer on the first axis: bool[n, B, 1, T, T].
 
   Or `Segments`, with the same first axis, for the flash kernel.
   """
@@ -128,7 +128,7 @@ def group_masks(
     config: the model.
     packing: of P prompts in R rows of W tokens.
     prompt_mask: bool[P, S].
-    positions: i32[R, W], counted on from those of the prompt.
+    positions: i32[R, W], continued from those of the prompt.
   """
   prompts, rows = masks.positions_from_mask(prompt_mask), packing.segment_ids.reshape(
       positions.shape)
@@ -145,9 +145,9 @@ def group_masks(
 
 
 def of_rows(prompts: jax.Array, prompt_of_row: jax.Array) -> jax.Array:
-  """What belongs to prompts, [P, ...], for every packed row, [R, ...]; i32[C, R / C]."""
+  """Takes the entries of prompts, [P, ...], for every packed row, [R, ...]; i32[C, R / C]."""
   parts, rest = prompt_of_row.shape[0], prompts.shape[1:]
-  # Part by part, so that it stays on the device that has the part.
+  # Part by part, so that each stays on its device.
   chosen = jax.vmap(lambda x, index: x[index])(prompts.reshape(parts, -1, *rest), prompt_of_row)
   return chosen.reshape(-1, *rest)
 
@@ -156,8 +156,8 @@ class Attention(nn.Module):
   """Grouped-query attention (Ainslie et al. 2023) with rotary positions.
 
   Called with `mask`, it attends over the rows given and also returns their keys and values (the
-  prefill of a cache). Called with a `step`, the T new tokens go into its cache and the parameters
-  are those of `transformer.split_layers`.
+  prefill of a cache). Called with a `step`, it writes the T new tokens to its cache, and the
+  parameters are those of `transformer.split_layers`.
   """
 
   config: ModelConfig
@@ -198,7 +198,7 @@ def _attend_rows(config, query, key, value, mask, scale):
         query, key, value, mask, scale=scale, softcap=config.attention_softcap,
         implementation=resolve(config, query.shape[1]))
 
-  # The window is built into the kernel: where kinds differ, one kernel each.
+  # The window is built into the kernel: one kernel for each kind.
   kernels = [
       functools.partial(flash.attend, window=kind.window, scale=scale,
                         softcap=config.attention_softcap) for kind in config.kinds]
@@ -224,7 +224,7 @@ def _attend_groups(config, query, key, value, mask, scale):
 
 
 def resolve_groups(config: ModelConfig, *lengths: int) -> Literal["xla", "cudnn"]:
-  """As `resolve`, for prompts and packed rows: the flash kernel has no such form."""
+  """As `resolve`, for prompts and packed rows, which the flash kernel does not support."""
   found = {resolve(config, length) for length in lengths}
   if "flash" in found:
     _warn_once("attention 'flash' needs whole rows: XLA's is used where a prompt is shared")
@@ -243,7 +243,7 @@ def attend(
     value: [B, L, K, h].
     mask: bool[B, 1, T, L].
     scale: of the scores.
-    softcap: c of c * tanh(score / c), which Gemma 2 puts before the mask; None for none.
+    softcap: c of c * tanh(score / c), which Gemma 2 applies before the mask; None for none.
     implementation: of `jax.nn.dot_product_attention`; only "xla" has a softcap.
 
   Returns:

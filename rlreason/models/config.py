@@ -1,4 +1,4 @@
-"""What a decoder-only transformer is, as data. Reading a `config.json` is in `families.py`."""
+"""The configuration of a decoder-only transformer. `families.py` reads a `config.json`."""
 
 import dataclasses
 from typing import Annotated, Literal, NamedTuple
@@ -30,10 +30,10 @@ class LinearRopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicRopeScaling:
-  """The base grows with the position once that is beyond the original length (NTK-aware).
+  """The base grows with positions beyond the original length (NTK-aware).
 
-  A token at position p is rotated as the last token of a row of p + 1 tokens. That is what a model
-  which generates with a cache does, so sampling and training agree.
+  A token at position p is rotated as the last token of a row of p + 1 tokens, as in generation with
+  a cache, so that sampling and training agree.
   """
 
   factor: float
@@ -64,7 +64,7 @@ class YarnRopeScaling:
   factor: float
   original_max_positions: int  # tokens
   attention_factor: float  # cosines and sines are multiplied by it
-  beta_fast: float = 32.0  # turns over the original length above which a pair is left alone
+  beta_fast: float = 32.0  # turns over the original length above which a pair is unchanged
   beta_slow: float = 1.0  # turns below which it is interpolated
   truncate: bool = True  # whether the two bounds are rounded to whole pairs
 
@@ -83,13 +83,13 @@ LORA_TARGETS = (*_ATTENTION, "gate", "up", "down")
 class LoRAConfig:
   """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685): x W + (α / r) x A B.
 
-  A and B train and are f32 whatever the model is; W is frozen. B starts at zero.
+  A and B are trained, and f32 for any type of the model; W is frozen. B starts at zero.
   """
 
   rank: Annotated[int, AtMost(2**14, "beyond the widths of most models")] = 16  # r, of A and B
   alpha: float = 32.0  # α: adapters are scaled by α / r
   targets: tuple[str, ...] = LORA_TARGETS  # projections that have adapters
-  base: Literal["full", "int8", "nf4"] = "full"  # how the frozen kernels of the layers are kept
+  base: Literal["full", "int8", "nf4"] = "full"  # how the frozen kernels of layers are stored
 
   def __post_init__(self):
     if self.rank < 1:
@@ -107,9 +107,9 @@ class LoRAConfig:
 
 
 class LayerKind(NamedTuple):
-  """In what the attention of one layer may differ from that of another."""
+  """The settings of attention that may differ between layers."""
 
-  window: int | None  # tokens it looks back over, itself included; None = all
+  window: int | None  # tokens that a token attends to, itself included; None = all
   rope: Literal["global", "local", "none"]
 
 
@@ -127,7 +127,7 @@ class ModelConfig:
   num_kv_heads: int  # K, divides num_heads
   head_dim: int  # h, even
   mlp_width: int  # F
-  family: str = "llama"  # of models/families.py: how its files are written; decides nothing else
+  family: str = "llama"  # of models/families.py: the format of its files; has no other effect
   activation: Literal["silu", "gelu_tanh"] = "silu"  # of the gate
   rope_theta: float = 10000.0
   rope_scaling: RopeScaling | None = None
@@ -145,20 +145,20 @@ class ModelConfig:
   tie_embeddings: bool = True
   qkv_bias: bool = False  # Qwen2
   qk_norm: bool = False  # RMSNorm on each head's query and key
-  num_experts: int = 0  # E; 0 = one feed-forward layer, as wide as `mlp_width` says
+  num_experts: int = 0  # E; 0 = one feed-forward layer of width `mlp_width`
   experts_per_token: int = 0  # of them; 0 without experts
   normalize_experts: bool = True  # the weights of a token's experts add up to 1
   balance_coef: float = 0.0  # weight of the load-balancing loss in training
-  max_positions: int = 8192  # tokens the model was made for; longer rows are refused
+  max_positions: int = 8192  # most tokens of a row; longer rows are refused
   dtype: str = "float32"  # of the computation: float32 or bfloat16
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
-  remat: Remat = "none"  # what the backward pass computes again: nothing, all, or all but products
-  unroll: int = 1  # layers per turn of the loop over them; num_layers leaves no loop
-  # How the attention of whole rows is computed: see `attention.resolve`.
+  remat: Remat = "none"  # what the backward pass recomputes: nothing, all, or all but products
+  unroll: int = 1  # layers per iteration of the loop over them; num_layers: no loop
+  # The implementation of attention over whole rows: see `attention.resolve`.
   attention: AttentionChoice = "auto"
   lora: LoRAConfig | None = None  # of the adapters in the parameters, if there are any
-  # Tokens there are: ids from here on only fill the embedding to a round size, and have probability
-  # 0 in sampling and training. None: all of vocab_size. See `with_tokens`.
+  # Number of tokens: ids from here on only pad the embedding to a round size, and have probability
+  # 0 in sampling and training. None: vocab_size. See `with_tokens`.
   num_tokens: int | None = None
 
   def __post_init__(self):
@@ -232,5 +232,5 @@ class ModelConfig:
 
 
 def with_tokens(config: ModelConfig, count: int) -> ModelConfig:
-  """The model as it is with a tokenizer of so many tokens, which may be fewer than its rows."""
+  """The model with a tokenizer of `count` tokens, which may be fewer than its embedding rows."""
   return dataclasses.replace(config, num_tokens=count if count < config.vocab_size else None)

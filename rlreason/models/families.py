@@ -1,8 +1,9 @@
-"""Which published models `ModelConfig` covers, and how their `config.json` says so.
+"""The published model families that `ModelConfig` covers, and their `config.json`.
 
-What makes a family is data: the fields that all its models share, what `config.json` leaves out,
-and what it may hold. A feature the transformer here does not have is refused by name, never
-dropped. Not here: GGUF metadata (`gguf_config.py`) and the names of tensors (`weights/names.py`).
+A family is defined by data: the fields that all its models share, those that `config.json` omits,
+and their allowed values. Features that the transformer lacks raise an error that names them, and
+are never dropped. Not here: GGUF metadata (`gguf_config.py`) and the names of tensors
+(`weights/names.py`).
 """
 
 from collections.abc import Collection, Mapping
@@ -15,14 +16,14 @@ from rlreason.models.fields import check_kinds, choose, required, short, show
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """What the models of one architecture have in common."""
+  """The properties that the models of one architecture share."""
 
   architecture: str  # the class that config.json names
   features: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the same for all models
-  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of fields left out
-  fixed: Mapping[str, tuple] = dataclasses.field(default_factory=dict)  # what fields may hold
+  defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of omitted fields
+  fixed: Mapping[str, tuple] = dataclasses.field(default_factory=dict)  # allowed values of fields
   own_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # theirs -> ModelConfig's
-  window_fields: tuple[str, ...] = ()  # those that say which layers slide
+  window_fields: tuple[str, ...] = ()  # those that define which layers slide
 
 
 _LLAMA_LIKE = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
@@ -79,14 +80,14 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 _OTHER_NAMES = {"num_local_experts": "num_experts"}  # of transformers 5
-# Here an explicit null is not an absent field.
+# Here an explicit null differs from an absent field.
 _MAY_BE_NONE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
-# Fields of a ModelConfig that are the user's or the tokenizer's, not the model's.
+# Fields of a ModelConfig set by the user or the tokenizer, not by the model.
 _NOT_WRITTEN = ("dtype", "param_dtype", "remat", "unroll", "attention", "num_tokens")
 
-# Fields no family has any other value of.
+# Fields that have the same value in all families.
 _ALWAYS_FIXED = {"partial_rotary_factor": (1.0,), "quantization_config": (None,)}
-# They may be written as whole numbers, which need not fit those of the device.
+# They may be written as integers, which need not fit those of the device.
 _FLOATS = ("rms_norm_eps", "attn_logit_softcapping", "final_logit_softcapping",
            "router_aux_loss_coef")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -113,11 +114,11 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
   """Reads the content of a `config.json`.
 
   Both spellings of RoPE are read: `rope_theta` with `rope_scaling`, and `rope_parameters` of
-  transformers 5. Types (`torch_dtype`) are not: `weights.load_model` is told them.
+  transformers 5. Types (`torch_dtype`) are not: they are arguments of `weights.load_model`.
 
   Raises:
-    ValueError: a family or feature that is not supported, or a field that is missing or holds
-      something else; names it and what is allowed.
+    ValueError: a family or feature is not supported, or a field is missing or has another type;
+      names it and the allowed values.
   """
   check_kinds(fields, {"model_type": "text"})
   name = choose("model_type", fields.get("model_type"), FAMILIES)
@@ -130,7 +131,7 @@ def config_from_hf(fields: Mapping[str, Any]) -> ModelConfig:
     if fields.get(key, allowed[0]) not in allowed:
       raise ValueError(f"config.json {key}: got {short(fields[key])}, allowed: {show(allowed)}")
   heads, width = required(fields, "num_attention_heads"), required(fields, "hidden_size")
-  # A norm over each head goes with head sizes that do not follow from the width.
+  # Models with a norm over each head have head sizes that do not follow from the width.
   head_dim = required(fields, "head_dim") if "qk_norm" in family.features else (
       fields.get("head_dim") or width // max(1, heads))
   rope = rope_fields.from_hf(fields)
@@ -172,7 +173,7 @@ def config_to_hf(
     pad_id: id of the padding token, if there is one.
 
   Raises:
-    ValueError: the model has a feature its family has not, or lacks one.
+    ValueError: the model has a feature that its family lacks, or lacks one that it has.
   """
   family = FAMILIES[config.family]
   activation = "gelu_pytorch_tanh" if config.activation == "gelu_tanh" else "silu"
@@ -216,7 +217,7 @@ def one_or_list(ids: Collection[int]) -> int | list[int] | None:
 
 
 def _check_written(fields: Mapping[str, Any], config: ModelConfig):
-  """A file that does not say all that the model is must not be written."""
+  """Raises if the file would not describe the model completely."""
   again = dataclasses.asdict(config_from_hf(fields))
   wanted = dataclasses.asdict(config)
   lost = [name for name in wanted if wanted[name] != again[name] and name not in _NOT_WRITTEN]
@@ -268,7 +269,7 @@ def _rope_layers(name: str, fields: Mapping[str, Any]) -> tuple[bool, ...]:
 
 
 def _sliding_fields(config: ModelConfig) -> dict[str, Any]:
-  """The fields of a `config.json` that say which layers slide."""
+  """The fields of a `config.json` that define which layers slide."""
   types = [_FULL if kind.window is None else _SLIDING for kind in config.layer_kinds]
   fields = {"sliding_window": config.sliding_window, "layer_types": types,
             "use_sliding_window": config.sliding_window is not None, "max_window_layers": 0}

@@ -9,8 +9,8 @@ import numpy as np
 
 MAX_WHOLE = 2**31 - 1  # of sizes and positions, which are i32
 _MAX_NUMBER = float(np.finfo(np.float32).max)
-_MIN_NUMBER = float(np.finfo(np.float32).tiny)  # smaller ones are 0 where they are used
-_KINDS = {  # what a field may be -> whether a value is that; True is no number
+_MIN_NUMBER = float(np.finfo(np.float32).tiny)  # smaller ones become 0
+_KINDS = {  # what a field may be -> whether a value is that; True is not a number
     "whole number": lambda value: type(value) is int and 0 <= value <= MAX_WHOLE,
     "whole number above 0": lambda value: type(value) is int and 0 < value <= MAX_WHOLE,
     "positive number": lambda value: (
@@ -29,15 +29,15 @@ _LIMITS = dict.fromkeys(("whole number", "whole number above 0"), f" up to {MAX_
 def check_kinds(
     fields: Mapping[str, Any], kinds: Mapping[str, str], where: str = "config.json "
 ) -> None:
-  """Checks what the fields hold that are there.
+  """Checks the types of existing fields.
 
   Args:
     fields: field name to value.
-    kinds: field name to what it may be: a key of the table above.
-    where: of messages, put before the field's name.
+    kinds: field name to its allowed kind: a key of the table above.
+    where: prefix of the field's name in messages.
 
   Raises:
-    ValueError: a field holds something else; names it.
+    ValueError: a field has another type; names it.
   """
   for name, kind in kinds.items():
     value = fields.get(name)
@@ -47,7 +47,7 @@ def check_kinds(
 
 
 def required(fields: Mapping[str, Any], name: str, where: str = "config.json") -> Any:
-  """The value of a field; raises ValueError where there is none."""
+  """The value of a field; raises ValueError if it is missing."""
   if fields.get(name) is None:
     raise ValueError(f"{where} {name}: missing; it holds {show(sorted(fields))}")
   return fields[name]
@@ -61,7 +61,7 @@ def choose(field: str, value: Any, allowed: Collection[Any]) -> Any:
 
 
 def show(values: Collection[Any]) -> str:
-  """Names, or values, of a file as part of a line."""
+  """Names, or values, of a file as part of a message."""
   return ", ".join(text if text.isprintable() else repr(text) for text in map(str, values))
 
 
@@ -70,10 +70,10 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 120, 60,
 
 
 def short(value: Any) -> str:
-  """What a file holds, for a message: it may be long, or nested so deep that `repr` gives up."""
+  """A value of a file, for a message: it may be long, or too deeply nested for `repr`."""
   return _SHORT.repr(value)
 
 
 def shortest_float(value: float) -> float:
-  """The decimal number an f32 was written for: 1e-05 and not 9.999999747378752e-06."""
+  """The shortest decimal number of an f32: 1e-05 and not 9.999999747378752e-06."""
   return float(str(np.float32(value)))

@@ -1,7 +1,8 @@
 """Attention of whole rows by the Pallas kernel for TPUs that ships with JAX (splash attention).
 
-It keeps no [T, T] array: the scores of a block are made, used and forgotten, in the backward pass
-too. Of the mask it needs the segments only; causality and windows are part of the kernel.
+It keeps no [T, T] array: the scores of a block are computed, used and discarded, in the backward
+pass too. Instead of a mask it needs only the segments; causality and windows are part of the
+kernel.
 """
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from rlreason.parallel.shards import map_shards
 
 LANES = 128  # rows are padded to a multiple of it
-_BLOCKS = (512, 256, LANES)  # sizes of a block of scores; the largest that divides the row is taken
+_BLOCKS = (512, 256, LANES)  # sizes of a block of scores; the largest that divides the row is used
 
 
 def attend(
@@ -19,8 +20,7 @@ def attend(
 ) -> jax.Array:
   """Causal attention within segments; arbitrary where `segment_ids` is 0.
 
-  The tokens of a segment stand side by side, so that a window may count places instead of
-  positions.
+  The tokens of a segment are contiguous, so that a window may count columns instead of positions.
 
   Args:
     query: [B, T, H, h].
@@ -45,7 +45,7 @@ def attend(
     kernel = _make_kernel(query.shape[1], length + pad, window, softcap, interpret)
     return jax.vmap(kernel)(query, key, value, segment_ids)
 
-  # Query heads are split as key heads are, so that a group of them stays with its own.
+  # Query heads are split like key heads, so that a group stays with its key head.
   axes = ("batch", "kv_heads", "length", "head_dim")
   out = map_shards(of_shard, (axes, axes, axes, ("batch", "length")), axes)(
       heads_first(query * jnp.asarray(scale, query.dtype)), heads_first(key), heads_first(value),
@@ -55,7 +55,7 @@ def attend(
 
 def _make_kernel(num_heads, length, window, softcap, interpret):
   """A function of query [H, T, h], key and value [K, T, h] and segments i32[T]."""
-  # Here, so that nothing else depends on an experimental module.
+  # Imported here, so that nothing else depends on an experimental module.
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   shape = (length, length)

@@ -1,4 +1,4 @@
-"""What the metadata of a GGUF file says about a model, as a `ModelConfig`."""
+"""Reads the metadata of a GGUF file as a `ModelConfig`."""
 
 from collections.abc import Collection, Mapping
 import dataclasses
@@ -12,12 +12,12 @@ from rlreason.models.fields import check_kinds, choose, required, shortest_float
 
 @dataclasses.dataclass(frozen=True)
 class _Architecture:
-  """What the files of one architecture mean, and do not say."""
+  """Properties of one architecture that its files do not state."""
 
   family: str
-  rope_theta: float = 10000.0  # where the file names no base
-  window_pattern: int = 0  # every n-th layer does not slide, from this; 0 = no windows
-  # Number of layers of the one model whose scores are divided by the root of width / heads.
+  rope_theta: float = 10000.0  # if the file has no base
+  window_pattern: int = 0  # every n-th layer does not slide; 0 = no windows
+  # Number of layers of the only model whose scores are divided by the root of width / heads.
   layers_scaled_by_width: int = 0
 
 
@@ -60,8 +60,8 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
     tensor_names: the names of the file's tensors: without `output.weight` the embeddings are tied.
 
   Raises:
-    ValueError: an architecture or feature that is not supported, or a field that is missing or
-      holds something else.
+    ValueError: an architecture or feature is not supported, or a field is missing or has another
+      type.
   """
   check_kinds(metadata, {"general.architecture": "text", "tokenizer.ggml.tokens": "list"}, "GGUF ")
   name = choose("general.architecture", metadata.get("general.architecture"), ARCHITECTURES)
@@ -111,10 +111,10 @@ def config_from_gguf(metadata: Mapping[str, Any], tensor_names: Collection[str])
 
 
 def check_layers(metadata: Mapping[str, Any], num_tensors: int):
-  """Before anything is done for each layer: a file can say a million and hold none.
+  """Checks the number of layers before any work per layer: a file can state a million.
 
   Raises:
-    ValueError: it counts more layers than it has tensors.
+    ValueError: it states more layers than it has tensors.
   """
   field = f"{metadata.get('general.architecture')}.block_count"
   layers = metadata.get(field)
@@ -130,6 +130,6 @@ def _windows(window: int | None, pattern: int, layers: int) -> dict[str, Any]:
 
 
 def _some_of(layers: int, pattern: int) -> tuple[bool, ...]:
-  """All layers but every n-th; empty where that is all of them."""
+  """All layers but every n-th; empty if that is all of them."""
   chosen = tuple((i + 1) % pattern != 0 for i in range(layers))
   return () if all(chosen) else chosen

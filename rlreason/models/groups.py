@@ -1,10 +1,10 @@
 """Packed rows in training: groups that share their prompt, and sequences without padding.
 
-Of a group the prompt is computed once, and its completions are packed into rows.
+The prompt of a group is computed once, and its completions are packed into rows.
 
-The tokens of prompts and of packed rows go through norms, projections and feed-forward layers side
-by side; a completion's attention reads the keys and values of its prompt, whose gradients add up
-over the group. Values and gradients are those of rows that hold a prompt and a completion each.
+The tokens of prompts and of packed rows go through norms, projections and feed-forward layers
+together; a completion's attention reads the keys and values of its prompt, whose gradients add up
+over the group. Values and gradients equal those of rows with one prompt and completion each.
 """
 
 import jax
@@ -19,7 +19,7 @@ from rlreason.types import GroupPacking, Params, RowPacking
 
 
 def pack(packing: GroupPacking | RowPacking, x: jax.Array) -> jax.Array:
-  """[B, T], a number per token of completions -> [R, W], or [C, K] of rows; 0 on padding."""
+  """[B, T], a value per completion token -> [R, W], or [C, K] with `RowPacking`; 0 on padding."""
   if isinstance(packing, RowPacking):
     return _of_parts(x, packing.targets)
   source = (packing.segment_ids - 1) * x.shape[1] + packing.steps
@@ -27,9 +27,9 @@ def pack(packing: GroupPacking | RowPacking, x: jax.Array) -> jax.Array:
 
 
 def unpack(packing: GroupPacking | RowPacking, x: jax.Array, columns: int = 0) -> jax.Array:
-  """The result of `pack`, or numbers like it -> [B, T]; 0 where there is none.
+  """An array like the result of `pack` -> [B, T]; 0 where there is no value.
 
-  `columns` is T; only of rows.
+  `columns` is T; only with `RowPacking`.
   """
   if isinstance(packing, GroupPacking):
     return _take(x, packing.places, packing.places >= 0)
@@ -38,17 +38,17 @@ def unpack(packing: GroupPacking | RowPacking, x: jax.Array, columns: int = 0) -
   return _take(x, starts + steps[None, None], is_token)
 
 
-def _of_parts(x: jax.Array, places: jax.Array) -> jax.Array:
-  """Numbers of x, rows of C parts, by their place in each part, [C, ...] like `places`."""
-  parts = places.shape[0]
-  taken = jnp.take_along_axis(x.reshape(parts, -1), places.reshape(parts, -1), axis=1)
-  return taken.reshape(places.shape)
+def _of_parts(x: jax.Array, indices: jax.Array) -> jax.Array:
+  """Entries of x, rows of C parts, by their index in each part, [C, ...] like `indices`."""
+  parts = indices.shape[0]
+  taken = jnp.take_along_axis(x.reshape(parts, -1), indices.reshape(parts, -1), axis=1)
+  return taken.reshape(indices.shape)
 
 
-def _take(x: jax.Array, places: jax.Array, is_kept: jax.Array) -> jax.Array:
-  """Numbers of x by their place in each part, [C, rows, columns] -> [C * rows, columns]."""
-  parts, _, columns = places.shape
-  index = jnp.where(is_kept, places, 0).reshape(parts, -1)
+def _take(x: jax.Array, indices: jax.Array, is_kept: jax.Array) -> jax.Array:
+  """Entries of x by their index in each part, [C, rows, columns] -> [C * rows, columns]."""
+  parts, _, columns = indices.shape
+  index = jnp.where(is_kept, indices, 0).reshape(parts, -1)
   taken = jnp.take_along_axis(x.reshape(parts, -1), index, axis=1)
   return masks.zero_masked(taken.reshape(-1, columns), is_kept.reshape(-1, columns))
 
@@ -84,7 +84,7 @@ def forward_groups(
       {"params": params}, join(prompt_tokens, pack(packing, rows.completion_tokens)),
       join(masks.positions_from_mask(prompt_mask), positions),
       group_masks(config, packing, prompt_mask, positions), counts,
-      # What stands on padding, were it NaN, reaches nothing.
+      # Values on padding, even NaN, do not propagate.
       is_token=counts > 0)
   cut = prompt_mask.size // parts
   return (hidden[:, :cut].reshape(*prompt_mask.shape, -1),
@@ -111,7 +111,7 @@ def row_features(
   hidden, balance = forward_and_balance(
       config, params, in_rows(_of_parts(both, packing.sources)), in_rows(packing.segment_ids),
       in_rows(packing.positions))
-  # Part by part, so that it stays on the device that has the part.
+  # Part by part, so that each stays on its device.
   chosen = jax.vmap(lambda hidden, reads: hidden[reads])(
       hidden.reshape(parts, -1, hidden.shape[-1]), packing.reads)
   return chosen, balance

@@ -12,9 +12,9 @@ def init_value_head(width: int) -> Params:
 
 
 def init_reward_head(width: int, key: Key) -> Params:
-  """A linear map to a scalar of normal weights, of standard deviation 1 / sqrt(width + 1), no bias.
+  """A linear map to a scalar; normal weights with std 1 / sqrt(width + 1), bias 0.
 
-  As reward models begin in https://arxiv.org/abs/2403.17031.
+  As reward models are initialised in https://arxiv.org/abs/2403.17031.
   """
   kernel = jax.random.normal(key, (width,), jnp.float32) / (width + 1) ** 0.5
   return {"kernel": kernel, "bias": jnp.zeros((), jnp.float32)}
@@ -29,7 +29,7 @@ def reward_of_rows(head: Params, hidden: jax.Array, mask: jax.Array) -> jax.Arra
   """The reward of whole texts: the head at the last token of each.
 
   Args:
-    head: as of `init_value_head`.
+    head: as from `init_value_head`.
     hidden: [B, T, D].
     mask: bool[B, T], padding on either side; a row without tokens gets 0.
 

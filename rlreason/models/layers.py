@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
 
 
 class Matrix(nn.Module):
-  """A parameter that is looked up or multiplied elsewhere: the embedding, the output layer."""
+  """A parameter used elsewhere: the embedding, or the output layer."""
 
   shape: tuple[int, ...]
   axes: tuple[str, ...]
@@ -54,8 +54,8 @@ class Matrix(nn.Module):
 class Projection(nn.Module):
   """A dense map of the last `in_axes` axes to `shape`, e.g. width -> (heads, head_dim).
 
-  With `is_transposed` the kernel has its outputs first, which suits the few rows of a decode step
-  (see `transformer.split_layers`).
+  With `is_transposed` the kernel has its outputs first, which is faster for the few rows of a
+  decode step (see `transformer.split_layers`).
   """
 
   config: ModelConfig
@@ -91,7 +91,7 @@ class Projection(nn.Module):
       return jax.lax.optimization_barrier(quantize.multiply_rows(kernel, rows).astype(dtype)).T
     if quantize.is_quantized(kernel):
       axis = self.in_axes - 1 - len(self.axes)
-      # Computed again in the backward pass: floats kept for it would be the whole kernel.
+      # Recomputed in the backward pass: keeping the floats would store the whole kernel.
       return jax.checkpoint(
           lambda rows, kernel: rows @ quantize.dequantize(kernel, axis, dtype).reshape(
               fan_in, fan_out), prevent_cse=False)(rows, kernel)
@@ -111,10 +111,10 @@ class Projection(nn.Module):
         self.is_initializing() and lora is not None and self.name in lora.targets)
 
   def _adapters(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
-    """What the adapters add to the product: (alpha / rank) x A B."""
+    """The contribution of the adapters to the product: (alpha / rank) x A B."""
     lora, dtype = self.config.lora, rows.dtype
     fan_in, fan_out = rows.shape[1], math.prod(self.shape)
-    # As PEFT starts them: uniform within 1 / sqrt(inputs), and zeros.
+    # As PEFT initialises them: uniform within 1 / sqrt(inputs), and zeros.
     first = lambda key, shape, dtype: jax.random.uniform(
         key, shape, dtype, -fan_in ** -0.5, fan_in ** -0.5)
     a = self.param("lora_a", partitioned(first, (*self.axes[:self.in_axes], None)),

@@ -1,10 +1,10 @@
-"""Low-rank adapters: which parameters train, which are frozen, and how the two become one again.
+"""Low-rank adapters: splits parameters into trained and frozen ones, and merges them.
 
-The adapters of a projection, `lora_a` and `lora_b`, stand beside its kernel in the parameter tree.
-A tree that holds any trains these and the heads, and nothing else; one without trains everything
-but what is named "frozen".
-Gradients, optimiser states and checkpoints are of the trained part alone (`split`), and the frozen
-part, which is the policy before its first update, is the reference at no extra memory.
+The adapters of a projection, `lora_a` and `lora_b`, are next to its kernel in the parameter tree.
+In a tree with adapters only these and the heads are trained; in one without, everything except
+entries named "frozen". Gradients, optimiser states and checkpoints cover only the trained part
+(`split`). The frozen part, which is the policy before its first update, serves as the reference
+without extra memory.
 """
 
 import functools
@@ -26,11 +26,11 @@ def has_adapters(params: Params) -> bool:
 
 
 def split(params: Params) -> tuple[Params, Params]:
-  """(trained, frozen): two trees that `join` puts together again.
+  """(trained, frozen): two trees that `join` combines again.
 
   Args:
-    params: of a model, or of a train state: models and heads by name. What is named "frozen" is so
-      with and without adapters.
+    params: of a model, or of a train state: models and heads by name. Entries named "frozen" are
+      frozen with and without adapters.
   """
   if has_adapters(params):
     return _divide(params, False)
@@ -41,7 +41,7 @@ def split(params: Params) -> tuple[Params, Params]:
 
 
 def join(one: Params, other: Params) -> Params:
-  """Both trees in one; they share no leaf."""
+  """Merges two trees that share no leaf."""
   if not (isinstance(one, dict) and isinstance(other, dict)):
     raise ValueError("join: got trees that share a leaf, allowed: the two parts of one tree")
   return one | other | {name: join(one[name], other[name]) for name in one.keys() & other.keys()}
@@ -53,13 +53,13 @@ def base(params: Params) -> Params:
 
 
 def merge(config: ModelConfig, params: Params) -> Params:
-  """A policy as one model without adapters, its kernels in `config.param_dtype`."""
+  """A policy merged into one model without adapters, with kernels in `config.param_dtype`."""
   one = lambda layer: merge_layer(config, layer, jnp.dtype(config.param_dtype))
   return params | {"layers": jax.lax.map(one, params["layers"])}
 
 
 def merged_view(config: ModelConfig, params: Params) -> Params:
-  """As `merge`, but a kernel is merged layer by layer while it is read, as `save_model` does."""
+  """As `merge`, but a kernel is merged layer by layer when it is read, as by `save_model`."""
   def visit(node: Params, owner: str) -> Params:
     view = {}
     for name, child in node.items():
@@ -77,7 +77,7 @@ def merged_view(config: ModelConfig, params: Params) -> Params:
 
 
 class MergedKernel:
-  """A kernel of all layers of which one exists at a time; read by slices, as an array."""
+  """A kernel of all layers, one of which is in memory at a time; read by slices, like an array."""
 
   def __init__(self, config: ModelConfig, parts: Params, path: tuple[str, str]):
     """`parts`: {owner: {kernel, adapters}} of all layers; `path`: (owner, name of the kernel)."""
@@ -110,7 +110,7 @@ def merge_layer(
     config: the model, with the `lora` of the adapters, if there are any.
     layer: parameters of one layer.
     dtype: of the kernels.
-    keeps_adapters: leave the adapters apart and only make quantised kernels floats again.
+    keeps_adapters: keep the adapters separate and only convert quantised kernels to floats.
   """
   def visit(node: Params, path: tuple[str, ...]) -> Params:
     has_both = "lora_a" in node and not keeps_adapters

@@ -13,23 +13,23 @@ from rlreason.types import Params
 class Experts(nn.Module):
   """Top-k routed SwiGLU experts, as in Qwen3-MoE.
 
-  Tokens are sorted by expert, so that each expert makes one product with just its own tokens: no
-  capacity limit, and no token is dropped.
+  Tokens are sorted by expert, so that each expert computes one product with only its own tokens:
+  there is no capacity limit, and no token is dropped.
   """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, x: jax.Array, counts: jax.Array | None = None):
-    """x [B, T, D], [B, T] how often a token counts -> [B, T, D] and the load, f32[2, E].
+    """x [B, T, D], [B, T] the weight of each token -> [B, T, D] and the load, f32[2, E].
 
-    The load is, for each expert, how many counted tokens chose it, and the sum of the probabilities
-    they gave it; None without `counts`.
+    The load is, for each expert, the number of counted tokens routed to it, and the sum of their
+    probabilities for it; None without `counts`.
     """
     c = self.config
     rows = x.reshape(-1, c.width)
     router = self._kernel("router", (c.width, c.num_experts), ("embed", None))
-    # f32 probabilities: neighbours in bf16 are equal too often, and ties choose by index.
+    # f32 probabilities: bf16 has too many ties, which are broken by index.
     probabilities = jax.nn.softmax((rows @ router).astype(jnp.float32), axis=-1)
     weights, chosen = jax.lax.top_k(probabilities, c.experts_per_token)
     if c.normalize_experts:
@@ -60,7 +60,7 @@ class Experts(nn.Module):
     def product(rows, kernel):
       if not quantize.is_quantized(kernel):
         return jax.lax.ragged_dot(rows, kernel, sizes)
-      # Computed again in the backward pass: floats kept for it would be the whole kernel.
+      # Recomputed in the backward pass: keeping the floats would store the whole kernel.
       return jax.checkpoint(
           lambda rows, kernel: jax.lax.ragged_dot(
               rows, quantize.dequantize(kernel, -2, c.compute_dtype), sizes),
@@ -85,8 +85,8 @@ def balance_loss(loads: jax.Array | None, num_tokens: jax.Array) -> jax.Array:
   is `experts_per_token` when the load is even, and more when it is not. Shares have no gradient.
 
   Args:
-    loads: f32[N, 2, E], of `Experts`; None of a model without them.
-    num_tokens: f32 scalar, those counted.
+    loads: f32[N, 2, E], of `Experts`; None for a model without them.
+    num_tokens: f32 scalar, number of counted tokens.
 
   Returns:
     f32 scalar; 0 without tokens or experts.

@@ -1,12 +1,12 @@
 """Kernels of a frozen base in 8 or 4 bits, and back.
 
-A quantised kernel stands where the kernel stood, as {"int8": values, "scale": scales} or {"nf4":
-codes, "scale": scales}, with all axes in their order, so that it is sharded as the kernel would be.
+A quantised kernel replaces the kernel in the tree, as {"int8": values, "scale": scales} or {"nf4":
+codes, "scale": scales}, with its axes in the same order, so that it is sharded like the kernel.
 Values along the last input axis share a scale: all of them for int8, 64 for nf4 (or the largest
 divisor of the axis below that). Norms, biases, embeddings and routers are never quantised.
 
-A library would do this by intercepting the layers of linen, which ours are not, and keeps a 4-bit
-value in a byte on the CPU; here two share one.
+Libraries do this by intercepting linen's layers, which ours are not, and store a 4-bit value in a
+byte on the CPU; here two share a byte.
 """
 
 from typing import Any
@@ -53,7 +53,7 @@ def quantize(kernel: jax.Array, kind: str, axis: int) -> Params:
 
   Returns:
     {"int8": i8[...], "scale": f32[...]}, the latter with length 1 on the axis; or {"nf4": u8[...],
-    "scale": f32[...]}, with half its length (the even places in the low bits) and its blocks.
+    "scale": f32[...]}, with half its length (even indices in the low bits) and its blocks.
   """
   length = kernel.shape[axis]
   if kind == "nf4" and length % 2:
@@ -74,7 +74,7 @@ def quantize(kernel: jax.Array, kind: str, axis: int) -> Params:
 
 
 def dequantize(kernel: Params, axis: int, dtype: jnp.dtype) -> jax.Array:
-  """The kernel [...] in floats of `dtype`, with the shape and the `axis` given to `quantize`."""
+  """The kernel [...] as floats of `dtype`, with the shape and the `axis` given to `quantize`."""
   scale = jnp.expand_dims(kernel["scale"], axis)
   if "int8" in kernel:
     values = kernel["int8"].astype(jnp.float32)
@@ -103,7 +103,7 @@ def multiply_rows(kernel: jax.Array | Params, rows: jax.Array) -> jax.Array:
 
 
 def map_kernels(fn, layers: Params, path: tuple[str, ...] = ()) -> Params:
-  """`fn(path, kernel)` of the kernels in the parameters of layers; the rest as it is."""
+  """Applies `fn(path, kernel)` to the kernels of layers; the rest is unchanged."""
   if path and is_kernel(path):
     return fn(path, layers)
   if not isinstance(layers, dict):
@@ -118,7 +118,7 @@ def quantize_params(params: Params, kind: str) -> Params:
 
 
 def _split(x: jax.Array, axis: int, size: int) -> jax.Array:
-  """[..., n, ...] -> [..., n / size, size, ...]: `axis` is then the place in the block."""
+  """[..., n, ...] -> [..., n / size, size, ...]: `axis` is then the index in the block."""
   axis %= x.ndim
   return x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1:])
 

@@ -38,7 +38,7 @@ def _of_kind(kind: LayerKind, positions: jax.Array, config: ModelConfig) -> Rota
   shape = (*positions.shape, config.head_dim // 2)
   if kind.rope == "none":
     return jnp.ones(shape), jnp.zeros(shape)
-  # f32: angles reach thousands of radians, where bf16 has steps of whole turns.
+  # f32: angles reach thousands of radians, where steps of bf16 exceed a turn.
   positions = positions[..., None].astype(jnp.float32)
   if kind.rope == "local":
     frequencies, gain = _frequencies(config.local_rope_theta, config.head_dim), 1.0
@@ -59,7 +59,7 @@ def scaled_frequencies(config: ModelConfig, positions: jax.Array) -> tuple[jax.A
 
   Args:
     config: of the model.
-    positions: f32[B, T, 1]; only dynamic scaling looks at them.
+    positions: f32[B, T, 1]; only dynamic scaling uses them.
 
   Returns:
     f32[1, 1, h / 2], or f32[B, T, h / 2] with dynamic scaling, and the factor.
@@ -80,7 +80,7 @@ def scaled_frequencies(config: ModelConfig, positions: jax.Array) -> tuple[jax.A
 
 
 def _llama3(frequencies: jax.Array, scaling: Llama3RopeScaling) -> jax.Array:
-  """Slow pairs are divided by `factor`, fast pairs kept, those between are blended."""
+  """Divides slow pairs by `factor`, keeps fast pairs, and interpolates between."""
   wavelengths = 2 * math.pi / frequencies
   low = scaling.original_max_positions / scaling.low_freq_factor
   high = scaling.original_max_positions / scaling.high_freq_factor
@@ -92,9 +92,9 @@ def _llama3(frequencies: jax.Array, scaling: Llama3RopeScaling) -> jax.Array:
 
 
 def _yarn(frequencies: jax.Array, scaling: YarnRopeScaling, config: ModelConfig) -> jax.Array:
-  """Pairs that turn often are kept, those that turn seldom divided by `factor`; a ramp between."""
+  """Keeps fast pairs, divides slow ones by `factor`, and interpolates between."""
   def pair_that_turns(times: float) -> float:
-    """Index of the pair that turns so often over the original length."""
+    """Index of the pair with this number of turns over the original length."""
     return config.head_dim * math.log(scaling.original_max_positions / (times * 2 * math.pi)) / (
         2 * math.log(config.rope_theta))
 

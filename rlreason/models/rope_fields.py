@@ -26,11 +26,11 @@ _KINDS = {
 
 
 class Rope(NamedTuple):
-  """What a file says about rotary positions."""
+  """The settings of rotary positions in a file."""
 
   theta: float
   scaling: RopeScaling | None
-  local_theta: float | None  # of sliding layers, where it is another
+  local_theta: float | None  # of sliding layers, if it differs
   max_positions: int  # tokens
 
 
@@ -124,7 +124,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_gguf(metadata: Mapping[str, Any], architecture: str, theta: float) -> Rope:
-  """Reads the metadata of a GGUF file; `theta` is the base where the file names none.
+  """Reads the metadata of a GGUF file; `theta` is the base if the file has none.
 
   Llama 3 scaling is not in the metadata: see `llama3_scaling_of`.
 
@@ -155,7 +155,7 @@ def from_gguf(metadata: Mapping[str, Any], architecture: str, theta: float) -> R
 def llama3_scaling_of(factors: np.ndarray, config: ModelConfig) -> Llama3RopeScaling:
   """The Llama 3 scaling whose divisors of the rotary frequencies are `factors`, f32[h / 2].
 
-  GGUF files keep only these divisors. The slowest pair is divided by the whole `factor`; all
+  GGUF files keep only these divisors. The slowest pair is divided by the full `factor`; all
   published Llama 3 models share the other constants, and the result is checked against the tensor.
 
   Raises:

@@ -1,7 +1,7 @@
 """The decoder-only transformer: a scanned stack of blocks, and a decode step of unrolled layers.
 
-The trunk returns hidden states; logits are made from them where and for as many positions as they
-are needed (`losses/logprobs.py`, `sampling/`), never for `[B, T, V]` at once.
+The backbone returns hidden states; logits are computed from them only for the positions that need
+them (`losses/logprobs.py`, `sampling/`), never for `[B, T, V]` at once.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,9 @@ from rlreason.types import Params
 class Block(nn.Module):
   """Residual block: attention, then the feed-forward layer or the experts.
 
-  In the form `nn.scan` wants: (carry, inputs) -> (carry, output). The output is the layer's keys
-  and values, or its cache after a decode step, or None when nobody needs it; and the experts' load.
+  In the form that `nn.scan` requires: (carry, inputs) -> (carry, output). The output is the layer's
+  keys and values, or its cache after a decode step, or None if it is not used; and the experts'
+  load.
   """
 
   config: ModelConfig
@@ -38,7 +39,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(
       self, x, kind, rotations, mask=None, counts=None, step: DecodeStep | None = None):
-    """`kind` is a place in `config.kinds`, and on the first axis of `rotations` and `mask`."""
+    """`kind` is an index in `config.kinds` and the first axis of `rotations` and `mask`."""
     c = self.config
     choose = lambda stacked: jax.tree.map(lambda x: x[0 if len(c.kinds) == 1 else kind], stacked)
     norm = lambda name, x: RMSNorm(c, name=name)(x)
@@ -72,8 +73,8 @@ class Transformer(nn.Module):
   def __call__(self, tokens, positions, mask, counts=None, is_token=None):
     """i32[B, T] each -> [B, T, D]; keys and values [N, B, T, K, h] or None; load of experts.
 
-    `mask` is one of attention.py, and `counts` [B, T] says how often a token counts in the load.
-    Where `is_token`, bool[B, T], is False the embedding is zero; None: it is nowhere.
+    `mask` is one of attention.py, and `counts` [B, T] is the weight of each token in the load.
+    Where `is_token`, bool[B, T], is False the embedding is zero; None: nowhere.
     """
     c = self.config
     table = Matrix((c.vocab_size, c.width), ("vocab", "embed"), "embedding", c.param_dtype,
@@ -83,7 +84,7 @@ class Transformer(nn.Module):
              name="lm_head")()
     block = Block
     if c.remat != "none":
-      # Without a loop, XLA would find the values of the forward pass and not compute them again.
+      # Without a loop, XLA would reuse the values of the forward pass instead of recomputing them.
       block = nn.remat(
           block, prevent_cse=c.unroll == c.num_layers, policy=_REMAT_POLICIES[c.remat])
     stack = nn.scan(
@@ -101,7 +102,7 @@ class Transformer(nn.Module):
 def _embed(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
   x = table.astype(config.compute_dtype)[tokens]
   if config.scale_embeddings:
-    # The root is rounded to the type of the computation first, as the published models have it.
+    # The root is first rounded to the compute type, as in the published models.
     x = x * jnp.asarray(config.width ** 0.5, config.compute_dtype)
   return x
 
@@ -115,7 +116,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def init_adapters(config: ModelConfig, key: jax.Array) -> Params:
-  """New adapters of `config.lora`, to `lora.join` with parameters; they change nothing yet.
+  """New adapters of `config.lora`, to `lora.join` with parameters; initially without effect.
 
   f32[N, inputs, rank] and f32[N, rank, outputs] of the N layers.
   """
@@ -130,7 +131,7 @@ def boxed_params(config: ModelConfig, key: jax.Array):
 
 
 def abstract_params(config: ModelConfig) -> Params:
-  """The shapes and types of the parameters, without memory for them."""
+  """The shapes and types of the parameters, without allocating them."""
   return _abstract(init_params, config)
 
 
@@ -140,13 +141,13 @@ def abstract_boxed_params(config: ModelConfig):
 
 
 def _abstract(init: Callable[[ModelConfig, jax.Array], Any], config: ModelConfig) -> Any:
-  """What `init` makes; the dicts in it are the caller's own."""
+  """The abstract result of `init`; its dicts belong to the caller."""
   return jax.tree.map(lambda leaf: leaf, _traced(init, config))
 
 
 @functools.lru_cache(maxsize=64)
 def _traced(init: Callable[[ModelConfig, jax.Array], Any], config: ModelConfig) -> Any:
-  # It is asked for again and again, and takes most of a second for a model of many parts.
+  # It is called often, and takes most of a second for a model of many parts.
   return jax.eval_shape(lambda: init(config, jax.random.key(0)))
 
 
@@ -160,7 +161,7 @@ def forward(
     config: the model.
     params: its parameters.
     tokens: i32[B, T].
-    segment_ids: i32[B, T] 0 on padding, else the segment a token belongs to; a bool mask will do.
+    segment_ids: i32[B, T] 0 on padding, else the segment of the token; may be a bool mask.
     positions: i32[B, T] within each segment; counted from `segment_ids > 0` when None.
 
   Returns:
@@ -175,7 +176,7 @@ def forward_and_balance(
 ) -> tuple[jax.Array, jax.Array]:
   """As `forward`, and the load-balancing loss of the experts, f32 scalar; 0 without experts.
 
-  The load is that of the tokens `is_counted` (bool[B, T]); None: those that are not padding.
+  The load counts the tokens `is_counted` (bool[B, T]); None: those that are not padding.
   """
   segment_ids = segment_ids.astype(jnp.int32)
   is_counted = segment_ids > 0 if is_counted is None else is_counted
@@ -202,11 +203,12 @@ def split_layers(
 ) -> list[Params]:
   """Per-layer parameters for `decode_step`: kernels in `config.dtype`, with their outputs first.
 
-  Quantised kernels are floats again, and in f32 adapters are added to the kernels.
+  Quantised kernels become floats, and in f32 adapters are added to the kernels.
 
   For the 8 to 64 rows of a decode step, a product with such a kernel takes 0.7 to 0.9 of the time
-  on the CPU, and the copy that unrolled layers need anyway turns it. Do this outside the loop.
-  Kernels of experts keep their inputs first, and stay floats when the others become `is_int8`.
+  on the CPU, and the copy that unrolled layers need anyway transposes it. Call this outside the
+  loop. Kernels of experts keep their inputs first, and stay floats when the others become
+  `is_int8`.
   """
   def outputs_first(path, x):
     names = [part.key for part in path]
@@ -221,7 +223,7 @@ def split_layers(
     return turned.astype(config.compute_dtype)
 
   def layer(i):
-    # Adapters stay apart in bf16: it would round away what they add to a kernel.
+    # In bf16 adapters stay separate: rounding would lose what they add to a kernel.
     return lora.merge_layer(
         config, jax.tree.map(lambda x: x[i], params["layers"]), config.compute_dtype,
         keeps_adapters=config.compute_dtype != jnp.float32)
@@ -235,7 +237,7 @@ def decode_step(
 ) -> tuple[jax.Array, list[LayerCache]]:
   """`extend` by one token per row: tokens, positions and slots i32[B], hidden states [B, D].
 
-  A scalar `slot` is that of all rows.
+  A scalar `slot` applies to all rows.
   """
   slots = jnp.broadcast_to(slot, tokens.shape)
   hidden, caches = extend(
@@ -258,38 +260,38 @@ def extend(
     tokens: i32[B, T] the newest tokens.
     positions: i32[B, T] their positions.
     prompt_mask: bool[P, S].
-    slots: i32[B, T] where in the cache they go: token i of a row's own is in slot i. One beyond
-      the cache, or below 0, goes nowhere: such a token is none, and its hidden state is arbitrary.
+    slots: i32[B, T] their slots in the cache: token i after the prompt is in slot i. Tokens with a
+      slot beyond the cache, or below 0, are ignored, and their hidden states are arbitrary.
 
   Returns:
     Hidden states [B, T, D] after the final norm, and the caches with these tokens in them.
   """
   x = _embed(config, params["embed"]["embedding"], tokens)
-  # Behind a barrier, or XLA computes cosines and sines again in every layer.
+  # Behind a barrier: else XLA recomputes cosines and sines in every layer.
   rotations = jax.lax.optimization_barrier(rope_rotations(positions, config))
   prompt_masks = [_prompt_mask(prompt_mask, slots, kind.window) for kind in config.kinds]
 
   # Traced once per kind, not once per layer: the layers of a kind are calls of one function.
   @functools.partial(jax.jit, static_argnums=0)
-  def apply_layer(place, layer, x, cache, rotations, prompt_mask, slots):
-    step = DecodeStep(cache, prompt_mask, slots, config.kinds[place].window)
+  def apply_layer(index, layer, x, cache, rotations, prompt_mask, slots):
+    step = DecodeStep(cache, prompt_mask, slots, config.kinds[index].window)
     block = Block(config, keep_cache=True)
-    x, (cache, _) = block.apply({"params": layer}, x, place, rotations, step=step)
+    x, (cache, _) = block.apply({"params": layer}, x, index, rotations, step=step)
     return x, cache
 
   new_caches = []
   for kind, layer, cache in zip(config.layer_kinds, layers, caches, strict=True):
-    place = config.kinds.index(kind)
-    x, cache = apply_layer(place, layer, x, cache, rotations, prompt_masks[place], slots)
+    index = config.kinds.index(kind)
+    x, cache = apply_layer(index, layer, x, cache, rotations, prompt_masks[index], slots)
     new_caches.append(cache)
   return RMSNorm(config).apply({"params": params["final_norm"]}, x), new_caches
 
 
 def _prompt_mask(prompt_mask: jax.Array, slots: jax.Array, window: int | None) -> jax.Array:
-  """Prompt tokens that the new ones in `slots` i32[B, T] may look at: bool[P, S] or [B, T, S]."""
+  """Prompt tokens that new ones in `slots` i32[B, T] may attend to: bool[P, S] or [B, T, S]."""
   if window is None:
     return prompt_mask
-  # Prompts end in the last column, so that this is slot + 1 tokens behind the new one.
+  # Prompts end in the last column, which is thus slot + 1 tokens before the new one.
   columns = prompt_mask.shape[1]
   distance = (columns - jnp.arange(columns))[None, None] + slots[:, :, None]
   of_rows = jnp.repeat(prompt_mask, slots.shape[0] // prompt_mask.shape[0], axis=0)

@@ -1,4 +1,4 @@
-"""Devices, sharding rules and compilation. Nothing else in the library knows about either."""
+"""Devices, sharding rules and compilation; the rest of the library is independent of them."""
 
 from rlreason.parallel.accelerators import cpu_fallback
 from rlreason.parallel.choose import make_layout

@@ -1,4 +1,4 @@
-"""Whether JAX computes on the CPU of a machine that has an accelerator, which nobody means to."""
+"""Detects that JAX runs on the CPU of a machine that has an accelerator."""
 
 from collections.abc import Mapping
 import glob
@@ -11,8 +11,8 @@ import jax
 class _Kind(NamedTuple):
   name: str
   files: str  # a pattern of its device files
-  variables: tuple[str, ...]  # of the environment; each says that there is one
-  hidden_by: str  # a variable that hides it where it is "" or "-1"
+  variables: tuple[str, ...]  # of the environment; each indicates one
+  hidden_by: str  # a variable that hides it if it is "" or "-1"
   extra: str  # of JAX, with what it needs
 
 
@@ -26,9 +26,9 @@ _KINDS = (
 
 
 def cpu_fallback() -> str:
-  """A line that says so and what to do; empty where JAX uses the accelerator, or was told not to.
+  """A warning with advice; empty if JAX uses the accelerator, or was told not to.
 
-  Told by JAX_PLATFORMS, or by hiding the devices (CUDA_VISIBLE_DEVICES="").
+  It is told by JAX_PLATFORMS, or by hidden devices (CUDA_VISIBLE_DEVICES="").
   """
   if jax.default_backend() != "cpu" or jax.config.jax_platforms:
     return ""
@@ -41,7 +41,7 @@ def cpu_fallback() -> str:
 
 
 def _find(environment: Mapping[str, str], root: str = "/") -> _Kind | None:
-  """The first accelerator that can be seen."""
+  """The first visible accelerator."""
   for kind in _KINDS:
     is_hidden = environment.get(kind.hidden_by) in ("", "-1")
     is_there = glob.glob(os.path.join(root, kind.files.lstrip("/"))) or any(

@@ -1,4 +1,4 @@
-"""The layout that a configuration asks for."""
+"""The layout of a configuration."""
 
 from rlreason.parallel.jit import make_jit_layout
 from rlreason.parallel.layout import Layout
@@ -7,7 +7,7 @@ from rlreason.parallel.pmap import make_pmap_layout
 
 
 def make_layout(config: ParallelConfig) -> Layout:
-  """The layout a configuration asks for.
+  """Makes the layout of a configuration.
 
   Raises:
     ValueError: the mesh does not fit the devices there are.

@@ -15,21 +15,21 @@ from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
 from rlreason.parallel.shards import ALONE, take_rows
 
-# Programs of several devices have to begin in one order on all of them, or their collectives wait
-# for each other for ever: threads hand them over one at a time. While there is a second thread each
-# waits for its own to end: on the cores of a CPU an update beside a sampler, whose steps are short,
-# makes each of these wait, 0.7 s in all in the place of 0.15.
+# Programs of several devices must start in the same order on all of them, or their collectives
+# deadlock: threads submit them one at a time. While there is a second thread each waits for its own
+# to end: on the cores of a CPU an update that runs with a sampler, whose steps are short, delays
+# each of these steps, 0.7 s in total instead of 0.15.
 _TURN = threading.Lock()
-_others: set[threading.Thread] = set()  # that have begun a program, beside the main one
+_others: set[threading.Thread] = set()  # that have started a program, besides the main one
 
 
 def compiler_options() -> dict[str, str] | None:
   """XLA's options for programs with log-probs on this machine, under `jit`; pmap takes none.
 
-  On the CPU the XLA of jaxlib 0.10 computes a product and the sum or softmax after it in one piece,
-  and then turns the whole right-hand factor around each time: 75 rows of logits over 49,152 words
-  took 0.6 s instead of 0.06. Later versions fuse them too, but read the factor as it lies (0.04 s).
-  The sampler does without the option, which makes its short products 8% slower.
+  On the CPU the XLA of jaxlib 0.10 fuses a product with the sum or softmax after it, and then
+  transposes the whole right-hand factor each time: 75 rows of logits over 49,152 words took 0.6 s
+  instead of 0.06. Later versions fuse them too, but read the factor in its layout (0.04 s). The
+  sampler does not use the option, which makes its short products 8% slower.
   """
   if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
     return None
@@ -48,8 +48,8 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     return everywhere if boxed is None else rules.param_shardings(boxed, mesh)
 
   def put_state(state):
-    # The optimiser's moments were made like the parameters and are where they belong; counters and
-    # coefficients go everywhere.
+    # The optimiser's moments are sharded like the parameters already; counters and coefficients are
+    # replicated.
     placed = lambda x: isinstance(x, jax.Array) and getattr(x.sharding, "mesh", None) == mesh
     return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, everywhere), state)
 
@@ -92,9 +92,10 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
 
 
 def told(name: str, program: Callable) -> Callable:
-  """A jitted function that tells a display, if there is one, what it takes before it first runs.
+  """A jitted function that reports its memory to the display, if there is one, before its first
+  run.
 
-  Compiling it by hand fills the cache that its call looks into: nothing is compiled twice.
+  Compiling it explicitly fills the cache of its call: nothing is compiled twice.
   """
   shapes, begin = set(), in_turn(program)
 
@@ -113,7 +114,7 @@ def told(name: str, program: Callable) -> Callable:
 
 
 def in_turn(program: Callable) -> Callable:
-  """A jitted function that no other thread's program begins beside."""
+  """A jitted function that no other thread's program overlaps."""
   def call(*args):
     with _TURN:
       if threading.current_thread() is not threading.main_thread():
@@ -127,7 +128,7 @@ def in_turn(program: Callable) -> Callable:
 
 
 def name_of(fn: Callable) -> str:
-  """What a program is called in logs and profiles: the name of its function."""
+  """The name of a program in logs and profiles: that of its function."""
   while isinstance(fn, functools.partial):
     fn = fn.func
   name = getattr(fn, "__name__", "").strip("_")
@@ -135,7 +136,7 @@ def name_of(fn: Callable) -> str:
 
 
 def check_rows(tree: Any, num_shards: int):
-  """Raises ValueError where so many devices cannot split the rows of a tree."""
+  """Raises ValueError if `num_shards` devices cannot split the rows of a tree."""
   for leaf in jax.tree.leaves(tree):
     if np.shape(leaf)[0] % num_shards:
       raise ValueError(

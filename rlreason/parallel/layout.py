@@ -1,9 +1,9 @@
-"""How programs and arrays are spread over devices, for those who do not want to know by what.
+"""How programs and arrays are distributed over devices, independent of the mechanism.
 
-Algorithms are written once, for "all rows" or for "my share of the rows", and talk to the other
-replicas only through the functions of `Replicas`. Under `jit` the partitioner does the work and
-these are nearly nothing (jit.py); under `pmap` they are collectives (pmap.py). Either way every
-minibatch holds the same rows as on one device, so the numbers are the same.
+Algorithms are written once, for "all rows" or for "my share of the rows", and communicate with
+other replicas only through the functions of `Replicas`. Under `jit` the partitioner does the work
+and these are almost empty (jit.py); under `pmap` they are collectives (pmap.py). In both cases
+every minibatch holds the same rows as on one device, so the results are the same.
 """
 
 from typing import Any, Callable, NamedTuple
@@ -13,12 +13,12 @@ from rlreason.types import RowPlan
 
 
 class Layout(NamedTuple):
-  """How arrays and programs are placed. Row trees have the rows on axis 0, as on one device."""
+  """How arrays and programs are distributed. Row trees have rows on axis 0, as on one device."""
 
   num_shards: int  # the number of rows must be a multiple of it
   num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
   takes_plans: bool  # whether the batch of an update may hold a `GroupPlan`; a `RowPlan` always
-  param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> places of parameters
+  param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> shardings
   put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
   put_state: Callable[[Any], Any]  # train state -> placed
   get_state: Callable[[Any], Any]  # placed train state -> one copy

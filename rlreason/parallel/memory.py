@@ -9,22 +9,22 @@ import jax
 
 
 def device_bytes() -> int:
-  """The memory of all devices together; that of the machine where they share it."""
+  """The total memory of all devices; that of the machine if they share it."""
   stats = [device.memory_stats() or {} for device in jax.devices()]
   limits = [entry["bytes_limit"] for entry in stats if "bytes_limit" in entry]
   return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def share_bytes() -> int:
-  """The memory of one device: an equal share of the machine's where they share it."""
+  """The memory of one device: an equal share of the machine's if they share it."""
   return device_bytes() // len(jax.devices())
 
 
 def program_bytes(compiled: Any) -> dict[str, int]:
-  """Bytes that a compiled program takes on each device: arguments, results and what is between.
+  """Bytes that a compiled program takes on each device: arguments, results and temporaries.
 
-  They add up: results that take the place of arguments count once. Empty where the backend does
-  not say.
+  They add up: results that reuse the buffers of arguments count once. Empty if the backend does not
+  report it.
   """
   analysis = compiled.memory_analysis()
   if analysis is None:
@@ -40,12 +40,12 @@ def tree_bytes(tree: Any) -> int:
 
 
 def check_fits(field: str, got: str, parts: Mapping[str, int]):
-  """Refuses what takes more memory than there is.
+  """Raises if something takes more memory than there is.
 
   Args:
-    field: that asks for it, or for most of it.
+    field: the field that causes it, or most of it.
     got: its value, and those of others that the size depends on.
-    parts: name -> bytes, all of which are there at one time.
+    parts: name -> bytes, which exist at one time.
 
   Raises:
     ValueError: their sum is more than all devices have.

@@ -1,4 +1,4 @@
-"""How devices are laid out."""
+"""The arrangement of devices in a mesh."""
 
 import dataclasses
 import math
@@ -17,16 +17,16 @@ _MAX_CPU_DEVICES = 512
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-  """Which devices hold what.
+  """The distribution over devices.
 
   `jit` shards one program over a mesh; `pmap` replicates the parameters and splits the rows.
   """
 
   mode: Literal["jit", "pmap"] = "jit"  # one program over a mesh, or a copy for each device
-  data: int = -1  # devices that split the rows; -1 = all that the other axes leave over
+  data: int = -1  # devices that split the rows; -1 = all that the other axes leave
   fsdp: int = 1  # devices that split the rows and the parameters; jit only
   tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only
-  cpu_devices: int = 0  # devices to split the CPU into, if JAX has not started; 0 = as it is
+  cpu_devices: int = 0  # devices to split the CPU into, if JAX has not started; 0 = unchanged
 
   def __post_init__(self):
     if self.mode not in ("jit", "pmap"):
@@ -63,14 +63,14 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
 
 
 def find_devices() -> list[jax.Device]:
-  """All devices. Warns where they are CPUs of a machine that has an accelerator.
+  """All devices. Warns if they are CPUs of a machine that has an accelerator.
 
   Raises:
     ValueError: JAX has no backend for what JAX_PLATFORMS names.
   """
   try:
     devices = jax.devices()
-  except (RuntimeError, AssertionError) as error:  # JAX asserts where a plugin is not installed
+  except (RuntimeError, AssertionError) as error:  # JAX asserts if a plugin is not installed
     reason = (str(error).splitlines() or ["no backend for it"])[0]
     raise ValueError(
         f"JAX_PLATFORMS: got {jax.config.jax_platforms!r}, allowed: what this machine has, such as "
@@ -84,11 +84,11 @@ def find_devices() -> list[jax.Device]:
 def _split_cpu(num_devices: int):
   """Makes several devices of the CPU, so that a small model's step is spread over its cores.
 
-  One device spreads a large product over all cores, but little else: not the attention of a decode
-  step, nor most of what is done element by element.
+  One device parallelises a large product over all cores, but little else: neither the attention of
+  a decode step, nor most element-wise operations.
   """
   if num_devices == 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-    return  # the environment has the last word
+    return  # the environment takes precedence
   try:
     jax.config.update("jax_num_cpu_devices", num_devices)
   except RuntimeError:

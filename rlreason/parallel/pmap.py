@@ -55,14 +55,14 @@ def make_pmap_layout(config: ParallelConfig) -> Layout:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
   def replicate(tree):
-    # Under the name of the update's axis: it is part of the sharding, and another one compiles the
+    # With the axis name of the update, which is part of the sharding: another one compiles the
     # update twice.
     return jax.pmap(
         lambda i, tree: tree, axis_name=_REPLICAS, in_axes=(0, None), devices=devices)(
             jnp.arange(count), tree)
 
   def one_copy(tree):
-    # The first device's own, not x[0]: that is spread over all devices again.
+    # The first device's shard, not x[0], which is distributed over all devices again.
     return jax.tree.map(lambda x: x.addressable_data(0).reshape(x.shape[1:]), tree)
 
   def put_rows(tree):

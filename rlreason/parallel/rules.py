@@ -1,4 +1,4 @@
-"""The one table from logical axes, which models name, to mesh axes."""
+"""The table from logical axes, which models name, to mesh axes."""
 
 import math
 
@@ -35,7 +35,7 @@ def minibatches_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def num_shards(axis: str) -> int:
-  """Devices that split a logical axis where the program is traced for a mesh, else 1."""
+  """Devices that split a logical axis if the program is traced for a mesh, else 1."""
   mesh, names = jax.sharding.get_abstract_mesh(), dict(RULES)[axis]
   if mesh.empty or names is None:
     return 1
@@ -49,7 +49,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def param_shardings(abstract_boxed, mesh: Mesh):
   """Shardings of parameters boxed with logical names (`models.boxed_params` under eval_shape).
 
-  An axis that its mesh axis does not divide is kept whole: 3 key/value heads on 8 devices, say.
+  An axis that is not divisible by its mesh axis is not split: for example 3 key/value heads on 8
+  devices.
   """
   specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), RULES)
   return jax.tree.map(
@@ -58,7 +59,7 @@ def param_shardings(abstract_boxed, mesh: Mesh):
 
 
 def fit_sharding(sharding: Sharding, shape: tuple[int, ...]) -> Sharding:
-  """The sharding without the axes of `shape` that it does not divide; others than named as is."""
+  """The sharding without the axes of `shape` that it does not divide; only for named shardings."""
   if not isinstance(sharding, NamedSharding):
     return sharding
   mesh, spec = sharding.mesh, sharding.spec

@@ -1,7 +1,7 @@
-"""What a program that is written for some rows knows of the devices beside its own.
+"""The interface of a program for some rows to the other devices.
 
-How an update talks to the other replicas, functions that the partitioner cannot split, and arrays
-that go where others are.
+Communication of an update with other replicas, functions that the partitioner cannot split, and
+arrays that follow the sharding of others.
 """
 
 from typing import Any, Callable, NamedTuple
@@ -15,7 +15,7 @@ Axes = tuple[str, ...]  # logical axes of one array
 
 
 class Replicas(NamedTuple):
-  """How an update talks to the replicas beside it."""
+  """Communication of an update with the other replicas."""
 
   sum: Callable[[Any], Any]  # adds a pytree over the replicas
   gather: Callable[[Any], Any]  # this replica's rows -> all rows
@@ -32,10 +32,10 @@ ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take_rows, place=lamb
 
 
 def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Callable:
-  """`fn` of each device's part of its arguments, where the program is traced for a mesh.
+  """Applies `fn` to each device's part of its arguments, if the program is traced for a mesh.
 
-  Without a mesh, and on one device, it is `fn` itself. An axis that its devices do not divide stays
-  whole, as in `rules.param_shardings`; the devices then all do the same.
+  Without a mesh, and on one device, it is `fn` itself. An axis that is not divisible by its devices
+  is not split, as in `rules.param_shardings`; the devices then all do the same.
 
   Args:
     fn: a function of arrays that returns an array; independent along the axes that are split.
@@ -53,7 +53,7 @@ def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Calla
     def spec(axes):
       return PartitionSpec(*(None if axis in whole else dict(rules.RULES)[axis] for axis in axes))
 
-    # Pallas does not say over which axes its results vary.
+    # Pallas does not state over which axes its results vary.
     return jax.shard_map(
         fn, mesh=mesh, in_specs=tuple(map(spec, in_axes)), out_specs=spec(out_axes),
         check_vma=False)(*args)
@@ -62,13 +62,13 @@ def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Calla
 
 
 def put_together(tree: Any) -> Any:
-  """A tree whose arrays without a place of their own go where the others are, to every device.
+  """A tree whose arrays without a sharding are replicated to the devices of the others.
 
-  A program is compiled for the places of its arguments, and what comes out of it has one: without
-  this, a loop would compile its programs once for what it starts with and again for what follows.
+  A program is compiled for the shardings of its arguments, and its results have shardings: without
+  this, a loop would compile its programs once for its initial arrays and again for later ones.
 
   Args:
-    tree: of arrays; traced ones stay as they are.
+    tree: of arrays; traced ones are unchanged.
   """
   is_free = lambda x: not isinstance(x, jax.core.Tracer) and not getattr(x, "committed", False)
   held = next((x.sharding for x in jax.tree.leaves(tree)

@@ -1,8 +1,8 @@
-r"""Finding the final answer in a text: of a completion, and of a data set's gold answer.
+r"""Extracts the final answer of a completion, and of a data set's gold answer.
 
-One place for answer extraction: verifiers, the format and the exploration reward use it. All of it
-is plain text work. Not here: boxes (`rlreason/boxes.py`, whose names are also found here), what an
-answer means (`reading/`), and whether two are equal (`matching.py`, `verifier.py`).
+Verifiers, the format and the exploration reward all use it. It only processes text. Not here: boxes
+(`rlreason/boxes.py`, whose names are re-exported here), the meaning of an answer (`reading/`), and
+the comparison of two (`matching.py`, `verifier.py`).
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MAX_ANSWER_CHARACTERS = 2_000  # a longer answer is never right; callers check t
 _WRITTEN_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?", re.ASCII)
 
 def check_no_box_score(score: float) -> None:
-  """Raises ValueError unless no answer is at best as good as a wrong one, which scores 0."""
+  """Raises ValueError if a missing answer scores more than a wrong one, which scores 0."""
   if not -math.inf < score <= 0:
     raise ValueError(
         f"no_box_score: got {score!r}, allowed: at most 0, the score of a wrong answer")
@@ -26,7 +26,7 @@ def check_no_box_score(score: float) -> None:
 def extract_answer(
     text: str, *, which_box: WhichBox = "last", answer_tags: bool = False, answer_after: str = ""
 ) -> str | None:
-  r"""The final answer as written, or None where there is none.
+  r"""The final answer as written, or None if there is none.
 
   Args:
     text: a completion.
@@ -34,7 +34,7 @@ def extract_answer(
       from the last are parts of one answer, `1, 2`.
     answer_tags: look only inside the last `<answer>...</answer>`; a box in it is unwrapped,
       otherwise its text is the answer.
-    answer_after: look only behind the last of these marks, such as `####`; a box in that line is
+    answer_after: look only after the last of these marks, such as `####`; a box in that line is
       unwrapped, otherwise the line is the answer.
   """
   if answer_after:
@@ -53,31 +53,31 @@ def extract_answer(
 
 
 def mark_of(where: Mapping[str, Any]) -> str:
-  """What stands before an answer; empty: a box. `where`: arguments of `extract_answer`."""
+  """The text before an answer; empty: a box. `where`: arguments of `extract_answer`."""
   return where.get("answer_after") or ("<answer>" if where.get("answer_tags") else "")
 
 
 def last_number(text: str) -> str | None:
-  """The last number written in digits, as it stands; None without one."""
+  """The last number written in digits, unchanged; None without one."""
   found = _WRITTEN_NUMBER.findall(text)
   return found[-1].rstrip(",") if found else None
 
 
 _NO_GOLDS = frozenset(("proof", "not found", "notfound", "no answer", "see solution", "nan",
                        "n/a", "not applicable", "answers may vary"))
-# Of a gold answer that is one sentence, and of one of several; one with more is a working.
+# For a gold answer of one sentence, and of several; one with more is a worked solution.
 _MAX_WORDS, _MAX_SHORT_WORDS = 25, 12
 
 
 def gold_text(gold: Any) -> str:
-  r"""The gold answer in what a data set calls the answer, which may be a whole working.
+  r"""The gold answer in the answer field of a data set, which may be a worked solution.
 
-  GSM8K writes `... #### 72`; others leave a working with the answer in the last box, in
+  GSM8K writes `... #### 72`; others have a worked solution with the answer in the last box,
   `<answer>` tags, or after "the answer is".
 
   Raises:
-    ValueError: there is no answer in it: None, nothing, `proof`, a box that is never closed, or a
-      working that marks no answer.
+    ValueError: there is no answer in it: None, empty, `proof`, a box that is never closed, or a
+      worked solution that marks no answer.
   """
   if isinstance(gold, (list, tuple)):
     gold = ", ".join(map(str, gold))

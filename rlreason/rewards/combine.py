@@ -1,11 +1,11 @@
 """A weighted, named sum of rewards.
 
-Every reward has a name, a weight and its own values, also where its weight is 0. A reward function
-of the user's comes as a Python callable, which runs in this process as the user's own code, or from
-a config as "package.module:function", which runs in the killable workers, one row at a time.
+Every reward has a name, a weight and its own values, even if its weight is 0. A custom reward
+function is either a Python callable, which runs in this process, or "package.module:function" in a
+config, which runs in the killable workers, one row at a time.
 
-What a function gives for a completion is a number, paid at its end, or a list of (where, number),
-each paid where it belongs (`places.Where`).
+For each completion a function returns a number, given at its end, or a list of (where, number),
+each given at its position (`places.Where`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,15 +38,15 @@ RewardFunction = Callable[..., Sequence[float | Sequence[tuple[places.Where, flo
 TURNS_COLUMN = "turns"
 Verifier = str | RewardFunction  # of a task: a name of `verifier.VERIFIERS`, or a function
 
-# Of every rollout, beside the task's columns: generated tokens, those before the answer and their
-# text, whether the length limit ended the completion, the index of its prompt, the tags that this
-# ends with, and the turns that the policy took.
+# Columns of every rollout, in addition to the task's: number of generated tokens, that before the
+# answer and its text, whether the length limit ended the completion, the index of its prompt, the
+# tags at the end of the prompt, and the number of the policy's turns.
 ROLLOUT_COLUMNS = (
     "tokens", "reasoning_tokens", "reasoning_text", "truncated", "group", "opened", TURNS_COLUMN)
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
-# What a built-in reward may read; its other keyword-only parameters are options.
+# Columns that built-in rewards may read; their other keyword-only parameters are options.
 READ_COLUMNS = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
-BUILT_IN = {  # beside "verifier", which the task chooses
+BUILT_IN = {  # in addition to "verifier", which the task chooses
     "arora_length": length.arora_length_reward,
     "exploration": exploration.exploration_reward,
     "finished": formats.finished_reward,
@@ -74,11 +74,11 @@ class RewardSpec:
     name: a built-in reward ("verifier", or one of `BUILT_IN`), or any name with `function`.
     weight: factor in the sum; 0 computes and logs the reward without using it.
     function: a reward function, or "package.module:function"; None for a built-in.
-    options: keyword arguments beside the columns, such as {"c": 1000} for exploration.
+    options: keyword arguments other than the columns, such as {"c": 1000} for exploration.
     is_judge: the function scores effort in [0, 1]; a failure or anything else counts as 0.5.
-    is_potential: the function gives potentials Φ in lists, each of the state after its place, 0
-      before the first; what is paid are the differences γΦ' - Φ (`losses.potential_shaping`).
-    step_separator: what stands between the steps that the function's ("step", i) count.
+    is_potential: the function returns lists of potentials Φ, each of the state after its position,
+      0 before the first; the rewards are the differences γΦ' - Φ (`losses.potential_shaping`).
+    step_separator: the text between the steps that the function's ("step", i) count.
   """
 
   name: str
@@ -115,16 +115,16 @@ class RewardResult(NamedTuple):
   """Scores of B completions.
 
   Attributes:
-    total: [B] the weighted sum, clipped; None where a part with a weight other than 0 is None. Of a
-      list its sum; potentials are no part of it.
-    parts: reward name -> [B] its values, before weighting: of a list its sum, of potentials the
-      last one.
+    total: [B] the weighted sum, clipped; None where a part with a weight other than 0 is None.
+      Lists count with their sum; potentials do not count.
+    parts: reward name -> [B] its values, before weighting: the sum of a list, the last of
+      potentials.
     counts: unscored (rows whose total is None) and, of this call, timeouts, crashes and errors of
       workers, not_finite (values that were NaN or infinite, which are None in `parts`) and
-      judge_failures (scores replaced by 0.5). Errors are also places that a completion lacks.
-    placed: [B] what of the total is paid within the completion, weighted; None where no function
+      judge_failures (scores replaced by 0.5). Errors include positions that a completion lacks.
+    placed: [B] the part of the total given within the completion, weighted; None if no function
       gave a list.
-    potentials: [B] by how much the weighted potential rises where; None without a potential.
+    potentials: [B] the increases of the weighted potential and their positions; None without one.
   """
 
   total: list[float | None]
@@ -135,7 +135,7 @@ class RewardResult(NamedTuple):
 
   @property
   def verdicts(self) -> list[bool | None]:
-    """[B] whether each is right; None where the verifier gives nothing, or there is none."""
+    """[B] whether each is right; None where the verifier gives no score, or there is none."""
     scores = self.parts.get("verifier", [None] * len(self.total))
     return list(map(values_lib.is_right, scores))
 
@@ -151,7 +151,7 @@ def combine_rewards(
 
   Args:
     specs: the parts, each name once.
-    verifier: what the part "verifier" is: a name of `verifier.VERIFIERS` (a task gives it) or a
+    verifier: that of the part "verifier": a name of `verifier.VERIFIERS` (from the task) or a
       reward function, also as "package.module:function". Its options are the fields of that
       verifier, or arguments of the function.
     pool: worker processes; None for the shared default pool.
@@ -159,7 +159,7 @@ def combine_rewards(
 
   Raises:
     ValueError: no or repeated names, an unknown verifier, an option that is unknown or out of
-      range, a part that asks for `is_right` without a part "verifier", or an empty clip range.
+      range, a part that reads `is_right` without a part "verifier", or an empty clip range.
   """
   names = [spec.name for spec in specs]
   if not names or len(set(names)) != len(names):
@@ -180,7 +180,7 @@ class CombinedReward:
   Counts of workers are differences of the pool's totals: exact while one thread uses the pool.
 
   Attributes:
-    mark: what stands before an answer, as the part "verifier" reads it; empty: a box.
+    mark: the text before an answer, as the part "verifier" reads it; empty: a box.
   """
 
   def __init__(self, specs, functions, pool, clip_range):
@@ -201,14 +201,14 @@ class CombinedReward:
       prompts: [B] text or chat messages.
       completions: [B] texts.
       **columns: [B] lists: those of the task (`answer`, ...), and those of `ROLLOUT_COLUMNS` that a
-        reward wants. Columns called `prompts`, `completions`, `self` or `is_right` are left out:
-        the part "verifier" goes first, and the others find its verdicts in `is_right`.
+        reward reads. Columns called `prompts`, `completions`, `self` or `is_right` are dropped: the
+        part "verifier" runs first, and the others receive its verdicts as `is_right`.
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, a reward is
         neither None, a number nor a list of (where, number), or a function always fails
-        (`values.FailureWatch`); the reward is named. What a callable raises goes through, but for a
-        judge's.
+        (`values.FailureWatch`); the reward is named. Exceptions of a callable pass through, except
+        those of a judge.
     """
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
@@ -262,12 +262,12 @@ class CombinedReward:
   def _placed(
       self, given: dict[str, values_lib.Values], is_potential: bool
   ) -> list[list[places.Placed]] | None:
-    """Of each completion what lists say, weighted; None where no function gave one."""
+    """The weighted list entries of each completion; None if no function gave a list."""
     lists = [(spec.weight, given[spec.name].placed) for spec in self.specs
              if spec.weight and spec.is_potential == is_potential]
     lists = [(weight, rows) for weight, rows in lists if any(row is not None for row in rows)]
-    return [[(place, weight * number) for (weight, _), row in zip(lists, rows)
-             for place, number in row or ()]
+    return [[(position, weight * number) for (weight, _), row in zip(lists, rows)
+             for position, number in row or ()]
             for rows in zip(*(rows for _, rows in lists))] if lists else None
 
 
@@ -287,7 +287,7 @@ def _make_function(
 
 
 def _check_no_verdicts(specs: Sequence[RewardSpec]):
-  """Raises ValueError if a part asks for the verdicts of a verifier, as there is none."""
+  """Raises ValueError if a part reads the verdicts of a verifier, as there is none."""
   for spec in specs:
     function = spec.function or BUILT_IN[spec.name]
     function = _import(function) if isinstance(function, str) else function
@@ -313,12 +313,12 @@ def _make_verifier(
 
 
 def is_built_in(verifier: Verifier) -> bool:
-  """Whether the verifier of a task is no function of the user's."""
+  """Whether the verifier of a task is built in, not a custom function."""
   return isinstance(verifier, str) and ":" not in verifier
 
 
 def default_options(spec: RewardSpec, verifier: Verifier) -> dict[str, Any]:
-  """What the options of a part are where it does not give them; arguments as `verifier_columns`."""
+  """The default options of a part; arguments as for `verifier_columns`."""
   function = spec.function or BUILT_IN.get(spec.name)
   if function is None:
     function = verifiers.find(verifier) if is_built_in(verifier) else verifier
@@ -331,7 +331,7 @@ def verifier_columns(spec: RewardSpec, verifier: Verifier) -> set[str]:
 
   Args:
     spec: the part.
-    verifier: of the task, as of `combine_rewards`.
+    verifier: of the task, as for `combine_rewards`.
 
   Raises:
     ValueError: there is no such verifier or function.
@@ -348,7 +348,7 @@ def verifier_columns(spec: RewardSpec, verifier: Verifier) -> set[str]:
 
 
 def has_math_golds(spec: RewardSpec, verifier: Verifier) -> bool:
-  """Whether the part "verifier" of such a task reads gold answers as mathematics."""
+  """Whether the part "verifier" of the task reads gold answers as mathematics."""
   return spec.function is None and verifier == "math"
 
 
@@ -358,14 +358,14 @@ def _call_with_options(function, options, prompts, completions, /, **columns):
 
 
 def _call_built_in(function, options, names, prompts, completions, /, **columns):
-  """A column of the data set that is called like an option (`names`) is not that option."""
+  """Drops columns of the data set that have the name of an option (`names`)."""
   kept = {name: column for name, column in columns.items() if name not in names}
   return function(prompts, completions, **kept, **options)
 
 
 def _check_built_in(name: str, options: Mapping[str, Any]) -> None:
   slots.check_options(BUILT_IN[name], options, READ_COLUMNS)
-  try:  # on nothing: it checks the range of its options itself
+  try:  # with no rows: it checks the range of its options itself
     BUILT_IN[name]([], [], **options, **{column: [] for column in READ_COLUMNS})
   except ValueError as error:
     raise ValueError(f"reward {name!r}: {error}") from error
@@ -387,14 +387,14 @@ def _make_pool_function(
         for row in range(len(completions))
     ]
     replies = pool.map(worker.row_target(target), requests)
-    # A failed reply stands for its row: its reason is told with those of the whole call.
+    # A failed reply represents its row: its reason is reported with those of the whole call.
     return [reply if reply.failure else reply.value for reply in replies]
 
   return score
 
 
 def check_arguments(where: str, function: Callable[..., Any], options: Mapping[str, Any]):
-  """Raises ValueError where a function of the user's takes no argument of an option's name."""
+  """Raises ValueError if a custom function has no parameter with the name of an option."""
   try:
     parameters = inspect.signature(function).parameters.values()
   except ValueError:  # some functions of C have none
@@ -407,7 +407,7 @@ def check_arguments(where: str, function: Callable[..., Any], options: Mapping[s
 
 
 def _import(target: str) -> Callable[..., Any]:
-  """Finds a misspelt name now, and not in the workers after the first rollout."""
+  """Reports a misspelt name now, not in the workers after the first rollout."""
   return slots.import_function(target, "reward function")
 
 
@@ -416,18 +416,18 @@ def _make_watch(spec: RewardSpec) -> values_lib.FailureWatch:
   label = f"{kind} {spec.name!r}"
   if isinstance(spec.function, str):
     label = f"{kind} function {spec.function!r}"
-  # What a judge asks can be away for a while; a run survives that.
+  # A judge's service can be unavailable for a while; a run continues.
   return values_lib.FailureWatch(label, may_never_score=spec.is_judge)
 
 
 def _call_judge(
     function, prompts, completions, columns
 ) -> tuple[list[float], list[str | None]]:
-  """The judge's scores, and why they had to be replaced, where they had to be."""
+  """The judge's scores, and the reasons where they had to be replaced."""
   count = len(completions)
   try:
     scores = list(function(prompts, completions, **columns))
-  except Exception as error:  # it asks a service that can fail in any way
+  except Exception as error:  # it calls a service that can fail in any way
     scores, reason = [], f"{type(error).__name__}: {error}"
   else:
     reason = f"it returned {len(scores)} scores for {count} completions"

@@ -1,4 +1,4 @@
-"""The random reward: a control that any claim of a gain is measured against."""
+"""The random reward: the control for any claimed gain."""
 
 import hashlib
 from typing import Any
@@ -8,11 +8,11 @@ def random_reward(
     prompts: list[Any], completions: list[str], *, probability: float = 0.5, seed: int = 0,
     **unused_columns: list[Any],
 ) -> list[float]:
-  """1 with the given probability, else 0, whatever the answer.
+  """1 with the given probability, else 0, independent of the answer.
 
-  Drawn from a hash of (seed, prompt, completion): no state, so that a resumed run pays the same,
-  and the same text always gets the same reward, whichever the step. It says nothing about a text
-  not seen before, which is what a model would have to learn from it.
+  Drawn from a hash of (seed, prompt, completion): it has no state, so that a resumed run gives the
+  same rewards, and the same text gets the same reward in every step. It carries no information
+  about unseen texts, so that a model cannot learn anything general from it.
 
   Args:
     prompts: text, or chat messages.
@@ -29,6 +29,6 @@ def random_reward(
 
 
 def _uniform(text: str) -> float:
-  """A number in [0, 1) that depends on `text` alone."""
+  """A number in [0, 1) that depends only on `text`."""
   digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
   return int.from_bytes(digest, "big") / 2**64

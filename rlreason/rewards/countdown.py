@@ -1,8 +1,8 @@
 r"""The outcome verifier of Countdown: an expression over given numbers that reaches a target.
 
-The expression is read by a parser of its own (numbers, + - * /, parentheses; shunting-yard, so no
-recursion) with exact fractions and caps on everything that could grow. Nothing is ever evaluated
-as code. Not here: the problems (`data/tasks/countdown.py`).
+A custom parser reads the expression (numbers, + - * /, parentheses; shunting-yard, so no recursion)
+with exact fractions and limits on all sizes. Nothing is ever evaluated as code. Not here: the
+problems (`data/tasks/countdown.py`).
 """
 
 import collections
@@ -36,11 +36,11 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_expression(text: str) -> Evaluated | None:
-  r"""The exact value of `text`, or None where it is no expression.
+  r"""The exact value of `text`, or None if it is not an expression.
 
   Accepted: non-negative integers, binary + - * / (also `×`, `÷`, `−`, `\times`, `\cdot`, `\div`)
   and parentheses. Not accepted: signs (`-3`), implicit products (`2(3+4)`), powers, decimals, a
-  division by zero, anything beyond the caps of this module.
+  division by zero, anything beyond the limits of this module.
   """
   if len(text) > MAX_CHARACTERS:
     return None
@@ -55,7 +55,7 @@ def evaluate_expression(text: str) -> Evaluated | None:
 
 
 def _tokenize(text: str) -> list[int | str] | None:
-  """Integers and operators of `text`; None where something else is in it."""
+  """Integers and operators of `text`; None if it contains anything else."""
   tokens = []
   position = 0
   text = text.strip()
@@ -75,7 +75,7 @@ def _evaluate(tokens: list[int | str]) -> Fraction | None:
   """The value, by shunting-yard; None for a syntax error or a division by zero."""
   values, operators = [], []
   expects_operand = True
-  for token in [*tokens, ")"]:  # the end closes everything, as a last parenthesis would
+  for token in [*tokens, ")"]:  # the end acts as a last closing parenthesis
     if (isinstance(token, int) or token == "(") != expects_operand:
       return None
     if isinstance(token, int):
@@ -101,7 +101,7 @@ def _evaluate(tokens: list[int | str]) -> Fraction | None:
 
 
 def _apply(operator: str, values: list[Fraction]) -> bool:
-  """Replaces the last two values by their result; False where that is a division by zero."""
+  """Replaces the last two values by their result; False for a division by zero."""
   right, left = values.pop(), values.pop()
   if operator == "/" and not right:
     return False

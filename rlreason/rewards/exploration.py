@@ -1,4 +1,4 @@
-r"""Exploration rewards of RLSP: effort, whatever the answer (https://arxiv.org/abs/2502.06773).
+r"""Exploration rewards of RLSP for effort (https://arxiv.org/abs/2502.06773).
 
 As in the authors' code: a term -c / L of the length L of the reasoning before the first box, and a
 judge's score in [0, 1] of the effort. A run mixes them with the verifier's reward r by weights, for
@@ -13,7 +13,7 @@ from rlreason.rewards import answer as answers
 from rlreason.rewards import worker
 
 CHARACTERS_PER_TOKEN = 4  # of the authors' code, where lengths are estimated from text
-JUDGE_FAILURE_SCORE = 0.5  # neither a reward nor a punishment
+JUDGE_FAILURE_SCORE = 0.5  # neither a reward nor a penalty
 
 Unit = Literal["characters", "tokens"]
 
@@ -29,22 +29,22 @@ def exploration_reward(
     reasoning_text: Sequence[str] | None = None,
     **unused_columns: list[Any],
 ) -> list[float]:
-  """-c / L: longer reasoning is better, less and less so; always below 0.
+  """-c / L: longer reasoning scores more, with diminishing returns; always below 0.
 
-  L counts what comes before the *first* box (all of the text when there is none), so that padding
-  after it never pays; where the verifier looks for the answer behind another mark, before that.
-  Differs from the authors' code: L is at least `min_length`, where a box at
-  the very start made theirs fail with a reward of 0, better than a short right answer.
+  L is the length before the *first* box (all of the text if there is none), so that padding after
+  it is never rewarded; if the verifier looks for the answer after another mark, before that mark.
+  Differs from the authors' code: L is at least `min_length`. With a box at the very start theirs
+  fails with a reward of 0, more than a short right answer gets.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
     c: strength in tokens, >= 0; 1000 in the paper's runs. See `check_correctness_beats_length`.
-    unit: "characters" takes L = characters / 4; "tokens" takes the column below.
+    unit: "characters" uses L = characters / 4; "tokens" uses the column below.
     min_length: shorter reasoning counts as this long, >= 1; in RLSP 1. A stage's
       `min_reasoning_tokens`.
     reasoning_tokens: generated tokens before the answer of each row.
-    reasoning_text: of them; None: what comes before the first box.
+    reasoning_text: their text; None: the text before the first box.
 
   Raises:
     ValueError: c is negative, the unit is unknown, or the column is missing.
@@ -69,7 +69,7 @@ def exploration_reward(
 def correctness_beats_length(
     c: float, min_length: float, max_length: float, verifier_gap: float = 1.0
 ) -> bool:
-  """Whether any right answer scores more than any wrong one, for lengths in the given range.
+  """Whether every right answer scores more than every wrong one, for lengths in the given range.
 
   The shortest right answer must beat the longest wrong one: c (1 / Lmin - 1 / Lmax) < gap.
 
@@ -77,7 +77,7 @@ def correctness_beats_length(
     c: strength of the exploration reward times its weight, tokens.
     min_length: shortest reasoning, tokens, >= 1.
     max_length: longest reasoning, tokens.
-    verifier_gap: what being right is worth: the verifier's weight times (right - wrong score).
+    verifier_gap: the verifier's weight times (right - wrong score).
   """
   return c * _length_spread(min_length, max_length) < verifier_gap
 
@@ -85,7 +85,7 @@ def correctness_beats_length(
 def check_correctness_beats_length(
     c: float, min_length: float, max_length: float, verifier_gap: float = 1.0
 ) -> None:
-  """Raises ValueError, naming the c that would do, unless `correctness_beats_length`."""
+  """Raises ValueError, naming the largest such c, unless `correctness_beats_length`."""
   if correctness_beats_length(c, min_length, max_length, verifier_gap):
     return
   largest = verifier_gap / _length_spread(min_length, max_length)
@@ -102,9 +102,9 @@ def _length_spread(min_length: float, max_length: float) -> float:
 
 
 def clean_judge_scores(scores: Sequence[Any], count: int) -> list[float]:
-  """A judge's scores of `count` rows: whatever is not a number in [0, 1] becomes 0.5.
+  """A judge's scores of `count` rows; anything but a number in [0, 1] becomes 0.5.
 
-  A list of another length than `count` is of no use: every row gets 0.5.
+  If the list has another length than `count`, every row gets 0.5.
   """
   if len(scores) != count:
     return [JUDGE_FAILURE_SCORE] * count

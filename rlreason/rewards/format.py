@@ -1,6 +1,6 @@
-r"""Format rewards: is the answer where it should be, and is the text at its end?
+r"""Format rewards: whether the answer has the required form, and whether the text is complete.
 
-They do not look at whether the answer is right.
+They ignore whether the answer is right.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ def format_reward(
     prompts: list[Any], completions: list[str], *, style: Style = "box",
     answer_after: str = "", opened: Sequence[str] | None = None, **unused_columns: list[Any],
 ) -> list[float]:
-  r"""1 for a completion in the wanted format, else 0.
+  r"""1 for a completion in the required format, else 0.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
-    style: "box" wants exactly one balanced `\boxed{}` that is not empty; "tags" wants
+    style: "box" requires exactly one balanced `\boxed{}` that is not empty; "tags" requires
       `<think>...</think> <answer>...</answer>` with each tag once and nothing outside (DeepSeek-R1,
       https://arxiv.org/abs/2501.12948).
-    answer_after: wants exactly one of these marks, such as `####`, and an answer behind it, in the
-      place of the box; as of the verifier.
+    answer_after: requires exactly one of these marks, such as `####`, and an answer after it,
+      instead of a box; as for the verifier.
     opened: tags that the prompt of each row ends with, such as "<think>", and which its completion
       therefore lacks; None: there are none.
   """
@@ -47,14 +47,14 @@ def finished_reward(
     prompts: list[Any], completions: list[str], *, truncated: Sequence[bool] | None = None,
     **unused_columns: list[Any],
 ) -> list[float]:
-  """1 for a completion that ended by itself, 0 for one that the length limit cut off.
+  """1 for a completion that ended by itself, 0 for one that the length limit truncated.
 
-  With a weight, the penalty for a missing end token of RLHF: text after the answer costs nothing
-  else.
+  With a weight, it is RLHF's penalty for a missing end token: nothing else penalises text after the
+  answer.
 
   Args:
-    prompts: not looked at.
-    completions: texts; their number is not looked at beyond the column.
+    prompts: ignored.
+    completions: texts; only their number matters.
     truncated: whether the length limit ended each row.
 
   Raises:
@@ -71,12 +71,12 @@ def unfinished_reward(
     truncated: Sequence[bool] | None = None, tokens: Sequence[int] | None = None,
     **unused_columns: list[Any],
 ) -> list[float]:
-  """-1 for a completion that was cut off or is longer than `max_length`, else 0.
+  """-1 for a completion that was truncated or is longer than `max_length`, else 0.
 
   T1's penalty, https://arxiv.org/abs/2501.11651.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
     max_length: tokens, at least 1.
     truncated: whether the length limit ended each row.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-SCORE_COLUMN = "model_score"  # of a rollout: what the stage's reward model says of a completion
+SCORE_COLUMN = "model_score"  # of a rollout: the score by the stage's reward model
 
 
 def learned_reward(
@@ -16,11 +16,11 @@ def learned_reward(
 
   Args:
     prompts, completions: [B] texts.
-    model_score: [B] scores; of a Bradley-Terry model differences of log-odds.
-    sigmoid: whether to squeeze them into (0, 1), as Satori adds them to verdicts
+    model_score: [B] scores; with a Bradley-Terry model their differences are log-odds.
+    sigmoid: whether to map them to (0, 1), as Satori adds them to verdicts
       (https://arxiv.org/abs/2502.02508).
-    unfinished_score: what a completion that was cut off gets in place of its score, such as -1
-      (https://arxiv.org/abs/2403.17031); None: its score.
+    unfinished_score: score of truncated completions instead of their own, such as -1
+      (https://arxiv.org/abs/2403.17031); None: their own.
     truncated: [B] whether the length limit ended each; for `unfinished_score`.
     **columns: not used.
 

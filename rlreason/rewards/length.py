@@ -1,12 +1,12 @@
-"""Length rewards: shorter, or of a wanted length, at the same accuracy.
+"""Length rewards: for shorter completions, or a target length, at the same accuracy.
 
-Each is a term beside the verifier's 1 for a right answer: with weights of 1 the two sum to the
-reward of its source. The terms of a group look at the completions of one prompt together, and are
-paid only where its share of right answers is at least `min_accuracy`: punishing length where a
-model still fails teaches it to give up. Lengths are generated tokens, the end token among them.
+Each is a term in addition to the verifier's 1 for a right answer: with weights of 1 the two sum to
+the reward of its source. Group terms compare the completions of one prompt, and are given only if
+its share of right answers is at least `min_accuracy`: penalising length where a model still fails
+teaches it to give up. Lengths are generated tokens, including the end token.
 
-A completion whose verdict is not known (None) takes part in nothing and gets None. Not here: the
-exploration reward, which pays for length (`exploration.py`).
+A completion with an unknown verdict (None) is ignored and gets None. Not here: the exploration
+reward, which rewards length (`exploration.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,14 @@ def kimi_length_reward(
 ) -> list[float | None]:
   """λ = 1/2 - (n - min) / (max - min) for a right answer of n tokens, min(0, λ) for a wrong one.
 
-  min and max are of the group; all of one length get 0. Kimi k1.5,
-  https://arxiv.org/abs/2501.12599. 10, 20 and 30 tokens: 1/2, 0, -1/2 if right; 0, 0, -1/2 if not.
+  min and max are of the group; if all lengths are equal all get 0. Kimi k1.5,
+  https://arxiv.org/abs/2501.12599. 10, 20 and 30 tokens get 1/2, 0, -1/2 if right; 0, 0, -1/2 if
+  not.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
-    min_accuracy: share of right answers, in [0, 1], from which on a group is paid.
+    min_accuracy: smallest share of right answers, in [0, 1], for a group to get the reward.
     tokens: generated tokens of each row.
     group: index of the prompt of each row.
     is_right: verdict of the verifier on each row.
@@ -53,7 +54,7 @@ def arora_length_reward(
 ) -> list[float | None]:
   """-a sigmoid((n - mean) / std) for a right answer of n tokens, 0 for a wrong one.
 
-  mean and std (of the population) are of the *right* answers of the group; without spread the
+  mean and std (of the population) are of the *right* answers of the group; without variance the
   sigmoid is 1/2. Arora & Zanette 2025, https://arxiv.org/abs/2502.04463.
 
   Args:
@@ -70,8 +71,8 @@ def arora_length_reward(
     if not right.any():
       return np.zeros(len(lengths))
     spread = lengths[right].std()
-    place = (lengths - lengths[right].mean()) / spread if spread else np.zeros(len(lengths))
-    return np.where(right, -a / (1.0 + np.exp(-np.where(right, place, 0.0))), 0.0)
+    deviations = (lengths - lengths[right].mean()) / spread if spread else np.zeros(len(lengths))
+    return np.where(right, -a / (1.0 + np.exp(-np.where(right, deviations, 0.0))), 0.0)
 
   return _pay_groups(pay, min_accuracy, tokens, group, is_right)
 
@@ -108,7 +109,7 @@ def l1_max_length_reward(
   """clip(a (target - n) + 1/2, 0, 1) - 1 for a right answer of n tokens, 0 for a wrong one.
 
   L1 in its other form, in which the verifier's 1 for a right answer is multiplied by the clipped
-  term: to stay below the target pays, up to a point.
+  term: staying below the target is rewarded, up to a limit.
 
   Args:
     prompts, completions, target, a, min_accuracy, tokens, group, is_right: as in
@@ -133,10 +134,10 @@ def overlong_reward(
   16384 tokens -> 0, 18432 -> -1/2, 20480 -> -1.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
-    max_length: tokens, above 0; at most those of the sampler, or -1 is never reached.
-    cache: tokens in which the reward falls, above 0 and at most max_length.
+    max_length: tokens, above 0; at most the sampler's limit, or -1 is never reached.
+    cache: tokens over which the reward falls, above 0 and at most max_length.
     tokens: generated tokens of each row.
 
   Raises:
@@ -164,7 +165,7 @@ def _pay_groups(
     tokens: Sequence[int] | None, group: Sequence[int] | None,
     is_right: Sequence[bool | None] | None,
 ) -> list[float | None]:
-  """pay(lengths f64[n], right bool[n]) for the rows of each group that have a verdict."""
+  """Applies pay(lengths f64[n], right bool[n]) to the rows of each group with a verdict."""
   if not 0 <= min_accuracy <= 1:
     raise ValueError(f"min_accuracy: got {min_accuracy!r}, allowed: 0 to 1")
   if tokens is None or group is None or is_right is None:

@@ -1,6 +1,6 @@
-"""Whether two readings of answers agree: True, False, or None where mathematics has to say.
+"""Whether two readings of answers agree: True, False, or None where mathematics must decide.
 
-Rules for what could be taken in two ways are in docs/verifier.md, each with the reason.
+docs/verifier.md gives the rules for ambiguous answers, each with its reason.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,14 +13,14 @@ from rlreason.rewards.reading.relations import is_combination, is_name
 from rlreason.rewards.reading.types import (
     EMPTY, Choice, Clock, Equation, Expression, Items, Number, Reading, Words, is_label, rename)
 
-# (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or never to be.
+# (gold, answer), LaTeX of both -> whether they are equal; None: not known yet, or undecidable.
 Judge = Callable[[str, str], bool | None]
-Percent = Literal["either", "exact"]  # does 50 agree with 50%, beside 0.5?
+Percent = Literal["either", "exact"]  # whether 50 agrees with 50%, as well as 0.5
 MAX_OPEN_PAIRS = 200  # of a list in any order; more are not compared
 
 # "1 2" is neither a product nor a mixed number; SymPy takes gcd(m, n) of letters for 1.
 _UNSOUND = re.compile(r"\d \d|\\(?:gcd|lcm)[^,]*[a-z]")
-_LONG_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")  # no product, in which order is nothing
+_LONG_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{4,}")  # not a product, whose order is free
 _FUNCTION = re.compile(r"([A-Za-z])\(([a-z])\)")
 _ANY_ORDER = ("list", "{}", "union", "cases")
 
@@ -31,7 +31,7 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
   Args:
     gold: reading of the gold answer.
     answer: reading of the answer.
-    judge: of pieces that only mathematics can compare.
+    judge: decides pieces that only mathematics can compare.
     percent: "either": `50` and `50%` agree, and `50%` with `0.5`; "exact": only the latter do.
   """
   recurse = lambda left, right: match(left, right, judge, percent)
@@ -44,7 +44,7 @@ def match(gold: Reading, answer: Reading, judge: Judge, percent: Percent = "eith
   if isinstance(gold, Items) or isinstance(answer, Items):
     verdict = _match_items(gold, answer, recurse)
     tex = [matrix_latex(one) for one in (gold, answer)]
-    # A matrix that still has to be multiplied or added up is a matter of mathematics.
+    # Mathematics must decide a matrix that still has to be multiplied or added up.
     is_open = verdict is False and isinstance(gold, Items) != isinstance(answer, Items) and all(tex)
     return judge(*tex) if is_open and "\\begin" in tex[0] and "\\begin" in tex[1] else verdict
   if isinstance(gold, Clock) or isinstance(answer, Clock):
@@ -103,7 +103,7 @@ def _match_clocks(gold: Reading, answer: Reading) -> bool:
 
 
 def matrix_latex(reading: Reading) -> str:
-  """LaTeX of an expression, or of a matrix of such; empty for all else."""
+  """LaTeX of an expression, or of a matrix of expressions; empty for anything else."""
   if isinstance(reading, Number):
     return str(reading.value)
   if isinstance(reading, Expression):
@@ -137,7 +137,7 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
       return renamed != answer.value and recurse(gold.value, renamed)
     if gold.latex == answer.latex:
       return True
-    # Two assignments of different variables are two things; x+y=1 and y=1-x may be one.
+    # Assignments of different variables differ; x+y=1 and y=1-x may be equal.
     is_assignment = [is_name(one.name) and isinstance(one.value, Number) for one in (gold, answer)]
     return False if all(is_assignment) else judge(gold.latex, answer.latex)
   equation, other = (gold, answer) if isinstance(gold, Equation) else (answer, gold)
@@ -148,7 +148,7 @@ def _match_equations(gold: Reading, answer: Reading, judge: Judge, recurse) -> b
   if isinstance(other, Expression) and len(other.latex) == 1 and other.latex.isupper():
     return False  # a = b is not the choice B
   if not (is_name(equation.name) or _is_statement(equation)):
-    # m+n = 540 gives what a problem asks for; x^2+y^2 = 4 is a circle.
+    # m+n = 540 gives the requested value; x^2+y^2 = 4 is a circle.
     is_asked = is_combination(equation.name) or equation is answer and isinstance(
         gold, Number) and quantities.number(equation.name.rstrip("%")) is not None
     if not (is_asked and isinstance(equation.value, Number)):
@@ -199,7 +199,7 @@ def _is_statement(equation: Equation) -> bool:
 
 
 def _is_spelled(gold: Reading, answer: Reading) -> bool:
-  """Whether one lists the choices that the other writes in one word: A, B, D and ABD."""
+  """Whether one lists the choices that the other writes as one word: A, B, D and ABD."""
   for items, other in ((gold, answer), (answer, gold)):
     if isinstance(items, Items) and items.kind == "list" and all(
         isinstance(item, Expression) and is_label(item.latex) for item in items.items):
@@ -234,7 +234,7 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
     plain, other = (gold, answer) if gold.kind == "list" else (answer, gold)
     if other.kind not in ("{}", "()", "[]") or other.name and other.kind != "{}":
       return False
-    # A list without brackets stands for a pair only in the pair's order.
+    # A list without brackets equals a pair only in the pair's order.
     in_order = other.kind != "{}"
   else:
     return _match_flat(gold, answer, recurse)
@@ -246,7 +246,7 @@ def _match_items(gold: Reading, answer: Reading, recurse) -> bool | None:
 
 
 def _as_set(items: Items) -> Items:
-  """Without what is there twice; in a plain list of numbers 2, 2 may be meant."""
+  """Removes duplicates, except in a plain list of numbers, where 2, 2 may be meant."""
   if items.kind in ("{}", "union") or items.kind == "list" and all(
       isinstance(item, Items) for item in items.items):
     return items._replace(items=tuple(dict.fromkeys(items.items)))
@@ -254,14 +254,14 @@ def _as_set(items: Items) -> Items:
 
 
 def _names_are_order(gold: Items, answer: Items) -> bool:
-  """x = 1, y = 2 against 1, 2: without names the order says which is which."""
+  """x = 1, y = 2 against 1, 2: without names the order identifies the variables."""
   names = [item.name for item in gold.items if isinstance(item, Equation)]
   return (len(names) == len(gold.items) and len(set(names)) == len(names)
           and not any(isinstance(item, Equation) for item in answer.items))
 
 
 def _match_flat(gold: Items, answer: Items, recurse) -> bool | None:
-  """A column or row of a matrix against a tuple; all else of different form differs."""
+  """A column or row of a matrix against a tuple; other readings of different forms differ."""
   vector, other = (gold, answer) if gold.kind == "matrix" else (answer, gold)
   if vector.kind != "matrix" or other.kind != "()":
     return False
@@ -274,7 +274,7 @@ def _match_flat(gold: Items, answer: Items, recurse) -> bool | None:
 
 
 def _match_unordered(gold: tuple, answer: tuple, recurse) -> bool | None:
-  """Whether the items can be paired off; equality is transitive, so that any pairing will do."""
+  """Whether the items can be paired off; equality is transitive, so any pairing suffices."""
   left, is_open = list(answer), 0
   waiting = []
   for item in gold:

@@ -1,17 +1,17 @@
-"""Where in a completion a reward is paid: a character of its text, a step or a turn.
+"""Positions of rewards within a completion: a character of its text, a step or a turn.
 
-A step is what stands between separators and is not blank, a turn what the policy wrote until
-something was put in that it did not choose. All are counted from 0.
+A step is the non-blank text between separators, a turn the policy's text up to the next inserted
+text. All are counted from 0.
 """
 
 from typing import Any
 
-# As a reward function gives it: a character, ("step", i) or ("turn", i). Character c is paid on the
-# token that ends it; the text's length is the end of the completion.
+# As a reward function gives it: a character, ("step", i) or ("turn", i). The reward of character c
+# is on the token that ends it; the text's length is the end of the completion.
 Where = int | tuple[str, int]
-# A character, or ("turn", i): steps are characters of the text as well.
+# A character, or ("turn", i): steps are converted to characters.
 Place = int | tuple[str, int]
-Placed = tuple[Place, float]  # and what is paid there
+Placed = tuple[Place, float]  # and the reward there
 
 
 def split_steps(text: str, separator: str = "\n") -> list[str]:
@@ -20,13 +20,13 @@ def split_steps(text: str, separator: str = "\n") -> list[str]:
 
 
 def locate(where: Any, text: str, *, num_turns: int, separator: str) -> Place:
-  """Where a reward stands in a completion.
+  """The position of a reward in a completion.
 
   Args:
-    where: as of `Where`; a pair may be a list.
-    text: of the completion.
-    num_turns: of the policy's in it.
-    separator: of its steps.
+    where: a `Where`; a pair may be a list.
+    text: that of the completion.
+    num_turns: number of the policy's turns in it.
+    separator: that of its steps.
 
   Returns:
     A character, the last one of a step that is not blank, or ("turn", i).

@@ -1,4 +1,4 @@
-"""The outcome reward of Satori: a right end counts more where the start was wrong.
+"""The outcome reward of Satori: a right answer counts more after a wrong start.
 
 Satori restarts from the middle of earlier completions, right and wrong ones
 (https://arxiv.org/abs/2502.02508). Its reward is this, plus the sigmoid of an outcome reward model.
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-START_COLUMN = "start"  # of a task's rows: what the prompt starts from
-STARTS = ("", "right", "wrong")  # the problem alone, or a part of a right or a wrong completion
+START_COLUMN = "start"  # of a task's rows: the start of the prompt
+STARTS = ("", "right", "wrong")  # the problem alone, or with part of such a completion
 
 
 def restart_reward(
@@ -18,16 +18,16 @@ def restart_reward(
     start: Sequence[str] | None = None, is_right: Sequence[bool | None] | None = None,
     **unused_columns: list[Any],
 ) -> list[float | None]:
-  """1[right] - 1, with +bonus for wrong to right and -bonus for right to wrong.
+  """1[right] - 1, plus bonus for wrong to right and minus bonus for right to wrong.
 
-  In place of the verifier's score, which then has a weight of 0. The start decides, whatever the
-  completion says of it.
+  Replaces the verifier's score, which then has a weight of 0. Only the start matters, not how the
+  completion judges it.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
     bonus: at least 0; 0.5 in the authors' code.
-    start: one of `STARTS` for each row; without the column, all are problems alone.
+    start: one of `STARTS` for each row; without the column, all are plain problems.
     is_right: verdict of the verifier on each row; None gives None.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Rewards of style: no loops, and one language. They do not look at whether the answer is right."""
+"""Rewards of style: no loops, and one language. They ignore whether the answer is right."""
 
 import collections
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import unicodedata
 from rlreason.rewards import answer as answers
 
 Alphabet = Literal["latin", "cyrillic", "greek", "arabic", "hebrew", "hangul", "cjk"]
-# How the Unicode names of the letters of an alphabet begin.
+# Prefixes of the Unicode names of an alphabet's letters.
 _LETTERS = {"latin": ("LATIN",), "cyrillic": ("CYRILLIC",), "greek": ("GREEK",),
             "arabic": ("ARABIC",), "hebrew": ("HEBREW",), "hangul": ("HANGUL",),
             "cjk": ("CJK", "HIRAGANA", "KATAKANA")}
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-# Scripts that are written without spaces: each of their signs is a word.
+# Scripts written without spaces: each of their characters is a word.
 _WORD = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\\W\\d_\u3040-\u9fff]+")
 
 
@@ -22,16 +22,16 @@ def repetition_reward(
     prompts: list[Any], completions: list[str], *, n: int = 4, most: int = 3,
     **unused_columns: list[Any],
 ) -> list[float]:
-  """-1 for a completion that has one n-gram of words more than `most` times, else 0.
+  """-1 for a completion that repeats one n-gram of words more than `most` times, else 0.
 
-  T1, https://arxiv.org/abs/2501.11651, which does not say how it finds them. An n-gram with a digit
-  in it does not count: numbers repeat where nothing is wrong.
+  T1, https://arxiv.org/abs/2501.11651, which does not specify how repetitions are found. N-grams
+  with a digit do not count: numbers repeat legitimately.
 
   Args:
-    prompts: not looked at.
-    completions: texts; words are what stands between spaces.
+    prompts: ignored.
+    completions: texts; words are separated by spaces.
     n: words of an n-gram, at least 1.
-    most: times that an n-gram may occur, at least 1.
+    most: most occurrences of an n-gram, at least 1.
   """
   for name, value in (("n", n), ("most", most)):
     if value != int(value) or value < 1:
@@ -52,17 +52,17 @@ def language_reward(
     prompts: list[Any], completions: list[str], *, alphabet: Alphabet = "latin",
     reasoning_text: Sequence[str] | None = None, **unused_columns: list[Any],
 ) -> list[float]:
-  r"""The share of the words of the reasoning that are in the wanted language, by its alphabet.
+  r"""The share of the reasoning's words that are in the target language, by its alphabet.
 
   DeepSeek-R1, https://arxiv.org/abs/2501.12948. Words are runs of letters before the
-  answer, LaTeX commands left out; a word is of an alphabet when all of its letters are. A text
-  without words mixes nothing: 1.
+  answer, LaTeX commands left out; a word is of an alphabet if all of its letters are. A text
+  without words gets 1.
 
   Args:
-    prompts: not looked at.
+    prompts: ignored.
     completions: texts.
-    alphabet: of the wanted language; in "cjk" each sign is a word.
-    reasoning_text: what comes before the answer of each row; None: before the first box.
+    alphabet: of the target language; in "cjk" each character is a word.
+    reasoning_text: the text before the answer of each row; None: before the first box.
   """
   if alphabet not in _LETTERS:
     raise ValueError(f"alphabet: got {alphabet!r}, allowed: {', '.join(map(repr, _LETTERS))}")

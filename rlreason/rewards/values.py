@@ -1,9 +1,9 @@
-"""What a reward function gave for each completion: a reward, no score, or a failure.
+"""Results of reward functions for each completion: a reward, no score, or a failure.
 
-A reward is a number, or a list of (where, number) for what is paid within the completion. A
+A reward is a number, or a list of (where, number) for rewards within the completion. A
 completion for which a function fails, or gives NaN or an infinite value, is not scored; a function
-that fails on every completion, call after call, ends the run. Not here: what counts as a
-number (`worker.py`, which checks it before a score leaves its process).
+that fails on every completion, call after call, ends the run. Not here: the definition of a number
+(`worker.py`, which checks scores before they leave its process).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,24 +20,24 @@ from rlreason.workers import pool as pools
 MAX_FAILED_CALLS = 10  # in a row, each of them on every completion
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are f32 where they are used
 _MAX_LOGGED = 5  # calls of a function in which some completions failed
-# Of a reply without a message -> what came of a completion.
+# Kind of a reply without a message -> the reason of the failure.
 FAILURES = {"timeout": "it took longer than reward_timeout", "crash": "its process died"}
 
 
 def is_right(score: float | None) -> bool | None:
-  """Whether a verifier's score says right: 1 or more; None, not scored, stays None."""
+  """Whether a verifier's score means right: 1 or more; None (not scored) stays None."""
   return None if score is None else bool(score >= 1.0)
 
 
 class Values(NamedTuple):
-  """What a reward function gave for B completions.
+  """The results of a reward function for B completions.
 
   Attributes:
-    scores: [B] numbers, the sum of a list; None where there is none.
-    placed: [B] the lists, None where there is a number or nothing.
-    failures: [B] why the function failed on it; None where it did not, or returned None.
+    scores: [B] numbers, the sum of a list; None where there is no score.
+    placed: [B] the lists, None where there is a number or no score.
+    failures: [B] why the function failed; None where it did not, or returned None.
     not_finite: how many were NaN or infinite.
-    misplaced: how many have a place that the completion does not have.
+    misplaced: how many have a position that the completion does not have.
   """
 
   scores: list[float | None]
@@ -51,14 +51,14 @@ def read_values(
     name: str, values: Any, count: int,
     locate: Callable[[int, places.Where], places.Place] | None = None,
 ) -> Values:
-  """Rewards of a function as plain numbers, and what went wrong.
+  """Rewards of a function as plain numbers, and its failures.
 
   Args:
     name: of the reward, for messages.
-    values: what the function returned; a `pools.Reply` stands for a failure in a worker.
+    values: the function's results; a `pools.Reply` represents a failure in a worker.
     count: B.
-    locate: (row, where) -> where that is in the completion; raises LookupError where it has no such
-      place. None: only numbers are allowed.
+    locate: (row, where) -> the position in the completion; raises LookupError if there is no such
+      position. None: only numbers are allowed.
 
   Raises:
     ValueError: not `count` values, or one that is neither a reward nor None.
@@ -98,7 +98,7 @@ def read_values(
 def _plain(
     name: str, row: int, value: Any, allows_lists: bool
 ) -> float | list[tuple[places.Where, float]] | None:
-  """A reward of plain types; raises ValueError for what is none."""
+  """A reward of plain types; raises ValueError if it is not a reward."""
   message = value.message if isinstance(value, pools.Reply) else ""
   if value is None or type(value) is float:
     return value
@@ -112,7 +112,7 @@ def _plain(
 
 
 def as_potentials(name: str, values: Values) -> Values:
-  """Lists of potentials as lists of how much they rise; the scores are the last potentials.
+  """Converts lists of potentials to lists of their increases; the scores are the last potentials.
 
   Raises:
     ValueError: there is a number instead of a list.
@@ -123,12 +123,12 @@ def as_potentials(name: str, values: Values) -> Values:
       raise ValueError(f"reward {name!r}: got {scores[row]} for row {row}, allowed: lists of "
                        "(where, number) or None, of a potential")
     if placed is not None:
-      if len({type(place) for place, _ in placed}) == 1:
+      if len({type(position) for position, _ in placed}) == 1:
         placed = sorted(placed, key=lambda pair: pair[0])
       numbers = [0.0, *(number for _, number in placed)]
       scores[row] = numbers[-1]
-      rises[row] = [(place, number - before)
-                    for (place, number), before in zip(placed, numbers)]
+      rises[row] = [(position, number - before)
+                    for (position, number), before in zip(placed, numbers)]
   return values._replace(scores=scores, placed=rises)
 
 
@@ -137,7 +137,7 @@ class FailureWatch:
 
   Attributes:
     label: names the function in messages.
-    may_never_score: whether it is given `MAX_FAILED_CALLS` calls also where it never scored any
+    may_never_score: whether it gets `MAX_FAILED_CALLS` calls even if it has never scored a
       completion; if not, a first call that fails on all of several is enough.
   """
 
@@ -149,7 +149,7 @@ class FailureWatch:
     self._num_logged = 0
 
   def note(self, failures: Sequence[str | None]) -> None:
-    """Takes the failures of a call: why each completion has no score, None where it has one.
+    """Records the failures of a call: why each completion has no score, None where it has one.
 
     Raises:
       ValueError: the function always fails.

@@ -1,9 +1,9 @@
-r"""Outcome verifiers: is the final answer of a completion right?
+r"""Outcome verifiers: decide whether the final answer of a completion is right.
 
 An answer and its gold answer are read (`reading.py`) and matched (`matching.py`) here, exactly and
 at once. Only pieces that need mathematics (roots, polynomials) go to math-verify, in the killable
-processes of `workers/`. docs/verifier.md has the rules for answers that could be taken in two ways,
-and how often the verdicts are wrong.
+processes of `workers/`. docs/verifier.md gives the rules for ambiguous answers, and the error rates
+of the verdicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from rlreason.rewards.reading.types import Number
 from rlreason.rewards.reading.typesetting import clean, squeeze
 from rlreason.workers import pool as pools
 
-# 2,74 in place of 2.74, which is only looked for where the gold answer is no integer.
+# 2,74 instead of 2.74, which is tried only if the gold answer is not an integer.
 _DECIMAL_COMMA = re.compile(r"[^\d,]*(?:\d+,\d{1,2}|0,\d+)[^\d,]*", re.ASCII)
 # Marks of thousands that only a plain number has: 1.234,50 and 1.234.567 and 12,34,567.
 _DOTTED = re.compile(r"([^\d.,]*)(\d{1,3}(?:[. ]\d{3})+),(\d{1,2}[^\d.,]*)", re.ASCII)
@@ -44,7 +44,7 @@ class MathVerifier:
       "or" joins to the last are parts of one answer.
     no_box_score: score, at most 0, of a completion without an answer.
     answer_tags: look for the answer in the last `<answer>...</answer>`, boxed or not.
-    answer_after: look for it behind the last of these marks, such as `####`, boxed or not, up to
+    answer_after: look for it after the last of these marks, such as `####`, boxed or not, up to
       the end of the line; empty: anywhere.
     percent: "either": 50 and 50% agree; "exact": 50% is 0.5 only.
     pool: processes for symbolic comparison; None for the shared `workers.default_pool()`.
@@ -124,9 +124,9 @@ def compare(
     golds: Sequence[str], found: Sequence[str], pool: pools.WorkerPool | None = None,
     percent: matching.Percent = "either",
 ) -> list[bool | None]:
-  """Whether each answer equals its gold answer; None where that could not be found out.
+  """Whether each answer equals its gold answer; None if that could not be determined.
 
-  The same pair is judged once, however many rows hold it, and so is every piece of it.
+  Each distinct pair is judged once, and so is every piece of it.
   """
   pairs = list(zip(golds, found, strict=True))
   verdicts, asked = {}, {}
@@ -146,11 +146,11 @@ def compare(
 
 
 def report_texts(golds: Mapping[int | str, str], pool: pools.WorkerPool | None = None):
-  """Logs which gold answers are no mathematics: an answer must then be the same text.
+  """Logs which gold answers are not mathematics: an answer must then be the same text.
 
   Args:
-    golds: number of a row, or its file and line -> its gold answer, of `answer.gold_text`.
-    pool: of workers that try to read formulas; at most `_MAX_TRIED` of them.
+    golds: index of a row, or its file and line -> its gold answer, from `answer.gold_text`.
+    pool: workers that try to read at most `_MAX_TRIED` formulas.
   """
   formulas = {}
   texts = {}
@@ -179,7 +179,7 @@ def match_text(
     gold: str, answer: str, percent: matching.Percent = "either",
     judge: matching.Judge = lambda gold, answer: None,
 ) -> bool | None:
-  """Decides by text and exact numbers; None where mathematics is needed, which `judge` may know."""
+  """Decides by text and exact numbers; None where mathematics is needed that `judge` lacks."""
   if len(answer) > answers.MAX_ANSWER_CHARACTERS:
     return False
   cleaned = clean(gold), clean(answer)
@@ -194,7 +194,7 @@ def match_text(
 
 
 def _with_decimal_point(answer: str, gold: Number) -> str:
-  """The answer to a plain number in one notation; another only where it cannot be a list."""
+  """The answer to a plain number with a decimal point, unless it can be a list."""
   dotted = _DOTTED.fullmatch(answer)
   if dotted:
     return f"{dotted[1]}{re.sub('[. ]', '', dotted[2])}.{dotted[3]}"

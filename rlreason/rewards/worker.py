@@ -1,6 +1,6 @@
-r"""What rewards run in the killable processes of `workers/`: reward functions and mathematics.
+r"""Functions that run in the killable processes of `workers/`: rewards and mathematics.
 
-A file that stands alone (standard library and math-verify only): a process loads it without the
+This file is self-contained (standard library and math-verify only): a process loads it without the
 package. Each target below makes a function of one request.
 """
 
@@ -28,7 +28,7 @@ def make_symbolic_equal():
   from math_verify.grader import should_treat_as_complex
   from sympy.parsing import sympy_parser
 
-  # SymPy reads any *string* by evaluating it as Python, and the LaTeX parser hands it strings: the
+  # SymPy reads any *string* by evaluating it as Python, and the LaTeX parser passes it strings: the
   # digits of numbers, and perhaps more. From here on only numbers and names are read.
   sympy_parser.parse_expr = read_atom
   sympy_parser.eval_expr = None
@@ -63,26 +63,26 @@ def make_symbolic_equal():
       return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
     except (RecursionError, MemoryError):
       raise
-    except Exception:  # no mathematics, or of a kind that does not compare with the gold answer
+    except Exception:  # not mathematics, or not comparable with the gold answer
       return False
 
-  symbolic_equal("x^2-1", "(x-1)(x+1)")  # SymPy imports much at first use: not in a request's time
+  symbolic_equal("x^2-1", "(x-1)(x+1)")  # SymPy has many imports at first use: outside requests
   return symbolic_equal
 
 
-# Values of variables, taken in turn: of both signs, and without a relation between them.
+# Values of variables, used in turn: of both signs, and without a relation between them.
 _POINTS = ("0.7310585786", "1.618033988", "2.302585093", "0.5772156649", "3.274712305")
 _DIGITS = 60
-_TOLERANCE = "1e-45"  # relative: far above the rounding of 60 digits, far below what is written
+_TOLERANCE = "1e-45"  # relative: far above the rounding of 60 digits, far below written precision
 
 
 def equal_expressions(gold, answer):
   """Whether two SymPy expressions have one value: exactly, or to 45 digits at several points.
 
-  Where a root or logarithm of a variable is taken, and no absolute value, variables are positive.
+  If a root or logarithm of a variable is taken, and no absolute value, variables are positive.
 
   Returns:
-    None where that cannot be computed: unknown functions, integrals, sums, no point of the domain.
+    None if that cannot be computed: unknown functions, integrals, sums, no point of the domain.
   """
   import sympy
   from sympy.core.function import AppliedUndef
@@ -93,7 +93,7 @@ def equal_expressions(gold, answer):
              sympy.MatrixBase, sympy.MatrixSymbol)
   if gold.has(*unknown) or answer.has(*unknown):
     return None
-  has_abs = gold.has(sympy.Abs) or answer.has(sympy.Abs)  # as written: SymPy makes more of them
+  has_abs = gold.has(sympy.Abs) or answer.has(sympy.Abs)  # as written: SymPy adds more of them
   gold, answer = gold.doit(), answer.doit()
   if gold.is_Rational and answer.is_Rational:
     return bool(gold == answer)
@@ -105,9 +105,9 @@ def equal_expressions(gold, answer):
   tries = [(shift, sign) for shift in range(3) for sign in signs] if symbols else [(0, 1)]
   verdicts = []
   for shift, sign in tries:
-    point = {symbol: sign ** (place + shift) * sympy.Float(
-        _POINTS[(place + shift) % 5], 2 * _DIGITS)  # of a fraction SymPy would seek exact powers
-             * (1 + (place + shift) // 5) for place, symbol in enumerate(symbols)}
+    point = {symbol: sign ** (i + shift) * sympy.Float(
+        _POINTS[(i + shift) % 5], 2 * _DIGITS)  # SymPy would search exact powers of a fraction
+             * (1 + (i + shift) // 5) for i, symbol in enumerate(symbols)}
     left, right, difference = (
         sympy.N(value.subs(point), _DIGITS) for value in (gold, answer, gold - answer))
     if not all(value.is_number and value.is_finite for value in (left, right)):
@@ -118,14 +118,14 @@ def equal_expressions(gold, answer):
 
 
 def read_atom(text, *unused_arguments, **unused_options):
-  """A SymPy number or symbol, in place of SymPy's evaluation of text as Python code."""
+  """A SymPy number or symbol, instead of SymPy's evaluation of text as Python code."""
   import sympy
 
   if re.fullmatch(r"[0-9]+", text):
     return sympy.Integer(int(text))
   if re.fullmatch(r"[0-9]*\.[0-9]+|[0-9]+\.", text):
     return sympy.Rational(text)  # exactly: a rounded root is not the root
-  if re.fullmatch(r"[A-Za-z_]+", text):  # SymPy's own modules, loaded later, name things so
+  if re.fullmatch(r"[A-Za-z_]+", text):  # SymPy's own modules, loaded later, use such names
     return sympy.Symbol(text)
   raise ValueError("text is never evaluated as code")
 
@@ -146,7 +146,7 @@ def make_row_function(target):
 
 
 class NoNumber(TypeError):
-  """A score is no number: the function is wrong, whatever the completion was."""
+  """A score is not a number: the function is wrong, independent of the completion."""
 
   is_refusal = True  # to `workers/process.py`
 
@@ -155,7 +155,7 @@ class NoNumber(TypeError):
 
 
 def as_list(scores):
-  """The scores a function returned; raises NoNumber for a text, a table or no list at all."""
+  """The scores that a function returned; raises NoNumber for a text, a table or a non-list."""
   if isinstance(scores, (str, bytes, Mapping, Set)):
     raise NoNumber(scores, "no list of numbers: ")
   try:
@@ -165,7 +165,7 @@ def as_list(scores):
   return list(scores)
 
 
-UNITS = ("step", "turn")  # places beside characters of the text
+UNITS = ("step", "turn")  # units of positions other than characters of the text
 
 
 def to_reward(value):
@@ -195,7 +195,7 @@ def to_placed(pair, value):
 
 
 def to_number(value):
-  """A score as a float: of any library, a truth value as 0 or 1, an array only without axes.
+  """A score of any library as a float: a truth value as 0 or 1, an array only without axes.
 
   Numbers too large for a float become infinite. Raises NoNumber for text, complex numbers and
   everything else.

@@ -1,4 +1,4 @@
-"""Prompts to completions to rewards: names for users; internal code imports the modules."""
+"""Prompts to completions to rewards: public names; internal code imports the modules."""
 
 from rlreason.data.fitting import FittingRows, check_fitting, encode_prompt, report_golds
 from rlreason.rollout.answers import append_answers

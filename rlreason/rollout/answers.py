@@ -1,4 +1,4 @@
-"""Given answers: those of the problems in the place of the completions' own."""
+"""Given answers: those of the problems instead of the completions' own."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,10 @@ from rlreason.types import Rollout
 def append_answers(
     tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout, template: str
 ) -> Rollout:
-  """Puts the answers of the problems where the completions begin to give theirs.
+  """Replaces the answers of completions by those of their problems.
 
   A completion is cut where the words of the template before `{answer}` begin, or before its end
-  token; then comes the answer in the template, and an end token. One with neither was cut off and
-  stays `truncated`.
+  token; the answer in the template follows, and an end token. One with neither stays `truncated`.
 
   Args:
     tokenizer: of the policy.
@@ -26,8 +25,8 @@ def append_answers(
     template: text with {answer} in it.
 
   Returns:
-    The rollout, wider by the longest answer (rounded up to 8 tokens). The answers are no actions,
-    and their log-probs and values 0: the sampler knows none.
+    The rollout, wider by the longest answer (rounded up to 8 tokens). The answers are not actions,
+    and their log-probs and values are 0, because they were not sampled.
   """
   opening = tokenizer.encode(template.partition("{answer}")[0])
   answers = [[*tokenizer.encode(template.replace("{answer}", str(row["answer"]))),
@@ -56,6 +55,6 @@ def append_answers(
 
 
 def _find(ids: list[int], part: list[int]) -> int | None:
-  """The first place of `part` in `ids`; None if it is nowhere, or empty."""
-  places = range(len(ids) - len(part) + 1) if part else ()
-  return next((i for i in places if ids[i:i + len(part)] == part), None)
+  """The first index of `part` in `ids`; None if it is not found, or empty."""
+  starts = range(len(ids) - len(part) + 1) if part else ()
+  return next((i for i in starts if ids[i:i + len(part)] == part), None)

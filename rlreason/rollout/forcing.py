@@ -1,9 +1,9 @@
-"""Budget forcing: completions that have to answer, or to go on, at evaluation time.
+"""Budget forcing: makes completions answer, or continue, at evaluation time.
 
-Two halves of s1 (Muennighoff et al. 2025, https://arxiv.org/abs/2501.19393): a completion that the
-budget truncated gets a text after it that begins an answer, and a completion that ended early gets
-a text such as "Wait" in the place of its end token. Both append to some rows of a session, which is
-then run on.
+Two parts of s1 (Muennighoff et al. 2025, https://arxiv.org/abs/2501.19393): a completion that the
+budget truncated is followed by a text that begins an answer, and a completion that ended early gets
+a text such as "Wait" instead of its end token. Both append to some rows of a session, which then
+continues.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ from rlreason.types import Key, Params, Prompts, Rollout
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forcing:
-  """What is put after completions; both halves are off by default."""
+  """The texts appended to completions; both parts are off by default."""
 
-  forced_answer: str = ""  # after a completion that the budget cut off; empty: nothing
-  answer_tokens: int = 16  # that may follow it, beyond the budget
-  wait: str = ""  # in the place of an end token
-  num_waits: int = 0  # times that it is, within the budget
+  forced_answer: str = ""  # after a completion that the budget truncated; empty: off
+  answer_tokens: int = 16  # sampled after it, beyond the budget
+  wait: str = ""  # instead of an end token
+  num_waits: int = 0  # how many times, within the budget
 
   def __post_init__(self):
     if self.answer_tokens < 1:
@@ -50,7 +50,7 @@ class Texts(NamedTuple):
   answer_tokens: int  # that may follow the answer's
 
   def capacity(self, budget: int) -> int:
-    """Tokens of the longest completion there may be."""
+    """Tokens of the longest possible completion."""
     return budget + (len(self.answer) + self.answer_tokens if self.answer else 0)
 
 
@@ -59,20 +59,20 @@ def make_generator(
     options: SamplingOptions, group_size: int, prompt_buckets: Sequence[int],
     sampler: Callable[..., Rollout] | None = None,
 ) -> Callable[[Params, Sequence[Row], Key], Rollout]:
-  """Makes `generate` as `rollout.make_generator` does, of completions that are then forced.
+  """Makes `generate` as `rollout.make_generator` does, with forced completions.
 
-  First come the waits, then the forced answer. What a completion holds before it is forced is what
-  it is without forcing. The rollout has as many columns as the longest completion there may be.
+  The waits come first, then the forced answer. A completion is the same as without forcing up to
+  the point where it is forced. The rollout is as wide as the longest possible completion.
 
   Args:
     model: the policy's shape.
     tokenizer: its tokenizer.
     layout: where programs run.
-    forcing: what is put after completions.
+    forcing: the texts appended to completions.
     options: of the sampler; `max_new_tokens` is the budget.
     group_size: completions per prompt.
     prompt_buckets: allowed widths of prompts, tokens.
-    sampler: of completions that are not forced, as of `rollout.make_generator`.
+    sampler: for completions that are not forced, as for `rollout.make_generator`.
 
   Raises:
     ValueError: a text has no tokens, or the tokens do not fit the budget or the model.
@@ -101,14 +101,14 @@ def sample_forced(
     texts: Texts, config: ModelConfig, params: Params, prompts: Prompts, key: Key, *,
     options: SamplingOptions, value_head: Params | None = None, **settings,
 ) -> Rollout:
-  """As `sampling.sample`, with texts put after completions, which are then resumed.
+  """As `sampling.sample`, with texts appended to completions, which are then resumed.
 
-  Nothing is computed twice: of a completion that is resumed only the text's own tokens are new.
-  Those are no actions, and have log-prob and value 0. What is sampled after them has the keys of
-  its place in the row, like all else: it does not depend on which other rows are resumed.
+  Nothing is computed twice: only the tokens of the text are new in a resumed completion. They are
+  not actions, and have log-prob and value 0. Tokens sampled after them have the keys of their
+  position in the row, as always: they do not depend on which other rows are resumed.
 
   Args:
-    texts: what is put there; static.
+    texts: the appended texts; static.
     config, params, prompts, key, options, value_head, **settings: of `sampling.sample`.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Prompts to completions: the compiled sampler on the rows of a task."""
+"""Prompts to completions: runs the compiled sampler on the rows of a task."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,10 +27,11 @@ def make_generator(
     group_size: completions per prompt.
     prompt_buckets: allowed widths of prompts, tokens.
     has_values: whether the parameters have a `value_head` to apply while sampling.
-    sampler: in the place of `sampling.sample`, with its arguments.
+    sampler: used instead of `sampling.sample`, with its arguments.
 
   Returns:
-    A function of placed parameters {"policy": ...}, task rows and a key; numpy arrays come back.
+    A function of parameters on the devices {"policy": ...}, task rows and a key; it returns numpy
+    arrays.
   """
 
   def sample_rows(params, prompts, key):
@@ -49,7 +50,7 @@ def make_generator(
 
 
 def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:
-  """The rollout (numpy) cut to the smallest bucket that holds its longest completion."""
+  """The rollout (numpy) cropped to the smallest bucket that fits its longest completion."""
   longest = int(masks.lengths(rollout.token_mask).max())
   width = min(bucket for bucket in buckets if bucket >= longest)
   cut = lambda x: None if x is None else x[:, :width]

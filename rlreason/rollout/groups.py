@@ -1,4 +1,4 @@
-"""Groups of several samplings, put together: dynamic sampling's choice among them."""
+"""Chooses among the groups of several samplings, for dynamic sampling."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,24 +15,24 @@ def choose_groups(
     parts: Sequence[Sampled], num_prompts: int, group_size: int,
     by: Literal["reward", "accuracy"] = "reward",
 ) -> Sampled:
-  """The first `num_prompts` groups that differ within themselves; where there are too few, others.
+  """The first `num_prompts` groups with reward variance; if there are too few, also others.
 
   Args:
     parts: of one group size; together at least `num_prompts` groups.
     num_prompts: P of the result.
     group_size: G.
-    by: what has to differ.
+    by: the quantity that has to differ within a group.
   """
-  places = [(part, group) for part in range(len(parts)) for group in range(len(parts[part].rows))]
+  sources = [(part, group) for part in range(len(parts)) for group in range(len(parts[part].rows))]
   has_spread = np.concatenate([part.differs(group_size, by) for part in parts])
   chosen = sorted(np.argsort(~has_spread, kind="stable")[:num_prompts])
   return _join([_take_groups(
-      parts[part], [places[i][1] for i in chosen if places[i][0] == part], group_size)
+      parts[part], [sources[i][1] for i in chosen if sources[i][0] == part], group_size)
                 for part in range(len(parts))])
 
 
 def _take_groups(sampled: Sampled, groups: Sequence[int], group_size: int) -> Sampled:
-  """Those groups alone; the counts of failures stay those of all."""
+  """Only those groups; the counts of failures remain those of all."""
   index = (np.array(groups, int)[:, None] * group_size + np.arange(group_size)).reshape(-1)
   take = lambda values: [values[i] for i in index]
   take_all = lambda rows: None if rows is None else take(rows)
@@ -50,7 +50,7 @@ def _take_groups(sampled: Sampled, groups: Sequence[int], group_size: int) -> Sa
 
 
 def _join(parts: Sequence[Sampled]) -> Sampled:
-  """One after the other; prompts as wide as the widest."""
+  """Concatenates the parts; prompts become as wide as the widest."""
   width = max(part.rollout.prompt_tokens.shape[1] for part in parts)
   rollouts = [_widen(part.rollout, width) for part in parts]
   scored = [part.scored for part in parts]
@@ -71,7 +71,7 @@ def _join(parts: Sequence[Sampled]) -> Sampled:
 
 
 def _chain_placed(parts: Sequence[Sampled], field: str) -> list | None:
-  """A field of `RewardResult` that is None where no reward function gave a list."""
+  """A field of `RewardResult` that is None if no reward function gave a list."""
   lists = [getattr(part.scored.rewards, field) for part in parts]
   if all(rows is None for rows in lists):
     return None

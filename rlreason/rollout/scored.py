@@ -1,6 +1,6 @@
-"""Completions to texts to rewards: shared by training, evaluation and the library's users.
+"""Completions to texts to rewards, for training, evaluation and users of the library.
 
-Generated ids are what is trained on; their text is decoded for the reward functions only, and never
+Training uses the generated ids; their text is decoded only for the reward functions, and never
 tokenised again.
 """
 
@@ -15,7 +15,7 @@ from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Rollout
 
-# Of the end of a prompt: a few tags, written out, and the blanks around them.
+# The end of a prompt: a few tags, and the blanks around them.
 _OPENING_TOKENS = 32
 
 
@@ -27,16 +27,16 @@ class Scored(NamedTuple):
   totals: np.ndarray  # f32[B]; 0 where not scored
   is_scored: np.ndarray  # bool[B]
   lengths: np.ndarray  # i32[B] generated tokens
-  reasoning_lengths: np.ndarray  # i32[B] of them, before the answer
+  reasoning_lengths: np.ndarray  # i32[B] those before the answer
 
   @property
   def is_right(self) -> np.ndarray:
-    """bool[B]: the verifier gives 1 or more; False where it gives nothing."""
+    """bool[B]: the verifier gives 1 or more; False where it gives no score."""
     return np.array([bool(verdict) for verdict in self.rewards.verdicts], bool)
 
 
 class Sampled(NamedTuple):
-  """Problems, their completions and what these score."""
+  """Problems, their completions and the rewards of these."""
 
   rows: list[Row]  # P
   rollout: Rollout  # B = P * G rows, numpy
@@ -45,7 +45,7 @@ class Sampled(NamedTuple):
   def differs(
       self, group_size: int, by: Literal["reward", "accuracy"] = "reward"
   ) -> np.ndarray:
-    """bool[P]: whether the scored completions of a group do not all have one reward or verdict."""
+    """bool[P]: whether rewards, or verdicts, differ among the scored completions of a group."""
     values = self.scored.totals if by == "reward" else self.scored.is_right
     values, is_scored = (x.reshape(-1, group_size) for x in (values, self.scored.is_scored))
     values = values.astype(np.float32)
@@ -54,7 +54,7 @@ class Sampled(NamedTuple):
 
 
 def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> list[str]:
-  """The text of each completion, special tokens but tags like <think> left out."""
+  """The text of each completion, without special tokens except tags like <think>."""
   return [tokenizer.decode(ids[mask].tolist())
           for ids, mask in zip(rollout.completion_tokens, rollout.token_mask, strict=True)]
 
@@ -66,8 +66,8 @@ def _opened(tokenizer: Tokenizer, rollout: Rollout, row: int) -> str:
 
 
 def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
-  """The fewest first tokens whose text has `end` characters (above 0), if all of them have."""
-  low, high = 0, len(ids)  # the text of the first `high` tokens is long enough, of `low` it is not
+  """The least number of first tokens whose text has `end` (> 0) characters; at most all."""
+  low, high = 0, len(ids)  # `high` tokens are long enough, `low` are not
   while high - low > 1:
     middle = (low + high) // 2
     if len(tokenizer.decode(ids[:middle])) >= end:
@@ -79,7 +79,7 @@ def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
 
 def reasoning_tokens(
     tokenizer: Tokenizer, ids: Sequence[int], text: str, mark: str = "") -> int:
-  """Generated tokens before the answer (`boxes.text_before_answer`); all of them without one."""
+  """Generated tokens before the answer (`boxes.text_before_answer`); all if there is none."""
   start = len(answer.text_before_answer(text, mark))
   return len(ids) if start == len(text) else tokens_until(tokenizer, ids, start + 1) - 1
 
@@ -92,8 +92,8 @@ def score(
 
   Args:
     reward: of `rewards.combine`.
-    tokenizer: that made the prompts.
-    rows: the P task rows; their columns reach the reward functions, once per completion.
+    tokenizer: the one that encoded the prompts.
+    rows: the P task rows; the reward functions receive their columns, once per completion.
     rollout: B = P * G completions, numpy.
     model_scores: f32[B] of a reward model, for the reward `learned`; None: there is none.
 

@@ -1,4 +1,4 @@
-"""Rewards within completions: from the places that reward functions name to the tokens there."""
+"""Rewards within completions: maps the positions named by reward functions to tokens."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ def token_rewards(
     tokenizer: Tokenizer, rollout: Rollout, result: RewardResult, *, discount: float = 1.0,
     bootstraps: bool = False,
 ) -> np.ndarray | None:
-  """What the completions of a rollout are paid before their end.
+  """The rewards of completions before their end.
 
   Args:
     tokenizer: of the completions.
     rollout: B completions of T columns, numpy.
-    result: what they were paid, by `CombinedReward`.
-    discount: γ per token, of the potentials.
-    bootstraps: whether a truncated completion is worth what a critic says of its end; its potential
-      then goes on, as that of a state that is not the last.
+    result: their rewards, from `CombinedReward`.
+    discount: γ per token, for the potentials.
+    bootstraps: whether a truncated completion ends with the value of a critic; its potential then
+      continues, as that of a state that is not the last.
 
   Returns:
-    f32[B, T], None where no reward function gave a list. A character is paid on the token that ends
-    it, the end of the text on the last token, a turn on its last token. 0 in a completion without
-    tokens.
+    f32[B, T], None where no reward function gave a list. The reward of a character is on the token
+    that ends it, that of the end of the text on the last token, that of a turn on its last token. 0
+    in a completion without tokens.
   """
   if result.placed is None and result.potentials is None:
     return None
@@ -46,7 +46,7 @@ def token_rewards(
 
 
 def placed_sums(result: RewardResult) -> np.ndarray:
-  """How much of the total of each completion is paid before its end, f32[B]."""
+  """The part of each completion's total reward that is given before its end, f32[B]."""
   if result.placed is None:
     return np.zeros(len(result.total), np.float32)
   return np.array([sum(number for _, number in placed) for placed in result.placed], np.float32)
@@ -55,21 +55,21 @@ def placed_sums(result: RewardResult) -> np.ndarray:
 def _spread(
     tokenizer: Tokenizer, rollout: Rollout, rows: Sequence[Sequence[Placed]]
 ) -> np.ndarray:
-  """Numbers at places as f32[B, T]."""
+  """Rewards at positions as f32[B, T]."""
   result = np.zeros(rollout.token_mask.shape, np.float32)
   turns = masks.runs(rollout.action_mask)
   for row, placed in enumerate(rows):
     columns = np.flatnonzero(rollout.token_mask[row])
     ids = rollout.completion_tokens[row, columns].tolist()
-    for place, number in placed if ids else ():
-      result[row, _column(tokenizer, columns, ids, turns[row], place)] += number
+    for position, number in placed if ids else ():
+      result[row, _column(tokenizer, columns, ids, turns[row], position)] += number
   return result
 
 
 def _column(
-    tokenizer: Tokenizer, columns: np.ndarray, ids: list[int], turns: np.ndarray, place: Place
+    tokenizer: Tokenizer, columns: np.ndarray, ids: list[int], turns: np.ndarray, position: Place
 ) -> int:
-  if not isinstance(place, int):
-    _, turn = place
+  if not isinstance(position, int):
+    _, turn = position
     return int(np.flatnonzero(turns == turn + 1)[-1])
-  return int(columns[tokens_until(tokenizer, ids, place + 1) - 1])
+  return int(columns[tokens_until(tokenizer, ids, position + 1) - 1])

@@ -1,13 +1,14 @@
-"""Continuous batching: more prompts than are sampled at once, in one compiled program.
+"""Continuous batching: samples a queue of prompts, some at a time, in one compiled program.
 
-Where some groups have ended, the next prompts of the queue take their slots, so that all rows work
-until the queue is empty; after that, rows that have ended are dropped. Samples are those of one
-call for all prompts: a row's keys belong to its prompt.
+When some groups have ended, the next prompts of the queue take their slots, so that all rows are
+busy until the queue is empty; after that, rows that have ended are dropped. The samples are the
+same as those of one call for all prompts, because a row's keys belong to its prompt.
 
-A call with as many rows as prompts shrinks instead (`session.run`): within a group only, and to
-fewer rows than the device may be fast with. Refilling wins where rows end at different times and
-the queue is long: with geometric lengths a batch of 32 waits for its longest row four times the
-mean. Shrinking is enough where all prompts are sampled at once anyway, as the groups of an RL step.
+A call with as many rows as prompts shrinks instead (`session.run`): within a group only, and
+possibly to too few rows for the device to be efficient. Refilling is faster where rows end at
+different times and the queue is long: with geometric lengths a batch of 32 waits for its longest
+row four times the mean. Shrinking suffices where all prompts are sampled at once anyway, as in an
+RL step.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from rlreason.sampling import session as session_lib
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Key, Params, Prompts, Rollout
 
-_REFILLED = 8  # one in so many groups is refilled at once: a prefill of one prompt takes too long
+_REFILLED = 8  # 1 / 8 of the groups is refilled at once: single prompts prefill too slowly
 
 
 class Batching(NamedTuple):
@@ -30,16 +31,16 @@ class Batching(NamedTuple):
 
   groups: int  # by this program
   parts: int = 1  # devices that split the prompts of this program
-  batch: int = 1  # prompts that share a key, where there are several keys
+  batch: int = 1  # prompts that share a key, if there are several keys
 
 
 @struct.dataclass
 class _Queue:
-  """What the loop carries, for C parts of N prompts."""
+  """The loop's carry, for C parts of N prompts."""
 
   session: session_lib.Session  # of P groups
-  source: jax.Array  # i32[C, P / C] which prompt of its part each group is of
-  begun: jax.Array  # i32[C] prompts of the part that have begun
+  source: jax.Array  # i32[C, P / C] index of each group's prompt in its part
+  begun: jax.Array  # i32[C] number of prompts of the part that have begun
   rows: dict  # the `row_fields` of all N * G rows; zeros of those not stored yet
 
 
@@ -47,14 +48,14 @@ def sample_queue(
     batching: Batching, config: ModelConfig, params: Params, prompts: Prompts, key: Key, *,
     options: SamplingOptions, value_head: Params | None = None, **settings,
 ) -> Rollout:
-  """As `sampling.sample` of all prompts, of which some are sampled at once.
+  """As `sampling.sample` for all prompts, some of which are sampled at a time.
 
   Args:
-    batching: how many; static. Not fewer than there are: a plain `sample`.
+    batching: how many; static. If not fewer than all prompts: a plain `sample`.
     config, params, options, value_head, **settings: of `sampling.sample`; `stop_ids` and
       `group_size` are among the settings.
     prompts: N prompts, whole parts one after the other.
-    key: of all of them, or several, [M]: prompt i of the queue (by its index) is then prompt
+    key: for all of them, or several, [M]: prompt i of the queue (by its index) is then prompt
       i % `batching.batch` of the call with key i // `batching.batch`.
 
   Returns:
@@ -87,7 +88,7 @@ def sample_queue(
   step = session_lib.make_step(decoder)
   lengths = session_lib.lengths_from(
       session.caches[0].keys.shape[3], session.capacity)
-  for length in lengths[1:] or lengths:  # with refills some row is soon longer than the first
+  for length in lengths[1:] or lengths:  # with refills some row soon exceeds the first length
     queue = _run_while_refilled(step, begin, total // parts, queue.replace(
         session=session_lib.grown(queue.session, length)))
   rows = _finish(step, queue)
@@ -95,7 +96,7 @@ def sample_queue(
 
 
 def _run_while_refilled(step, begin, count: int, queue: _Queue) -> _Queue:
-  """Until each part's queue of `count` prompts is empty, or a row has no slot left in its cache."""
+  """Runs until each part's queue of `count` prompts is empty, or the cache of a row is full."""
   most = max(queue.source.shape[1] // _REFILLED, 1)
   length = queue.session.caches[0].keys.shape[3]
   everywhere = queue.session.capacity
@@ -137,7 +138,7 @@ def _refill(begin, most: int, count: int, queue: _Queue) -> _Queue:
 
 
 def _finish(step, queue: _Queue) -> dict:
-  """All rows, when those that are open have ended; what is left of each part shrinks."""
+  """All rows, after the open ones have ended; the number of rows of each part shrinks."""
   for kept in session_lib.row_budgets(queue.source.shape[1]):
     def has_too_many_open_groups(session, kept=kept, source=queue.source):
       return jnp.any(jnp.sum(_open_groups(session, source), axis=1) > kept)
@@ -163,7 +164,7 @@ def _open_groups(session: session_lib.Session, source: jax.Array) -> jax.Array:
 
 
 def _stored(queue: _Queue) -> dict:
-  """All rows, with those of the session as they are now."""
+  """All rows, with the current ones of the session written in."""
   put = lambda whole, part: session_lib.write_parts(whole, part, queue.source)
   return jax.tree.map(put, queue.rows, session_lib.row_fields(queue.session))
 

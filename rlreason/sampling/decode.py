@@ -1,4 +1,4 @@
-"""Prompt ids to completions in one compiled program: a session that is run to the end."""
+"""Samples completions of prompts in one compiled program: a session that is run to its end."""
 
 import jax.numpy as jnp
 
@@ -15,7 +15,7 @@ def sample(
   """Samples `group_size` completions of each prompt. To be jitted by the caller.
 
   Row (p, g) draws from `fold_in(fold_in(key, prompts.index[p]), g)`, and its token t from that
-  folded with t: a sample depends on neither the padding, the splitting nor the place of its batch.
+  folded with t: a sample does not depend on the padding, splitting or order of its batch.
 
   Args:
     config: the model; static.
@@ -28,9 +28,10 @@ def sample(
     value_head: of `models.init_value_head`, or None for no values.
 
   Returns:
-    B = P * G completions, row p * G + g. `log_probs` are of the distribution sampled from, over the
-    model's tokens, after temperature, filters and blocked bigrams; with temperature 0, of the
-    chosen token at temperature 1. `values` are of the hidden state a token was sampled from.
+    B = P * G completions, row p * G + g. `log_probs` are those of the sampling distribution, over
+    the model's tokens, after temperature, filters and blocked bigrams; with temperature 0, of the
+    chosen token at temperature 1. `values` are those of the hidden state from which a token was
+    sampled.
 
   Raises:
     ValueError: columns and new tokens exceed `config.max_positions`; a stop id has no embedding.
@@ -38,7 +39,7 @@ def sample(
   decoder = session_lib.prepare(config, params, value_head=value_head, is_int8=options.is_int8)
   session = session_lib.begin(
       decoder, prompts, key, options=options, stop_ids=stop_ids, group_size=group_size)
-  # `run` would ask at run time which rows are new: here they all are.
+  # `run` would check at run time which rows are new: here all are.
   session = session_lib.draw_first(decoder, session, jnp.ones(session.lengths.shape, bool))
   until = jnp.full_like(session.lengths, session.capacity)
   return session_lib.to_rollout(

@@ -1,7 +1,7 @@
 """From logits to one token per row: temperature, filters, and a draw that is cheap for large V.
 
-Everything here is a pure function of f32[B, V] logits; a token that is filtered out has the logit
--inf. Nothing here knows a model or a loop.
+All functions are pure functions of f32[B, V] logits, independent of models and loops; a token that
+is filtered out has the logit -inf.
 """
 
 import chex
@@ -18,7 +18,7 @@ def block_bigrams(
     logits: jax.Array, previous: jax.Array,
     bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...],
 ) -> jax.Array:
-  """-inf on every `next` id of a pair one of whose `previous` ids a row has just seen.
+  """Sets -inf on the `next` ids of a pair if a row's newest token is one of its `previous` ids.
 
   Args:
     logits: f32[B, V].
@@ -64,7 +64,7 @@ def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
 
   f32[B, V], as are the logits. Nucleus sampling (Holtzman et al. 2020,
   https://arxiv.org/abs/1904.09751). Tokens as likely as the least likely one of the set are kept
-  too. The most likely token always is.
+  too. The most likely token is always kept.
 
   The threshold is found by bisection on the bits of exp(logits - largest), which as integers have
   the same order: 30 passes of a compare and a sum, a tenth of the cost of a sort of [32, 49152].
@@ -75,7 +75,7 @@ def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
   as_float = lambda bits: jax.lax.bitcast_convert_type(bits, jnp.float32)[:, None]
 
   def halve(_, bounds):
-    low, high = bounds  # enough is kept from `low`, and not from `high + 1`
+    low, high = bounds  # `low` keeps enough, `high + 1` does not
     middle = low + (high - low + 1) // 2
     kept = jnp.where(weights >= as_float(middle), weights, 0.0)
     is_enough = jnp.sum(kept, axis=1) >= needed
@@ -100,10 +100,10 @@ def keep_min_p(logits: jax.Array, p: float) -> jax.Array:
 def choose(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Draws a token of each row from softmax(logits), by the inverse of its distribution function.
 
-  The vocabulary is cut into blocks. The first uniform number chooses a block by its share of the
-  mass, the second a token in the block: two short cumulative sums and no random number per token
-  (Gumbel noise for [32, 49152] costs as much as a small model's whole step). A token of probability
-  0 is never returned, whatever the rounding. Uniform numbers have 2^23 values, so probabilities are
+  The vocabulary is split into blocks. The first uniform number chooses a block by its probability,
+  the second a token in the block: two short cumulative sums and no random number per token (Gumbel
+  noise for [32, 49152] costs as much as a small model's whole step). A token of probability 0 is
+  never returned, whatever the rounding. Uniform numbers have 2^23 values, so probabilities are
   exact to about 1e-7 times (blocks / share of the block).
 
   Args:
@@ -128,7 +128,7 @@ def choose_greedily(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The first most likely token of each row, i32[B], and its log-prob at temperature 1, f32[B]."""
   chex.assert_rank(logits, 2)
   blocks, block_largest, largest = _in_blocks(logits)
-  # Not argmax of all: a reduction over (value, index) pairs is slow scalar code on the CPU.
+  # Not a full argmax: a reduction over (value, index) pairs is slow scalar code on the CPU.
   block = jnp.argmax(block_largest, axis=1)
   inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
   token = block * _BLOCK + jnp.argmax(inside, axis=1)
@@ -150,6 +150,6 @@ def _inverse_cdf(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
   cumulative = jnp.cumsum(weights, axis=1)
   is_possible = weights > 0
   reached = is_possible & (cumulative > uniforms[:, None] * cumulative[:, -1:])
-  # Where rounding puts the target at the very end, nothing reaches it: the last possible index.
+  # If rounding puts the target at the very end, no sum reaches it: take the last possible index.
   last = jnp.max(jnp.where(is_possible, indices, 0), axis=1)
   return jnp.min(jnp.where(reached, indices, last[:, None]), axis=1)

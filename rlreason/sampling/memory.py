@@ -1,4 +1,4 @@
-"""What sampling takes of memory at least, compared with what there is."""
+"""Compares a lower bound of the memory of sampling with the memory available."""
 
 import jax.numpy as jnp
 
@@ -13,20 +13,20 @@ _TOKEN_BYTES = 9  # of a completion: its id, its log-prob and its mask
 def check_memory(
     model: ModelConfig, *, prompts: int, columns: int, group_size: int, max_new_tokens: int,
     field: str = "max_new_tokens"):
-  """Refuses to sample what cannot fit into the memory of all devices.
+  """Raises if sampling cannot fit into the memory of all devices.
 
-  A lower bound: of the cache the part that all rows begin with, or the whole of one row's.
+  The bound includes the initial cache of all rows, or the full cache of one row.
 
   Args:
-    model: that is sampled from.
-    prompts: sampled from at once, over all devices.
-    columns: of the prompts, tokens.
+    model: the sampled model.
+    prompts: number sampled at once, over all devices.
+    columns: width of the prompts, tokens.
     group_size: completions of each.
     max_new_tokens: of each.
-    field: that is named where it does not fit.
+    field: the field named in the message.
 
   Raises:
-    ValueError: names what it takes and what there is.
+    ValueError: it does not fit; names the memory needed and available.
   """
   rows = prompts * group_size
   of_token = (2 * model.num_layers * model.num_kv_heads * model.head_dim

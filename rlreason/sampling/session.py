@@ -1,21 +1,21 @@
-"""Decoding as a value: rows of several lengths on the device, and what may be done with them.
+"""Decoding state as a value: rows of several lengths on the device, and operations on them.
 
     decoder = prepare(config, params)
     session = begin(decoder, prompts, key, options=options, stop_ids=stop_ids, group_size=4)
     session = run(decoder, session, until=64)      # every row to its end, or to 64 tokens
     session = append(decoder, session, ids, counts)  # given tokens: only these are computed
     session = fork(session, rows)                  # rows become copies of others of their group
-    session = refill(decoder, session, slots, prompts, key)  # groups begin anew
+    session = refill(decoder, session, slots, prompts, key)  # groups restart
     rollout = to_rollout(session)
 
 All are pure, and compiled once for each shape. The tokens of a prompt are computed and stored once
-for its group. A row's own token i is in slot i of its cache, whatever the other rows do: nothing is
-moved when a row forks, grows or begins anew. Its newest token is not in the cache yet; the step
-that needs it computes it. All rows stay on the device of their prompt.
+for its group. Token i after the prompt is in slot i of the row's cache, independently of other
+rows: nothing moves when a row forks, grows or restarts. A row's newest token is not in the cache
+yet; the step that needs it computes it. All rows stay on the device of their prompt.
 
 Token t of sample g of the prompt with index p is drawn with `fold_in(fold_in(fold_in(key, p), g),
-t)`, where t counts given tokens too: a sample depends on neither the padding, the splitting nor the
-place of its batch.
+t)`, where t counts given tokens too: a sample does not depend on the padding, splitting or order of
+its batch.
 """
 
 from flax import struct
@@ -32,12 +32,12 @@ from rlreason.types import Key, Params, Prompts, Rollout
 
 FIRST_SEGMENT = 32  # tokens
 _GROWTH = 4
-_SHRINKAGE = 4  # of the rows of a group; with a smaller one there are more loops to compile
+_SHRINKAGE = 4  # of the rows of a group; a smaller one needs more compiled loops
 
 
 @struct.dataclass
 class Decoder:
-  """A model as decode steps read it; of `prepare`."""
+  """A model in the form that decode steps read; from `prepare`."""
 
   config: ModelConfig = struct.field(pytree_node=False)
   params: Params
@@ -63,18 +63,18 @@ class Session:
   is_done: jax.Array  # bool[B] the newest token is a stop token that was sampled
   tokens: jax.Array  # i32[B, T], 0 beyond the length
   action_mask: jax.Array  # bool[B, T] tokens that were sampled; others were given
-  log_probs: jax.Array  # f32[B, T] 0 but on actions
-  values: jax.Array | None  # f32[B, T] 0 but on actions
+  log_probs: jax.Array  # f32[B, T] 0 except on actions
+  values: jax.Array | None  # f32[B, T] 0 except on actions
 
 
-# Of a session, what belongs to rows, but for their keys and caches.
+# The per-row fields of a session, except keys and caches.
 _ROW_FIELDS = ("lengths", "last", "is_done", "tokens", "action_mask", "log_probs", "values")
 
 
 def prepare(
     config: ModelConfig, params: Params, *, value_head: Params | None = None, is_int8: bool = False
 ) -> Decoder:
-  """Turns and casts the kernels once, for all steps.
+  """Transposes and casts the kernels once, for all steps.
 
   Args:
     config: the model.
@@ -83,7 +83,7 @@ def prepare(
     is_int8: whether steps read kernels of 8 bits (`SamplingOptions.is_int8`).
   """
   layers = models.split_layers(config, params, is_int8=is_int8)
-  # The loop then reads the rows of the vocabulary as they lie.
+  # The loop then reads the rows of the vocabulary contiguously.
   vocabulary = models.unembedding(config, params).T.astype(config.compute_dtype)
   vocabulary = quantize.quantize_rows(vocabulary) if is_int8 else vocabulary
   return Decoder(config, params, layers, vocabulary, value_head)
@@ -98,7 +98,7 @@ def begin(
   Args:
     decoder: of `prepare`, with the `is_int8` of the options.
     prompts: P prompts, padded on the left.
-    key: of all rows, or one for each prompt; the same for `refill`.
+    key: for all rows, or one for each prompt; the same for `refill`.
     options: temperature and filters.
     stop_ids: a row ends with the first of these that is sampled, which is kept.
     group_size: G.
@@ -124,14 +124,14 @@ def run(
 ) -> Session:
   """Samples tokens until every row has ended or is `until` tokens long.
 
-  The caches grow in segments, each with a loop of its own, to all of the capacity; the later ones
-  take time and memory only where rows need them. In such a run, rows that have ended leave the loop
-  where few of every group are still open.
+  The caches grow in segments, each with its own loop, up to the capacity; later segments take time
+  and memory only if rows need them. In a run up to the capacity, rows that have ended are dropped
+  once few rows of every group are still open.
 
   Args:
     decoder: of `prepare`.
-    session: any rows; those that have ended or are long enough stay as they are.
-    until: i32[B], or a scalar; tokens of a row, given ones among them. None: the capacity.
+    session: any rows; those that have ended or are long enough do not change.
+    until: i32[B], or a scalar; tokens of a row, including given ones. None: the capacity.
   """
   until = session.capacity if until is None else until
   until = jnp.minimum(jnp.broadcast_to(until, session.lengths.shape), session.capacity)
@@ -145,10 +145,10 @@ def run(
 def run_begun(
     decoder: Decoder, session: Session, until: jax.Array, *, is_closed: bool = False
 ) -> Session:
-  """`run` where every row that is open has a token; `until` i32[B] is within the capacity.
+  """`run` if every open row has a token; `until` i32[B] is within the capacity.
 
-  With `is_closed` all rows have one token, `until` is the capacity, and nothing follows but
-  `to_rollout`: the session has no caches after it.
+  With `is_closed` all rows have one token, `until` is the capacity, and only `to_rollout` may
+  follow: the resulting session has no caches.
   """
   lengths = lengths_from(session.caches[0].keys.shape[3], session.capacity)
   budgets = row_budgets(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
@@ -158,22 +158,22 @@ def run_begun(
 def append(
     decoder: Decoder, session: Session, ids: jax.Array, counts: jax.Array | None = None
 ) -> Session:
-  """Puts given tokens after rows, which are then open; nothing else is computed again.
+  """Appends given tokens to rows, which are then open; nothing else is recomputed.
 
   Args:
     decoder: of `prepare`.
-    session: any rows. The stop token of one that has ended stays where it is.
+    session: any rows. The stop token of one that has ended is kept.
     ids: i32[B, n].
-    counts: i32[B] how many of the ids each row gets, 0 for one that stays as it is; None: all. What
-      goes beyond the capacity is dropped.
+    counts: i32[B] number of ids that each row gets, 0 for no change; None: all. Tokens beyond the
+      capacity are dropped.
   """
   session = grown(session)
   count, lengths = ids.shape[1], session.lengths
   counts = jnp.full_like(lengths, count) if counts is None else counts
   counts = jnp.minimum(counts, session.capacity - lengths)
   # The newest token is not in the cache yet, and the last of the ids need not be. A row without
-  # tokens has all of its prompt in the cache. What is computed beyond a row's count is in slots
-  # that are written again before they are looked at.
+  # tokens has all of its prompt in the cache. Results beyond a row's count are in slots that are
+  # overwritten before they are read.
   computed = jnp.concatenate([session.last[:, None], ids[:, :-1]], axis=1)
   slots = (lengths - 1)[:, None] + jnp.arange(count)[None]
   _, caches = models.extend(
@@ -189,7 +189,7 @@ def append(
 
 
 def without_end(session: Session, is_chosen: jax.Array) -> Session:
-  """Takes the stop token from those of the rows bool[B] that have ended; they are then open."""
+  """Removes the stop token of those rows bool[B] that have ended; they are then open."""
   is_chosen = is_chosen & session.is_done
   lengths = session.lengths - is_chosen
   is_kept = jnp.arange(session.capacity)[None] < lengths[:, None]
@@ -206,9 +206,9 @@ def without_end(session: Session, is_chosen: jax.Array) -> Session:
 def fork(session: Session, rows: jax.Array) -> Session:
   """Rows become copies of others of their prompt: row g of the group, of row `rows[p, g]`.
 
-  A row keeps its keys, so that copies part with the next token, and what it draws does not depend
-  on what it was before. Best of N, beams and trees fork within the group of their prompt; a row
-  of another prompt cannot be copied.
+  A row keeps its keys, so that copies diverge with the next token, and its draws do not depend on
+  its previous content. Best of N, beams and trees fork within the group of their prompt; a row of
+  another prompt cannot be copied.
 
   Args:
     session: any rows.
@@ -223,13 +223,13 @@ def fork(session: Session, rows: jax.Array) -> Session:
 def refill(
     decoder: Decoder, session: Session, slots: jax.Array, prompts: Prompts, key: Key
 ) -> Session:
-  """Groups begin anew with other prompts, of as many columns.
+  """Groups restart with other prompts, of the same number of columns.
 
   Args:
     decoder: of `prepare`.
     session: any rows.
     slots: i32[C, R / C], for C parts of the session's prompts, one per device that splits them:
-      which group of its part each new prompt gets; the size of a part (P / C) or more: none.
+      the group of its part that each new prompt gets; P / C (the size of a part) or more: none.
     prompts: R prompts; part by part.
     key: that of `begin`.
   """
@@ -256,7 +256,7 @@ def write_groups(session: Session, new: Session, slots: jax.Array) -> Session:
 
 
 def to_rollout(session: Session) -> Rollout:
-  """The rows as they are; `truncated` are those that have not ended."""
+  """The current rows; `truncated` are those that have not ended."""
   repeat = lambda x: _repeat(session, x)
   return Rollout(
       prompt_tokens=repeat(session.prompts.tokens), prompt_mask=repeat(session.prompts.mask),
@@ -300,7 +300,7 @@ def row_fields(session: Session) -> dict:
 
 
 def _repeat(session: Session, x: jax.Array) -> jax.Array:
-  """What belongs to prompts, for each of their rows."""
+  """Repeats entries of prompts for each of their rows."""
   return jnp.repeat(x, session.lengths.shape[0] // x.shape[0], axis=0)
 
 
@@ -319,12 +319,12 @@ def write_parts(whole: jax.Array, part: jax.Array, slots: jax.Array) -> jax.Arra
 
 
 def num_slots(capacity: int) -> int:
-  """Of the cache: the newest token needs none."""
+  """Number of slots of the cache: the newest token needs none."""
   return max(capacity - 1, 1)
 
 
 def _segments(needed: int) -> list[int]:
-  """Cache lengths to run through, the last of them `needed` (tokens, 1 or more)."""
+  """The sequence of cache lengths up to `needed` (tokens, 1 or more)."""
   lengths = [min(FIRST_SEGMENT, needed)]
   while lengths[-1] < needed:
     lengths.append(min(lengths[-1] * _GROWTH, needed))
@@ -332,19 +332,19 @@ def _segments(needed: int) -> list[int]:
 
 
 def lengths_from(length: int, capacity: int) -> list[int]:
-  """Cache lengths to run through for so many tokens, from one of them on."""
+  """The sequence of cache lengths for `capacity` tokens, starting at `length`."""
   return [other for other in _segments(num_slots(capacity)) if other >= length]
 
 
 def grown(session: Session, length: int | None = None) -> Session:
-  """The session with so many slots, or all there may be."""
+  """The session with `length` slots, or with the maximum."""
   length = num_slots(session.capacity) if length is None else length
   return session.replace(
       caches=[models.grow_cache(cache, length) for cache in session.caches])
 
 
 def row_budgets(group_size: int) -> list[int]:
-  """Rows of a group that one loop after the other continues, the last of them 0.
+  """Numbers of rows of a group that successive loops continue, the last of them 0.
 
   16 -> [4, 1, 0]
   """
@@ -363,13 +363,13 @@ def _run(
     step, lengths: list[int], budgets: list[int], is_closed: bool, session: Session,
     until: jax.Array,
 ) -> Session:
-  """Decodes until no row is open, with fewer and fewer rows.
+  """Decodes until no row is open, with a decreasing number of rows.
 
   Args:
     step: (session, bool[B]) -> session with one more token of these rows.
-    lengths: of the caches, to run through.
+    lengths: the sequence of cache lengths.
     budgets: of `row_budgets`.
-    is_closed: whether the result has no caches; else they are of the last length.
+    is_closed: whether the result has no caches; else they have the last length.
     session: of rows with a token each, and caches of the first length.
     until: i32[B].
   """
@@ -384,7 +384,7 @@ def _run(
       caches=session.caches if is_closed
       else [models.keep_rows(cache, kept) for cache in session.caches])
   rest = _run(step, lengths[-1:], smaller, is_closed, rest, take(until))
-  # Back to the rows they were taken from.
+  # Back to the rows that they were taken from.
   count = session.lengths.shape[0] // kept.shape[0]
   rows = (kept + jnp.arange(kept.shape[0])[:, None] * count).reshape(-1)
   put = lambda whole, part: whole.at[rows].set(part)
@@ -401,8 +401,8 @@ def _run_segments(
 ) -> Session:
   """One loop per cache length; the later ones and their memory only where rows need them.
 
-  Ends where no group has more than `max_open_rows`. The caches are then of the last length; of a
-  closed run, those of the `_open_rows`, or none where that is 0.
+  Ends where no group has more than `max_open_rows`. The caches then have the last length; in a
+  closed run, they are those of the `_open_rows`, or none if there are 0.
   """
   prompts = session.hidden.shape[0]
 
@@ -435,7 +435,7 @@ def _run_segments(
 
 
 def _open_rows(session: Session, until: jax.Array, count: int) -> jax.Array:
-  """Indices of open rows within each group, i32[P, count]; others where there are too few."""
+  """Indices of open rows within each group, i32[P, count]; others if there are too few."""
   is_left = is_open(session, until).reshape(session.hidden.shape[0], -1)
   return jnp.argsort(~is_left, axis=1, stable=True)[:, :count]
 
@@ -459,13 +459,13 @@ def make_step(decoder: Decoder):
 
 
 def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_left: jax.Array) -> Session:
-  """Draws a token from the hidden state of each row, [B, D], and gives it to the open ones."""
+  """Samples a token from the hidden state of each row, [B, D], and appends it to open rows."""
   # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
   logits = quantize.multiply_rows(decoder.vocabulary, hidden).T
   logits = losses.hide_words(
       models.cap_logits(decoder.config, logits), decoder.config.num_tokens)
   token, log_prob = _draw(logits, session)
-  # A write into each row's own column, without a scatter.
+  # Writes into each row's own column, without a scatter.
   is_here = (jnp.arange(session.capacity)[None] == session.lengths[:, None]) & is_left[:, None]
   put = lambda columns, new: jnp.where(is_here, new[:, None], columns)
   values = session.values

@@ -1,4 +1,4 @@
-"""Optimiser, checkpoints, metrics, stages and the loop that joins them."""
+"""Optimiser, checkpoints, metrics, stages and the training loop."""
 
 import typing
 

@@ -1,21 +1,21 @@
-"""Checkpoints of a run: everything needed to go on as if it had never stopped.
+"""Checkpoints of a run: everything needed to resume as if it had never stopped.
 
 Orbax writes them in the background, under a temporary name. When all is written, each file gets a
-checksum and is synced, and only then is the folder renamed: a process killed while saving leaves
-the checkpoint before intact, and so does a machine that loses power. A checkpoint holds a pytree of
-arrays (parameters, optimiser, counters, key data), restored to the bit, and a JSON dict of the
-host's side (data position, coefficients, metrics cursor).
+checksum and is synced, and only then the folder is renamed: a process killed while saving, or a
+power failure, leaves the previous checkpoint intact. A checkpoint holds a pytree of arrays
+(parameters, optimiser, counters, key data), restored bitwise, and a JSON dict of the host's state
+(data position, coefficients, metrics cursor).
 
     <workdir>/config.json                           the configuration the run was started with
     <workdir>/checkpoints/<step>/                   one checkpoint
     <workdir>/checkpoints/<step>/checksums.json     SHA-256 of each of its files
     <workdir>/checkpoints/<step>.damaged/           one that was found to be damaged
 
-Checksums are of files and not of arrays: so they hold for everything that a resume reads, and are
-looked at before anything of it is parsed.
+Checksums are of files, not of arrays, so that they cover everything that a resume reads, and are
+verified before anything is parsed.
 
-Not here: weights for other programs (weights/), when to save (training/loop.py), and what else is
-in the folder of a run (training/workdir.py).
+Not here: weights for other programs (weights/), when to save (training/loop.py), and the other
+files of a run (training/workdir.py).
 """
 
 import asyncio
@@ -41,11 +41,11 @@ from rlreason import config as config_lib, files, records
 from rlreason.data.sources import digest
 
 FOLDER = "checkpoints"
-UNSAVED = "unsaved"  # a file in it, until the run has saved itself for the first time
+UNSAVED = "unsaved"  # a file in it, until the first save of the run
 _CHECKSUMS = "checksums.json"
-_IS_SEALED = "checksums"  # in the layout of a checkpoint that has them, beside the paths of arrays
+_IS_SEALED = "checksums"  # in the layout of a checkpoint that has them
 _ITEMS = ("state", "host", "layout")
-# Orbax changes these while it renames; nothing that a resume needs is in them.
+# Orbax changes these while it renames; a resume does not need them.
 _UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _SPARE_BYTES = 2**18  # for the small files of a checkpoint
 
@@ -58,13 +58,13 @@ class Checkpointer:
   """
 
   def __init__(self, workdir: str, *, max_to_keep: int = 2, read_only: bool = False):
-    """Opens the checkpoints of `workdir`, and removes what a killed process left half-written.
+    """Opens the checkpoints of `workdir`, and removes incomplete files of a killed process.
 
-    The latest is then an intact one: damaged ones after it are renamed to <step>.damaged.
+    The latest is then intact: damaged ones after it are renamed to <step>.damaged.
 
     Args:
       workdir: the folder of the run, made if missing.
-      max_to_keep: the latest checkpoints that stay, >= 1.
+      max_to_keep: number of latest checkpoints to keep, >= 1.
       read_only: only restore; nothing is made or removed, so a running job is not disturbed.
 
     Raises:
@@ -104,20 +104,20 @@ class Checkpointer:
   def save(self, step: int, state: Any, host_state: dict) -> bool:
     """Starts saving and returns once `state` may be changed or donated.
 
-    Only one save runs at a time: a second waits for the first. An error of the one before is
+    Only one save runs at a time: a second waits for the first. An error of the previous one is
     raised here.
 
     Args:
-      step: the global step, that of the run and not of a stage.
+      step: the global step of the run, not of a stage.
       state: pytree of arrays (jax, numpy or numbers; any sharding; PRNG keys allowed).
       host_state: a dict that JSON can hold.
 
     Returns:
-      False if a checkpoint of this step exists already, which is then left as it is.
+      False if a checkpoint of this step already exists, which is then unchanged.
 
     Raises:
       ValueError: `host_state` is not JSON.
-      OSError: the disk is full, or the like; names the folder. The checkpoint before is intact.
+      OSError: the disk is full, or the like; names the folder. The previous checkpoint is intact.
     """
     try:
       # Orbax writes in the background, after the caller may have changed its dict.
@@ -131,7 +131,7 @@ class Checkpointer:
     arrays = jax.tree.map(_to_array, state)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) * 9 // 8 + _SPARE_BYTES
     with self._naming():
-      # Found before it starts: tensorstore leaves the others of its threads behind where one fails.
+      # Checked before it starts: if one of tensorstore's threads fails, the others keep running.
       if shutil.disk_usage(self.folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       return self._manager.save(
@@ -145,16 +145,16 @@ class Checkpointer:
       )
 
   def keep(self, steps: Collection[int]) -> None:
-    """Says which checkpoints stay beside the latest; the others go at the next save."""
+    """Sets which checkpoints are kept besides the latest; the next save removes the others."""
     self._kept.steps = frozenset(steps)
 
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-    """Restores one checkpoint, to the bit.
+    """Restores one checkpoint bitwise.
 
     Args:
       step: one of `all_steps()`.
-      abstract_state: the state, or `jax.eval_shape` of what made it. Each leaf goes where this one
-        says: numpy arrays stay on the host, and what has no sharding goes to the default device.
+      abstract_state: the state, or `jax.eval_shape` of what made it. It determines where each leaf
+        goes: numpy arrays stay on the host, and leaves without a sharding go to the default device.
 
     Returns:
       The state and the host's dict.
@@ -175,7 +175,7 @@ class Checkpointer:
     return restored.state, restored.host
 
   def restore_host(self, step: int) -> dict:
-    """The host's dict of a checkpoint alone: what must be known before its state has a shape.
+    """Only the host's dict of a checkpoint, needed before the shapes of its state are known.
 
     Raises:
       ValueError: it is damaged.
@@ -183,7 +183,7 @@ class Checkpointer:
     return self._read(step, host=ocp.args.JsonRestore()).host
 
   def layout(self, step: int) -> dict[str, str]:
-    """What a checkpoint's state is made of: path -> type and shape, such as `float32[2, 3]`.
+    """The layout of a checkpoint's state: path -> type and shape, such as `float32[2, 3]`.
 
     Raises:
       ValueError: it is damaged.
@@ -192,14 +192,14 @@ class Checkpointer:
     return {path: kind for path, kind in saved.items() if path != _IS_SEALED}
 
   def _read(self, step: int, **items: Any) -> Any:
-    """Items of a checkpoint whose files are as they were written."""
+    """Items of a checkpoint, after verifying its files."""
     folder = self.folder / str(step)
     reason = None if step in self._checked else find_damage(folder)
     if reason is None:
       self._checked.add(step)
       try:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
-      except Exception as error:  # of one without checksums: whatever a damaged file leads to
+      except Exception as error:  # without checksums: any error of a damaged file
         if (folder / _CHECKSUMS).exists():
           raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -226,7 +226,7 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _naming(self) -> Iterator[None]:
-    """Raises what the system says of the disk as OSError, which tensorstore wraps in its words."""
+    """Raises the system's disk error as OSError, instead of tensorstore's wrapper of it."""
     try:
       yield
     except Exception as error:
@@ -252,11 +252,11 @@ class Checkpointer:
 
 
 def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
-  """Writes the config to `workdir`, or checks that it is the one the run was started with.
+  """Writes the config to `workdir`, or checks that the run was started with it.
 
-  What is left at its default is written too. A field that an older run did not write had it.
+  Defaults are written too. A field that an older run did not write had its default.
 
-  A run that ended before its first checkpoint has nothing to go on with: its config is replaced.
+  A run that ended before its first checkpoint cannot be resumed: its config is replaced.
 
   Args:
     workdir: the folder of the run, made if missing.
@@ -264,7 +264,7 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
     free: paths (`config.workdir`) of fields, or groups of them, that may change on a resume.
 
   Raises:
-    ValueError: other fields differ; the message lists them. Or there are checkpoints alone.
+    ValueError: other fields differ; lists them. Or there are checkpoints without a config.
   """
   file = pathlib.Path(workdir) / "config.json"
   read = lambda record: records.with_defaults(json.loads(json.dumps(record)), config)
@@ -290,7 +290,7 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
-  """Writes a file whole or not at all, on the first host."""
+  """Writes a file atomically, on the first host."""
   if jax.process_index() == 0:
     files.write_whole(file, json.dumps(value, indent=2) + "\n")
 
@@ -318,7 +318,7 @@ def write_sealed(file: pathlib.Path, value: dict[str, Any]) -> None:
 
 
 def read_sealed(file: pathlib.Path) -> dict[str, Any] | None:
-  """What `write_sealed` wrote, or an older version without a checksum; None: damaged or missing."""
+  """Reads a file of `write_sealed`, or an older one without checksum; None: damaged or missing."""
   try:
     held = json.loads(file.read_bytes())
     if "sha256" not in held:
@@ -333,24 +333,24 @@ def _sum_of(value: dict[str, Any]) -> str:
 
 
 def has_checkpoints(workdir: pathlib.Path) -> bool:
-  """Whether there is one of a run, intact or not."""
+  """Whether there is a checkpoint of a run, intact or not."""
   return any(_is_step(path.name) for path in (workdir / FOLDER).glob("*"))
 
 
 def _is_step(name: str) -> bool:
-  """Whether a folder's name is that of a checkpoint, and not in other digits than ours."""
+  """Whether a folder's name is that of a checkpoint, in ASCII digits."""
   return name.isdecimal() and name == str(int(name))
 
 
 def _disk_error(error: BaseException | None) -> int | None:
-  """The number of the system's error that is named in the text of another."""
+  """The errno of a system error that is named in the text of another error."""
   return next((n for n in files.DISK_ERRORS if os.strerror(n) in str(error)), None)
 
 
 def _be_quiet() -> None:
-  """Keeps what Orbax and tensorstore print of a failed save, at length, off the console.
+  """Suppresses the long output of Orbax and tensorstore about a failed save.
 
-  All of it is raised as one error as well: see `Checkpointer._naming`.
+  It is also raised as one error: see `Checkpointer._naming`.
   """
   python_logging.getLogger("absl").addFilter(
       lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
@@ -359,7 +359,7 @@ def _be_quiet() -> None:
   hook = sys.unraisablehook
 
   def on_unraisable(event):
-    # Of writes that were still under way when the first one failed.
+    # Of writes that were still running when the first one failed.
     if not (isinstance(event.exc_value, RuntimeError) and event.object is None
             and str(event.exc_value) == "Event loop is closed"):
       hook(event)
@@ -398,7 +398,7 @@ class _SealedPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 def _seal(folder: pathlib.Path) -> None:
-  """Writes the checksums of all files in a folder, and has the disk hold them and it."""
+  """Writes the checksums of all files in a folder, and syncs them and the folder."""
   names = _names_in(folder)
   with futures.ThreadPoolExecutor() as threads:
     sums = dict(zip(names, threads.map(lambda name: digest(folder / name), names)))
@@ -408,21 +408,21 @@ def _seal(folder: pathlib.Path) -> None:
 
 
 def _names_in(folder: pathlib.Path) -> list[str]:
-  """The files in a folder, from it, but those that have no checksum."""
+  """The relative paths of a folder's files, except those without a checksum."""
   return sorted(
       str(path.relative_to(folder)) for path in folder.rglob("*")
       if path.is_file() and path.name not in (*_UNCHECKED, _CHECKSUMS))
 
 
 def find_damage(folder: pathlib.Path) -> str | None:
-  """What is wrong with a checkpoint; None where its files are as they were written.
+  """The damage of a checkpoint; None if its files are as they were written.
 
-  One that was saved before there were checksums is taken as it is, if nothing is missing.
+  One that was saved by a version without checksums is accepted if nothing is missing.
   """
   missing = [name for name in _ITEMS if not (folder / name).is_dir()]
   if missing:
     return f"{', '.join(missing)} missing"
-  try:  # Orbax reads it, if it is there
+  try:  # Orbax reads it, if it exists
     if not isinstance(json.loads((folder / _UNCHECKED[0]).read_bytes()), dict):
       raise ValueError("no object")
   except FileNotFoundError:
@@ -456,7 +456,7 @@ def _set_damaged_aside(folder: pathlib.Path) -> tuple[list[tuple[int, str]], set
     Step and reason of each, and the step of the intact one, if there is any checkpoint.
 
   Raises:
-    ValueError: there are only damaged ones, which are left as they are.
+    ValueError: there are only damaged ones, which are unchanged.
   """
   steps = sorted((int(path.name) for path in folder.glob("*") if _is_step(path.name)), reverse=True)
   damaged = []
@@ -482,7 +482,7 @@ def _to_array(leaf: Any) -> Any:
 
 
 def _to_abstract(leaf: Any) -> Any:
-  """What Orbax is asked for: a ShapeDtypeStruct with a sharding, or a numpy array."""
+  """The argument for Orbax: a ShapeDtypeStruct with a sharding, or a numpy array."""
   if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,7 +1,7 @@
-"""Runs beside each other: what each reached, paired differences, and what differs in the configs.
+"""Compares runs: their results, paired differences, and differences of their configs.
 
-What is compared is a run's folder, one with a run for each seed (`train --seeds`), or a file of
-`evaluate --output`. Read are summary.json, evaluation/<stage>.jsonl, config.json and metrics.jsonl.
+A result is a run's folder, one with a run for each seed (`train --seeds`), or a file of `evaluate
+--output`. It reads summary.json, evaluation/<stage>.jsonl, config.json and metrics.jsonl.
 
 Not here: the plot (comparison_plot.py) and the table (commands/compare.py).
 """
@@ -20,7 +20,7 @@ from rlreason.training.workdir import CONFIG
 
 SEED_PREFIX = "seed-"  # of the folders of a run over seeds
 _LENGTH = "length"
-# Of what says how a result was made: what differs where the results are no longer comparable.
+# Fields of the provenance whose differences make results incomparable.
 _MADE = ("seed", "data", "task", "template", "sampling", "grader")
 
 
@@ -36,18 +36,18 @@ class Run(NamedTuple):
 
 
 class Group(NamedTuple):
-  """What is one column of a comparison: runs that differ in their seed, or a single one."""
+  """One column of a comparison: runs that differ in their seed, or a single one."""
 
   name: str
   runs: list[Run]
 
 
 def read_group(path: str | os.PathLike, stage: str = "") -> Group:
-  """Reads what is to be compared.
+  """Reads a result to compare.
 
   Args:
-    path: as above; `@stage` after it names a stage of this one alone, as in runs/a@sft.
-    stage: of which the evaluation is taken; empty: the last that has one.
+    path: as above; `@stage` after it names a stage of this result only, as in runs/a@sft.
+    stage: the stage whose evaluation is compared; empty: the last that has one.
 
   Raises:
     FileNotFoundError: there is no result.
@@ -69,16 +69,16 @@ def seed_folders(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def compare(groups: Sequence[Group]) -> dict[str, Any]:
-  """Compares the others with the first.
+  """Compares all other groups with the first.
 
   Returns:
     {runs: [{name, stage, seeds}], tasks: {task: {metric: {values: [estimate], differences:
     [estimate or None]}}}, configs: [[line]]}: the lists have an entry for each group, and the
     differences and lines of the first are None and []. An estimate of several seeds is that of
-    `metrics.over_seeds`. A difference is paired: over the problems that both groups have
-    completions of; None where there are none. Problems are the same by their prompt and right
-    answer, or, where no prompt is that of the other side, by their index and right answer. Values
-    of a problem are means over the seeds.
+    `metrics.over_seeds`. A difference is paired over the problems for which both groups have
+    completions; None if there are none. Problems are matched by their prompt and right answer, or,
+    if no prompts match, by their index and right answer. Values of a problem are means over the
+    seeds.
   """
   first = groups[0]
   evaluations = [run.evaluation for group in groups for run in group.runs]
@@ -110,12 +110,12 @@ def _mean(name: str, estimates: list[dict[str, metrics.Estimate]]) -> metrics.Es
 
 def _difference(
     first: Group, second: Group, metric: str, part: str | None) -> metrics.Estimate | None:
-  """The paired difference of two groups; None where there is no problem of both."""
+  """The paired difference of two groups; None if they share no problem."""
   for name_problems in (_by_prompt, _by_index):
     try:
       sides = [[_by_problem(run, metric, part, name_problems) for run in group.runs]
                for group in (first, second)]
-    except ValueError:  # a metric that is none of single problems, or of too many samples
+    except ValueError:  # a metric not of single problems, or of too many samples
       return None
     keys = [key for key in sides[0][0] if all(key in values for side in sides for values in side)]
     if keys:
@@ -128,7 +128,7 @@ def _difference(
 
 
 def _by_problem(run: Run, metric: str, part: str | None, name_problems) -> dict[tuple, float]:
-  """The metric of each problem, by what tells it apart from others in any run."""
+  """The metric of each problem, by a key that identifies it in any run."""
   rows = [row for row in run.completions if part is None or row.get("task_name") == part]
   if not rows:
     return {}
@@ -141,7 +141,7 @@ def _by_problem(run: Run, metric: str, part: str | None, name_problems) -> dict[
 
 
 def _by_prompt(rows: Completions) -> dict[int, tuple]:
-  """Prompt, right answer and, where several problems have the same, which of them it is."""
+  """Prompt, right answer and, if several problems share these, an index."""
   seen, names = {}, {}
   for row in rows:
     if row["problem"] not in names:
@@ -156,7 +156,7 @@ def _by_index(rows: Completions) -> dict[int, tuple]:
 
 
 def _config_differences(first: Group, second: Group) -> list[str]:
-  """`path: value of the first -> value of the second`; the seeds of several runs are no matter."""
+  """`path: value of the first -> value of the second`; the seeds of several runs are ignored."""
   old, new = (_as_typed(group.runs[0].record) for group in (first, second))
   lines = [f"config.{name}: only in the {place}" for one, other, place in (
       (old, new, "first"), (new, old, "second"))
@@ -164,14 +164,14 @@ def _config_differences(first: Group, second: Group) -> list[str]:
   told = {line.partition(":")[0].removeprefix("config.") for line in lines}
   lines += records.differences(*(
       {name: value for name, value in record.items() if name not in told} for record in (old, new)))
-  lines = [line for line in lines  # not what others gave before
+  lines = [line for line in lines  # without expected results
            if not line.startswith("config.evaluation.expected")]
   has_seeds = max(len(first.runs), len(second.runs)) > 1
   return [line for line in lines if not (has_seeds and line.startswith("config.seed:"))]
 
 
 def _as_typed(record: dict[str, Any]) -> dict[str, Any]:
-  """A config with the paths that one types: `rl.rewards.verifier` for entries of two lists."""
+  """A config with the paths of the command line: `rl.rewards.verifier` for entries of two lists."""
   stages = {stage.get("name"): stage for stage in record.get("stages", ())}
   for name, stage in stages.items():
     parts = {part.get("name"): part for part in stage.get("rewards", ())}

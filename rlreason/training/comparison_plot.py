@@ -1,4 +1,4 @@
-"""Curves of runs beside each other, with a band over the seeds of each.
+"""Plots curves of several runs, with a band over the seeds of each.
 
 Not here: curves and page of one run (report.py), and the numbers (comparison.py).
 """
@@ -16,12 +16,12 @@ from rlreason import files
 from rlreason.training.comparison import Group
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-# In this order, where at least one run has them; then the accuracies of evaluations.
+# In this order, if at least one run has them; then the accuracies of evaluations.
 _METRICS = (
     "reward/total/mean", "rollout/accuracy", "rollout/length/mean", "policy/kl", "policy/entropy",
     "rollout/truncated_fraction", "optim/grad_norm", "loss/sft")
 _COLUMNS = 3
-_WINDOW = 1 / 20  # of a curve that a value is the mean of
+_WINDOW = 1 / 20  # of a curve, over which a value is the mean
 
 Curve = dict[int, float]  # step -> value
 
@@ -29,17 +29,17 @@ Curve = dict[int, float]  # step -> value
 def draw(file: pathlib.Path, groups: Sequence[Group]) -> list[str]:
   """Draws each metric of the runs against the step, and writes the picture.
 
-  Step 0 is where the stage began that a run is compared at: so that those of a run that went
-  through other stages before lie under those of one that began with it. A line is the mean over the
-  seeds, at steps that all of them have, and its band reaches from the lowest to the highest seed;
-  values are running means over a twentieth of the curve.
+  Step 0 is the start of the compared stage, so that curves align whether or not a run had earlier
+  stages. A line is the mean over the seeds, at the steps that all of them have, and its band
+  reaches from the lowest to the highest seed; values are running means over a twentieth of the
+  curve.
 
   Args:
     file: of the picture, PNG.
-    groups: of which those without metrics.jsonl are left out.
+    groups: those without metrics.jsonl are skipped.
 
   Returns:
-    The metrics that are drawn; none, and no picture, where no run has any.
+    The metrics that are drawn; none, and no picture, if no run has any.
   """
   groups = [group for group in groups if any(run.lines for run in group.runs)]
   names = _names(groups)
@@ -69,7 +69,7 @@ def draw(file: pathlib.Path, groups: Sequence[Group]) -> list[str]:
 
 
 def curve(lines: Sequence[dict], name: str, stage: str) -> Curve:
-  """A metric by step, counted from the beginning of a stage; what is no number is left out."""
+  """A metric by step, counted from the start of a stage; skips values that are not numbers."""
   before = min((line["step"] for line in lines if line.get("stage") == stage), default=1) - 1
   return {line["step"] - before: line[name] for line in lines if line.get(name) is not None}
 
@@ -89,7 +89,7 @@ def band(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-  """Paths without the folders that all of them are in."""
+  """Paths without their common parent folders."""
   parts = [pathlib.PurePath(path).parts for path in paths]
   shared = len(os.path.commonprefix([one[:-1] for one in parts]))
   return [os.path.join(*one[shared:]) for one in parts]
@@ -114,6 +114,6 @@ def _names(groups: Sequence[Group]) -> list[str]:
   evaluations = sorted(
       name for name in found if name.startswith("eval/")
       and name.split("/")[-1].startswith(("greedy", "avg@")) and "unboxed" not in name
-      # Parts of a task (chain-2 of chain) are in the table alone.
+      # Parts of a task (chain-2 of chain) are only in the table.
       and not any(name.split("/")[1].startswith(f"{task}-") for task in tasks))
   return [name for name in (*_METRICS, *evaluations) if name in found]

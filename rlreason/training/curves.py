@@ -1,7 +1,7 @@
-"""The evaluations of a stage on its way: which was the best, and whether the stage is over.
+"""Evaluations within a stage: finds the best, and decides whether the stage ends early.
 
-A curve is a list of points {"step": the step of the run, "evaluation": as in summary.json}. Pure
-functions of what the run keeps of it, so that a resume decides as the run before did.
+A curve is a list of points {"step": the step of the run, "evaluation": as in summary.json}. All
+functions are pure functions of the curve, so that a resumed run decides like the original.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ def value_at(point: dict[str, Any], metric: str) -> float | None:
 
 
 def best_point(curve: Curve, config: Any) -> dict[str, Any] | None:
-  """The first of the points with the best value, by a `CheckpointConfig`; None: none has one."""
+  """The first point with the best value, by a `CheckpointConfig`; None if no point has a value."""
   sign = -1 if config.best_is == "lowest" else 1
   points = [point for point in curve if value_at(point, config.keep_best) is not None]
   return max(points, key=lambda point: sign * value_at(point, config.keep_best), default=None)
 
 
 def why_over(curve: Curve, recipe: RunConfig) -> str | None:
-  """Says why the stage ends before its last step; None: it goes on."""
+  """The reason why the stage ends before its last step; None: it continues."""
   most, config = recipe.evaluation.stop_after, recipe.checkpoint
   if not most:
     return None
@@ -47,7 +47,7 @@ def why_over(curve: Curve, recipe: RunConfig) -> str | None:
 
 
 def of_summary(curve: Curve, recipe: RunConfig) -> dict[str, Any]:
-  """What the summary of a stage says of its curve, beside what it says without one."""
+  """The entries for the curve in the summary of a stage."""
   if not curve:
     return {}
   best = best_point(curve, recipe.checkpoint) if recipe.checkpoint.keep_best else None

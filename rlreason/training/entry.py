@@ -1,4 +1,4 @@
-"""The entry of a run into its folder: whether it may work there, and from a recipe to a set-up."""
+"""Starts a run in its folder: checks whether it may write there, and makes its set-up."""
 
 import contextlib
 import pathlib
@@ -21,10 +21,10 @@ _FREE_FIELDS = (
 def enter(
     recipe: Recipe, workdir: pathlib.Path, allow_changed_inputs: bool, stack: contextlib.ExitStack
 ) -> tuple[Setup, Params]:
-  """Takes hold of the folder until `stack` ends, and makes the set-up of the run.
+  """Locks the folder until `stack` ends, and makes the set-up of the run.
 
-  A folder that is missing is made when the recipe is found to be good, and one that is not ours
-  stays as it is.
+  A missing folder is made once the recipe is known to be valid, and a folder of something else is
+  unchanged.
   """
   recipe = model_paths.resolve(recipe)
   workdir_lib.check_free(workdir)
@@ -42,7 +42,7 @@ def enter(
   check_stages(setup)
   if not is_there:
     stack.enter_context(files.locked(workdir))
-    workdir_lib.check_free(workdir)  # another process may have been here
+    workdir_lib.check_free(workdir)  # another process may have used it
   check_config()
   if grown:
     workdir_lib.write_steps(workdir, recipe)

@@ -1,7 +1,7 @@
-"""Whether a run may be held against what its recipe expects, and what it says then.
+"""Compares the evaluations of a run with the expectations of its recipe, if comparable.
 
-A run has the settings of the recipe where its config, up to the stage that is evaluated, differs in
-nothing that changes a result but the seed. Not here: the ranges (evaluation/expected.py).
+A run has the settings of the recipe if its config, up to the evaluated stage, differs only in the
+seed and in fields that change no result. Not here: the ranges (evaluation/expected.py).
 """
 
 import dataclasses
@@ -13,30 +13,30 @@ from rlreason import config as config_lib, config_files, recipe_files, records
 from rlreason.evaluation import expected as expected_lib
 from rlreason.training.settings.recipe import PretrainedModel, Recipe, from_config
 
-# Fields that change no result, or the one thing in which runs of a recipe may differ.
+# Fields that change no result, and the seed.
 _FREE = ("seed", "parallel", "checkpoint", "preflight", "samples_per_step", "reward_workers",
          "reward_timeout")
 _FREE_OF_MODEL = ("remat", "unroll", "attention")
 _FREE_OF_EVALUATION = ("expected", "batch_size", "every_stage", "every_steps")
-_OF_SAMPLES = ("num_samples", "temperature", "top_p")  # of an evaluation, which greedy is not
-_LONGEST = 60  # characters of a value that is shown
+_OF_SAMPLES = ("num_samples", "temperature", "top_p")  # of a sampled evaluation
+_LONGEST = 60  # characters of a displayed value
 
 
 def of_evaluation(
     recipe: Recipe, stage: str, step: int | None, evaluation: dict[str, Any],
     problems: dict[str, Any],
 ) -> dict[str, Any] | None:
-  """What an evaluation of a run is to what its recipe expects; None: nothing is.
+  """Compares an evaluation of a run with what its recipe expects; None: nothing is expected.
 
   Args:
     recipe: of the run.
-    stage: after which it is, or within which; "start" before the first.
-    step: after so many of its steps; None: at its end.
+    stage: the stage after or within which it was made; "start" before the first.
+    step: number of its steps before the evaluation; None: at its end.
     evaluation: as in summary.json.
-    problems: what was asked, as of `provenance.of_problems`.
+    problems: the problems, as from `provenance.of_problems`.
 
   Returns:
-    As of `evaluation.expected.place`.
+    As from `evaluation.expected.place`.
   """
   config = recipe.evaluation.expected
   if config is None:
@@ -49,12 +49,12 @@ def of_evaluation(
 def of_model(
     recipe: Recipe, path: str, evaluation: dict[str, Any], problems: dict[str, Any]
 ) -> dict[str, Any] | None:
-  """The same of a model that is evaluated by itself, if it is the one that the recipe starts from.
+  """The same for a separately evaluated model, if it is the one from which the recipe starts.
 
   Args:
-    recipe: on whose task it was evaluated.
+    recipe: the recipe whose task was used.
     path: of the model.
-    evaluation, problems: as of `of_evaluation`.
+    evaluation, problems: as for `of_evaluation`.
   """
   if isinstance(recipe.model, PretrainedModel):
     recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, path=path))
@@ -65,13 +65,13 @@ def of_model(
 
 
 def line(found: dict[str, Any], evaluation: dict[str, Any]) -> str:
-  """What a person reads of it."""
+  """The line that is shown to the user."""
   value = next(iter(evaluation.values()))[found["metric"]]["value"]
   return expected_lib.sentence(found, value)
 
 
 def _differences(recipe: Recipe, stage: str) -> list[str]:
-  """`field: before -> now` of what a run has otherwise than the recipe, up to a stage."""
+  """`field: before -> now` for differences between a run and the recipe, up to a stage."""
   config = recipe.evaluation.expected
   if not config.recipe:
     return []
@@ -85,9 +85,9 @@ def _differences(recipe: Recipe, stage: str) -> list[str]:
 
 @functools.cache
 def _load(name: str) -> Recipe | str:
-  """A recipe, or why there is none."""
+  """A recipe, or the reason why there is none."""
   known, _, argument = name.partition(":")
-  file = recipe_files.find_all().get(known)  # and no file of that name in the folder at hand
+  file = recipe_files.find_all().get(known)  # and no file of that name in the current folder
   try:
     return from_config(config_files.load_config_file(f"{file}:{argument}" if file else name))
   except (FileNotFoundError, ValueError) as error:
@@ -95,7 +95,7 @@ def _load(name: str) -> Recipe | str:
 
 
 def _record(recipe: Recipe, stage: str, metric: str) -> dict[str, Any]:
-  """What a recipe's results up to the end of a stage depend on."""
+  """The settings on which a recipe's results up to the end of a stage depend."""
   names = [one.name for one in recipe.stages]
   count = names.index(stage) + 1 if stage in names else 0
   if stage != expected_lib.START and stage not in names:
@@ -117,9 +117,9 @@ def _without(record: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _model_name(path: str) -> str:
-  """What a path says of which model it is: it may lie anywhere."""
+  """The name of the model in a path, independent of its folder."""
   parts = [part.rpartition("--")[2] for part in pathlib.PurePath(path).parts
-           if part.startswith("models--")]  # as the Hub's cache names its folders
+           if part.startswith("models--")]  # folder names of the Hub's cache
   return parts[-1] if parts else pathlib.PurePath(path).name
 
 

@@ -1,11 +1,11 @@
-"""What steps learn from, drawn while earlier steps still learn.
+"""Samples the experience of steps, also while earlier steps still train.
 
-With n steps ahead, the draw of step k begins when step k - n does, with the parameters of then, in
-a thread of its own: it samples, and its rewards are found, while the steps between learn. n = 0
-draws when a step asks, with its own parameters. A draw depends on its parameters, the position of
-the data and its key alone, so that what was drawn and not learned from is drawn again, the same,
-by a run that goes on: a checkpoint has to keep the position of the first such draw and the
-parameters of each.
+With n steps ahead, the sampling of step k starts when step k - n does, with the current parameters,
+in a separate thread: it samples and computes rewards while the steps in between train. n = 0
+samples when a step asks, with its own parameters. A sampling depends only on its parameters, the
+position of the data and its key, so that a resumed run repeats samplings that were not yet used,
+with the same results: a checkpoint keeps the position of the first of them and the parameters of
+each.
 """
 
 from collections import deque
@@ -22,50 +22,50 @@ from rlreason.models import lora
 from rlreason.training.stages.base import Stage
 from rlreason.types import Key, Params
 
-_DRAWN_WITH = ("policy", "value_head")  # of the parameters; a critic of its own has no part in it
-_SECONDS_TO_LEAVE = 10.0  # of a draw that nobody waits for, before it is left behind
+_DRAWN_WITH = ("policy", "value_head")  # of the parameters; a separate critic is not needed
+_SECONDS_TO_LEAVE = 10.0  # to wait for an unneeded draw before it is abandoned
 
 
 class _Draw(NamedTuple):
   step: int
   params: Params
-  result: futures.Future  # (what was drawn, position of the data after it)
+  result: futures.Future  # (sampled experience, position of the data after it)
 
 
 class Draws:
-  """Draws of a stage, in the order of its steps; `close` ends the thread, if there is one."""
+  """The samplings of a stage, in order of its steps; `close` ends the thread, if there is one."""
 
   def __init__(self, stage: Stage, key: Key):
-    """Begins nothing yet.
+    """Does not start sampling yet.
 
     Args:
-      stage: whose `draw` and data these are; nobody else takes from the data.
+      stage: the stage whose `draw` and data are used; nothing else may read its data.
       key: of the stage; step k draws with that folded with k.
     """
     self._stage, self._key, self._ahead = stage, key, stage.draws_ahead
-    self._position: dict[str, Any] | None = None  # of the data; None: as it is
-    # The parameters of the last n steps, without what is frozen: of draws to come.
+    self._position: dict[str, Any] | None = None  # of the data; None: the current one
+    # The parameters of the last n steps, without frozen ones, for samplings to come.
     self._params: deque[Params] = deque(maxlen=self._ahead)
     self._frozen: Params = {}
     self._waiting: deque[_Draw] = deque()
     self._orders: queue.SimpleQueue = queue.SimpleQueue()
     self._thread: threading.Thread | None = None
     self._is_closed = threading.Event()
-    self.seconds_waited = 0.0  # for the last draw that was asked for
+    self.seconds_waited = 0.0  # for the last requested sampling
 
   def begin(self, step: int, params: Params, kept: list[Params] | None = None):
-    """Begins the draws that steps before the next one would have begun.
+    """Starts the samplings that steps before the next one would have started.
 
     Args:
       step: the next one.
-      params: before it, placed.
-      kept: of `kept_params` after the step before; None: the stage is at its first step.
+      params: those before it, on the devices.
+      kept: `kept_params` after the previous step; None: the stage is at its first step.
     """
     if not self._ahead:
       return
     self._position = self._stage.data.get_state()
     trained, frozen = lora.split(_drawn_with(params))
-    # An update gives its parameters away, the frozen ones as well.
+    # An update donates its parameters, including the frozen ones.
     self._frozen = _copy(frozen)
     if kept is None:
       kept = [_copy(trained)] * self._ahead
@@ -76,7 +76,7 @@ class Draws:
       self._order(step + i, one)
 
   def next(self, step: int, params: Params) -> Any:
-    """What step number `step` learns from; `params` are those before it."""
+    """The experience of step `step`; `params` are the parameters before it."""
     started = time.perf_counter()
     if not self._ahead:
       drawn = self._stage.draw(params, self._stage.data, jax.random.fold_in(self._key, step))
@@ -89,23 +89,23 @@ class Draws:
     return drawn
 
   def position(self) -> dict[str, Any]:
-    """Of the data, before the first draw that nothing was learned from."""
+    """The position of the data before the first unused sampling."""
     return self._stage.data.get_state() if self._position is None else self._position
 
   def kept_params(self) -> list[Params]:
-    """The trained parameters of the next n draws, in their order."""
+    """The trained parameters of the next n samplings, in order."""
     return list(self._params)
 
   def shaped_as_kept(self, params: Params) -> list[Params]:
-    """What `kept_params` would have the shapes of, with such parameters of the state."""
+    """Trees with the shapes of `kept_params`, for these parameters of the state."""
     return [lora.split(_drawn_with(params))[0]] * self._ahead
 
   def wait(self):
-    """Returns when nothing is being drawn; what failed is raised when its step asks for it."""
+    """Waits for running samplings; errors are raised when their step requests the result."""
     futures.wait([draw.result for draw in self._waiting])
 
   def close(self):
-    """Ends the thread; one that a long draw holds is left behind after a while."""
+    """Ends the thread; one that is still sampling is abandoned after a while."""
     self._is_closed.set()
     if self._thread is not None:
       self._orders.put(None)
@@ -127,7 +127,7 @@ class Draws:
         drawn = self._stage.draw(
             draw.params, self._stage.data, jax.random.fold_in(self._key, draw.step))
         draw.result.set_result((drawn, self._stage.data.get_state()))
-      except BaseException as error:  # for the step that asks for it
+      except BaseException as error:  # for the step that requests it
         draw.result.set_exception(failure := error)
 
 

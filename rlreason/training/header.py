@@ -1,4 +1,4 @@
-"""What a run says of itself before it starts: devices, model, work of each stage, and files."""
+"""The header of a run: devices, model, work of each stage, and files."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ _ACCELERATORS = ("/dev/nvidia0", "/dev/accel0", "/dev/kfd", "/dev/vfio/0")  # GP
 
 
 def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
-  """The lines of a training."""
+  """The header lines of a training run."""
   recipe = setup.recipe
   source = recipe.model.path if isinstance(recipe.model, PretrainedModel) else "new"
   trained, frozen = map(format_count, _policy_counts(setup.model))
@@ -38,12 +38,12 @@ def run_header(setup: Setup, workdir: pathlib.Path) -> list[str]:
 
 
 def model_header(model: ModelConfig, source: str, parallel: ParallelConfig) -> list[str]:
-  """The lines of whatever runs a model: devices, JAX, and the model.
+  """The header lines of any command that runs a model: devices, JAX, and the model.
 
   Args:
     model: the policy.
-    source: where it is from.
-    parallel: how it is spread.
+    source: its origin.
+    parallel: how it is distributed.
   """
   return [
       _line("devices", f"{_devices(parallel)}; JAX {jax.__version__}"),
@@ -55,7 +55,7 @@ def model_header(model: ModelConfig, source: str, parallel: ParallelConfig) -> l
 
 
 def _own_problems(tasks: dict[str, Task]) -> str:
-  """How many there are: of one list of the user's a part is the test."""
+  """The numbers of custom problems; a part of a single list is the test split."""
   train, test = tasks["train"], tasks["test"]
   return f"{train.name}: {len(train.rows):,} problems to train on, {len(test.rows):,} of the test"
 
@@ -86,7 +86,7 @@ def _devices(parallel: ParallelConfig) -> str:
 
 
 def _unused_accelerator() -> list[str]:
-  """Says so where this runs on the CPU of a machine that has a GPU or TPU."""
+  """A warning if this runs on the CPU of a machine with a GPU or TPU."""
   found = [path for path in _ACCELERATORS if os.path.exists(path)]
   if jax.default_backend() != "cpu" or not found:
     return []
@@ -96,7 +96,7 @@ def _unused_accelerator() -> list[str]:
 
 
 def _policy_counts(model: ModelConfig) -> tuple[int, int]:
-  """Parameters of a policy that are trained, and that are not."""
+  """The numbers of trained and of frozen parameters of a policy."""
   params = models.abstract_params(model)
   if model.lora is None:
     return _size(params), 0
@@ -104,7 +104,7 @@ def _policy_counts(model: ModelConfig) -> tuple[int, int]:
 
 
 def _critic(model: ModelConfig, stage: StageConfig) -> list[str]:
-  """What a stage trains beside the policy."""
+  """The critic that a stage trains besides the policy."""
   if not isinstance(stage, RLStage) or not stage.algorithm.has_critic:
     return []
   if stage.critic_path:

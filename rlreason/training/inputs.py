@@ -1,9 +1,9 @@
-"""What a run reads: checksums of its files, which a run that goes on is held against.
+"""Checksums of the files that a run reads, which a resumed run must match.
 
     <workdir>/inputs.json    SHA-256 of the files that it reads
 
-All bytes are hashed at each start: it takes less time than reading them into a model, and a time or
-a size says little of what a file holds.
+All bytes are hashed at each start: it takes less time than loading them into a model, and times or
+sizes do not identify the content of a file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,12 +31,12 @@ def read_inputs(recipe: Recipe) -> Inputs:
 
 
 def read_task_inputs(recipe: Recipe) -> Inputs:
-  """Those of the files, or rows, of a recipe's task: what an evaluation reads, beside a model."""
+  """The checksums of the files, or rows, of a recipe's task, which an evaluation reads."""
   return own.input_digests(recipe.task) | _digests(_input_paths(recipe, "config.task."))
 
 
 def read_model_inputs(models: Mapping[str, str | None]) -> Inputs:
-  """The checksums of the files of models, by what names them; None: there is none."""
+  """The checksums of the files of models, by the fields that name them; None: no model."""
   found = {name: pathlib.Path(weights.find_model(path)) for name, path in models.items() if path}
   return _digests((name, path) for name, path in found.items() if path.exists())
 
@@ -52,9 +52,9 @@ def _digests(paths: Iterable[tuple[str, pathlib.Path]]) -> Inputs:
 
 
 def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> None:
-  """Looks whether a run that goes on reads the files that it was started with.
+  """Checks that a resumed run reads the files with which it was started.
 
-  A run of an older version did not write their checksums down, and goes on.
+  Runs of older versions, which did not record checksums, are resumed.
 
   Raises:
     ValueError: other files or rows, and not `allow_changed`; names them.
@@ -79,7 +79,7 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
 
 
 def _input_paths(recipe: Recipe, below: str = "config.") -> Iterator[tuple[str, pathlib.Path]]:
-  """(field, file or folder) of what is there of the recipe's paths, and is no stage's."""
+  """(field, file or folder) of existing paths of the recipe that are not stages."""
   stages = {f"config.stages[{i}]": f"config.{stage.name}" for i, stage in enumerate(recipe.stages)}
   names = (*START, *(stage.name for stage in recipe.stages))
   for field, path in config_lib.paths(recipe):
@@ -92,7 +92,7 @@ def _input_paths(recipe: Recipe, below: str = "config.") -> Iterator[tuple[str, 
 
 
 def _files_of(path: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-  """(name, file) of a file, or of those of a model's folder; any other folder is one by itself."""
+  """(name, file) of a file, or of a model folder's files; any other folder counts as one file."""
   if path.is_dir() and any(path.glob(f"*{_WEIGHTS}")):
     return [(file.name, file) for file in sorted(path.iterdir()) if file.suffix in _MODEL_SUFFIXES]
   return [(path.name, path)]

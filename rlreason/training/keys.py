@@ -1,4 +1,4 @@
-"""The random keys of a run that are no step's, all folded from its seed."""
+"""The random keys of a run other than those of steps, all folded from its seed."""
 
 import jax
 
@@ -16,5 +16,5 @@ def evaluation_key(seed: int) -> Key:
 
 
 def preflight_key(seed: int) -> Key:
-  """The key of what is tried before the first step, apart from all others."""
+  """The key of the trial before the first step, separate from all others."""
   return jax.random.fold_in(jax.random.key(seed), 2**30 + 1)

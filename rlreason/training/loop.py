@@ -1,6 +1,6 @@
-"""The loop: the only hub of a run. It owns the state, the checkpoints, the writers and the clock.
+"""The training loop of a run. It owns the state, the checkpoints, the writers and the clock.
 
-    workdir/config.json, inputs.json  what was asked for, and checksums of what is read
+    workdir/config.json, inputs.json  the config, and checksums of the inputs
     workdir/checkpoints/     everything a resume needs
     workdir/models/<stage>/  the policy at the end of each stage, a Hugging Face folder
     workdir/adapters/<stage>/  its adapters, if it trained any, as PEFT writes them
@@ -8,10 +8,10 @@
     workdir/evaluation/<stage>.jsonl  every completion of an evaluation
     workdir/metrics.jsonl, samples.jsonl, summary.json, tensorboard/, plots/, report.html
 
-A run of the same workdir goes on where it stopped. Each checkpoint holds the train state and the
-host's side: stage, step, data position, cursors of the written files, results so far. What is
-evaluated, the end of a stage or a step within it, is saved before; the host's side after that is
-`checkpoints/evaluated.json`. Keys are folded from the seed and the step, never stored.
+A run with the same workdir resumes where it stopped. Each checkpoint holds the train state and the
+host's state: stage, step, data position, cursors of the written files, results so far. A checkpoint
+is saved before each evaluation; the host's state after it is `checkpoints/evaluated.json`. Keys are
+folded from the seed and the step, never stored.
 """
 
 import contextlib
@@ -46,11 +46,11 @@ class Interrupted(Exception):
 
 
 class Parts(NamedTuple):
-  """What the loop is given, so that it knows no kind of stage, no model and no file of weights."""
+  """Functions passed to the loop, so that it is independent of stages, models and weights."""
 
   # Of `stages.kinds`: (setup, settings, policy, seed, pool, folder of the run) -> Stage.
   make_stage: Callable[..., Stage]
-  # The whole of a stage without steps: (setup, settings, folder of the run) -> rows written.
+  # Runs a stage without steps: (setup, settings, folder of the run) -> rows written.
   select: Callable[[Setup, StageConfig, pathlib.Path], int]
   # The policy of a stage or folder, None: the initial one; with adapters, the base with those:
   # (setup, what it is called, its folder or None, base or None) -> parameters.
@@ -59,10 +59,10 @@ class Parts(NamedTuple):
   write_policy: Callable[[pathlib.Path, str, Setup, Params], None]
   # (metrics of a step, settings) -> reasons why nothing can be learned, by name.
   signs: Callable[[dict[str, float], StageConfig], dict[str, str]]
-  # (tokenizer, completions of an evaluation) -> what was asked, for the provenance.
+  # (tokenizer, completions of an evaluation) -> its problems, for the provenance.
   of_problems: Callable[..., dict[str, Any]]
-  # What the recipe expects of an evaluation, and a line that says it: (recipe, stage, step within
-  # it or None, evaluation, what was asked) -> both, or None.
+  # What the recipe expects of an evaluation, and a line about it: (recipe, stage, step within it or
+  # None, evaluation, its problems) -> both, or None.
   expect: Callable[..., tuple[dict[str, Any], str] | None]
 
 
@@ -76,22 +76,22 @@ class Loop:
 
     Args:
       setup: of the run.
-      policy: the initial parameters, where the layout wants them.
+      policy: the initial parameters, sharded as in the layout.
       workdir: the folder of the run.
-      stack: closes what is opened here.
-      parts: what the loop is given.
+      stack: closes the files opened here.
+      parts: the functions of the loop.
       also: another writer of metrics, as `metrics.MetricsWriter` takes it; None: there is none.
     """
     recipe = setup.recipe
     self.setup, self.workdir, self.parts = setup, workdir, parts
-    # What the next stage starts from; with adapters, the base without these.
-    self.policy, self.policy_of = policy, None  # and whose it is: of a stage; None: the initial one
-    self.state: TrainState | None = None  # nobody else holds it: an update donates it
+    # The policy from which the next stage starts; with adapters, the base without these.
+    self.policy, self.policy_of = policy, None  # its stage; None: the initial one
+    self.state: TrainState | None = None  # the only reference: an update donates it
     self.checkpoints = stack.enter_context(checkpoint_lib.Checkpointer(
         str(workdir), max_to_keep=recipe.checkpoint.max_to_keep))
     self.metrics = metrics_lib.MetricsWriter(workdir, also)
     self.samples = metrics_lib.SamplesWriter(workdir)
-    self.data: metrics_lib.JsonLines | None = None  # of the stage at hand, if it writes any
+    self.data: metrics_lib.JsonLines | None = None  # of the current stage, if it writes any
     self.compilations = metrics_lib.CompilationCounter()
     for closing in (self.metrics, self.samples, self.compilations):
       stack.callback(closing.close)
@@ -104,12 +104,12 @@ class Loop:
     self.key = jax.random.key(recipe.seed)
     self.started = time.monotonic()
     self.is_skipping = False  # whether the last update was not finite
-    # What a checkpoint keeps of the host's side, beside the data position and the cursors.
+    # The host's state in a checkpoint, besides the data position and the cursors.
     self.host = {"stage": 0, "step": 0, "global_step": 0, "tokens": 0, "seconds": 0.0,
                  "summary": {"stages": []}}
 
   def go(self, provenance: dict[str, Any]) -> dict[str, Any]:
-    """All stages; returns the summary, with how it was made but for the processes."""
+    """Runs all stages; returns the summary, with its provenance except the processes."""
     self.provenance = provenance
     latest = self.checkpoints.latest_step()
     for step, reason in self.checkpoints.damaged:
@@ -142,8 +142,8 @@ class Loop:
     return self.host["summary"]
 
   def _note_process(self):
-    """Says in the summary how what follows is made."""
-    # It is not there in a run that is new, or begun by an older version.
+    """Records this process in the summary."""
+    # It does not exist in a new run, or in one of an older version.
     made = self.host["summary"].setdefault("provenance", self.provenance)
     process.note_process(made, self.host["global_step"])
 
@@ -165,7 +165,7 @@ class Loop:
       self.data = None
 
   def _select(self, config: StageConfig, number: int):
-    """A stage without steps: done again where a run goes on before its end."""
+    """Runs a stage without steps; a run that is resumed before its end repeats it."""
     count = self.parts.select(self.setup, config, self.workdir)
     self.progress.message(f"{config.name}: {count} rows in {data_file(self.workdir, config.name)}")
     self.host["summary"]["stages"].append({
@@ -175,20 +175,20 @@ class Loop:
     self._note_files(config.name)
 
   def _start_policy(self, source: str | None) -> Params:
-    """To the bit what a stage, or the run whose folder it is, ended with; None: the initial one."""
+    """The exact final policy of a stage, or of the run with this folder; None: the initial one."""
     has_adapters = self.setup.model.lora is not None
     if self.policy is not None and source == (None if has_adapters else self.policy_of):
       return self.policy
     folder = None if source is None else self._folder_of(source)
     if has_adapters:
       return self.parts.load_policy(self.setup, source, folder, self.policy)
-    self.policy = None  # makes room
+    self.policy = None  # frees memory
     self.policy = self.parts.load_policy(self.setup, source, folder, None)
     self.policy_of = source
     return self.policy
 
   def _folder_of(self, source: str) -> pathlib.Path:
-    """That of a policy which a stage may start from: of a stage of this run, or a path."""
+    """The folder of a policy from which a stage may start: of a stage of this run, or a path."""
     if source not in [stage.name for stage in self.setup.recipe.stages]:
       return pathlib.Path(source)
     part = "models" if self.setup.model.lora is None else "adapters"
@@ -231,7 +231,7 @@ class Loop:
         output.host_metrics["time/waiting"] = self.draws.seconds_waited
       self.state, output = output.state, output._replace(state=None)
       if pending is not None:
-        self._write(stage, *pending)  # of the step before, while the device works on this one
+        self._write(stage, *pending)  # of the previous step, while the device runs this one
       pending = (step, output)
       is_last = step + 1 == stage.steps
       is_asked = self.stop.is_set()  # read once: a signal may come between any two lines
@@ -240,7 +240,7 @@ class Loop:
       if is_asked or is_due or is_last:
         self._write(stage, *pending)
         pending = None
-        # While updates are being skipped, an earlier and good checkpoint must not make room.
+        # While updates are being skipped, an earlier good checkpoint must not be removed.
         if is_asked or is_last or not self.is_skipping:
           self._save(stage)
         if is_asked:
@@ -254,9 +254,9 @@ class Loop:
       stage.finish(
           self.setup.layout.get_state(self.state.params), self._model_folder(stage.name))
     policy = self.setup.layout.get_state(self.state.params["policy"]) if stage.trains else None
-    self.state = None  # the moments and a critic make room
+    self.state = None  # frees the memory of the moments and a critic
     if stage.trains:
-      self.checkpoints.wait()  # of a full disk the two would not know who has the rest
+      self.checkpoints.wait()  # two writers on a full disk would fail unpredictably
       self._write_model(stage.name, policy)
     self._finish_stage(stage.name, policy, self.host["step"])
     self.host |= {"stage": number + 1, "step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
@@ -270,12 +270,12 @@ class Loop:
       self.progress.message(line)
 
   def _is_over(self, stage: Stage, done: int) -> bool:
-    """Whether a stage ends after `done` steps, which is said; evaluates it then, if that is due."""
+    """Whether a stage ends after `done` steps, with a message; evaluates it if that is due."""
     recipe, curve = self.setup.recipe, self.host.get("curve", [])
     is_new = not curve or curve[-1]["step"] < self.host["global_step"]
     if is_new and curves.is_due(recipe, done, stage.steps):
-      self.checkpoints.wait()  # what is on record below is of this one
-      self.draws.wait()  # the processes that judge are of one user at a time
+      self.checkpoints.wait()  # the record below belongs to this one
+      self.draws.wait()  # the worker processes serve one user at a time
       self._stop_clock()
       policy = self.setup.layout.get_state(self.state.params["policy"])
       evaluation = self._evaluate(stage.name, policy, f"{stage.name} after step {done}")
@@ -289,9 +289,9 @@ class Loop:
 
   def _add_to_curve(
       self, name: str, policy: Params, evaluation: dict[str, Any], done: int | None = None):
-    """Adds an evaluation to those of its stage, and keeps its model if it is the best of them.
+    """Adds an evaluation to the curve of its stage, and keeps its model if it is the best.
 
-    It is within the stage, after `done` steps, or at its end.
+    It was made after `done` steps of the stage, or at its end.
     """
     point = {"step": self.host["global_step"], "evaluation": evaluation,
              **({} if done is None else self._expect(name, done, evaluation))}
@@ -302,18 +302,18 @@ class Loop:
     self._keep_best()
 
   def _keep_best(self):
-    """Keeps the checkpoints of the best evaluations: of the stages before, and of this one."""
+    """Keeps the checkpoints of the best evaluations of this and the previous stages."""
     config = self.setup.recipe.checkpoint
     best = [stage["best"] for stage in self.host["summary"]["stages"] if "best" in stage]
     best += [curves.best_point(self.host.get("curve", []), config)] if config.keep_best else []
     self.checkpoints.keep([point["step"] for point in best if point])
 
   def _record_evaluation(self):
-    """Keeps the host's side after an evaluation, which the checkpoint of this step comes before."""
+    """Saves the host's state after an evaluation, which follows the checkpoint of this step."""
     checkpoint_lib.write_sealed(self.checkpoints.folder / _EVALUATED, self.host | self._ends())
 
   def _preflight(self, stage: Stage):
-    """Says before the first step what a few problems say; the run goes on as if it had not."""
+    """Reports problems found on a few prompts before the first step; the run is not affected."""
     with tracking.work(f"{stage.name}, preflight"):
       values, samples = stage.preflight(
           self.state.params, preflight_key(self.setup.recipe.seed))
@@ -325,7 +325,7 @@ class Loop:
           {f"preflight/{metric}": value for metric, value in values.items()})
 
   def _warn(self, name: str, values: dict[str, float]) -> bool:
-    """Says why nothing can be learned, each reason once; returns whether there is a new one."""
+    """Warns why nothing can be learned, once per reason; returns whether there is a new one."""
     config = next(stage for stage in self.setup.recipe.stages if stage.name == name)
     said = self.host["summary"].get("warnings", {})
     new = {f"{name}: {sign}": line for sign, line in self.parts.signs(values, config).items()
@@ -341,7 +341,7 @@ class Loop:
     self.parts.write_policy(self.workdir, stage, self.setup, policy)
 
   def _leave_if_asked(self):
-    """Raises Interrupted after a signal; what is saved is complete then."""
+    """Raises Interrupted after a signal; the saved state is complete then."""
     if self.stop.is_set():
       self.checkpoints.wait()
       raise Interrupted(
@@ -416,7 +416,7 @@ class Loop:
     return evaluation
 
   def _expect(self, name: str, step: int | None, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What the recipe expects of an evaluation, after a stage or `step` steps of it; it is said."""
+    """Compares an evaluation, after a stage or `step` steps of it, with expectations; prints it."""
     said = self.parts.expect(
         self.setup.recipe, name, step, evaluation, self.host["summary"]["provenance"]["problems"])
     if said is None:
@@ -426,7 +426,7 @@ class Loop:
     return {"expected": found}
 
   def _stop_clock(self):
-    """Adds the time since the last call to that of the stage."""
+    """Adds the time since the last call to the time of the stage."""
     now = time.monotonic()
     self.host["seconds"] += now - self.started
     self.started = now
@@ -442,17 +442,17 @@ class Loop:
         self.host | {"data": self.draws.position()} | self._ends())
 
   def _ends(self) -> dict[str, Any]:
-    """Where the written files end, and what is in them up to there."""
+    """The ends of the written files, and the digests of their content."""
     written = (self.metrics, self.samples, self.data)
     return {"cursors": [0 if file is None else file.cursor() for file in written],
             "digests": [None if file is None else file.digest() for file in written]}
 
   def _restore_host(self, latest: int) -> dict[str, Any]:
-    """The host's side of the latest checkpoint, or of the evaluation that came after it."""
-    # Where it is damaged, the end of the stage is evaluated again, to the same numbers.
+    """The host's state of the latest checkpoint, or of the evaluation after it."""
+    # If it is damaged, the stage is evaluated again, with the same results.
     evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
     is_after = evaluated.get("global_step") == latest and not self._has_grown(evaluated)
-    if not is_after:  # of an end that will come again, and be another file's
+    if not is_after:  # of an end that will be reached again, with another file
       (self.checkpoints.folder / _EVALUATED).unlink(missing_ok=True)
     host = evaluated if is_after else self.checkpoints.restore_host(latest)
     if not _HOST_FIELDS <= host.keys():
@@ -470,11 +470,11 @@ class Loop:
     return last["steps"] < stages[-1].steps and "ended_early" not in last
 
   def _note_files(self, stage: str):
-    """Keeps the checksums of what a stage wrote for those after it."""
+    """Keeps the checksums of files that a stage wrote for later ones."""
     self.host["files"] = self.host.get("files", {}) | workdir_lib.stage_files(self.workdir, stage)
 
   def _restore(self, stage: Stage, latest: int) -> list[Params] | None:
-    """Puts the state of a checkpoint in the place of the stage's; returns what draws began with."""
+    """Replaces the stage's state by a checkpoint's; returns the parameters of started samplings."""
     layout, saved = self.setup.layout, trained_part(self.state)
     if stage.draws_ahead:
       saved = {"state": saved, "drawn_with": self.draws.shaped_as_kept(self.state.params)}
@@ -482,7 +482,7 @@ class Loop:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         layout.get_state(saved))
     frozen = lora.split(self.state.params)[1]
-    self.state = None  # it gave the shapes, and makes room
+    self.state = None  # it gave the shapes; frees its memory
     restored, host = self.checkpoints.restore(latest, template)
     stage.data.set_state(host["data"])
     restored = layout.put_state(restored)

@@ -1,8 +1,8 @@
-"""What a run takes of memory at least, compared with what there is before anything is computed.
+"""Compares a lower bound of a run's memory with the memory available, before any computation.
 
-A lower bound, of what is there at one time for certain: parameters, their moments and gradients,
-and what a gradient pass keeps of each layer. What fits by it may still be too much. What is sampled
-is in `sampling/memory.py`.
+The bound counts what certainly exists at one time: parameters, their moments and gradients, and the
+activations that a gradient pass keeps. A run that passes may still run out of memory. The bound for
+sampling is in `sampling/memory.py`.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from rlreason.training.settings.recipe import Recipe
 
 
 def check_memory(recipe: Recipe, model: ModelConfig):
-  """Refuses a recipe that cannot fit into the memory of all devices.
+  """Raises if a recipe cannot fit into the memory of all devices.
 
   Args:
-    recipe: what is to be done.
+    recipe: the recipe.
     model: of the policy, without adapters.
 
   Raises:
-    ValueError: names the field, what it takes and what there is.
+    ValueError: it does not fit; names the field, the memory needed and available.
   """
   held = parameter_bytes(model, recipe.lora)
   shape = (f"num_layers={model.num_layers}, width={model.width}, mlp_width={model.mlp_width}, "
@@ -52,7 +52,7 @@ def check_memory(recipe: Recipe, model: ModelConfig):
 
 
 def parameter_bytes(model: ModelConfig, adapters: LoRAConfig | None) -> Mapping[str, int]:
-  """Bytes of a policy, without its adapters, and of what its training needs."""
+  """Bytes of a policy, without its adapters, and of its training."""
   params = models.abstract_params(model)
   trained = params
   if adapters is not None:
@@ -68,8 +68,8 @@ def parameter_bytes(model: ModelConfig, adapters: LoRAConfig | None) -> Mapping[
 def pass_bytes(model: ModelConfig, rows: int, length: int) -> int:
   """Bytes that a gradient pass over whole rows keeps: the input of each layer, and scores.
 
-  XLA's attention has a score for each pair of tokens, in one layer at a time where the others are
-  computed again (`remat`).
+  XLA's attention has a score for each pair of tokens, in one layer at a time if the others are
+  recomputed (`remat`).
   """
   size = jnp.dtype(model.compute_dtype).itemsize
   total = rows * length * model.num_layers * model.width * size

@@ -4,11 +4,12 @@
     <workdir>/samples.jsonl   one completion per line: step, stage, prompt, completion, ...
     <workdir>/tensorboard/    the same metrics for TensorBoard, the config, and a few completions
 
-Every metric is reproducible: the same config and seed give the same bytes, also after a kill and a
+Every metric is reproducible: the same config and seed give the same bytes, even after a kill and a
 resume. The only exceptions are the prefixes `time/` (seconds, tokens per second) and `system/`
-(compilations, memory), which depend on the machine; they stand at the end of a line.
+(compilations, memory), which depend on the machine; they are at the end of a line.
 
-Not here: what is measured (algorithms/, evaluation/) and how it is shown (progress.py, report.py).
+Not here: the metrics themselves (algorithms/, evaluation/) and their display (progress.py,
+report.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ from rlreason import files, types
 
 MACHINE_PREFIXES = ("time/", "system/")
 
-_FLUSH_SECONDS = 10.0  # TensorBoard is behind by at most this; a flush waits for the disk
+_FLUSH_SECONDS = 10.0  # largest delay of TensorBoard; a flush waits for the disk
 _TEXTS, _TEXT_CHARACTERS = 4, 8000  # completions shown of an evaluation, and most of one text
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _NOTEWORTHY = 0.5  # seconds; most programs are a single operation
@@ -45,9 +46,9 @@ def is_reproducible(name: str) -> bool:
 def reduce_metrics(metrics: types.Metrics) -> dict[str, float]:
   """Divides the sums of metrics by their denominators, on the host.
 
-  Leading axes (epochs, minibatches, devices) are summed first, in f64, so that what comes out is
-  the mean over everything and not a mean of means. A metric without any denominator is left out:
-  there was nothing to measure, which is not 0.
+  Leading axes (epochs, minibatches, devices) are summed first, in f64, so that the result is the
+  mean over everything and not a mean of means. A metric with a denominator of 0 is omitted: there
+  was nothing to measure, which is not 0.
 
   Args:
     metrics: name -> (sum, denominator), arrays of one shape.
@@ -70,21 +71,21 @@ class JsonLines:
     """Opens `path` for appending; it is made, with its folder, if missing."""
     self.path = pathlib.Path(path)
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+    if self.path.exists() and not self.path.is_file():  # opening a pipe would block
       raise ValueError(
           f"{str(self.path)!r} is no file; put it back from a copy or give a new workdir")
-    # Without a buffer: what did not fit on a full disk is not tried again when the file is closed.
+    # Unbuffered: what did not fit on a full disk is not written again on close.
     self._file = open(self.path, "ab", buffering=0)
-    self._sum = hashlib.sha256()  # of what is in the file, from `truncate_to` on
+    self._sum = hashlib.sha256()  # of the file's content, from `truncate_to` on
 
   def append(self, line: Mapping[str, Any]) -> None:
-    """Writes a line and hands it to the operating system, so that a kill loses nothing.
+    """Writes a line and passes it to the operating system, so that a kill loses nothing.
 
     Raises:
       OSError: names the file, whose end may then be half a line.
     """
     text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-    # A lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it.
+    # A lone surrogate, which UTF-8 cannot hold, becomes its JSON escape.
     rest = memoryview(text.encode("utf-8", errors="backslashreplace") + b"\n")
     with files.naming(self.path):
       while rest:
@@ -93,13 +94,13 @@ class JsonLines:
         rest = rest[count:]
 
   def cursor(self) -> int:
-    """The size in bytes, all of which is on the disk: what a checkpoint remembers."""
+    """The size in bytes, all synced to disk; checkpoints store it."""
     with files.naming(self.path):
       os.fsync(self._file.fileno())
       return self._file.seek(0, os.SEEK_END)
 
   def digest(self) -> str:
-    """SHA-256 of what was written up to now."""
+    """SHA-256 of the content so far."""
     return self._sum.hexdigest()
 
   def truncate_to(self, cursor: int, digest: str | None = None) -> None:
@@ -107,11 +108,11 @@ class JsonLines:
 
     Args:
       cursor: bytes that are kept.
-      digest: of them, as it was then; None: of a run of an older version.
+      digest: their digest when they were written; None: from a run of an older version.
 
     Raises:
-      ValueError: the file is shorter, so lines that the checkpoint counts on are gone; or it does
-        not hold what was written.
+      ValueError: the file is shorter, so that lines before the checkpoint are missing; or its
+        content has changed.
     """
     size = self.path.stat().st_size
     if not 0 <= cursor <= size:
@@ -132,7 +133,7 @@ class JsonLines:
 
 
 class MetricsWriter:
-  """Writes metrics to metrics.jsonl, to TensorBoard and to whoever else wants them."""
+  """Writes metrics to metrics.jsonl, to TensorBoard and to a further writer."""
 
   def __init__(self, workdir: str | os.PathLike, also: Any = None):
     """Opens the files in `workdir`. After a restart call `truncate_to` before the first `write`.
@@ -150,7 +151,7 @@ class MetricsWriter:
   def write(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
     """Writes one line.
 
-    Numbers keep every digit. A value that is not finite is written as null, with one warning for
+    Numbers keep all digits. A value that is not finite is written as null, with one warning for
     each metric.
 
     Args:
@@ -161,21 +162,21 @@ class MetricsWriter:
     numbers = {name: self._finite(step, name, values[name]) for name in _ordered(values)}
     self._lines.append({"step": int(step), "stage": stage, **numbers})
     if self._tensorboard is None:
-      # Made only now: after a resume, what TensorBoard has from here on was cut from the JSON.
+      # Made only now: after a resume it replaces TensorBoard's events from this step on.
       self._tensorboard = _TensorBoard(self._workdir / "tensorboard", purge_step=int(step))
     self._tensorboard.write(int(step), numbers)
     if self._also is not None:
       self._also.write(int(step), stage, numbers)
 
   def write_samples(self, step: int, stage: str, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Shows completions beside the metrics of a step that has been written; the file has none."""
+    """Shows completions in TensorBoard and `also` for a step that has been written."""
     if self._tensorboard is not None:
       self._tensorboard.write_text(int(step), f"samples/{stage}", _as_markdown(samples))
     if self._also is not None:
       self._also.write_samples(int(step), stage, _plain(list(samples)))
 
   def cursor(self) -> int:
-    """Where the file ends now; see `JsonLines.cursor`."""
+    """The current end of the file; see `JsonLines.cursor`."""
     return self._lines.cursor()
 
   def digest(self) -> str:
@@ -203,15 +204,15 @@ class MetricsWriter:
 
 
 class _TensorBoard:
-  """The metrics again, as TensorBoard reads them; best effort.
+  """Writes the metrics for TensorBoard; best effort.
 
-  An error of its file, such as a full disk, is one warning and the end of it: metrics.jsonl holds
-  the same. Written by the caller's thread: tensorboardX's own writer has a thread, which dies of
-  such an error, and a queue, which then fills and blocks the run.
+  An error of its file, such as a full disk, gives one warning and disables it: metrics.jsonl holds
+  the same. The caller's thread writes: tensorboardX's own writer has a thread, which such an error
+  kills, and a queue, which then fills and blocks the run.
   """
 
   def __init__(self, folder: pathlib.Path, purge_step: int):
-    """Opens a file for what comes at `purge_step` and later, which replaces what there was."""
+    """Opens a file for events from `purge_step` on, which replace existing ones."""
     from tensorboardX import event_file_writer  # imports torch where that is installed: seconds
     from tensorboardX.proto import event_pb2
 
@@ -219,7 +220,7 @@ class _TensorBoard:
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     with self._best_effort():
       folder.mkdir(parents=True, exist_ok=True)
-      # The process, because two of them may start within the second that is in the name.
+      # The process id, because two processes may start within the second in the name.
       self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
       for event in ({"file_version": "brain.Event:2"}, {"session_log": start}):
         self._file.write_event(event_pb2.Event(step=purge_step, **event))
@@ -275,7 +276,7 @@ class _TensorBoard:
 
 
 def _as_markdown(samples: Sequence[Mapping[str, Any]]) -> str:
-  """A few completions, each text as it is."""
+  """A few completions, with unchanged texts."""
   parts = []
   for sample in list(samples)[:_TEXTS]:
     rewards = ", ".join(f"{part} {value}" for part, value in (sample.get("rewards") or {}).items())
@@ -288,7 +289,7 @@ def _as_markdown(samples: Sequence[Mapping[str, Any]]) -> str:
 
 
 class SamplesWriter:
-  """Writes completions, with whatever belongs to them, to samples.jsonl."""
+  """Writes completions, with their data, to samples.jsonl."""
 
   def __init__(self, workdir: str | os.PathLike):
     self._lines = JsonLines(pathlib.Path(workdir) / "samples.jsonl")
@@ -306,7 +307,7 @@ class SamplesWriter:
       self._lines.append({"step": int(step), "stage": stage, **_plain(sample)})
 
   def cursor(self) -> int:
-    """Where the file ends now; see `JsonLines.cursor`."""
+    """The current end of the file; see `JsonLines.cursor`."""
     return self._lines.cursor()
 
   def digest(self) -> str:
@@ -332,7 +333,7 @@ def _sum_of(path: pathlib.Path, size: int) -> Any:
 
 
 def write_lines(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
-  """Writes a file of JSON objects, one per line, whole or not at all; what was there is replaced.
+  """Writes a file of JSON objects, one per line, atomically; an existing file is replaced.
 
   Numbers that are not finite become null.
   """
@@ -341,10 +342,10 @@ def write_lines(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> 
 
 
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads a file that `JsonLines` writes; [] if it is missing, and without a half-written end.
+  """Reads a file that `JsonLines` writes, without an incomplete last line; [] if it is missing.
 
   Raises:
-    ValueError: a line is no JSON object; names the file and the line.
+    ValueError: a line is not a JSON object; names the file and the line.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -359,10 +360,10 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class CompilationCounter:
-  """Counts the programs that XLA was asked for since this counter was made.
+  """Counts the programs requested from XLA since this counter was made.
 
-  A program found in the persistent cache counts as well: it means a new shape or function all the
-  same. In a loop of fixed shapes the count stays still after the first step.
+  A program found in the persistent cache counts as well, because it also means a new shape or
+  function. In a loop of fixed shapes the count is constant after the first step.
   """
 
   def __init__(self):
@@ -386,7 +387,7 @@ def peak_memory() -> dict[str, float]:
   """The most memory used so far, in bytes.
 
   Returns:
-    `system/peak_host_memory` of this process and, where the backend says so,
+    `system/peak_host_memory` of this process and, if the backend reports it,
     `system/peak_device_memory`, that of the local device with the most.
   """
   # Linux counts in kilobytes, macOS in bytes.
@@ -398,7 +399,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
-  """Sorted, the machine's figures last, so that the start of two runs' lines can be compared."""
+  """Sorted, with machine metrics last, so that the starts of two runs' lines can be compared."""
   return sorted(names, key=lambda name: (not is_reproducible(name), name))
 
 

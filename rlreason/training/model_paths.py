@@ -1,4 +1,4 @@
-"""Models named by the run that made them: from what is typed to a folder that every loader reads.
+"""Resolves models named by their run to folders that every loader reads.
 
     runs/x                    the model of the last stage that trains and has ended
     runs/x@sft                that of a stage, a reward model too
@@ -7,9 +7,9 @@
     runs/x/checkpoints/40     the same
 
 A step is one of the run, as in metrics.jsonl, the summary and the names of checkpoints. A
-checkpoint is written out when it is asked for: models/<stage>-step40/ of its run, beside
-adapters/<stage>-step40/ if it has any, is a model folder as the others are, and is taken as it is
-from then on. Anything else is a path as it stands, and whoever reads it says what is wrong with it.
+checkpoint is exported when it is requested: models/<stage>-step40/ of its run, next to
+adapters/<stage>-step40/ if it has any, is a model folder like the others, and is reused from then
+on. Anything else is a plain path, whose errors its reader reports.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _FIELDS = ("start", "critic_path", "reward_model", "model", "teacher")  # of sta
 
 
 def resolve(recipe: Recipe) -> Recipe:
-  """A recipe whose models are all paths: of those that name a run, what `find` finds.
+  """A recipe whose models are all paths; names of runs are replaced by `find`.
 
   Raises:
     FileNotFoundError, ValueError: as `find`; names the field.
@@ -69,12 +69,12 @@ def find(
     path: str, *, where: str = "model", part: Part = "models",
     parallel: ParallelConfig = ParallelConfig(),
 ) -> str:
-  """The folder of a model that is named by its run; any other path as it is.
+  """The folder of a model that is named by its run; any other path unchanged.
 
   Args:
     path: as above.
-    where: the flag or field that it is of, for messages.
-    part: whether the model or its adapters alone are wanted.
+    where: its flag or field, for messages.
+    part: whether to return the model or only its adapters.
     parallel: the devices of this process, if a checkpoint has to be read.
 
   Raises:
@@ -106,7 +106,7 @@ def find(
 
 
 def _read_stages(run: pathlib.Path) -> list[dict[str, Any]] | None:
-  """The stages in the config of a run; None: it is none."""
+  """The stages in the config of a run; None: it is not a run."""
   try:
     record = checkpoint_lib.read_json(run / "config.json")
   except (OSError, ValueError):
@@ -118,7 +118,7 @@ def _read_stages(run: pathlib.Path) -> list[dict[str, Any]] | None:
 
 
 class _Run:
-  """What there is in the folder of a run; `got` begins messages."""
+  """The contents of a run's folder; `got` is the start of messages."""
 
   def __init__(
       self, folder: pathlib.Path, stages: list[dict[str, Any]], got: str,
@@ -142,7 +142,7 @@ class _Run:
     return any((self._folder / "models" / name).glob("*.safetensors"))
 
   def _offer(self) -> str:
-    """What can be asked for."""
+    """The names that are available."""
     names = [stage["name"] for stage in self._stages]
     ends = [f"@{name}" for name in names if self._has(name)]
     ends += [f"@{name}:best" for name in names if self._has(name + BEST)]
@@ -166,7 +166,7 @@ class _Run:
   def _of_step(self, name: str, step: str, part: Part) -> pathlib.Path:
     stage = self._checkpoints().get(int(step)) if step.isdecimal() else None
     written = self._folder / part / f"{name or stage}-step{step}"
-    if step.isdecimal() and written.is_dir():  # its checkpoint may be gone
+    if step.isdecimal() and written.is_dir():  # its checkpoint may have been removed
       return written
     if stage is None or name not in ("", stage):
       raise FileNotFoundError(
@@ -176,7 +176,7 @@ class _Run:
 
 
 def _write_checkpoint(run: pathlib.Path, stage: str, step: int, parallel: ParallelConfig):
-  """Writes the policy of a checkpoint as a model folder, whole or not at all."""
+  """Writes the policy of a checkpoint as a model folder, atomically."""
   folder = run / checkpoint_lib.FOLDER / str(step)
   reason = checkpoint_lib.find_damage(folder)
   if reason is not None:
@@ -194,7 +194,7 @@ def _write_checkpoint(run: pathlib.Path, stage: str, step: int, parallel: Parall
   temporary = f".{name}-{os.getpid()}"
   try:
     write_policy(run, temporary, recipe, (model, policy, tokenizer))
-    for part in ("adapters", "models"):  # the model last: it says that both are there
+    for part in ("adapters", "models"):  # the model last: it marks both as complete
       if (run / part / temporary).is_dir():
         os.replace(run / part / temporary, run / part / name)
   finally:
@@ -203,7 +203,7 @@ def _write_checkpoint(run: pathlib.Path, stage: str, step: int, parallel: Parall
 
 
 def _restore(folder: pathlib.Path, model: ModelConfig) -> Params:
-  """What is trained of the policy in a checkpoint, and nothing else of it."""
+  """Only the trained parameters of the policy in a checkpoint."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   trained = lora.split(models.abstract_params(model))[0]
   item = {"params": {"policy": jax.tree.map(

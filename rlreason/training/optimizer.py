@@ -1,7 +1,7 @@
 """The optimiser: AdamW with a schedule, clipping, and its own learning rate for the critic.
 
-Not here: the choice of which stage trains what (settings/), and the rule that skips an
-update with a gradient that is not finite (the algorithm's update step).
+Not here: which stage trains which parameters (settings/), and the rule that skips updates with a
+gradient that is not finite (the algorithm's update step).
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-# A tree without these keys at the top is a policy as a whole.
+# A tree without these keys at the top is a policy.
 _CRITIC_KEYS = ("critic", "value_head")
 _VECTOR_NAMES = ("scale", "bias")
 
@@ -56,8 +56,8 @@ def make_schedule(
   """Makes the learning rate as a function of the number of updates done so far.
 
   Update `i` (from 0) of the warm-up uses `(i + 1) / (warmup_steps + 1)` of the peak, so that no
-  update is wasted at 0; from update `warmup_steps` on the rate stays (`constant`) or goes down and
-  would reach 0 at update `total_steps`.
+  update is wasted at 0; from update `warmup_steps` on the rate is constant, or decreases and would
+  reach 0 at update `total_steps`.
 
   Args:
     config: the optimiser.
@@ -95,8 +95,8 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
   """Makes the optimiser of a stage.
 
   The parameters may be those of one model, or a dict with the keys `policy`, `critic` and
-  `value_head`, of which the last two follow `critic_learning_rate` when it is set. The norm that
-  is clipped is that of all of them together.
+  `value_head`, of which the last two follow `critic_learning_rate` when it is set. The clipped norm
+  is that of all of them together.
 
   Args:
     config: the optimiser.
@@ -126,9 +126,9 @@ def label_parameters(params: Any) -> Any:
 
 
 def decay_mask(params: Any) -> Any:
-  """Says for each leaf whether weight decay applies: matrices and tables, not norms and biases.
+  """Whether weight decay applies to each leaf: to matrices and tables, not norms and biases.
 
-  Decided by name and not by rank: a norm's scale stacked over layers is `[N, D]`, as a matrix is.
+  It is decided by name, not by rank: a norm's scale stacked over layers is `[N, D]`, like a matrix.
   """
   return jax.tree_util.tree_map_with_path(
       lambda path, _: _name(path[-1:]) not in _VECTOR_NAMES, params

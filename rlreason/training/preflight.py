@@ -1,8 +1,8 @@
-"""Signs that a run cannot learn, told before an hour is spent on it.
+"""Detects early that a run cannot learn, and warns.
 
-They are read off the metrics of a step: of the first step of each stage, and before the first step
-of reinforcement learning of a few problems that are sampled and scored for this alone. None of them
-proves anything, so they are warnings and no refusals.
+The signs are in the metrics of the first step of each stage and, before the first RL step, of a few
+problems that are sampled and scored only for this. None of them is a proof, so they are warnings,
+not errors.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from rlreason import losses
 from rlreason.training.settings.base import StageConfig
 from rlreason.training.settings.rl import RLStage
 
-NUM_PROMPTS = 8  # that are sampled and scored before the first step
+NUM_PROMPTS = 8  # sampled and scored before the first step
 
 
 def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
-  """Why nothing can be learned: name of the sign -> one line that says what to look at.
+  """Why nothing can be learned: name of the sign -> one line with advice.
 
   Args:
-    values: metrics of one step, those of the update among them if there was one.
-    stage: that the step is of.
+    values: metrics of one step, including those of the update if there was one.
+    stage: that of the step.
   """
   found = {}
   if values.get("rollout/truncated_fraction") == 1:
@@ -46,20 +46,20 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
         ": nothing tells good completions from bad ones; look in samples.jsonl: problems "
         "too hard or too easy, an answer in another form than the verifier reads, a max_new_tokens "
         "that ends completions before it, a reward_clip that cuts off what differs")
-  if values.get("optim/grad_norm") == 0 and not found:  # else it follows from what was found
+  if values.get("optim/grad_norm") == 0 and not found:  # else it follows from a sign found above
     found["gradient"] = (
         f"the gradient is exactly 0: nothing is learned; look at {stage.suspects}")
   return found
 
 
 def _is_relative(stage: RLStage) -> bool:
-  """Whether a completion is worth something only beside the others of its group."""
+  """Whether advantages only compare completions within their group."""
   advantage = stage.algorithm.advantage
   return losses.is_always_zero(advantage.function, advantage.options, group_size=1)
 
 
 def _are_equal(values: Mapping[str, float], stage: RLStage) -> bool:
-  """Whether no completion is worth more than those it is compared with."""
+  """Whether no completion scores more than those it is compared with."""
   if _is_relative(stage):
     is_of_rewards = stage.max_resample_rounds == 1 or stage.filter_groups_by == "reward"
     return is_of_rewards and values.get("rollout/zero_variance_groups") == 1

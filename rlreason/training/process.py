@@ -1,4 +1,4 @@
-"""What a process is, and what it runs on: the part "processes" of a provenance."""
+"""Description of a process and its machine: the part "processes" of a provenance."""
 
 import functools
 from importlib import metadata
@@ -29,7 +29,7 @@ def this_process() -> dict[str, Any]:
 
 
 def note_process(provenance: dict[str, Any], step: int) -> None:
-  """Adds this process, which begins after that many steps, unless the one before was as it is."""
+  """Adds this process, which starts after `step` steps, unless it equals the previous one."""
   processes = provenance.setdefault("processes", [])
   now = this_process()
   if not processes or processes[-1] != {"from_step": processes[-1]["from_step"], **now}:
@@ -37,7 +37,7 @@ def note_process(provenance: dict[str, Any], step: int) -> None:
 
 
 def _command() -> str:
-  """What was typed; the program by its name alone."""
+  """The command line, with only the name of the program."""
   program, *arguments = sys.argv or [""]
   path = pathlib.Path(program)
   ours = path.parent.name == "rlreason" and path.name in ("main.py", "__main__.py")
@@ -53,9 +53,9 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def _commit() -> str | None:
-  """The commit of this code, with "-dirty" where files differ from it; None: no git checkout."""
+  """The commit of this code, with "-dirty" if files differ from it; None: no git checkout."""
   root = pathlib.Path(__file__).parents[2]
-  if not (root / ".git").exists():  # installed, maybe below a repository of somebody
+  if not (root / ".git").exists():  # installed, maybe within another repository
     return None
   commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "-uno")
   return commit and commit + ("-dirty" if changes else "")

@@ -1,4 +1,4 @@
-"""A trace of a few steps of a run, and the compiled programs that they spent their time in.
+"""Traces a few steps of a run, and reports the time of their compiled programs.
 
 The trace is that of `jax.profiler`: TensorBoard's profile plugin (xprof) and Perfetto show it.
 """
@@ -20,12 +20,12 @@ _FORM = re.compile(r"(?:([A-Za-z_]\w*):)?(?:(\d+)|(\d+):(\d+))")
 
 
 class Steps(NamedTuple):
-  """Which steps are traced.
+  """The steps to trace.
 
   Attributes:
-    stage: the stage they are of; None: that which comes first.
-    start: the first of them, counted from 1 as in metrics.jsonl, or within the stage where one is
-      named; None: the second that this process does of it, for the first one compiles.
+    stage: their stage; None: the first that runs.
+    start: the first of them, counted from 1 as in metrics.jsonl, or within the stage if one is
+      named; None: the second that this process runs of it, because the first one compiles.
     count: how many.
   """
 
@@ -60,21 +60,21 @@ def read_steps(text: str, recipe: RunConfig) -> Steps:
 
 
 class Profiler:
-  """Traces the steps that it is asked for; the loop tells it of each, and of the end of a stage."""
+  """Traces the requested steps; the loop calls it for each step, and at the end of a stage."""
 
   def __init__(self, steps: Steps | None, workdir: pathlib.Path):
     self._steps, self._folder = steps, workdir / FOLDER
-    self._range: range | None = None  # of the steps to trace, where it is known
+    self._range: range | None = None  # of the steps to trace, once known
     self._started: float | None = None  # seconds; None: not tracing
 
   def before_step(self, stage: str, step: int, number: int, state: Any) -> list[str]:
-    """Starts or ends the trace where it is time to.
+    """Starts or ends the trace when it is due.
 
     Args:
-      stage: the stage at hand.
-      step: of the step that comes, in its stage, from 0.
-      number: of that step in the run, from 1.
-      state: what the steps before it made: the trace ends when it is there.
+      stage: the current stage.
+      step: index of the next step in its stage, from 0.
+      number: number of that step in the run, from 1.
+      state: the result of the previous steps: the trace ends when it is ready.
 
     Returns:
       Lines to show.
@@ -94,7 +94,7 @@ class Profiler:
     return self.end(state) if self._started is not None and at not in self._range else []
 
   def end(self, state: Any) -> list[str]:
-    """Ends a trace that is under way, and returns what to say of it."""
+    """Ends a running trace, and returns the lines about it."""
     if self._started is None:
       return []
     jax.block_until_ready(state)
@@ -106,7 +106,7 @@ class Profiler:
     return [f"profile: {seconds:.2f} s traced, in {file.parent}", *table(programs, seconds)]
 
   def close(self) -> list[str]:
-    """Ends what is under way without a word, and says where nothing was traced."""
+    """Ends a running trace silently, and reports if nothing was traced."""
     if self._started is not None:
       jax.profiler.stop_trace()
     is_unused = self._steps is not None and self._started is None
@@ -116,7 +116,7 @@ class Profiler:
 
 def _start_trace(folder: pathlib.Path):
   options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0  # calls of Python fill the trace, and take most of its time
+  options.python_tracer_level = 0  # Python calls would fill the trace, and take most of the time
   jax.profiler.start_trace(str(folder), profiler_options=options)
 
 
@@ -124,7 +124,7 @@ def table(programs: dict[str, tuple[float, int]], seconds: float) -> list[str]:
   """Lines of the slowest programs.
 
   Args:
-    programs: as of `program_times`.
+    programs: as from `program_times`.
     seconds: of the trace.
   """
   order = sorted(programs.items(), key=lambda item: -item[1][0])
@@ -147,8 +147,8 @@ def program_times(profile: Any) -> dict[str, tuple[float, int]]:
     profile: a `jax.profiler.ProfileData`, or what has its planes, lines and events.
 
   Returns:
-    Name -> (seconds, runs). The runs are 0 where the trace only has kernels, as on a GPU: the
-    seconds are then the sum of theirs.
+    Name -> (seconds, runs). The runs are 0 if the trace has only kernels, as on a GPU: the seconds
+    are then the sum of theirs.
   """
   planes = list(profile.planes)
   devices = [plane for plane in planes if plane.name.startswith("/device:")]
@@ -159,7 +159,7 @@ def program_times(profile: Any) -> dict[str, tuple[float, int]]:
 
 
 def _times_of(plane: Any) -> Iterable[dict[str, tuple[float, int]]]:
-  """What `program_times` returns, for each device of a plane."""
+  """The result of `program_times` for each device of a plane."""
   lines = list(plane.lines)
   modules = [line for line in lines if line.name == _MODULES_LINE]
   if modules:
@@ -176,7 +176,7 @@ def _times_of(plane: Any) -> Iterable[dict[str, tuple[float, int]]]:
       if "run_id" not in stats:
         kernels.append((name, event.duration_ns))
         continue
-      # Of a run its operations are known, on several threads and one in the other.
+      # The trace has the operations of a run, on several threads and nested.
       device = spans.setdefault(stats.get("device_ordinal", 0), {})
       key, end = (name, stats["run_id"]), event.start_ns + event.duration_ns
       first, last = device.get(key, (event.start_ns, end))

@@ -1,7 +1,7 @@
-"""What a person sees of a run in progress: a live line, or plain lines in a log.
+"""The live display of a run: one live line, or plain lines in a log.
 
-Not here: what a run says of itself at its start (header.py), tables of results (tables.py), its
-files (metrics.py) and its plots (report.py).
+Not here: the header of a run (header.py), tables of results (tables.py), its files (metrics.py) and
+its plots (report.py).
 """
 
 import collections
@@ -19,7 +19,7 @@ import rich.text
 from rlreason import tracking
 from rlreason.parallel import memory
 
-# Metrics to show, where a step has them, the most telling first, and what they are called there.
+# Metrics to show, if a step has them, the most informative first, and their short names.
 LIVE_METRICS = {
     "loss/sft": "loss",
     "loss/preference": "loss",
@@ -35,7 +35,7 @@ LIVE_METRICS = {
     "optim/grad_norm": "gradient",
 }
 
-# Rates come from this many latest steps, so that compiling at the start is soon forgotten.
+# Rates are over this many latest steps, so that compilation at the start soon drops out.
 _WINDOW = 20
 _LEAST_METRICS = 2  # that stay when a line is too narrow for all
 _BAR, _LEAST_BAR = 24, 8  # columns of a bar
@@ -44,17 +44,17 @@ _REFRESH = 0.5  # seconds between changes of a notebook's line
 
 
 class _Work:
-  """Something in progress: what is done of it, how fast, and its latest metrics."""
+  """Work in progress: how much is done, how fast, and its latest metrics."""
 
   def __init__(
       self, work: tracking.Work, clock: Callable[[], float], done: float = 0,
       window: int | None = None):
-    """With a `window` it is as fast as in so many latest updates, else as on the whole."""
+    """With a `window` the rate is over that many latest updates, else over all of the time."""
     self.name, self.total, self.unit, self.done = *work, done
     self._clock, self._window = clock, window
     self._history = collections.deque([(clock(), done, 0)])
     self.started = self.printed = clock()
-    self.printed_done: float | None = None  # what was done when it was printed last
+    self.printed_done: float | None = None  # amount done at the last print
     self.metrics: Mapping[str, float] = {}
 
   def update(self, done: float, tokens: int, metrics: Mapping[str, float]) -> None:
@@ -76,7 +76,7 @@ class _Work:
     return (end - start) / (done - first) * (self.total - done)
 
   def count(self) -> str:
-    """`3/10`, `0.5/1.2 GB`, or how long it has taken where nobody knows how much there is."""
+    """`3/10`, `0.5/1.2 GB`, or the elapsed time if the total is unknown."""
     if self.total is None:
       return format_seconds(self._clock() - self.started)
     if self.unit == "B":
@@ -85,7 +85,7 @@ class _Work:
     return f"{self.done:.0f}/{self.total:.0f}"
 
   def parts(self) -> list[tuple[int, str]]:
-    """Texts to show after the count, in their order, and how soon each is left out: last is 0."""
+    """Texts to show after the count, in order, and their ranks: larger ones are dropped first."""
     rate, left = self.tokens_per_second(), self.seconds_left()
     parts = [] if rate is None else [(1, f"{rate:,.0f} tokens/s")]
     parts += [] if left is None else [(0, f"{format_seconds(left)} left")]
@@ -94,7 +94,7 @@ class _Work:
     return parts + [(0 if i < _LEAST_METRICS else 2 + i, text) for i, text in enumerate(shown)]
 
   def texts(self, width: int | None = None) -> tuple[str, str]:
-    """Name and count, and what follows: the whole of it, or as much as fits `width` columns."""
+    """Name and count, and the further texts, or as many as fit `width` columns."""
     count, parts = self.count(), self.parts()
     size = lambda: len(self.name) + 1 + len(count) + sum(2 + len(text) for _, text in parts)
     while width is not None and size() > width and any(rank for rank, _ in parts):
@@ -105,12 +105,12 @@ class _Work:
     return f"{name} {count}", "".join(f"  {text}" for _, text in parts)
 
   def line(self, width: int | None = None) -> str:
-    """All in one."""
+    """The complete line."""
     return "".join(self.texts(width))[:width]
 
 
 class _Line(rich.progress.ProgressColumn):
-  """The line of a work, with a bar where there is room."""
+  """The line of a piece of work, with a bar if there is space."""
 
   max_refresh = None
 
@@ -138,7 +138,7 @@ class Progress:
   """Shows how far a run is: one live line on a terminal or in a notebook, else lines in a log.
 
   A log gets one line every `interval` seconds. Use as a context manager, within which it also shows
-  what others tell of their work (`tracking`):
+  work reported through `tracking`:
 
       with Progress() as progress:
         progress.start_stage("rl", 100)
@@ -152,10 +152,10 @@ class Progress:
       console: rich.console.Console | None = None,
       clock=time.monotonic,
   ):
-    """Makes the display; nothing is shown before `start_stage`, or work that is told of.
+    """Makes the display; nothing is shown before `start_stage` or reported work.
 
     Args:
-      interval: seconds between lines where the output is not a terminal.
+      interval: seconds between lines if the output is not a terminal.
       console: where to show it; standard output if None.
       clock: seconds.
     """
@@ -166,7 +166,7 @@ class Progress:
     self._notebook = _NotebookLine(self._console, clock) if self._console.is_jupyter else None
     self._task = None
     self._stage: _Work | None = None
-    self._works: list[_Work] = []  # in progress beside the stage, each within those before it
+    self._works: list[_Work] = []  # in progress besides the stage, each within the previous one
     self._programs: dict[tuple[str, str], int] = {}  # (of what, name) -> the most bytes shown
     self._stack = contextlib.ExitStack()
 
@@ -199,7 +199,7 @@ class Progress:
 
     Args:
       step: steps of this stage done so far.
-      tokens: tokens worked on since the last call.
+      tokens: tokens processed since the last call.
       metrics: of the latest step; those in `LIVE_METRICS` are shown.
     """
     self._stage.update(step, tokens, metrics or {})
@@ -207,9 +207,9 @@ class Progress:
 
   @contextlib.contextmanager
   def work(self, work: tracking.Work) -> Iterator[Callable[..., None]]:
-    """Shows work beside the stage until it ends; see `tracking`.
+    """Shows work besides the stage until it ends; see `tracking`.
 
-    A log hears of it when it takes longer than the interval.
+    It appears in a log if it takes longer than the interval.
     """
     shown = _Work(work, self._clock)
     self._works.append(shown)
@@ -231,7 +231,7 @@ class Progress:
         self._show(shown, is_last=True)
 
   def program(self, name: str, sizes: Mapping[str, int]) -> None:
-    """Says what a compiled program takes of a device's memory, where it is more than before."""
+    """Shows the device memory of a compiled program, if it is more than before."""
     total = sum(sizes.values())
     outer = self._works[0].name if len(self._works) > 1 else ""  # the last is its compilation
     where = outer.partition(",")[0] or (self._stage.name if self._stage else "start")
@@ -244,7 +244,7 @@ class Progress:
                 f"{format_bytes(memory.share_bytes())} ({parts})")
 
   def message(self, text: str) -> None:
-    """Shows a line of its own, above what is live."""
+    """Shows a line above the live line."""
     self._print(text)
 
   def messages(self, lines: Sequence[str]) -> None:
@@ -252,25 +252,25 @@ class Progress:
     self.message("\n".join(lines))
 
   def tokens_per_second(self) -> float | None:
-    """Over the latest steps; None before the first, or where no tokens were given."""
+    """Tokens per second over the latest steps; None before the first, or without tokens."""
     return self._stage.tokens_per_second()
 
   def seconds_left(self) -> float | None:
-    """Of this stage, at the speed of the latest steps; None before the first."""
+    """The time left in this stage, at the rate of the latest steps; None before the first."""
     return self._stage.seconds_left()
 
   def _add(self, work: _Work) -> rich.progress.TaskID:
     return self._bar.add_task(work.name, total=work.total, work=work)
 
   def _end_stage(self) -> None:
-    """Leaves the last line of the stage behind, and makes room for the next."""
+    """Prints the last line of the stage, and clears the display for the next."""
     if self._bar is not None and self._task is not None:
       self._bar.remove_task(self._task)
       self._print(self._stage.line(self._console.width - 1))
     self._task = None
 
   def _print(self, text: str) -> None:
-    # A log file has no width: a line is a line, and a "[" in it is no markup.
+    # A log file has no width: lines are not wrapped, and a "[" is not markup.
     print_to(self._console, rich.text.Text(text), soft_wrap=True)
 
   def _show(self, work: _Work, is_last: bool = False) -> None:
@@ -291,7 +291,7 @@ def on_stderr() -> Progress:
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-  """Shows the work within on a terminal or in a notebook, unless something shows it already."""
+  """Shows the work within on a terminal or in a notebook, unless it is already shown."""
   console = rich.console.Console(stderr=True)
   with contextlib.ExitStack() as stack:
     if tracking.display() is None and (console.is_terminal or console.is_jupyter):
@@ -321,7 +321,7 @@ class _NotebookLine:
 
 
 def print_to(console: rich.console.Console, *args: Any, **kwargs: Any) -> None:
-  """Prints, or does without: a log on a full disk, or a pipe that nobody reads, ends no run."""
+  """Prints if possible: a log on a full disk, or a closed pipe, must not end a run."""
   try:
     console.print(*args, **kwargs)
   except (OSError, SystemExit):  # rich exits where a pipe is broken
@@ -340,10 +340,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def _unit_of(size: float) -> tuple[float, str]:
-  """Bytes of the unit that such a size is given in, and its name."""
+  """The bytes of the unit for a size, and its name."""
   return next((unit for unit in ((1e9, "GB"), (1e6, "MB")) if size >= unit[0]), (1e3, "kB"))
 
 
 def shortened(text: str, width: int) -> str:
-  """A text, or its beginning where it is longer."""
+  """A text, truncated to `width`."""
   return text if len(text) <= width else f"{text[:max(0, width - 1)]}…"

@@ -1,11 +1,11 @@
 """How a result was made, as summary.json and `evaluate --output` hold it under "provenance".
 
-    seed, data, task, template, sampling, grader   what makes the result again
+    seed, data, task, template, sampling, grader   what reproduces the result
     problems                                       how many, their digest, the first prompt as read
     processes                                      of process.py
 
-All but `processes` are the same wherever a config and its files are run. A process that goes on
-with a run on something else has an entry of its own, from the step at which it began.
+All but `processes` are the same on every machine that runs a config and its files. A process that
+resumes a run on something else has a separate entry, from its first step on.
 
 Not here: every field of a run, which is in config.json, and the files' checksums (inputs.py).
 """
@@ -20,20 +20,20 @@ from rlreason.evaluation.completions import Completions
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.settings.recipe import Recipe
 
-_GRADING = ("which_box", "verifier_options")  # fields of an evaluation that say how it grades
-# When it is measured, and what is said of it, and not how.
+_GRADING = ("which_box", "verifier_options")  # fields of an evaluation that define its grading
+# Fields about when it is measured and reported, not how.
 _TIMES = ("every_stage", "every_steps", "stop_after", "expected")
 
 Provenance = dict[str, Any]
 
 
 def describe(recipe: Recipe, tokenizer: Tokenizer, inputs: dict[str, dict[str, str]]) -> Provenance:
-  """What makes a result again; the same on every machine.
+  """The data that reproduce a result; the same on every machine.
 
   Args:
     recipe: of the run or the evaluation.
     tokenizer: of the policy.
-    inputs: checksums of the files that are read, as of `inputs.read_inputs`.
+    inputs: checksums of the files that are read, as from `inputs.read_inputs`.
   """
   record = records.with_defaults(config_lib.to_dict(recipe), recipe)
   evaluation = record["evaluation"]
@@ -57,7 +57,7 @@ def describe(recipe: Recipe, tokenizer: Tokenizer, inputs: dict[str, dict[str, s
 
 
 def of_problems(tokenizer: Tokenizer, completions: Completions) -> dict[str, Any]:
-  """What was asked: the number of problems, their digest, and the first as the model reads it."""
+  """The problems: their number, their digest, and the first as the model reads it."""
   if not completions:
     return {"count": 0, "sha256": completions_lib.digest([]), "first_prompt": None}
   ids = rollout.encode_prompt(tokenizer, {"prompt": completions[0]["prompt"]})
@@ -68,7 +68,7 @@ def of_problems(tokenizer: Tokenizer, completions: Completions) -> dict[str, Any
 
 
 def rows(provenance: Provenance) -> list[tuple[str, Any]]:
-  """(name, value) of what a reader wants to see, for a table."""
+  """(name, value) of the main entries, for a table."""
   found = [(name, value) for name, value in provenance.items() if name != "processes"]
   for process in provenance.get("processes", ()):
     begin = f"from step {process['from_step']}: " if process["from_step"] else ""

@@ -1,8 +1,8 @@
-"""Another trainer's rows through our update: the loss, its parts and the gradient's norm.
+"""Computes our update for another trainer's rows: the loss, its parts and the gradient's norm.
 
-All rows are one minibatch, in the first pass over them, and no parameter is moved: what comes out
-is what an update of a run would report if it had these rows. What the rows do not say is computed
-with the model: old log-probs, those of the reference, values.
+All rows are one minibatch, in the first pass over them, and no parameter changes: the result is
+what an update of a run would report for these rows. Missing fields are computed with the model: old
+log-probs, those of the reference, values.
 
 Not here: the form of the rows (replay_rows.py).
 """
@@ -38,18 +38,18 @@ def replay(
   """Computes what an update reports of some rows.
 
   Args:
-    recipe: of which a stage of reinforcement learning, its algorithm and temperature are taken.
-    rows: a file, as of `replay_rows`.
+    recipe: the recipe whose RL stage, algorithm and temperature are used.
+    rows: a file, as for `replay_rows`.
     stage: its name; empty: the only one.
-    model: of the policy, in the place of the recipe's: the weights that the other trainer had.
+    model: the policy, instead of the recipe's: the weights that the other trainer had.
 
   Returns:
     Metrics as in metrics.jsonl: loss/total, the parts of the loss, optim/grad_norm and others; and
     "rows" and "tokens".
 
   Raises:
-    FileNotFoundError, ValueError: the rows or the model cannot be had, or the algorithm needs what
-      the rows do not say.
+    FileNotFoundError, ValueError: the rows or the model are unavailable, or the rows lack fields
+      that the algorithm needs.
   """
   config = _find_stage(recipe, stage)
   layout = make_layout(recipe.parallel)
@@ -81,7 +81,7 @@ def _other_model(recipe: Recipe, path: str) -> PretrainedModel:
 
 
 def _check(setup: Setup, stage: RLStage, rows: Replayed):
-  """Raises ValueError where the algorithm needs what the rows do not say."""
+  """Raises ValueError if the rows lack fields that the algorithm needs."""
   config, given = stage.algorithm, rows.of_rows | rows.of_tokens
   needed = {
       "greedy_reward": "greedy_scores" in config.advantage.arrays and "reward" in given,
@@ -141,7 +141,7 @@ def _run(setup: Setup, stage: RLStage, params: Params, rows: Replayed) -> dict[s
 
 
 def _settings(config: PolicyGradientConfig, rows: Replayed, layout: Layout):
-  """The algorithm with all rows in one minibatch, and as many at a time as it says."""
+  """The algorithm with all rows in one minibatch, and its micro-batch size."""
   count = len(rows.prompt_tokens)
   limit = config.micro_batch_size or config.minibatch_size
   sizes = [size for size in range(layout.num_shards, count + 1, layout.num_shards)
@@ -184,7 +184,7 @@ def _with_advantages(
   if config.has_critic:
     returns = rows.of_tokens.get("returns", advantages + np.asarray(scores["values"]))
     batch = batch.replace(returns=layout.put_rows(returns.astype(np.float32)))
-  # These are of the rewards, of which there are none.
+  # These concern the rewards, which are absent.
   metrics = {name: value for name, value in metrics.items() if not name.startswith("value/")}
   size = np.float32(np.abs(advantages[rows.action_mask]).sum()), np.float32(rows.action_mask.sum())
   return batch, metrics | {"policy/advantage_abs": size}

@@ -1,6 +1,6 @@
 """Rows of another trainer for `replay`: token ids, log-probs, rewards or advantages, as JSON lines.
 
-Not here: what is computed of them (replay.py).
+Not here: the computation (replay.py).
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ class Replayed(NamedTuple):
   prompt_mask: np.ndarray  # bool[B, S]
   completion_tokens: np.ndarray  # i32[B, T]
   token_mask: np.ndarray  # bool[B, T]
-  action_mask: np.ndarray  # bool[B, T] all of them, where the rows do not say
-  of_tokens: dict[str, np.ndarray]  # f32[B, T] of those of TOKEN_FIELDS that are given
-  of_rows: dict[str, np.ndarray]  # [B] of those of ROW_FIELDS; a reward that is null is NaN
+  action_mask: np.ndarray  # bool[B, T] all of them, if the rows do not state it
+  of_tokens: dict[str, np.ndarray]  # f32[B, T] of the given TOKEN_FIELDS
+  of_rows: dict[str, np.ndarray]  # [B] of the given ROW_FIELDS; a null reward is NaN
 
 
 def read(path: str | os.PathLike, *, vocab_size: int, group_size: int) -> Replayed:
@@ -44,12 +44,12 @@ def read(path: str | os.PathLike, *, vocab_size: int, group_size: int) -> Replay
   Args:
     path: of the file.
     vocab_size: one more than the largest id.
-    group_size: rows that a `group`, where it is given, must have; rows without are groups as they
-      come. With advantages nothing is grouped.
+    group_size: number of rows that a `group`, if given, must have; rows without one are grouped in
+      order. With advantages nothing is grouped.
 
   Raises:
     FileNotFoundError: there is none.
-    ValueError: names the line and the field, what was got and what is allowed.
+    ValueError: names the line and the field, the value given and the values allowed.
   """
   path = pathlib.Path(path)
   if not path.is_file():

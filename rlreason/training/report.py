@@ -3,8 +3,8 @@
     <workdir>/metrics.jsonl, samples.jsonl, summary.json, config.json   what is read
     <workdir>/plots/*.png, report.html                                  what is made
 
-The page stands alone (images are inside) and shows text of a model as text, never as HTML. It can
-be made while a run goes on, and of a run that was killed; what is missing is left out.
+The page is self-contained (with its images) and shows text of a model as text, never as HTML. It
+can be made during a run, and for a run that was killed; missing parts are omitted.
 
 Not here: the live display (progress.py).
 """
@@ -49,8 +49,8 @@ class _Panel:
   pattern: str
 
 
-# In this order; a metric goes to the first panel that takes it, and what none takes goes to a plot
-# of its group.
+# In this order; a metric goes to the first panel that matches, and otherwise to a plot of its
+# group.
 _PANELS = (
     _Panel("reward", "Reward and its parts, mean", "reward", r"reward/.*mean"),
     _Panel("accuracy", "Right answers in rollouts", "share", r"rollout/accuracy"),
@@ -111,7 +111,7 @@ def make_plots(workdir: str | os.PathLike) -> list[pathlib.Path]:
   """Draws every metric of a run against the step, and its evaluations against the stage.
 
   Returns:
-    The paths of the images, in the order they are worth looking at.
+    The paths of the images, in order of importance.
   """
   workdir = pathlib.Path(workdir)
   folder = workdir / "plots"
@@ -135,7 +135,7 @@ def _assign_panels(lines: Sequence[dict]) -> list[tuple[_Panel, list[str]]]:
   """Gives every metric to one panel."""
   names = {name for line in lines for name in line if "/" in name}
   tasks = {name.split("/")[1] for name in names if name.startswith("eval/")}
-  # Parts of a task (chain-2 of chain) have figures of their own beside the task's.
+  # Parts of a task (chain-2 of chain) have separate figures.
   parts = {task for task in tasks for whole in tasks if task.startswith(f"{whole}-")}
   names = sorted(name for name in names if not (
       name.startswith("eval/") and name.split("/")[1] in parts))
@@ -166,7 +166,7 @@ def _draw_curves(panel: _Panel, names: list[str], lines: Sequence[dict]) -> figu
     _mark_stages(axes, stages)
   low, high = axes.get_ylim()
   middle = (low + high) / 2
-  if high - low < 1e-6 * abs(middle):  # constant but for rounding
+  if high - low < 1e-6 * abs(middle):  # constant up to rounding
     axes.set_ylim(0.9 * middle, 1.1 * middle)
   axes.set_title(panel.title, loc="left", fontsize=11, pad=14)
   axes.set_xlabel("step")
@@ -190,7 +190,7 @@ def _draw_curve(axes: Any, points: list[tuple[int, float | None]], i: int, label
 
 
 def _mark_stages(axes: Any, stages: Sequence[tuple[str, list[dict]]]) -> None:
-  """Names the stages along the top, with a line where one begins."""
+  """Names the stages along the top, with a line at the start of each."""
   for i, (stage, group) in enumerate(stages):
     begin = group[0]["step"] - 0.5
     if i:
@@ -202,11 +202,11 @@ def _mark_stages(axes: Any, stages: Sequence[tuple[str, list[dict]]]) -> None:
 
 
 def _add_legend(axes: Any) -> None:
-  """Beside the axes, where it hides no curve, and where room is made for its longest label."""
+  """Puts the legend next to the axes, and reserves the width of its longest label."""
   legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
   longest = max((len(text.get_text()) for text in legend.get_texts()), default=0)
-  room = 0.55 + 0.065 * longest  # inches: the line before a label, and a letter of 8 points
-  axes.figure.subplots_adjust(right=max(1 - room / _WIDTH, 0.4))
+  width = 0.55 + 0.065 * longest  # inches: the line before a label, and a letter of 8 points
+  axes.figure.subplots_adjust(right=max(1 - width / _WIDTH, 0.4))
 
 
 def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]]:
@@ -233,7 +233,7 @@ def _evaluation_figures(summary: dict) -> Iterable[tuple[str, figure_lib.Figure]
 
 
 def _largest_counts(names: list[str]) -> list[str]:
-  """Without pass@k and maj@k of fewer samples than the most: a figure has room for one each."""
+  """Keeps only the pass@k and maj@k of the most samples: a figure has space for one each."""
   parts = [name.partition("@") for name in names]
   largest = {kind: max(int(count) for other, _, count in parts if other == kind and count)
              for kind, _, count in parts if count}
@@ -263,7 +263,7 @@ def _draw_small_multiples(task: str, names: list[str], results: list) -> figure_
 
 
 def _draw_intervals(axes: Any, names: list[str], results: list, scale: float = 1.0) -> None:
-  """Points with error bars, one group per stage; the metrics stand side by side."""
+  """Points with error bars, one group per stage, with the metrics side by side."""
   for i, name in enumerate(names):
     shift = 0.12 * (i - (len(names) - 1) / 2)
     entries = [
@@ -271,14 +271,14 @@ def _draw_intervals(axes: Any, names: list[str], results: list, scale: float = 1
         for x, (_, result) in enumerate(results)
         if name in result and result[name]["value"] is not None
     ]
-    places = [x for x, _ in entries]
+    positions = [x for x, _ in entries]
     values = np.asarray([entry["value"] for _, entry in entries], float)
     bars = [
         np.abs(values - [e["value"] if e[side] is None else e[side] for _, e in entries])
         for side in ("low", "high")
     ]
     axes.errorbar(
-        places, scale * values, yerr=scale * np.asarray(bars), label=name, marker="o", capsize=3,
+        positions, scale * values, yerr=scale * np.asarray(bars), label=name, marker="o", capsize=3,
         markersize=4, linewidth=1.2, color=_COLOURS[i % len(_COLOURS)],
     )  # fmt: skip
   axes.set_xticks(range(len(results)), [stage for stage, _ in results])
@@ -313,7 +313,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _short_label(name: str, names: list[str]) -> str:
-  """The name without the group, or the statistic, that all curves of a plot have in common."""
+  """The name without the group, or the statistic, that all curves of a plot share."""
   parts = name.split("/")
   if len({other.split("/")[0] for other in names}) == 1:
     parts = parts[1:]
@@ -325,8 +325,8 @@ def _short_label(name: str, names: list[str]) -> str:
 def _pick_samples(lines: Sequence[dict]) -> list[dict]:
   """A handful: two from the first step of the last stage, and from its last step the rest.
 
-  Of one step the samples with the highest and the lowest total reward come in turns, at most one
-  per prompt.
+  Within a step the samples with the highest and the lowest total reward alternate, at most one per
+  prompt.
   """
   lines = [line for line in lines if line["stage"] == lines[-1]["stage"]]
   if not lines:
@@ -351,7 +351,7 @@ def _total_reward(line: dict) -> float:
 
 
 def _read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """What summary.json holds, with the names that metrics have now."""
+  """The content of summary.json, with the current names of metrics."""
   summary = _read_json(workdir / "summary.json")
   return summary and evaluation_metrics.with_current_summary(summary)
 
@@ -367,7 +367,7 @@ def _render(**values: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-  """A text as it is, the messages of a chat as JSON."""
+  """A text unchanged, the messages of a chat as JSON."""
   return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 

@@ -1,7 +1,6 @@
-"""A run of a recipe: the loop, and all that it is given.
+"""Runs a recipe: connects the loop with its parts.
 
-Here the loop meets the kinds of stages, the models and the weights; what it does with them is in
-loop.py.
+This module passes the kinds of stages, the models and the weights to the loop (loop.py).
 """
 
 import contextlib
@@ -29,13 +28,13 @@ def train(
     recipe: Recipe, workdir: str | os.PathLike, *, allow_changed_inputs: bool = False,
     profile: str | int | None = None, wandb: str | None = None,
 ) -> dict[str, Any]:
-  """Runs a recipe from start to end, or from where an earlier run in `workdir` stopped.
+  """Runs a recipe, or resumes an earlier run in `workdir`.
 
   Args:
-    recipe: what to do.
+    recipe: the recipe.
     workdir: the folder of the run, made if missing.
-    allow_changed_inputs: go on with a run also where files that it reads (data, models) are not
-      those that it was started with.
+    allow_changed_inputs: resume a run even if files that it reads (data, models) have changed since
+      it started.
     profile: steps to trace, as `profiling.read_steps` reads them, into `workdir/profile`.
     wandb: the project of Weights & Biases that gets the metrics too; None: none.
 
@@ -46,12 +45,12 @@ def train(
     ValueError, FileNotFoundError: the recipe cannot be run, or not here: another process or other
       files are in the folder; nothing has been computed.
     FloatingPointError: too many non-finite updates in a row; names the step.
-    OSError: the disk is full, or the like; names the file. What was saved is intact.
+    OSError: the disk is full, or the like; names the file. Saved files are intact.
     loop.Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
   """
   if wandb is not None:
     wandb_log.check()
-  # Absolute: code of the user's may change to another folder.
+  # Absolute: the user's code may change the current folder.
   workdir = pathlib.Path(hub.local_path("workdir", os.fspath(workdir))).absolute()
   profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
@@ -65,7 +64,7 @@ def train(
       run = loop.Loop(setup, policy, workdir, inner, PARTS, also)
       run.profiler = profiling.Profiler(profiled, workdir)
       inner.callback(run.profiler.close)
-      del policy  # the run lets go of it where no stage has it as its reference
+      del policy  # freed unless a stage has it as its reference
       summary = run.go(made)
     checkpoint_lib.write_json(workdir / "summary.json", summary)
     with tracking.work("plots and report"):
@@ -78,13 +77,13 @@ def train(
 def load_start(
     setup: Setup, source: str | None, folder: pathlib.Path | None, base: Params | None
 ) -> Params:
-  """To the bit what a stage, or the run whose folder it is, ended with; None: the initial policy.
+  """The exact final policy of a stage, or of the run with this folder; None: the initial policy.
 
   Args:
     setup: of the run.
     source: the stage or the folder, as the settings name it.
-    folder: where it is.
-    base: with adapters, the parameters that these are of.
+    folder: its folder.
+    base: with adapters, the parameters to which these belong.
   """
   if base is not None:
     _, adapters = weights.load_adapters(folder, setup.model)

@@ -1,6 +1,6 @@
 """One recipe with several seeds, one run after the other, and a summary over them.
 
-    <workdir>/seed-<seed>/   a run each, as of `run.train`
+    <workdir>/seed-<seed>/   one run each, as by `run.train`
     <workdir>/summary.json   as that of a run; estimates are means, with the spread over the seeds
 
 Not here: comparisons of recipes (comparison.py).
@@ -26,13 +26,13 @@ _MAX_SEED = 2**31 - 1
 def train_seeds(
     recipe: Recipe, workdir: str | os.PathLike, count: int, **options: Any
 ) -> dict[str, Any]:
-  """Runs a recipe with `count` seeds, from its own on, or goes on where that stopped.
+  """Runs a recipe with `count` seeds, from its own on, or resumes such runs.
 
   Args:
-    recipe: of which all but the seed stays.
+    recipe: the recipe; only its seed changes.
     workdir: the folder of the runs, made if missing.
     count: 1 or more; more than before adds runs.
-    **options: of `run.train`, for each of the runs.
+    **options: those of `run.train`, for each of the runs.
 
   Returns:
     The summary over the seeds.
@@ -88,7 +88,7 @@ def summarize(seeds: Sequence[int], summaries: Sequence[dict[str, Any]]) -> dict
 
 
 def _over_seeds(estimates: Sequence[dict[str, metrics.Estimate]]) -> dict[str, dict[str, Any]]:
-  """Of each metric that any of the runs has, such as tokens per right answer."""
+  """Estimates of each metric that any of the runs has, such as tokens per right answer."""
   names = dict.fromkeys(name for found in estimates for name in found)
   return {name: metrics.over_seeds(
       [found[name] for found in estimates if name in found],

@@ -1,4 +1,4 @@
-"""From a recipe to the things it names: model, tokenizer, tasks, layout and evaluator."""
+"""Makes the objects that a recipe names: model, tokenizer, tasks, layout and evaluator."""
 
 from collections.abc import Callable
 import dataclasses
@@ -22,8 +22,8 @@ from rlreason.training.stages.base import Setup
 from rlreason.types import Key, Params
 
 
-# In these a model to start from may differ from the policy: they are the recipe's, or change
-# nothing that is computed.
+# Fields in which a start model may differ from the policy: the recipe sets them, or they do not
+# change results.
 _FREE_FIELDS = (
     "family", "balance_coef", "max_positions", "dtype", "param_dtype", "remat", "unroll",
     "attention", "lora")
@@ -33,7 +33,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
   """Loads or makes everything a run needs before its first step.
 
   Returns:
-    The set-up, and the initial parameters of the policy, where the layout wants them.
+    The set-up, and the initial parameters of the policy, sharded as in the layout.
 
   Raises:
     FileNotFoundError, ValueError: as the loaders do; nothing has been computed yet.
@@ -65,7 +65,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
 
 
 def _check_best(recipe: Recipe, tasks: dict[str, Task], tokenizer: Tokenizer):
-  """Raises ValueError where no evaluation has the metric that says which is the best."""
+  """Raises ValueError if no evaluation has the metric that determines the best one."""
   metric = recipe.checkpoint.keep_best
   if not metric:
     return
@@ -81,11 +81,11 @@ def _check_best(recipe: Recipe, tasks: dict[str, Task], tokenizer: Tokenizer):
 def load_policy(
     recipe: Recipe, layout: Layout, key: Key
 ) -> tuple[ModelConfig, Params, Tokenizer]:
-  """The model a recipe starts from, its parameters where the layout wants them."""
+  """The model from which a recipe starts, with its parameters sharded as in the layout."""
   choice = recipe.model
 
   def sharding(model):
-    """Of a model whose weights have not been read yet."""
+    """The sharding of a model whose weights have not been read yet."""
     check_memory(recipe, _with_choices(model, choice))
     return param_shardings(layout)(model)
 
@@ -118,7 +118,7 @@ def load_policy(
 
 
 def check_same_shape(source: str, model: ModelConfig, policy: ModelConfig):
-  """Raises ValueError where a model to start from does not compute what the policy does."""
+  """Raises ValueError if a start model computes something else than the policy."""
   names = [field.name for field in dataclasses.fields(ModelConfig)
            if field.name not in _FREE_FIELDS]
   wrong = [name for name in names if getattr(model, name) != getattr(policy, name)]
@@ -128,7 +128,7 @@ def check_same_shape(source: str, model: ModelConfig, policy: ModelConfig):
 
 
 def check_same_adapters(source: str, adapters: LoRAConfig, policy: LoRAConfig):
-  """Raises ValueError where adapters to start from are not such as the recipe trains."""
+  """Raises ValueError if start adapters differ in form from those that the recipe trains."""
   names = ("rank", "alpha", "targets")
   wrong = [name for name in names if getattr(adapters, name) != getattr(policy, name)]
   if wrong:
@@ -137,17 +137,17 @@ def check_same_adapters(source: str, adapters: LoRAConfig, policy: LoRAConfig):
 
 
 def base_kind(recipe: Recipe) -> str | None:
-  """How the policy is quantised that a stage starts from; None: not at all."""
+  """The quantisation of the policy from which a stage starts; None: none."""
   return None if recipe.lora is None or recipe.lora.base == "full" else recipe.lora.base
 
 
 def param_shardings(layout: Layout) -> Callable[[ModelConfig], Any]:
-  """Where the parameters of a model go."""
+  """The shardings of a model's parameters."""
   return lambda model: layout.param_shardings(models.abstract_boxed_params(model))
 
 
 def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
-  """The model of a recipe that starts from nothing.
+  """The model of a recipe that starts from scratch.
 
   Raises:
     ValueError: there is no such model.
@@ -161,6 +161,6 @@ def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
 
 
 def _with_choices(model: ModelConfig, choice: PretrainedModel | NewModel) -> ModelConfig:
-  """A model that is computed as a recipe says."""
+  """A model with the compute settings of a recipe."""
   return dataclasses.replace(
       model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)

@@ -9,11 +9,11 @@ import threading
 def stop_signals():
   """An event that SIGTERM, SIGINT and SIGHUP set; a second signal ends the process as usual.
 
-  SIGHUP is left alone where it is ignored, as by nohup.
+  SIGHUP stays ignored if it was ignored, as by nohup.
   """
   stop = threading.Event()
   if threading.current_thread() is not threading.main_thread():
-    yield stop  # a notebook's or a caller's thread: signals are not ours
+    yield stop  # another thread, as in a notebook: it cannot handle signals
     return
   before = {}
 

@@ -1,6 +1,6 @@
-"""Tables of results on a console, each as wide as it is or less, and the rows of a report.
+"""Tables of results, at most as wide as the console, and the rows of a report.
 
-Not here: the live display (progress.py), and what the rows are made of (loop.py, evaluation/).
+Not here: the live display (progress.py), and the source of the rows (loop.py, evaluation/).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from rlreason.training.progress import format_seconds, shortened
 from rlreason.training.settings.base import BEST
 
 _LEAST_NAME = 8  # columns of a name that is too long
-_NARROW = 80  # columns of what has no width of its own, such as a table in a log
+_NARROW = 80  # columns of outputs without a width, such as a log
 
 # (title, [(row name, a cell for each column)])
 Sections = list[tuple[str, list[tuple[str, list[str]]]]]
@@ -29,11 +29,11 @@ def print_summary(
     places: Mapping[str, str],
     console: rich.console.Console | None = None,
 ) -> None:
-  """Prints the results of all stages, one column each, and where everything is.
+  """Prints the results of all stages, one column each, and the paths of the files.
 
   Args:
-    summary: what summary.json holds.
-    places: what -> path, such as checkpoint, metrics, samples, plots.
+    summary: the content of summary.json.
+    places: name -> path, such as checkpoint, metrics, samples, plots.
     console: where to print; standard output if None.
   """
   console = console or rich.console.Console()
@@ -48,29 +48,29 @@ def print_summary(
 
 def run_places(
     workdir: pathlib.Path, summary: Mapping[str, Any], trained: Sequence[str]) -> dict[str, str]:
-  """Where what a run wrote is: what -> path.
+  """The paths of a run's files: name -> path.
 
   Args:
     workdir: of the run.
     summary: its results.
     trained: the stages that trained the policy, in their order.
   """
-  places = {"model": f"models/{trained[-1]}"} if trained else {}
+  paths = {"model": f"models/{trained[-1]}"} if trained else {}
   best = [stage["name"] for stage in summary["stages"] if "best" in stage]
-  places |= {"best model": f"models/{best[-1]}{BEST}"} if best else {}
-  places |= {
+  paths |= {"best model": f"models/{best[-1]}{BEST}"} if best else {}
+  paths |= {
       "checkpoints": FOLDER, "metrics": "metrics.jsonl", "samples": "samples.jsonl",
       "plots": "plots", "report": "report.html"}
-  return {name: str(workdir / place) for name, place in places.items()}
+  return {name: str(workdir / path) for name, path in paths.items()}
 
 
 def width_of(console: rich.console.Console) -> int:
-  """Columns that a table may have."""
+  """The largest width of a table, in columns."""
   return console.width if console.is_terminal else max(console.width, _NARROW)
 
 
 def summary_tables(summary: Mapping[str, Any], width: int) -> list[list[tuple[str, bool]]]:
-  """A summary as tables of at most `width` columns, as of `lay_out`."""
+  """A summary as tables of at most `width` columns, as from `lay_out`."""
   return lay_out([stage["name"] for stage in summary["stages"]], summary_rows(summary), width)
 
 
@@ -78,8 +78,8 @@ def lay_out(
     heads: Sequence[str], sections: Sections, width: int) -> list[list[tuple[str, bool]]]:
   """Columns of cells as tables of at most `width` columns.
 
-  One table where all of them fit; else what is in brackets stands below its values, and there are
-  as many tables as it takes. A name that is too long is cut.
+  One table if all of them fit; else brackets go below their values, and there are as many tables as
+  necessary. Names that are too long are cut.
 
   Args:
     heads: of the columns.
@@ -123,13 +123,13 @@ def lay_out(
 
 
 def _split(cell: str) -> list[str]:
-  """What stands before brackets, and these."""
+  """The text before brackets, and the brackets."""
   return cell.replace(" [", "\n[").split("\n")
 
 
 def _column_sizes(
     heads: Sequence[str], sections: Sections, split: Callable[[str], list[str]]) -> list[int]:
-  """How wide each column is, with the space before it."""
+  """The width of each column, with the space before it."""
   cells = [[head] for head in heads]
   for _, rows in sections:
     for _, texts in rows:
@@ -139,7 +139,7 @@ def _column_sizes(
 
 
 def _in_lines(sizes: Sequence[int], width: int) -> list[list[int]]:
-  """Indices of things of such sizes, in lines of at most `width`, each of one thing or more."""
+  """Splits the indices of `sizes` into lines of at most `width`, with at least one each."""
   lines, used = [], width
   for i, size in enumerate(sizes):
     if used + size > width:
@@ -154,8 +154,8 @@ def summary_rows(summary: Mapping[str, Any]) -> Sections:
   """Lays out a summary as sections of rows with one text per stage; "-" where there is nothing.
 
   Returns:
-    (title, [(row name, cells)]): first the effort of the stages, then one section per task. What is
-    said by another metric (`shown_metrics`) is left out.
+    (title, [(row name, cells)]): first the effort of the stages, then one section per task.
+    Redundant metrics (`shown_metrics`) are omitted.
   """
   stages = summary["stages"]
   effort = [
@@ -179,7 +179,7 @@ def summary_rows(summary: Mapping[str, Any]) -> Sections:
 
 
 def shown_metrics(names: Sequence[str]) -> list[str]:
-  """Without pass@1 and maj@1, a vote of one, where avg@n says how often one sample is right."""
+  """Drops pass@1 and maj@1, a vote of one, if avg@n states how often one sample is right."""
   has_average = any(name.startswith("avg@") for name in names)
   return [name for name in names if not (has_average and name in ("pass@1", "maj@1"))]
 
@@ -201,7 +201,7 @@ def _choice_rows(stages: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
 
 def _expected_rows(
     stages: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[str, list[str]]]:
-  """Below a metric what was expected of it, and where the stages lie."""
+  """Rows below a metric: the expected range, and how the stages compare."""
   found = [stage.get("expected") for stage in stages]
   found = [one if one and one["metric"] == metric else None for one in found]
   if not any(found):

@@ -1,12 +1,12 @@
-"""The metrics, the config and samples once more for Weights & Biases; best effort.
+"""Sends the metrics, the config and samples to Weights & Biases; best effort.
 
-    <workdir>/wandb.json   project -> id of the run there, so that a resume goes on with it
-    <workdir>/wandb/       what the package keeps
+    <workdir>/wandb.json   project -> id of the run there, so that a resume continues it
+    <workdir>/wandb/       the package's files
 
-Only `check` may raise, before a run. All else is done by a thread of its own that nothing waits
-for: a service that is away, hangs or refuses is one warning and the end of it, and metrics.jsonl
-has it all. The package is imported here and nowhere else, and only where it is asked for (the extra
-`wandb`). `WANDB_MODE=offline` keeps all in the workdir, for `wandb sync` later.
+Only `check` may raise, before a run. The rest runs in a separate thread for which nothing waits: a
+service that is unavailable, hangs or refuses gives one warning and is not used again, and
+metrics.jsonl has everything. The package is imported only here, and only on request (the extra
+`wandb`). `WANDB_MODE=offline` keeps everything in the workdir, for `wandb sync` later.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,20 +23,20 @@ from rlreason import files
 
 ID_FILE = "wandb.json"
 _QUEUE = 10_000  # lines of metrics that wait to be sent
-_CLOSE_SECONDS = 30.0  # that the end of a run waits for the rest to be sent
+_CLOSE_SECONDS = 30.0  # that the end of a run waits for pending lines
 _COLUMNS = ("prompt", "completion", "answer", "reward", "length")  # of samples
 
 
 def check() -> None:
-  """Finds before a run that nothing could be sent.
+  """Checks before a run that data can be sent.
 
   Raises:
     ModuleNotFoundError: the package is not installed.
-    ValueError: nobody is logged in.
+    ValueError: no user is logged in.
   """
   import wandb
 
-  if not hasattr(wandb, "init"):  # the folder `wandb` of an earlier run, where this was started
+  if not hasattr(wandb, "init"):  # it is the folder `wandb` of an earlier run
     raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
   if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
     raise ValueError("wandb: nobody is logged in, allowed: after `wandb login`, with the variable "
@@ -44,7 +44,7 @@ def check() -> None:
 
 
 def run_id(workdir: pathlib.Path, project: str) -> str:
-  """The id of this run in a project, the same for all processes that go on with it."""
+  """The id of this run in a project, the same for all processes that resume it."""
   file = workdir / ID_FILE
   try:
     ids = dict(json.loads(file.read_bytes()))
@@ -60,14 +60,14 @@ class WandbLog:
   """Sends lines of metrics and tables of samples; starts with the first of them."""
 
   def __init__(self, workdir: pathlib.Path, project: str):
-    """`project` may have the entity that it belongs to before it: entity/project."""
+    """`project` may be preceded by its entity: entity/project."""
     self._workdir, self._project = workdir, project
     self._queue = queue.Queue(_QUEUE)
     self._thread: threading.Thread | None = None
     self._is_on = True
 
   def write(self, step: int, stage: str, numbers: Mapping[str, float | None]) -> None:
-    """As `MetricsWriter.write`, of what is finite."""
+    """As `MetricsWriter.write`, for finite values."""
     kept = {name: number for name, number in numbers.items() if number is not None}
     self._put((step, {"stage": stage, **kept}))
 
@@ -77,7 +77,7 @@ class WandbLog:
     self._put((step, {f"samples/{stage}": rows}))
 
   def close(self) -> None:
-    """Waits for what is still to be sent, but not for ever."""
+    """Waits for pending lines, for a limited time."""
     if self._thread is not None and self._is_on:
       self._put(None)
       self._thread.join(_CLOSE_SECONDS)
@@ -102,7 +102,7 @@ class WandbLog:
           "wandb: %s; it gets nothing more of this run, metrics.jsonl has it all", reason)
 
   def _send(self) -> None:
-    """What the thread does, from the first item to None."""
+    """The loop of the thread, from the first item to None."""
     try:
       import wandb
 
@@ -120,12 +120,12 @@ class WandbLog:
                   for name, rows in values.items() if isinstance(rows, list)}
         run.log(values | tables, step=step)
       run.finish()
-    except Exception as error:  # of a package that does much: none of it may end a run
+    except Exception as error:  # no error of the package may end a run
       self._give_up(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _cell(sample: Mapping[str, Any], name: str) -> Any:
-  """A text as it is, the messages of a chat as JSON, and the reward that counts."""
+  """A text unchanged, the messages of a chat as JSON, and the total reward."""
   if name == "reward":
     rewards = sample.get("rewards") or {}
     return rewards.get("total", rewards.get("verifier"))

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and the files that its stages wrote for each other.
+"""The folder of a run: its owner, and the files that its stages wrote for each other.
 
     <workdir>/run.lock       held while a process works here
 
@@ -17,21 +17,21 @@ from rlreason.training.checkpoint import FOLDER, UNSAVED, has_checkpoints
 from rlreason.training.settings.base import RunConfig
 
 CONFIG, INPUTS = "config.json", "inputs.json"
-# What a run writes, beside its checkpoints. A folder counts when there is something in it.
+# Files of a run, besides its checkpoints. A folder counts if it is not empty.
 _WRITTEN = (
     CONFIG, INPUTS, "metrics.jsonl", "samples.jsonl", "summary.json", "report.html", "models",
     "adapters", "data", "evaluation", "plots", "tensorboard", "wandb.json", "wandb")
 
 
 def check_free(workdir: pathlib.Path) -> None:
-  """Looks whether a run may write here: a new one, or the one whose checkpoints are here.
+  """Checks that a run may write here: a new one, or the one whose checkpoints are here.
 
-  One that ended before its first checkpoint has nothing to go on with, and begins again.
+  One that ended before its first checkpoint cannot be resumed, and starts again.
 
   Raises:
-    ValueError: a file of somebody, or of a run without its checkpoints, would be replaced; names
-      it.
-    NotADirectoryError, PermissionError: nothing can be written here.
+    ValueError: a file of something else, or of a run without its checkpoints, would be replaced;
+      names it.
+    NotADirectoryError, PermissionError: the folder is not writable.
   """
   files.check_writable("workdir", workdir)
   if has_checkpoints(workdir) or (workdir / FOLDER / UNSAVED).exists():
@@ -47,10 +47,10 @@ def check_free(workdir: pathlib.Path) -> None:
 
 
 def grown_steps(workdir: pathlib.Path, recipe: RunConfig) -> tuple[str, ...]:
-  """The path of the field where the last stage has more steps than in the run that goes on.
+  """The path of the steps field, if the last stage has more steps than in the resumed run.
 
   Raises:
-    ValueError: with as many steps as now it would have had other numbers, or it has fewer.
+    ValueError: with the new number of steps earlier results would differ, or it has fewer.
   """
   if not recipe.stages or not has_checkpoints(workdir) or not (workdir / CONFIG).exists():
     return ()
@@ -77,14 +77,14 @@ def grown_steps(workdir: pathlib.Path, recipe: RunConfig) -> tuple[str, ...]:
 
 
 def write_steps(workdir: pathlib.Path, recipe: RunConfig) -> None:
-  """Puts the steps of the last stage into the config of a run that goes on with more of them."""
+  """Puts the steps of the last stage into the config of a run that is resumed with more."""
   record = checkpoint_lib.read_json(workdir / CONFIG)
   record["stages"][-1]["steps"] = recipe.stages[-1].steps
   checkpoint_lib.write_json(workdir / CONFIG, record)
 
 
 def stage_files(workdir: pathlib.Path, stage: str) -> dict[str, str]:
-  """The checksums of what a stage wrote for the stages after it, by the path in the folder."""
+  """The checksums of the files that a stage wrote for later stages, by relative path."""
   folders = [workdir / "models" / stage, workdir / "adapters" / stage]
   found = [file for folder in folders for file in sorted(folder.glob("*")) if file.is_file()]
   data = workdir / "data" / f"{stage}.jsonl"
@@ -94,7 +94,7 @@ def stage_files(workdir: pathlib.Path, stage: str) -> dict[str, str]:
 
 
 def check_files(workdir: pathlib.Path, sums: dict[str, str]) -> None:
-  """Looks whether what stages wrote is still that; what is gone is missed where it is read.
+  """Checks that files of stages are unchanged; missing ones are reported where they are read.
 
   Raises:
     ValueError: names a file that is damaged or was changed.

@@ -1,4 +1,4 @@
-"""From a scored rollout to the batch of an update: rewards of tokens, advantages, masks."""
+"""Turns a scored rollout into the batch of an update: rewards of tokens, advantages, masks."""
 
 import functools
 
@@ -36,7 +36,7 @@ def make_batch(
   sampler_log_probs = masks.zero_masked(rollout.log_probs, mask)
   kl = jnp.zeros_like(old_log_probs)
   if config.has_reference:
-    # Where it is in the loss, this one is looked at, and moves an adaptive coefficient.
+    # With the KL in the loss, this one is a metric, and moves an adaptive coefficient.
     estimator = "k1" if config.kl_placement == "loss" else config.kl_estimator
     kl = kl_estimate(
         old_log_probs, scores["ref_log_probs"], estimator, **config.kl_clamps)
@@ -84,24 +84,24 @@ def _answers(rollout: Rollout) -> jax.Array:
 
 
 def _token_rewards(spec: Spec, mask, outcome: Outcome, advantages_of_rows) -> jax.Array:
-  """Rewards of tokens, f32[B, T]: what a completion is paid at its end, and on its way there."""
+  """Rewards of tokens, f32[B, T]: those at the end of a completion and those within it."""
   if outcome.token_rewards is None:
     return terminal_rewards(advantages_of_rows(outcome), mask)
   paid = rewards_of_actions(outcome.token_rewards, mask)
-  # A group compares what its completions get in all.
+  # A group compares the total rewards of its completions.
   sums = jnp.sum(paid, axis=1)
   of_rows = advantages_of_rows(outcome.replace(scores=outcome.scores + sums))
   if not spec.config.places_rewards:
     return terminal_rewards(of_rows, mask)
-  return terminal_rewards(of_rows - sums, mask) + paid  # of a token, what is still to come
+  return terminal_rewards(of_rows - sums, mask) + paid  # of a token: the rewards still to come
 
 
 def _advantages_of_rows(
     spec: Spec, mask, outcome: Outcome, kl_coef: jax.Array, kl: jax.Array, truncated: jax.Array
 ) -> jax.Array:
-  """What each completion is paid, f32[B]: the advantage slot of the scores of its group.
+  """The advantage of each completion, f32[B]: the advantage slot applied to its group's scores.
 
-  `kl` f32[B] is that of whole completions.
+  `kl` f32[B] is the KL of whole completions.
   """
   config, is_scored = spec.config, outcome.is_scored
   scores = masks.zero_masked(outcome.scores, is_scored)
@@ -129,7 +129,7 @@ def _advantages_of_rows(
 
 
 def _advantages_of_tokens(config: PolicyGradientConfig, token_rewards, scores, mask):
-  """Advantages f32[B, T] and, with a critic, what it should have said; else None."""
+  """Advantages f32[B, T] and, with a critic, its targets; else None."""
   if not config.has_critic:
     return returns_to_go(token_rewards, mask, discount=config.discount), None
   estimate = functools.partial(

@@ -1,4 +1,4 @@
-"""What moves beside the parameters: the coefficients of KL and entropy, and the reference."""
+"""Other state that an update moves: the coefficients of KL and entropy, and the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from rlreason.types import Params, RolloutBatch
 
 
 def initial_coefs(config: PolicyGradientConfig) -> dict[str, jax.Array]:
-  """Of a state: {"kl", "entropy"}, f32 scalars."""
+  """The coefficients of a new state: {"kl", "entropy"}, f32 scalars."""
   return {"kl": jnp.float32(config.kl_coef), "entropy": jnp.float32(config.entropy_coef)}
 
 
@@ -30,12 +30,12 @@ def current_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch) -> d
 
 
 def _mean_entropy(batch: RolloutBatch) -> jax.Array:
-  """Of the policy before the update, estimated from what it sampled; nats per token."""
+  """The entropy of the policy before the update, estimated from its samples; nats per token."""
   return -masks.masked_mean(batch.old_log_probs, batch.counted_mask)
 
 
 def move_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch):
-  """The coefficients of the KL and of the entropy, each towards its target."""
+  """The coefficients of the KL and of the entropy, each moved towards its target."""
   mask, coefs = batch.counted_mask, dict(state.coefs)
   if config.kl_target is not None:
     kl = masks.masked_sum(batch.old_log_probs - batch.ref_log_probs, mask)
@@ -51,7 +51,7 @@ def move_coefs(config: PolicyGradientConfig, state, batch: RolloutBatch):
 
 
 def reference_copy(params: Params) -> Params:
-  """A copy of what is trained of the policy, in f32: a mean of bf16 would stand still."""
+  """A copy of the policy's trained parameters, in f32: a bf16 moving average would not move."""
   return jax.tree.map(
       lambda x: jnp.array(x, jnp.float32, copy=True), lora.split(params["policy"])[0])
 
@@ -61,7 +61,7 @@ def move_reference(config: PolicyGradientConfig, state):
   if not config.reference_every:
     return state
   is_due = state.step % config.reference_every == 0
-  # In f32 before they are multiplied: a share of a bf16 parameter would be rounded to bf16.
+  # In f32 before they are multiplied: a fraction of a bf16 parameter would be rounded to bf16.
   policy = jax.tree.map(
       lambda x: x.astype(jnp.float32), lora.split(state.params["policy"])[0])
   decay = config.reference_decay

@@ -1,4 +1,4 @@
-"""Settings of the policy-gradient core: what the methods of the literature differ in.
+"""Settings of the policy-gradient core, in which the methods of the literature differ.
 
 The defaults are PPO's with a critic. `presets` holds the settings of the named methods.
 """
@@ -24,49 +24,49 @@ SELECTION_ARRAYS = (
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradientConfig:
-  """Settings of an update by policy gradient."""
+  """Settings of a policy-gradient update."""
 
   epochs: int = 1  # passes over each rollout
   minibatch_size: int = 64  # sequences per optimiser step, over all devices
   micro_batch_size: int = 0  # sequences per gradient pass, over all devices; 0 = minibatch_size
   recompute_log_probs: bool = False  # old log-probs by the trainer instead of the sampler's own
-  # A group's prompt is computed once and its completions are packed, where the layout and the sizes
-  # allow it: micro-batches of whole groups. The numbers are the same.
+  # A group's prompt is computed once and its completions are packed, if layout and sizes allow it:
+  # micro-batches must be whole groups. The results are the same.
   share_prompts: bool = True
-  # Where no prompt is shared, prompts and completions stand one after the other in packed rows, and
-  # hardly any padding is computed. The numbers are the same but for rounding. Not for models with
-  # experts, which are balanced over a pass.
+  # Where no prompt is shared, prompts and completions are packed into rows one after the other,
+  # with almost no padding. The results are the same up to rounding. Not for models with experts,
+  # which are balanced over a pass.
   pack_rows: bool = True
   packed_width: int = 0  # tokens of a packed row; 0 = chosen from the lengths of each step
 
-  # Advantages. The slot turns the scores of a group into those of its completions; a critic, where
-  # there is one, then spreads them over tokens (GAE), and without one each token gets what its
-  # completion still has to come.
+  # Advantages. The slot turns the scores of a group into advantages of its completions; a critic,
+  # if there is one, then distributes them over tokens (GAE), and without one each token gets the
+  # rewards that follow it in its completion.
   advantage: Slot = Slot(no_baseline)
   discount: float = 1.0  # γ per token, in [0, 1]
   gae_lambda: float = 0.95  # λ in [0, 1]
-  critic_lambda: float | None = None  # of the returns a critic learns; None = gae_lambda
+  critic_lambda: float | None = None  # λ of the critic's returns; None = gae_lambda
   length_adaptive_alpha: float | None = None  # λ = 1 - 1 / (α length) for the policy; None = fixed
-  bootstrap_truncated: bool = False  # a completion cut off is worth V of where it was cut
+  bootstrap_truncated: bool = False  # a truncated completion ends with V instead of 0
   whiten_rewards: bool = False  # scale token rewards to unit variance, mean kept
   whiten_advantages: bool = True  # scale and shift advantages over the batch
-  whiten_ddof: Literal[0, 1] = 0  # taken from the count in their variance; verl has 1
-  mask_truncated: bool = False  # completions cut off are not trained on, but count in their group
+  whiten_ddof: Literal[0, 1] = 0  # subtracted from the count in the variance; verl: 1
+  mask_truncated: bool = False  # no training on truncated completions; they count in their group
   # Where an answer is given after the reasoning (`answer_template`), its log-likelihood or the mean
   # probability of its tokens is the score.
   answer_score: Literal["log_prob", "mean_prob"] = "log_prob"
-  truncated_score: float | None = None  # they score this times the mean of the batch; None = theirs
-  # Completions whose advantages are all within ± this are left out before the forward pass; None =
+  truncated_score: float | None = None  # their score, times the batch mean; None = unchanged
+  # Completions whose advantages are all within ± this are dropped before the forward pass; None =
   # none are. They count in the mean over the minibatch, or not.
   advantage_threshold: float | None = None
   advantage_threshold_normalizer: Literal["all", "kept"] = "all"
 
   # The policy's loss.
   policy_loss: Slot = Slot(clipped_surrogate)  # the loss of each token
-  correction: Slot | None = None  # weights for what the sampler did otherwise than the trainer
-  selection: Slot | None = None  # tokens that `policy_loss` treats apart
-  # From the loss of tokens to one number: the mean or sum over all tokens, the mean over sequences
-  # of their means or of their sums, or sums over `constant_length`.
+  correction: Slot | None = None  # weights that correct the sampler-trainer mismatch
+  selection: Slot | None = None  # tokens that `policy_loss` treats differently
+  # How token losses are aggregated: the mean or sum over all tokens, the mean over sequences of
+  # their means or of their sums, or sums divided by `constant_length`.
   aggregation: masks.Aggregation = "sequence-mean"
   constant_length: int = 1  # tokens; only for aggregation="constant"
   # Weight of the negative log-likelihood of right completions, and of given answers if there are
@@ -75,26 +75,26 @@ class PolicyGradientConfig:
   nll_aggregation: masks.Aggregation = "token-mean"
   entropy_coef: float = 0.0  # weight of the entropy bonus; negative lowers entropy
   entropy_target: float | None = None  # nats per token; the coefficient then moves to reach it
-  entropy_step: float = 0.005  # by how much, per update
+  entropy_step: float = 0.005  # its change per update
 
   # The critic.
-  critic: Literal["none", "shared", "separate"] = "shared"  # a head on the trunk, or another model
+  critic: Literal["none", "shared", "separate"] = "shared"  # a head on the policy, or a model
   critic_warmup_steps: int = 0  # first steps in which only the critic learns
-  value_clip: float | None = 0.2  # values move at most this far per step; None = free
+  value_clip: float | None = 0.2  # values move at most this far per step; None = no limit
   value_coef: float = 0.1  # weight of the value loss
-  huber_delta: float | None = None  # errors of values beyond this count linearly; None = squared
+  huber_delta: float | None = None  # value errors beyond this count linearly; None = squared
 
   # The reference.
   kl_coef: float = 0.05  # weight of the KL to the reference, per nat; 0 = no reference
   # In the reward of each token, in the score of the completion, or in the loss.
   kl_placement: Literal["reward", "score", "loss"] = "reward"
   kl_estimator: Literal["k1", "k2", "k3"] = "k1"  # k1 in rewards and scores; k2 or k3 in the loss
-  # Also k2 and k3 in rewards and scores, and k1 in the loss, as released codes let one choose them.
-  # What they lead to is not the gradient of the KL: that of k1 in the loss has expectation 0.
+  # Allows k2 and k3 in rewards and scores, and k1 in the loss, as released implementations do.
+  # Their gradient is not that of the KL: that of k1 in the loss has expectation 0.
   allow_any_kl: bool = False
   unbiased_kl: bool = False  # in the loss: times π / π_old, with its gradient
-  kl_clamp_ratio: float | None = None  # the log-ratio is held within ± this; None = free
-  kl_clamp: float | None = None  # and the estimate within ± this
+  kl_clamp_ratio: float | None = None  # clips the log-ratio to ± this; None = no clip
+  kl_clamp: float | None = None  # clips the estimate to ± this
   kl_target: float | None = None  # nats per sequence; None = the coefficient is fixed
   kl_horizon: float = 10000.0  # sequences over which an adaptive coefficient moves
   whiten_kl: bool = False  # scale and shift the KL of completions over the batch; only in the score
@@ -183,7 +183,7 @@ class PolicyGradientConfig:
           "a weight of the value loss, from which alone the critic learns")
 
   def _check_unread(self):
-    """What would do nothing. A weight of 0 turns a term off, and its options may stay."""
+    """Refuses settings without effect. The options of a term whose weight is 0 are allowed."""
     if self.length_adaptive_alpha is not None and self.critic_lambda is not None:
       check_unread(self, "with length_adaptive_alpha and critic_lambda", "gae_lambda")
     if not self.pack_rows:
@@ -214,7 +214,7 @@ class PolicyGradientConfig:
 
   @property
   def places_rewards(self) -> bool:
-    """Whether it matters on which token of a completion a reward is paid."""
+    """Whether it matters which token of a completion gets a reward."""
     return self.has_critic or has_units_of_rewards(self.advantage.function)
 
   @property
@@ -224,17 +224,17 @@ class PolicyGradientConfig:
 
   @property
   def has_fixed_reference(self) -> bool:
-    """Whether that reference stays what it was."""
+    """Whether that reference is fixed."""
     return self.has_reference and not self.reference_every
 
   @property
   def kl_clamps(self) -> dict[str, float | None]:
-    """Of `losses.kl_estimate`."""
+    """The clamps of `losses.kl_estimate`."""
     return {"clamp_ratio": self.kl_clamp_ratio, "clamp": self.kl_clamp}
 
   @property
   def uses_sampler_log_probs(self) -> bool:
-    """Whether the update needs the sampler's log-probs beside the trainer's."""
+    """Whether the update needs the sampler's log-probs as well as the trainer's."""
     slots = (self.policy_loss, self.selection)
     return self.correction is not None or any(
         "sampler_log_probs" in slot.arrays for slot in slots if slot is not None)

@@ -12,14 +12,14 @@ from rlreason.types import Params, RolloutBatch
 
 
 def _policy_terms(spec: Spec, batch: RolloutBatch, log_probs: jax.Array):
-  """The policy slot's loss per token, f32[B, T], and metrics of where it has no gradient."""
+  """The policy slot's loss per token, f32[B, T], and metrics of tokens without gradient."""
   config, mask = spec.config, batch.loss_mask
   arrays = dict(
       old_log_probs=batch.old_log_probs, sampler_log_probs=batch.sampler_log_probs,
       advantages=batch.advantages, mask=mask, is_selected=batch.is_selected)
   policy_loss = lambda log_probs: config.policy_loss(log_probs=log_probs, **arrays)
   per_token = policy_loss(log_probs)
-  # Whatever the slot does, a token is clipped where its advantage moves nothing.
+  # For any slot, a token counts as clipped if its advantage has no gradient.
   frozen = jax.lax.stop_gradient(log_probs)
   slopes = jax.grad(lambda x: masks.masked_sum(policy_loss(x), mask))(frozen)
   is_clipped = (slopes == 0) & (batch.advantages != 0)
@@ -33,7 +33,7 @@ def _policy_terms(spec: Spec, batch: RolloutBatch, log_probs: jax.Array):
 
 
 def micro_batch_loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, jax.Array]):
-  """The share of a micro-batch in its minibatch's loss, and its metrics.
+  """The contribution of a micro-batch to its minibatch's loss, and its metrics.
 
   Args:
     spec: of the algorithm.
@@ -60,7 +60,7 @@ def micro_batch_loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, j
     policy_loss = policy_loss + coefs["kl"] * per_token["kl"]
   total = coefs["policy"] * policy_loss
   if config.has_critic:
-    # While only the critic learns, a shared one sends no gradient into the trunk.
+    # While only the critic learns, a shared one sends no gradient into the backbone.
     value_input = jnp.where(coefs["policy"] > 0, hidden, jax.lax.stop_gradient(hidden))
     per_token["value"] = clipped_value_loss(
         scoring.values_of_rows(spec, params, value_input, batch, packing), batch.old_values,
@@ -70,7 +70,7 @@ def micro_batch_loss(spec: Spec, params: Params, micro_batch, coefs: dict[str, j
 
   averaged |= {
       "policy/entropy": entropy,
-      # k2 of the policy before and after: how far this step has moved it so far.
+      # k2 of the policy before and now: how far this step has moved it so far.
       "policy/kl_from_old": kl_estimate(log_probs, batch.old_log_probs, "k2"),
       "policy/ratio_error": jnp.abs(jnp.expm1(log_probs - batch.old_log_probs))}
   tokens = jnp.sum(mask.astype(jnp.float32))

@@ -1,8 +1,8 @@
 """Settings of the methods of the literature, one function each.
 
-A preset holds only what makes the method: slots, coefficients, means. Sizes, and whatever an
-experiment does otherwise than the paper, are `changes`. What a method does to data, rollouts and
-rewards is in its recipe (experiments/); docs/algorithms.md shows all of them side by side.
+A preset holds only what defines the method: slots, coefficients, means. Sizes, and an experiment's
+deviations from the paper, are `changes`. How a method changes data, rollouts and rewards is in its
+recipe (experiments/); docs/algorithms.md compares all of them.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ def _mask(mean, low, high, **options) -> Slot:
   return Slot(losses.sequence_mask, {"mean": mean, "low": low, "high": high, **options})
 
 
-# A `correction` that masks whole completions, with the defaults of released codes. TRL's mask is of
-# the product, with its weights; NeMo RL and OpenRLHF weigh the tokens that stay with their own
-# ratios; OpenRLHF's bounds are those of its tokens, which hardly any geometric mean leaves.
+# A `correction` that masks whole completions, with the defaults of released implementations. TRL
+# masks by the product, and weights by it; NeMo RL and OpenRLHF weight the kept tokens by their own
+# ratios; OpenRLHF's bounds are those of its tokens, which geometric means rarely exceed.
 SAMPLER_MASKS = {
     "verl": {"geometric": _mask("geometric", 0.999, 1.001), "product": _mask("product", 0.5, 2.0)},
     "TRL": {"product": _mask("product", 0.0, 3.0, importance="sequence")},
@@ -62,12 +62,12 @@ def ppo_rlhf(**changes) -> PolicyGradientConfig:
 def grpo(*, ddof: int = 1, epsilon: float = 1e-6, **changes) -> PolicyGradientConfig:
   """GRPO, https://arxiv.org/abs/2402.03300, eqs. (3)-(4).
 
-  Released codes differ: verl and OpenRLHF divide by the sample deviation (ddof=1) plus 1e-6 and
+  Released implementations differ: verl and OpenRLHF divide by the sample std (ddof=1) plus 1e-6 and
   1e-9, TRL plus 1e-4.
 
   Args:
-    ddof: taken from the number of scores in the deviation's variance; 0 or 1.
-    epsilon: added to the deviation.
+    ddof: subtracted from the number of scores in the variance; 0 or 1.
+    epsilon: added to the std.
     **changes: to the settings.
   """
   return _preset(_NO_CRITIC, dict(
@@ -76,18 +76,18 @@ def grpo(*, ddof: int = 1, epsilon: float = 1e-6, **changes) -> PolicyGradientCo
 
 
 def grpo_of(code: Literal["verl", "TRL", "OpenRLHF"], **changes) -> PolicyGradientConfig:
-  """GRPO with the defaults of a released code, where they differ from the paper and each other.
+  """GRPO with the defaults of a released implementation, which differ from the paper.
 
-  Of verl 0.9, TRL 1.16 and OpenRLHF 0.11 (docs/formulas.md, where the functions are compared). A KL
-  in the loss is an option of verl and OpenRLHF, here on, with their default coefficients; k3 is one
-  of the two estimates that OpenRLHF recommends for it. TRL's default is no KL.
+  The versions are verl 0.9, TRL 1.16 and OpenRLHF 0.11 (docs/formulas.md compares the functions). A
+  KL in the loss is an option of verl and OpenRLHF, here on, with their default coefficients; k3 is
+  one of the two estimates that OpenRLHF recommends for it. TRL's default is no KL.
 
   Args:
-    code: whose defaults.
+    code: the implementation.
     **changes: to the settings.
 
   Raises:
-    ValueError: no such code.
+    ValueError: there is no such implementation.
   """
   slots = lambda advantage, loss: {
       "advantage": Slot(losses.group_normalized, advantage),
@@ -107,8 +107,8 @@ def grpo_of(code: Literal["verl", "TRL", "OpenRLHF"], **changes) -> PolicyGradie
 def deepseek_v3_2(**changes) -> PolicyGradientConfig:
   """GRPO as for DeepSeek-V3.2, https://arxiv.org/abs/2512.02556.
 
-  The KL in the loss is unbiased, and bad completions that the policy has left behind are masked.
-  The threshold of the mask is that of TRL's example; the paper names none.
+  The KL in the loss is unbiased, and completions of negative advantage that have become too
+  unlikely are masked. The threshold of the mask is that of TRL's example; the paper gives none.
   """
   return grpo(**dict(
       unbiased_kl=True, correction=Slot(losses.off_policy_mask), recompute_log_probs=True)
@@ -123,15 +123,15 @@ def masked_sequences(**changes) -> PolicyGradientConfig:
 
 
 def r1_zero(**changes) -> PolicyGradientConfig:
-  """GRPO as for DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948: the reference follows."""
+  """GRPO as for DeepSeek-R1-Zero, https://arxiv.org/abs/2501.12948, with a moving reference."""
   return grpo(**dict(kl_coef=0.001, reference_every=400) | changes)
 
 
 def dr_grpo(*, max_length: int, **changes) -> PolicyGradientConfig:
-  """Dr. GRPO, https://arxiv.org/abs/2503.20783: neither a deviation nor a length divides.
+  """Dr. GRPO, https://arxiv.org/abs/2503.20783: no division by the std or by lengths.
 
   Args:
-    max_length: tokens; the constant that sums over a completion are divided by.
+    max_length: tokens; the constant by which sums over a completion are divided.
     **changes: to the settings.
   """
   return _preset(_NO_CRITIC, _NO_KL, dict(
@@ -157,7 +157,7 @@ def gspo(**changes) -> PolicyGradientConfig:
 
 
 def luspo(**changes) -> PolicyGradientConfig:
-  """LUSPO, https://arxiv.org/abs/2602.05261: GSPO whose rows count by their length."""
+  """LUSPO, https://arxiv.org/abs/2602.05261: GSPO with rows weighted by their length."""
   return gspo(**dict(
       policy_loss=Slot(losses.gspo, {"clip_low": 2e-3, "clip_high": 2.5e-3}),
       aggregation="sequence-sum") | changes)
@@ -170,13 +170,13 @@ def gmpo(**changes) -> PolicyGradientConfig:
 
 
 def sapo(**changes) -> PolicyGradientConfig:
-  """SAPO, https://arxiv.org/abs/2511.20347: a smooth gate in the place of the clip."""
+  """SAPO, https://arxiv.org/abs/2511.20347: a smooth gate instead of the clip."""
   return _preset(_NO_CRITIC, _NO_KL, dict(
       advantage=Slot(losses.group_normalized), policy_loss=Slot(losses.sapo)), changes)
 
 
 def two_sided_clip(*, delta: float, **changes) -> PolicyGradientConfig:
-  """GRPO's clip, and a bound δ of the ratio of bad tokens: INTELLECT-2, TRL's `delta`.
+  """GRPO's clip, and a bound δ on the ratio where A < 0: INTELLECT-2, TRL's `delta`.
 
   https://arxiv.org/abs/2505.07291. It is a dual clip: both are |A| min(max(ρ, 1 - ε_low), δ) where
   A < 0, and where A > 0 δ never binds.
@@ -186,7 +186,7 @@ def two_sided_clip(*, delta: float, **changes) -> PolicyGradientConfig:
     **changes: to the settings.
 
   Raises:
-    ValueError: it is less, so that it would clip good tokens as well.
+    ValueError: it is less, so that it would also clip tokens with A > 0.
   """
   if delta < 1.2:
     raise ValueError(f"delta: got {delta}, allowed: at least 1 + clip_high = 1.2")
@@ -217,8 +217,8 @@ def cispo(*, max_weight: float | None = None, **changes) -> PolicyGradientConfig
 def dppo(*, divergence: Literal["tv", "kl"] = "tv", **changes) -> PolicyGradientConfig:
   """DPPO, https://arxiv.org/abs/2602.04879: no gradient where a probability has moved too far.
 
-  With the bounds of SkyRL and prime-rl (total variation, 0.2) or of verl's script (KL, 0.05).
-  Advantages without a deviation and the mean over all tokens are prime-rl's.
+  It has the bounds of SkyRL and prime-rl (total variation, 0.2) or of verl's script (KL, 0.05).
+  Advantages without division by the std, and the mean over all tokens, are prime-rl's.
 
   Args:
     divergence: of "this token or another": the total variation, or the KL.
@@ -236,7 +236,7 @@ def dppo(*, divergence: Literal["tv", "kl"] = "tv", **changes) -> PolicyGradient
 
 
 def vespo(**changes) -> PolicyGradientConfig:
-  """VESPO, https://arxiv.org/abs/2602.10693: weights of sequences that vanish smoothly."""
+  """VESPO, https://arxiv.org/abs/2602.10693: smoothly vanishing weights of sequences."""
   return _preset(_NO_CRITIC, _NO_KL, dict(
       advantage=Slot(losses.group_normalized), aggregation="token-mean",
       policy_loss=Slot(losses.vespo)), changes)
@@ -286,20 +286,20 @@ def opo(**changes) -> PolicyGradientConfig:
 
 
 def pass_at_k(*, k: int, **changes) -> PolicyGradientConfig:
-  """The pass@k reward of k of the group's completions, https://arxiv.org/abs/2508.10751.
+  """Pass@k training: k completions of a group share a reward, https://arxiv.org/abs/2508.10751.
 
   Args:
-    k: completions that are paid together.
+    k: number of completions that share a reward.
     **changes: to the settings.
   """
   return dapo(**dict(advantage=Slot(losses.pass_at_k, {"k": k})) | changes)
 
 
 def max_rl(*, order: Literal["G-1", "G"] = "G-1", **changes) -> PolicyGradientConfig:
-  """MaxRL, https://arxiv.org/abs/2602.02710: towards the likelihood of success, not its rate.
+  """MaxRL, https://arxiv.org/abs/2602.02710: maximises the log success rate, not the rate.
 
   Args:
-    order: "G" also pushes down what a failed group did.
+    order: "G" also lowers the probability of a failed group's completions.
     **changes: to the settings.
   """
   return _preset(_NO_CRITIC, _NO_KL, dict(
@@ -325,20 +325,20 @@ def top_entropy(*, fraction: float = 0.2, **changes) -> PolicyGradientConfig:
 
 
 def clip_cov(**changes) -> PolicyGradientConfig:
-  """Clip-Cov, https://arxiv.org/abs/2505.22617: some tokens that lower entropy do not learn."""
+  """Clip-Cov, https://arxiv.org/abs/2505.22617: no gradient for some tokens that lower entropy."""
   return dapo(**dict(
       policy_loss=Slot(losses.clip_cov, {"clip_low": 1.0, "clip_high": 1.0}),
       selection=Slot(losses.select_clip_cov)) | changes)
 
 
 def kl_cov(**changes) -> PolicyGradientConfig:
-  """KL-Cov, https://arxiv.org/abs/2505.22617: the tokens that lower entropy most are held back."""
+  """KL-Cov, https://arxiv.org/abs/2505.22617: a KL penalty on tokens that lower entropy most."""
   return dapo(**dict(
       policy_loss=Slot(losses.kl_cov), selection=Slot(losses.select_kl_cov)) | changes)
 
 
 def t1(**changes) -> PolicyGradientConfig:
-  """T1, https://arxiv.org/abs/2501.11651: RLOO, an entropy bonus and a reference that follows."""
+  """T1, https://arxiv.org/abs/2501.11651: RLOO, an entropy bonus and a moving reference."""
   return _preset(_NO_CRITIC, dict(
       advantage=Slot(losses.leave_one_out), policy_loss=Slot(losses.reinforce),
       kl_coef=0.05, kl_placement="score", whiten_kl=True, reference_every=1, reference_decay=0.99,
@@ -346,23 +346,23 @@ def t1(**changes) -> PolicyGradientConfig:
 
 
 def dash(**changes) -> PolicyGradientConfig:
-  """DASH, https://arxiv.org/abs/2505.17218: on-policy, and |A| <= 0.1 never enters the network.
+  """DASH, https://arxiv.org/abs/2505.17218: on-policy, without the completions of |A| <= 0.1.
 
-  With a KL or an entropy bonus in the loss, what is dropped loses those gradients as well; with
-  `kl_coef=0`, the paper's "No-KL", the filter leaves the gradient as it is.
+  With a KL or an entropy bonus in the loss, dropped completions lose those gradients as well; with
+  `kl_coef=0`, the paper's "No-KL", the filter does not change the gradient.
   """
   return grpo(**dict(advantage_threshold=0.1) | _by_new_names(changes))
 
 
 def one_example(**changes) -> PolicyGradientConfig:
-  """GRPO as for one example, https://arxiv.org/abs/2504.20571: with an entropy bonus."""
+  """GRPO as for one-example RLVR, https://arxiv.org/abs/2504.20571, with an entropy bonus."""
   return grpo(**dict(kl_coef=0.001, entropy_coef=0.001) | changes)
 
 
 def latro(**changes) -> PolicyGradientConfig:
   """LaTRO, https://arxiv.org/abs/2411.04282, eq. (4): the model's own likelihood of the answer.
 
-  The second term (`nll_coef`) is the paper's; the released script leaves it off by default.
+  The second term (`nll_coef`) is the paper's; it is off by default in the released script.
   """
   return _preset(_NO_CRITIC, dict(
       advantage=Slot(losses.leave_one_out), policy_loss=Slot(losses.reinforce),
@@ -374,8 +374,8 @@ def rlpr(**changes) -> PolicyGradientConfig:
   """RLPR, https://arxiv.org/abs/2506.18254: the mean probability of the answer, no verifier.
 
   The clip is that of the released script. Its baseline, the answer's probability without reasoning,
-  is the same for a group and goes with the group's mean; its filter of groups by a moving mean of
-  deviations is not here.
+  is the same for a group and cancels with the group's mean; its filter of groups by a moving
+  average of stds is not implemented.
   """
   return _preset(_NO_CRITIC, _NO_KL, dict(
       advantage=Slot(losses.group_normalized), answer_score="mean_prob", aggregation="token-mean",
@@ -387,11 +387,11 @@ def on_policy_distillation(**changes) -> PolicyGradientConfig:
   """On-policy distillation as a policy gradient: A_t = log π_T - log π_old of each sampled token.
 
   https://thinkingmachines.ai/blog/on-policy-distillation. The reference of the stage is the teacher
-  (`reference_path`), its KL the only reward, and a discount of 0 pays each token its own: with 1 it
-  would be paid all that follows too, of the same expectation and more variance. The expected
-  gradient is that of the reverse KL of each token (`losses.reverse_kl`), from the teacher's
-  log-prob of one token in the place of all. A reward of the completion would reach its last token
-  alone.
+  (`reference_path`), its KL the only reward, and with a discount of 0 each token gets only its own:
+  with 1 it would also get all that follow, with the same expectation and more variance. The
+  expected gradient is that of the reverse KL of each token (`losses.reverse_kl`), but only the
+  teacher's log-prob of the sampled token is needed. A reward of the completion would reach only its
+  last token.
   """
   return _preset(_NO_CRITIC, dict(
       advantage=Slot(losses.no_baseline), discount=0.0, kl_coef=1.0, kl_placement="reward",

@@ -1,7 +1,7 @@
-"""The forward passes that a policy-gradient update needs of its rollout, before and in the update.
+"""The forward passes over a rollout that a policy-gradient update needs, before and within it.
 
-Of each quantity only the passes that nobody has made yet: old log-probs and the values of a shared
-critic may come from the sampler, and a method without a critic or a reference pays for neither.
+Only missing quantities are computed: old log-probs and the values of a shared critic may come from
+the sampler, and a method without a critic or a reference computes neither.
 """
 
 import functools
@@ -23,23 +23,23 @@ from rlreason.types import GroupPacking, GroupPlan, Params, Rollout, RowPacking,
 
 
 class Spec(NamedTuple):
-  """What every part of the algorithm is made for."""
+  """The settings that all parts of the algorithm share."""
 
   config: PolicyGradientConfig
   model: ModelConfig
-  critic: ModelConfig  # that of the policy, but for a separate critic from another checkpoint
+  critic: ModelConfig  # that of the policy, unless a separate critic has another checkpoint
   temperature: float  # rollouts were sampled at
   group_size: int  # completions per prompt, next to each other
-  reference: ModelConfig | None = None  # of a reference of its own; None: that of the policy
+  reference: ModelConfig | None = None  # of a separate reference; None: that of the policy
   has_answers: bool = False  # the tokens given after the last action are the answer
 
 
 class Pass(NamedTuple):
-  """What a policy says of the completions of some rows."""
+  """The outputs of a policy for the completions of some rows."""
 
   log_probs: jax.Array  # f32[B, T] of their tokens, at the sampling temperature, nats
-  entropy: jax.Array  # f32[B, T] of the distributions they are from, nats
-  features: jax.Array  # [B, T, D] hidden states they were sampled from; packed, as they are
+  entropy: jax.Array  # f32[B, T] of the distributions they were sampled from, nats
+  features: jax.Array  # [B, T, D] hidden states they were sampled from; packed if rows are
   balance: jax.Array  # f32 scalar, load-balancing loss of experts
 
 
@@ -53,9 +53,9 @@ def policy_pass(
     spec: of the algorithm.
     params: of a policy of its model.
     rows: anything with prompt_tokens, prompt_mask and completion_tokens.
-    mask: bool[B, T] tokens that count in the load of experts; None: nobody asks for it.
+    mask: bool[B, T] tokens that count in the load of experts; None: it is not used.
     packing: of the rows, to compute a group's prompt once, or no padding; None: row by row. The
-      numbers are the same, but 0 for tokens that the packing leaves out.
+      results are the same, but 0 for tokens that the packing omits.
   """
   log_probs = functools.partial(token_log_probs, spec.model, params, temperature=spec.temperature)
   if packing is None:
@@ -82,49 +82,48 @@ def values_of_rows(
 
 def _critic_features(spec: Spec, params: Params, rows, packing):
   if packing is None:
-    return completion_features(spec.critic, _critic_trunk(params), rows)[0]
-  return packed_features(spec.critic, _critic_trunk(params), rows, packing)[0]
+    return completion_features(spec.critic, _critic_backbone(params), rows)[0]
+  return packed_features(spec.critic, _critic_backbone(params), rows, packing)[0]
 
 
-def _critic_trunk(params: Params) -> Params:
-  trunk = params["critic"]["trunk"]
-  if "embed" not in trunk:  # adapters on the policy's base
-    trunk = lora.join(lora.base(params["policy"]), trunk)
-  return trunk
+def _critic_backbone(params: Params) -> Params:
+  backbone = params["critic"]["trunk"]
+  if "embed" not in backbone:  # adapters on the policy's base
+    backbone = lora.join(lora.base(params["policy"]), backbone)
+  return backbone
 
 
 def _values_with_last(spec: Spec, params: Params, rows: Rollout):
   """Values f32[B, T], and f32[B] of the state after each row's last token."""
   if spec.config.critic == "shared":
-    model, trunk, head = spec.model, params["policy"], params["value_head"]
+    model, backbone, head = spec.model, params["policy"], params["value_head"]
   else:
-    model, trunk, head = spec.critic, _critic_trunk(params), params["critic"]["value_head"]
-  values = apply_value_head(head, features_with_last(model, trunk, rows)[0])
+    model, backbone, head = spec.critic, _critic_backbone(params), params["critic"]["value_head"]
+  values = apply_value_head(head, features_with_last(model, backbone, rows)[0])
   lengths = masks.lengths(rows.token_mask)
   return values[:, :-1], jnp.take_along_axis(values, lengths[:, None], axis=1)[:, 0]
 
 
 def score(spec: Spec, models, rollout: Rollout, plan: GroupPlan | RowPlan | None = None):
-  """Old and reference log-probs and values, as many rows at a time as in a gradient pass.
+  """Old and reference log-probs and values, with as many rows at a time as in a gradient pass.
 
   Args:
     spec: of the algorithm.
     models: {"params": of the state, "reference": policy parameters, or None without a reference}.
-      Of a policy with adapters the reference is its frozen base, with the adapters given here, or
-      with none; a reference of its own (`Spec.reference`) is given whole.
+      For a policy with adapters the reference is its frozen base, with the adapters given here, or
+      with none; a separate reference (`Spec.reference`) is given with all its parameters.
     rollout: rows.
     plan: of all rows, in one minibatch; None: row by row.
 
   Returns:
-    f32[B, T] each: "old_log_probs"; where the selection reads them "old_entropies"; with a
-    reference "ref_log_probs"; with a critic "values", and with `bootstrap_truncated` "last_values"
-    f32[B].
+    f32[B, T] each: "old_log_probs"; if the selection reads them "old_entropies"; with a reference
+    "ref_log_probs"; with a critic "values", and with `bootstrap_truncated` "last_values" f32[B].
   """
   return _given_scores(spec.config, rollout) | _computed_scores(spec, models, rollout, plan)
 
 
 def _given_scores(config: PolicyGradientConfig, rollout: Rollout) -> dict[str, jax.Array]:
-  """What the sampler brings along."""
+  """The quantities that come from the sampler."""
   scores = {} if config.recompute_log_probs else {"old_log_probs": rollout.log_probs}
   if config.has_critic and not _needs_values(config, rollout):
     scores["values"] = rollout.values
@@ -152,7 +151,7 @@ def _computed_scores(spec: Spec, models, rollout: Rollout, plan: GroupPlan | Row
 
 
 def _score_packed(spec: Spec, models, rollout: Rollout, plan: RowPlan):
-  """The scores pass by pass; what a pass does not hold is 0 in it."""
+  """The scores, pass by pass; a pass gives 0 for sequences that it does not hold."""
   packings, is_needed = jax.tree.map(lambda x: x[0], (plan.packing, plan.is_needed))
   score_pass = lambda packing: _score_rows(spec, models, rollout, packing)
   zeros = jax.tree.map(

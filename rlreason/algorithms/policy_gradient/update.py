@@ -1,9 +1,9 @@
-"""Policy gradients for language models: one core whose slots make PPO, GRPO and their relatives.
+"""Policy gradients for language models: one core whose slots give PPO, GRPO and other methods.
 
 Proximal policy optimisation (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) with the
-details of RLHF is the default: the reward of a completion sits on its last token, a per-token KL
-penalty keeps the policy near a reference, and a critic spreads the reward over tokens. Without a
-critic the scores of a group are each other's baseline (GRPO, https://arxiv.org/abs/2402.03300, and
+details of RLHF is the default: the reward of a completion is on its last token, a per-token KL
+penalty keeps the policy near a reference, and a critic distributes the reward over tokens. Without
+a critic the scores of a group serve as its baseline (GRPO, https://arxiv.org/abs/2402.03300, and
 others: `presets`). All epochs, minibatches and micro-batches of a step are scans inside one
 compiled update.
 """
@@ -35,18 +35,18 @@ def policy_gradient(
     temperature: float, group_size: int = 1, critic: ModelConfig | None = None,
     reference: ModelConfig | None = None, has_answers: bool = False,
 ) -> base.Algorithm:
-  """The algorithm that a configuration describes.
+  """The algorithm that a configuration defines.
 
   Args:
     config: settings.
     model: of the policy.
     optimizer: of all parameters.
-    temperature: the rollouts were sampled at, > 0. Log-probs here use the same.
+    temperature: that of the rollouts' sampling, > 0. Log-probs here use the same.
     group_size: completions of each prompt, next to each other in a rollout.
     critic: the model of a separate critic; None: as the policy.
     reference: the model of a reference that is not an earlier policy, such as a teacher.
-    has_answers: what is given after the last action of a completion is the right answer, and its
-      likelihood is a part of the score.
+    has_answers: the tokens given after the last action of a completion are the right answer, and
+      their likelihood is a part of the score.
 
   Returns:
     The algorithm; its parameters are those of `init_rl_params`.
@@ -79,9 +79,9 @@ def init_rl_params(
   Args:
     config: settings.
     model: of the policy.
-    policy: its parameters, taken over.
-    critic: {"trunk", "value_head"} of a separate critic, taken over; None: a copy of the policy,
-      with a head of zeros.
+    policy: its parameters, used without a copy.
+    critic: {"trunk", "value_head"} of a separate critic, used without a copy; None: a copy of the
+      policy, with a head of zeros.
   """
   if not config.has_critic:
     return {"policy": policy}
@@ -101,7 +101,7 @@ def minibatch_rows(
 ) -> jax.Array:
   """The rows of each minibatch of an update, i32[N, minibatch_size], in random order.
 
-  Groups stay together where a minibatch is a multiple of them, so that they can share their prompt.
+  Groups stay together if a minibatch is a multiple of their size, so that they can share prompts.
 
   Args:
     config: of the algorithm.
@@ -124,8 +124,8 @@ def _update_step(spec: Spec, optimizer, state, batch: RolloutBatch, key, *, repl
     state: donated by the caller.
     batch: this replica's rows; all rows together are a multiple of `minibatch_size`. With a plan
       in it, groups share their prompt, or rows are packed.
-    key: consumed; orders the rows.
-    replicas: how to reach the others.
+    key: consumed; determines the order of the rows.
+    replicas: how to communicate with the others.
 
   Returns:
     The new state and metrics summed over minibatches; `policy/ratio_error` is that of the first.
@@ -200,7 +200,7 @@ def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state,
 
 
 def _loss_of_passes(loss_fn, rows, weights, nll_weights, packings):
-  """The loss of a pass as a function of its packing, and the packings; the rest [1, Q, T]."""
+  """The loss of a pass as a function of its packing, and the packings; the rest is [1, Q, T]."""
   rows, weights, nll_weights = jax.tree.map(lambda x: x[0], (rows, weights, nll_weights))
 
   def loss_of_pass(params, packing):

@@ -1,4 +1,4 @@
-"""Selections among rows that stages wrote: completions, pairs, restarts and problems."""
+"""Selections from rows written by stages: completions, pairs, restarts and problems."""
 
 import typing
 

@@ -1,4 +1,4 @@
-"""Selections of sampled completions to train on: expert iteration, R1's filter, labels of returns.
+"""Selects sampled completions to train on: expert iteration, R1's filter, labels of returns.
 
 They take the rows of a stage that samples (`rows.py`) and are the functions of stages of
 the kind "select". Not here: pairs (`pairs.py`) and problems (`problems.py`).
@@ -20,20 +20,20 @@ def right_completions(
     keep: Literal["first", "shortest", "random"] = "first",
     dedupe: Literal["ids", "text", "nothing"] = "ids", seed: int | None = None,
 ) -> list[Row]:
-  """Right and ended completions, each once, and not too many of a question, in their order.
+  """Right, untruncated completions, without duplicates, with a limit per question, in order.
 
-  Expert iteration, https://arxiv.org/abs/2403.04642 (STaR, https://arxiv.org/abs/2203.14465, is a
+  Expert iteration, https://arxiv.org/abs/2403.04642 (STaR, https://arxiv.org/abs/2203.14465, is one
   round of it with one sample; ReST-EM, https://arxiv.org/abs/2312.06585; the third step of
   DeepSeek-R1, https://arxiv.org/abs/2501.12948). Without a limit easy questions flood the data.
-  With keep="first" more rows after those that were there only add completions: with the samples of
-  all rounds as inputs, in their order, each round's data holds that of the round before.
+  With keep="first" appending rows only adds completions: with the samples of all rounds as inputs,
+  in order, each round's data contain those of the previous round.
 
   Args:
-    rows: of stages that sample; what has no verdict or was cut off is left out.
+    rows: of stages that sample; those without a verdict or truncated are dropped.
     max_per_question: most completions of a question; 0 = any number.
-    keep: which of them stay where there are more.
-    dedupe: what makes two completions of a question the same.
-    seed: of keep="random", and only of it; 0 or more.
+    keep: which of them are kept if there are more.
+    dedupe: which completions of a question count as duplicates.
+    seed: for keep="random" only; 0 or more.
 
   Raises:
     ValueError: an option is out of range, or a row is not of a completion.
@@ -46,15 +46,15 @@ def right_completions(
   rows_lib.check_columns(
       rows, "prompt", "completion", "completion_ids", "is_right", "truncated", "tokens")
   chosen = []
-  for number, places in enumerate(rows_lib.by_question(rows)):
-    places = [i for i in places if rows[i]["is_right"] and not rows[i]["truncated"]]
+  for number, indices in enumerate(rows_lib.by_question(rows)):
+    indices = [i for i in indices if rows[i]["is_right"] and not rows[i]["truncated"]]
     if dedupe != "nothing":
-      places = rows_lib.distinct(rows, places, _DEDUPE_COLUMNS[dedupe])
+      indices = rows_lib.distinct(rows, indices, _DEDUPE_COLUMNS[dedupe])
     if keep == "shortest":
-      places.sort(key=lambda i: rows[i]["tokens"])
+      indices.sort(key=lambda i: rows[i]["tokens"])
     elif keep == "random":
-      places = rows_lib.generator(seed, number).permutation(places).tolist()
-    chosen += places[:max_per_question or None]
+      indices = rows_lib.generator(seed, number).permutation(indices).tolist()
+    chosen += indices[:max_per_question or None]
   return [rows[i] for i in sorted(chosen)]
 
 
@@ -62,19 +62,18 @@ def clean_completions(
     rows: list[Row], *, max_tokens: int = 0, max_paragraph: int = 0, allow_code: bool = True,
     min_rewards: Mapping[str, float] | None = None,
 ) -> list[Row]:
-  """Completions that read well, in their order, whether they are right or not.
+  """Readable completions, in their order, whether right or not.
 
-  DeepSeek-R1, https://arxiv.org/abs/2501.12948, leaves out those of mixed languages, with long
-  paragraphs or with code, and gives no numbers. Languages are those of the reward "language": give
-  it to the stage that samples, with a weight of 0, and here min_rewards={"language": 0.9}.
+  DeepSeek-R1, https://arxiv.org/abs/2501.12948, drops those with mixed languages, long paragraphs
+  or code, and gives no thresholds. The reward "language" measures languages: give it to the stage
+  that samples, with a weight of 0, and here min_rewards={"language": 0.9}.
 
   Args:
     rows: of stages that sample.
     max_tokens: of a completion; 0 = any number.
     max_paragraph: characters between two empty lines; 0 = any number.
-    allow_code: whether fenced blocks of code may be in it.
-    min_rewards: name of a part of the reward -> the least of it; one that could not be scored is
-      below any.
+    allow_code: whether fenced blocks of code are allowed.
+    min_rewards: name of a part of the reward -> its minimum; one that could not be scored fails.
 
   Raises:
     ValueError: an option is out of range, or a row is not of a completion or lacks a reward.
@@ -102,24 +101,24 @@ def labelled_completions(
     rows: list[Row], *, good: str = " GOOD", bad: str = " BAD", allow_truncated: bool = False,
     unlabelled_every: int = 0,
 ) -> list[Row]:
-  """Completions whose prompt says how they end: with `good` where right, with `bad` where wrong.
+  """Completions with a label of their outcome in the prompt: `good` if right, `bad` if wrong.
 
-  Return-conditioned RL, https://arxiv.org/abs/2403.04642: trained on all of it, a policy is asked
-  with `good` (`evaluation.prompt_suffix`). There each step has a label, by a reward model; here the
-  whole completion has one, by the verifier. The labels must be of the tokenizer's vocabulary (for
+  Return-conditioned RL, https://arxiv.org/abs/2403.04642: after training on all of them, the policy
+  is prompted with `good` (`evaluation.prompt_suffix`). There a reward model labels each step; here
+  the verifier labels the whole completion. The labels must be in the tokenizer's vocabulary (for
   chains: `extra_words`).
 
   Args:
-    rows: of stages that sample; what has no verdict is left out.
-    good: put after the prompt, or after the text of its last message, as it is.
+    rows: of stages that sample; those without a verdict are dropped.
+    good: appended unchanged to the prompt, or to the text of its last message.
     bad: the same.
-    allow_truncated: whether completions that were cut off take part; they train without an end.
-    unlabelled_every: each row of this number keeps its prompt as it is, so that the policy can also
-      be asked for nothing: 4 = every fourth; 0 = none, as in the paper.
+    allow_truncated: whether truncated completions are included; they train without an end token.
+    unlabelled_every: keeps the prompt of every n-th row unchanged, so that the policy also works
+      without a label: 4 = every fourth; 0 = none, as in the paper.
 
   Returns:
-    The rows, in their order; where the prompt is another without `prompt_ids`, for it is tokenised
-    anew. `completion_ids` stay what was sampled.
+    The rows, in their order; those with a changed prompt lack `prompt_ids`, because it is tokenised
+    again. `completion_ids` stay those that were sampled.
 
   Raises:
     ValueError: the labels are empty or the same, an option is out of range, or a row is not of a

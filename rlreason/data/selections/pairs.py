@@ -18,25 +18,25 @@ def preference_pairs(
   """Pairs of a chosen and a rejected completion, question by question.
 
   Right against wrong is DPO with a verifier, https://arxiv.org/abs/2305.18290. The shortest right
-  one against the longest of all is the control of overthinking of
-  https://arxiv.org/abs/2412.21187. The first chosen one goes with the first rejected one, the
-  second with the second, so that no completion is in two pairs; a pair without the gaps is left
-  out. Equal completions of a question count once.
+  one against the longest of all reduces overthinking, as in https://arxiv.org/abs/2412.21187. The
+  first chosen one is paired with the first rejected one, the second with the second, so that no
+  completion is in two pairs; pairs without the gaps are dropped. Equal completions of a question
+  count once.
 
   Args:
-    rows: of stages that sample; what has no verdict is left out.
+    rows: of stages that sample; those without a verdict are dropped.
     max_per_question: most pairs of a question; 0 = any number.
-    chosen: right ones in their order, or from the shortest on; cut off, they are never chosen.
+    chosen: right ones in their order, or from the shortest on; truncated ones are never chosen.
     rejected: wrong ones in their order, or those of any verdict, or right ones, from the longest
       on; a longest one always has more tokens than the chosen one.
-    min_reward_gap: the chosen reward less the rejected one must be at least this; a completion
-      without reward has no gap, and is in no pair, where this is above 0.
-    min_token_gap: the rejected one must have at least so many more tokens, where this is above 0.
-    allow_truncated: whether a completion that was cut off may be rejected.
+    min_reward_gap: the chosen reward minus the rejected one must be at least this; if this is above
+      0, completions without a reward are in no pair.
+    min_token_gap: the rejected one must have at least this many more tokens, if this is above 0.
+    allow_truncated: whether truncated completions may be rejected.
 
   Returns:
     Rows of the columns of the problem, `prompt_ids`, `chosen`, `chosen_ids`, `rejected`,
-    `rejected_ids`, and where the chosen one is from.
+    `rejected_ids`, and the origin of the chosen one.
 
   Raises:
     ValueError: an option is out of range, or a row is not of a completion.
@@ -48,8 +48,8 @@ def preference_pairs(
   is_longer = rejected != "wrong"
   token_gap = max(min_token_gap, 1) if is_longer else min_token_gap
   pairs = []
-  for places in rows_lib.by_question(rows):
-    group = [rows[i] for i in rows_lib.distinct(rows, places, "completion_ids")]
+  for indices in rows_lib.by_question(rows):
+    group = [rows[i] for i in rows_lib.distinct(rows, indices, "completion_ids")]
     right = [row for row in group if row["is_right"] and not row["truncated"]]
     others = [row for row in group if row["is_right"] is not None
               and (allow_truncated or not row["truncated"])]

@@ -1,8 +1,8 @@
-"""Choosing the problems that a run of reinforcement learning is to train on.
+"""Selects the problems for RL training.
 
 By how often they are solved (T1), or by how much that changed (one-example RLVR,
 https://arxiv.org/abs/2504.20571: train on a pool for some epochs, and take the examples whose
-accuracy changed most; its authors say that it is not the best rule, only a good one).
+accuracy changed most; its authors call it a good rule, not the best).
 """
 
 import numpy as np
@@ -16,11 +16,11 @@ def score_variance(accuracy: np.ndarray) -> np.ndarray:
 
   Args:
     accuracy: f32[items, epochs] mean score of an item's completions in an epoch; NaN where the item
-      was not seen, which is left out.
+      was not seen, which is ignored.
 
   Returns:
-    f64[items], of the population; 0 for an item seen once, NaN for one never seen. The order of the
-    epochs changes nothing, not even the last bit, so that equal sets of accuracies tie.
+    f64[items], of the population; 0 for an item seen once, NaN for one never seen. It is bitwise
+    independent of the order of the epochs, so that equal sets of accuracies tie.
 
   Raises:
     ValueError: accuracy is not a matrix.
@@ -37,7 +37,7 @@ def score_variance(accuracy: np.ndarray) -> np.ndarray:
 
 
 def rank_by_variance(accuracy: np.ndarray) -> np.ndarray:
-  """i64[items] items from the highest variance to the lowest; equal ones in their own order.
+  """i64[items] items from the highest variance to the lowest; equal ones in their order.
 
   Items never seen come last. [[1, 1], [0, 1], [0, 0.5], [1, 0]] -> [1, 3, 2, 0].
 
@@ -50,15 +50,15 @@ def rank_by_variance(accuracy: np.ndarray) -> np.ndarray:
 def hard_questions(
     rows: list[Row], *, max_pass_rate: float = 0.3, min_pass_rate: float = 0.0
 ) -> list[Row]:
-  """The problems solved as often as that, each once, in the order in which they first come.
+  """The problems with a pass rate in a range, each once, in the order of first occurrence.
 
-  T1, https://arxiv.org/abs/2501.11651, keeps what is solved in at most 0.3 of 16 samples; DAPO,
-  https://arxiv.org/abs/2503.14476, what is solved sometimes and not always. Never solved:
+  T1, https://arxiv.org/abs/2501.11651, keeps problems solved in at most 0.3 of 16 samples; DAPO,
+  https://arxiv.org/abs/2503.14476, those solved sometimes but not always. Never solved:
   max_pass_rate=0.
 
   Args:
-    rows: of completions, or of accuracy; what has no verdict does not count, and a problem without
-      any verdict is left out.
+    rows: of completions, or of accuracy; those without a verdict do not count, and a problem
+      without any verdict is dropped.
     max_pass_rate: the largest share of right completions, in [0, 1].
     min_pass_rate: the smallest, 0 to max_pass_rate.
 
@@ -72,23 +72,23 @@ def hard_questions(
     raise ValueError(f"min_pass_rate, max_pass_rate: got {min_pass_rate} and {max_pass_rate}, "
                      "allowed: 0 to 1, the first not above the second")
   kept = []
-  for places in rows_lib.by_question(rows):
-    right, count = np.sum([_tally(rows[i]) for i in places], axis=0).tolist()
+  for indices in rows_lib.by_question(rows):
+    right, count = np.sum([_tally(rows[i]) for i in indices], axis=0).tolist()
     if count and min_pass_rate <= right / count <= max_pass_rate:
-      kept.append(rows_lib.problem(rows[places[0]]))
+      kept.append(rows_lib.problem(rows[indices[0]]))
   return kept
 
 
 def most_variable(rows: list[Row], *, count: int) -> list[Row]:
-  """The problems whose accuracy changed most, from the most on; ties in their order.
+  """The problems whose accuracy changed most, in decreasing order; ties in their order.
 
   One-example RLVR, https://arxiv.org/abs/2504.20571: the variance over the times that a problem was
   seen (`score_variance`).
 
   Args:
-    rows: of accuracy, of a stage that trains with `writes_accuracy`; each is a time that a problem
-      was seen.
-    count: how many, at least 1; fewer where there are fewer.
+    rows: of accuracy, of a stage that trains with `writes_accuracy`; one for each time that a
+      problem was seen.
+    count: how many, at least 1; all if there are fewer.
 
   Returns:
     Rows of the columns of the problem.
@@ -98,7 +98,7 @@ def most_variable(rows: list[Row], *, count: int) -> list[Row]:
   """
   rows_lib.check_least(1, count=count)
   rows_lib.check_columns(rows, "prompt", "right", "count")
-  seen = [[rows[i] for i in places if rows[i]["count"]] for places in rows_lib.by_question(rows)]
+  seen = [[rows[i] for i in indices if rows[i]["count"]] for indices in rows_lib.by_question(rows)]
   seen = [times for times in seen if times]
   accuracy = np.full((len(seen), max(map(len, seen), default=0)), np.nan)
   for times, line in zip(seen, accuracy, strict=True):
@@ -107,7 +107,7 @@ def most_variable(rows: list[Row], *, count: int) -> list[Row]:
 
 
 def _tally(row: Row) -> tuple[int, int]:
-  """How many are right, of how many that have a verdict."""
+  """The number of right completions, and the number with a verdict."""
   if "right" in row:
     return row["right"], row["count"]
   rows_lib.check_columns([row], "is_right")

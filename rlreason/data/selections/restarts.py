@@ -1,4 +1,4 @@
-"""Problems that begin in the middle of an earlier attempt: Satori's restart and explore."""
+"""Problems that start in the middle of an earlier attempt: Satori's restart and explore."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,26 +14,27 @@ def restart_prompts(
     rows: list[Row], encode: Callable[[str], list[int]], *, seed: int, max_back: int,
     step_ends: tuple[str, ...] = (";",), marker: str = "reflect",
 ) -> list[Row]:
-  """All problems and, of those with right and wrong completions, a part of one of each to go on.
+  """All problems and, for those with right and wrong completions, a prefix of one of each.
 
   Satori, https://arxiv.org/abs/2502.02508: the last t <= T steps of a completion
-  drawn at random are taken back, and the marker asks to look at the rest again. What is left is
-  part of the prompt: it is not trained on. A step ends with a token of `step_ends`; what comes
-  after the last of these, the answer, is a step as well. At least one step is always left, so that
-  a completion of one step is not drawn.
+  drawn at random are removed, and the marker asks to reconsider the rest. The remaining prefix is
+  part of the prompt: it is not trained on. A step ends with a token of `step_ends`; the text after
+  the last of these, the answer, is a step as well. At least one step is always kept, so that a
+  completion of one step is not drawn.
 
   Args:
-    rows: of stages that sample; what has no verdict is not drawn.
+    rows: of stages that sample; those without a verdict are not drawn.
     encode: text -> token ids, of the policy's tokenizer.
-    seed: of what is drawn, 0 or more; a question's draw does not depend on those after it.
-    max_back: T, most steps taken back, at least 1; all numbers from 1 are equally likely.
+    seed: of the draws, 0 or more; a question's draw does not depend on those after it.
+    max_back: T, most steps removed, at least 1; all numbers from 1 are equally likely.
     step_ends: the tokens that end a step, each one token of the tokenizer.
-    marker: put after what is left, of any number of tokens; empty = nothing.
+    marker: put after the prefix, of any number of tokens; empty = nothing.
 
   Returns:
-    Rows of the columns of the problem and `start`: "" for the problem alone, "right" or "wrong"
-    for what its `prompt_ids` go on with. These say where the completion is from. The text `prompt`
-    stays that of the problem. Prompts grow by what is left: `prompt_buckets` must have room.
+    Rows of the columns of the problem and `start`: "" for the problem alone, "right" or "wrong" if
+    its `prompt_ids` continue with such a prefix. These rows also name the origin of the completion.
+    The text `prompt` stays that of the problem. Prompts grow by the prefix: `prompt_buckets` must
+    be large enough.
 
   Raises:
     ValueError: an option is out of range, or a row is not of a completion.
@@ -43,12 +44,12 @@ def restart_prompts(
   end_ids, marker_ids = _end_ids(step_ends, encode), encode(marker) if marker else []
   rows_lib.check_columns(rows, "prompt", "prompt_ids", "completion_ids", "is_right")
   restarts = []
-  for number, places in enumerate(rows_lib.by_question(rows)):
-    group, rng = [rows[i] for i in places], rows_lib.generator(seed, number)
+  for number, indices in enumerate(rows_lib.by_question(rows)):
+    group, rng = [rows[i] for i in indices], rows_lib.generator(seed, number)
     restarts.append(rows_lib.problem(group[0]) | {"start": ""})
-    # (row, where its steps end) of each verdict
+    # (row, ends of its steps) for each verdict
     attempts = {kind: [(row, ends) for row in group if row["is_right"] is kind
-                       and len(ends := _step_places(row["completion_ids"], end_ids)) > 1]
+                       and len(ends := _step_ends(row["completion_ids"], end_ids)) > 1]
                 for kind in _STARTS}
     if all(attempts.values()):
       restarts += [_restart(*_draw(attempts[kind], max_back, rng), marker_ids)
@@ -59,7 +60,7 @@ def restart_prompts(
 def _draw(
     attempts: list[tuple[Row, list[int]]], max_back: int, rng: np.random.Generator
 ) -> tuple[Row, int]:
-  """One of the attempts, and how many of its tokens are left."""
+  """One of the attempts, and the number of its tokens that are kept."""
   row, ends = attempts[rng.integers(len(attempts))]
   return row, ends[-1 - rng.integers(1, min(max_back, len(ends) - 1) + 1)]
 
@@ -69,9 +70,9 @@ def _restart(row: Row, left: int, marker_ids: Sequence[int]) -> Row:
   return rows_lib.problem(row) | {"prompt_ids": ids} | rows_lib.provenance(row)
 
 
-def _step_places(ids: Sequence[int], end_ids: set[int]) -> list[int]:
-  """Tokens up to and with the end of each step."""
-  ends = [place + 1 for place, token in enumerate(ids) if token in end_ids]
+def _step_ends(ids: Sequence[int], end_ids: set[int]) -> list[int]:
+  """Number of tokens up to and including the end of each step."""
+  ends = [i + 1 for i, token in enumerate(ids) if token in end_ids]
   return ends if not ids or ends and ends[-1] == len(ids) else [*ends, len(ids)]
 
 

@@ -1,4 +1,4 @@
-"""Tasks: problems with checkable answers, each naming the verifier that scores it."""
+"""Tasks: problems with verifiable answers, each of which names its verifier."""
 
 import typing
 

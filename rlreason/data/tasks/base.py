@@ -1,4 +1,4 @@
-"""A task: rows of problems with checkable answers, and the name of the verifier that scores them.
+"""A task: rows of problems with verifiable answers, and the name of their verifier.
 
 Not here: the verifiers (`rewards/`), and the iterators over rows (`data/pipeline.py`).
 """
@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any, Protocol
 
 # A row holds `prompt` (text, or a list of chat messages), `answer` (text), and any further columns
-# a reward function may ask for by name.
+# that a reward function may request by name.
 Row = dict[str, Any]
 
 
@@ -27,11 +27,11 @@ class Task:
   """Problems of one kind and split.
 
   Attributes:
-    name: what metrics call the task.
+    name: that of the task in metrics.
     rows: random-access source of rows.
-    verifier: name of the verifier of `rewards/verifier.py` that scores a completion of a row, or a
-      reward function, of which 1 is right: itself, which is called in this process, or as
-      "package.module:function", which is called in the killable workers.
+    verifier: name of a verifier of `rewards/verifier.py`, or a reward function that returns 1 for
+      right: either a callable, which is called in this process, or "package.module:function", which
+      is called in the killable workers.
   """
 
   name: str

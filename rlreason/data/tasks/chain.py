@@ -1,16 +1,16 @@
-"""Chains: `3 + 4 * 7 = ?` from left to right, modulo 10; the truth of every step is known.
+"""Chains: `3 + 4 * 7 = ?` from left to right, modulo 10; every step can be verified.
 
-The smallest task on which everything that is said of reasoning can be checked: the label of each
-step and the value of each prefix are computed, not judged (`read_steps`). A prompt may hold clauses
-to be ignored (`3 + 4 ignore 5 * 2 * 7 = ?`).
+This small task serves to test claims about reasoning: the label of each step and the value of each
+prefix are computed exactly (`read_steps`). A prompt may hold clauses to be ignored (`3 + 4 ignore 5
+* 2 * 7 = ?`).
 
 A demonstration writes one step a line, a line ending in `;`, and boxes the last value:
-`3 + 4 = 7 ; 7 * 7 = 9 ; \\boxed{ 9 } <eos>`. Its habits are options: steps that go wrong and are
-taken back or not, answers in no box, words that say what kind of step comes next, the same chain
-solved several times.
+`3 + 4 = 7 ; 7 * 7 = 9 ; \\boxed{ 9 } <eos>`. Its habits are options: wrong steps that are corrected
+or not, unboxed answers, words that announce the kind of the next step, the same chain solved
+several times.
 
 All text is made of words separated by single spaces; `vocabulary` lists them. Held-out problems are
-drawn first and training draws anything else: the splits are disjoint. Not here: the verifier
+drawn first and training draws from all others: the splits are disjoint. Not here: the verifier
 (`rewards/verifier.py`) and the tokenizer (`tokenizers/`).
 """
 
@@ -34,9 +34,9 @@ _IGNORE, _ANSWER = "ignore", "answer"
 _BOX_OPEN, _BOX_CLOSE = "\\boxed{", "}"
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 SPLITS = ("train", "validation", "test")
-_DEMONSTRATION_STREAM = len(SPLITS)  # random stream of demonstrations, beside one for each split
-_CLAUSE_STREAM = _DEMONSTRATION_STREAM + 1  # and the first of those of the clauses to be ignored
-_EXPLORE_SHARE = 0.25  # of the steps taken back where the words are of several kinds
+_DEMONSTRATION_STREAM = len(SPLITS)  # random stream of demonstrations, after one for each split
+_CLAUSE_STREAM = _DEMONSTRATION_STREAM + 1  # the first of those of the clauses to be ignored
+_EXPLORE_SHARE = 0.25  # of corrected steps, if the words are of several kinds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,10 @@ class ChainConfig:
     num_validation: rows of the validation split, all different.
     num_test: rows of the test split, all different.
     seed: of everything that is drawn.
-    mistakes: probability in [0, 1] that a solution has a wrong step, which is carried to its end.
-    slip: probability in [0, 1] that a step goes wrong, is taken back at once, and done again.
+    mistakes: probability in [0, 1] that a solution has an uncorrected wrong step.
+    slip: probability in [0, 1] that a step is wrong, is taken back at once, and repeated.
     messy: probability in [0, 1] that the last value is not boxed: `answer 9`, or not repeated.
-    meta: begin each step with `continue`, `reflect` (done again) or `explore` (from the start).
+    meta: begin each step with `continue`, `reflect` (repeat it) or `explore` (from the start).
     rounds: most times that a demonstration solves its chain, each ending in an answer; all numbers
       from 1 are equally frequent.
     answers_only: no steps, only the boxed answer.
@@ -125,11 +125,11 @@ class Step(NamedTuple):
   """One line of a completion.
 
   Attributes:
-    end: words of the completion up to and with the end of the line.
-    is_right: whether it does the next operation of the problem, from the value that the lines
-      before left, without mistake.
-    leads_to_answer: the value of the prefix that ends here: whether going on from its last value
-      without mistake gives the answer.
+    end: number of words of the completion up to and including the end of the line.
+    is_right: whether it correctly does the next operation of the problem, from the value of the
+      previous lines.
+    leads_to_answer: the value of the prefix that ends here: whether continuing correctly from its
+      last value gives the answer.
   """
 
   end: int
@@ -138,9 +138,9 @@ class Step(NamedTuple):
 
 
 class ChainRows:
-  """Rows of one split: prompt, answer, and `task_name`, which says how many steps.
+  """Rows of one split: prompt, answer, and `task_name`, which states the number of steps.
 
-  The problems do not depend on `distractors`: with and without them these are the same.
+  The problems are the same with and without `distractors`.
   """
 
   def __init__(self, config: ChainConfig, split: str):
@@ -173,7 +173,7 @@ class ChainRows:
 class ChainDemonstrations:
   """`size` examples {prompt, completion} on problems that are not held out.
 
-  Example i depends on (config, i) alone: growing `size` keeps the earlier examples.
+  Example i depends only on (config, i): a larger `size` keeps the earlier examples.
   """
 
   def __init__(self, config: ChainConfig, size: int):
@@ -201,10 +201,10 @@ def make_task(config: ChainConfig, split: str) -> base.Task:
 
 
 def vocabulary(config: ChainConfig) -> list[str]:
-  """All words of prompts and completions, but for `<eos>`, which a tokenizer brings itself.
+  """All words of prompts and completions, except `<eos>`, which tokenizers add.
 
-  The same for all habits: a model may start from another that learned other ones. Extra words come
-  last.
+  It is the same for all habits, so that a model may start from one trained with others. Extra words
+  come last.
   """
   return [*map(str, range(config.modulus)), *_OPERATORS, "=", "?", LINE_END, _IGNORE, _ANSWER,
           CONTINUE_WORD, *BACK_WORDS, *CHECK_WORDS, _BOX_OPEN, _BOX_CLOSE,
@@ -227,8 +227,8 @@ def relevant_prompt(prompt: str) -> str:
   """The prompt without its clauses that are to be ignored."""
   words = prompt.split()
   while _IGNORE in words:
-    place = words.index(_IGNORE)
-    del words[place:place + 4]
+    index = words.index(_IGNORE)
+    del words[index:index + 4]
   return " ".join(words)
 
 
@@ -258,15 +258,15 @@ def demonstration(problem: Problem, rng: np.random.Generator, config: ChainConfi
 
 
 def read_steps(problem: Problem, words: Sequence[str]) -> list[Step]:
-  """What is true of each line of a completion, whatever wrote it.
+  """Evaluates each line of a completion from any source.
 
-  A line `7 * 7 = 9 ;` may begin with words that take steps back or with `continue`; what stands
-  before `check` in it belongs to an answer. A line of any other form is wrong and changes nothing.
-  Words after the last `;` are no line.
+  A line `7 * 7 = 9 ;` may begin with words that take steps back or with `continue`; the words
+  before `check` in it belong to an answer. A line of any other form is wrong and changes no value.
+  Words after the last `;` do not form a line.
   """
   answer, steps, values, begin = running_values(problem)[-1], [], [problem.start], 0
   numbers = {str(value): value for value in range(problem.modulus)}
-  for end in [place + 1 for place, word in enumerate(words) if word == LINE_END]:
+  for end in [index + 1 for index, word in enumerate(words) if word == LINE_END]:
     for word in words[begin:end]:
       if word in (_EXPLORE, *CHECK_WORDS):
         del values[1:]
@@ -292,21 +292,21 @@ def step_labels(problem: Problem, words: Sequence[str]) -> list[bool]:
 def _solve(problem: Problem, rng, config: ChainConfig) -> tuple[list[str], int]:
   """The lines of one solution, and the value it ends with."""
   count = len(problem.steps)
-  wrong_place = rng.integers(count) if rng.random() < config.mistakes else None
+  wrong_step = rng.integers(count) if rng.random() < config.mistakes else None
   words, values, mark, slipped = [], [problem.start], CONTINUE_WORD, set()
   while len(values) <= count:
-    place = len(values) - 1
-    result = _apply(values[-1], problem.steps[place], problem.modulus)
-    is_slip = place not in slipped and rng.random() < config.slip
-    if is_slip or place == wrong_place:
+    index = len(values) - 1
+    result = _apply(values[-1], problem.steps[index], problem.modulus)
+    is_slip = index not in slipped and rng.random() < config.slip
+    if is_slip or index == wrong_step:
       result = int(result + rng.integers(1, problem.modulus)) % problem.modulus
     words += [mark] if config.meta or mark != CONTINUE_WORD else []
-    words += [*_line(values[-1], problem.steps[place], result), LINE_END]
+    words += [*_line(values[-1], problem.steps[index], result), LINE_END]
     mark = CONTINUE_WORD
     if not is_slip:
       values.append(result)
       continue
-    slipped.add(place)  # a step done again is right: the demonstration comes to an end
+    slipped.add(index)  # a repeated step is right: the demonstration terminates
     mark = _REFLECT if config.meta else _BACK
     if config.meta and rng.random() < _EXPLORE_SHARE:
       mark = _EXPLORE
@@ -332,7 +332,7 @@ def _step_words(problem: Problem) -> list[str]:
 
 
 def _after_marks(words: Sequence[str]) -> list[str]:
-  """A line without the answer and the `check` before it, and without the words it begins with."""
+  """A line without the answer and `check` before it, and without its initial words."""
   words = list(words)
   for mark in CHECK_WORDS:
     words = words[len(words) - words[::-1].index(mark):] if mark in words else words
@@ -342,17 +342,18 @@ def _after_marks(words: Sequence[str]) -> list[str]:
 
 
 def _row_prompt(problem: Problem, config: ChainConfig, stream: int, index: int) -> str:
-  """The prompt, with clauses to be ignored at random places after its numbers."""
+  """The prompt, with clauses to be ignored after random numbers."""
   rng = _generator(config.seed, _CLAUSE_STREAM + stream, index)
   words = prompt_text(problem).split()
-  for place in sorted(rng.integers(len(problem.steps) + 1, size=config.distractors), reverse=True):
+  gaps = rng.integers(len(problem.steps) + 1, size=config.distractors)
+  for gap in sorted(gaps, reverse=True):
     clause = _draw(rng, config, 1)
-    words[2 * place + 1:2 * place + 1] = [_IGNORE, str(clause.start), *_step_words(clause)]
+    words[2 * gap + 1:2 * gap + 1] = [_IGNORE, str(clause.start), *_step_words(clause)]
   return " ".join(words)
 
 
 def _held_out(config: ChainConfig) -> dict[str, list[Problem]]:
-  """The problems of the held-out splits, in which the lengths take turns."""
+  """The problems of the held-out splits, in which the lengths alternate."""
   taken, parts = set(), {}
   for split in ("test", "validation"):
     rng = _generator(config.seed, SPLITS.index(split), 0)
@@ -366,7 +367,7 @@ def _held_out(config: ChainConfig) -> dict[str, list[Problem]]:
 
 
 def _draw_new(rng, config: ChainConfig, taken: set[Problem], length: int | None = None) -> Problem:
-  """A problem that is not among those taken, of a length or of any."""
+  """A new problem that is not in `taken`, of a given length or of any."""
   while True:
     count = length or int(rng.integers(config.min_steps, config.max_steps + 1))
     problem = _draw(rng, config, count)
@@ -375,7 +376,7 @@ def _draw_new(rng, config: ChainConfig, taken: set[Problem], length: int | None 
 
 
 def _draw(rng, config: ChainConfig, count: int) -> Problem:
-  """A chain of `count` operations with operands other than 0, whose steps would say nothing."""
+  """A chain of `count` operations; the operand 0 is excluded because its steps are trivial."""
   signs = [config.operators[i] for i in rng.integers(len(config.operators), size=count)]
   operands = rng.integers(1, config.modulus, size=count).tolist()
   return Problem(int(rng.integers(config.modulus)), tuple(zip(signs, operands)), config.modulus)

@@ -1,13 +1,13 @@
 """Countdown: reach a target from a few numbers, each used once, with + - * /.
 
 Problems are enumerated, not drawn: every solvable pair (sorted numbers, target) within the limits
-of the config appears once, and a seeded permutation of that list is cut into splits, so that the
-splits are disjoint by construction. Two splits may share the numbers, never numbers and target.
+of the config appears once, and a seeded permutation of that list is divided into splits, which are
+thus disjoint. Two splits may share the numbers, but never both numbers and target.
 
 Demonstrations show a search, not a solution: a depth-first search in random order that writes its
-tries, compares each result with the target, goes back, and finally boxes an expression. Most
+tries, compares each result with the target, backtracks, and finally boxes an expression. Most
 searches give up too early and box an expression that failed: a model fine-tuned on them is weak,
-but has seen going back at times, which reinforcement learning can then make more frequent.
+but sometimes backtracks, which RL can then make more frequent.
 
 All text is made of words separated by single spaces; `vocabulary` lists them. Not here: the
 verifier (`rewards/verifier.py`) and the tokenizer (`tokenizers/`).
@@ -28,17 +28,17 @@ from rlreason.data.tasks import base
 EOS_WORD = "<eos>"  # ends a demonstration; every tokenizer of words has it
 ANSWER_WORD = "answer"
 BACK_WORDS = ("back",)
-# Said of the result of a try, compared with the target. A yes/no check is hardly learned by a small
-# model; three words are, best with a larger loss weight on them.
+# Words that compare the result of a try with the target. A small model hardly learns a yes/no
+# check; it learns three words, best with a larger loss weight on them.
 CHECK_WORDS = ("lower", "higher", "equal")
 _SYMBOLS = ("+", "-", "*", "/", "(", ")", "=", ",", ":", "target", "try", ANSWER_WORD)
 _BOX_OPEN, _BOX_CLOSE = "\\boxed{", "}"
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2}
 SPLITS = ("train", "validation", "test")
-_DEMONSTRATION_STREAM = len(SPLITS)  # random stream of demonstrations, beside one for each split
+_DEMONSTRATION_STREAM = len(SPLITS)  # random stream of demonstrations, after one for each split
 
 _Number = Annotated[int, AtMost(100_000, "each number is a word of the vocabulary")]
-_MAX_SETS = 10_000_000  # of numbers, each of which is searched through
+_MAX_SETS = 10_000_000  # of numbers, each of which is searched
 
 # An expression is a number, or (operator, left, right).
 Expression = int | tuple[str, "Expression", "Expression"]
@@ -55,14 +55,14 @@ class CountdownConfig:
     max_intermediate: results of operations are integers from 1..max_intermediate.
     num_validation: rows of the validation split.
     num_test: rows of the test split; training gets the rest.
-    seed: of the cut into splits, of the order of numbers in a prompt, and of demonstrations.
+    seed: of the division into splits, the order of numbers in a prompt, and demonstrations.
     give_up: probability in [0, 1] that a demonstrated search stops after a failed try.
-    restart: probability in [0, 1] that going back leads to the start; otherwise it leads to the
-      deepest step with an operation not yet tried.
-    insight: probability in [0, 1] that a step looks first at an operation that leads to the
-      target, where there is one; 0 is a search in purely random order.
+    restart: probability in [0, 1] that backtracking returns to the start; otherwise it returns to
+      the deepest step with an operation not yet tried.
+    insight: probability in [0, 1] that a step first tries an operation that leads to the target, if
+      there is one; 0 is a search in purely random order.
     max_words: longest demonstration, in words, `<eos>` included.
-    min_target: large targets are reached by fewer expressions, so that luck finds them less often.
+    min_target: fewer expressions reach large targets, so that guessing finds them less often.
     at_once: probability in [0, 1] of an answer without a try: the first number, which is wrong.
   """
 
@@ -120,8 +120,8 @@ class Problem(NamedTuple):
 class CountdownRows:
   """Rows of one split: prompt, answer (one solution), numbers, target.
 
-  Row i shows the numbers of problem i in a random order that depends on the seed, the split and i
-  alone.
+  Row i shows the numbers of problem i in a random order that depends only on the seed, the split
+  and i.
   """
 
   def __init__(self, config: CountdownConfig, split: str):
@@ -150,7 +150,7 @@ class CountdownRows:
 class CountdownDemonstrations:
   """`size` examples {prompt, completion} of search on problems of the training split.
 
-  Example i depends on (config, i) alone: growing `size` keeps the earlier examples.
+  Example i depends only on (config, i): a larger `size` keeps the earlier examples.
   """
 
   def __init__(self, config: CountdownConfig, size: int):
@@ -181,7 +181,7 @@ def make_task(config: CountdownConfig, split: str) -> base.Task:
 
 
 def vocabulary(config: CountdownConfig) -> list[str]:
-  """All words of prompts and completions, but for `<eos>`, which a tokenizer brings itself."""
+  """All words of prompts and completions, except `<eos>`, which tokenizers add."""
   numbers = [str(number) for number in range(config.max_intermediate + 1)]
   return [*numbers, *_SYMBOLS, *BACK_WORDS, *CHECK_WORDS, _BOX_OPEN, _BOX_CLOSE]
 
@@ -227,7 +227,7 @@ def demonstration(
 
   Such as `try 12 + 7 = 19 , 19 + 3 = 22 lower back 19 * 3 = 57 higher answer \\boxed{ ... } <eos>`:
   `try` starts from the given numbers; without it, the operations after `back` continue from the
-  results before them. `lower` says that the result is lower than the target.
+  results before them. `lower` means that the result is lower than the target.
 
   Args:
     numbers: the given numbers, in the order of the prompt.
@@ -261,14 +261,14 @@ def demonstration(
 
 
 class _Node(NamedTuple):
-  """A step of the search: (value, expression) pairs at hand, and moves not yet tried."""
+  """A step of the search: available (value, expression) pairs, and moves not yet tried."""
 
   items: list[tuple[int, Expression]]
   moves: list[tuple[list[str], list[tuple[int, Expression]]]]  # words, items after the move
 
 
 def _try_once(nodes: list[_Node], target: int, rng: np.random.Generator, config: CountdownConfig):
-  """Goes down to one number from the last node; pushes the nodes it passes; returns the words."""
+  """Reduces the last node to one number; pushes the nodes on the way; returns the words."""
   words = ["try"] if len(nodes) == 1 else []
   while len(nodes[-1].items) > 1:
     step, items = nodes[-1].moves.pop()
@@ -288,14 +288,14 @@ def _make_node(items, target: int, rng: np.random.Generator, config: CountdownCo
     if items[first][0] < items[second][0]:
       first, second = second, first
     left, right = items[first], items[second]
-    rest = [item for place, item in enumerate(items) if place not in (first, second)]
+    rest = [item for i, item in enumerate(items) if i not in (first, second)]
     for operator, value in _operations(left[0], right[0], config.max_intermediate):
       step = (str(left[0]), operator, str(right[0]), "=", str(value))
       moves[step] = (list(step), [(value, (operator, left[1], right[1])), *rest])
-  moves = list(moves.values())  # equal numbers make equal steps: one of each is kept
-  moves = [moves[place] for place in rng.permutation(len(moves))]
+  moves = list(moves.values())  # equal numbers give equal steps: one of each is kept
+  moves = [moves[i] for i in rng.permutation(len(moves))]
   if config.insight and rng.random() < config.insight:
-    # A stable sort: the moves that lead to the target come last, which is to say first in turn.
+    # A stable sort: the moves that lead to the target come last, so that they are taken first.
     moves.sort(key=lambda move: target in _solutions(
         tuple(sorted(value for value, _ in move[1])), config.max_intermediate))
   return _Node(items, moves)
@@ -323,13 +323,13 @@ def _enumerate_problems(
 
 @functools.lru_cache(maxsize=None)
 def _solutions(numbers: tuple[int, ...], limit: int) -> dict[int, Any]:
-  """Every value the sorted numbers can make, each number used once, with one expression for it."""
+  """Every value that the sorted numbers reach, each used once, with one expression for it."""
   if len(numbers) == 1:
     return {numbers[0]: numbers[0]}
   solutions = {}
   for first, second in itertools.combinations(range(len(numbers)), 2):
     right, left = numbers[first], numbers[second]
-    rest = [number for place, number in enumerate(numbers) if place not in (first, second)]
+    rest = [number for i, number in enumerate(numbers) if i not in (first, second)]
     for operator, value in _operations(left, right, limit):
       remaining = list(rest)
       bisect.insort(remaining, value)
@@ -340,7 +340,7 @@ def _solutions(numbers: tuple[int, ...], limit: int) -> dict[int, Any]:
 
 
 def _substitute(expression: Expression, value: int, part: Expression) -> tuple[Expression, bool]:
-  """Replaces one leaf equal to `value` by `part`; says whether there was one."""
+  """Replaces one leaf equal to `value` by `part`; also returns whether there was one."""
   if isinstance(expression, int):
     return (part, True) if expression == value else (expression, False)
   operator, left, right = expression
@@ -351,7 +351,7 @@ def _substitute(expression: Expression, value: int, part: Expression) -> tuple[E
 
 
 def _expression_words(expression: Expression, minimum: int = 0) -> list[str]:
-  """Words of an expression, in parentheses if its operator binds less than `minimum`."""
+  """Words of an expression, in parentheses if its precedence is below `minimum`."""
   if isinstance(expression, int):
     return [str(expression)]
   operator, left, right = expression

@@ -1,4 +1,4 @@
-"""From the choice of a task to its splits."""
+"""Loads the splits of a task from its config."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -16,20 +16,20 @@ from rlreason.data.tasks.own import OwnTask
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CountdownTask:
-  """Countdown problems, generated; comes with demonstrations of search."""
+  """Generated Countdown problems, with demonstrations of search."""
 
   kind: Literal["countdown"]
   problems: countdown.CountdownConfig = countdown.CountdownConfig()
-  verifier: str = ""  # as of `FileTask`; empty = the task's own
+  verifier: str = ""  # as in `FileTask`; empty = the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChainTask:
-  """Chains of operations modulo a number, generated; comes with demonstrations."""
+  """Generated chains of operations modulo a number, with demonstrations."""
 
   kind: Literal["chain"]
   problems: chain.ChainConfig = chain.ChainConfig()
-  verifier: str = ""  # as of `FileTask`; empty = the task's own
+  verifier: str = ""  # as in `FileTask`; empty = the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class ArithmeticTask:
 
   kind: Literal["arithmetic"]
   problems: arithmetic.ArithmeticConfig
-  verifier: str = ""  # as of `FileTask`; empty = the task's own
+  verifier: str = ""  # as in `FileTask`; empty = the task's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,16 @@ class FileTask:
   kind: Literal["file"]
   name: str  # of the task, in metrics and tables
   train: Path  # of a file or a folder, or a pattern
-  test: Path = ""  # the same; empty = problems of the training files are held out
-  held_out: float = own.TEST_SHARE  # about this share of them, where there is no test file
-  validation: Path = ""  # the same; empty = that of the test
+  test: Path = ""  # likewise; empty = problems of the training files are held out
+  held_out: float = own.TEST_SHARE  # about this share of them, if there is no test file
+  validation: Path = ""  # likewise; empty = the test split
   # Ours -> the file's, or a path in it such as "reward_model.ground_truth".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
   system: str = ""  # a system message before it; empty = that of the row or of the chat template
   is_chat: bool = True  # whether prompts go through the chat template
-  # What says whether a completion is right, in training and in evaluation: a name of
-  # `rewards.verifier.VERIFIERS`, or a reward function, "package.module:function", of which 1 is
-  # right.
+  # The verifier, in training and in evaluation: a name of `rewards.verifier.VERIFIERS`, or a reward
+  # function, "package.module:function", that returns 1 for right.
   verifier: str = "math"
 
   def __post_init__(self):
@@ -77,12 +76,12 @@ class TfdsTask:
   train: str = "train"  # split
   test: str = "test"  # split
   validation: str = ""  # split; empty = the test split
-  data_dir: Path | None = None  # where prepared data sets lie; None = where tfds keeps them
-  download: bool = False  # download and prepare a builder's data where they are absent
-  template: str = "{question}"  # as of `FileTask`
-  system: str = ""  # as of `FileTask`
-  is_chat: bool = True  # as of `FileTask`
-  verifier: str = "math"  # as of `FileTask`
+  data_dir: Path | None = None  # folder of prepared data sets; None = tfds's default
+  download: bool = False  # download and prepare a builder's data if absent
+  template: str = "{question}"  # as in `FileTask`
+  system: str = ""  # as in `FileTask`
+  is_chat: bool = True  # as in `FileTask`
+  verifier: str = "math"  # as in `FileTask`
 
 
 _NO_DEMONSTRATIONS = (
@@ -91,7 +90,7 @@ _NO_DEMONSTRATIONS = (
 
 
 def verifier_of(config: "TaskConfig") -> str | Callable[..., Any]:
-  """The verifier of a task, as of `Task`."""
+  """The verifier of a task, as in `Task`."""
   return config.verifier or own_verifier(config)
 
 
@@ -103,7 +102,7 @@ def own_verifier(config: "TaskConfig") -> str | Callable[..., Any]:
 
 
 TaskConfig = CountdownTask | ChainTask | ArithmeticTask | FileTask | TfdsTask | OwnTask
-# Tasks in words of their own, with demonstrations in them.
+# Tasks with their own vocabulary, and demonstrations in it.
 _WORD_TASKS = {CountdownTask: countdown, ChainTask: chain}
 _DEMONSTRATIONS = {CountdownTask: countdown.CountdownDemonstrations,
                    ChainTask: chain.ChainDemonstrations}
@@ -140,7 +139,7 @@ def _load_tasks(config: TaskConfig) -> dict[str, Task]:
 
 
 def vocabulary(config: TaskConfig) -> list[str] | None:
-  """The words of a task that has a vocabulary of its own, for `WordTokenizer`; else None."""
+  """The vocabulary of a task that has its own, for `WordTokenizer`; else None."""
   if isinstance(config, OwnTask):
     words = config.parts["train"].vocabulary
     return None if words is None else list(words)
@@ -150,18 +149,18 @@ def vocabulary(config: TaskConfig) -> list[str] | None:
 
 
 def behaviour_words(config: TaskConfig) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-  """The words of such a task that mean going back, and checking; else None."""
+  """The words of such a task for backtracking, and for checking; else None."""
   task = _WORD_TASKS.get(type(config))
   return None if task is None else (task.BACK_WORDS, task.CHECK_WORDS)
 
 
 def demonstrations(config: TaskConfig, train: RowSource, size: int) -> RowSource:
-  """Examples {prompt, completion} of the task's own: generated, or the solutions in its files.
+  """The task's own examples {prompt, completion}: generated, or the solutions in its files.
 
   Args:
     config: of the task.
     train: its training rows.
-    size: how many; where each training row makes one, at most that many.
+    size: how many; if each training row gives one, at most the number of rows.
 
   Raises:
     ValueError: the task has none.
@@ -204,7 +203,7 @@ def _solutions(config: FileTask, train: RowSource, size: int) -> RowSource:
 
 
 def _divided(rows: RowSource, share: float) -> dict[str, RowSource]:
-  """The rows of a file to train on, and those that are held out."""
+  """The training rows of a file, and the held-out ones."""
   try:
     chosen = sources.hold_out(rows, share)
   except ValueError as error:
@@ -255,9 +254,9 @@ def _rows_tasks(config: FileTask | TfdsTask, read) -> dict[str, Task]:
 
 
 class _Templated:
-  """Rows whose prompt is put into the template, after their system message, if they have one.
+  """Rows whose prompts are put into the template, after their system message, if they have one.
 
-  Chat messages are left as they are.
+  Chat messages are unchanged.
   """
 
   def __init__(self, rows: RowSource, config: FileTask | TfdsTask | OwnTask):
@@ -272,10 +271,10 @@ class _Templated:
       return row
     system = self._config.system or row.get("system")
     row = {name: value for name, value in row.items() if name != "system"}
-    # Not str.format: a template asks for `\boxed{}`, braces and all.
+    # Not str.format: templates contain `\boxed{}` with its braces.
     prompt = self._config.template.replace("{question}", row["prompt"])
     return row | {"prompt": columns.with_system(prompt, system, self._config.is_chat)}
 
   def origin(self, index: int) -> int | str:
-    """Where the row is from."""
+    """The origin of the row."""
     return sources.origin(self._rows, index)

@@ -1,18 +1,18 @@
-"""A task of the user's own: problems in Python, as lists of rows or as objects that have them.
+"""Custom tasks: problems in Python, as lists of rows or as objects that have them.
 
-What is given is one object, or one for each split, {"train": ..., "test": ..., "validation": ...}
-(the last may be left out). Such an object is either its rows, anything with a length whose items
-are dicts, or it has them:
+The input is one object, or one for each split, {"train": ..., "test": ..., "validation": ...} (the
+last is optional). An object is either the rows, anything with a length whose items are dicts, or
+has attributes:
 
     rows        of {prompt or question, answer, ...}, by the names that `data/columns.py` knows;
                 without an answer where the verifier is a function
-    name        what metrics call the task
+    name        that of the task in metrics
     verifier    as of `base.Task`; a function is called in this process
     vocabulary  words, for a model that is made from nothing
 
-All but `rows` may be missing. Rows are read once, checked, and held in memory, so that a run sees
-what it saw at its start. Of one object a tenth of the different prompts, by their checksums, is the
-test.
+All but `rows` are optional. Rows are read once, checked, and held in memory, so that a run uses the
+same rows to its end. From a single object a tenth of the different prompts, by their checksums, is
+the test split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,19 +28,19 @@ from rlreason.data.tasks.base import Row, RowSource
 
 SPLITS = ("train", "test", "validation")
 _MAX_ROWS = 2**20  # they are held in memory
-TEST_SHARE = 0.1  # of the different prompts, where no test is given
+TEST_SHARE = 0.1  # of the different prompts, if no test split is given
 _ALLOWED = ("allowed: a list of rows {prompt or question, answer, ...}, an object with `rows`, or "
             "{'train': ..., 'test': ...} of these")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnTask:
-  """Problems that a function of the user's returns, as rows, an object, or either for each split.
+  """Problems returned by a custom function, as rows, an object, or either for each split.
 
   It is called when the config is built.
 
   Attributes:
-    parts: what it returned, by split.
+    parts: the returned problems, by split.
   """
 
   kind: Literal["own"]
@@ -48,11 +48,11 @@ class OwnTask:
   # `rows`, or a dict of these by split.
   function: Callable[..., Any] | str
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # its keyword arguments
-  name: str = ""  # what metrics call the task; empty = the name that the object has, or "own"
+  name: str = ""  # the task in metrics; empty = the object's name, or "own"
   template: str = "{question}"  # the user's turn; `{question}` is the row's prompt
   system: str = ""  # a system message before it; empty = that of the row or of the chat template
   is_chat: bool = True  # whether prompts go through the chat template
-  verifier: str = ""  # as of `FileTask`; empty = that of the object, or "math"
+  verifier: str = ""  # as in `FileTask`; empty = that of the object, or "math"
 
   def __post_init__(self):
     function, name = self.function, getattr(self.function, "__qualname__", self.function)
@@ -96,12 +96,12 @@ class OwnRows:
     return self._rows[index]
 
   def take(self, indices: Sequence[int]) -> "OwnRows":
-    """Some of them."""
+    """The rows at some indices."""
     return OwnRows([self.raw[i] for i in indices], [self._rows[i] for i in indices])
 
 
 def given(tasks: Any) -> Callable[..., Any]:
-  """The function of an `OwnTask` for what is there; functions and their names stay as they are."""
+  """The function of an `OwnTask` for given tasks; functions and their names are unchanged."""
   is_called = callable(tasks) and (isinstance(tasks, type) or not hasattr(tasks, "rows"))
   if isinstance(tasks, str) or is_called:
     return tasks
@@ -114,14 +114,14 @@ def given(tasks: Any) -> Callable[..., Any]:
 
 
 def read_parts(found: Any, verifier: str = "") -> dict[str, Part]:
-  """The splits of what was given; see above.
+  """The splits of the given problems; see above.
 
   Args:
-    found: what a function of the user's returned.
-    verifier: of the config, before those of the objects; empty: none.
+    found: the result of a custom function.
+    verifier: of the config, which overrides those of the objects; empty: none.
 
   Raises:
-    ValueError: it is something else, or a row is bad; names the split and the row.
+    ValueError: it has another type, or a row is bad; names the split and the row.
   """
   if not isinstance(found, Mapping):
     return _divide(_read_part("tasks", found, verifier))
@@ -140,7 +140,7 @@ def read_parts(found: Any, verifier: str = "") -> dict[str, Part]:
 
 
 def input_digests(task: Any) -> dict[str, dict[str, str]]:
-  """The checksums of the rows of an own task, as `inputs.read_inputs` has those of files."""
+  """The checksums of the rows of a custom task, as `inputs.read_inputs` gives those of files."""
   parts = task.parts if isinstance(task, OwnTask) else {}
   sums = {f"rows of {split}": part.rows.digest for split, part in parts.items()}
   return {"config.task": dict(sorted(sums.items()))} if sums else {}
@@ -150,7 +150,7 @@ def examples(part: Part) -> RowSource:
   """The rows of a part that have a completion or a worked solution, as {prompt, completion}.
 
   Raises:
-    ValueError: none has.
+    ValueError: there is none.
   """
   rows, bad_rows = [], sources.BadRows("the rows of the task")
   for i, raw in enumerate(part.rows.raw):
@@ -163,7 +163,7 @@ def examples(part: Part) -> RowSource:
 
 
 def _read_part(where: str, found: Any, verifier: str, like: Part | None = None) -> Part:
-  """One split; what it does not say is as of `like`."""
+  """One split; settings that it omits are those of `like`."""
   has_rows = hasattr(found, "rows") and not isinstance(found, type)
   rows = found.rows if has_rows else found
   if isinstance(rows, (str, bytes, Mapping, type)) or not (
@@ -186,7 +186,7 @@ def _read_part(where: str, found: Any, verifier: str, like: Part | None = None) 
 
 
 def _read_rows(where: str, rows: Any, verifier: Callable[..., Any] | str) -> OwnRows:
-  """Every row, each of which has to be good: a place that is left out would move those after it."""
+  """Every row; all must be good, because dropping one would shift the indices after it."""
   if not 1 <= len(rows) <= _MAX_ROWS:
     raise ValueError(f"{where}: got {len(rows)} rows, allowed: 1 to {_MAX_ROWS:,}, which are held "
                      "in memory")
@@ -216,7 +216,7 @@ def _make_row(raw: Any, needs_answer: bool) -> Row:
 
 
 def _check_value(name: str, value: Any):
-  """Raises ValueError where a column would not be the same in another process."""
+  """Raises ValueError if a column would differ in another process."""
   parts = value.values() if isinstance(value, Mapping) else value
   if isinstance(value, (Mapping, list, tuple)):
     for part in parts:

@@ -1,4 +1,4 @@
-r"""Worked solutions of arithmetic problems: demonstrations of the process, a step on each line.
+r"""Worked solutions of arithmetic problems: demonstrations with a step on each line.
 
     State the final answer to the following arithmetic problem: 3 - 5 + 4 =
 
@@ -20,10 +20,10 @@ _EXPRESSION = re.compile(r"-?\d+(?: [+*-] -?\d+)*")
 
 
 def demonstration(row: base.Row) -> str:
-  """The working of a row of the arithmetic task, its answer in a box at the end.
+  """The worked solution of a row of the arithmetic task, with its answer in a box at the end.
 
   Raises:
-    ValueError: the row is of a task without a working, or the working does not lead to its answer.
+    ValueError: the row's task has no worked solution, or the solution does not give its answer.
   """
   check_tasks([row["task_name"]])
   lines, result = _WORKINGS[row["task_name"]](row["question"])
@@ -35,7 +35,7 @@ def demonstration(row: base.Row) -> str:
 
 
 def check_tasks(names: Sequence[str]):
-  """Raises ValueError if one of these tasks of reasoning-gym has no working here."""
+  """Raises ValueError if one of these tasks of reasoning-gym has no worked solution here."""
   missing = sorted(set(names) - set(_WORKINGS))
   if missing:
     raise ValueError(

@@ -1,6 +1,6 @@
-"""What an answer says, read off its text; nothing is evaluated.
+"""Reads the meaning of an answer from its text; nothing is evaluated.
 
-The text in one spelling (`typesetting.py`) is taken apart (`reader.py`) into numbers with units,
+The text in a uniform spelling (`typesetting.py`) is parsed (`reader.py`) into numbers with units,
 lists, equations and formulas (`types.py`).
 """
 

@@ -1,4 +1,4 @@
-r"""Numbers and formulas with what stands around them: money, units, per cent."""
+r"""Numbers and formulas with their surroundings: money, units, per cent."""
 
 from fractions import Fraction
 import re
@@ -16,7 +16,7 @@ _HEAD = re.compile(
 
 
 def read_number(text: str) -> Number | None:
-  """A number with what stands around it: money, a unit, a sign of per cent."""
+  """A number with its surroundings: money, a unit, a per cent sign."""
   sign, unit = "", ()
   text = _SIGNED.sub(r"\1\2", text)
   money = _MONEY.match(text)
@@ -34,20 +34,20 @@ def read_number(text: str) -> Number | None:
     parts, tens = read
     if money and parts:
       parts = unit if parts == unit or parts[0][0] == "%" else ()
-    is_percent = ("%", 1) in parts  # of what it is does not matter
+    is_percent = ("%", 1) in parts  # a percentage of what does not matter
     return Number(value * Fraction(10) ** tens, unit or (() if is_percent else parts), is_percent)
   return None
 
 
 def _value(text: str) -> Fraction | None:
   text = text.strip()
-  # A comma before a space is never one of thousands.
+  # A comma before a space never separates thousands.
   return None if ", " in text else quantities.number(squeeze(text).strip("{}") if re.fullmatch(
       r"\{[^{}]*\}", text) else squeeze(text))
 
 
 def _tails(text: str):
-  """Yields (number, what follows it) where a unit may begin: the longest number first."""
+  """Yields (number, the text after it) where a unit may begin: the longest number first."""
   head = _HEAD.match(text)[0]
   if head.strip():
     yield head.rstrip(), text[len(head.rstrip()):]
@@ -57,7 +57,7 @@ def _tails(text: str):
 
 
 def _is_unit_there(head: str, tail: str, unit: Unit) -> bool:
-  r"""Whether what follows a number is meant as a unit: `5 m`, `5\text{m}` and `5 clips`, but not
+  r"""Whether the text after a number is meant as a unit: `5 m`, `5\text{m}` and `5 clips`, but not
   `5m` or `5x`, which may be products."""
   if re.match(r"[A-Za-z](?![A-Za-z])\s*\\text|\s*[xyz]\s*\\text", tail):
     return False  # 8x cm
@@ -85,7 +85,7 @@ _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
 
 
 def without_unit(text: str) -> tuple[str, Unit]:
-  """A formula and its unit; where there is none, all of the text."""
+  """A formula and its unit; all of the text if there is no unit."""
   money = _MONEY.match(text)
   if money:
     return money[1] + text[money.end():], quantities.read_unit("\\" + money[2])[0]

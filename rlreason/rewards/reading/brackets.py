@@ -1,4 +1,4 @@
-"""Brackets of LaTeX: which closes which, and what stands outside them."""
+"""Brackets of LaTeX: matches them, and splits the text outside them."""
 
 from collections.abc import Callable
 import functools
@@ -7,16 +7,16 @@ import re
 _TOKEN = re.compile(
     r"\"[^\"]*\"|\\begin\{[a-zA-Z*]+\}|\\end\{[a-zA-Z*]+\}|\\text\{[^{}]*\}|\\[A-Za-z]+|\\.|.",
     re.DOTALL)
-# What a bracket may be closed by: (1,2] is an interval.
+# The brackets that may close another: (1,2] is an interval.
 _KINDS = {**dict.fromkeys(("(", "[", "\\{", "\\langle", "\\lfloor", "\\lceil"), "bracket"),
           "{": "brace"}
 _CLOSED = {**dict.fromkeys((")", "]", "\\}", "\\rangle", "\\rfloor", "\\rceil"), "bracket"),
            "}": "brace"}
 
 
-@functools.lru_cache(maxsize=16)  # several questions in turn are about one text
+@functools.lru_cache(maxsize=16)  # several calls in a row concern one text
 def _levels(text: str) -> list[tuple[re.Match, int]]:
-  """(token, how many brackets are open behind it), up to where brackets do not match."""
+  """(token, number of open brackets after it), up to where brackets do not match."""
   levels, stack = [], []
   for token in _TOKEN.finditer(text):
     mark = token.group()
@@ -33,7 +33,7 @@ def _levels(text: str) -> list[tuple[re.Match, int]]:
 def split(
     text: str, is_separator: Callable[[str, re.Match, str], bool]
 ) -> list[str] | None:
-  """The parts between separators outside all brackets; None where brackets do not match."""
+  """The parts between separators outside all brackets; None if brackets do not match."""
   parts, start, end, level = [], 0, 0, 0
   for token, level in _levels(text):
     end = token.end()
@@ -44,7 +44,7 @@ def split(
 
 
 def closing(text: str) -> int | None:
-  """Where the bracket at the start of the text is closed: the index behind it."""
+  """The index after the bracket that closes the one at the start of the text."""
   for token, level in _levels(text):
     if level == 0:
       return token.end() if token.start() else None

@@ -1,4 +1,4 @@
-"""What is no formula: words, digits of another base; and formulas written in plain text."""
+"""Answers that are not formulas: words, digits of another base; and formulas in plain text."""
 
 from fractions import Fraction
 import re
@@ -16,7 +16,7 @@ _LEAD = re.compile(
 _ABOUT = re.compile(
     r"(?:\\approx|\\text\{ ?(?:about|approximately)\s*\}|approximately|about|=) *")
 
-# f(x) = 2x for all x: but not "for any integer k", which says what a list runs over.
+# f(x) = 2x for all x: but not "for any integer k", which states the range of a list.
 _FOR_ALL = re.compile(
     r",? ?(?:\\text\{ ?,? ?for (?:all|every|any)(?: real)?(?: numbers?)? ?\}|\\forall(?![A-Za-z]))"
     r" ?[a-z](?: ?, ?[a-z])*(?: ?\\in ?\\mathbb\{R\}(?:\^\+|_\{?>0\}?)?)?$")
@@ -29,7 +29,7 @@ _CONSTANT = re.compile(
 
 
 def trim(text: str) -> str:
-  """Without full stops, and words around the answer such as "the answer is"."""
+  """Removes full stops, and words around the answer such as "the answer is"."""
   before = None
   while text != before:
     before = text
@@ -63,13 +63,13 @@ def read_clock(text: str) -> Clock | None:
 
 
 def read_code(text: str) -> Number | Words | None:
-  """Digits that are no decimal number: with their base, hexadecimal, dates, rows of numbers."""
+  """Digits that are not a decimal number: with a base, hexadecimal, dates, rows of numbers."""
   based = _BASED.fullmatch(text)
   if based and based[1][0].isdigit() and (based[2].isdigit() or based[2] in _BASES):
     base = str(_BASES.get(based[2], based[2]))
     return Number(Fraction(based[1])) if base == "10" and based[1].isdecimal() else Words(
         f"{based[1].lower()} in base {base}")
-  # Rows of numbers; dates, scores and ranges, which are no differences.
+  # Rows of numbers; dates, scores and ranges, which are not differences.
   if re.fullmatch(r"0[xbo][0-9a-fA-F]+|[+-]?[\d.]+(?: [+-]?[\d.]+)+|\d+(?:-\d+)+|\d+/\d+/\d+",
                   text):
     return Words(text.lower())
@@ -83,7 +83,7 @@ _SHORT_WORDS = frozenset("no on in up ok am pm of to is it so we us or if at as 
 
 
 def read_words(text: str) -> Words | None:
-  """Words where the text is language and no formula."""
+  """Words, if the text is language and not a formula."""
   plain = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
   plain = re.sub(r"(?<=\d)(?:st|nd|rd|th)(?![A-Za-z])", "", plain)
   plain = re.sub(r"\\(?:begin|end)\{[a-z]*matrix\}", "{", plain)
@@ -96,12 +96,12 @@ def read_words(text: str) -> Words | None:
       or len(words) == 1 and plain.strip() == words[0]
       and (words[0].lower() in _SHORT_WORDS or not words[0].islower())
       or len(words) > 1 and not has_signs
-      or re.fullmatch(r"[A-H](?: [A-H])+", plain.strip())  # in an order, and no product
+      or re.fullmatch(r"[A-H](?: [A-H])+", plain.strip())  # in an order, not a product
       or re.fullmatch(r"\s*\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?\s*", plain, re.IGNORECASE))
   return Words(fold(plain)) if is_language else None
 
 
-# Words and signs for the same, and what they mean.
+# Synonymous words and signs, and their meaning.
 _REALS = Items("()", (MINUS_INFINITY, INFINITY))
 MEANINGS = {
     **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions",
@@ -125,14 +125,14 @@ _ASCII_FUNCTION = re.compile(
     r"|pi|theta|alpha|beta|infty|min|max|gcd)(?![A-Za-z])")
 
 
-# \sin x \cdot y, which the parser takes for the sine of a product.
+# \sin x \cdot y, which the parser reads as the sine of a product.
 _ARGUMENT = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?:\^\{?\d\}?)?) ?\{? ?(\d*(?:[A-Za-z]|\\[a-z]+)|\d+)"
     r" ?\}? ?(\\cdot|\\times|\*)(?![A-Za-z])")
 
 
 def formula(text: str) -> str:
-  """LaTeX as the parser of mathematics wants it."""
+  """LaTeX in the form that the parser of mathematics requires."""
   text = re.sub(r"(?<![A-Za-z\\])inf(?:inity)?(?![A-Za-z])", r"\\infty ", text)
   text = _ARC.sub(r"\\arc\1 ", text)
   text = _ASCII_FUNCTION.sub(r"\\\1 ", text)

@@ -8,7 +8,7 @@ from rlreason.rewards.reading.types import (
     is_label)
 from rlreason.rewards.reading.typesetting import squeeze
 
-MAX_ITEMS = 200  # of a list; a longer one is not taken apart
+MAX_ITEMS = 200  # of a list; a longer one is not parsed
 _ROW_SETS = {"matrix": "matrix", "pmatrix": "matrix", "bmatrix": "matrix", "Bmatrix": "matrix",
              "smallmatrix": "matrix", "array": "matrix", "vmatrix": "vmatrix", "Vmatrix": "Vmatrix",
              "cases": "cases", "dcases": "cases", "rcases": "cases", "aligned": "list",
@@ -45,14 +45,14 @@ def read_rows(text: str, read: Reader) -> Reading | None:
   if kind == "cases":
     bare = lambda cell: _CONDITION.sub("", _CONDITION.sub("", cell.strip()))
     cells = [[bare(cell) for cell in row] for row in cells]
-    if all(len(row) == 1 for row in cells):  # a system, which its solution may be written as
+    if all(len(row) == 1 for row in cells):  # a system; a solution may be written like this
       return _listed([row[0] for row in cells], read)
   return Items(kind, tuple(
       Items("row", tuple(read(cell) for cell in row)) for row in cells))
 
 
 def _listed(parts: list[str], read: Reader) -> Reading | None:
-  """A list of what is not empty, inner lists (of a plus-minus sign) taken into it."""
+  """A list of the non-empty parts; inner lists (of a plus-minus sign) are flattened."""
   readings = []
   for part in parts:
     part = language.trim(part)
@@ -66,7 +66,7 @@ def _listed(parts: list[str], read: Reader) -> Reading | None:
 
 
 def _united(readings: list[Reading]) -> Items | None:
-  """Inequalities of one variable, one or the other of which holds: a union."""
+  """Alternative inequalities of one variable, as a union."""
   is_range = [isinstance(item, Items) and item.kind in ("()", "(]", "[)", "[]", "union")
               and item.name != "" for item in readings]
   others = [item for item, found in zip(readings, is_range) if not found]
@@ -144,12 +144,12 @@ _INTEGER_NOTE = re.compile(
     r"|[a-z] (?:is )?an? (?:any )?integer"
     r"|(?:\\text\{ ?(?:where|for|with) ?\} ?)?[a-z] ?\\text\{ ?is (?:an?|any) (?:\w+ )?integer ?\}")
 
-# x = k\pi (k \in \mathbb{Z}), and with "where" or "for" in place of a comma.
+# x = k\pi (k \in \mathbb{Z}), and with "where" or "for" instead of a comma.
 _NOTED = re.compile(r"(.*\S) *(\([^()]*\)|\\text\{ ?(?:where|for|with)(?![a-z]).*)")
 
 
 def _read_given(text: str, pieces: list[str], read: Reader) -> Items | None:
-  """A formula behind which stands what its letter ranges over."""
+  """A formula followed by the range of its letter."""
   noted = _NOTED.fullmatch(text)
   splits = [(", ".join(pieces[:-1]), pieces[-1])] if len(pieces) > 1 else []
   for formula, note in [*splits, *([noted.groups()] if noted else [])]:
@@ -167,7 +167,7 @@ def _given(formula: str, note: str, read: Reader) -> Items:
 
 
 def read_builder(text: str, read: Reader) -> Reading | None:
-  r"""`\{x : x > 2\}` is what `x > 2` is; `\{k\pi : k \in \mathbb{Z}\}` a formula of integers."""
+  r"""`\{x : x > 2\}` is read like `x > 2`; `\{k\pi : k \in \mathbb{Z}\}` a formula of integers."""
   if not text.startswith("\\{") or brackets.closing(text) != len(text):
     return None
   marks = []
@@ -224,7 +224,7 @@ def _is_ranges(parts: list[str]) -> bool:
 
 
 def _commas(text: str) -> list[str]:
-  """The parts between commas, read so that commas of thousands stay where they can be such."""
+  """The parts between commas, except commas that can separate thousands."""
   wide = brackets.split(text, lambda kind, token, whole: kind == ";" or kind == "," and (
       whole[token.end():token.end() + 1] in (" ", "") or not whole[token.end()].isdigit()
       or not whole[token.start() - 1:token.start()].isdigit()))
@@ -269,7 +269,7 @@ def read_brackets(text: str, read: Reader) -> Reading | None:
     inside, kind = text[1:-1], "[)"
   else:
     return None
-  # (1,234) is a pair; only beside a comma with a space can one without be of thousands.
+  # (1,234) is a pair; a comma separates thousands only if another one has a space after it.
   is_comma = lambda kind, *_: kind in ",;"
   parts = _commas(inside) if ", " in inside else brackets.split(inside, is_comma)
   if parts is None or len(parts) > MAX_ITEMS or kind not in ("()", "[]", "(]", "[)", "{}"):
@@ -284,7 +284,7 @@ def read_brackets(text: str, read: Reader) -> Reading | None:
 
 
 def read_membership(text: str, read: Reader) -> Reading | None:
-  r"""`x \in S` is S, of x."""
+  r"""`x \in S` is read as S, with the name x."""
   found = re.match(
       r"(\\?[A-Za-z]+(?:_\{?\w\}?)?|\(\\?[A-Za-z]+(?: ?, ?\\?[A-Za-z]+)+\)) *"
       r"\\in(?![A-Za-z]) *(?=\S)", text)
@@ -297,7 +297,7 @@ def read_membership(text: str, read: Reader) -> Reading | None:
 
 
 def read_ratio(text: str, read: Reader) -> Reading | None:
-  """`1:2:3`; one of numbers in its lowest terms, so that 2:4:6 is the same."""
+  """`1:2:3`; ratios of numbers are reduced, so that 2:4:6 is the same."""
   parts = brackets.split(text, lambda kind, *_: kind == ":")
   if parts is None or not 3 <= len(parts) <= MAX_ITEMS:
     return None
@@ -310,7 +310,7 @@ def read_ratio(text: str, read: Reader) -> Reading | None:
 
 
 def read_rest(text: str, read: Reader) -> Reading | None:
-  r"""What is left of the real line without points, `\mathbb{R} \setminus \{0\}`, or an interval."""
+  r"""The real line without points, `\mathbb{R} \setminus \{0\}`, or an interval."""
   hole = re.fullmatch(
       r"\\mathbb\{R\} ?(?:\\setminus|\\backslash|-) ?\\\{((?:(?!\\\}).)*)\\\}", text)
   if hole:

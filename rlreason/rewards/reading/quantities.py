@@ -1,8 +1,8 @@
 r"""Exact numbers, percentages and units of answers.
 
-Nothing is computed for a number of more than `MAX_DIGITS` digits or tens, and no sum, power or root
-is ever evaluated: `1+1` is not a number here. Not here: typesetting (`typesetting.py`), lists,
-equations and all else that an answer may be (`reading.py`).
+Nothing is computed for a number of more than `MAX_DIGITS` digits or powers of ten, and no sum,
+power or root is ever evaluated: `1+1` is not a number here. Not here: typesetting
+(`typesetting.py`), lists, equations and other forms of answers (`reading.py`).
 """
 
 from fractions import Fraction
@@ -56,7 +56,7 @@ def exact_number(text: str) -> Fraction | None:
 def number(text: str) -> Fraction | None:
   r"""The value of a number in any typesetting, else None.
 
-  Beside what `exact_number` reads: `1,234`, `3 1/2`, `1.5\times10^{3}`, `10^{-3}`, `2e5`,
+  In addition to the forms of `exact_number`: `1,234`, `3 1/2`, `1.5\times10^{3}`, `10^{-3}`, `2e5`,
   `0.\overline{3}`, `0.(3)`, `0.333\ldots` (three equal digits or more).
 
   Args:
@@ -121,7 +121,7 @@ def _ratio(signs: str, whole: str, top: str, bottom_sign: str | None, bottom: st
   return -value if is_negative else value
 
 
-# A unit: ((its parts, exponent), ...), sorted; () for none. Nouns that are no unit of measurement
+# A unit: ((its parts, exponent), ...), sorted; () for none. Nouns that are not units of measurement
 # (72 clips) are parts as well, in the singular.
 Unit = tuple[tuple[str, int], ...]
 
@@ -151,7 +151,7 @@ _RATES = {"mph": (("mi", 1), ("h", -1)), "kmh": (("km", 1), ("h", -1)),
 PREFIXES = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
 _TIMES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-# Words that say more than what is counted: with one of them a text is no number with a unit.
+# Words that are more than a counted noun: with one of them a text is not a number with a unit.
 _SAYING = frozenset(
     "or and if when for not no more less than at least most mod where to from over plus minus "
     "times but except either both with without is are otherwise only between each all none".split())
@@ -176,10 +176,10 @@ def read_unit(text: str) -> tuple[Unit, int] | None:
   r"""The unit that a text spells, and the power of ten of words such as `million`.
 
   Args:
-    text: what stands after a number: `\text{ cm}^2`, `km/h`, `meters per second`, `clips`.
+    text: the text after a number: `\text{ cm}^2`, `km/h`, `meters per second`, `clips`.
 
   Returns:
-    None where the text is no unit: it holds digits, signs, or words such as "or".
+    None if the text is not a unit: it holds digits, signs, or words such as "or".
   """
   if _WHOLE.fullmatch(text):  # 3 times, but not 3 times 4
     return ((text.strip("\\text{} "), 1),), 0
@@ -215,7 +215,7 @@ def read_unit(text: str) -> tuple[Unit, int] | None:
 
 
 def _unit_tokens(text: str):
-  """Yields ("word", text), ("power", int), or ("other", text) for what belongs into no unit."""
+  """Yields ("word", text), ("power", int), or ("other", text) for text outside units."""
   end = 0
   for token in _UNIT_TOKEN.finditer(text):
     if token.start() != end:
@@ -257,9 +257,9 @@ def is_measure(unit: Unit) -> bool:
 
 
 def agree(left: Unit, right: Unit) -> bool:
-  """Whether two units may be of the same answer: one is missing, or they are the same.
+  """Whether two units are compatible: one is missing, or they are the same.
 
-  "Units" may be any. Nouns agree where one of them says more: clips and paper clips.
+  "Units" is compatible with any. Nouns agree if one is more specific: clips and paper clips.
   """
   if not left or not right or left == right:
     return True

@@ -1,7 +1,7 @@
-r"""From the text of an answer to its reading.
+r"""Parses the text of an answer into its reading.
 
-`read` looks at the text alone and takes it apart as far as its form goes; what is left is decided
-by mathematics, piece by piece. Not here: whether two readings agree (`matching.py`).
+`read` uses only the text and parses it as far as its form allows; mathematics decides the remaining
+pieces. Not here: whether two readings agree (`matching.py`).
 """
 
 import functools
@@ -11,12 +11,12 @@ from rlreason.rewards.reading import amounts, brackets, language, lists, quantit
 from rlreason.rewards.reading.types import Choice, Expression, Number, Reading, Words
 from rlreason.rewards.reading.typesetting import clean, squeeze
 
-MAX_DEPTH = 12  # of brackets and braces that are taken apart
+MAX_DEPTH = 12  # of brackets and braces that are parsed
 
 
 @functools.lru_cache(maxsize=4096)
 def read(text: str) -> Reading:
-  """The reading of an answer as it was written, boxes and markup of a completion taken off."""
+  """The reading of an answer as written, without the boxes and markup of a completion."""
   plain = quantities.exact_number(text) if text.isascii() and "=" not in text else None
   if plain is not None:
     return Number(plain)

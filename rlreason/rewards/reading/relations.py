@@ -65,7 +65,7 @@ _DISTANCE = re.compile(r"\| ?([a-vxy]) ?(?:([+-]) ?([^|]+))?\|")
 
 
 def _read_distance(parts: list[str], sign: str) -> Items | None:
-  """The numbers that are nearer to a number than another, or farther from it."""
+  """The numbers within a distance of a number, or beyond it."""
   if parts[1].startswith("|"):
     parts, sign = parts[::-1], {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}[sign]
   found = _DISTANCE.fullmatch(parts[0])
@@ -108,7 +108,7 @@ _ACCENT = re.compile(
 
 
 def is_name(text: str) -> bool:
-  """Whether a text can stand left of "=" as the name of what is right of it."""
+  """Whether a text left of "=" can be the name of the right side."""
   text = text.strip()
   return bool(_NAME.fullmatch(text) or _NAME.fullmatch(_ACCENT.sub("", text)))
 

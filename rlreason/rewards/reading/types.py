@@ -1,4 +1,4 @@
-"""What an answer may be."""
+"""The types of answers."""
 
 from collections.abc import Callable, Hashable
 from fractions import Fraction
@@ -9,7 +9,7 @@ from rlreason.rewards.reading.quantities import Unit
 
 
 class Number(NamedTuple):
-  """A plain number, exactly; `value` is that of the digits (50 of 50%)."""
+  """An exact plain number; `value` is that of the digits (50 for 50%)."""
 
   value: Fraction
   unit: Unit = ()
@@ -17,13 +17,13 @@ class Number(NamedTuple):
 
 
 class Words(NamedTuple):
-  """What is compared as text, in lower case and without full stops."""
+  """An answer compared as text, in lower case and without full stops."""
 
   text: str
 
 
 class Expression(NamedTuple):
-  """What is compared by mathematics: LaTeX without its unit."""
+  """An answer compared by mathematics: LaTeX without its unit."""
 
   latex: str
   unit: Unit = ()
@@ -32,8 +32,7 @@ class Expression(NamedTuple):
 class Equation(NamedTuple):
   """`name = value`, or a chain `name = side = value`; `latex` is all of it.
 
-  `sides` are what a chain says of the same value on the way, where that is arithmetic: 4+1 of
-  x = 4+1 = 5.
+  `sides` are the intermediate sides of a chain that are arithmetic: 4+1 of x = 4+1 = 5.
   """
 
   name: str
@@ -43,7 +42,7 @@ class Equation(NamedTuple):
 
 
 class Clock(NamedTuple):
-  """A time of day; `half` is "a" or "p", empty where it is not said."""
+  """A time of day; `half` is "a" or "p", empty if it is not given."""
 
   hour: int
   minute: int
@@ -51,7 +50,7 @@ class Clock(NamedTuple):
 
 
 class Choice(NamedTuple):
-  """`(C) 12`: the label of a choice, and what it says."""
+  """`(C) 12`: the label of a choice, and its content."""
 
   label: str
   value: "Reading"
@@ -66,7 +65,7 @@ class Items(NamedTuple):
       "mod" (a residue and its modulus), "ratio" (of three or more),
       "either" (words or choices joined by "or"), "given" (a formula, and what its letters range
       over), "chain" with its signs.
-    items: the parts; of a matrix its rows.
+    items: the parts; for a matrix its rows.
     name: the variable of an inequality, of `x \\in ...` or of a "given"; empty without one.
   """
 
@@ -89,7 +88,7 @@ def is_label(latex) -> bool:
 
 
 def expressions(reading: Reading) -> list[str] | None:
-  """The formulas in a reading, LaTeX; None where it holds words."""
+  """The formulas in a reading, LaTeX; None if it holds words."""
   if isinstance(reading, Words):
     return None
   if isinstance(reading, Expression):
@@ -105,7 +104,7 @@ def expressions(reading: Reading) -> list[str] | None:
 
 
 def rename(reading: Reading, old: str, new: str) -> Reading:
-  """The reading with another letter for a bound one; unchanged where the new letter is in use."""
+  """The reading with a bound letter renamed; unchanged if the new letter is in use."""
   letter = lambda name: rf"(?<![A-Za-z\\]){name}(?![A-Za-z])"
   swap = lambda latex: latex if re.search(letter(new), latex) else re.sub(letter(old), new, latex)
   if isinstance(reading, (Expression, Equation)):
@@ -118,7 +117,7 @@ def rename(reading: Reading, old: str, new: str) -> Reading:
 
 
 def vote(reading: Reading) -> Hashable:
-  """What readings that say the same have in common: 0.5, 1/2 and x = 0.50 cm are one answer."""
+  """A key shared by equivalent readings: 0.5, 1/2 and x = 0.50 cm are one answer."""
   if isinstance(reading, Number):
     return reading.value / 100 if reading.is_percent else reading.value
   if isinstance(reading, (Equation, Choice)):

@@ -1,7 +1,7 @@
-r"""One spelling for the typesetting of an answer: LaTeX, Unicode, Markdown or plain text.
+r"""Normalises the typesetting of an answer: LaTeX, Unicode, Markdown or plain text.
 
-What is left is text of few kinds: `\text{...}` for upright words, single spaces, `\cr ` for a row
-break, `\le`, `\ge`, `\ne`, `\frac{}{}`, `^{}`. What the text means is not asked here
+The result uses few forms: `\text{...}` for upright words, single spaces, `\cr ` for a row break,
+`\le`, `\ge`, `\ne`, `\frac{}{}`, `^{}`. The meaning of the text is not considered here
 (`reading.py`); nothing is evaluated.
 """
 
@@ -41,13 +41,13 @@ _SUPERSCRIPTS = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078
 _SUBSCRIPTS = dict(zip("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089",
                        "0123456789"))
 
-# Commands whose doubled backslash is an escape of JSON, and no row break before a word.
+# Commands whose doubled backslash is an escape of JSON, not a row break before a word.
 _COMMANDS = (
     "d?frac|tfrac|cfrac|sqrt|text\\w*|math\\w+|boxed|fbox|pi|left|right|begin|end|cdot|times|infty"
     "|cup|cap|pm|leq?|geq?|neq?|circ|degree|alpha|beta|theta|lambda|log|ln|sin|cos|tan|emptyset"
     "|overline|displaystyle|quad|dots|ldots|in|operatorname|binom|varnothing|angle|approx")
 _UPRIGHT = r"\\(?:text(?:bf|it|rm|tt|sf|sc|normal|up|md)?|math(?:rm|sf|tt)|[mh]box|operatorname\*?)"
-# Wrappers that change nothing but the looks of their argument.
+# Wrappers that change only the appearance of their argument.
 _LOOKS = re.compile(
     r"\\(?:math(?:bf|it|cal|scr|normal|ord|rel|bin|op)|boldsymbol|bm|bold|pmb|underline|ensuremath"
     r"|emph|boxed|fbox|textcolor\s*\{[^{}]*\}|colorbox\s*\{[^{}]*\})\s*(?=\{)")
@@ -141,9 +141,9 @@ _MONEY_IN_TEXT = re.compile(
 _PLAIN = re.compile(r"-?\d+(?:[./]\d+)?", re.ASCII)
 
 
-@functools.lru_cache(maxsize=4096)  # matched and read, and gold answers by many completions
+@functools.lru_cache(maxsize=4096)  # reused by matching, reading and other completions
 def clean(text: str) -> str:
-  """The text in one spelling of its typesetting; spaces single, words and order untouched."""
+  """The text with normalised typesetting and single spaces; words and order do not change."""
   if _PLAIN.fullmatch(text):
     return text
   text = re.sub(r"[^\S\n]{2,}", " ", text)
@@ -170,8 +170,10 @@ def _prefixed(match: re.Match) -> str:
 
 
 def squeeze(text: str) -> str:
-  r"""Cleaned text without the spaces that mean nothing: those after a command (`\pi r`), and those
-  between numbers (`1 2` is not 12) or words stay."""
+  r"""Cleaned text without meaningless spaces.
+
+  Kept are those after a command (`\pi r`), and between numbers (`1 2` is not 12) or words.
+  """
   text = re.sub(r"\\(?:text)\{([^{}]*)\}", r" \1 ", text)
   text = re.sub(r"(?<=\d) +(?=\d)|(?<=[A-Za-z]{2}) +(?=[A-Za-z]{2})", "\0", text)
   text = re.sub(r"(\\[A-Za-z]+) +(?=[A-Za-z])", "\\1\0", text)

@@ -1,4 +1,4 @@
-"""What a run is to do, as data: the recipe and, one file a kind, the settings of its stages."""
+"""The settings of a run: the recipe and, one file per kind, the settings of its stages."""
 
 import typing
 

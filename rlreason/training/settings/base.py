@@ -1,16 +1,16 @@
-"""What the settings of every kind of stage say of it, and how stages name each other.
+"""The common interface of the settings of all stages, and how stages name each other.
 
-A stage that trains starts from the policy before it, from the initial weights, from the end of an
-earlier stage, or from a folder. Data that a stage writes (`data/<stage>.jsonl`), and a reward model
-that it trains, are named "stage:NAME" by the stages after it.
+A stage that trains starts from the previous policy, from the initial weights, from the end of an
+earlier stage, or from a folder. Later stages refer to a stage's data (`data/<stage>.jsonl`), or the
+reward model that it trains, as "stage:NAME".
 """
 
 from typing import Any, ClassVar, Protocol
 
-# Where a stage's policy comes from: the last stage before that trains, the recipe's model, or else
-# the name of an earlier stage that trains, or a folder as a run writes it.
+# The origin of a stage's policy: the previous stage that trains, the recipe's model, or else the
+# name of an earlier stage that trains, or a folder as a run writes it.
 START = ("previous", "initial")
-BEST = "-best"  # after the name of a stage: its best model, beside the one that it ended with
+BEST = "-best"  # after the name of a stage: its best model, next to its final one
 _STAGE_PREFIX = "stage:"
 
 
@@ -20,7 +20,7 @@ class StageConfig:
   trains: ClassVar[bool] = True  # whether it changes the policy
   has_steps: ClassVar[bool] = True
   has_preflight: ClassVar[bool] = False  # whether a few problems may be tried before its first step
-  # What is to be looked at where its gradient is 0.
+  # What to check if its gradient is 0.
   suspects: ClassVar[str] = (
       "the examples (are both completions of a pair the same?) and at the weights of the loss")
 
@@ -39,21 +39,21 @@ class StageConfig:
     return {}
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int] | None:
-    """Rows that a step works on, and the most tokens of a row, both upper bounds; None: unknown.
+    """Rows of a step, and the most tokens of a row, both upper bounds; None: unknown.
 
     `prompt_tokens` are those of the longest prompt.
     """
     return None
 
   def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int] | None:
-    """Of its gradient passes: the field with their length, rows and tokens of a row; None: unknown.
+    """Of its gradient passes: the field of their length, rows and tokens per row; None: unknown.
 
     A lower bound where rows may be shorter than the longest.
     """
     return None
 
   def work(self, prompt_tokens: int) -> str:
-    """What it does, for a person: steps, and the rows and the most tokens of each."""
+    """A description for the user: steps, and the rows and the most tokens of each."""
     found = self.step_rows(prompt_tokens)
     if found is None:
       return f"{self.steps:,} steps"
@@ -62,7 +62,7 @@ class StageConfig:
 
 
 class RunConfig(Protocol):
-  """What the loop and the stages read of a `Recipe`, without its kinds of stages."""
+  """The part of a `Recipe` that the loop and the stages read, without its kinds of stages."""
 
   seed: int
   stages: tuple[StageConfig, ...]
@@ -78,11 +78,11 @@ class RunConfig(Protocol):
 
 
 def stage_of(source: str) -> str | None:
-  """NAME of "stage:NAME", what a stage of the run writes; None of a path."""
+  """NAME of "stage:NAME", which a stage of the run writes; None for a path."""
   return source.removeprefix(_STAGE_PREFIX) if source.startswith(_STAGE_PREFIX) else None
 
 
 def named_stages(stage: StageConfig, *fields: str) -> dict[str, str]:
-  """Those of the fields that name a stage -> its name; a kind may lack some of the fields."""
+  """Field -> stage, for fields that name a stage; a kind may lack some of the fields."""
   named = {field: stage_of(vars(stage).get(field, "")) for field in fields}
   return {field: name for field, name in named.items() if name is not None}

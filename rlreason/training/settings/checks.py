@@ -1,7 +1,6 @@
 """Checks that the settings of several kinds of stages share; each raises ValueError.
 
-A setting that could have no effect is refused too (`config.check_unread`): whoever writes it means
-something by it.
+A setting without effect is refused too (`config.check_unread`), because it is probably a mistake.
 """
 
 from typing import Any
@@ -20,7 +19,7 @@ def check_positive(config: Any, *names: str):
 
 
 def check_rows(stage: Any):
-  """Refuses more completions of one step than could be in memory at once."""
+  """Refuses more completions per step than could be in memory at once."""
   most = 2**20
   if stage.num_prompts * stage.group_size > most:
     raise ValueError(
@@ -29,7 +28,7 @@ def check_rows(stage: Any):
 
 
 def check_fields(stage: Any, source: str):
-  """Refuses names of columns where no file is read: stages write ours."""
+  """Refuses names of columns if no file is read: stages write standard columns."""
   if stage.fields and (not source or stage_of(source) is not None):
     raise ValueError(f"fields: got {dict(stage.fields)}, allowed: none, where the stage reads no "
                      "file of its own")
@@ -44,13 +43,13 @@ def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
 
 
 def check_micro_batch(name: str, size: int, of: str, rows: int):
-  """Refuses gradient passes that do not make up a batch of `rows` rows, which `of` names."""
+  """Refuses gradient passes that do not divide a batch of `rows` rows, which `of` names."""
   if size and rows % size:
     raise ValueError(f"{name}: got {size}, allowed: a divisor of {of}={rows}, or 0")
 
 
 def check_lengths_paid(rewards: tuple[RewardSpec, ...], sampling: SamplingOptions, group_size: int):
-  """Raises ValueError where a reward for the length is the same of every completion."""
+  """Raises ValueError if a length reward is the same for every completion."""
   built_in = {spec.name: spec.options for spec in rewards if spec.function is None}
   for name, value in (("kimi_length", "0"), ("majority", "1 for any answer")):
     if name in built_in and group_size == 1:
@@ -74,7 +73,7 @@ def check_critic_rate(optimizer: OptimizerConfig, reason: str):
 
 
 def check_samples_differ(sampling: SamplingOptions, group_size: int):
-  """Raises ValueError where all completions of a prompt would be the same."""
+  """Raises ValueError if all completions of a prompt would be the same."""
   is_greedy = {"temperature": sampling.temperature == 0, "top_k": sampling.top_k == 1,
                "min_p": sampling.min_p == 1}
   for name, is_so in is_greedy.items():

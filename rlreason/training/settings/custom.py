@@ -1,4 +1,4 @@
-"""The settings of a stage of the user's own."""
+"""The settings of a custom stage."""
 
 import dataclasses
 from typing import Literal
@@ -13,14 +13,14 @@ OFFERED = ("setup", "stage", "policy", "seed", "folder")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CustomStage(StageConfig):
-  """A stage that a function of the user's makes, as `training.stages` makes ours."""
+  """A stage made by a custom function, as `training.stages` makes the built-in ones."""
 
   kind: Literal["custom"]
   name: str
   steps: int  # calls of its `learn`
-  # Returns a `training.stages.Stage` whose state has params["policy"]. It is given what it names of
-  # `setup` (of the run), `stage` (these settings), `policy` (parameters, with their adapters if it
-  # has any; it takes them over), `seed` (of the order of its data) and `folder` (of the run).
+  # Returns a `training.stages.Stage` whose state has params["policy"]. It receives those that it
+  # names of `setup` (of the run), `stage` (these settings), `policy` (parameters, with adapters if
+  # it has any; it owns them), `seed` (of the order of its data) and `folder` (of the run).
   make: Slot
   start: Path = "previous"  # see `settings.base.START`
 

@@ -31,8 +31,8 @@ class DistillStage(StageConfig):
   # of `examples`: files of {prompt, completion}, or "stage:NAME".
   student_fraction: float = 1.0
   examples: Path = ""  # empty: the problems of the task, and a student_fraction of 1
-  problems: Path = ""  # without examples, as of `RLStage`
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of these or of those
+  problems: Path = ""  # without examples, as in `RLStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of either of these
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
 
   suspects: ClassVar[str] = (

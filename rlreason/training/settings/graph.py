@@ -1,4 +1,4 @@
-"""What starts from what: the stages of a run by their names."""
+"""The dependencies between the stages of a run, by their names."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from rlreason.training.settings.base import StageConfig
 
 
 def check_sources(stages: Sequence[StageConfig]):
-  """Finds names of stages that are not there, come later, or do not have what is asked of them.
+  """Checks that named stages exist, come earlier, and provide what is requested of them.
 
   Raises:
-    ValueError: names the stage and the field.
+    ValueError: one does not; names the stage and the field.
   """
   for number, stage in enumerate(stages):
     before = {earlier.name: earlier for earlier in stages[:number]}

@@ -1,4 +1,4 @@
-"""The kinds of stages: a new one is a file beside this one and a line here."""
+"""The kinds of stages: a new one needs a file next to this one and a line here."""
 
 from typing import Union
 

@@ -14,17 +14,17 @@ from rlreason.training.settings.checks import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreferenceStage(StageConfig):
-  """Preference tuning: DPO and its relatives."""
+  """Preference tuning: DPO and similar methods."""
 
   kind: Literal["preference"]
   name: str
   steps: int  # optimiser steps
   batch_size: Rows  # prompts per step, over all devices
-  completion_length: Tokens  # rows with a longer completion are left out
+  completion_length: Tokens  # rows with a longer completion are dropped
   # Files of {prompt, chosen, rejected}, without pairs (KTO) of {prompt, completion,
   # is_right}; or "stage:NAME".
   examples: Path
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as in `SFTStage`
   preference: PreferenceConfig
   optimizer: OptimizerConfig
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`

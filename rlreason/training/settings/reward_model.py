@@ -14,23 +14,23 @@ from rlreason.training.settings.checks import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardModelStage(StageConfig):
-  """A reward model on the trunk of a policy: models/<stage>/. The policy stays what it is."""
+  """A reward model on the backbone of a policy: models/<stage>/. The policy does not change."""
 
   kind: Literal["reward_model"]
   name: str
   steps: int  # optimiser steps
   batch_size: Rows  # prompts per step, over all devices
-  completion_length: Tokens  # rows with a longer completion are left out
-  examples: Path  # as of `PreferenceStage`: pairs, or completions with verdicts
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
+  completion_length: Tokens  # rows with a longer completion are dropped
+  examples: Path  # as in `PreferenceStage`: pairs, or completions with verdicts
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as in `SFTStage`
   optimizer: OptimizerConfig
   reward_model: RewardModelConfig = RewardModelConfig()
   # Scores of the examples' completions get mean 0 and variance 1 after the last step. With verdicts
-  # in place of pairs a score is a log-odds of being right, which this would undo.
+  # instead of pairs a score is the log-odds of being right, which this would undo.
   standardize: bool = True
-  start: Path = "previous"  # the trunk: as of the other stages, see `START`
+  start: Path = "previous"  # the backbone: as in the other stages, see `START`
 
-  trains: ClassVar[bool] = False  # the policy stays what it is
+  trains: ClassVar[bool] = False  # the policy does not change
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
     rows = self.batch_size * (2 if self.reward_model.has_pairs else 1)

@@ -1,4 +1,4 @@
-"""The settings of reinforcement learning."""
+"""The settings of RL stages."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -19,7 +19,7 @@ from rlreason.training.settings.checks import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLStage(StageConfig):
-  """A policy gradient on rollouts; RLSP when the rewards hold an exploration part."""
+  """A policy gradient on rollouts; RLSP if the rewards have an exploration part."""
 
   kind: Literal["rl"]
   name: str
@@ -31,37 +31,37 @@ class RLStage(StageConfig):
   reward_clip: tuple[float, float] = (-10.0, 10.0)  # range of the sum of the rewards
   algorithm: PolicyGradientConfig
   optimizer: OptimizerConfig
-  # What gives the reward `learned`: the folder of a reward model of the policy's vocabulary, or
+  # The model of the reward `learned`: the folder of a reward model of the policy's vocabulary, or
   # "stage:NAME", a stage that trains one.
   reward_model: Path = ""
-  # A separate critic starts from this model (a folder or .gguf file, or "stage:NAME" as above; a
-  # reward model brings its head); empty: from the policy.
+  # A separate critic starts from this model (a folder or .gguf file, or "stage:NAME" as above; the
+  # head of a reward model is used); empty: from the policy.
   critic_path: Path = ""
-  # The KL is to this model, a folder or .gguf file of the policy's vocabulary, in the place of what
-  # the stage starts from. With the KL in the reward it is a teacher (on-policy distillation).
+  # The KL is to this model, a folder or .gguf file of the policy's vocabulary, instead of the
+  # stage's start policy. With the KL in the reward it is a teacher (on-policy distillation).
   reference_path: Path = ""
-  # Reasoning shorter than this many tokens counts as this long to the exploration reward, so that a
-  # right answer always beats the longest wrong one.
+  # The exploration reward counts shorter reasoning as this many tokens, so that a right answer
+  # always beats the longest wrong one.
   min_reasoning_tokens: int = 1
-  # Runs even where that does not hold: the exploration reward may then pay more than being right.
+  # Runs even if that does not hold: the exploration reward may then exceed that of a right answer.
   allow_length_over_correctness: bool = False
-  length_buckets: tuple[int, ...] = ()  # widths completions are cut to, besides max_new_tokens
+  length_buckets: tuple[int, ...] = ()  # widths of cropped completions, besides max_new_tokens
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
   problems: Path = ""  # files of {prompt, answer}, or "stage:NAME"; empty = the task's
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
-  # Groups whose completions all score the same teach little: with this, up to so many batches of
-  # prompts are sampled in a step until num_prompts groups differ; 1 = one batch, as it comes.
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as in `SFTStage`
+  # Groups without reward variance teach little: a step samples up to this many batches of prompts
+  # until num_prompts groups have reward variance; 1 = one batch, without selection.
   max_resample_rounds: int = 1
-  # What has to differ: the whole reward, or whether the verifier says right (DAPO: 0 < right < G),
-  # so that a penalty of length alone is no difference.
+  # What has to differ in a group: the total reward, or the verdict (DAPO: 0 < right < G), so that a
+  # length penalty alone does not count.
   filter_groups_by: Literal["reward", "accuracy"] = "reward"
   # The likelihood of the problem's answer after the reasoning is the reward (LaTRO): this text,
-  # such as "The answer is {answer}.", takes the place of the completion's own answer.
+  # such as "The answer is {answer}.", replaces the completion's own answer.
   answer_template: str = ""
-  # Rollouts are drawn, and their rewards found, while so many steps before learn: the policy that
-  # draws is then that many steps old. 0 = each step draws its own.
+  # Rollouts are sampled, and their rewards computed, while this many previous steps train: the
+  # sampling policy is then that many steps old. 0 = each step samples its own.
   draws_ahead: int = 0
-  writes_accuracy: bool = False  # data/<stage>.jsonl: how many were right, by step and problem
+  writes_accuracy: bool = False  # data/<stage>.jsonl: number of right ones by step and problem
 
   has_preflight: ClassVar[bool] = True
   suspects: ClassVar[str] = (
@@ -143,7 +143,7 @@ class RLStage(StageConfig):
     return rows // self.algorithm.minibatch_size
 
   def _check_advantage(self):
-    """Raises ValueError where no completion could ever be worth more than another."""
+    """Raises ValueError if the advantages of all completions would be 0."""
     advantage, algorithm = self.algorithm.advantage, self.algorithm
     has_teacher = bool(self.reference_path) and algorithm.kl_placement != "score"
     if not (algorithm.nll_coef or has_teacher) and losses.is_always_zero(
@@ -217,7 +217,7 @@ class RLStage(StageConfig):
     for spec in self.rewards:
       c = spec.weight * spec.options.get("c", 0.0) if spec.name == "exploration" else 0.0
       if c > 0 and verifier > 0:
-        # A token may have any number of characters, so that by characters no length is the longest.
+        # A token may have any number of characters, so that characters have no longest length.
         is_in_tokens = spec.options.get("unit") == "tokens"
         longest = self.sampling.max_new_tokens if is_in_tokens else math.inf
         try:

@@ -29,10 +29,10 @@ class SampleStage(StageConfig):
   rewards: tuple[RewardSpec, ...]  # a section for each, by its name
   reward_clip: tuple[float, float] = (-10.0, 10.0)  # range of the sum of the rewards
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`
-  problems: Path = ""  # as of `RLStage`
-  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as of `SFTStage`
-  reward_model: Path = ""  # as of `RLStage`
-  # A folder or .gguf file to sample from in place of the policy, such as a larger teacher's.
+  problems: Path = ""  # as in `RLStage`
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as in `SFTStage`
+  reward_model: Path = ""  # as in `RLStage`
+  # A folder or .gguf file to sample from instead of the policy, such as a larger teacher's.
   model: Path = ""
 
   trains: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The settings of a selection among the data of earlier stages."""
+"""The settings of a selection from the data of earlier stages."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -9,14 +9,14 @@ from rlreason.training.settings.base import StageConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectStage(StageConfig):
-  """Data made of the data of earlier stages: data/<stage>.jsonl. Computes nothing else."""
+  """Data selected from those of earlier stages: data/<stage>.jsonl. Computes nothing else."""
 
   kind: Literal["select"]
   name: str
-  inputs: tuple[str, ...]  # stages, whose rows follow each other
-  # A pure function of `rows`, a list of dicts, to such a list (`data.selections`), and of
-  # `encode`, text -> token ids of the policy, if it names that. Without rows it gives none, and
-  # checks its options.
+  inputs: tuple[str, ...]  # stages, whose rows are concatenated
+  # A pure function of `rows`, a list of dicts, to such a list (`data.selections`), and of `encode`,
+  # text -> token ids of the policy, if it names that. Without rows it returns none, and checks its
+  # options.
   select: Slot
 
   trains: ClassVar[bool] = False

@@ -27,9 +27,9 @@ class SFTStage(StageConfig):
   examples: Path = ""
   # Of `examples`: our column -> the file's, or a path in it such as "messages.0.content".
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  # Or: completions made of the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
+  # Or: completions made from the task's answers, e.g. "\\boxed{{answer}}"; empty = none.
   answer_template: str = ""
-  num_examples: Examples = 50_000  # most examples made, where they do not come from a file
+  num_examples: Examples = 50_000  # most generated examples, if they are not from a file
   token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # word -> weight
   sft: SFTConfig = SFTConfig()
   start: Path = "previous"  # or initial, an earlier stage that trains, a folder: see `START`

@@ -1,4 +1,4 @@
-"""A stage, ready to run: its state, its data and one step. The loop owns everything around it."""
+"""A stage that is ready to run: its state, data and step. The loop does the rest."""
 
 import typing
 

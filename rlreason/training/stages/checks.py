@@ -6,7 +6,7 @@ from rlreason.training.stages.sources import is_of_stage
 
 
 def check_source(name: str, source: str, columns: str):
-  """Raises FileNotFoundError or ValueError where a source is no file that can be read."""
+  """Raises FileNotFoundError or ValueError if a source is not a readable file."""
   if not source or is_of_stage(source):
     return
   try:
@@ -21,7 +21,7 @@ def check_source(name: str, source: str, columns: str):
 
 
 def check_top_k(top_k: int, vocab_size: int):
-  """Raises ValueError where a filter of the sampler would let every token pass."""
+  """Raises ValueError if a filter of the sampler would keep every token."""
   if top_k >= vocab_size:
     raise ValueError(
         f"sampling.top_k: got {top_k}, allowed: less than the {vocab_size} tokens of the model, or "
@@ -29,7 +29,7 @@ def check_top_k(top_k: int, vocab_size: int):
 
 
 def check_bigrams(bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], vocab_size: int):
-  """Raises ValueError where a pair of the sampler's blocked bigrams could never occur."""
+  """Raises ValueError if a pair of the sampler's blocked bigrams could never occur."""
   for pair in bigrams:
     if not all(any(0 <= token < vocab_size for token in tokens) for tokens in pair):
       raise ValueError(
@@ -38,7 +38,7 @@ def check_bigrams(bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], 
 
 
 def check_rows(name: str, rows: int, count: int):
-  """Raises ValueError where `count` devices cannot split the rows."""
+  """Raises ValueError if `count` devices cannot split the rows."""
   if rows % count:
     raise ValueError(
         f"{name}: got {rows}, allowed: a multiple of {count}, the number of devices that split the "

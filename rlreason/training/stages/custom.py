@@ -1,4 +1,4 @@
-"""Stages of the user's own, made by a function that the config names."""
+"""Custom stages, made by a function that the config names."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from rlreason.types import Params
 
 
 def check_custom(setup: Setup, stage: CustomStage):
-  """Nothing is known of it before it is made but that there is such a function."""
+  """Checks nothing more than the existence of the function."""
   del setup, stage
 
 

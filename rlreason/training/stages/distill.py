@@ -18,13 +18,13 @@ from rlreason.types import Params, Rollout
 
 
 def check_distill(setup: Setup, stage: DistillStage):
-  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  """Raises FileNotFoundError or ValueError if the stage could not be made."""
   checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   checks.check_rows(
       "distill.micro_batch_size", stage.distill.micro_batch_size, setup.layout.num_replicas)
   teacher, tokenizer = weights.open_model(weights.find_model(stage.teacher))
   policies.check_other_model(setup, "teacher", teacher, tokenizer, stage.sampling.max_new_tokens)
-  distill(stage.distill, setup.model, teacher, optax.identity())  # looks at the two
+  distill(stage.distill, setup.model, teacher, optax.identity())  # checks the two
   if stage.distill.top_k == setup.model.vocab_size:
     raise ValueError(f"distill.top_k: got {stage.distill.top_k}, all words of the model, allowed: "
                      "less, or 0, which is the same and keeps no list of them")
@@ -43,7 +43,7 @@ def check_distill(setup: Setup, stage: DistillStage):
 def make_distill(
     setup: Setup, stage: DistillStage, policy: Params, seed: int, folder: pathlib.Path
 ) -> base.Stage:
-  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  """The stage; `folder` is the run's, for data of earlier stages."""
   layout, config = setup.layout, stage.distill
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   own, _ = policies.own_policy(setup, policy, seed, has_reference=False)

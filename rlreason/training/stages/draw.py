@@ -1,4 +1,4 @@
-"""What a step of reinforcement learning trains on: completions and their scores."""
+"""The experience of an RL step: completions and their scores."""
 
 from collections.abc import Callable
 import dataclasses
@@ -22,28 +22,28 @@ from rlreason.types import Key, Outcome, Params, Rollout
 
 
 class Judged(NamedTuple):
-  """What the rewards of a draw say."""
+  """The scored completions of a draw."""
 
-  sampled: Sampled  # the groups that are trained on
-  everything: list[Sampled]  # what was sampled for them
-  greedy_scores: np.ndarray | None  # f32[B], of a method that asks for them
+  sampled: Sampled  # the groups used for training
+  everything: list[Sampled]  # all groups that were sampled
+  greedy_scores: np.ndarray | None  # f32[B], for methods that need them
   seconds: dict[str, float]
 
 
 class Drawn(NamedTuple):
-  """What one step works on."""
+  """The experience of one step."""
 
-  rollout: Rollout  # numpy, as it is trained on: of `Judged.sampled`, with answers if it has any
-  judge: Callable[[], Judged]  # finds the rewards, once
+  rollout: Rollout  # numpy, as used for training: `Judged.sampled`, with answers if any
+  judge: Callable[[], Judged]  # computes the rewards, once
 
 
 def make_draw(
     setup: Setup, stage: RLStage, scorer: Scorer, generate: Callable
 ) -> Callable[[Params, pipeline.BatchIterator, Key], Drawn]:
-  """Makes `draw(params, data, key)`: the completions a step trains on.
+  """Makes `draw(params, data, key)`: the completions on which a step trains.
 
-  Their rewards are found when the step asks for them, so that the device may compute meanwhile;
-  where steps draw ahead, in the draw.
+  Their rewards are computed when the step requests them, so that the device may compute meanwhile;
+  if steps sample ahead, within the draw.
   """
   buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
   greedy_scores = _make_greedy_scores(setup, stage, scorer)
@@ -96,7 +96,7 @@ def make_draw(
 
 
 def make_outcome(setup: Setup, stage: RLStage) -> Callable[[Judged, int], Outcome]:
-  """Makes `outcome(judged, width)`: what the update is told of the rewards of rows so wide."""
+  """Makes `outcome(judged, width)`: the `Outcome` of rows of this width, for the update."""
   has_parts = "parts" in stage.algorithm.advantage.arrays
 
   def outcome(judged, width):
@@ -118,7 +118,7 @@ def make_outcome(setup: Setup, stage: RLStage) -> Callable[[Judged, int], Outcom
 def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray, np.ndarray]:
   """Rewards f32[B, N] of a weight other than 0, and the weights.
 
-  What could not be scored is 0, in a row that takes part in nothing.
+  A reward that could not be scored is 0, in a row that is ignored.
   """
   specs = [spec for spec in stage.rewards if spec.weight]
   values = [[0.0 if value is None else value for value in scored.rewards.parts[spec.name]]
@@ -130,7 +130,7 @@ def _reward_parts(stage: RLStage, scored: Scored) -> tuple[np.ndarray, np.ndarra
 def _make_greedy_scores(
     setup: Setup, stage: RLStage, scorer: Scorer
 ) -> Callable[[Params, list[Row], Key], np.ndarray | None]:
-  """Makes the baseline of ReMax, f32[B]; of a method that does not ask for it, None."""
+  """Makes the baseline of ReMax, f32[B]; None for methods that do not need it."""
   if "greedy_scores" not in stage.algorithm.advantage.arrays:
     return lambda params, rows, key: None
   generate = rollout_lib.make_generator(
@@ -152,8 +152,8 @@ def try_problems(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
   """Samples and scores a few problems of the whole data set; see `Stage.preflight`.
 
-  The rows are as many as in a step, the problems over and over, so that no program is compiled for
-  this alone; with a reward model all of them are scored, for the same reason.
+  There are as many rows as in a step, with repeated problems, so that no extra program is compiled;
+  with a reward model all of them are scored, for the same reason.
   """
   count = min(preflight.NUM_PROMPTS, len(problems), stage.num_prompts)
   chosen = [problems[i * len(problems) // count] for i in range(count)]

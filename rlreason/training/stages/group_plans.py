@@ -1,4 +1,4 @@
-"""Which completions of a rollout share a packed row in scoring and in updates, on the host."""
+"""Plans, on the host, which completions of a rollout share a packed row."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from rlreason.types import GroupPlan, Key, Rollout, RolloutBatch, RowPlan
 
 
 def plan_metrics(plan: GroupPlan | RowPlan | None) -> dict[str, float]:
-  """Of an update of packed rows the share of padding, in place of that of the rollout."""
+  """The share of padding in an update of packed rows, which replaces that of the rollout."""
   return {"rollout/padding_waste": padding_waste(plan)} if isinstance(plan, RowPlan) else {}
 
 
@@ -23,15 +23,15 @@ class GroupPlanner:
   def __init__(
       self, config: PolicyGradientConfig, group_size: int, layout: Layout,
       model: ModelConfig | None = None):
-    """Prompts are shared where the settings ask for it and micro-batches are of whole groups.
+    """Prompts are shared if the settings enable it and micro-batches are whole groups.
 
-    Where they are not, rows are packed, if the settings ask for that.
+    Otherwise rows are packed, if the settings enable that.
 
     Args:
       config: of the algorithm.
       group_size: completions of each prompt, next to each other in a rollout.
-      layout: where the programs run that read the plans.
-      model: of the policy; rows are not packed where it has experts.
+      layout: that of the programs that read the plans.
+      model: of the policy; rows are not packed if it has experts.
     """
     self._config, self._group_size, self._parts = config, group_size, layout.num_shards
     size = config.micro_batch_size or config.minibatch_size
@@ -60,8 +60,8 @@ class GroupPlanner:
     return self._plan(lengths, groups, rollout.token_mask.shape[1])
 
   def of_update(self, batch: RolloutBatch, key: Key) -> GroupPlan | RowPlan | None:
-    """For an update with this key: rows that are not trained on take no room, nor does what stands
-    after the last trained token of a row; what is given before it does. Waits for the batch.
+    """For an update with this key. Rows without trained tokens take no space, nor do tokens after
+    the last trained one of a row; given tokens before it do. Waits for the batch.
     """
     if not self.is_used:
       return None
@@ -83,7 +83,7 @@ class GroupPlanner:
   def _plan_rows(
       self, prompts: np.ndarray, lengths: np.ndarray, order: np.ndarray, rows, *, is_update: bool
   ) -> RowPlan | None:
-    """No pass has more tokens than one of padded rows. Parts of a rollout stay where they are."""
+    """No pass has more tokens than one of padded rows. Parts of a rollout keep their devices."""
     columns = rows.prompt_mask.shape[-1], rows.completion_tokens.shape[-1]
     size = self._config.micro_batch_size or self._config.minibatch_size
     sequences = Sequences(prompts, lengths, columns)

@@ -1,4 +1,4 @@
-"""The kinds of stages: how each is checked before a run, and made. A new kind is a line here."""
+"""The kinds of stages: their checks and makers. A new kind needs a line here."""
 
 from collections.abc import Callable
 import dataclasses
@@ -30,11 +30,11 @@ from rlreason.workers import WorkerPool
 
 
 def _without_pool(make: Callable) -> Callable:
-  """The maker of a stage that judges no completions, as one that is given the worker processes."""
+  """The maker of a stage without rewards, with the signature of one with a worker pool."""
   return lambda setup, stage, policy, seed, pool, folder: make(setup, stage, policy, seed, folder)
 
 
-# Settings -> what finds mistakes before the run, and the maker; None: a stage without steps.
+# Settings -> the check before the run, and the maker; None: a stage without steps.
 KINDS = {
     SFTStage: (check_sft, _without_pool(make_sft)),
     RLStage: (check_rl, make_rl),
@@ -48,7 +48,7 @@ KINDS = {
 
 
 def check_stages(setup: Setup):
-  """Finds now the mistakes that a stage would otherwise find when its turn comes.
+  """Checks all stages before the run, so that no mistake appears later.
 
   Raises:
     FileNotFoundError, ValueError: name the stage and the field.
@@ -96,12 +96,11 @@ def make_stage(
   Args:
     setup: of the run.
     stage: its settings; not those of a `SelectStage`, which `select` does.
-    policy: parameters where the layout wants them, with the adapters the stage starts from, if the
-      recipe has adapters and there are some. A stage that trains takes them over, but for a
-      reference.
+    policy: parameters sharded as in the layout, with the adapters from which the stage starts, if
+      there are any. A stage that trains owns them, except for a reference.
     seed: of the order of its data.
     pool: for verifiers.
-    folder: of the run, for data that stages before it wrote.
+    folder: of the run, for data of earlier stages.
   """
   _, make = KINDS[type(stage)]
   return make(setup, stage, policy, seed, pool, folder)

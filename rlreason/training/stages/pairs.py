@@ -19,14 +19,14 @@ from rlreason.types import PairBatch
 
 
 def columns(has_pairs: bool) -> str:
-  """What the rows of a file must have, for messages."""
+  """The columns that rows of a file must have, for messages."""
   return "{prompt, chosen, rejected}" if has_pairs else "{prompt, completion, is_right}"
 
 
 def fitting_rows(
     setup: Setup, stage: PreferenceStage | RewardModelStage, folder: pathlib.Path, has_pairs: bool
 ) -> tuple[list[dict[str, Any]], int]:
-  """Tokenised rows whose prompt and completions fit, and how many do not.
+  """Tokenised rows whose prompt and completions fit, and the number of others.
 
   Each is {"prompt", "completions", "is_desirable"}, the first two in token ids.
   """
@@ -48,7 +48,7 @@ def fitting_rows(
 
 
 def check_rows(setup: Setup, stage: PreferenceStage | RewardModelStage, has_pairs: bool):
-  """Raises ValueError where no row fits; those of a stage come later."""
+  """Raises ValueError if no row fits; rows of a stage do not exist yet."""
   if not sources.is_of_stage(stage.examples):
     fitting_rows(setup, stage, pathlib.Path(), has_pairs)
 

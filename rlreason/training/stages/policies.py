@@ -1,4 +1,4 @@
-"""The models a stage works with: its own policy, its reference, its critic."""
+"""The models of a stage: its policy, reference and critic."""
 
 from collections.abc import Callable
 import dataclasses
@@ -26,7 +26,7 @@ from rlreason.types import Key, Params, Rollout
 def own_policy(
     setup: Setup, policy: Params, seed: int, *, has_reference: bool
 ) -> tuple[Params, Params | None]:
-  """What a stage trains, and its reference, as an algorithm's `score` takes it.
+  """The policy that a stage trains, and its reference in the form of an algorithm's `score`.
 
   Without adapters these are a copy, and the policy itself. With adapters they are the policy, with
   new ones if it has none yet, and a copy of the adapters that it had.
@@ -39,14 +39,14 @@ def own_policy(
 
 
 def _add_adapters(setup: Setup, model: ModelConfig, params: Params, key: Key) -> Params:
-  """Parameters with new adapters beside them."""
+  """Parameters with new adapters added."""
   shardings = setup.layout.param_shardings(lora.split(models.abstract_boxed_params(model))[0])
   start = jax.jit(functools.partial(models.init_adapters, model), out_shardings=shardings)
   return lora.join(params, start(key))
 
 
 def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
-  """Where a model is; "stage:NAME" is what a stage of the run in `folder` made."""
+  """The folder of a model; "stage:NAME" is that of a stage of the run in `folder`."""
   if is_of_stage(source):
     return model_folder(folder, stage_of(source))
   return weights.find_model(source)
@@ -91,7 +91,7 @@ def load_critic(
 
 
 def check_reference(setup: Setup, stage: RLStage):
-  """Opens the stage's own reference, if it has one, without loading it."""
+  """Checks the stage's separate reference, if it has one, without loading it."""
   if stage.reference_path:
     model, tokenizer = weights.open_model(weights.find_model(stage.reference_path))
     check_other_model(setup, "reference_path", model, tokenizer, stage.sampling.max_new_tokens)
@@ -100,12 +100,12 @@ def check_reference(setup: Setup, stage: RLStage):
 def load_reference(
     setup: Setup, stage: RLStage
 ) -> tuple[ModelConfig | None, Params | None]:
-  """The stage's own reference; None, None: it has none."""
+  """The stage's separate reference; None, None: it has none."""
   return load_beside(setup, stage.reference_path) if stage.reference_path else (None, None)
 
 
 def load_beside(setup: Setup, path: str) -> tuple[ModelConfig, Params]:
-  """A model beside the policy, such as a teacher, stored and computed as the policy is."""
+  """A model besides the policy, such as a teacher, with the policy's dtypes and layout."""
   model, params, _ = weights.load_model(
       weights.find_model(path), dtype=setup.model.param_dtype,
       compute_dtype=setup.model.dtype, sharding=param_shardings(setup.layout))
@@ -113,9 +113,9 @@ def load_beside(setup: Setup, path: str) -> tuple[ModelConfig, Params]:
 
 
 def check_scalar_models(setup: Setup, stage: RLStage | SampleStage):
-  """Opens critic and reward model without loading them: they have to read what the policy writes.
+  """Checks critic and reward model without loading them: they must read the policy's output.
 
-  Those that a stage of the run trains have its vocabulary.
+  Models that a stage of the run trains have its vocabulary.
   """
   for field in ("critic_path", "reward_model"):
     source = vars(stage).get(field, "")
@@ -129,13 +129,13 @@ def check_scalar_models(setup: Setup, stage: RLStage | SampleStage):
 def check_other_model(
     setup: Setup, field: str, model: ModelConfig, tokenizer: Tokenizer, new_tokens: int
 ):
-  """Raises ValueError where a model beside the policy could not read what the policy writes."""
+  """Raises ValueError if another model could not read the policy's output."""
   check_positions(setup, field, model, new_tokens)
   check_vocabulary(setup, field, tokenizer)
 
 
 def check_positions(setup: Setup, field: str, model: ModelConfig, new_tokens: int):
-  """Raises ValueError where a prompt and its completion are longer than a model takes."""
+  """Raises ValueError if a prompt and its completion exceed the positions of a model."""
   longest = max(setup.recipe.prompt_buckets) + new_tokens
   if model.max_positions < longest:
     raise ValueError(f"{field}: got a model of {model.max_positions} positions, allowed: "
@@ -143,7 +143,7 @@ def check_positions(setup: Setup, field: str, model: ModelConfig, new_tokens: in
 
 
 def check_vocabulary(setup: Setup, field: str, tokenizer: Tokenizer):
-  """Raises ValueError where a model has other ids for the policy's tokens."""
+  """Raises ValueError if a model has other ids for the policy's tokens."""
   ids = tokenizer.get_vocab()
   other = [word for word, token in setup.tokenizer.get_vocab().items() if ids.get(word) != token]
   if other:

@@ -12,7 +12,7 @@ from rlreason.types import Params
 
 
 def check_preference(setup: Setup, stage: PreferenceStage):
-  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  """Raises FileNotFoundError or ValueError if the stage could not be made."""
   checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   checks.check_rows(
       "preference.micro_batch_size", stage.preference.micro_batch_size, setup.layout.num_replicas)
@@ -23,7 +23,7 @@ def check_preference(setup: Setup, stage: PreferenceStage):
 def make_preference(
     setup: Setup, stage: PreferenceStage, policy: Params, seed: int, folder: pathlib.Path
 ) -> base.Stage:
-  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  """The stage; `folder` is the run's, for data of earlier stages."""
   layout, config = setup.layout, stage.preference
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=config.has_reference)

@@ -1,4 +1,4 @@
-"""A reward model: the policy's trunk and a scalar head, trained on pairs or on verdicts."""
+"""A reward model: the policy's backbone and a scalar head, trained on pairs or on verdicts."""
 
 import dataclasses
 import pathlib
@@ -21,7 +21,7 @@ from rlreason.types import Params
 
 
 def check_reward_model(setup: Setup, stage: RewardModelStage):
-  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  """Raises FileNotFoundError or ValueError if the stage could not be made."""
   config = stage.reward_model
   checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   checks.check_rows(
@@ -35,7 +35,7 @@ def check_reward_model(setup: Setup, stage: RewardModelStage):
 def make_reward_model(
     setup: Setup, stage: RewardModelStage, policy: Params, seed: int, folder: pathlib.Path
 ) -> base.Stage:
-  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  """The stage; `folder` is the run's, for data of earlier stages."""
   layout, config = setup.layout, stage.reward_model
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   # A copy: the policy is not trained here, and later stages start from it.
@@ -63,7 +63,7 @@ def make_reward_model(
     placed, found = layout.put_state(params), []
     for start in range(0, len(rows), stage.batch_size):
       some = rows[start:start + stage.batch_size]
-      missing = stage.batch_size - len(some)  # every batch is of one shape
+      missing = stage.batch_size - len(some)  # every batch has one shape
       flat = rows_lib.flatten_completions(pad(some + some[:1] * missing))
       scores = layout.get_rows(score(placed, layout.put_rows(flat), None))
       found.append(np.reshape(scores, (stage.batch_size, -1))[:len(some)].reshape(-1))

@@ -1,4 +1,4 @@
-"""Reinforcement learning: sample, score, make a batch, update."""
+"""RL stages: sample, score, make a batch, update."""
 
 from collections.abc import Callable
 import functools
@@ -20,7 +20,7 @@ from rlreason.workers import WorkerPool
 
 
 def check_rl(setup: Setup, stage: RLStage):
-  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  """Raises FileNotFoundError or ValueError if the stage could not be made."""
   checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   for name in ("minibatch_size", "micro_batch_size"):
     checks.check_rows(
@@ -39,7 +39,7 @@ def make_rl(
     setup: Setup, stage: RLStage, policy: Params, seed: int, pool: WorkerPool,
     folder: pathlib.Path,
 ) -> base.Stage:
-  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  """The stage; `folder` is the run's, for data of earlier stages."""
   layout, config = setup.layout, stage.algorithm
   optimizer, _ = optimizer_of(stage.optimizer, stage.steps * stage.updates_per_step)
   reference_model, given = policies.load_reference(setup, stage)
@@ -70,7 +70,7 @@ def _make_learn(
     setup: Setup, stage: RLStage, algorithm: Algorithm, state: TrainState,
     reference: Params | None, num_dropped: int,
 ) -> Callable[[TrainState, int, draw_lib.Drawn, Key], base.StepOutput]:
-  """Makes `learn(state, number, drawn, key)`, for states that are placed as `state` is."""
+  """Makes `learn(state, number, drawn, key)`, for states that are sharded like `state`."""
   layout, updates = setup.layout, stage.updates_per_step
   _, schedule = optimizer_of(stage.optimizer, stage.steps * updates)
   score = layout.compile_rows(algorithm.score)
@@ -83,7 +83,7 @@ def _make_learn(
     _, key_update = jax.random.split(key)
     models_now = {"params": state.params, "reference": state.extra.get("reference", reference)}
     placed = layout.put_rows(drawn.rollout)
-    # Dispatched, not awaited: the device computes while the host reads and scores the texts.
+    # Dispatched, not awaited: the device computes while the host decodes and scores the texts.
     scores = score(models_now, placed,
                    planner.of_rollout(drawn.rollout) if planner.is_used else None)
     judged = drawn.judge()

@@ -1,4 +1,4 @@
-"""What a rollout and its rewards tell, as host metrics and as readable samples."""
+"""Host metrics and readable samples of a rollout and its rewards."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from rlreason.types import Rollout
 
 
 def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[str, float]:
-  """Rewards, lengths and what went wrong, of B completions.
+  """Rewards, lengths and failures of B completions.
 
-  A metric without anything to measure is left out: lengths of right answers when none is right.
+  A metric without data is omitted: lengths of right answers if none is right.
   """
   result, lengths = scored.rewards, scored.lengths
   metrics = {"reward/total/mean": _mean(scored.totals[scored.is_scored])}
@@ -48,7 +48,7 @@ def rollout_metrics(scored: Scored, rollout: Rollout, group_size: int) -> dict[s
 
 
 def _label_accuracy(scored: Scored, group_size: int) -> float | None:
-  """How many of the answers that the reward "majority" took for right are right; None: no such."""
+  """The accuracy of the answers that the reward "majority" took as right; None: no such."""
   parts = scored.rewards.parts.get("majority")
   if parts is None:
     return None
@@ -76,7 +76,7 @@ def round_metrics(
     everything: Sequence[Sampled], chosen: Sampled, group_size: int,
     by: Literal["reward", "accuracy"],
 ) -> dict[str, float]:
-  """What dynamic sampling did: rounds, groups that do not differ among the chosen, all verdicts."""
+  """Metrics of dynamic sampling: rounds, chosen groups without variance, all verdicts."""
   is_right = np.concatenate([part.scored.is_right for part in everything])
   return {"rollout/rounds": float(len(everything)),
           "rollout/sampled_groups": float(sum(len(part.rows) for part in everything)),
@@ -85,9 +85,9 @@ def round_metrics(
 
 
 def accuracy_rows(everything: Sequence[Sampled], step: int) -> list[dict[str, Any]]:
-  """Of each prompt how many of its completions were right: {prompt, ..., right, count, step}.
+  """The number of right completions of each prompt: {prompt, ..., right, count, step}.
 
-  Those that the verifier gave nothing do not count.
+  Completions without a verdict do not count.
   """
   rows = []
   for rows_of_part, _, scored in everything:
@@ -102,8 +102,8 @@ def accuracy_rows(everything: Sequence[Sampled], step: int) -> list[dict[str, An
 def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
   """Each completion with its problem, its token ids and its rewards, for JSONL.
 
-  `is_right` is None where the verifier gave nothing, `reward` where any part did, and `rewards`
-  holds the parts.
+  `is_right` is None where the verifier gave no score, `reward` where any part gave none, and
+  `rewards` holds the parts.
   """
   rows, rollout, scored = sampled
   prompt_ids = [ids[mask].tolist() for ids, mask in zip(
@@ -122,7 +122,7 @@ def data_rows(sampled: Sampled, group_size: int) -> list[dict[str, Any]]:
 
 
 def _places(rewards: RewardResult, i: int) -> dict[str, Any]:
-  """Of a completion, the (place, number) of what is paid within it and of how potentials rise."""
+  """The (position, number) of rewards within a completion, and of increases of potentials."""
   lists = {"placed": rewards.placed, "potentials": rewards.potentials}
   return {name: rows[i] for name, rows in lists.items() if rows is not None}
 

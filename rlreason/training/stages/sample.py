@@ -1,4 +1,4 @@
-"""Stages that write data: completions with their rewards, and selections among them."""
+"""Stages that write data: completions with their rewards, and selections from them."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ from rlreason.workers import WorkerPool
 
 
 def check_sample(setup: Setup, stage: SampleStage):
-  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  """Raises FileNotFoundError or ValueError if the stage could not be made."""
   for name in ("num_prompts", "prompts_at_once"):
     checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
   checks.check_source("problems", stage.problems, "{prompt, answer}")
@@ -41,7 +41,7 @@ def check_sample(setup: Setup, stage: SampleStage):
 
 
 def check_select(setup: Setup, stage: SelectStage):
-  """Selects among no rows, where a selection checks its options.
+  """Calls the selection without rows, so that it checks its options.
 
   Raises:
     ValueError: they are out of range.
@@ -53,7 +53,7 @@ def make_sample(
     setup: Setup, stage: SampleStage, policy: Params, seed: int, pool: WorkerPool,
     folder: pathlib.Path,
 ) -> base.Stage:
-  """The stage; its rows say which stage and step they are of, and which policy sampled them."""
+  """The stage; its rows record their stage and step, and the policy that sampled them."""
   layout, model, tokenizer = setup.layout, setup.model, setup.tokenizer
   if stage.model:
     model, policy, tokenizer = weights.load_model(
@@ -83,7 +83,7 @@ def make_sample(
     samples = rl_metrics.sample_rows(
         rows, sampled.scored, stage.group_size, setup.recipe.samples_per_step)
     provenance = {"stage": stage.name, "step": number, "policy": stage.model or policy_name}
-    if not is_readable:  # ids of other words: the text is what others can read
+    if not is_readable:  # ids of another vocabulary: only the text is portable
       provenance |= {"prompt_ids": None, "completion_ids": None}
     data_rows = [row | provenance for row in rl_metrics.data_rows(sampled, stage.group_size)]
     tokens = int(rollout.prompt_mask.sum() + sampled.scored.lengths.sum())
@@ -105,7 +105,7 @@ def _sampler(stage: SampleStage, layout: Layout):
 
 
 def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
-  """Writes the data of the stage, whole or not at all.
+  """Writes the data of the stage atomically.
 
   Args:
     setup: of the run.
@@ -113,7 +113,7 @@ def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
     folder: of the run.
 
   Returns:
-    How many rows.
+    The number of rows.
 
   Raises:
     ValueError: nothing is selected.

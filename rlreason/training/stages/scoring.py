@@ -1,4 +1,4 @@
-"""Problems, rewards and scorers: what stages that sample completions have in common."""
+"""Problems, rewards and scorers, which all stages that sample completions share."""
 
 from collections.abc import Callable
 import dataclasses
@@ -25,7 +25,7 @@ Scorer = Callable[[list[Row], Rollout], Scored]
 def make_reward(
     setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool | None
 ) -> CombinedReward:
-  """The rewards of a stage; the exploration reward knows the stage's shortest reasoning."""
+  """The rewards of a stage; the exploration reward gets its `min_reasoning_tokens`."""
   specs = stage.rewards
   if isinstance(stage, RLStage):
     shortest = {"min_length": stage.min_reasoning_tokens}
@@ -36,7 +36,7 @@ def make_reward(
 
 
 def check_potentials(stage: RLStage):
-  """Raises ValueError where the differences of a potential would reach no token."""
+  """Raises ValueError if the differences of a potential would reach no token."""
   for spec in stage.rewards:
     if spec.is_potential and spec.weight and not stage.algorithm.places_rewards:
       raise ValueError(
@@ -51,7 +51,7 @@ def make_scorer(
 ) -> Scorer:
   """Makes `score(rows, rollout)`: texts and rewards of completions, with the reward model's score.
 
-  `tokenizer` is that of the completions, where it is not the policy's.
+  `tokenizer` is that of the completions, if it is not the policy's.
   """
   reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
   model_scores = policies.make_model_scores(setup, stage, folder)
@@ -63,7 +63,7 @@ def make_scorer(
 
 
 def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):
-  """Raises ValueError where none of the stage's problems fits; those of a stage come later."""
+  """Raises ValueError if none of the stage's problems fits; data of a stage do not exist yet."""
   if not sources.is_of_stage(stage.problems):
     rollout_lib.check_fitting(*_problems(setup, stage, pathlib.Path()))
 
@@ -78,7 +78,7 @@ def make_problems(
 def _problems(
     setup: Setup, stage: RLStage | SampleStage | DistillStage, folder: pathlib.Path
 ) -> tuple[RowSource, Tokenizer, int, set[str], bool]:
-  """What `FittingRows` takes."""
+  """The arguments of `FittingRows`."""
   train = setup.tasks["train"]
   rows = train.rows
   if stage.problems:

@@ -1,4 +1,4 @@
-"""Supervised stages: on demonstrations of the task, on files, and on what other stages wrote."""
+"""Supervised stages: on demonstrations of the task, on files, and on data of other stages."""
 
 from collections.abc import Iterable, Iterator
 import pathlib
@@ -20,7 +20,7 @@ from rlreason.types import Params
 
 
 def check_sft(setup: Setup, stage: SFTStage):
-  """Raises FileNotFoundError or ValueError where the stage could not be made."""
+  """Raises FileNotFoundError or ValueError if the stage could not be made."""
   _token_weights(setup.tokenizer, stage)
   _check_examples(setup, stage)
   checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
@@ -31,7 +31,7 @@ def check_sft(setup: Setup, stage: SFTStage):
 
 
 def _check_some_fit(stage: SFTStage, examples: Iterable[packing.Example]):
-  """Looks no further than to the first example that fits."""
+  """Checks that some example fits, up to the first one."""
   count = 0
   for count, example in enumerate(examples, 1):
     if packing.fit_examples([example], stage.length)[0]:
@@ -44,7 +44,7 @@ def _check_some_fit(stage: SFTStage, examples: Iterable[packing.Example]):
 def make_sft(
     setup: Setup, stage: SFTStage, policy: Params, seed: int, folder: pathlib.Path
 ) -> base.Stage:
-  """The stage; `folder` is the run's, for data that stages before it wrote."""
+  """The stage; `folder` is the run's, for data of earlier stages."""
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   policy, _ = policies.own_policy(setup, policy, seed, has_reference=False)
   algorithm = sft(stage.sft, setup.model, optimizer)
@@ -68,7 +68,7 @@ def make_sft(
 
 
 def _load_examples(setup: Setup, stage: SFTStage, folder: pathlib.Path) -> RowSource:
-  """Rows {prompt, completion}: of a file, of answers put into a template, or the task's own."""
+  """Rows {prompt, completion}: of a file, of answers in a template, or the task's own."""
   _check_examples(setup, stage)
   if stage.examples:
     return sources.read_rows(stage, "examples", setup.tokenizer, folder, ("prompt", "completion"))
@@ -101,7 +101,7 @@ def _token_weights(tokenizer: Tokenizer, stage: SFTStage) -> dict[int, float]:
 def _tokenize_examples(
     setup: Setup, stage: SFTStage, rows: RowSource
 ) -> Iterator[packing.Example]:
-  """The examples of good rows; a bad one, as where a template refuses a chat, is left out."""
+  """The examples of good rows; a bad one, such as a chat that a template refuses, is dropped."""
   weights, bad_rows = _token_weights(setup.tokenizer, stage), BadRows(f"config.{stage.name}")
   for i in tracking.each("tokenising examples", len(rows)):
     try:

@@ -1,4 +1,4 @@
-"""The rows that stages read: of files, and of what other stages wrote."""
+"""The rows that stages read: from files, and from other stages."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -15,7 +15,7 @@ from rlreason.training.stages.base import data_file
 
 
 def is_of_stage(source: str) -> bool:
-  """Whether a source is what another stage writes, and so not there before the run."""
+  """Whether another stage writes a source, so that it does not exist before the run."""
   return stage_of(source) is not None
 
 
@@ -37,7 +37,7 @@ def read_rows(
     stage: StageConfig, name: str, tokenizer: Tokenizer, folder: pathlib.Path,
     required: Sequence[str],
 ) -> RowSource:
-  """The rows of the source that a field of the stage names, questions as the model is asked them.
+  """The rows of the source that a field of the stage names, with questions as model inputs.
 
   Raises:
     FileNotFoundError, ValueError: as `FileRows`.
@@ -53,9 +53,9 @@ def read_rows(
 
 
 def warn_of_plain_prompts(field: str, rows: RowSource, tokenizer: Tokenizer):
-  """Logs it where the first row of a source is text although the tokenizer has a chat template.
+  """Warns if the first row of a source is text although the tokenizer has a chat template.
 
-  Rows that a stage wrote bring the tokens of what was sampled, and are what they are.
+  Rows that a stage wrote have the sampled tokens, and are not checked.
   """
   is_sampled = "prompt_ids" in rows[0] or "completion_ids" in rows[0]
   if isinstance(rows[0]["prompt"], str) and not is_sampled and tokenizer.chat_template is not None:
@@ -67,7 +67,7 @@ def warn_of_plain_prompts(field: str, rows: RowSource, tokenizer: Tokenizer):
 def completion_ids(tokenizer: Tokenizer, row: Row, name: str) -> list[int]:
   """Token ids of a row's completion `name`, an end token last.
 
-  Those that a stage sampled are taken as they are (`completion_ids`).
+  Those that a stage sampled are unchanged (`completion_ids`).
   """
   if row.get(f"{name}_ids"):
     return row[f"{name}_ids"]
