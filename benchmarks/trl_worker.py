@@ -1,7 +1,7 @@
 """Worker of grpo_smollm2.py: one step of TRL's GRPOTrainer on the CPU per request.
 
-Runs in .peers/trl and does not import rlreason. The trainer's own `train` runs the steps; a callback
-waits for the next request before each step and answers after it.
+Runs in .peers/trl and does not import rlreason. The trainer's own `train` runs the steps; a
+callback waits for the next request before each step and answers after it.
 """
 
 import argparse

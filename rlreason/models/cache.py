@@ -75,7 +75,7 @@ def grow(cache: LayerCache, length: int) -> LayerCache:
 
 
 def keep_rows(cache: LayerCache, kept: jax.Array) -> LayerCache:
-  """The cache of the rows `kept` i32[P, g] of each prompt's group: `take_rows` of the per-row arrays.
+  """The cache of the rows `kept` i32[P, g] of each prompt's group, by `take_rows`.
 
   For [P * G, ...] keys and values it has [P * g, ...]; those of prompts, [P, ...], stay.
   """
