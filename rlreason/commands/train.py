@@ -33,7 +33,7 @@ class _Project(flags.ArgumentParser):
 def _define(values: flags.FlagValues):
   flags.DEFINE_string("config", None, base.CONFIG_HELP, flag_values=values)
   flags.DEFINE_string(
-      "workdir", None, "folder of the run, made if missing; the same again goes on with the run",
+      "workdir", None, "folder of the run, made if missing; the same folder again resumes the run",
       flag_values=values)
   flags.DEFINE_integer(
       "seeds", None, "runs that differ in their seed, config.seed and the following, one after the "
@@ -45,7 +45,7 @@ def _define(values: flags.FlagValues):
       flag_values=values)
   flags.DEFINE_bool(
       "allow_changed_inputs", False,
-      "go on with a run although files that it reads (data, models) have changed since it started",
+      "resume a run although files that it reads (data, models) have changed since it started",
       flag_values=values)
   flags.DEFINE_string(
       "profile", None, "steps to trace into WORKDIR/profile, whose slowest programs are named: 3 "
@@ -57,6 +57,6 @@ def _define(values: flags.FlagValues):
 
 
 COMMAND = base.Command(
-    "Runs an experiment, or goes on with it where it stopped.",
+    "Runs an experiment, or resumes it where it stopped.",
     f"rlreason train --config={base.DEFAULT_CONFIG} --workdir=runs/a --config.seed=1",
     ("config", "workdir"), _define, _run)

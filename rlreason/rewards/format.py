@@ -62,7 +62,7 @@ def finished_reward(
   """
   if truncated is None:
     raise ValueError(
-        "reward 'finished': truncated: got None, allowed: whether each row was cut off")
+        "reward 'finished': truncated: got None, allowed: whether each row was truncated")
   return [float(not is_cut) for is_cut in truncated]
 
 

@@ -37,6 +37,6 @@ def learned_reward(
     return scores
   if truncated is None:
     raise ValueError(f"reward 'learned': truncated: got None with unfinished_score="
-                     f"{unfinished_score}, allowed: whether each row was cut off")
+                     f"{unfinished_score}, allowed: whether each row was truncated")
   return [unfinished_score if is_cut else score
           for score, is_cut in zip(scores, truncated, strict=True)]

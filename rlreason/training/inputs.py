@@ -65,7 +65,7 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
   before = checkpoint_lib.read_json(file)
   if not all(isinstance(sums, dict) for sums in before.values()):
     raise ValueError(f"{str(file)!r} is damaged: it holds no checksums; put it back from a copy, "
-                     "or go on without: --allow_changed_inputs")
+                     "or resume without it: --allow_changed_inputs")
   lines = []
   for field in sorted({*before, *inputs}):
     old, new = before.get(field, {}), inputs.get(field, {})
@@ -75,7 +75,7 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
   if lines:
     raise ValueError(
         f"the run in {str(workdir)!r} was started with other files or rows ({'; '.join(lines)}); "
-        "put them back, give a new workdir, or go on with these: --allow_changed_inputs")
+        "put them back, give a new workdir, or resume with these: --allow_changed_inputs")
 
 
 def _input_paths(recipe: Recipe, below: str = "config.") -> Iterator[tuple[str, pathlib.Path]]:
