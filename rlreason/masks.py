@@ -41,7 +41,7 @@ def masked_mean(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 def masked_variance(x: jax.Array, mask: jax.Array, *, ddof: int = 0) -> jax.Array:
   """Variance over True positions, in f32; 0 for one position or none, and for equal numbers.
 
-  A scalar for `x` [...] and `mask` bool[...]. The sum of squares is divided by the number of
+  For `x` [...] and `mask` bool[...] a scalar. The sum of squares is divided by the number of
   positions minus `ddof`: 0 is biased, 1 is not.
   """
   errors = centred(x, mask)
@@ -77,7 +77,7 @@ def whiten(
 def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
   """`x` minus the maximum over its True positions, in f32; 0 where masked. Gradients pass through.
 
-  f32[...] for `x` [...] and `mask` bool[...], along `axis` or over all. Equal numbers become
+  For `x` [...] and `mask` bool[...] f32[...], along `axis` or over all. Equal numbers become
   exactly 0.
   """
   x = zero_masked(x.astype(jnp.float32), mask)
@@ -89,7 +89,7 @@ def shifted(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
 def centred(x: jax.Array, mask: jax.Array, axis=None) -> jax.Array:
   """`x` minus its mean over True positions, in f32; 0 where masked.
 
-  f32[...] for `x` [...] and `mask` bool[...], along `axis` or over all. Equal numbers become
+  For `x` [...] and `mask` bool[...] f32[...], along `axis` or over all. Equal numbers become
   exactly 0: dividing a rounding residue by their standard deviation would amplify it.
   """
   x = shifted(x, mask, axis)

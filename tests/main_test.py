@@ -436,7 +436,7 @@ def test_sample_prints_each_completion(capsys, model_folder):
   assert code == 0
   assert out.count(f"# {PROMPT}\n") == 1 and out.count("# 1 2 3 target 6 :\n") == 1
   assert out.count("[1/2] ") == 2 and out.count("[2/2] ") == 2
-  assert "5 tokens, cut off" in out
+  assert "5 tokens, truncated" in out
   _, again, _ = run_main(capsys, *arguments)
   assert again == out
   _, other, _ = run_main(capsys, *arguments, "--seed=2")
@@ -527,7 +527,7 @@ def test_a_run_is_stopped_and_gone_on_with(tmp_path):
   ended = running.finish()
   err = ended.stderr
   assert ended.returncode == main.EXIT_INTERRUPTED, ended
-  assert err.count("\n") == 1 and f"--workdir={workdir} goes on from there" in err
+  assert err.count("\n") == 1 and f"--workdir={workdir} resumes from there" in err
   done = max(line["step"] for line in read_metrics(workdir))
   assert done < 42
   assert list((tmp_path / "cache" / "rlreason" / "jax").iterdir())

@@ -28,7 +28,7 @@ class TrainState:
 
   @property
   def coefs(self) -> dict[str, jax.Array]:
-    """The weights that `Algorithm.make_batch` takes, f32 scalars; for most methods none."""
+    """The weights that `Algorithm.make_batch` takes, f32 scalars; none for most methods."""
     return self.extra.get("coefs", {})
 
   @property

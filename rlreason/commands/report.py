@@ -15,5 +15,5 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
 
 
 COMMAND = base.Command(
-    "Regenerates report.html and the plots of a run, even while it is running.",
+    "Makes report.html and the plots of a run again, also while it is running.",
     "rlreason report runs/a", (), lambda values: None, _run, "RUN ...")

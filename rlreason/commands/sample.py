@@ -36,7 +36,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     index, group = row % values.group, row // values.group
     if index == 0:
       print(f"{'' if row == 0 else chr(10)}# {values.prompt[group]}")
-    note = ", cut off (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
+    note = ", truncated (see --max_new_tokens)" if samples.rollout.truncated[row] else ""
     print(f"\n[{index + 1}/{values.group}] {samples.lengths[row]} tokens{note}\n{text}")
 
 

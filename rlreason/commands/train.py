@@ -33,7 +33,7 @@ class _Project(flags.ArgumentParser):
 def _define(values: flags.FlagValues):
   flags.DEFINE_string("config", None, base.CONFIG_HELP, flag_values=values)
   flags.DEFINE_string(
-      "workdir", None, "folder of the run, made if missing; an existing run in it is resumed",
+      "workdir", None, "folder of the run, made if missing; the same folder again resumes the run",
       flag_values=values)
   flags.DEFINE_integer(
       "seeds", None, "runs that differ in their seed, config.seed and the following, one after the "
@@ -45,7 +45,7 @@ def _define(values: flags.FlagValues):
       flag_values=values)
   flags.DEFINE_bool(
       "allow_changed_inputs", False,
-      "resume a run even if files that it reads (data, models) have changed since it started",
+      "resume a run although files that it reads (data, models) have changed since it started",
       flag_values=values)
   flags.DEFINE_string(
       "profile", None, "steps to trace into WORKDIR/profile, whose slowest programs are named: 3 "

@@ -42,7 +42,7 @@ _MIN_WORDS = 4  # of a column that may be a part of the prompt
 _REASONING = ("reasoning_content", "thinking")  # keys of the assistant's messages
 _IDS = ("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")  # written by stages
 # The note that counts prompts that were cut.
-CUT = "cut off the assistant's turns at the end of the prompt, which would hold the solution"
+CUT = "removed the assistant's turns at the end of the prompt, which would hold the solution"
 LEFT_OUT = "not used (`fields` can name them): "  # prefix of the notes of columns
 _KNOWN = {"prompt", "completion", *messages.COLUMNS, *QUESTIONS, *ANSWERS, *COMPLETIONS, *SYSTEMS,
           *CONTEXTS, *choices_lib.COLUMNS}

@@ -339,7 +339,8 @@ def is_always_zero(
   """Whether one of these advantages is 0 for groups of this size, whatever their scores.
 
   Args:
-    function: of this module, gives f32[P, G]; False for any other, of which nothing is known.
+    function: of this module, gives f32[P, G]; False for any other function, of which nothing is
+      known.
     options: of it.
     group_size: G.
   """

@@ -75,9 +75,9 @@ def grow(cache: LayerCache, length: int) -> LayerCache:
 
 
 def keep_rows(cache: LayerCache, kept: jax.Array) -> LayerCache:
-  """The cache of the rows `kept` i32[P, g] of each prompt's group: `take_rows` of their arrays.
+  """The cache of the rows `kept` i32[P, g] of each prompt's group, by `take_rows`.
 
-  From [P * G, ...] keys and values it has [P * g, ...]; those of prompts, [P, ...], stay.
+  For [P * G, ...] keys and values it has [P * g, ...]; those of prompts, [P, ...], stay.
   """
   return cache.replace(
       keys=take_rows(cache.keys, kept), values=take_rows(cache.values, kept))

@@ -62,7 +62,7 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
 def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
   """The smallest set of most likely tokens with probability `p` or more; -inf elsewhere.
 
-  f32[B, V], like the logits. Nucleus sampling (Holtzman et al. 2020,
+  f32[B, V], as are the logits. Nucleus sampling (Holtzman et al. 2020,
   https://arxiv.org/abs/1904.09751). Tokens as likely as the least likely one of the set are kept
   too. The most likely token is always kept.
 

@@ -281,8 +281,8 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
     ]
     if lines:
       raise ValueError(
-          f"the run in {workdir!r} was started with another config ({'; '.join(lines)}); go on "
-          "with that config, or give a new workdir"
+          f"the run in {workdir!r} was started with another config ({'; '.join(lines)}); "
+          "resume it with that config, or give a new workdir"
       )
   else:
     files.write_whole(file.parent / FOLDER / UNSAVED, "")

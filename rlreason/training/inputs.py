@@ -65,7 +65,7 @@ def check_inputs(workdir: pathlib.Path, inputs: Inputs, allow_changed: bool) -> 
   before = checkpoint_lib.read_json(file)
   if not all(isinstance(sums, dict) for sums in before.values()):
     raise ValueError(f"{str(file)!r} is damaged: it holds no checksums; put it back from a copy, "
-                     "or resume without: --allow_changed_inputs")
+                     "or resume without it: --allow_changed_inputs")
   lines = []
   for field in sorted({*before, *inputs}):
     old, new = before.get(field, {}), inputs.get(field, {})

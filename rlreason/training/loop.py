@@ -115,7 +115,7 @@ class Loop:
     for step, reason in self.checkpoints.damaged:
       self.progress.message(
           f"the checkpoint of step {step} is damaged ({reason}); it is now "
-          f"{step}.damaged, and the run goes on from that of step {latest}")
+          f"{step}.damaged, and the run resumes from that of step {latest}")
     saved = None if latest is None else self._restore_host(latest)
     ends = [(0, None)] * 3  # of the files: cursor and digest
     if saved is not None:
@@ -346,7 +346,7 @@ class Loop:
       self.checkpoints.wait()
       raise Interrupted(
           f"stopped on request after step {self.host['global_step']}; the same command with "
-          f"--workdir={self.workdir} goes on from there")
+          f"--workdir={self.workdir} resumes from there")
 
   def _write(self, stage: Stage, step: int, output: StepOutput):
     """Writes one step's metrics and samples; waits for the device to have them."""

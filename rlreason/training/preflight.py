@@ -24,7 +24,7 @@ def signs(values: Mapping[str, float], stage: StageConfig) -> dict[str, str]:
   found = {}
   if values.get("rollout/truncated_fraction") == 1:
     found["truncated"] = (
-        "every completion was cut off at sampling.max_new_tokens="
+        "every completion was truncated at sampling.max_new_tokens="
         f"{stage.sampling.max_new_tokens}: no end token was ever sampled; look in samples.jsonl: "
         "where completions answer and then run on, the model ends its turns with another token "
         "than its tokenizer says (model.end_tokens), else raise max_new_tokens")

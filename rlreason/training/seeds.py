@@ -60,7 +60,7 @@ def train_seeds(
       summaries.append(run.train(dataclasses.replace(recipe, seed=seed), folder, **options))
     except loop.Interrupted as error:  # which names the folder of one seed
       raise loop.Interrupted(
-          f"stopped on request, at seed {seed}; the same command with --workdir={workdir} goes on "
+          f"stopped on request, at seed {seed}; the same command with --workdir={workdir} resumes "
           "from there") from error
   summary = summarize(list(seeds), summaries)
   checkpoint_lib.write_json(workdir / "summary.json", summary)

@@ -171,8 +171,8 @@ def test_an_assistants_turn_at_the_end_of_a_prompt_is_cut_off_and_counted(tmp_pa
   rows = sources.FileRows(path)
   assert [row["prompt"] for row in rows] == [turns[:3], turns[:1], turns[:1], turns[:1]]
   assert [line for line, _ in rows.bad_rows] == [5]
-  cut = [record.getMessage() for record in caplog.records if "cut off" in record.getMessage()]
-  assert cut == [f"{path}: 3 rows: cut off the assistant's turns at the end of the prompt, which "
+  cut = [record.getMessage() for record in caplog.records if "removed" in record.getMessage()]
+  assert cut == [f"{path}: 3 rows: removed the assistant's turns at the end of the prompt, which "
                  "would hold the solution"]
 
 

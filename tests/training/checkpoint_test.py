@@ -300,7 +300,7 @@ def test_a_config_is_recorded_with_what_is_left_at_its_default(tmp_path):
   check(config)
   config["rl"]["algorithm"]["policy_loss"]["options"]["clip_high"] = 0.3
   with pytest.raises(ValueError, match=(
-      r"\(config.stages\[1\].algorithm.policy_loss.options.clip_high: 0.2 -> 0.3\); go on")):
+      r"\(config.stages\[1\].algorithm.policy_loss.options.clip_high: 0.2 -> 0.3\); resume")):
     check(config)
 
 

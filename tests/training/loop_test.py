@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
       ended[-1].stderr[-2000:])
   # It saved itself, with its current step, and states how to resume.
   assert "stopped on request after step 7" in ended[stopped].stdout
-  assert f"--workdir={workdir} goes on from there" in ended[stopped].stdout
+  assert f"--workdir={workdir} resumes from there" in ended[stopped].stdout
   assert checkpoint.Checkpointer(f"{workdir}-1", read_only=True).latest_step() == 7
   # And the other was not evaluated on its way, which changes nothing.
   assert at_ends(reproducible_lines(workdir)) == reproducible_lines(uninterrupted)

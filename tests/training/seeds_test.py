@@ -68,7 +68,7 @@ def test_a_stop_names_the_folder_of_all(tmp_path, monkeypatch):
     raise loop.Interrupted(f"stopped on request after step 3; --workdir={workdir}")
 
   monkeypatch.setattr(run, "train", stop)
-  with pytest.raises(loop.Interrupted, match=f"at seed 4; .* --workdir={tmp_path} goes on"):
+  with pytest.raises(loop.Interrupted, match=f"at seed 4; .* --workdir={tmp_path} resumes"):
     rr.train(RECIPE, tmp_path, seeds=2)
 
 

@@ -138,7 +138,7 @@ def test_a_changed_file_is_named(recipe, tmp_path, place, fields):
   if not fields:
     inputs_lib.check_inputs(run, changed, False)
     return
-  message = "with other files .*or go on .*--allow_changed_inputs"
+  message = "with other files .*or resume .*--allow_changed_inputs"
   with pytest.raises(ValueError, match=message) as error:
     inputs_lib.check_inputs(run, changed, False)
   assert "\n" not in str(error.value)
