@@ -36,7 +36,8 @@ def changed(*left_out, **values):
      "the gradient is exactly 0: nothing is learned; look at rollout/trained_fraction"),
     (SFT, {"optim/grad_norm": 0.0}, "gradient", "nothing is learned; look at token_weights"),
     # A gradient of 0 follows from what is said already.
-    (GRPO, changed(rollout__truncated_fraction=1.0, optim__grad_norm=0.0), "truncated", "truncated"),
+    (GRPO, changed(rollout__truncated_fraction=1.0, optim__grad_norm=0.0), "truncated",
+     "truncated"),
     (GRPO, changed("reward/total/mean", reward__unscored=16.0, optim__grad_norm=0.0), "unscored",
      "no completion could be scored"),
     (GRPO, changed(rollout__zero_variance_groups=1.0, optim__grad_norm=0.0), "equal",
