@@ -104,7 +104,8 @@ def _explain(error: Exception) -> tuple[str, int] | None:
   if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
     return f"{error.name} is not installed: pip install -e '.[{_EXTRAS[error.name]}]'", EXIT_USER
   if isinstance(error, OSError) and error.errno in files.DISK_ERRORS:
-    return (f"{error}; what was saved is kept: free disk space, and run it again", EXIT_STOPPED)
+    return (f"{error}; what was saved before is kept: free disk space, and run it again",
+            EXIT_STOPPED)
   if isinstance(error, (OSError, ValueError)) and _is_for_user(error):
     return str(error), EXIT_USER
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
