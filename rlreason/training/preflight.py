@@ -61,6 +61,7 @@ def _is_relative(stage: RLStage) -> bool:
 def _are_equal(values: Mapping[str, float], stage: RLStage) -> bool:
   """Whether no completion scores more than those it is compared with."""
   if _is_relative(stage):
-    is_of_rewards = stage.max_resample_rounds == 1 or stage.filter_groups_by == "reward"
+    # Of a step with dynamic sampling the metric is that of `filter_groups_by`.
+    is_of_rewards = "rollout/rounds" not in values or stage.filter_groups_by == "reward"
     return is_of_rewards and values.get("rollout/zero_variance_groups") == 1
   return values["reward/total/std"] <= 1e-6 * max(1.0, abs(values["reward/total/mean"]))

@@ -282,7 +282,8 @@ def test_a_run_says_before_its_first_step_what_keeps_it_from_learning():
   run = of_runs.looped(recipe, preflight=tried, metrics=learning)
   said = [text for text in run["said"] if not text.startswith("evaluating")]
   assert said[0] == "tried after 4 steps" and len(said) == 4 and len(keys) == 1
-  assert said[1].startswith("warning: rl: every completion was truncated at sampling.max_new")
+  assert said[1].startswith(
+      "warning: rl: every completion was truncated at sampling.max_new_tokens")
   assert said[2].startswith("warning: rl: all rewards are equal")
   assert said[3].startswith("warning: again: the gradient is exactly 0")
   assert list(run["summary"]["warnings"]) == ["rl: truncated", "rl: equal", "again: gradient"]

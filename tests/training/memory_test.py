@@ -85,6 +85,17 @@ def test_sampling_that_cannot_fit_is_refused():
       sampling.check_memory(MODEL, **arguments)
 
 
+def test_a_queue_takes_the_memory_of_the_prompts_sampled_at_once():
+  config = tiny_run.make_data_config()
+  config.model.max_positions, config.prompt_buckets = 2**24, (4096,)
+  config.sample.num_prompts, config.sample.group_size = 2**20, 1
+  setup = lambda: memory.check_memory(from_config(config), MODEL)
+  with pytest.raises(ValueError, match="config.sample.sampling.max_new_tokens: got 6 new"):
+    setup()
+  config.sample.prompts_at_once = 8
+  setup()
+
+
 def test_the_limit_is_the_memory_of_the_machine():
   assert 2**30 < devices.device_bytes() < 2**50
   devices.check_fits("x", "1", {"a": 2**30})

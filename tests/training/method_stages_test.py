@@ -106,6 +106,10 @@ def test_a_queue_of_prompts_samples_what_a_batch_does(mode, data, tmp_path):
     (output,), _ = run_step(from_config(config), tmp_path)
     rows.append(output.rows)
   assert rows[0] == rows[1] == rows[2] and len(rows[0]) == 16
+  if data == 2:
+    config.sample.prompts_at_once = 3
+    with pytest.raises(ValueError, match="prompts_at_once: got 3, allowed: a multiple of 2"):
+      run_step(from_config(config), tmp_path)
   config.sample.prompts_at_once = 9
   with pytest.raises(ValueError, match="prompts_at_once: got 9, allowed: 0 to num_prompts=8"):
     from_config(config)
