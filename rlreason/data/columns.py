@@ -376,8 +376,8 @@ def _found_example(row: Row, notes: Counter[str]) -> tuple[Prompt, str, str | No
     return *_joined(None, _take_prompt(row, closed[0]), closed[0]), closed[0]
   found = _first(row, COMPLETIONS)
   if found is None:
-    for name, chat in chats.items():
-      raise _not_closed(name, chat)
+    if chats:
+      raise _not_closed(*next(iter(chats.items())))
     raise ValueError("there is no column 'completion' and no chat messages to take it from")
   source, value = found
   if isinstance(value, (list, np.ndarray)) and np.ndim(value) and len(value) == 1:
