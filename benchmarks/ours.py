@@ -14,7 +14,7 @@ import numpy as np
 from rlreason import algorithms, models, parallel, rollout as rollout_lib, sampling
 from rlreason.algorithms import presets
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.rl import Planner
 from rlreason.types import Outcome, Prompts
 
 
@@ -120,7 +120,7 @@ class Step:
     options = sampling.SamplingOptions(max_new_tokens=shape.new_tokens)
     self._sample = layout.compile_sampler(
         functools.partial(_sample, shape, config, options))
-    self._planner = GroupPlanner(settings, shape.group, layout, config)
+    self._planner = Planner(settings, shape.group, layout, config)
     self._score = layout.compile_rows(algorithm.score)
     self._make_batch = layout.compile_whole(algorithm.make_batch)
     self._update = layout.compile_update(algorithm.update_step, self.state)
@@ -142,10 +142,12 @@ class Step:
     lengths = rollout.token_mask.sum(axis=1)
     rewards = even_share(
         row[:length] for row, length in zip(rollout.completion_tokens, lengths, strict=True))
-    outcome = self._layout.put_rows(Outcome(rewards, np.ones(len(rewards), bool)))
+    is_scored = np.ones(len(rewards), bool)
+    outcome = self._layout.put_rows(Outcome(rewards, is_scored))
     batch, _ = clock.wait(
         "batch", self._make_batch((placed, scores, outcome), self.state.coefs))
-    self.batch = batch.replace(plan=self._planner.of_update(batch, key_update))
+    order = self._planner.order(len(rewards), key_update)
+    self.batch = batch.replace(plan=self._planner.of_update(order, rollout, is_scored, batch))
     self.key = key_update
     self.update(clock)
     return {**clock.seconds(), "tokens": float(lengths.mean())}

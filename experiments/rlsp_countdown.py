@@ -61,7 +61,7 @@ def get_config(start: str = ""):
           exploration=dict(weight=1.0, options=dict(c=4.0, unit="tokens")),
           random=dict(weight=0.0)),
       algorithm=dict(
-          minibatch_size=64, micro_batch_size=32, pack_rows=True, kl_coef=0.0025, value_coef=0.5,
+          minibatch_size=64, micro_batch_size=32, kl_coef=0.0025, value_coef=0.5,
           critic_warmup_steps=4, gae_lambda=0.95),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer

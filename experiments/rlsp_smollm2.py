@@ -57,7 +57,7 @@ def get_config(start: str = ""):
           finished=dict(weight=0.2),  # or it learns to continue after the box
           format=dict(weight=0.0)),  # the format-only control sets this weight
       algorithm=dict(
-          minibatch_size=16, pack_rows=True, kl_coef=0.02, value_coef=0.1,
+          minibatch_size=16, kl_coef=0.02, value_coef=0.1,
           critic_warmup_steps=2),
       optimizer=config.optimizer)
   config.rl.optimizer = config.optimizer

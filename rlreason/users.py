@@ -28,7 +28,7 @@ MOVED = {
     "rlreason.forcing": "rlreason.rollout.forcing",
     "rlreason.training.checks": "rlreason.training.settings.checks",
     "rlreason.training.custom_stage": "rlreason.training.settings.custom",
-    "rlreason.training.group_plans": "rlreason.training.stages.group_plans",
+    "rlreason.training.group_plans": "rlreason.training.stages.rl",
     "rlreason.training.recipe": "rlreason.training.settings.recipe",
     "rlreason.training.rl_metrics": "rlreason.training.stages.rl_metrics",
     "rlreason.training.stage_configs": "rlreason.training.settings.kinds",

@@ -15,7 +15,7 @@ from rlreason.algorithms.policy_gradient import loss as loss_lib, scoring
 from rlreason.algorithms.policy_gradient.batch import make_batch
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.rl import Planner
 from rlreason.types import Outcome, Rollout, RolloutBatch
 from tests.algorithms import tiny
 
@@ -87,13 +87,13 @@ def test_lengths_by_hand():
 def test_packed_rows_with_gaps_are_as_rows_of_their_own(name, model):
   """Scores, and the gradient of the whole model, which is what gradient descent changes."""
   algorithm, rollout = compiled(model), make_rollout(action_mask(name))
-  planner = GroupPlanner(CONFIG, GROUP, make_layout(ParallelConfig(data=1)))
+  planner = Planner(CONFIG, GROUP, make_layout(ParallelConfig(data=1)))
   state, scores, batch = batch_of(algorithm, rollout)
   _, packed_scores, packed = batch_of(algorithm, rollout, planner.of_rollout(rollout))
   assert_trees_close(*(jax.tree.map(lambda x: np.where(TOKENS, x, 0), x)
                        for x in (scores, packed_scores)), atol=2e-5)
   key = jax.random.key(0)
-  plan = planner.of_update(packed, key)
+  plan = planner.of_update(planner.order(len(TOKENS), key), rollout, OUTCOME.is_scored, packed)
   assert plan is not None
   alone, _ = algorithm.update_step(state, batch, key)
   shared, _ = algorithm.update_step(state, packed.replace(plan=plan), key)

@@ -12,7 +12,7 @@ from rlreason.algorithms import minibatch_rows, presets
 from rlreason.data.row_packing import Sequences, plan_rows
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.rl import Planner
 from rlreason.types import GroupPlan, Outcome, Rollout, RowPlan
 from tests.algorithms import tiny
 
@@ -64,14 +64,15 @@ def step(name, packs):
   algorithm, rollout, key = compiled(name), make_rollout(), jax.random.key(5)
   config = tiny.replace(algorithm.config, pack_rows=packs, **({} if packs else {
       "packed_width": 0}))
-  planner = GroupPlanner(config, 2, make_layout(ParallelConfig(data=1)))
+  planner = Planner(config, 2, make_layout(ParallelConfig(data=1)))
   state = algorithm.init(tiny.random_params())
   reference = tiny.random_params(seed=1) if state.reference is None else state.reference
   models_of = {"params": state.params, "reference": reference}
   plans = [planner.of_rollout(rollout)]
   scores = algorithm.score(models_of, rollout, plans[0])
   batch, batch_metrics = algorithm.make_batch((rollout, scores, OUTCOME), state.coefs)
-  plans.append(planner.of_update(batch, key))
+  plans.append(planner.of_update(
+      planner.order(ROWS, key), rollout, OUTCOME.is_scored, batch))
   state, metrics = algorithm.update_step(state, batch.replace(plan=plans[1]), key)
   mask = lambda x: np.where(TOKENS if x.ndim == 2 else LENGTHS > 0, x, 0)
   return plans, (jax.tree.map(mask, scores), batch_metrics, metrics, state)
@@ -99,10 +100,11 @@ def test_rows_without_anything_to_learn_change_nothing():
   state = algorithm.init(tiny.random_params())
   scores = algorithm.score(
       {"params": state.params, "reference": tiny.random_params(seed=1)}, rollout, None)
+  nothing = np.zeros(ROWS, bool)
   batch, _ = algorithm.make_batch(
-      (rollout, scores, OUTCOME.replace(is_scored=np.zeros(ROWS, bool))), state.coefs)
-  planner = GroupPlanner(algorithm.config, 1, make_layout(ParallelConfig(data=1)))
-  plan = planner.of_update(batch, key)
+      (rollout, scores, OUTCOME.replace(is_scored=nothing)), state.coefs)
+  planner = Planner(algorithm.config, 1, make_layout(ParallelConfig(data=1)))
+  plan = planner.of_update(planner.order(ROWS, key), rollout, nothing, batch)
   assert not plan.packing.segment_ids.any()
   after, metrics = algorithm.update_step(state, batch.replace(plan=plan), key)
   jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
@@ -130,7 +132,7 @@ def test_what_stands_on_padding_is_not_read(planted):
 
 def test_who_packs():
   layout, rollout = make_layout(ParallelConfig(data=1)), make_rollout()
-  of = lambda config, group=1, model=tiny.MODEL: GroupPlanner(
+  of = lambda config, group=1, model=tiny.MODEL: Planner(
       config, group, layout, model).of_rollout(rollout)
   assert isinstance(of(FULL), RowPlan) and isinstance(of(FULL, 2), GroupPlan)
   # Groups are not whole in a micro-batch of one row.
@@ -141,10 +143,10 @@ def test_who_packs():
 
 def test_a_plan_has_the_rows_of_the_minibatches():
   algorithm, rollout, key = compiled("ppo"), make_rollout(), jax.random.key(5)
-  planner = GroupPlanner(algorithm.config, 1, make_layout(ParallelConfig(data=1)))
+  planner = Planner(algorithm.config, 1, make_layout(ParallelConfig(data=1)))
   state = algorithm.init(tiny.random_params())
   scores = algorithm.score(
       {"params": state.params, "reference": tiny.random_params(seed=1)}, rollout, None)
   batch, _ = algorithm.make_batch((rollout, scores, OUTCOME), state.coefs)
-  np.testing.assert_array_equal(
-      planner.of_update(batch, key).rows, minibatch_rows(algorithm.config, key, ROWS, 1))
+  plan = planner.of_update(planner.order(ROWS, key), rollout, OUTCOME.is_scored, batch)
+  np.testing.assert_array_equal(plan.rows, minibatch_rows(algorithm.config, key, ROWS, 1))

@@ -17,7 +17,7 @@ from rlreason.models import lora, quantize
 from rlreason.parallel import ALONE, Layout, ParallelConfig, make_layout
 from rlreason.slots import Slot
 from rlreason.training.metrics import CompilationCounter
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.rl import Planner
 from tests.algorithms import tiny
 
 # Every axis is divided by two tensor and two fsdp devices.
@@ -102,7 +102,7 @@ def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False, has_plan=False
         value_head=params["value_head"] if is_shared else None)
 
   generate, score = layout.compile_sampler(sample), layout.compile_rows(algorithm.score)
-  planner = GroupPlanner(config, GROUP, layout)
+  planner = Planner(config, GROUP, layout)
   make_batch = layout.compile_whole(algorithm.make_batch)
   update = layout.compile_update(algorithm.update_step, state)
 
@@ -119,7 +119,9 @@ def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False, has_plan=False
     outcome = layout.put_rows(types.Outcome(rewards, np.arange(ROWS) % 7 != 3))
     batch, _ = make_batch((placed, scores, outcome), layout.get_state(state.coefs))
     if has_gaps or has_plan:
-      batch = batch.replace(plan=planner.of_update(batch, key_update))
+      order = planner.order(ROWS, key_update)
+      plan = planner.of_update(order, rollout, np.arange(ROWS) % 7 != 3, batch)
+      batch = batch.replace(plan=plan)
       is_shared = config.share_prompts and layout.takes_plans
       assert isinstance(batch.plan, types.GroupPlan if is_shared else types.RowPlan)
     host = (rollout, *map(layout.get_rows, (scores, batch)))

@@ -22,7 +22,7 @@ from rlreason.models import ModelConfig
 from rlreason.sampling import SamplingOptions, logits as logits_lib, sample
 from rlreason.slots import Slot
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
-from rlreason.training.stages.group_plans import GroupPlanner
+from rlreason.training.stages.rl import Planner
 from rlreason.types import Outcome, PackedBatch, PairBatch, Rollout
 from tests.algorithms import tiny
 from tests.settings import fakes
@@ -139,11 +139,11 @@ NO_CRITIC = dict(critic="none")
 POLICY_GRADIENT = {
     "epochs": pg(2), "minibatch_size": pg(2), "micro_batch_size": Row(2, program),
     "recompute_log_probs": pg(True),
-    "share_prompts": Row(True, lambda config: type(GroupPlanner(
+    "share_prompts": Row(True, lambda config: type(Planner(
         config, 2, fakes.LAYOUT).of_rollout(ROLLOUT))),
-    "pack_rows": Row(True, lambda config: type(GroupPlanner(
+    "pack_rows": Row(True, lambda config: type(Planner(
         config, 1, fakes.LAYOUT).of_rollout(ROLLOUT)), with_other=dict(packed_width=24)),
-    "packed_width": Row(24, lambda config: jax.tree.map(np.shape, GroupPlanner(
+    "packed_width": Row(24, lambda config: jax.tree.map(np.shape, Planner(
         config, 1, fakes.LAYOUT).of_rollout(ROLLOUT)), dict(pack_rows=True)),
     "advantage": pg(Slot(losses.group_centered)), "discount": pg(0.5), "gae_lambda": pg(0.5),
     "critic_lambda": pg(0.5), "length_adaptive_alpha": pg(0.5), "bootstrap_truncated": pg(True),

@@ -71,7 +71,7 @@ def test_shared_prompts_and_packed_rows_change_nothing(tmp_path):
 def test_a_correction_weighs_what_an_older_policy_has_sampled(tmp_path):
   """Sampled a step ahead, the ratio to the sampler is no longer 1; rows are packed meanwhile."""
   algorithm = presets.grpo(
-      recompute_log_probs=True, share_prompts=False, pack_rows=True,
+      recompute_log_probs=True, share_prompts=False,
       correction=Slot(losses.truncated_importance, {"cap": 2.0}))
   found = {}
   for ahead in (0, 1):

@@ -144,8 +144,7 @@ def run(workdir, moment, options):
     config = make_data_config() if "data" in options else make_config("adapters" in options)
     if "ahead" in options:
       config.rl.draws_ahead = 2
-      config.rl.algorithm.share_prompts = False  # or prompts are shared, and rows not packed
-      config.rl.algorithm.pack_rows = True
+      config.rl.algorithm.share_prompts = False  # then rows are packed
     if "evaluated" in options:
       config.evaluation.every_steps = 2
       config.checkpoint.keep_best = "eval/countdown/reasoning_length"

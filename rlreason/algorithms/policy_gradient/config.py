@@ -36,7 +36,7 @@ class PolicyGradientConfig:
   # Where no prompt is shared, prompts and completions are packed into rows one after the other,
   # with almost no padding. The results are the same up to rounding. Not for models with experts,
   # which are balanced over a pass.
-  pack_rows: bool = False
+  pack_rows: bool = True
   packed_width: int = 0  # tokens of a packed row; 0 = chosen from the lengths of each step
 
   # Advantages. The slot turns the scores of a group into advantages of its completions; a critic,
