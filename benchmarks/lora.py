@@ -12,6 +12,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -44,14 +45,15 @@ def run(form, num_prompts, steps):
   """Runs the steps in this process and prints their time and memory."""
   recipe = load_recipe(form, num_prompts)
   setup, policy = make_setup(recipe)
-  with WorkerPool(num_workers=1, timeout_seconds=recipe.reward_timeout) as pool:
-    stage = make_stage(setup, recipe.stages[0], policy, 0, pool)
+  with (WorkerPool(num_workers=1, timeout_seconds=recipe.reward_timeout) as pool,
+        tempfile.TemporaryDirectory() as folder):
+    stage = make_stage(setup, recipe.stages[0], policy, 0, pool, pathlib.Path(folder))
     del policy
     state, seconds = stage.state, []
     stage = stage._replace(state=None)
     for step in range(steps):
       started = time.perf_counter()
-      output = stage.step(state, step, next(stage.data), jax.random.key(step))
+      output = stage.step(state, step, stage.data, jax.random.key(step))
       state = jax.block_until_ready(output.state)
       del output
       seconds.append(time.perf_counter() - started)

@@ -14,6 +14,7 @@ from rlreason.types import RowPacking, RowPlan
 
 _PASS = 24  # fixed cost of a pass, such as adding its gradients, in tokens
 _GOOD = 1.05  # times the least cost
+_WASTE = 0.1  # share of padding that is looked for among good sizes
 
 
 class Sequences(NamedTuple):
@@ -71,12 +72,14 @@ def plan_rows(
   columns = sum(sequences.columns)
   widths = [width] if width else _widths(columns - 1)
   packed = {tokens: _pack_all(sequences.sizes[rows], tokens) for tokens in widths}
-  costs = {}
+  costs, wastes, needed = {}, {}, sequences.sizes[rows].sum()
   for tokens in widths:
     count = _rows_of_pass(max_tokens // num_parts, rows.shape[2] * columns, tokens)
     passes = -(-packed[tokens][2].max(axis=1) // count)
     costs[count, tokens] = _cost(passes, count, tokens, model_width)
-  count, tokens = _choose(costs)
+    wastes[count, tokens] = 1 - needed / (
+        np.maximum(1, passes).sum() * num_parts * count * tokens)
+  count, tokens = _choose(costs, wastes)
   per_pass = max(1, max_tokens // (num_parts * columns))
   padded = _cost(
       np.full(len(order), -(-rows.shape[2] // per_pass)), per_pass, columns, model_width)
@@ -110,11 +113,15 @@ def _rows_of_pass(max_tokens: int, padded: int, width: int) -> int:
   return 1 << (rows.bit_length() - 1)
 
 
-def _choose(costs: dict[tuple[int, int], float]) -> tuple[int, int]:
-  """The roundest sizes whose cost is near the least, so that other steps use the same sizes."""
+def _choose(
+    costs: dict[tuple[int, int], float], wastes: dict[tuple[int, int], float]) -> tuple[int, int]:
+  """Sizes whose cost is near the least: the roundest of those with little padding, so that other
+  steps use them too; without any of these, those with the least padding.
+  """
   good = [shape for shape, cost in costs.items() if cost <= _GOOD * min(costs.values())]
+  full = [shape for shape in good if wastes[shape] <= _WASTE] or [min(good, key=wastes.get)]
   odd_part = lambda number: number // (number & -number)
-  return min(good, key=lambda shape: (
+  return min(full, key=lambda shape: (
       odd_part(shape[0]) * odd_part(shape[1]), -shape[0] * shape[1], shape))
 
 

@@ -18,6 +18,8 @@ t)`, where t counts given tokens too: a sample does not depend on the padding, s
 its batch.
 """
 
+from typing import NamedTuple
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -120,7 +122,8 @@ def begin(
 
 
 def run(
-    decoder: Decoder, session: Session, until: jax.Array | int | None = None
+    decoder: Decoder, session: Session, until: jax.Array | int | None = None, *,
+    enough: int | None = None,
 ) -> Session:
   """Samples tokens until every row has ended or is `until` tokens long.
 
@@ -132,27 +135,29 @@ def run(
     decoder: of `prepare`.
     session: any rows; those that have ended or are long enough do not change.
     until: i32[B], or a scalar; tokens of a row, including given ones. None: the capacity.
+    enough: stops when this many groups have no open row left; None: all.
   """
-  until = session.capacity if until is None else until
-  until = jnp.minimum(jnp.broadcast_to(until, session.lengths.shape), session.capacity)
+  until = jnp.minimum(jnp.broadcast_to(
+      session.capacity if until is None else until, session.lengths.shape), session.capacity)
   is_new = is_open(session, until) & (session.lengths == 0)
   session = session.replace(**jax.lax.cond(
       jnp.any(is_new), lambda: row_fields(draw_first(decoder, session, is_new)),
       lambda: row_fields(session)))
-  return run_begun(decoder, session, until)
+  return run_begun(decoder, session, until, enough=enough)
 
 
 def run_begun(
-    decoder: Decoder, session: Session, until: jax.Array, *, is_closed: bool = False
+    decoder: Decoder, session: Session, until: jax.Array, *, is_closed=False, enough=None
 ) -> Session:
   """`run` if every open row has a token; `until` i32[B] is within the capacity.
 
-  With `is_closed` all rows have one token, `until` is the capacity, and only `to_rollout` may
-  follow: the resulting session has no caches.
+  With `is_closed` (bool) all rows have one token, `until` is the capacity, and only `to_rollout`
+  may follow: the resulting session has no caches.
   """
   lengths = lengths_from(session.caches[0].keys.shape[3], session.capacity)
   budgets = row_budgets(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
-  return _run(make_step(decoder), lengths, budgets, is_closed, session, until)
+  goal = _Goal(until, session.hidden.shape[0] if enough is None else enough)
+  return _run(make_step(decoder), lengths, budgets, is_closed, session, goal)
 
 
 def append(
@@ -359,11 +364,15 @@ def is_open(session: Session, until: jax.Array) -> jax.Array:
   return ~session.is_done & (session.lengths < until)
 
 
+class _Goal(NamedTuple):  # when to stop decoding
+  until: jax.Array  # i32[B] tokens of each row
+  enough: int  # groups without an open row
+
+
 def _run(
-    step, lengths: list[int], budgets: list[int], is_closed: bool, session: Session,
-    until: jax.Array,
+    step, lengths: list[int], budgets: list[int], is_closed: bool, session: Session, goal: _Goal
 ) -> Session:
-  """Decodes until no row is open, with a decreasing number of rows.
+  """Decodes until no row is open, or enough groups have ended, with a decreasing number of rows.
 
   Args:
     step: (session, bool[B]) -> session with one more token of these rows.
@@ -371,19 +380,19 @@ def _run(
     budgets: of `row_budgets`.
     is_closed: whether the result has no caches; else they have the last length.
     session: of rows with a token each, and caches of the first length.
-    until: i32[B].
+    goal: of these rows.
   """
   max_open_rows, *smaller = budgets
-  session = _run_segments(step, lengths, max_open_rows, is_closed, session, until)
+  session = _run_segments(step, lengths, max_open_rows, is_closed, session, goal)
   if not max_open_rows:
     return session
-  kept = _open_rows(session, until, max_open_rows)
+  kept = _open_rows(session, goal.until, max_open_rows)
   take = lambda x: models.take_rows(x, kept)
   rest = session.replace(
       keys=take(session.keys), **jax.tree.map(take, row_fields(session)),
       caches=session.caches if is_closed
       else [models.keep_rows(cache, kept) for cache in session.caches])
-  rest = _run(step, lengths[-1:], smaller, is_closed, rest, take(until))
+  rest = _run(step, lengths[-1:], smaller, is_closed, rest, goal._replace(until=take(goal.until)))
   # Back to the rows that they were taken from.
   count = session.lengths.shape[0] // kept.shape[0]
   rows = (kept + jnp.arange(kept.shape[0])[:, None] * count).reshape(-1)
@@ -396,19 +405,19 @@ def _run(
 
 
 def _run_segments(
-    step, lengths: list[int], max_open_rows: int, is_closed: bool, session: Session,
-    until: jax.Array,
+    step, lengths: list[int], max_open_rows: int, is_closed: bool, session: Session, goal: _Goal
 ) -> Session:
   """One loop per cache length; the later ones and their memory only where rows need them.
 
   Ends where no group has more than `max_open_rows`. The caches then have the last length; in a
   closed run, they are those of the `_open_rows`, or none if there are 0.
   """
-  prompts = session.hidden.shape[0]
+  until, prompts = goal.until, session.hidden.shape[0]
 
   def has_too_many_open_rows(session):
-    is_left = is_open(session, until)
-    return jnp.any(jnp.sum(is_left.reshape(prompts, -1), axis=1) > max_open_rows)
+    num_open = jnp.sum(is_open(session, until).reshape(prompts, -1), axis=1)
+    is_left = jnp.any(num_open > max_open_rows)
+    return is_left if goal.enough == prompts else is_left & (jnp.sum(num_open == 0) < goal.enough)
 
   def is_within(session):
     return jnp.all(~is_open(session, until) | (session.lengths <= lengths[0]))
@@ -422,7 +431,7 @@ def _run_segments(
 
   def run_next_segment(session):
     return _run_segments(
-        step, lengths[1:], max_open_rows, is_closed, grown(session, lengths[1]), until)
+        step, lengths[1:], max_open_rows, is_closed, grown(session, lengths[1]), goal)
 
   session = jax.lax.while_loop(
       lambda session: is_within(session) & has_too_many_open_rows(session),

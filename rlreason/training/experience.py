@@ -63,7 +63,7 @@ class Draws:
     """
     if not self._ahead:
       return
-    self._position = self._stage.data.get_state()
+    self._position = self._now()
     trained, frozen = lora.split(_drawn_with(params))
     # An update donates its parameters, including the frozen ones.
     self._frozen = _copy(frozen)
@@ -90,7 +90,7 @@ class Draws:
 
   def position(self) -> dict[str, Any]:
     """The position of the data before the first unused sampling."""
-    return self._stage.data.get_state() if self._position is None else self._position
+    return self._now() if self._position is None else self._position
 
   def kept_params(self) -> list[Params]:
     """The trained parameters of the next n samplings, in order."""
@@ -111,6 +111,9 @@ class Draws:
       self._orders.put(None)
       self._thread.join(_SECONDS_TO_LEAVE)
 
+  def _now(self) -> dict[str, Any]:
+    return {} if self._stage.data is None else self._stage.data.get_state()
+
   def _order(self, step: int, params: Params):
     if step < self._stage.steps:
       draw = _Draw(step, lora.join(params, self._frozen), futures.Future())
@@ -126,7 +129,7 @@ class Draws:
       try:
         drawn = self._stage.draw(
             draw.params, self._stage.data, jax.random.fold_in(self._key, draw.step))
-        draw.result.set_result((drawn, self._stage.data.get_state()))
+        draw.result.set_result((drawn, self._now()))
       except BaseException as error:  # for the step that requests it
         draw.result.set_exception(failure := error)
 

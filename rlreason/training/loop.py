@@ -484,7 +484,8 @@ class Loop:
     frozen = lora.split(self.state.params)[1]
     self.state = None  # it gave the shapes; frees its memory
     restored, host = self.checkpoints.restore(latest, template)
-    stage.data.set_state(host["data"])
+    if stage.data is not None:
+      stage.data.set_state(host["data"])
     restored = layout.put_state(restored)
     state, kept = ((restored["state"], restored["drawn_with"]) if stage.draws_ahead
                    else (restored, None))

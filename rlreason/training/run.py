@@ -20,7 +20,7 @@ from rlreason.training.settings.recipe import Recipe
 from rlreason.training.setup import check_same_shape, load_policy, param_shardings
 from rlreason.training.stages.base import Setup
 from rlreason.training.stages.kinds import make_stage
-from rlreason.training.stages.sample import select
+from rlreason.training.stages.select import select
 from rlreason.types import Params
 
 

@@ -89,6 +89,22 @@ def generator_of(trace):
   return make_generator
 
 
+def partial_generator_of(trace):
+  """A `rollout.make_partial_generator` of canned completions, all of which have ended."""
+
+  def make_partial_generator(*args, enough, group_size, **settings):
+    generate = generator_of(trace)(*args, group_size=group_size, **settings)
+
+    def generate_some(params, groups):
+      trace["partial"].append((enough, len(groups)))
+      rows = [group.row for group in groups]
+      return generate(params, rows, jax.random.key(0)), np.ones(len(groups), bool)
+
+    return generate_some
+
+  return make_partial_generator
+
+
 def rates(optimizer, updates=4):
   """The learning rates of the first updates: what a gradient that stays the same moves."""
   params = {"policy": {"w": jnp.zeros(2)}}
@@ -171,7 +187,9 @@ def stand_ins(trace, others=TOKENIZER):
       "policy": next(x for x in args if isinstance(x, dict)), "given": args}
   with contextlib.ExitStack() as stack:
     for where, name, value in (
-        (rollout_lib, "make_generator", generator_of(trace)), (sources, "read_source", read_source),
+        (rollout_lib, "make_generator", generator_of(trace)),
+        (rollout_lib, "make_partial_generator", partial_generator_of(trace)),
+        (sources, "read_source", read_source),
         (rl, "policy_gradient", make), (distill, "distill", make), (preference, "preference", make),
         (REWARD_MODEL, "reward_model", make), (SFT, "sft", make), (rl, "init_rl_params", init),
         (distill, "init_distill_params", init),

@@ -25,6 +25,7 @@ from rlreason.training.settings.sample import SampleStage
 from rlreason.training.settings.select import SelectStage
 from rlreason.training.settings.sft import SFTStage
 from rlreason.training.stages import checks
+from rlreason.training.stages.select import select
 from tests.settings import bases, fakes
 from tests.settings.bases import OPTIMIZER, REINFORCE, VERIFIER, Row
 
@@ -100,7 +101,7 @@ def selected(stage):
       (folder / "data" / f"{name}.jsonl").write_text(
           "".join(json.dumps(row | {"completion": f"{name} {i}", "completion_ids": [3, i]}) + "\n"
                   for i in range(3)))
-    stages_lib.select(fakes.make_setup(bases.make_recipe()), stage, folder)
+    select(fakes.make_setup(bases.make_recipe()), stage, folder)
     return {file.name: file.read_text() for file in (folder / "data").iterdir()}
 
 
@@ -131,6 +132,7 @@ ROWS = {
             rewards=(VERIFIER, dataclasses.replace(EXPLORATION, weight=100.0)))),
         "length_buckets": Row((7,), widths, beside=dict(num_prompts=1)),
         "draws_ahead": Row(1, of("stage")),
+        "carried_prompts": Row(2, of("partial")),
         "max_resample_rounds": Row(2, of("prompts"), beside=dict(num_prompts=4)),
         "filter_groups_by": Row("accuracy", of("outcomes"), beside=DIFFERS),
         "answer_template": Row("a {answer}", lambda stage: [

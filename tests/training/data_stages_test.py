@@ -13,7 +13,7 @@ from rlreason.tokenizers import WordTokenizer
 from rlreason.training import metrics, run as run_lib
 from rlreason.training.settings.recipe import from_config
 from rlreason.training.settings.select import SelectStage
-from rlreason.training.stages.sample import select
+from rlreason.training.stages.select import select
 from tests.training import tiny_run
 from tests.training.processes import reproducible_lines, run_process, run_processes
 

@@ -109,7 +109,8 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
     assert (workdir / name).read_bytes() == pathlib.Path(f"{workdir}-2", name).read_bytes()
 
 
-@pytest.mark.parametrize("options", [("ahead",), ("adapters", "ahead", "evaluated")])
+@pytest.mark.parametrize("options", [
+    ("ahead",), ("ahead", "partial"), ("adapters", "ahead", "evaluated")])
 def test_a_run_that_draws_ahead_and_is_killed_is_the_same_run(options, cache, tmp_path):
   one, killed = tmp_path / "run-1", tmp_path / "run"
   ended = run_processes(

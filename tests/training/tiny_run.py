@@ -1,10 +1,12 @@
 """A whole run of a few steps on a model of a thousand parameters, in one process or killed in it.
 
-    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data] [ahead] [evaluated] [report]
+    python tests/training/tiny_run.py WORKDIR MOMENTS [adapters | data] [ahead] [partial]
+        [evaluated] [report]
 
 runs the recipe once for each of the moments, which have commas between them, each in a process of
 its own; with `adapters` by training these on a base of 4 bits, with `data` one whose stages write
-data for others; with `ahead` steps of RL draw two steps before they learn, from packed rows; with
+data for others; with `ahead` steps of RL draw two steps before they learn, from packed rows, with
+`partial` some of their completions go on in the next step; with
 its plots and its report only if `report` is there. At its moment a process sends itself a signal:
 SIGKILL for `step 3` (the metrics of step 3 have just been written), `save 4` (the checkpoint of
 step 4 has just been handed to the background), `eval sft` (the stage is evaluated and its model
@@ -145,6 +147,8 @@ def run(workdir, moment, options):
     if "ahead" in options:
       config.rl.draws_ahead = 2
       config.rl.algorithm.share_prompts = False  # then rows are packed
+    if "partial" in options:
+      config.rl.carried_prompts = 2
     if "evaluated" in options:
       config.evaluation.every_steps = 2
       config.checkpoint.keep_best = "eval/countdown/reasoning_length"

@@ -1,6 +1,9 @@
-"""The kinds of stages: a new one needs a file next to this one and a line here."""
+"""The kinds of stages: a new one is a module and a line here.
 
-from typing import Union
+The module has the settings, a `StageConfig`, and the functions `check` and `make`
+(`stages/kinds.py`). Of the kinds here the settings are in a module of their own, so that reading a
+config does not import the rest.
+"""
 
 from rlreason.training.settings.custom import CustomStage
 from rlreason.training.settings.distill import DistillStage
@@ -11,9 +14,7 @@ from rlreason.training.settings.sample import SampleStage
 from rlreason.training.settings.select import SelectStage
 from rlreason.training.settings.sft import SFTStage
 
-
 STAGES = {
     "sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage,
     "preference": PreferenceStage, "reward_model": RewardModelStage, "distill": DistillStage,
     "custom": CustomStage}
-AnyStage = Union[tuple(STAGES.values())]  # as the type of a field

@@ -61,6 +61,10 @@ class RLStage(StageConfig):
   # Rollouts are sampled, and their rewards computed, while this many previous steps train: the
   # sampling policy is then that many steps old. 0 = each step samples its own.
   draws_ahead: int = 0
+  # Partial rollouts: this many further prompts are sampled at once, a step ends when the groups of
+  # num_prompts have ended, and the others go on in the next step, with the log-probs they were
+  # sampled with. 0 = every completion ends in its step.
+  carried_prompts: int = 0
   writes_accuracy: bool = False  # data/<stage>.jsonl: number of right ones by step and problem
 
   has_preflight: ClassVar[bool] = True
@@ -76,7 +80,8 @@ class RLStage(StageConfig):
     return named_stages(self, "reward_model", "critic_path")
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
-    rows = self.num_prompts * self.group_size * self.max_resample_rounds
+    rows = (
+        self.num_prompts * self.max_resample_rounds + self.carried_prompts) * self.group_size
     return rows, prompt_tokens + self.sampling.max_new_tokens
 
   def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:
@@ -94,6 +99,12 @@ class RLStage(StageConfig):
       raise ValueError(
           f"max_resample_rounds: got {self.max_resample_rounds} with group_size=1, allowed: 1 (a "
           "group of one always scores the same)")
+    if self.carried_prompts < 0:
+      raise ValueError(f"carried_prompts: got {self.carried_prompts}, allowed: 0 or more")
+    if self.carried_prompts and self.max_resample_rounds > 1:
+      raise ValueError(
+          f"carried_prompts: got {self.carried_prompts} with max_resample_rounds="
+          f"{self.max_resample_rounds}, allowed: 0, or max_resample_rounds=1")
     num_rows = self.num_prompts * self.group_size
     if num_rows % self.algorithm.minibatch_size:
       raise ValueError(

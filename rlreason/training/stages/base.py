@@ -48,7 +48,7 @@ class Stage(NamedTuple):
   name: str
   steps: int
   state: TrainState | None  # placed
-  data: pipeline.BatchIterator
+  data: pipeline.BatchIterator | None  # or another iterator with such a state; None: there is none
   # (state, step, result of `draw`, key)
   learn: Callable[[TrainState, int, Any, Key], StepOutput]
   # (parameters, data, key) -> the experience of a step; reads the data that it needs, and of the

@@ -7,21 +7,24 @@ from rlreason.training.settings.custom import CustomStage
 from rlreason.training.stages import base, policies
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 
-def check_custom(setup: Setup, stage: CustomStage):
+def check(setup: Setup, stage: CustomStage):
   """Checks nothing more than the existence of the function."""
   del setup, stage
 
 
-def make_custom(
-    setup: Setup, stage: CustomStage, policy: Params, seed: int, folder: pathlib.Path
+def make(
+    setup: Setup, stage: CustomStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
 ) -> base.Stage:
   """The stage, which trains a policy, under the name and for the steps of its settings.
 
   Raises:
     ValueError: the function returned something else.
   """
+  del pool  # there are no rewards
   policy, _ = policies.own_policy(setup, policy, seed, has_reference=False)
   with users.contained(f"config.{stage.name}.make: {stage.make.name!r}"):
     made = stage.make(setup=setup, stage=stage, policy=policy, seed=seed, folder=folder)

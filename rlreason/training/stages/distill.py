@@ -15,9 +15,10 @@ from rlreason.training.settings.distill import DistillStage
 from rlreason.training.stages import base, checks, policies, scoring, sources
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params, Rollout
+from rlreason.workers import WorkerPool
 
 
-def check_distill(setup: Setup, stage: DistillStage):
+def check(setup: Setup, stage: DistillStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
   checks.check_rows(
@@ -40,10 +41,12 @@ def check_distill(setup: Setup, stage: DistillStage):
     rollout_lib.check_fitting(rows, setup.tokenizer, max(setup.recipe.prompt_buckets))
 
 
-def make_distill(
-    setup: Setup, stage: DistillStage, policy: Params, seed: int, folder: pathlib.Path
+def make(
+    setup: Setup, stage: DistillStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data of earlier stages."""
+  del pool  # there are no rewards
   layout, config = setup.layout, stage.distill
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   own, _ = policies.own_policy(setup, policy, seed, has_reference=False)

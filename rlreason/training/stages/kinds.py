@@ -1,50 +1,27 @@
-"""The kinds of stages: their checks and makers. A new kind needs a line here."""
+"""Checks and makes stages of all kinds, each in a module of its own."""
 
-from collections.abc import Callable
 import dataclasses
+import importlib
 import os
 import pathlib
+import types
 
 from rlreason import config as config_lib, hub, weights
 from rlreason.training.settings.base import START, StageConfig
-from rlreason.training.settings.custom import CustomStage
-from rlreason.training.settings.distill import DistillStage
-from rlreason.training.settings.preference import PreferenceStage
-from rlreason.training.settings.reward_model import RewardModelStage
-from rlreason.training.settings.rl import RLStage
-from rlreason.training.settings.sample import SampleStage
-from rlreason.training.settings.select import SelectStage
-from rlreason.training.settings.sft import SFTStage
 from rlreason.training.setup import check_same_adapters, check_same_shape
 from rlreason.training.stages import policies
 from rlreason.training.stages.base import Setup, Stage
-from rlreason.training.stages.custom import check_custom, make_custom
-from rlreason.training.stages.distill import check_distill, make_distill
-from rlreason.training.stages.preference import check_preference, make_preference
-from rlreason.training.stages.reward_model import check_reward_model, make_reward_model
-from rlreason.training.stages.rl import check_rl, make_rl
-from rlreason.training.stages.sample import check_sample, check_select, make_sample
-from rlreason.training.stages.sft import check_sft, make_sft
 from rlreason.types import Params
 from rlreason.workers import WorkerPool
 
 
-def _without_pool(make: Callable) -> Callable:
-  """The maker of a stage without rewards, with the signature of one with a worker pool."""
-  return lambda setup, stage, policy, seed, pool, folder: make(setup, stage, policy, seed, folder)
+def _module(stage: StageConfig) -> types.ModuleType:
+  """The module with the stage's `check(setup, stage)` and, if it has steps, `make`.
 
-
-# Settings -> the check before the run, and the maker; None: a stage without steps.
-KINDS = {
-    SFTStage: (check_sft, _without_pool(make_sft)),
-    RLStage: (check_rl, make_rl),
-    SampleStage: (check_sample, make_sample),
-    SelectStage: (check_select, None),
-    PreferenceStage: (check_preference, _without_pool(make_preference)),
-    RewardModelStage: (check_reward_model, _without_pool(make_reward_model)),
-    DistillStage: (check_distill, _without_pool(make_distill)),
-    CustomStage: (check_custom, _without_pool(make_custom)),
-}
+  It is the one of its settings or, if that is in `training/settings`, its namesake in
+  `training/stages`. The arguments of `make` are those of `make_stage`.
+  """
+  return importlib.import_module(type(stage).__module__.replace(".settings.", ".stages."))
 
 
 def check_stages(setup: Setup):
@@ -55,8 +32,7 @@ def check_stages(setup: Setup):
   """
   for stage in setup.recipe.stages:
     try:
-      check, _ = KINDS[type(stage)]
-      check(setup, stage)
+      _module(stage).check(setup, stage)
       if stage.has_steps:
         _check_start(setup, stage)
     except (ValueError, FileNotFoundError) as error:
@@ -102,5 +78,4 @@ def make_stage(
     pool: for verifiers.
     folder: of the run, for data of earlier stages.
   """
-  _, make = KINDS[type(stage)]
-  return make(setup, stage, policy, seed, pool, folder)
+  return _module(stage).make(setup, stage, policy, seed, pool, folder)

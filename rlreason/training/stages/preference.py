@@ -9,9 +9,10 @@ from rlreason.training.settings.preference import PreferenceStage
 from rlreason.training.stages import base, checks, pairs, policies
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 
-def check_preference(setup: Setup, stage: PreferenceStage):
+def check(setup: Setup, stage: PreferenceStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
   checks.check_rows(
@@ -20,10 +21,12 @@ def check_preference(setup: Setup, stage: PreferenceStage):
   pairs.check_rows(setup, stage, stage.preference.has_pairs)
 
 
-def make_preference(
-    setup: Setup, stage: PreferenceStage, policy: Params, seed: int, folder: pathlib.Path
+def make(
+    setup: Setup, stage: PreferenceStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data of earlier stages."""
+  del pool  # there are no rewards
   layout, config = setup.layout, stage.preference
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=config.has_reference)

@@ -18,9 +18,10 @@ from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.stages import base, checks, pairs, policies
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 
-def check_reward_model(setup: Setup, stage: RewardModelStage):
+def check(setup: Setup, stage: RewardModelStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   config = stage.reward_model
   checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
@@ -32,10 +33,12 @@ def check_reward_model(setup: Setup, stage: RewardModelStage):
   pairs.check_rows(setup, stage, config.has_pairs)
 
 
-def make_reward_model(
-    setup: Setup, stage: RewardModelStage, policy: Params, seed: int, folder: pathlib.Path
+def make(
+    setup: Setup, stage: RewardModelStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data of earlier stages."""
+  del pool  # there are no rewards
   layout, config = setup.layout, stage.reward_model
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   # A copy: the policy is not trained here, and later stages start from it.

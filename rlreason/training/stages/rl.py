@@ -38,7 +38,7 @@ class Judged(NamedTuple):
   sampled: Sampled  # the groups used for training
   everything: list[Sampled]  # all groups that were sampled
   greedy_scores: np.ndarray | None  # f32[B], for methods that need them
-  seconds: dict[str, float]
+  metrics: dict[str, float]
 
 
 class Drawn(NamedTuple):
@@ -48,9 +48,10 @@ class Drawn(NamedTuple):
   judge: Callable[[], Judged]  # computes the rewards, once
 
 
-def check_rl(setup: Setup, stage: RLStage):
+def check(setup: Setup, stage: RLStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
-  checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
+  for name in ("num_prompts", "carried_prompts"):
+    checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
   for name in ("minibatch_size", "micro_batch_size"):
     checks.check_rows(
         f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
@@ -64,7 +65,7 @@ def check_rl(setup: Setup, stage: RLStage):
   scoring.check_problems(setup, stage)
 
 
-def make_rl(
+def make(
     setup: Setup, stage: RLStage, policy: Params, seed: int, pool: WorkerPool,
     folder: pathlib.Path,
 ) -> base.Stage:
@@ -82,15 +83,16 @@ def make_rl(
       has_answers=bool(stage.answer_template))
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
   problems = scoring.make_problems(setup, stage, folder)
+  prompts = pipeline.prompt_batches(problems, stage.num_prompts, seed)
   scorer = scoring.make_scorer(setup, stage, pool, folder)
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
-      has_values=config.critic == "shared" and not config.recompute_log_probs)
+      has_values=_has_values(stage))
   learn = _make_learn(setup, stage, algorithm, state, reference, problems.num_dropped)
   return base.Stage(
       stage.name, stage.steps, state,
-      pipeline.prompt_batches(problems, stage.num_prompts, seed), learn,
+      rollout_lib.OpenGroups(prompts) if stage.carried_prompts else prompts, learn,
       make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
       preflight=functools.partial(try_problems, stage, problems, generate, scorer))
 
@@ -105,20 +107,21 @@ def make_draw(
   """
   buckets = (*stage.length_buckets, stage.sampling.max_new_tokens)
   greedy_scores = _make_greedy_scores(setup, stage, scorer)
+  sample = _make_sample_groups(setup, stage, generate)
 
   def draw_one(params, data, key):
     key_sample, _ = jax.random.split(key)
     started = time.perf_counter()
-    rows = next(data)
-    rollout = rollout_lib.crop(generate(params, rows, key_sample), buckets)
-    seconds = {"time/sampling": time.perf_counter() - started}
+    rows, rollout, ages = sample(params, data, key_sample)
+    rollout = rollout_lib.crop(rollout, buckets)
+    metrics = ages | {"time/sampling": time.perf_counter() - started}
 
     @functools.cache
     def judge():
       started = time.perf_counter()
       result = Sampled(rows, rollout, scorer(rows, rollout))
-      seconds["time/rewards"] = time.perf_counter() - started
-      return Judged(result, [result], greedy_scores(params, rows, key), seconds)
+      metrics["time/rewards"] = time.perf_counter() - started
+      return Judged(result, [result], greedy_scores(params, rows, key), metrics)
 
     if not stage.answer_template:
       return Drawn(rollout, judge)
@@ -138,9 +141,9 @@ def make_draw(
     chosen = rollout_lib.choose_groups(
         parts, stage.num_prompts, stage.group_size, stage.filter_groups_by)
     chosen = chosen._replace(rollout=rollout_lib.crop(chosen.rollout, buckets))
-    seconds = {"time/sampling": time.perf_counter() - started}
+    metrics = {"time/sampling": time.perf_counter() - started}
     judge = functools.cache(
-        lambda: Judged(chosen, parts, greedy_scores(params, chosen.rows, key), seconds))
+        lambda: Judged(chosen, parts, greedy_scores(params, chosen.rows, key), metrics))
     return Drawn(chosen.rollout, judge)
 
   draw = draw_one if stage.max_resample_rounds == 1 else draw_until_full
@@ -151,6 +154,40 @@ def make_draw(
     return drawn
 
   return draw_and_judge if stage.draws_ahead else draw
+
+
+def _make_sample_groups(
+    setup: Setup, stage: RLStage, generate: Callable
+) -> Callable[[Params, Any, Key], tuple[list[Row], Rollout, dict[str, float]]]:
+  """Makes `sample(params, data, key)`: `num_prompts` problems, their completions, and metrics."""
+  def sample_now(params, data, key):
+    rows = next(data)
+    return rows, generate(params, rows, key), {}
+
+  if not stage.carried_prompts:
+    return sample_now
+  count, size = stage.num_prompts, stage.group_size
+  generate_some = rollout_lib.make_partial_generator(
+      setup.model, setup.tokenizer, setup.layout, options=stage.sampling, group_size=size,
+      prompt_buckets=setup.recipe.prompt_buckets, enough=count,
+      has_values=_has_values(stage))
+
+  def sample_some(params, data, key):
+    groups = data.take(count + stage.carried_prompts, key)
+    rollout, has_ended = generate_some(params, groups)
+    chosen = np.flatnonzero(has_ended)[:count]
+    data.put_back([group for i, group in enumerate(groups) if i not in chosen])
+    index = (chosen[:, None] * size + np.arange(size)).reshape(-1)
+    ages = np.array([data.draws - 1 - groups[i].draw for i in chosen])
+    metrics = {"rollout/age/mean": float(ages.mean()), "rollout/age/max": float(ages.max())}
+    return [groups[i].row for i in chosen], jax.tree.map(lambda x: x[index], rollout), metrics
+
+  return sample_some
+
+
+def _has_values(stage: RLStage) -> bool:
+  """Whether the sampler computes the values of a shared critic."""
+  return stage.algorithm.critic == "shared" and not stage.algorithm.recompute_log_probs
 
 
 def make_outcome(setup: Setup, stage: RLStage) -> Callable[[Judged, int], Outcome]:
@@ -361,7 +398,7 @@ def _make_learn(
     state, update_metrics = update(state, ready, key_update)
     host_metrics = rl_metrics.rollout_metrics(scored, rollout, stage.group_size) | {
         "optim/lr": float(schedule(number * updates)),
-        "rollout/dropped_prompts": num_dropped, **judged.seconds,
+        "rollout/dropped_prompts": num_dropped, **judged.metrics,
         **plan_metrics(ready.plan)}
     if stage.max_resample_rounds > 1:
       host_metrics |= rl_metrics.round_metrics(

@@ -1,19 +1,16 @@
-"""Stages that write data: completions with their rewards, and selections from them."""
+"""Sample stages: they write completions and their rewards."""
 
 import functools
-import json
 import pathlib
 
-from rlreason import files, models, rollout as rollout_lib, weights
+from rlreason import models, rollout as rollout_lib, weights
 from rlreason.algorithms.base import empty_state
 from rlreason.data import pipeline
 from rlreason.parallel import Layout
 from rlreason.rollout import Sampled
 from rlreason.sampling import Batching, sample_queue
-from rlreason.training import metrics
 from rlreason.training.settings.graph import start_of
 from rlreason.training.settings.sample import SampleStage
-from rlreason.training.settings.select import SelectStage
 from rlreason.training.setup import param_shardings
 from rlreason.training.stages import base, checks, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
@@ -21,7 +18,7 @@ from rlreason.types import Params
 from rlreason.workers import WorkerPool
 
 
-def check_sample(setup: Setup, stage: SampleStage):
+def check(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   for name in ("num_prompts", "prompts_at_once"):
     checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
@@ -40,16 +37,7 @@ def check_sample(setup: Setup, stage: SampleStage):
   checks.check_bigrams(stage.sampling.blocked_bigrams, model.vocab_size)
 
 
-def check_select(setup: Setup, stage: SelectStage):
-  """Calls the selection without rows, so that it checks its options.
-
-  Raises:
-    ValueError: they are out of range.
-  """
-  stage.select(rows=[], encode=setup.tokenizer.encode)
-
-
-def make_sample(
+def make(
     setup: Setup, stage: SampleStage, policy: Params, seed: int, pool: WorkerPool,
     folder: pathlib.Path,
 ) -> base.Stage:
@@ -102,35 +90,3 @@ def _sampler(stage: SampleStage, layout: Layout):
   return functools.partial(sample_queue, Batching(
       groups=stage.prompts_at_once // layout.num_replicas,
       parts=layout.num_shards // layout.num_replicas))
-
-
-def select(setup: Setup, stage: SelectStage, folder: pathlib.Path) -> int:
-  """Writes the data of the stage atomically.
-
-  Args:
-    setup: of the run.
-    stage: its settings.
-    folder: of the run.
-
-  Returns:
-    The number of rows.
-
-  Raises:
-    ValueError: nothing is selected.
-  """
-  rows = []
-  for name in stage.inputs:
-    file = base.data_file(folder, name)
-    if not file.exists():
-      raise FileNotFoundError(
-          f"config.{stage.name}.inputs: {str(file)!r} not found; stage {name!r} wrote it: put it "
-          "back, or give a new workdir")
-    rows.extend(metrics.read_lines(file))
-  selected = stage.select(rows=rows, encode=setup.tokenizer.encode)
-  if not selected:
-    raise ValueError(
-        f"config.{stage.name}.select: {stage.select.name} leaves none of {len(rows)} rows, "
-        "allowed: a selection with at least one, or more samples")
-  files.write_whole(base.data_file(folder, stage.name), "".join(
-      json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in selected))
-  return len(selected)

@@ -17,9 +17,10 @@ from rlreason.training.settings.sft import SFTStage
 from rlreason.training.stages import base, checks, policies, sources
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params
+from rlreason.workers import WorkerPool
 
 
-def check_sft(setup: Setup, stage: SFTStage):
+def check(setup: Setup, stage: SFTStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   _token_weights(setup.tokenizer, stage)
   _check_examples(setup, stage)
@@ -41,10 +42,12 @@ def _check_some_fit(stage: SFTStage, examples: Iterable[packing.Example]):
       "a token in it to learn")
 
 
-def make_sft(
-    setup: Setup, stage: SFTStage, policy: Params, seed: int, folder: pathlib.Path
+def make(
+    setup: Setup, stage: SFTStage, policy: Params, seed: int, pool: WorkerPool,
+    folder: pathlib.Path,
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data of earlier stages."""
+  del pool  # there are no rewards
   optimizer, schedule = optimizer_of(stage.optimizer, stage.steps)
   policy, _ = policies.own_policy(setup, policy, seed, has_reference=False)
   algorithm = sft(stage.sft, setup.model, optimizer)
