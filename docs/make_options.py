@@ -35,7 +35,6 @@ from rlreason.losses import reward_model as reward_model_losses
 from rlreason.rewards import VERIFIERS, combine
 from rlreason.slots import Slot
 from rlreason.training.settings import custom
-from rlreason.training.settings.base import StageConfig
 from rlreason.training.settings.kinds import STAGES
 from rlreason.training.settings.recipe import Recipe, from_config
 
@@ -148,12 +147,7 @@ def inner_path(path: str, name: str) -> str:
 
 
 def dataclasses_in(hint: Any) -> Iterator[type]:
-  """Those that an annotation names; a slot is none, as it is documented by its functions.
-
-  A `StageConfig` stands for the kinds of stages.
-  """
-  if hint is StageConfig:
-    yield from STAGES.values()
+  """Those that an annotation names; a slot is none, as it is documented by its functions."""
   if dataclasses.is_dataclass(hint) and hint is not Slot:
     yield hint
   for argument in typing.get_args(hint):
@@ -364,8 +358,8 @@ def show_type(hint: Any) -> str:
     return show_type(inner[0]) + "".join(limits)
   if origin is Literal:
     return ", ".join(f"`{choice!r}`" for choice in inner)
-  if origin in (Union, types.UnionType) or hint is StageConfig:
-    return " or ".join(map(show_type, inner or STAGES.values()))
+  if origin in (Union, types.UnionType):
+    return " or ".join(map(show_type, inner))
   if hint is Slot:
     return "slot"
   if dataclasses.is_dataclass(hint):

@@ -51,7 +51,9 @@ class Running:
       AssertionError: no sign of life; the process is killed then, and all that it started.
     """
     def signs():
-      files = [file for folder in folders for file in folder.rglob("*.jsonl")]
+      # Not rglob, which fails where a folder vanishes meanwhile.
+      files = [pathlib.Path(path, name) for folder in folders for path, _, names in os.walk(folder)
+               for name in names if name.endswith(".jsonl")]
       return [os.fstat(file.fileno()).st_size for file in self._files], [
           file.stat().st_size for file in files]
 

@@ -29,8 +29,6 @@ from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import metrics as metrics_lib, preflight, stages as stages_lib
-from rlreason.training.settings.base import StageConfig
-from rlreason.training.settings.kinds import STAGES
 from rlreason.training.settings.preference import PreferenceStage
 from rlreason.training.settings.recipe import Recipe
 from rlreason.training.settings.rl import RLStage
@@ -42,9 +40,7 @@ ROWS = {**of_stages.ROWS, **of_algorithms.ROWS, **of_runs.ROWS}
 
 
 def classes_in(hint):
-  """The dataclasses that an annotation names; `StageConfig` stands for the kinds of stages."""
-  if hint is StageConfig:
-    yield from STAGES.values()
+  """The dataclasses that an annotation names."""
   if dataclasses.is_dataclass(hint):
     yield hint
   for argument in typing.get_args(hint):

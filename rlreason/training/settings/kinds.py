@@ -5,6 +5,8 @@ The module has the settings, a `StageConfig`, and the functions `check` and `mak
 config does not import the rest.
 """
 
+from typing import Union
+
 from rlreason.training.settings.custom import CustomStage
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.preference import PreferenceStage
@@ -18,3 +20,4 @@ STAGES = {
     "sft": SFTStage, "rl": RLStage, "sample": SampleStage, "select": SelectStage,
     "preference": PreferenceStage, "reward_model": RewardModelStage, "distill": DistillStage,
     "custom": CustomStage}
+AnyStage = Union[tuple(STAGES.values())]  # as the type of a field

@@ -23,7 +23,7 @@ from rlreason.rewards.verifier import VERIFIERS
 from rlreason.training.settings.base import BEST, START, StageConfig
 from rlreason.training.settings.checks import check_positive
 from rlreason.training.settings.graph import check_sources
-from rlreason.training.settings.kinds import STAGES
+from rlreason.training.settings.kinds import STAGES, AnyStage
 from rlreason.training.settings.rl import RLStage
 
 _Width = Annotated[int, AtMost(2**20, "the width of an array")]
@@ -96,7 +96,7 @@ class Recipe:
   model: PretrainedModel | NewModel  # from which the first stage starts
   task: TaskConfig  # the source of problems and right answers
   prompt_buckets: tuple[int, ...]  # tokens: widths of padded prompts; longer ones are dropped
-  stages: tuple[StageConfig, ...]  # in this order
+  stages: tuple[AnyStage, ...]  # in this order
   evaluation: EvaluationConfig
   lora: LoRAConfig | None = None  # train adapters only, the same in all stages; None: everything
   parallel: ParallelConfig = ParallelConfig()

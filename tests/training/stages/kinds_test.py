@@ -1,13 +1,15 @@
 """A kind of stage made elsewhere: one module (shrink_stage.py), and one line in `STAGES`."""
 
+from typing import Union
+
 import jax
 import numpy as np
 import pytest
 
-from rlreason import weights
+from rlreason import config as config_lib, weights
 from rlreason.training import run as run_lib
 from rlreason.training.settings import kinds
-from rlreason.training.settings.recipe import from_config
+from rlreason.training.settings.recipe import Recipe, from_config
 from tests.training import tiny_run
 from tests.training.stages.shrink_stage import ShrinkStage
 
@@ -15,12 +17,16 @@ from tests.training.stages.shrink_stage import ShrinkStage
 @pytest.fixture(name="config")
 def config_fixture(monkeypatch):
   monkeypatch.setitem(kinds.STAGES, "shrink", ShrinkStage)  # the line
+  kind = tuple[Union[tuple(kinds.STAGES.values())], ...]  # as `AnyStage` would then be
+  monkeypatch.setitem(Recipe.__annotations__, "stages", kind)
+  config_lib._hints.cache_clear()
   config = tiny_run.make_config()
   config.stages = ("sft", "shrink")
   config.sft.steps = 2
   config.shrink = dict(kind="shrink", steps=3, factor=0.5)
   del config["rl"], config["optimizer"]
-  return config
+  yield config
+  config_lib._hints.cache_clear()
 
 
 def test_the_module_and_the_line_are_enough(config, tmp_path):
