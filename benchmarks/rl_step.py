@@ -42,11 +42,11 @@ def workload(name):
   if name == "ppo":
     return Workload(
         "ppo", shape, {critic: ours.ppo(shape, critic) for critic in ("shared", "separate")},
-        {"separate": 1.5, "shared": 2.5})
-  shape, goal = dataclasses.replace(shape, group=4), 2.0
+        {"separate": 2.8, "shared": 4.5})
+  shape, goal = dataclasses.replace(shape, group=4), 3.5
   if name == "grpo_tail":
     shape, goal = dataclasses.replace(
-        shape, group=16, prompt_tokens=256, new_tokens=256, mean_tokens=64), 4.0
+        shape, group=16, prompt_tokens=256, new_tokens=256, mean_tokens=64), 12.0
   return Workload("grpo", shape, {"grpo": ours.grpo(shape)}, {"grpo": goal})
 
 

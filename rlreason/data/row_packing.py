@@ -95,11 +95,11 @@ def padding_waste(plan: RowPlan) -> float:
 
 
 def _widths(longest: int) -> list[int]:
-  """Widths of rows to choose from: multiples of 8 in steps of a quarter of a power of two.
+  """Widths of rows to choose from: multiples of 8 in steps of an eighth of a power of two.
 
   They range from that of the longest possible sequence to four times as much.
   """
-  grid = (quarters << power for power in range(1, 31) for quarters in (4, 5, 6, 7))
+  grid = (eighths << power for power in range(31) for eighths in range(8, 16))
   grid = [width for width in grid if width % 8 == 0 and width >= longest]
   return [width for width in grid if width <= max(4 * longest, grid[0])]
 
