@@ -51,7 +51,7 @@ def round_rows(count: int) -> int:
 
 def plan_groups(
     lengths: np.ndarray, order: np.ndarray, groups_per_micro_batch: int, columns: int, *,
-    width: int | None = None, num_parts: int = 1, min_rows: int = 0,
+    width: int | None = None, num_parts: int = 1,
 ) -> GroupPlan:
   """The micro-batches of every minibatch.
 
@@ -64,7 +64,6 @@ def plan_groups(
     columns: T, width of the completions' arrays.
     width: W, tokens of a packed row, at least the longest completion; None = T.
     num_parts: devices that split rows; divides `groups_per_micro_batch`.
-    min_rows: of a micro-batch, R; that of the last update allows reusing its compiled program.
 
   Returns:
     A plan of numpy arrays with M = Q / groups_per_micro_batch.
@@ -86,7 +85,7 @@ def plan_groups(
   row_of, start_of, counts = pack_groups(lengths, width)
   chosen = _deal(order, counts, per_part)  # [N, parts of all micro-batches, groups of a part]
   ends = np.cumsum(counts[chosen], axis=-1)
-  num_rows = max(round_rows(int(ends[..., -1].max())), -(-min_rows // num_parts))
+  num_rows = round_rows(int(ends[..., -1].max()))
   first = (ends - counts[chosen])[..., None]
   shape = (minibatches, prompts // groups_per_micro_batch, num_parts, per_part * size, 1)
   places = ((first + row_of[chosen]) * width + start_of[chosen]).reshape(shape)

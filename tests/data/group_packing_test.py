@@ -70,15 +70,6 @@ def test_micro_batches_need_about_as_many_rows():
     assert sorted(used) == [4, 5, 5] and plan.packing.segment_ids.shape == (1, 3, 1, 5, 8)
 
 
-def test_more_rows_may_be_asked_for():
-  plan = group_packing.plan_groups(
-      np.array([[3], [2]]), np.array([[1, 0]]), 2, 4, num_parts=2, min_rows=6)
-  assert plan.packing.segment_ids.shape == (1, 1, 2, 3, 4)
-  np.testing.assert_array_equal(plan.packing.segment_ids[0, 0, :, 0], [[1, 1, 0, 0], [1, 1, 1, 0]])
-  assert not np.any(plan.packing.segment_ids[0, 0, :, 1:])
-  np.testing.assert_array_equal(plan.indices, [[[1, 0]]])
-
-
 def test_what_does_not_fit_is_refused():
   lengths, order = np.array([[3, 5]] * 6), np.arange(6)[None]
   with pytest.raises(ValueError, match="lengths: got 5 tokens, allowed: 0 to 4"):
