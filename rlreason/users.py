@@ -32,6 +32,8 @@ MOVED = {
     "rlreason.training.recipe": "rlreason.training.settings.recipe",
     "rlreason.training.rl_metrics": "rlreason.training.stages.rl_metrics",
     "rlreason.training.stage_configs": "rlreason.training.settings.kinds",
+    "rlreason.training.stages.draw": "rlreason.training.stages.rl",
+    "rlreason.training.stages.group_plans": "rlreason.training.stages.rl",
 }
 _OTHERS = (pathlib.Path(__file__).parent, *(
     pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))

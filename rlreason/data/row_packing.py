@@ -43,12 +43,12 @@ def plan_rows(
     sequences: Sequences, order: np.ndarray, max_tokens: int, *, num_parts: int = 1,
     width: int = 0, deals: bool = True, model_width: int = 512,
 ) -> RowPlan | None:
-  """The passes of every minibatch; None if padded rows cost no more.
+  """The passes of every minibatch; None if padded rows cost no more or fit no other way.
 
   Args:
     sequences: of B rows.
     order: i32[N, Q] the rows of each of N minibatches.
-    max_tokens: of a pass, over all parts; at least one row of each part.
+    max_tokens: of a pass, over all parts; at least one row of each part, if `width` is given.
     num_parts: devices that split rows, C; divides Q.
     width: W, tokens of a packed row, at least the longest sequence; 0: chosen from the data.
     deals: whether a minibatch's rows are distributed to parts of about equal size; False: each part
@@ -75,10 +75,15 @@ def plan_rows(
   costs, wastes, needed = {}, {}, sequences.sizes[rows].sum()
   for tokens in widths:
     count = _rows_of_pass(max_tokens // num_parts, rows.shape[2] * columns, tokens)
+    # A pass must not take more memory than one of padded rows, for tokens or attention scores.
+    if not width and count * tokens * num_parts * max(tokens, columns) > max_tokens * columns:
+      continue
     passes = -(-packed[tokens][2].max(axis=1) // count)
     costs[count, tokens] = _cost(passes, count, tokens, model_width)
     wastes[count, tokens] = 1 - needed / (
         np.maximum(1, passes).sum() * num_parts * count * tokens)
+  if not costs:
+    return None
   count, tokens = _choose(costs, wastes)
   per_pass = max(1, max_tokens // (num_parts * columns))
   padded = _cost(

@@ -63,9 +63,13 @@ class OpenGroups:
     self.draws += 1
     return taken
 
-  def put_back(self, groups: Sequence[Group]):
-    """Those that go on, in the order in which they were taken."""
-    self._groups = [*groups, *self._groups]
+  def put_back(self, taken: Sequence[Group], rollout: Rollout, indices: Sequence[int]):
+    """Those of the groups that go on, in their order, with their rows of the rollout (numpy)."""
+    size = len(rollout.token_mask) // len(taken)
+    for i in indices:
+      taken[i].completions = [
+          _completion(rollout, row) for row in range(i * size, (i + 1) * size)]
+    self._groups = [*(taken[i] for i in indices), *self._groups]
 
   def get_state(self) -> dict[str, Any]:
     kept = [{field.name: getattr(group, field.name) for field in dataclasses.fields(Group)
@@ -91,7 +95,7 @@ def make_partial_generator(
 ) -> Callable[[Params, Sequence[Group]], tuple[Rollout, np.ndarray]]:
   """Makes `generate(params, groups)`: a rollout of all groups, and which have ended, bool[P].
 
-  It updates the completions of the groups. The arguments are those of `make_generator`; sampling
+  The arguments are those of `make_generator`; sampling
   stops when `enough` groups have ended, a multiple of the layout's shards. There is one program for
   each prompt bucket and width of the tokens so far.
   """
@@ -115,17 +119,13 @@ def make_partial_generator(
     rollout = layout.get_rows(compiled(params, started, jax.random.key(0)))
     lengths = rollout.token_mask.sum(axis=1)
     is_open = rollout.truncated & (lengths < options.max_new_tokens)
-    for number, group in enumerate(groups):
-      group.completions = [
-          _completion(rollout, row, lengths[row])
-          for row in range(number * group_size, (number + 1) * group_size)]
     return rollout, ~is_open.reshape(len(groups), group_size).any(axis=1)
 
   return generate
 
 
-def _completion(rollout: Rollout, row: int, length: int) -> dict[str, Any]:
-  of_row = lambda x: None if x is None else x[row, :length].tolist()
+def _completion(rollout: Rollout, row: int) -> dict[str, Any]:
+  of_row = lambda x: None if x is None else x[row, rollout.token_mask[row]].tolist()
   return {"tokens": of_row(rollout.completion_tokens), "log_probs": of_row(rollout.log_probs),
           "values": of_row(rollout.values), "is_done": not rollout.truncated[row]}
 

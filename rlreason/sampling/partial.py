@@ -13,6 +13,8 @@ from rlreason.sampling import session as session_lib
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Params, Prompts, Rollout
 
+_CHUNK = 128  # columns computed at once: attention scores of all of them would be quadratic
+
 
 @struct.dataclass
 class Started:
@@ -54,7 +56,7 @@ def sample_until(
       stop_ids=stop_ids, group_size=group_size)
   columns = started.tokens.shape[1]
   if columns:
-    session = session_lib.append(decoder, session, started.tokens, started.lengths)
+    session = _append_in_chunks(decoder, session, started.tokens, started.lengths)
     widen = lambda x: jnp.pad(x, ((0, 0), (0, session.capacity - columns)))
     session = session.replace(
         is_done=started.is_done,
@@ -62,3 +64,20 @@ def sample_until(
         log_probs=widen(started.log_probs),
         values=None if session.values is None else widen(started.values))
   return session_lib.to_rollout(session_lib.run(decoder, session, enough=enough))
+
+
+def _append_in_chunks(
+    decoder: session_lib.Decoder, session: session_lib.Session, ids: jax.Array, counts: jax.Array
+) -> session_lib.Session:
+  """`append`, some columns at a time."""
+  size = min(ids.shape[1], _CHUNK)
+  ids = jnp.pad(ids, ((0, 0), (0, -ids.shape[1] % size)))
+  chunks = jnp.moveaxis(ids.reshape(ids.shape[0], -1, size), 1, 0)
+
+  def append(session, chunk):
+    index, ids = chunk
+    count = jnp.clip(counts - index * size, 0, size)
+    return session_lib.append(decoder, session, ids, count), None
+
+  return jax.lax.scan(
+      append, session_lib.grown(session), (jnp.arange(len(chunks)), chunks))[0]

@@ -45,7 +45,8 @@ def check_memory(recipe: Recipe, model: ModelConfig):
           {**held, "a pass": pass_bytes(model, rows, length)})
     if "sampling" in vars(stage):
       check_sampling(
-          model, prompts=getattr(stage, "prompts_at_once", 0) or stage.num_prompts,
+          model, prompts=(getattr(stage, "prompts_at_once", 0) or stage.num_prompts) + getattr(
+              stage, "carried_prompts", 0),
           columns=min(recipe.prompt_buckets),
           group_size=stage.group_size, max_new_tokens=stage.sampling.max_new_tokens,
           field=f"{where}.sampling.max_new_tokens")

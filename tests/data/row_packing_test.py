@@ -111,9 +111,9 @@ def test_the_waste_of_usual_lengths_is_small_and_the_programs_are_few():
 
 
 def test_rows_without_padding_are_not_packed():
-  full, half = (make_sequences([S] * 8, [length] * 8) for length in (T, 1))
-  assert plan_rows(full, np.arange(8)[None], 8 * (S + T)) is None
-  assert plan_rows(half, np.arange(8)[None], 8 * (S + T)) is not None
+  full, half = (make_sequences([S] * 32, [length] * 32) for length in (T, 1))
+  assert plan_rows(full, np.arange(32)[None], 32 * (S + T)) is None
+  assert plan_rows(half, np.arange(32)[None], 32 * (S + T)) is not None
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -122,3 +122,20 @@ def test_rows_without_padding_are_not_packed():
 def test_what_cannot_be_packed_is_named(settings, message):
   with pytest.raises(ValueError, match=message):
     plan_rows(make_sequences([2, 2, 2, 2], [6, 1, 1, 1]), np.arange(4)[None], 50, **settings)
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4, 16])
+def test_a_pass_takes_no_more_memory_than_one_of_padded_rows(micro):
+  """Neither tokens nor attention scores, which grow with the square of a row's width."""
+  random, columns, plans = np.random.default_rng(0), (64, 192), []
+  for mean in (8, 30, 100):
+    sequences = Sequences(
+        random.integers(10, 65, 32), np.minimum(random.geometric(1 / mean, 32), 192), columns)
+    plans.append(plan_rows(
+        sequences, np.arange(32)[None], micro * sum(columns), model_width=4096))
+  for plan in plans:
+    if plan is not None:
+      rows, width = plan.packing.segment_ids.shape[-2:]
+      assert rows * width <= micro * sum(columns)
+      assert rows * width**2 <= micro * sum(columns)**2
+  assert micro == 1 or any(plan is not None for plan in plans)

@@ -38,7 +38,7 @@ def draw(generate, params, groups, number):
   taken = groups.take(WANTED + CARRIED, jax.random.key(number))
   rollout, has_ended = generate(params, taken)
   chosen = np.flatnonzero(has_ended)[:WANTED].tolist()
-  groups.put_back([group for i, group in enumerate(taken) if i not in chosen])
+  groups.put_back(taken, rollout, [i for i in range(len(taken)) if i not in chosen])
   return rollout, chosen, taken
 
 
@@ -119,3 +119,43 @@ def test_a_saved_position_holds_the_open_groups(stopped):
     assert one[1] == other[1]
     assert [group.row for group in one[2]] == [group.row for group in other[2]]
   assert groups.get_state() == resumed.get_state()
+
+
+@pytest.mark.parametrize("group, limit, enough", [(1, 5, 1), (4, 40, 2), (16, 150, 1), (1, 1, 2)])
+def test_groups_of_other_sizes(group, limit, enough):
+  """One row, several loops with fewer and fewer rows, more columns than a chunk, one token."""
+  layout, settings = make_layout(ParallelConfig(data=1)), SETTINGS | dict(
+      group_size=group, has_values=False,
+      options=SamplingOptions(max_new_tokens=limit, temperature=1.5))
+  generate = make_partial_generator(tiny.MODEL, TOKENIZER, layout, enough=enough, **settings)
+  whole = make_generator(tiny.MODEL, TOKENIZER, layout, **settings)
+  params, groups, lengths = make_params(layout), make_groups(), []
+  taken = groups.take(3, jax.random.key(0))
+  expected = whole(params, [one.row for one in taken], jax.random.key(0))
+  for _ in range(200):
+    rollout, has_ended = generate(params, taken)
+    assert rollout.values is None and has_ended.sum() >= enough
+    lengths.append(int(rollout.token_mask.sum()))
+    if has_ended.all():
+      break
+    # None leaves, so that the same three go on; a draw in which enough have ended adds nothing.
+    groups.put_back(taken, rollout, range(3))
+    taken = groups.take(3, jax.random.key(1))
+    enough += 1
+    generate = make_partial_generator(tiny.MODEL, TOKENIZER, layout, enough=enough, **settings)
+  assert has_ended.all() and lengths == sorted(lengths) and len(set(lengths)) == len(lengths)
+  np.testing.assert_array_equal(rollout.completion_tokens, expected.completion_tokens)
+  np.testing.assert_array_equal(rollout.truncated, expected.truncated)
+  np.testing.assert_allclose(rollout.log_probs, expected.log_probs, atol=2e-5)
+
+
+def test_what_has_ended_before_is_enough():
+  layout = make_layout(ParallelConfig(data=1))
+  generate = make_partial_generator(tiny.MODEL, TOKENIZER, layout, enough=2, **SETTINGS)
+  params, groups = make_params(layout), make_groups()
+  taken = groups.take(4, jax.random.key(0))
+  first, has_ended = generate(params, taken)
+  groups.put_back(taken, first, range(4))
+  again, still = generate(params, groups.take(4, jax.random.key(1)))
+  np.testing.assert_array_equal(has_ended, still)
+  jax.tree.map(np.testing.assert_array_equal, first, again)

@@ -110,7 +110,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
 
 
 @pytest.mark.parametrize("options", [
-    ("ahead",), ("ahead", "partial"), ("adapters", "ahead", "evaluated")])
+    ("ahead",), ("partial",), ("ahead", "partial"), ("adapters", "ahead", "evaluated")])
 def test_a_run_that_draws_ahead_and_is_killed_is_the_same_run(options, cache, tmp_path):
   one, killed = tmp_path / "run-1", tmp_path / "run"
   ended = run_processes(
@@ -124,8 +124,9 @@ def test_a_run_that_draws_ahead_and_is_killed_is_the_same_run(options, cache, tm
     assert reproducible_lines(killed) == lines
   assert (killed / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes()
   assert files_of(killed / "models") == files_of(one / "models")
-  assert all("time/waiting" in line for line in metrics.read_lines(one / "metrics.jsonl")
-             if line["stage"] == "rl")
+  lines = [line for line in metrics.read_lines(one / "metrics.jsonl") if line["stage"] == "rl"]
+  assert all(("time/waiting" in line) == ("ahead" in options) for line in lines)
+  assert any(line.get("rollout/age/max", 0) > 0 for line in lines) == ("partial" in options)
 
 
 def test_a_run_of_adapters_that_is_killed_is_the_same_run(cache, tmp_path):

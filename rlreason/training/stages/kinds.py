@@ -20,8 +20,19 @@ def _module(stage: StageConfig) -> types.ModuleType:
 
   It is the one of its settings or, if that is in `training/settings`, its namesake in
   `training/stages`. The arguments of `make` are those of `make_stage`.
+
+  Raises:
+    ValueError: a function is missing.
   """
-  return importlib.import_module(type(stage).__module__.replace(".settings.", ".stages."))
+  name, here = type(stage).__module__, "rlreason.training.settings."
+  module = importlib.import_module(
+      f"rlreason.training.stages.{name.removeprefix(here)}" if name.startswith(here) else name)
+  missing = [function for function in ("check", *(["make"] if stage.has_steps else []))
+             if not callable(getattr(module, function, None))]
+  if missing:
+    raise ValueError(f"kind: got {stage.kind!r}, whose module {module.__name__} has no {missing}, "
+                     "allowed: a module with check and make")
+  return module
 
 
 def check_stages(setup: Setup):

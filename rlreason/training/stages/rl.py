@@ -60,9 +60,24 @@ def check(setup: Setup, stage: RLStage):
   checks.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
   scoring.make_reward(setup, stage, None)
   scoring.check_potentials(stage)
+  _check_packed_width(setup, stage)
   policies.check_scalar_models(setup, stage)
   policies.check_reference(setup, stage)
   scoring.check_problems(setup, stage)
+
+
+def _check_packed_width(setup: Setup, stage: RLStage):
+  width = stage.algorithm.packed_width
+  needed = max(setup.recipe.prompt_buckets) + stage.sampling.max_new_tokens - 1
+  planner = Planner(stage.algorithm, stage.group_size, setup.layout, setup.model)
+  if width and not planner.packs:
+    raise ValueError(
+        f"algorithm.packed_width: got {width} where rows are not packed (a group shares its prompt,"
+        " or the model has experts), allowed: 0, or share_prompts=False")
+  if width and width < needed:
+    raise ValueError(
+        f"algorithm.packed_width: got {width}, allowed: 0, or {needed} or more, a prompt of the "
+        "largest bucket and max_new_tokens")
 
 
 def make(
@@ -176,7 +191,7 @@ def _make_sample_groups(
     groups = data.take(count + stage.carried_prompts, key)
     rollout, has_ended = generate_some(params, groups)
     chosen = np.flatnonzero(has_ended)[:count]
-    data.put_back([group for i, group in enumerate(groups) if i not in chosen])
+    data.put_back(groups, rollout, np.setdiff1d(np.arange(len(groups)), chosen))
     index = (chosen[:, None] * size + np.arange(size)).reshape(-1)
     ages = np.array([data.draws - 1 - groups[i].draw for i in chosen])
     metrics = {"rollout/age/mean": float(ages.mean()), "rollout/age/max": float(ages.max())}
@@ -247,8 +262,8 @@ def try_problems(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
   """Samples and scores a few problems of the whole data set; see `Stage.preflight`.
 
-  There are as many rows as in a step, with repeated problems, so that no extra program is compiled;
-  with a reward model all of them are scored, for the same reason.
+  There are as many rows as in a step, with repeated problems, so that no extra program is compiled
+  unless prompts are carried; with a reward model all of them are scored, for the same reason.
   """
   count = min(preflight.NUM_PROMPTS, len(problems), stage.num_prompts)
   chosen = [problems[i * len(problems) // count] for i in range(count)]
@@ -289,10 +304,10 @@ class Planner:
     self._shares = (
         config.share_prompts and group_size > 1 and is_whole and layout.takes_plans and
         not config.bootstrap_truncated)
-    self._packs = (
+    self.packs = (
         config.pack_rows and not self._shares and not (model and model.num_experts) and
         config.minibatch_size % self._parts == 0)
-    self.is_used = self._shares or self._packs  # else no plan is made
+    self.is_used = self._shares or self.packs  # else no plan is made
     self._order = jax.jit(
         functools.partial(minibatch_rows, config, group_size=group_size),
         static_argnames="num_rows")
@@ -304,7 +319,7 @@ class Planner:
     if not self.is_used:
       return None
     lengths = masks.lengths(rollout.token_mask)
-    if self._packs and not self._config.bootstrap_truncated:
+    if self.packs and not self._config.bootstrap_truncated:
       prompts = rollout.prompt_mask.sum(axis=1)
       return self._plan_rows(
           prompts, lengths, np.arange(len(lengths))[None], rollout, is_update=False)
@@ -332,7 +347,7 @@ class Planner:
     if not self.is_used:
       return None
     lengths = self._learned_lengths(rollout, is_scored, batch)
-    if self._packs:
+    if self.packs:
       prompts = rollout.prompt_mask.sum(axis=1)
       return self._plan_rows(prompts, lengths, order, rollout, is_update=True)
     groups = order[:, ::self._group_size] // self._group_size
@@ -358,7 +373,9 @@ class Planner:
   def _plan_rows(
       self, prompts: np.ndarray, lengths: np.ndarray, order: np.ndarray, rows, *, is_update: bool
   ) -> RowPlan | None:
-    """No pass has more tokens than one of padded rows. Parts of a rollout keep their devices."""
+    """No pass has more tokens than one of padded rows, unless `packed_width` asks for it. Parts of
+    a rollout keep their devices.
+    """
     columns = rows.prompt_mask.shape[-1], rows.completion_tokens.shape[-1]
     size = self._config.micro_batch_size or self._config.minibatch_size
     sequences = Sequences(prompts, lengths, columns)

@@ -35,6 +35,20 @@ def test_the_module_and_the_line_are_enough(config, tmp_path):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x / 8, y, rtol=1e-6), before, after)
 
 
+def test_it_goes_on_without_data(config, tmp_path):
+  run_lib.train(from_config(config), tmp_path)
+  config.shrink.steps = 4
+  run_lib.train(from_config(config), tmp_path)
+  before, after = (weights.load_model(tmp_path / "models" / name)[1] for name in ("sft", "shrink"))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x / 16, y, rtol=1e-6), before, after)
+
+
+def test_a_module_without_make_is_named(config, tmp_path, monkeypatch):
+  monkeypatch.delattr("tests.training.stages.shrink_stage.make")
+  with pytest.raises(ValueError, match=r"config.shrink.kind: got 'shrink', .* no \['make'\], all"):
+    run_lib.train(from_config(config), tmp_path)
+
+
 def test_its_own_check_is_made_before_the_run(config, tmp_path):
   config.shrink.factor = 2.0
   with pytest.raises(ValueError, match="config.shrink.factor: got 2.0, allowed: above 0 and"):
