@@ -22,6 +22,7 @@ from rlreason.models.config import ModelConfig
 from rlreason.models.layers import MLP, Matrix, RMSNorm
 from rlreason.models.moe import Experts, balance_loss
 from rlreason.models.rope import rope_rotations
+from rlreason.parallel.shards import map_rows
 from rlreason.types import Params
 
 
@@ -331,7 +332,11 @@ def token_log_probs(
     temperature: 0 or more.
   """
   is_tied = config.tie_embeddings
-  return logprobs.token_log_probs(
-      hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets,
-      temperature=temperature, softcap=config.logit_softcap, vocab_axis=0 if is_tied else 1,
-      num_words=config.num_tokens)
+  fn = functools.partial(
+      logprobs.token_log_probs, temperature=temperature, softcap=config.logit_softcap,
+      vocab_axis=0 if is_tied else 1, num_words=config.num_tokens)
+  # The partitioner would gather a chunk of the kernel, and sum its gradient, in every turn of the
+  # loop over chunks. Each device has chunks of its own rows' logits.
+  rows, whole = ("batch", "length"), ("embed_act", "embed_act")
+  return map_rows(fn, ((*rows, "embed_act"), whole, rows), (rows, rows))(
+      hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets)

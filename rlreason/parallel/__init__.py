@@ -5,8 +5,8 @@ from rlreason.parallel.choose import make_layout
 from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
-from rlreason.parallel.shards import ALONE, Replicas, map_shards, put_together
+from rlreason.parallel.shards import ALONE, Replicas, map_rows, map_shards, put_together
 
 __all__ = [
     "ALONE", "Layout", "ParallelConfig", "Replicas", "cpu_fallback", "find_devices", "make_layout",
-    "map_shards", "num_shards", "put_together"]
+    "map_rows", "map_shards", "num_shards", "put_together"]

@@ -26,11 +26,16 @@ class ParallelConfig:
   data: int = -1  # devices that split the rows; -1 = all that the other axes leave
   fsdp: int = 1  # devices that split the rows and the parameters; jit only
   tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only
+  # Of products of f32 values on a TPU or GPU, which by default round these to bf16 or tf32.
+  precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
   cpu_devices: int = 0  # devices to split the CPU into, if JAX has not started; 0 = unchanged
 
   def __post_init__(self):
     if self.mode not in ("jit", "pmap"):
       raise ValueError(f"mode: got {self.mode!r}, allowed: jit, pmap")
+    if self.precision not in ("float32", "tensorfloat32", "bfloat16"):
+      raise ValueError(
+          f"precision: got {self.precision!r}, allowed: float32, tensorfloat32, bfloat16")
     for name in AXES:
       size = getattr(self, name)
       if size < 1 and not (name == "data" and size == -1):

@@ -4,7 +4,7 @@ import math
 
 from flax import linen as nn
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
 
@@ -34,10 +34,16 @@ def minibatches_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(None, ROWS))
 
 
+def current_mesh() -> AbstractMesh | None:
+  """The mesh that the program is traced for; None: there is none, or it is that of pmap."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh if set(ROWS) <= set(mesh.axis_names) else None
+
+
 def num_shards(axis: str) -> int:
   """Devices that split a logical axis if the program is traced for a mesh, else 1."""
-  mesh, names = jax.sharding.get_abstract_mesh(), dict(RULES)[axis]
-  if mesh.empty or names is None:
+  mesh, names = current_mesh(), dict(RULES)[axis]
+  if mesh is None or names is None:
     return 1
   return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 

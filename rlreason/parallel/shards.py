@@ -31,6 +31,37 @@ def take_rows(batch: Any, indices: jax.Array) -> Any:
 ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take_rows, place=lambda x: x)
 
 
+def map_rows(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Any) -> Callable:
+  """`map_shards` over the devices that split rows; the partitioner splits the parts of others.
+
+  Where the rows are not divisible, it is `fn` itself. The gradient of what is not split is summed
+  over the devices once, after `fn`.
+
+  Args:
+    fn: a function of arrays; independent along "batch", the only axis that is split.
+    in_axes: of every argument, the logical axes; those other than "batch" are whole.
+    out_axes: of the result, or a tree of them.
+  """
+  mesh = rules.current_mesh()
+  count = rules.num_shards("batch")
+  if count == 1:
+    return fn
+  is_axes = lambda axes: isinstance(axes, tuple) and all(isinstance(axis, str) for axis in axes)
+  spec = lambda axes: PartitionSpec(*(rules.ROWS if axis == "batch" else None for axis in axes))
+  specs = lambda tree: jax.tree.map(spec, tree, is_leaf=is_axes)
+
+  def mapped(*args):
+    sizes = {x.shape[axes.index("batch")] for axes, x in zip(in_axes, args, strict=True)
+             if "batch" in axes}
+    if any(size % count for size in sizes):
+      return fn(*args)
+    return jax.shard_map(
+        fn, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes),
+        axis_names=set(rules.ROWS), check_vma=False)(*args)
+
+  return mapped
+
+
 def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Callable:
   """Applies `fn` to each device's part of its arguments, if the program is traced for a mesh.
 
@@ -42,8 +73,8 @@ def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Calla
     in_axes: of every argument, the logical axes.
     out_axes: of the result.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  mesh = rules.current_mesh()
+  if mesh is None or mesh.size == 1:
     return fn
 
   def mapped(*args):

@@ -79,10 +79,11 @@ def _devices(parallel: ParallelConfig) -> str:
   count = kind if len(devices) == 1 else f"{len(devices)} x {kind}"
   axes = [f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), sizes) if size > 1]
   spread = f" ({parallel.mode}, {', '.join(axes)})" if axes else ""
-  if devices[0].platform == "cpu":  # they share the machine's
+  if devices[0].platform == "cpu":  # they share the machine's, and products of f32 are in f32
     return f"{count}{spread}, {os.cpu_count()} cores, {format_bytes(memory.device_bytes())}"
   each = "" if len(devices) == 1 else " each"
-  return f"{count}{spread}, {format_bytes(memory.share_bytes())}{each}"
+  return (f"{count}{spread}, {format_bytes(memory.share_bytes())}{each}, f32 products in "
+          f"{parallel.precision}")
 
 
 def _unused_accelerator() -> list[str]:

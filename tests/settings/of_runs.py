@@ -26,6 +26,7 @@ from rlreason.training.settings.recipe import CheckpointConfig, NewModel, Pretra
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sft import SFTStage
 from tests.algorithms import tiny
+from tests.parallel import choose_test
 from tests.settings import bases, fakes
 from tests.settings.bases import Row
 
@@ -302,7 +303,8 @@ ROWS = {
         rank=2, alpha=2.0, targets=("q",), base="nf4").items()},
     ParallelConfig: {
         "mode": Row("pmap", devices), "data": Row(2, devices), "fsdp": Row(2, devices),
-        "tensor": Row(2, devices), "cpu_devices": Row(3, devices)},
+        "tensor": Row(2, devices), "cpu_devices": Row(3, devices),
+        "precision": Row("bfloat16", choose_test.precisions)},
     EvaluationConfig: {
         "split": Row("validation", split_of), "num_problems": evals(3, "prompts"),
         "batch_size": evals(1, "generators"), "max_new_tokens": evals(7, "generators"),

@@ -54,7 +54,7 @@ def check(setup: Setup, stage: RLStage):
     checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
   for name in ("minibatch_size", "micro_batch_size"):
     checks.check_rows(
-        f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_replicas)
+        f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_shards)
   checks.check_source("problems", stage.problems, "{prompt, answer}")
   checks.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   checks.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)

@@ -25,7 +25,7 @@ def check(setup: Setup, stage: SFTStage):
   _token_weights(setup.tokenizer, stage)
   _check_examples(setup, stage)
   checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  checks.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_replicas)
+  checks.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_shards)
   if not sources.is_of_stage(stage.examples):
     rows = _load_examples(setup, stage, pathlib.Path())
     _check_some_fit(stage, _tokenize_examples(setup, stage, rows))
