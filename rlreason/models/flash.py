@@ -42,8 +42,9 @@ def attend(
     return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))).swapaxes(1, 2)
 
   def of_shard(query, key, value, segment_ids):
-    kernel = _make_kernel(query.shape[1], length + pad, window, softcap, interpret)
-    return jax.vmap(kernel)(query, key, value, segment_ids)
+    kernel = jax.vmap(_make_kernel(query.shape[1], length + pad, window, softcap, interpret))
+    return (_in_bf16(kernel) if query.dtype == jnp.bfloat16 else kernel)(
+        query, key, value, segment_ids)
 
   # Query heads are split like key heads, so that a group stays with its key head.
   axes = ("batch", "kv_heads", "length", "head_dim")
@@ -51,6 +52,29 @@ def attend(
       heads_first(query * jnp.asarray(scale, query.dtype)), heads_first(key), heads_first(value),
       jnp.pad(segment_ids, ((0, 0), (0, pad))))
   return out.swapaxes(1, 2)[:, :length]
+
+
+def _in_bf16(kernel):
+  """The kernel, whose products are of bf16 whatever the precision of f32 products.
+
+  The compiler refuses products of bf16 in a kernel that ask for the precision of f32. The backward
+  pass is traced later than the forward pass, hence a rule of its own.
+  """
+  @jax.custom_vjp
+  def attend_in_bf16(*args):
+    with jax.default_matmul_precision("bfloat16"):
+      return kernel(*args)
+
+  def forward(query, key, value, segment_ids):
+    with jax.default_matmul_precision("bfloat16"):
+      return jax.vjp(lambda *heads: kernel(*heads, segment_ids), query, key, value)
+
+  def backward(pull, gradient):
+    with jax.default_matmul_precision("bfloat16"):
+      return (*pull(gradient), None)
+
+  attend_in_bf16.defvjp(forward, backward)
+  return attend_in_bf16
 
 
 def _make_kernel(num_heads, length, window, softcap, interpret):

@@ -154,3 +154,19 @@ def test_what_cannot_be_had_is_said_once(monkeypatch):
 def test_an_unknown_choice_is_refused():
   with pytest.raises(ValueError, match="attention: got 'fast', allowed: auto, xla, cudnn, flash"):
     dataclasses.replace(MODEL, attention="fast")
+
+
+def test_products_of_bf16_ask_for_no_other_precision():
+  """The compiler for TPUs refuses them in a kernel; f32 products of the model ask for f32."""
+  heads = jnp.ones((1, 128, 2, 64), jnp.bfloat16)
+
+  def loss(query, key, value):
+    out = flash.attend(
+        query, key, value, jnp.ones((1, 128), jnp.int32), window=None, scale=1.0, softcap=None,
+        interpret=True)
+    return jnp.sum(out.astype(jnp.float32))
+
+  with jax.default_matmul_precision("float32"):
+    program = str(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(heads, heads, heads))
+    product = str(jax.make_jaxpr(jnp.matmul)(heads[0, 0], heads[0, 0].T))
+  assert "dot_general" in program and "HIGHEST" not in program and "HIGHEST" in product
