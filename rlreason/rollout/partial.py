@@ -95,9 +95,9 @@ def make_partial_generator(
 ) -> Callable[[Params, Sequence[Group]], tuple[Rollout, np.ndarray]]:
   """Makes `generate(params, groups)`: a rollout of all groups, and which have ended, bool[P].
 
-  The arguments are those of `make_generator`; sampling
-  stops when `enough` groups have ended, a multiple of the layout's shards. There is one program for
-  each prompt bucket and width of the tokens so far.
+  The arguments are those of `make_generator`; sampling stops when `enough` groups have ended, a
+  multiple of the layout's shards. There is one program for each prompt bucket and width of the
+  tokens so far.
   """
 
   def sample_rows(params, started, key):
