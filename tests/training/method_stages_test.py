@@ -328,10 +328,10 @@ def test_a_distillation_stage_nears_its_teacher(tmp_path, student_fraction):
 
 
 @pytest.mark.parametrize("settings, message", [
-    (dict(packed_width=64), "packed_width: got 64 where rows are not packed .* allowed: 0, or share"),
-    (dict(packed_width=9, share_prompts=False), r"packed_width: got 9, allowed: 0, or \d+ or more")])
+    (dict(packed_width=64), "got 64 where rows are not packed .* allowed: 0, or share_prompts=F"),
+    (dict(packed_width=9, share_prompts=False), r"got 9, allowed: 0, or \d+ or more")])
 def test_a_width_of_packed_rows_that_cannot_be_used_is_refused(settings, message):
   recipe = rl_config(presets.grpo(**settings))
   setup, _ = make_setup(recipe)
-  with pytest.raises(ValueError, match=f"config.rl.algorithm.{message}"):
+  with pytest.raises(ValueError, match=f"config.rl.algorithm.packed_width: {message}"):
     stages_lib.check_stages(setup)
