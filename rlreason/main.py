@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from rlreason import files, users, version
+from rlreason import files, processes, users, version
 from rlreason.commands import COMMANDS, Command, Overrides, UsageError
 
 EXIT_STOPPED = 1  # the run gave up: updates were not finite, or the disk is full
@@ -45,6 +45,8 @@ class _Warnings(logging.Handler):
     self._said = set()
 
   def emit(self, record: logging.LogRecord):
+    if record.levelno <= logging.WARNING and not processes.is_writer():
+      return  # the process that writes says the same
     is_own = pathlib.Path(record.pathname).is_relative_to(pathlib.Path(__file__).parent)
     if self.level == logging.INFO and record.levelno < logging.WARNING and not is_own:
       return
@@ -83,7 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     told = _explain(error)
     if told is None:
       raise
-    return _fail(*told)
+    processes.fail(error)
+    code = _fail(*told)
+    if code != EXIT_INTERRUPTED:
+      processes.leave(code)
+    return code
   return 0
 
 
@@ -276,7 +282,8 @@ def _fail(error: Any, exit_code: int) -> int:
   if len(text) > _MAX_MESSAGE:  # a very long value
     text = f"{text[:_MAX_MESSAGE // 2]} ... {text[-_MAX_MESSAGE // 2:]}"
   with contextlib.suppress(OSError):  # the terminal is gone
-    print(f"rlreason: {text}", file=sys.stderr, flush=True)
+    who = "" if processes.is_writer() else f" {processes.describe(processes.index())}:"
+    print(f"rlreason:{who} {text}", file=sys.stderr, flush=True)
   return exit_code
 
 

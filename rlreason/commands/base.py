@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from absl import flags, logging
 
-from rlreason import config as config_lib, config_files
+from rlreason import config as config_lib, config_files, processes
 
 DEFAULT_CONFIG = "rlsp_countdown"
 CONFIG_HELP = (
@@ -41,6 +41,29 @@ class Command(NamedTuple):
   define: Callable[[flags.FlagValues], None]
   run: Callable[[flags.FlagValues, Overrides, list[str]], None]
   arguments: str = ""
+
+
+def define_processes(values: flags.FlagValues):
+  """Defines the flags of a command that several processes can run together."""
+  flags.DEFINE_string(
+      "coordinator", None, "of several processes that run this command together, one for each host "
+      "or accelerator: HOST:PORT of process 0, or auto where JAX knows the cluster (TPU slices, "
+      "GKE, SLURM, MPI)", flag_values=values)
+  flags.DEFINE_integer(
+      "num_processes", None, "with --coordinator=HOST:PORT: how many processes there are",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "process", None, "with --coordinator=HOST:PORT: the number of this one, from 0",
+      flag_values=values)
+
+
+def join_processes(values: flags.FlagValues):
+  """Joins this process with the others, if the flags name a coordinator."""
+  if values.coordinator is not None:
+    processes.connect(values.coordinator, values.num_processes, values.process)
+  elif (values.num_processes or 1) > 1 or values.process:
+    raise UsageError("--coordinator is missing: write --coordinator=HOST:PORT, of process 0, or "
+                     "--coordinator=auto")
 
 
 class UsageError(Exception):

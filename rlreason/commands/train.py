@@ -12,6 +12,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   config = base.load_config(values.config, overrides)
   if values.preflight is not None:
     config.preflight = values.preflight
+  base.join_processes(values)
   from rlreason import api
 
   options = {name: values[name].value for name in ("seeds", "profile", "wandb")
@@ -54,6 +55,7 @@ def _define(values: flags.FlagValues):
       _Project(), None, "wandb", None, "send metrics, config and samples to Weights & Biases too: "
       f"--wandb, to the project {DEFAULT_PROJECT}, or --wandb=PROJECT; WANDB_MODE=offline keeps "
       "them here", boolean=True), flag_values=values)
+  base.define_processes(values)
 
 
 COMMAND = base.Command(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason import tracking
+from rlreason import processes, tracking
 from rlreason.data import fitting, sources
 from rlreason.data.messages import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
@@ -217,16 +217,28 @@ def _score(
     reward: CombinedReward, tokenizer: Tokenizer, grader: _Grader, rows: Sequence[Row],
     rollout: Rollout,
 ) -> list[_Solution]:
+  def score_part(part):
+    some = scored_lib.take_prompts(rollout, part, len(rows))
+    return _score_part(reward, tokenizer, grader, rows[part], some)
+
+  found = processes.in_parts(len(rows), score_part)
+  return [_Solution(*values, grader.find(values[0]), grader.vote(values[0])) for values in found]
+
+
+def _score_part(
+    reward: CombinedReward, tokenizer: Tokenizer, grader: _Grader, rows: Sequence[Row],
+    rollout: Rollout,
+) -> list[list[Any]]:
+  """The fields of each `_Solution` before its answer."""
   scored = scored_lib.score(reward, tokenizer, rows, rollout)
   ids = [tokens[mask].tolist() for tokens, mask in zip(
       rollout.completion_tokens, rollout.token_mask, strict=True)]
   ends = _first_right_boxes(reward, grader.is_built_in, rows, scored)
   firsts = [None if end is None else scored_lib.tokens_until(tokenizer, ids[i], end)
             for i, end in enumerate(ends)]
-  return list(map(
-      _Solution, scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
-      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts,
-      map(grader.find, scored.completions), map(grader.vote, scored.completions)))
+  return list(map(list, zip(
+      scored.completions, scored.rewards.parts["verifier"], scored.lengths.tolist(),
+      scored.reasoning_lengths.tolist(), rollout.truncated.tolist(), firsts, strict=True)))
 
 
 def _first_right_boxes(

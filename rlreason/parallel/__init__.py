@@ -6,7 +6,8 @@ from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, find_devices
 from rlreason.parallel.rules import num_shards
 from rlreason.parallel.shards import ALONE, Replicas, map_rows, map_shards, put_together
+from rlreason.parallel.transfer import on_writer
 
 __all__ = [
     "ALONE", "Layout", "ParallelConfig", "Replicas", "cpu_fallback", "find_devices", "make_layout",
-    "map_rows", "map_shards", "num_shards", "put_together"]
+    "map_rows", "map_shards", "num_shards", "on_writer", "put_together"]

@@ -9,11 +9,12 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from rlreason import tracking
+from rlreason import processes, tracking
 from rlreason.parallel import memory, rules
 from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
 from rlreason.parallel.shards import ALONE, take_rows
+from rlreason.parallel.transfer import put, put_tree
 
 # Programs of several devices must start in the same order on all of them, or their collectives
 # deadlock: threads submit them one at a time. While there is a second thread each waits for its own
@@ -51,11 +52,16 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     # The optimiser's moments are sharded like the parameters already; counters and coefficients are
     # replicated.
     placed = lambda x: isinstance(x, jax.Array) and getattr(x.sharding, "mesh", None) == mesh
-    return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, everywhere), state)
+    return jax.tree.map(lambda x: x if placed(x) else put(x, everywhere), state)
 
   def put_rows(tree):
     check_rows(tree, num_shards)
-    return jax.device_put(tree, rows)
+    return put_tree(tree, rows)
+
+  whole = in_turn(jax.jit(lambda tree: tree, out_shardings=everywhere))
+
+  def get_rows(tree):
+    return jax.device_get(tree if processes.count() == 1 else whole(tree))
 
   def take_placed(batch, indices):
     taken = take_rows(batch, indices)
@@ -81,9 +87,9 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
 
   return Layout(
       num_shards=num_shards, num_replicas=1, takes_plans=True, param_shardings=param_shardings,
-      put_params=lambda params, boxed: jax.device_put(params, param_shardings(boxed)),
+      put_params=lambda params, boxed: put_tree(params, param_shardings(boxed)),
       put_state=put_state,
-      get_state=lambda s: s, put_rows=put_rows, get_rows=jax.device_get,
+      get_state=lambda s: s, put_rows=put_rows, get_rows=get_rows,
       put_plan=lambda plan: plan,
       compile_sampler=lambda fn: told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),

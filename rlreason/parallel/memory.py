@@ -9,10 +9,13 @@ import jax
 
 
 def device_bytes() -> int:
-  """The total memory of all devices; that of the machine if they share it."""
-  stats = [device.memory_stats() or {} for device in jax.devices()]
+  """The total memory of all devices; that of the machines if they share it. All processes have the
+  same.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
   limits = [entry["bytes_limit"] for entry in stats if "bytes_limit" in entry]
-  return sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  here = sum(limits) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return here * jax.process_count()
 
 
 def share_bytes() -> int:

@@ -9,6 +9,7 @@ from absl import logging
 import jax
 from jax.sharding import AxisType, Mesh
 
+from rlreason import processes
 from rlreason.parallel.accelerators import cpu_fallback
 
 AXES = ("data", "fsdp", "tensor")
@@ -64,7 +65,19 @@ def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, i
     raise ValueError(
         f"config.parallel: got data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
         f"allowed: a product of at most {len(devices)}, the number of devices")
+  if processes.count() > 1:
+    _check_processes(config.mode, math.prod(sizes), len(devices))
   return devices[:math.prod(sizes)], sizes
+
+
+def _check_processes(mode: str, used: int, there: int):
+  if mode == "pmap":
+    raise ValueError(f"config.parallel.mode: got 'pmap' in {processes.count()} processes, allowed: "
+                     "'jit', or one process")
+  if used != there:  # a process without a device in the mesh could not take part
+    raise ValueError(
+        f"config.parallel: got axes of {used} devices in {processes.count()} processes, allowed: "
+        f"a product of {there}, all devices of all of them (data=-1 takes the rest)")
 
 
 def find_devices() -> list[jax.Device]:
@@ -80,6 +93,10 @@ def find_devices() -> list[jax.Device]:
     raise ValueError(
         f"JAX_PLATFORMS: got {jax.config.jax_platforms!r}, allowed: what this machine has, such as "
         f"'cpu', or '' ({reason})") from error
+  if jax.process_count() > processes.count():
+    raise ValueError(
+        f"processes: got one of the {jax.process_count()} of a slice of devices, allowed: joined "
+        "with the others by --coordinator=auto on each (processes.connect)")
   line = cpu_fallback()
   if line:
     logging.log_first_n(logging.WARNING, line, 1)

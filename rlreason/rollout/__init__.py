@@ -6,11 +6,11 @@ from rlreason.rollout.generate import crop, make_generator
 from rlreason.rollout.groups import choose_groups
 from rlreason.rollout.partial import OpenGroups, make_partial_generator
 from rlreason.rollout.scored import (
-    Sampled, Scored, completion_texts, reasoning_tokens, score, tokens_until)
+    Sampled, Scored, completion_texts, reasoning_tokens, score, score_together, tokens_until)
 from rlreason.rollout.token_rewards import placed_sums, token_rewards
 
 __all__ = [
     "FittingRows", "OpenGroups", "Sampled", "Scored", "append_answers", "check_fitting",
     "choose_groups", "completion_texts", "crop", "encode_prompt", "make_generator",
     "make_partial_generator", "placed_sums", "reasoning_tokens", "report_golds", "score",
-    "token_rewards", "tokens_until"]
+    "score_together", "token_rewards", "tokens_until"]

@@ -5,11 +5,12 @@ tokenised again.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
-from rlreason import boxes, masks
+from rlreason import boxes, masks, processes
 from rlreason.data.tasks.base import Row
 from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
 from rlreason.tokenizers import Tokenizer
@@ -86,7 +87,7 @@ def reasoning_tokens(
 
 def score(
     reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout,
-    model_scores: np.ndarray | None = None,
+    model_scores: np.ndarray | None = None, first_group: int = 0,
 ) -> Scored:
   """Decodes a rollout on the host and scores it.
 
@@ -96,6 +97,8 @@ def score(
     rows: the P task rows; the reward functions receive their columns, once per completion.
     rollout: B = P * G completions, numpy.
     model_scores: f32[B] of a reward model, for the reward `learned`; None: there is none.
+
+    first_group: the index of the first prompt, if these are a part of a rollout.
 
   Returns:
     Texts and rewards of the B completions.
@@ -116,13 +119,67 @@ def score(
       "reasoning_text": [answer.text_before_answer(text, reward.mark) for text in completions],
       "truncated": rollout.truncated.tolist(),
       "turns": masks.runs(rollout.action_mask).max(axis=1).tolist(),
-      "group": [row // group_size for row in range(len(completions))]}
+      "group": [first_group + row // group_size for row in range(len(completions))]}
   if model_scores is not None:
     columns[SCORE_COLUMN] = model_scores.tolist()
-  result = reward(prompts, completions, **columns)
+  return _scored(completions, reward(prompts, completions, **columns), lengths, reasoning_lengths)
+
+
+def score_together(
+    reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout,
+    model_scores: np.ndarray | None = None,
+) -> Scored:
+  """`score`, where each process scores the groups of its part of the prompts.
+
+  All processes have to call it, with the same arguments; all get the same result.
+  """
+  if processes.count() == 1:
+    return score(reward, tokenizer, rows, rollout, model_scores)
+  part = processes.my_part(len(rows))
+  mine = None
+  if part.start < part.stop:
+    some = take_prompts(rollout, part, len(rows))
+    scores = None if model_scores is None else take_prompts(model_scores, part, len(rows))
+    found = score(reward, tokenizer, rows[part], some, scores, first_group=part.start)
+    mine = {"completions": found.completions, "rewards": found.rewards._asdict(),
+            "reasoning_lengths": found.reasoning_lengths.tolist()}
+  parts = [one for one in processes.gather(mine) if one is not None]
+  joined = lambda name: [value for one in parts for value in one[name]]
+  return _scored(joined("completions"), _joined([one["rewards"] for one in parts]),
+                 masks.lengths(rollout.token_mask), joined("reasoning_lengths"))
+
+
+def take_prompts(rows: Any, part: slice, num_prompts: int) -> Any:
+  """The rows of some of the prompts: of arrays [P * G, ...], those of `part` of the P prompts."""
+  def take(x):
+    size = x.shape[0] // num_prompts
+    return x[part.start * size:part.stop * size]
+  return jax.tree.map(take, rows)
+
+
+def _scored(
+    completions: list[str], result: RewardResult, lengths: np.ndarray,
+    reasoning_lengths: Sequence[int],
+) -> Scored:
   return Scored(
       completions=completions, rewards=result,
       totals=np.array([total or 0.0 for total in result.total], np.float32),
       is_scored=np.array([total is not None for total in result.total]),
       lengths=lengths,
       reasoning_lengths=np.array(reasoning_lengths, np.int32))
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> RewardResult:
+  """The rewards of parts of the completions, each as the fields of a `RewardResult`."""
+  def placed(name):
+    if all(part[name] is None for part in parts):
+      return None
+    return [[tuple(entry) for entry in row] for part in parts
+            for row in part[name] or [[]] * len(part["total"])]
+
+  total = [value for part in parts for value in part["total"]]
+  names, counted = parts[0]["parts"], parts[0]["counts"]
+  return RewardResult(
+      total, {name: [value for part in parts for value in part["parts"][name]] for name in names},
+      {name: sum(part["counts"][name] for part in parts) for name in counted},
+      placed("placed"), placed("potentials"))

@@ -37,7 +37,7 @@ import jax
 import numpy as np
 from orbax import checkpoint as ocp
 
-from rlreason import config as config_lib, files, records
+from rlreason import config as config_lib, files, processes, records
 from rlreason.data.sources import digest
 
 FOLDER = "checkpoints"
@@ -76,9 +76,9 @@ class Checkpointer:
     self.folder = pathlib.Path(workdir).absolute() / FOLDER
     if read_only and not self.folder.is_dir():
       raise FileNotFoundError(f"no checkpoints in {workdir!r}; expected a folder {FOLDER!r} there")
-    self.damaged, self._checked, self._kept = [], set(), _LatestAnd(max_to_keep)
+    self.damaged, self._checked, self._kept = [], [], _LatestAnd(max_to_keep)
     if not read_only:
-      self.damaged, self._checked = _set_damaged_aside(self.folder)
+      self.damaged, self._checked = processes.from_writer(lambda: _set_damaged_aside(self.folder))
     self._manager = ocp.CheckpointManager(
         self.folder,
         item_names=_ITEMS,
@@ -131,8 +131,8 @@ class Checkpointer:
     arrays = jax.tree.map(_to_array, state)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) * 9 // 8 + _SPARE_BYTES
     with self._naming():
-      # Checked before it starts: if one of tensorstore's threads fails, the others keep running.
-      if shutil.disk_usage(self.folder).free < size:
+      # Before it starts: if one of tensorstore's threads fails, the others keep running.
+      if processes.is_writer() and shutil.disk_usage(self.folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       return self._manager.save(
           step,
@@ -196,7 +196,7 @@ class Checkpointer:
     folder = self.folder / str(step)
     reason = None if step in self._checked else find_damage(folder)
     if reason is None:
-      self._checked.add(step)
+      self._checked.append(step)
       try:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
       except Exception as error:  # without checksums: any error of a damaged file
@@ -285,13 +285,14 @@ def check_config(workdir: str, config: Any, free: Collection[str] = ()) -> None:
           "resume it with that config, or give a new workdir"
       )
   else:
-    files.write_whole(file.parent / FOLDER / UNSAVED, "")
+    if processes.is_writer():
+      files.write_whole(file.parent / FOLDER / UNSAVED, "")
     write_json(file, new)
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
-  """Writes a file atomically, on the first host."""
-  if jax.process_index() == 0:
+  """Writes a file atomically; of several processes one does."""
+  if processes.is_writer():
     files.write_whole(file, json.dumps(value, indent=2) + "\n")
 
 
@@ -449,7 +450,7 @@ def _differs(file: pathlib.Path, wanted: str) -> str:
   return "" if digest(file) == wanted else f"{file.name} is not what was written"
 
 
-def _set_damaged_aside(folder: pathlib.Path) -> tuple[list[tuple[int, str]], set[int]]:
+def _set_damaged_aside(folder: pathlib.Path) -> tuple[list[tuple[int, str]], list[int]]:
   """Renames the damaged checkpoints that come after the latest intact one.
 
   Returns:
@@ -474,7 +475,7 @@ def _set_damaged_aside(folder: pathlib.Path) -> tuple[list[tuple[int, str]], set
     aside = folder / f"{step}.damaged"
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(folder / str(step), aside)
-  return damaged, set(steps[len(damaged):][:1])
+  return damaged, steps[len(damaged):][:1]
 
 
 def _to_array(leaf: Any) -> Any:

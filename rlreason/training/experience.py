@@ -2,7 +2,9 @@
 
 With n steps ahead, the sampling of step k starts when step k - n does, with the current parameters,
 in a separate thread: it samples and computes rewards while the steps in between train. n = 0
-samples when a step asks, with its own parameters. A sampling depends only on its parameters, the
+samples when a step asks, with its own parameters. Where several processes run together there is no
+thread, as all have to start their programs in the same order: a sampling is made at once when it
+could start. A sampling depends only on its parameters, the
 position of the data and its key, so that a resumed run repeats samplings that were not yet used,
 with the same results: a checkpoint keeps the position of the first of them and the parameters of
 each.
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlreason import processes
 from rlreason.models import lora
 from rlreason.training.stages.base import Stage
 from rlreason.types import Key, Params
@@ -69,8 +72,9 @@ class Draws:
     self._frozen = _copy(frozen)
     if kept is None:
       kept = [_copy(trained)] * self._ahead
-    self._thread = threading.Thread(target=self._work, name="draws", daemon=True)
-    self._thread.start()
+    if processes.count() == 1:
+      self._thread = threading.Thread(target=self._work, name="draws", daemon=True)
+      self._thread.start()
     for i, one in enumerate(kept):
       self._params.append(one)
       self._order(step + i, one)
@@ -118,7 +122,15 @@ class Draws:
     if step < self._stage.steps:
       draw = _Draw(step, lora.join(params, self._frozen), futures.Future())
       self._waiting.append(draw)
-      self._orders.put(draw)
+      if self._thread is None:
+        draw.result.set_result(self._sample(draw))
+      else:
+        self._orders.put(draw)
+
+  def _sample(self, draw: _Draw) -> tuple[Any, dict[str, Any]]:
+    """The experience, and the position of the data after it."""
+    key = jax.random.fold_in(self._key, draw.step)
+    return self._stage.draw(draw.params, self._stage.data, key), self._now()
 
   def _work(self):
     failure = None
@@ -127,9 +139,7 @@ class Draws:
         draw.result.set_exception(failure)
         continue
       try:
-        drawn = self._stage.draw(
-            draw.params, self._stage.data, jax.random.fold_in(self._key, draw.step))
-        draw.result.set_result((drawn, self._now()))
+        draw.result.set_result(self._sample(draw))
       except BaseException as error:  # for the step that requests it
         draw.result.set_exception(failure := error)
 

@@ -21,7 +21,7 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 
-from rlreason import tracking
+from rlreason import processes, tracking
 from rlreason.algorithms.base import TrainState, trained_part, with_frozen
 from rlreason.models import lora
 from rlreason.parallel import memory
@@ -111,7 +111,7 @@ class Loop:
   def go(self, provenance: dict[str, Any]) -> dict[str, Any]:
     """Runs all stages; returns the summary, with its provenance except the processes."""
     self.provenance = provenance
-    latest = self.checkpoints.latest_step()
+    latest = processes.from_writer(self.checkpoints.latest_step)
     for step, reason in self.checkpoints.damaged:
       self.progress.message(
           f"the checkpoint of step {step} is damaged ({reason}); it is now "
@@ -129,7 +129,8 @@ class Loop:
       self.host = saved
       self._keep_best()
       if self.host["stage"] < len(self.setup.recipe.stages):
-        workdir_lib.check_files(self.workdir, self.host.get("files", {}))
+        processes.from_writer(
+            lambda: workdir_lib.check_files(self.workdir, self.host.get("files", {})))
         self._note_process()
       self.progress.message(f"resuming at step {latest} of {str(self.workdir)!r}")
     stages = self.setup.recipe.stages
@@ -166,7 +167,8 @@ class Loop:
 
   def _select(self, config: StageConfig, number: int):
     """Runs a stage without steps; a run that is resumed before its end repeats it."""
-    count = self.parts.select(self.setup, config, self.workdir)
+    count = processes.from_writer(
+        lambda: self.parts.select(self.setup, config, self.workdir))
     self.progress.message(f"{config.name}: {count} rows in {data_file(self.workdir, config.name)}")
     self.host["summary"]["stages"].append({
         "name": config.name, "steps": 0, "seconds": 0.0, "tokens": 0, "evaluation": {},
@@ -234,7 +236,7 @@ class Loop:
         self._write(stage, *pending)  # of the previous step, while the device runs this one
       pending = (step, output)
       is_last = step + 1 == stage.steps
-      is_asked = self.stop.is_set()  # read once: a signal may come between any two lines
+      is_asked = self._is_asked()  # once: a signal may come between any two lines
       is_evaluated = stage.trains and curves.is_due(recipe, step + 1, stage.steps)
       is_due = is_evaluated or (step + 1) % recipe.checkpoint.every_steps == 0
       if is_asked or is_due or is_last:
@@ -244,7 +246,7 @@ class Loop:
         if is_asked or is_last or not self.is_skipping:
           self._save(stage)
         if is_asked:
-          self._leave_if_asked()
+          self._leave()
     self._say(self.profiler.end(self.state))
     if self.host["step"] == 0 or self.host["step"] < stage.steps:
       self._save(stage)
@@ -340,13 +342,20 @@ class Loop:
     """The model folder of a stage, and that of its adapters, if it has any."""
     self.parts.write_policy(self.workdir, stage, self.setup, policy)
 
+  def _is_asked(self) -> bool:
+    """Whether a signal asked this process, or another, to stop."""
+    return processes.any_process(self.stop.is_set())
+
   def _leave_if_asked(self):
-    """Raises Interrupted after a signal; the saved state is complete then."""
-    if self.stop.is_set():
-      self.checkpoints.wait()
-      raise Interrupted(
-          f"stopped on request after step {self.host['global_step']}; the same command with "
-          f"--workdir={self.workdir} resumes from there")
+    if self._is_asked():
+      self._leave()
+
+  def _leave(self):
+    """Raises Interrupted; the saved state is complete then."""
+    self.checkpoints.wait()
+    raise Interrupted(
+        f"stopped on request after step {self.host['global_step']}; the same command with "
+        f"--workdir={self.workdir} resumes from there")
 
   def _write(self, stage: Stage, step: int, output: StepOutput):
     """Writes one step's metrics and samples; waits for the device to have them."""
@@ -450,10 +459,12 @@ class Loop:
   def _restore_host(self, latest: int) -> dict[str, Any]:
     """The host's state of the latest checkpoint, or of the evaluation after it."""
     # If it is damaged, the stage is evaluated again, with the same results.
-    evaluated = checkpoint_lib.read_sealed(self.checkpoints.folder / _EVALUATED) or {}
-    is_after = evaluated.get("global_step") == latest and not self._has_grown(evaluated)
-    if not is_after:  # of an end that will be reached again, with another file
-      (self.checkpoints.folder / _EVALUATED).unlink(missing_ok=True)
+    file = self.checkpoints.folder / _EVALUATED
+    evaluated = processes.from_writer(lambda: checkpoint_lib.read_sealed(file)) or {}
+    has_grown = workdir_lib.has_grown(self.setup.recipe.stages, evaluated)
+    is_after = evaluated.get("global_step") == latest and not has_grown
+    if not is_after and processes.is_writer():  # its end will be reached again, with another file
+      file.unlink(missing_ok=True)
     host = evaluated if is_after else self.checkpoints.restore_host(latest)
     if not _HOST_FIELDS <= host.keys():
       raise ValueError(
@@ -461,17 +472,10 @@ class Loop:
           f"lacks {sorted(_HOST_FIELDS - host.keys())}; put it back, or give a new workdir")
     return host
 
-  def _has_grown(self, host: dict[str, Any]) -> bool:
-    """Whether a run ended with fewer steps of its last stage than it has now."""
-    stages = self.setup.recipe.stages
-    if host.get("stage") != len(stages) or not stages[-1].has_steps:
-      return False
-    last = host["summary"]["stages"][-1]
-    return last["steps"] < stages[-1].steps and "ended_early" not in last
-
   def _note_files(self, stage: str):
     """Keeps the checksums of files that a stage wrote for later ones."""
-    self.host["files"] = self.host.get("files", {}) | workdir_lib.stage_files(self.workdir, stage)
+    self.host["files"] = self.host.get("files", {}) | processes.from_writer(
+        lambda: workdir_lib.stage_files(self.workdir, stage))
 
   def _restore(self, stage: Stage, latest: int) -> list[Params] | None:
     """Replaces the stage's state by a checkpoint's; returns the parameters of started samplings."""

@@ -28,7 +28,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from rlreason import files, types
+from rlreason import files, processes, types
 
 MACHINE_PREFIXES = ("time/", "system/")
 
@@ -65,13 +65,17 @@ def reduce_metrics(metrics: types.Metrics) -> dict[str, float]:
 
 
 class JsonLines:
-  """A file of JSON objects, one per line, that can be cut back to an earlier state."""
+  """A file of JSON objects, one per line, that can be cut back to an earlier state.
+
+  Of several processes one writes it; on the others it is empty, and stays so.
+  """
 
   def __init__(self, path: str | os.PathLike):
     """Opens `path` for appending; it is made, with its folder, if missing."""
-    self.path = pathlib.Path(path)
+    self.path = pathlib.Path(path if processes.is_writer() else os.devnull)
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    if self.path.exists() and not self.path.is_file():  # opening a pipe would block
+    is_odd = self.path.exists() and not self.path.is_file()
+    if is_odd and processes.is_writer():  # opening a pipe would block
       raise ValueError(
           f"{str(self.path)!r} is no file; put it back from a copy or give a new workdir")
     # Unbuffered: what did not fit on a full disk is not written again on close.
@@ -95,6 +99,8 @@ class JsonLines:
 
   def cursor(self) -> int:
     """The size in bytes, all synced to disk; checkpoints store it."""
+    if not processes.is_writer():
+      return 0
     with files.naming(self.path):
       os.fsync(self._file.fileno())
       return self._file.seek(0, os.SEEK_END)
@@ -114,6 +120,8 @@ class JsonLines:
       ValueError: the file is shorter, so that lines before the checkpoint are missing; or its
         content has changed.
     """
+    if not processes.is_writer():
+      return
     size = self.path.stat().st_size
     if not 0 <= cursor <= size:
       raise ValueError(
@@ -161,6 +169,8 @@ class MetricsWriter:
     """
     numbers = {name: self._finite(step, name, values[name]) for name in _ordered(values)}
     self._lines.append({"step": int(step), "stage": stage, **numbers})
+    if not processes.is_writer():
+      return
     if self._tensorboard is None:
       # Made only now: after a resume it replaces TensorBoard's events from this step on.
       self._tensorboard = _TensorBoard(self._workdir / "tensorboard", purge_step=int(step))
@@ -335,8 +345,10 @@ def _sum_of(path: pathlib.Path, size: int) -> Any:
 def write_lines(path: str | os.PathLike, lines: Iterable[Mapping[str, Any]]) -> None:
   """Writes a file of JSON objects, one per line, atomically; an existing file is replaced.
 
-  Numbers that are not finite become null.
+  Numbers that are not finite become null. Of several processes one writes.
   """
+  if not processes.is_writer():
+    return
   files.write_whole(path, "".join(
       json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines))
 

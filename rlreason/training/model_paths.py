@@ -21,9 +21,9 @@ from typing import Any, Literal
 import jax
 from orbax import checkpoint as ocp
 
-from rlreason import config as config_lib, models, weights
+from rlreason import config as config_lib, models, processes, weights
 from rlreason.models import ModelConfig, lora
-from rlreason.parallel import ParallelConfig, make_layout
+from rlreason.parallel import ParallelConfig, make_layout, on_writer
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training.keys import init_key
@@ -171,6 +171,9 @@ class _Run:
     if stage is None or name not in ("", stage):
       raise FileNotFoundError(
           f"{self._got}, allowed (steps are those of metrics.jsonl): {self._offer()}")
+    if processes.count() > 1:
+      raise ValueError(f"{self._got} in {processes.count()} processes, allowed: a folder that "
+                       f"`rlreason convert` writes of it in one")
     _write_checkpoint(self._folder, stage, int(step), self._parallel)
     return written
 
@@ -217,8 +220,14 @@ def _restore(folder: pathlib.Path, model: ModelConfig) -> Params:
 
 def write_policy(
     run: pathlib.Path, name: str, recipe: Recipe, policy: tuple[ModelConfig, Params, Tokenizer]):
-  """Writes models/<name>/ of a run, and adapters/<name>/ if the policy has any."""
+  """Writes models/<name>/ of a run, and adapters/<name>/ if the policy has any.
+
+  All processes have to call it; one of them writes.
+  """
   model, params, tokenizer = policy
+  params = on_writer(params)
+  if not processes.is_writer():
+    return
   if model.lora is not None:
     base = recipe.model.path if isinstance(recipe.model, PretrainedModel) else ""
     weights.save_adapters(run / "adapters" / name, model, lora.split(params)[0], base=base)

@@ -16,7 +16,7 @@ import rich.console
 import rich.progress
 import rich.text
 
-from rlreason import tracking
+from rlreason import processes, tracking
 from rlreason.parallel import memory
 
 # Metrics to show, if a step has them, the most informative first, and their short names.
@@ -156,11 +156,11 @@ class Progress:
 
     Args:
       interval: seconds between lines if the output is not a terminal.
-      console: where to show it; standard output if None.
+      console: where to show it; None: standard output, of the process that writes.
       clock: seconds.
     """
     self._interval = interval
-    self._console = console or rich.console.Console()
+    self._console = console or rich.console.Console(quiet=not processes.is_writer())
     self._clock = clock
     self._bar: rich.progress.Progress | None = None
     self._notebook = _NotebookLine(self._console, clock) if self._console.is_jupyter else None

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any
 
-from rlreason import hub, models, tracking, weights
+from rlreason import hub, models, processes, tracking, weights
 from rlreason.models import lora
 from rlreason.training import (
     checkpoint as checkpoint_lib, expectations, header, loop, model_paths, preflight, profiling,
@@ -48,27 +48,30 @@ def train(
     OSError: the disk is full, or the like; names the file. Saved files are intact.
     loop.Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
   """
-  if wandb is not None:
+  if wandb is not None and processes.is_writer():
     wandb_log.check()
   # Absolute: the user's code may change the current folder.
   workdir = pathlib.Path(hub.local_path("workdir", os.fspath(workdir))).absolute()
   profiled = None if profile is None else profiling.read_steps(str(profile), recipe)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(processes.ending_together())
     progress = stack.enter_context(progress_lib.Progress())
     setup, policy = enter(recipe, workdir, allow_changed_inputs, stack)
     progress.messages(header.run_header(setup, workdir))
     file = workdir / workdir_lib.INPUTS
-    made = provenance.describe(setup.recipe, setup.tokenizer, checkpoint_lib.read_json(file))
+    read = processes.from_writer(lambda: checkpoint_lib.read_json(file))
+    made = provenance.describe(setup.recipe, setup.tokenizer, read)
     with contextlib.ExitStack() as inner:
-      also = None if wandb is None else wandb_log.WandbLog(workdir, wandb)
+      is_sent = wandb is not None and processes.is_writer()
+      also = wandb_log.WandbLog(workdir, wandb) if is_sent else None
       run = loop.Loop(setup, policy, workdir, inner, PARTS, also)
-      run.profiler = profiling.Profiler(profiled, workdir)
+      run.profiler = profiling.Profiler(profiled if processes.is_writer() else None, workdir)
       inner.callback(run.profiler.close)
       del policy  # freed unless a stage has it as its reference
       summary = run.go(made)
     checkpoint_lib.write_json(workdir / "summary.json", summary)
     with tracking.work("plots and report"):
-      report_lib.make_report(workdir)
+      processes.from_writer(lambda: report_lib.make_report(workdir) and None)
   trained = [stage.name for stage in recipe.stages if stage.trains]
   tables.print_summary(summary, tables.run_places(run.workdir, summary, trained))
   return summary

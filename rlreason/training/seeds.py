@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-from rlreason import files, hub
+from rlreason import files, hub, processes
 from rlreason.evaluation import metrics
 from rlreason.training import (
     checkpoint as checkpoint_lib, loop, progress as progress_lib, run, tables)
@@ -45,13 +45,7 @@ def train_seeds(
     raise ValueError(f"seeds: got {count} from {recipe.seed} on, allowed: 1 or more, up to the "
                      f"seed {_MAX_SEED}")
   workdir = pathlib.Path(hub.local_path("workdir", os.fspath(workdir))).absolute()
-  files.check_writable("workdir", workdir)
-  held = next((name for name in (CONFIG, checkpoint_lib.FOLDER) if (workdir / name).exists()), None)
-  if held is None and (workdir / "summary.json").exists() and not seed_folders(workdir):
-    held = "summary.json"
-  if held is not None:
-    raise ValueError(f"workdir: {str(workdir)!r} holds {held!r}, which is not of runs over seeds, "
-                     "allowed: a new folder, or one of the same command")
+  processes.from_writer(lambda: _check_folder(workdir))
   summaries = []
   for seed in (seeds := range(recipe.seed, recipe.seed + count)):
     folder = workdir / f"{SEED_PREFIX}{seed}"
@@ -66,6 +60,16 @@ def train_seeds(
   checkpoint_lib.write_json(workdir / "summary.json", summary)
   tables.print_summary(summary, {"runs": str(workdir / f"{SEED_PREFIX}*")})
   return summary
+
+
+def _check_folder(workdir: pathlib.Path):
+  files.check_writable("workdir", workdir)
+  held = next((name for name in (CONFIG, checkpoint_lib.FOLDER) if (workdir / name).exists()), None)
+  if held is None and (workdir / "summary.json").exists() and not seed_folders(workdir):
+    held = "summary.json"
+  if held is not None:
+    raise ValueError(f"workdir: {str(workdir)!r} holds {held!r}, which is not of runs over seeds, "
+                     "allowed: a new folder, or one of the same command")
 
 
 def summarize(seeds: Sequence[int], summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:

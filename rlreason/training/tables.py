@@ -10,6 +10,7 @@ from typing import Any
 import rich.console
 import rich.text
 
+from rlreason import processes
 from rlreason.evaluation import expected as expected_lib
 from rlreason.evaluation.metrics import is_share
 from rlreason.training import progress
@@ -36,7 +37,7 @@ def print_summary(
     places: name -> path, such as checkpoint, metrics, samples, plots.
     console: where to print; standard output if None.
   """
-  console = console or rich.console.Console()
+  console = console or rich.console.Console(quiet=not processes.is_writer())
   lines = [("Summary, with 95% confidence intervals", "italic")]
   for table in summary_tables(summary, width_of(console)):
     lines += [("", ""), *((line, "bold" if is_title else "") for line, is_title in table)]

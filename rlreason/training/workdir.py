@@ -6,15 +6,17 @@ Not here: what the run reads (inputs.py), configuration and checkpoints (checkpo
 the run writes (loop.py).
 """
 
+from collections.abc import Sequence
 from concurrent import futures
 import os
 import pathlib
+from typing import Any
 
 from rlreason import files
 from rlreason.data.sources import digest
 from rlreason.training import checkpoint as checkpoint_lib
 from rlreason.training.checkpoint import FOLDER, UNSAVED, has_checkpoints
-from rlreason.training.settings.base import RunConfig
+from rlreason.training.settings.base import RunConfig, StageConfig
 
 CONFIG, INPUTS = "config.json", "inputs.json"
 # Files of a run, besides its checkpoints. A folder counts if it is not empty.
@@ -74,6 +76,14 @@ def grown_steps(workdir: pathlib.Path, recipe: RunConfig) -> tuple[str, ...]:
         f"{name} and optimizer.schedule={schedule!r}, by which each step depends on how many there "
         f"are, allowed: {before}, or a new workdir (a run with the schedule 'constant' may grow)")
   return (f"config.stages[{number}].steps",)
+
+
+def has_grown(stages: Sequence[StageConfig], host: dict[str, Any]) -> bool:
+  """Whether a run, of which this is the host's state, ended with fewer steps than there are now."""
+  if host.get("stage") != len(stages) or not stages[-1].has_steps:
+    return False
+  last = host["summary"]["stages"][-1]
+  return last["steps"] < stages[-1].steps and "ended_early" not in last
 
 
 def write_steps(workdir: pathlib.Path, recipe: RunConfig) -> None:

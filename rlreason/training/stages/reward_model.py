@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason import losses, weights
+from rlreason import losses, processes, weights
 from rlreason.algorithms import (
     init_reward_params, reward_model, rows as rows_lib, score_completions)
 from rlreason.data import pipeline
 from rlreason.models import lora
+from rlreason.parallel import on_writer
 from rlreason.training.keys import init_key
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.reward_model import RewardModelStage
@@ -78,6 +79,9 @@ def make(
       scores = scores_of_examples(params)
       params = params | {"value_head": losses.standardized(
           params["value_head"], jnp.asarray(scores), jnp.ones(scores.shape, bool))}
+    params = on_writer(params)
+    if not processes.is_writer():
+      return
     merged = params | {"trunk": lora.merged_view(setup.model, params["trunk"])
                        if setup.model.lora is not None else params["trunk"]}
     weights.save_scalar_model(

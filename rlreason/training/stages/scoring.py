@@ -56,7 +56,7 @@ def make_scorer(
   reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
   model_scores = policies.make_model_scores(setup, stage, folder)
 
-  score = functools.partial(rollout_lib.score, reward, tokenizer)
+  score = functools.partial(rollout_lib.score_together, reward, tokenizer)
   if model_scores is None:
     return score
   return lambda rows, rollout: score(rows, rollout, model_scores(rollout))

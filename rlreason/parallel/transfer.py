@@ -1,0 +1,51 @@
+"""Arrays between the hosts of several processes and the devices of all of them."""
+
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from rlreason import processes
+
+
+def on_writer(tree: Any) -> Any:
+  """A tree whose arrays that are divided over processes are on the host of the one that writes.
+
+  All processes have to call it. They gather one array at a time, a large one slice by slice of its
+  first axis; on the others the tree is unchanged.
+  """
+  def gather(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+      return x
+    everywhere = NamedSharding(x.sharding.mesh, PartitionSpec())
+    part = jax.jit(
+        lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), out_shardings=everywhere)
+    whole = jax.jit(lambda x: x, out_shardings=everywhere)
+    found = np.empty(x.shape, x.dtype) if processes.is_writer() else None
+    is_large = x.ndim > 2  # the kernels of all layers, stacked
+    for i in range(x.shape[0]) if is_large else (Ellipsis,):
+      piece = part(x, i) if is_large else whole(x)
+      if found is not None:
+        found[i] = piece
+    return x if found is None else found
+
+  return jax.tree.map(gather, tree)
+
+
+def put_tree(tree: Any, shardings: Any) -> Any:
+  """`put` of all arrays of a tree, with a tree of shardings, or one for all."""
+  if isinstance(shardings, jax.sharding.Sharding):
+    return jax.tree.map(lambda x: put(x, shardings), tree)
+  return jax.tree.map(put, tree, shardings)
+
+
+def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+  """`device_put` of an array that every process holds; each transfers its own part.
+
+  JAX's own compares the values of all processes first, which takes time, and fails for NaN.
+  """
+  if processes.count() == 1 or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+    return jax.device_put(x, sharding)
+  host = np.asarray(x)
+  return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
