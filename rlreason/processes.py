@@ -27,12 +27,13 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from rlreason import version
+from rlreason import last_words, version
 
 AUTO = "auto"  # the coordinator is found by JAX: on TPU slices, GKE, SLURM and MPI
 EXIT_LOST = 1  # of a process that ends because another one has
 
 _BEAT_SECONDS = 2.0  # between signs of life
+_CONNECT_SECONDS = 300  # for all processes to start
 _SILENT_SECONDS = 25.0  # without a sign of life: the process counts as gone
 _WAIT_SECONDS = 60.0  # a longer wait for another process is reported
 _FOREVER_MS = 7 * 24 * 3600 * 1000
@@ -52,6 +53,7 @@ _numbers = itertools.count(1)
 _exchange = 0  # the number of the current one, or of the last
 _is_waiting = False  # whether it waits for other processes
 _failed_at: float | None = None
+_reader: subprocess.Popen | None = None  # of this process's errors
 
 
 def index() -> int:
@@ -91,9 +93,16 @@ def connect(coordinator: str, num_processes: int | None = None, process: int | N
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM
   given = {} if coordinator == AUTO else dict(coordinator_address=coordinator)
+  if given and process == 0:
+    _check_port(coordinator)
+  others = "not all processes" if num_processes is None else f"not all {num_processes} processes"
+  _set_last_words(f"{others} could connect to {coordinator} within {_CONNECT_SECONDS} s: are all "
+                  "started, with the same coordinator, and does it reach process 0?")
   with _telling_of_wait(coordinator, num_processes):
     try:
-      jax.distributed.initialize(**given, num_processes=num_processes, process_id=process)
+      jax.distributed.initialize(
+          **given, num_processes=num_processes, process_id=process,
+          initialization_timeout=_CONNECT_SECONDS)
     except (ValueError, RuntimeError) as error:
       reason = " ".join(str(error).split())[:300]
       raise ValueError(
@@ -104,8 +113,9 @@ def connect(coordinator: str, num_processes: int | None = None, process: int | N
   if _link.count == 1:
     _link = None
     return
-  if _link.index:
-    _tell_of_lost_coordinator(state.coordinator_address)
+  _set_last_words(
+      f"process 0, the coordinator at {state.coordinator_address}, is gone; what was saved before "
+      "is kept: the same command on all processes resumes from there")
   sys.excepthook = _fail_first(sys.excepthook)
   threading.Thread(target=_watch, args=(_link,), name="processes", daemon=True).start()
   told = gather({"host": socket.gethostname(), "versions": version.describe()})
@@ -233,7 +243,8 @@ def _telling_of_wait(coordinator: str, num_processes: int | None):
   """Says that the others are missing if joining them takes long."""
   others = "the other processes" if num_processes is None else f"all {num_processes} processes"
   timer = threading.Timer(10.0, lambda: print(
-      f"waiting for {others} to connect to {coordinator}", file=sys.stderr, flush=True))
+      f"waiting for {others} to connect to {coordinator}, for {_CONNECT_SECONDS} s at most",
+      file=sys.stderr, flush=True))
   timer.daemon = True
   timer.start()
   try:
@@ -242,19 +253,31 @@ def _telling_of_wait(coordinator: str, num_processes: int | None):
     timer.cancel()
 
 
-def _tell_of_lost_coordinator(address: str):
-  """Replaces what JAX writes when process 0 is gone, before it aborts, by one line.
+def _check_port(coordinator: str):
+  """Raises ValueError if another program listens there: JAX would crash."""
+  with socket.socket() as held:
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      held.bind(("", int(coordinator.rpartition(":")[2])))
+    except (OSError, OverflowError) as error:
+      raise ValueError(f"coordinator: got {coordinator!r}, whose port cannot be used ({error}), "
+                       "allowed: a free port of this host") from error
 
-  That happens in C++, at once. A small process between the errors of this one and the terminal
-  passes on everything else.
+
+def _set_last_words(line: str):
+  """Sets the line that replaces what JAX writes before it aborts this process.
+
+  It does so in C++, at once, when process 0 is gone or the processes do not find each other. A
+  small process between the errors of this one and the terminal passes on everything else.
   """
-  line = (f"rlreason: process 0, the coordinator at {address}, is gone; what was saved before is "
-          "kept: the same command on all processes resumes from there")
-  reader = subprocess.Popen(
-      [sys.executable, "-I", str(pathlib.Path(__file__).with_name("last_words.py")), line],
-      stdin=subprocess.PIPE, start_new_session=True)
+  global _reader
   sys.stderr.flush()
-  os.dup2(reader.stdin.fileno(), 2)
+  if _reader is None:
+    script = pathlib.Path(__file__).with_name("last_words.py")
+    _reader = subprocess.Popen(
+        [sys.executable, "-I", str(script)], stdin=subprocess.PIPE, start_new_session=True)
+    os.dup2(_reader.stdin.fileno(), 2)
+  os.write(2, last_words.MARK + f"rlreason: {line}\n".encode())
 
 
 def _fail_first(hook: Callable) -> Callable:

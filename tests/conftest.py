@@ -60,7 +60,8 @@ jax.monitoring.register_event_duration_secs_listener(_note_program)
 # whole modules, whose fixtures are made once.
 _LONG = (
     "training/loop_test.py::", "training/data_stages_test.py::", "colab_test.py::",
-    "rewards/pairs_test.py::", "test_a_run_is_stopped_and_gone_on_with", "test_the_readme_runs")
+    "rewards/pairs_test.py::", "training/several_processes_test.py::",
+    "test_a_run_is_stopped_and_gone_on_with", "test_the_readme_runs")
 
 
 def pytest_collection_modifyitems(items):
