@@ -3,16 +3,23 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
-from rlreason import files, hub
+from rlreason import files, hub, processes
 from rlreason.commands import base
 
 
 def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[str]):
   del arguments  # there are none
   config = base.load_config(values.config, overrides)
+  base.join_processes(values)
+  with processes.ending_together():
+    _evaluate(values, config)
+
+
+def _evaluate(values: flags.FlagValues, config: Any):
   from rlreason import api
   from rlreason.parallel import make_layout
   from rlreason.training import expectations, header, inputs, metrics, progress, tables
@@ -30,8 +37,8 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
       raise base.UsageError(
           f"--output: got {values.output!r}, allowed: another ending than .jsonl, which the "
           "completions get that are written beside")
-    files.check_new_file("--output", output)
-    files.check_new_file("--output", completions)
+    for file in (output, completions):
+      processes.from_writer(lambda file=file: files.check_new_file("--output", file))
   own = recipe.model if isinstance(recipe.model, recipe_lib.PretrainedModel) else None
   name = pathlib.Path(values.model).name
   with progress.on_stderr() as shown:
@@ -50,7 +57,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
     stage["expected"] = found
     shown.message(expectations.line(found, stage["evaluation"]))
   try:
-    if output:
+    if output and processes.is_writer():
       files.write_whole(output, json.dumps(summary, indent=2) + "\n")
       metrics.write_lines(completions, rows)
       paths |= {"results": values.output, "completions": str(completions)}
@@ -70,6 +77,7 @@ def _define(values: flags.FlagValues):
       "output", None, "new JSON file for the results, laid out as summary.json of a run; every "
       "completion is written beside it, to a file of that name that ends in .jsonl",
       flag_values=values)
+  base.define_processes(values)
 
 
 COMMAND = base.Command(

@@ -286,13 +286,13 @@ class Progress:
 
 def on_stderr() -> Progress:
   """A display for commands whose results go to standard output."""
-  return Progress(console=rich.console.Console(stderr=True))
+  return Progress(console=rich.console.Console(stderr=True, quiet=not processes.is_writer()))
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
   """Shows the work within on a terminal or in a notebook, unless it is already shown."""
-  console = rich.console.Console(stderr=True)
+  console = rich.console.Console(stderr=True, quiet=not processes.is_writer())
   with contextlib.ExitStack() as stack:
     if tracking.display() is None and (console.is_terminal or console.is_jupyter):
       stack.enter_context(Progress(console=console))

@@ -32,17 +32,25 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp("cache")
 
 
-def join(workdir, cache, place, *fields, devices=1, stages=STAGES):
-  """Starts a process of a run: `place` is how many there are, its number, and the port."""
-  count, number, port = place
-  environment = os.environ | {
+def environment(cache, devices=1):
+  return os.environ | {
       "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1",
       "XLA_FLAGS": f"{compiler.FLAGS} --xla_force_host_platform_device_count={devices}",
       "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def arguments(workdir, *fields, stages=STAGES):
+  return [f"--config={ROOT}/tests/every_stage.py:{stages}", f"--workdir={workdir}", *FIELDS,
+          *fields]
+
+
+def join(workdir, cache, place, *fields, devices=1, stages=STAGES):
+  """Starts a process of a run: `place` is how many there are, its number, and the port."""
+  count, number, port = place
   joined = (f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process={number}")
-  return waiting.Running([
-      sys.executable, "-m", "rlreason", "train", f"--config={ROOT}/tests/every_stage.py:{stages}",
-      f"--workdir={workdir}", *FIELDS, *fields, *(joined if count > 1 else ())], env=environment)
+  return waiting.Running(
+      [sys.executable, "-m", "rlreason", "train", *arguments(workdir, *fields, stages=stages),
+       *(joined if count > 1 else ())], env=environment(cache, devices))
 
 
 def start(workdir, cache, count, *fields, **options):
@@ -113,13 +121,34 @@ def test_a_run_ends_together_and_goes_on_with_any_number_of_processes(
   assert all(one["devices"]["count"] == 2 for one in made)
 
 
-def test_the_end_of_the_coordinator_is_one_line(tmp_path, cache):
-  workdir = tmp_path / "run"
-  running = start(workdir, cache, 2, "--config.sft.steps=1000", stages="sft")
+def test_tasks_of_slurm_find_each_other_and_the_end_of_the_first_is_one_line(tmp_path, cache):
+  workdir, running = tmp_path / "run", []
+  for i in range(2):
+    task = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_NTASKS": "2", "SLURM_PROCID": str(i), "SLURM_LOCALID": "0"}
+    running.append(waiting.Running(
+        [sys.executable, "-m", "rlreason", "train", "--coordinator=auto",
+         *arguments(workdir, "--config.sft.steps=1000", stages="sft")],
+        env=environment(cache) | task))
   send_at(running, workdir, 1, signal.SIGKILL, 0, stage="sft")
   codes, errors = finish(running)
   assert codes[0] == -signal.SIGKILL and codes[1] not in (0, 2)
   check_one_line(errors[1], "process 0, the coordinator at 127.0.0.1:")
+
+
+def test_the_launch_file_of_one_machine_passes_a_signal_on(tmp_path, cache):
+  command = tmp_path / "bin" / "rlreason"
+  command.parent.mkdir()
+  command.write_text(f'#!/bin/sh\nexec {sys.executable} -m rlreason "$@"\n')
+  command.chmod(0o755)
+  workdir, path = tmp_path / "run", f"{command.parent}:{os.environ['PATH']}"
+  running = [waiting.Running(
+      [str(ROOT / "experiments/launch/local.sh"), "2",
+       *arguments(workdir, "--config.sft.steps=1000", stages="sft")],
+      env=environment(cache) | {"PATH": path, "PORT": str(free_port())})]
+  send_at(running, workdir, 1, signal.SIGTERM, 0, stage="sft")
+  codes, errors = finish(running)
+  assert codes == [143] and errors[0].count("stopped on request after step") == 2, errors
 
 
 def check_one_line(text, words):
