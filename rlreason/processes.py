@@ -198,15 +198,14 @@ def ending_together() -> Iterator[None]:
   try:
     yield
   except BaseException as error:
-    if _link is not None and type(error).__name__ != "Interrupted":  # all have agreed on that
-      fail(error)
+    fail(error)
     raise
 
 
 def fail(error: BaseException) -> None:
   """Tells the other processes that this one ends, unless another has ended before."""
   global _failed_at
-  if _link is None or _failed_at is not None:
+  if _link is None or _failed_at is not None or _is_agreed(error):
     return
   text = " ".join(f"{type(error).__name__}: {error}".split())
   if type(error).__name__ == "JaxRuntimeError" or _OF_OTHERS.search(text):
@@ -285,8 +284,14 @@ def _fail_first(hook: Callable) -> Callable:
   def on_exception(kind, error, trace):
     fail(error)
     hook(kind, error, trace)
-    leave(EXIT_LOST)
+    if not _is_agreed(error):
+      leave(EXIT_LOST)
   return on_exception
+
+
+def _is_agreed(error: BaseException) -> bool:
+  """Whether all processes raise it, after a signal to one of them."""
+  return type(error).__name__ == "Interrupted"
 
 
 def _exchange_texts(text: str | None) -> dict[int, str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import contextlib
 import json
 import pathlib
+import time
 
 from rlreason import config as config_lib, files, processes, records
 from rlreason.training import (
@@ -18,6 +19,8 @@ from rlreason.types import Params
 _FREE_FIELDS = (
     "config.checkpoint.every_steps", "config.checkpoint.max_to_keep", "config.reward_workers",
     "config.parallel", "config.preflight", "config.evaluation.expected")
+
+_SECONDS_TO_APPEAR = 30.0  # of a file, on a network file system that remembers that it was missing
 
 
 def enter(
@@ -49,6 +52,7 @@ def enter(
     checkpoint_lib.write_json(workdir / workdir_lib.INPUTS, inputs)
 
   processes.from_writer(begin)
+  _check_shared(workdir)
   return setup, policy
 
 
@@ -67,6 +71,17 @@ def _look(
 
 def _check_config(recipe: Recipe, workdir: pathlib.Path, grown: Sequence[str]):
   checkpoint_lib.check_config(str(workdir), recipe, free=(*_FREE_FIELDS, *grown))
+
+
+def _check_shared(workdir: pathlib.Path):
+  """Raises ValueError if a process does not see what the one that writes has written."""
+  file, end = workdir / workdir_lib.INPUTS, time.monotonic() + _SECONDS_TO_APPEAR
+  while not (is_there := file.exists()) and time.monotonic() < end:
+    time.sleep(1.0)
+  for number, sees in enumerate(processes.gather(is_there)):
+    if not sees:
+      raise ValueError(f"workdir: {processes.describe(number)} does not see {str(file)!r}, which "
+                       f"{processes.describe(0)} has written, allowed: a folder that all share")
 
 
 def _check_same(recipe: Recipe):

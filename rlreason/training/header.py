@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from rlreason import models
+from rlreason import models, processes
 from rlreason.algorithms import init_rl_params
 from rlreason.data.tasks.base import Task
 from rlreason.data.tasks.own import OwnTask
@@ -79,6 +79,7 @@ def _devices(parallel: ParallelConfig) -> str:
   count = kind if len(devices) == 1 else f"{len(devices)} x {kind}"
   axes = [f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), sizes) if size > 1]
   spread = f" ({parallel.mode}, {', '.join(axes)})" if axes else ""
+  spread += f" in {processes.count()} processes" if processes.count() > 1 else ""
   if devices[0].platform == "cpu":  # they share the machine's, and products of f32 are in f32
     return f"{count}{spread}, {os.cpu_count()} cores, {format_bytes(memory.device_bytes())}"
   each = "" if len(devices) == 1 else " each"

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from rlreason import processes
+
 PACKAGES = ("rlreason", "jax", "jaxlib", "flax", "optax", "numpy")
 _GIT_SECONDS = 10.0
 
@@ -24,16 +26,17 @@ def this_process() -> dict[str, Any]:
                                                            for name in PACKAGES}},
       "commit": _commit(),
       "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind,
-                  "count": len(devices)},
+                  "count": len(devices),
+                  **({"processes": processes.count()} if processes.count() > 1 else {})},
   }
 
 
 def note_process(provenance: dict[str, Any], step: int) -> None:
   """Adds this process, which starts after `step` steps, unless it equals the previous one."""
-  processes = provenance.setdefault("processes", [])
+  noted = provenance.setdefault("processes", [])
   now = this_process()
-  if not processes or processes[-1] != {"from_step": processes[-1]["from_step"], **now}:
-    processes.append({"from_step": step, **now})
+  if not noted or noted[-1] != {"from_step": noted[-1]["from_step"], **now}:
+    noted.append({"from_step": step, **now})
 
 
 def _command() -> str:

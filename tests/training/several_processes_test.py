@@ -44,13 +44,13 @@ def arguments(workdir, *fields, stages=STAGES):
           *fields]
 
 
-def join(workdir, cache, place, *fields, devices=1, stages=STAGES):
+def join(workdir, cache, place, *fields, devices=1, stages=STAGES, cwd=None):
   """Starts a process of a run: `place` is how many there are, its number, and the port."""
   count, number, port = place
   joined = (f"--coordinator=127.0.0.1:{port}", f"--num-processes={count}", f"--process={number}")
   return waiting.Running(
       [sys.executable, "-m", "rlreason", "train", *arguments(workdir, *fields, stages=stages),
-       *(joined if count > 1 else ())], env=environment(cache, devices))
+       *(joined if count > 1 else ())], env=environment(cache, devices), cwd=cwd)
 
 
 def start(workdir, cache, count, *fields, **options):
@@ -118,6 +118,8 @@ def test_a_run_ends_together_and_goes_on_with_any_number_of_processes(
   assert codes == [0], errors
   check_same(workdir, one_process)
   made = json.loads((workdir / "summary.json").read_text())["provenance"]["processes"]
+  counts = [one["devices"].get("processes", 1) for one in made]
+  assert set(counts[:-1]) == {2} and counts[-1] == 1
   assert all(one["devices"]["count"] == 2 for one in made)
 
 
@@ -166,6 +168,19 @@ def test_processes_that_differ_do_not_start(tmp_path, cache):
   assert codes == [2, 2]
   assert all("config.seed: 0 -> 1" in text and "allowed: the same" in text for text in errors)
   assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_share_the_workdir_do_not_start(tmp_path, cache):
+  """Each has a folder of its own under the same name."""
+  fields, port = {"stages": "sft"}, free_port()
+  running = []
+  for i in range(2):
+    there = tmp_path / f"host{i}"
+    there.mkdir()
+    running.append(join("run", cache, (2, i, port), cwd=there, **fields))
+  codes, errors = finish(running)
+  assert codes == [2, 2]
+  assert all("workdir: process 1" in text and "does not see" in text for text in errors)
 
 
 def test_an_error_of_one_ends_the_other_which_names_it(tmp_path, cache):
