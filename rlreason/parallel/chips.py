@@ -1,0 +1,72 @@
+"""Chips, and the projected time of a program on one of them.
+
+The numbers of a chip are those of its maker: memory, peak of bf16 products, bandwidth of its memory
+and of its links. The clock follows from the peak: a v5e has 4 units of 128 x 128 that multiply and
+add once a cycle, so that 197 TFLOP/s are 1.5 GHz.
+"""
+
+import dataclasses
+
+from rlreason.parallel.hlo import Collective, Counts
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What a projection assumes of a device."""
+
+  name: str
+  memory: float  # bytes
+  peak: float  # FLOP/s of bf16 products
+  bandwidth: float  # bytes/s of its memory
+  links: float  # bytes/s of all its links to other devices together
+  clock: float  # cycles/s in which the compiler's estimates are; 0: it makes none
+  kernel_efficiency: float = 0.45  # share of the peak that custom kernels reach
+  link_efficiency: float = 0.5  # share of `links` that collectives reach
+
+
+CHIPS = {
+    "v5e": Chip("TPU v5e", 16 * _GIB, 197e12, 819e9, 200e9, 1.5e9),
+    "v5p": Chip("TPU v5p", 95 * _GIB, 459e12, 2765e9, 600e9, 1.75e9),
+    "v6e": Chip("TPU v6e", 32 * _GIB, 918e12, 1640e9, 448e9, 1.75e9),
+}
+# A core of a common server; memory is that of the machine.
+CPU = Chip("CPU", 0, 50e9, 10e9, 10e9, 0.0)
+
+ASSUMED = ("clock", "peak", "bandwidth", "links", "kernel_efficiency", "link_efficiency")
+
+
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+  """The projected time of one run of a program; the parts are taken not to overlap."""
+
+  compute: float  # scheduled work
+  kernels: float  # custom kernels, which the compiler does not estimate
+  links: float  # collectives
+
+  @property
+  def total(self) -> float:
+    return self.compute + self.kernels + self.links
+
+
+def project(counts: Counts, chip: Chip) -> Seconds:
+  """The time that a program takes, by the compiler's cycles or else by its products."""
+  if counts.cycles and chip.clock:
+    compute = counts.cycles / chip.clock
+  else:
+    compute = sum(counts.flops.values()) / (chip.peak * chip.kernel_efficiency)
+  kernels = sum(flops for _, flops in counts.kernels.values())
+  sent = sum(sent_bytes(kind, devices, found)
+             for (kind, devices), found in counts.collectives.items())
+  return Seconds(
+      compute, kernels / (chip.peak * chip.kernel_efficiency),
+      sent / (chip.links * chip.link_efficiency))
+
+
+def sent_bytes(kind: str, devices: int, found: Collective) -> float:
+  """The bytes that each device sends, by the algorithms of rings."""
+  if kind == "collective-permute":
+    return found.bytes
+  share = 1.0 if devices < 2 else (devices - 1) / devices
+  return found.bytes * share * (2 if kind == "all-reduce" else 1)
