@@ -1,7 +1,7 @@
 """Chips, and the projected time of a program on one of them.
 
-The numbers of a chip are those of its maker: memory, peak of bf16 products, bandwidth of its memory
-and of its links. The clock follows from the peak: a v5e has 4 units of 128 x 128 that multiply and
+The numbers of a chip are those of its maker: peak of bf16 products, bandwidth of its memory and of
+its links. The memory is what its compiler lets a program take. The clock follows from the peak: a v5e has 4 units of 128 x 128 that multiply and
 add once a cycle, so that 197 TFLOP/s are 1.5 GHz.
 """
 
@@ -27,9 +27,9 @@ class Chip:
 
 
 CHIPS = {
-    "v5e": Chip("TPU v5e", 16 * _GIB, 197e12, 819e9, 200e9, 1.5e9),
-    "v5p": Chip("TPU v5p", 95 * _GIB, 459e12, 2765e9, 600e9, 1.75e9),
-    "v6e": Chip("TPU v6e", 32 * _GIB, 918e12, 1640e9, 448e9, 1.75e9),
+    "v5e": Chip("TPU v5e", 15.75 * _GIB, 197e12, 819e9, 200e9, 1.5e9),
+    "v5p": Chip("TPU v5p", 95.74 * _GIB, 459e12, 2765e9, 600e9, 1.75e9),
+    "v6e": Chip("TPU v6e", 31.25 * _GIB, 918e12, 1640e9, 448e9, 1.75e9),
 }
 # A core of a common server; memory is that of the machine.
 CPU = Chip("CPU", 0, 50e9, 10e9, 10e9, 0.0)

@@ -300,19 +300,18 @@ def _kernel(lines: Computation, line: Instruction) -> dict[str, tuple[float, flo
   """
   if line.attribute(r'custom_call_target="([^"]*)"') != "tpu_custom_call":
     return {}
-  path = line.op_name
-  name = next((part for part in reversed(path.split("/")) if "splash" in part or "attention"
-               in part), path.rpartition("/")[2] or line.name)
-  shapes = [array.shape for operand in line.operands if operand in lines
-            for array in lines[operand].arrays if len(array.shape) >= 3]
+  name = line.name.rstrip(".0123456789")
   given = line.attribute(r'"flops":"?(\d+)')
-  if given is not None and int(given) > 0:
+  if given is not None:
     return {name: (1.0, float(given))}
+  shapes = [array.shape for operand in line.operands if operand in lines
+            for array in lines[operand].arrays
+            if len(array.shape) >= 3 and array.dtype in ("bf16", "f32", "f16")]
   if len(shapes) < 2 or "splash" not in name:
     return {name: (1.0, 0.0)}
   queries, keys = shapes[0], shapes[1]
-  products = 4 if "dkv" in path or "dkv" in line.name else 3 if "dq" in path else 2
-  return {name: (1.0, products * math.prod(queries) * keys[-2])}
+  products = 4 if "dkv" in name else 3 if "dq" in name else 2
+  return {name: (1.0, float(products * math.prod(queries) * keys[-2]))}
 
 
 def _group_size(line: Instruction) -> int:

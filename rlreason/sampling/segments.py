@@ -9,7 +9,8 @@ from rlreason.sampling.options import SamplingOptions
 FIRST_SEGMENT = 32  # tokens
 _GROWTH = 4
 _SHRINKAGE = 4  # of the rows of a group; a smaller one needs more compiled loops
-REFILLED = 8  # 1 / 8 of the groups of a queue is refilled at once: single prompts prefill too slowly
+# 1 / 8 of the groups of a queue is refilled at once: single prompts prefill too slowly.
+REFILLED = 8
 
 
 def num_slots(capacity: int) -> int:

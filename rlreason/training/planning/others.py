@@ -50,9 +50,11 @@ def of_preference(planned: Planned, stage: PreferenceStage) -> programs.Programs
         "scoring", layout.compile_rows(algorithm.score), (models_now, batch, None), **numbers))
     ready, _ = jax.eval_shape(algorithm.make_batch, (batch, scores), state.coefs)
     batch = placed.rows(planned, ready)
-  update = programs.update_of(planned, algorithm, state, batch, tokens=numbers["tokens"],
-                     flops=flops.training(model, numbers["flops"]))
-  return programs.Programs([*scoring, update], programs.held_by(state, reference), numbers["tokens"])
+  update = programs.update_of(
+      planned, algorithm, state, batch, tokens=numbers["tokens"],
+      flops=flops.training(model, numbers["flops"]))
+  return programs.Programs(
+      [*scoring, update], programs.held_by(state, reference), numbers["tokens"])
 
 
 def of_reward_model(planned: Planned, stage: RewardModelStage) -> programs.Programs:
@@ -62,8 +64,9 @@ def of_reward_model(planned: Planned, stage: RewardModelStage) -> programs.Progr
   state = placed.placer(planned, model)(jax.eval_shape(
       lambda p: algorithm.init(init_reward_params(model, p, jax.random.key(0))), policy))
   batch, numbers = _pairs(planned, stage, config.has_pairs)
-  update = programs.update_of(planned, algorithm, state, batch, tokens=numbers["tokens"],
-                     flops=flops.training(model, numbers["flops"]))
+  update = programs.update_of(
+      planned, algorithm, state, batch, tokens=numbers["tokens"],
+      flops=flops.training(model, numbers["flops"]))
   return programs.Programs([update], programs.held_by(state, policy), numbers["tokens"])
 
 
@@ -100,15 +103,16 @@ def of_distill(planned: Planned, stage: DistillStage) -> programs.Programs:
   batch, _ = jax.eval_shape(algorithm.make_batch, inputs, state.coefs)
   sizes = dict(rows=count, prompt=planned.columns, completion=planned.length(longest))
   tokens = float(count * (sizes["prompt"] + sizes["completion"]))
-  found = [
-      programs.sampling_of(planned, model, {"policy": state.params["policy"]}, prompts=stage.num_prompts,
-                  group_size=stage.group_size, options=stage.sampling)._replace(
-                      calls=stage.student_fraction),
-      programs.Program("scoring", layout.compile_rows(algorithm.score),
-              ({"teacher": teacher}, rollout, None), tokens,
-              flops.forward(teacher_model, **sizes)),
-      programs.update_of(planned, algorithm, state, placed.rows(planned, batch), tokens=tokens,
-                flops=flops.training(model, flops.forward(model, **sizes)))]
+  sampling = programs.sampling_of(
+      planned, model, {"policy": state.params["policy"]}, prompts=stage.num_prompts,
+      group_size=stage.group_size, options=stage.sampling)
+  scoring = programs.Program(
+      "scoring", layout.compile_rows(algorithm.score), ({"teacher": teacher}, rollout, None),
+      tokens, flops.forward(teacher_model, **sizes))
+  update = programs.update_of(
+      planned, algorithm, state, placed.rows(planned, batch), tokens=tokens,
+      flops=flops.training(model, flops.forward(model, **sizes)))
+  found = [sampling._replace(calls=stage.student_fraction), scoring, update]
   if not stage.student_fraction:
     del found[0]
   return programs.Programs(found, programs.held_by(state, teacher), tokens)

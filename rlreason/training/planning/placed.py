@@ -92,27 +92,6 @@ def plan(tree: Any) -> Any:
   return jax.tree.map(lambda x: struct(x.shape, x.dtype), tree)
 
 
-def device_bytes(tree: Any) -> int:
-  """Bytes of the arrays of a tree on one device."""
-  total = 0
-  for leaf in jax.tree.leaves(tree):
-    sharding = getattr(leaf, "sharding", None)
-    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
-    total += _item_bytes(leaf.dtype) * _product(shape)
-  return total
-
-
-def _item_bytes(dtype: Any) -> int:
-  return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
-
-
-def _product(shape: tuple[int, ...]) -> int:
-  total = 1
-  for size in shape:
-    total *= size
-  return total
-
-
 def _names(path: tuple) -> tuple[str, ...]:
   return tuple(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
                for part in path)

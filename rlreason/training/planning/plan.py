@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -14,12 +14,16 @@ from rlreason.parallel import chips, hlo, make_layout, memory, topology
 from rlreason.parallel.chips import Chip, Seconds
 from rlreason.training.planning import kinds, placed
 from rlreason.training.planning.placed import Planned
-from rlreason.training.planning.programs import Program, Programs
+from rlreason.training.planning.programs import Program
 from rlreason.training.planning.shapes import Shape, policy_shape
 from rlreason.training.settings.base import StageConfig
 from rlreason.training.settings.recipe import Recipe
 from rlreason.training.stages.checks import check_split
 
+# "Used 18.3G of 15.75G hbm", "required for HLO temporaries (17.62G) exceeds available HBM (15.75G)".
+_ROOM = re.compile(
+    r"(?:Used |\()(?P<size>[\d.]+)(?P<unit>[KMG])\)? (?:of|exceeds available HBM) "
+    r"\(?(?P<room>[\d.]+[KMG])")
 KINDS = ("parameters", "moments", "gradients", "cache", "activations", "rows")  # of memory
 
 
@@ -48,6 +52,7 @@ class StagePlan(NamedTuple):
   stage: StageConfig
   programs: list[ProgramPlan]  # none: nothing is known of it before it runs
   tokens: float  # of a step, prompts and completions
+  notes: tuple[str, ...] = ()  # for the user
 
   @property
   def seconds(self) -> float:
@@ -151,12 +156,12 @@ def _plan_stage(planned: Planned, chip: Chip, stage: StageConfig) -> StagePlan:
   found = kinds.programs_of(planned, stage)
   if found is None:
     return StagePlan(stage, [], 0.0)
-  held = {kind: placed.device_bytes(tree) for kind, tree in found.held.items()}
+  held = {kind: memory.device_bytes_of(tree) for kind, tree in found.held.items()}
   made = []
   for program in found.programs:
     with tracking.work(f"compiling {stage.name} {program.name}"):
       made.append(_plan_program(program, chip, held))
-  return StagePlan(stage, made, found.tokens)
+  return StagePlan(stage, made, found.tokens, found.notes)
 
 
 def _plan_program(program: Program, chip: Chip, held: Mapping[str, int]) -> ProgramPlan:
@@ -169,35 +174,27 @@ def _plan_program(program: Program, chip: Chip, held: Mapping[str, int]) -> Prog
     return _refused(program, str(error), held, time.perf_counter() - started)
   took = time.perf_counter() - started
   own = memory.program_bytes(compiled)
+  by_kind = memory.program_kinds(own, program.args, program.cache, program.is_model_first)
   counts = hlo.count(hlo.parse(compiled.as_text()), program.turns)
+  # With what the stage keeps while the program runs, which does not read all of it.
   return ProgramPlan(
-      program.name, program.calls, _kinds(program, own, held), own, counts, took,
+      program.name, program.calls, by_kind | held, own, counts, took,
       chips.project(counts, chip), program.tokens, program.flops)
-
-
-def _kinds(program: Program, own: Mapping[str, int], held: Mapping[str, int]) -> dict[str, float]:
-  """Bytes by kind: what the stage keeps, and the program's rows, results and temporaries."""
-  temporary = own["temp"]
-  cache = min(program.cache, temporary)
-  gradients = min(placed.device_bytes(program.gradients), temporary - cache)
-  # Padding on the device, and all that is neither parameters nor moments.
-  inputs = max(0, own["in"] - placed.device_bytes(program.args))
-  rows = placed.device_bytes(program.args[1:] if program.has_models else program.args)
-  return {**held, "gradients": gradients, "cache": cache,
-          "activations": temporary - cache - gradients, "rows": rows + own["out"] + inputs}
 
 
 def _refused(
     program: Program, message: str, held: Mapping[str, int], took: float) -> ProgramPlan:
   """Of a program for which the compiler found no room: what it says that it would take."""
-  used = re.search(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+[KMG])", message)
-  size = 0.0 if used is None else float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]]
-  rows = placed.device_bytes(program.args[1:] if program.has_models else program.args)
-  cache = program.cache
-  gradients = placed.device_bytes(program.gradients)
-  rest = max(0.0, size - placed.device_bytes(program.args) - cache - gradients)
-  said = "no room" if used is None else f"needs {used[1]}{used[2]}iB of {used[3]}iB by itself"
+  found = _ROOM.search(message)
+  given = memory.device_bytes_of(program.args)
+  size = 0 if found is None else round(
+      float(found["size"]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found["unit"]])
+  if found is not None and "temporaries" in message:
+    size += given
+  own = {"in": given, "out": 0, "temp": max(0, size - given)}
+  by_kind = memory.program_kinds(own, program.args, program.cache, program.is_model_first)
+  said = ("the compiler finds no room" if found is None else
+          f"{size / 2**30:.2f} GiB by itself, and the compiler has {found['room']}iB")
   return ProgramPlan(
-      program.name, program.calls,
-      {**held, "gradients": gradients, "cache": cache, "activations": rest, "rows": rows}, {},
-      hlo.NOTHING, took, Seconds(0.0, 0.0, 0.0), program.tokens, program.flops, said)
+      program.name, program.calls, by_kind | held, {}, hlo.NOTHING, took, Seconds(0.0, 0.0, 0.0),
+      program.tokens, program.flops, said)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason.algorithms import init_reward_params
-from rlreason.models import ModelConfig, lora
+from rlreason.models import ModelConfig
 from rlreason.rollout import generate
 from rlreason.sampling import segments
 from rlreason.training.planning import flops, placed
@@ -34,8 +34,7 @@ class Program(NamedTuple):
   turns: dict[str, float] = {}  # of its loops, as `hlo.count` takes them
   cache: int = 0  # bytes of keys and values on one device
   calls: float = 1.0  # in a step
-  gradients: Any = None  # shapes of its gradients, of an update
-  has_models: bool = True  # whether its first argument holds parameters; the others are rows
+  is_model_first: bool = True  # whether its first argument holds parameters
 
 
 class Programs(NamedTuple):
@@ -44,6 +43,7 @@ class Programs(NamedTuple):
   programs: list[Program]
   held: dict[str, Any]  # kind -> shapes of the arrays that the stage keeps
   tokens: float  # of a step
+  notes: tuple[str, ...] = ()  # for the user
 
 
 def sampling_of(
@@ -108,14 +108,7 @@ def update_of(planned: Planned, algorithm, state, batch, **numbers) -> Program:
   """The program of an update."""
   return Program(
       "update", planned.layout.compile_update(algorithm.update_step, state),
-      (state, batch, placed.key()), gradients=trained_of(state), **numbers)
-
-
-def trained_of(state) -> Any:
-  """The shapes of gradients: of the trained parameters, f32."""
-  return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding),
-      lora.split(state.params)[0])
+      (state, batch, placed.key()), **numbers)
 
 
 def held_by(state, *others: Any) -> dict[str, Any]:

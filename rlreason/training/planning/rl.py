@@ -12,7 +12,7 @@ import numpy as np
 from rlreason import rollout as rollout_lib
 from rlreason.algorithms import init_rl_params, rows as rows_lib, score_completions
 from rlreason.algorithms.base import Algorithm, TrainState
-from rlreason.models import ModelConfig
+from rlreason.models import ModelConfig, lora
 from rlreason.rollout import partial
 from rlreason.sampling import Started, segments
 from rlreason.training.planning import flops, placed, programs
@@ -48,9 +48,12 @@ def programs_of(planned: Planned, stage: RLStage) -> Programs:
   learned = _learning(planned, stage, found, rollout, planner)
   made = [*_sampling(planned, stage, state.params), *_reward_models(planned, stage, rollout),
           *scored, *learned]
+  policy = lora.split({"policy": state.params["policy"]})[0]
   held = programs.held_by(
-      state, reference, *[program.args[0] for program in made if program.name == "rewards"])
-  return Programs(made, held, tokens)
+      state, reference, *[policy] * stage.draws_ahead,
+      *[program.args[0] for program in made if program.name == "rewards"])
+  rounds = (f"a step may sample up to {stage.max_resample_rounds} times; it counts once",)
+  return Programs(made, held, tokens, rounds if stage.max_resample_rounds > 1 else ())
 
 
 def _models(planned: Planned, stage: RLStage) -> _Models:
@@ -80,9 +83,8 @@ def _models(planned: Planned, stage: RLStage) -> _Models:
 
 
 def _sampling(planned: Planned, stage: RLStage, params: Params) -> list[Program]:
-  model, longest = planned.model, stage.sampling.max_new_tokens
   sample = functools.partial(
-      programs.sampling_of, planned, model, params, prompts=stage.num_prompts)
+      programs.sampling_of, planned, planned.model, params, prompts=stage.num_prompts)
   if stage.carried_prompts:
     found = [_partial_sampling(planned, stage, params)]
   else:
@@ -195,7 +197,7 @@ def _learning(
     needed += flops.training(found.critic, flops.forward(found.critic, **sizes, scored=0))
   made = planned.layout.compile_whole(algorithm.make_batch)
   return [
-      Program("batch", made, (inputs, coefs), has_models=False),
+      Program("batch", made, (inputs, coefs), is_model_first=False),
       programs.update_of(planned, algorithm, state, batch, tokens=config.epochs * _tokens(sizes),
                          flops=config.epochs * needed)]
 

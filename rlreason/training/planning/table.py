@@ -59,10 +59,11 @@ def _name_width(plan: Plan) -> int:
 
 def _memory(plan: Plan) -> Iterator[str]:
   width = min(_name_width(plan), 22)
-  unit, label = (1e9, "GB") if plan.chip.memory > 1e10 else (1e6, "MB")
+  largest = max((program.bytes for _, program in _rows(plan)), default=0)
+  unit, label = (1e9, "GB") if largest > 1e9 else (1e6, "MB")
   titles = ("params", "moments", "grads", "cache", "activ.", "rows", "all")
   yield (f"{label + ' a device':{width}}"[:width] + "".join(f"{title:>8}" for title in titles)
-         + f"  of {plan.chip.memory / unit:.1f}")
+         + f"  of {plan.chip.memory / unit:,.1f}")
   for part, program in _rows(plan):
     cells = [program.memory.get(kind, 0) for kind in KINDS] + [program.bytes]
     share = f"{program.bytes / plan.chip.memory:>6.0%}" + ("" if plan.fits(program) else " NO")
@@ -124,6 +125,8 @@ def _steps(plan: Plan) -> Iterator[str]:
     hours = stage.steps * part.seconds / 3600
     yield from _line(stage.name, f"a step of {part.seconds:.4g} s: {split}{speed}; {stage.steps:,}"
                      f" steps of it {hours:.3g} h")
+    for note in part.notes:
+      yield from _line("", note)
     unknown = sorted({loop for program in part.programs
                       for loop in program.counts.unknown_loops})
     if unknown:
@@ -136,8 +139,9 @@ def _steps(plan: Plan) -> Iterator[str]:
 def _problems(plan: Plan) -> Iterator[str]:
   for part, program in _rows(plan):
     if not plan.fits(program):
-      yield from _line("too large", f"{part.stage.name} {program.name}: {program.bytes / 1e9:.1f} "
-                       f"GB of {plan.chip.memory / 1e9:.1f} a device; {advise(plan, part, program)}")
+      yield from _line(
+          "too large", f"{part.stage.name} {program.name}: {program.bytes / 1e9:.1f} GB of "
+          f"{plan.chip.memory / 1e9:.1f} a device; {advise(plan, part, program)}")
 
 
 def record(plan: Plan) -> dict[str, Any]:
