@@ -72,6 +72,7 @@ def test_a_recipe_is_planned_on_a_tpu(tmp_path):
     (["--topology=cpu:2", "--config.parallel.fsdp=3"], "allowed: a product of at most 2"),
     (["--topology=cpu:8", "--config.sft.batch_size=9"], "a multiple of 8"),
     (["--topology=cpu:8", "--completion_tokens=0"], "--completion_tokens=0"),
+    (["--topology=cpu:8", "--programs=updates"], "--programs: got 'updates', allowed: sampling"),
     (["--topology=cpu:8", "--output=setup.py"], "setup.py"),
     (["--topology=cpu:8", "--config.model=None"], "config.model")])
 def test_mistakes_are_said_in_a_line(capsys, monkeypatch, flags, expected):

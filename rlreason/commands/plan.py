@@ -37,7 +37,7 @@ def _run(values: flags.FlagValues, overrides: base.Overrides, arguments: list[st
   with progress.on_stderr():
     plan = planning.make_plan(
         recipe_lib.from_config(config), values.topology or "", config_file=values.model_config,
-        assumed=planning.Assumptions(values.completion_tokens, chip))
+        assumed=planning.Assumptions(values.completion_tokens, chip), only=values.programs)
   print("\n".join(table.lines(plan)))
   if output:
     files.write_whole(output, json.dumps(table.record(plan), indent=2) + "\n")
@@ -59,6 +59,9 @@ def _define(values: flags.FlagValues):
     flags.DEFINE_float(
         flag, None, f"assumed {text}; the default is the chip's", lower_bound=1e-9,
         flag_values=values)
+  flags.DEFINE_list(
+      "programs", [], "programs to compile, such as scoring,update; the default is all",
+      flag_values=values)
   flags.DEFINE_string("output", None, "new JSON file for all of it", flag_values=values)
 
 

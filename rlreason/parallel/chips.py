@@ -1,8 +1,9 @@
 """Chips, and the projected time of a program on one of them.
 
-The numbers of a chip are those of its maker: peak of bf16 products, bandwidth of its memory and of
-its links. The memory is what its compiler lets a program take. The clock follows from the peak: a v5e has 4 units of 128 x 128 that multiply and
-add once a cycle, so that 197 TFLOP/s are 1.5 GHz.
+The numbers of a chip are those of its maker: the peak of bf16 products, and the bandwidth of its
+links in one direction. The memory is what its compiler lets a program take. The clock follows from
+the peak: a v5e has 4 units of 128 x 128 that multiply and add once a cycle, so that 197 TFLOP/s are
+1.5 GHz.
 """
 
 import dataclasses
@@ -19,7 +20,6 @@ class Chip:
   name: str
   memory: float  # bytes
   peak: float  # FLOP/s of bf16 products
-  bandwidth: float  # bytes/s of its memory
   links: float  # bytes/s of all its links to other devices together
   clock: float  # cycles/s in which the compiler's estimates are; 0: it makes none
   kernel_efficiency: float = 0.45  # share of the peak that custom kernels reach
@@ -27,14 +27,12 @@ class Chip:
 
 
 CHIPS = {
-    "v5e": Chip("TPU v5e", 15.75 * _GIB, 197e12, 819e9, 200e9, 1.5e9),
-    "v5p": Chip("TPU v5p", 95.74 * _GIB, 459e12, 2765e9, 600e9, 1.75e9),
-    "v6e": Chip("TPU v6e", 31.25 * _GIB, 918e12, 1640e9, 448e9, 1.75e9),
+    "v5e": Chip("TPU v5e", 15.75 * _GIB, 197e12, 200e9, 1.5e9),
+    "v5p": Chip("TPU v5p", 95.74 * _GIB, 459e12, 600e9, 1.75e9),
+    "v6e": Chip("TPU v6e", 31.25 * _GIB, 918e12, 400e9, 1.75e9),
 }
 # A core of a common server; memory is that of the machine.
-CPU = Chip("CPU", 0, 50e9, 10e9, 10e9, 0.0)
-
-ASSUMED = ("clock", "peak", "bandwidth", "links", "kernel_efficiency", "link_efficiency")
+CPU = Chip("CPU", 0, 50e9, 10e9, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

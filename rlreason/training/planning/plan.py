@@ -1,6 +1,6 @@
 """Plans a recipe: compiles its programs for a topology, and says what they take."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import contextlib
 import dataclasses
 import re
@@ -20,7 +20,9 @@ from rlreason.training.settings.base import StageConfig
 from rlreason.training.settings.recipe import Recipe
 from rlreason.training.stages.checks import check_split
 
-# "Used 18.3G of 15.75G hbm", "required for HLO temporaries (17.62G) exceeds available HBM (15.75G)".
+NAMES = ("sampling", "greedy", "rewards", "scoring", "batch", "update")  # of programs
+# "Used 18.3G of 15.75G hbm", or "required for HLO temporaries (17.62G) exceeds available HBM
+# (15.75G)".
 _ROOM = re.compile(
     r"(?:Used |\()(?P<size>[\d.]+)(?P<unit>[KMG])\)? (?:of|exceeds available HBM) "
     r"\(?(?P<room>[\d.]+[KMG])")
@@ -70,6 +72,7 @@ class Plan(NamedTuple):
   mesh: dict[str, int]  # axis -> devices
   stages: list[StagePlan]
   tokens: int | None  # of a completion that times are for; None: the longest
+  left_out: tuple[str, ...] = ()  # programs that were not compiled
 
   @property
   def num_devices(self) -> int:
@@ -102,7 +105,7 @@ class Assumptions:
 
 def make_plan(
     recipe: Recipe, name: str = "", *, config_file: str | None = None,
-    assumed: Assumptions = Assumptions(),
+    assumed: Assumptions = Assumptions(), only: Collection[str] = (),
 ) -> Plan:
   """Compiles the programs of a recipe for a topology; reads no weights and no data.
 
@@ -111,11 +114,15 @@ def make_plan(
     name: of the topology, as `topology.devices` takes it.
     config_file: a config.json with the shape of the policy, instead of its folder's.
     assumed: what times follow from.
+    only: names of the programs to compile, of `NAMES`; empty: all.
 
   Raises:
     FileNotFoundError, ValueError: the recipe, its model or the topology are not as they have to be.
   """
   topology.check(name)
+  unknown = [program for program in only if program not in NAMES]
+  if unknown:
+    raise ValueError(f"--programs: got {unknown[0]!r}, allowed: {', '.join(NAMES)}")
   if recipe.parallel.mode != "jit":
     raise ValueError(f"config.parallel.mode: got {recipe.parallel.mode!r}, allowed: 'jit', whose "
                      "programs can be compiled without their devices")
@@ -128,8 +135,10 @@ def make_plan(
     for stage in recipe.stages:
       _check(stage, layout.num_shards)
     with _without_cache():
-      stages = [_plan_stage(planned, chip, stage) for stage in recipe.stages]
-  return Plan(recipe, shape, found.name, chip, mesh, stages, assumed.completion_tokens)
+      stages = [_plan_stage(planned, chip, stage, only or NAMES) for stage in recipe.stages]
+  left_out = tuple(name for name in NAMES if only and name not in only)
+  return Plan(
+      recipe, shape, found.name, chip, mesh, stages, assumed.completion_tokens, left_out)
 
 
 def _check(stage: StageConfig, num_shards: int):
@@ -152,13 +161,16 @@ def _without_cache():
     jax.config.update("jax_enable_compilation_cache", before)
 
 
-def _plan_stage(planned: Planned, chip: Chip, stage: StageConfig) -> StagePlan:
+def _plan_stage(
+    planned: Planned, chip: Chip, stage: StageConfig, only: Collection[str]) -> StagePlan:
   found = kinds.programs_of(planned, stage)
   if found is None:
     return StagePlan(stage, [], 0.0)
   held = {kind: memory.device_bytes_of(tree) for kind, tree in found.held.items()}
   made = []
   for program in found.programs:
+    if program.name not in only:
+      continue
     with tracking.work(f"compiling {stage.name} {program.name}"):
       made.append(_plan_program(program, chip, held))
   return StagePlan(stage, made, found.tokens, found.notes)

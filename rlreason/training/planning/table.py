@@ -112,7 +112,8 @@ def _steps(plan: Plan) -> Iterator[str]:
   for part in plan.stages:
     stage = part.stage
     if not part.programs:
-      reason = "no steps" if not stage.has_steps else "known only when it runs"
+      reason = ("no steps" if not stage.has_steps else "none of its programs is asked for"
+                if plan.left_out else "known only when it runs")
       yield from _line(stage.name, f"not planned: {reason}")
       continue
     if any(program.refused for program in part.programs):
@@ -131,6 +132,8 @@ def _steps(plan: Plan) -> Iterator[str]:
                       for loop in program.counts.unknown_loops})
     if unknown:
       yield from _line("", f"{len(unknown)} loops of unknown length count once: {unknown[0]}")
+  if plan.left_out:
+    yield from _line("", f"not compiled: {', '.join(plan.left_out)}; times are without them")
   if all(not program.refused for _, program in _rows(plan)):
     yield from _line("run", f"{plan.hours:.3g} h, {plan.hours * plan.num_devices:.3g} chip-hours, "
                      "without evaluations, checkpoints, and rewards on the host")
@@ -147,7 +150,8 @@ def _problems(plan: Plan) -> Iterator[str]:
 def record(plan: Plan) -> dict[str, Any]:
   """The plan as JSON."""
   return {
-      "topology": plan.topology, "devices": plan.num_devices, "mesh": plan.mesh,
+      "topology": plan.topology, "left_out": plan.left_out,
+      "devices": plan.num_devices, "mesh": plan.mesh,
       "assumed": dataclasses.asdict(plan.chip) | {"completion_tokens": plan.tokens},
       "model": {"source": plan.shape.source, **_model(plan)},
       "hours": plan.hours, "chip_hours": plan.hours * plan.num_devices,

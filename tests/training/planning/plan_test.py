@@ -284,6 +284,14 @@ def test_rows_that_the_devices_cannot_split_are_refused():
     planning.make_plan(from_config(config), "cpu:8")
 
 
+def test_some_programs_alone_are_compiled():
+  plan = planning.make_plan(from_config(config_of()), "cpu:8", only=["batch"])
+  assert [[program.name for program in part.programs] for part in plan.stages] == [[], ["batch"]]
+  lines = table.lines(plan)
+  assert "sft         not planned: none of its programs is asked for" in lines
+  assert "not compiled: sampling, greedy" in "\n".join(lines)
+
+
 def test_devices_are_those_of_jax_again_afterwards():
   before = jax.devices(), jax.default_backend()
   with topology.devices("cpu:2") as found:
