@@ -31,8 +31,22 @@ CHIPS = {
     "v5p": Chip("TPU v5p", 95.74 * _GIB, 459e12, 600e9, 1.75e9),
     "v6e": Chip("TPU v6e", 31.25 * _GIB, 918e12, 400e9, 1.75e9),
 }
-# A core of a common server; memory is that of the machine.
-CPU = Chip("CPU", 0, 50e9, 10e9, 0.0)
+# Others, by a part of their name; their memory is what the machine says. XLA estimates no cycles.
+_GPUS = {"A100": Chip("A100", 0, 312e12, 300e9, 0.0), "H100": Chip("H100", 0, 989e12, 450e9, 0.0),
+         "H200": Chip("H200", 0, 989e12, 450e9, 0.0), "B200": Chip("B200", 0, 2250e12, 900e9, 0.0)}
+_TPU_NAMES = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}  # of JAX
+CPU = Chip("CPU", 0, 50e9, 10e9, 0.0)  # a core of a common server
+
+
+def named(kind: str) -> Chip:
+  """The chip that JAX calls `kind`.
+
+  One that is not known has the speed of a core of a CPU, which is to be set.
+  """
+  if kind in _TPU_NAMES:
+    return CHIPS[_TPU_NAMES[kind]]
+  found = next((chip for name, chip in _GPUS.items() if name in kind), CPU)
+  return dataclasses.replace(found, name="CPU" if kind == "cpu" else kind)
 
 
 @dataclasses.dataclass(frozen=True)

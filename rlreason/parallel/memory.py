@@ -37,8 +37,8 @@ def program_bytes(compiled: Any) -> dict[str, int]:
   given = analysis.argument_size_in_bytes
   results = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
   temporary = analysis.temp_size_in_bytes
-  shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
-  if any(device.platform == "tpu" for sharding in shardings[:1] for device in sharding.device_set):
+  results_on = jax.tree.leaves(compiled.output_shardings)[:1]
+  if any(device.platform == "tpu" for sharding in results_on for device in sharding.device_set):
     # Where loops do not need their temporaries at one time a TPU's sum of them is more than the
     # memory that the compiler fits the program into. On a CPU the peak leaves temporaries out.
     temporary = max(0, analysis.peak_memory_in_bytes - given - results)

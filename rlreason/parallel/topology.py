@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import jax
 
-from rlreason.parallel import memory
+from rlreason.parallel import chips, memory
 from rlreason.parallel.chips import CHIPS, CPU, Chip
 from rlreason.parallel.mesh import find_devices
 
 _FORMS = "cpu:N, v5e:AxB (up to 16x16), v5p:AxBxC, v6e:AxB, or '' for the devices of this machine"
-_TPU_NAMES = {"TPU v5 lite": "TPU v5e", "TPU v5": "TPU v5p", "TPU v6 lite": "TPU v6e"}
 # Without them libtpu asks the network which machine it is on. No device is opened, so that another
 # process may hold them.
 _ENVIRONMENT = {
@@ -74,11 +73,8 @@ def devices(name: str) -> Iterator[Topology]:
 
 def _of_machine() -> Topology:
   found = find_devices()
-  kind, platform = found[0].device_kind, found[0].platform
-  name = _TPU_NAMES.get(kind, "CPU" if platform == "cpu" else kind)
-  known = next((chip for chip in CHIPS.values() if chip.name == name), CPU)
-  chip = dataclasses.replace(known, name=name, memory=memory.share_bytes())
-  return Topology(f"{len(found)} x {name}", found, chip, platform)
+  chip = dataclasses.replace(chips.named(found[0].device_kind), memory=memory.share_bytes())
+  return Topology("this machine", found, chip, found[0].platform)
 
 
 def _cpus(count: int) -> Topology:

@@ -132,6 +132,14 @@ def test_the_clock_follows_from_the_peak(name):
   assert 2 * units * width**2 * chip.clock == pytest.approx(chip.peak, rel=2e-3)
 
 
+@pytest.mark.parametrize("kind, peak, name", [
+    ("TPU v5 lite", 197e12, "TPU v5e"), ("NVIDIA H100 80GB HBM3", 989e12, "NVIDIA H100 80GB HBM3"),
+    ("cpu", 50e9, "CPU"), ("another", 50e9, "another")])
+def test_chips_are_known_by_the_names_that_jax_gives_them(kind, peak, name):
+  found = chips.named(kind)
+  assert (found.peak, found.name) == (peak, name)
+
+
 def test_what_is_no_program_is_refused():
   with pytest.raises(ValueError, match="allowed: the text of a compiled program"):
     hlo.parse("nothing")

@@ -8,9 +8,11 @@ from typing import Any
 from rlreason.parallel import chips
 from rlreason.training.planning.advice import advise
 from rlreason.training.planning.plan import KINDS, Plan, ProgramPlan, StagePlan
+from rlreason.training.progress import format_bytes
 
 _WIDTH = 80
 _INDENT = 12
+_LEAST_NAME, _MOST_NAME = 12, 13  # columns
 
 
 def lines(plan: Plan) -> list[str]:
@@ -29,7 +31,7 @@ def _header(plan: Plan) -> Iterator[str]:
   chip, axes = plan.chip, [f"{name} {size}" for name, size in plan.mesh.items() if size > 1]
   spread = f" ({', '.join(axes)})" if axes else ""
   yield from _line("devices", f"{plan.num_devices} x {chip.name}{spread}, "
-                   f"{chip.memory / 1e9:.1f} GB each; compiled for {plan.topology}, not run")
+                   f"{format_bytes(chip.memory)} each; compiled for {plan.topology}, not run")
   yield from _line("model", plan.shape.source)
   yield from _line("assumed", _assumed(plan))
 
@@ -53,17 +55,19 @@ def _rows(plan: Plan) -> Iterator[tuple[StagePlan, ProgramPlan]]:
 
 
 def _name_width(plan: Plan) -> int:
-  return max((len(f"{part.stage.name} {program.name}") for part, program in _rows(plan)),
-             default=8)
+  """Columns of the programs' names; longer ones are cut."""
+  longest = max((len(f"{part.stage.name} {program.name}") for part, program in _rows(plan)),
+                default=0)
+  return min(max(longest, _LEAST_NAME), _MOST_NAME)
 
 
 def _memory(plan: Plan) -> Iterator[str]:
-  width = min(_name_width(plan), 22)
+  width = _name_width(plan)
   largest = max((program.bytes for _, program in _rows(plan)), default=0)
   unit, label = (1e9, "GB") if largest > 1e9 else (1e6, "MB")
   titles = ("params", "moments", "grads", "cache", "activ.", "rows", "all")
   yield (f"{label + ' a device':{width}}"[:width] + "".join(f"{title:>8}" for title in titles)
-         + f"  of {plan.chip.memory / unit:,.1f}")
+         + f"  of {plan.chip.memory / unit:,.{1 if unit == 1e9 else 0}f}")
   for part, program in _rows(plan):
     cells = [program.memory.get(kind, 0) for kind in KINDS] + [program.bytes]
     share = f"{program.bytes / plan.chip.memory:>6.0%}" + ("" if plan.fits(program) else " NO")
@@ -72,7 +76,7 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 
 def _work(plan: Plan) -> Iterator[str]:
-  width = min(_name_width(plan), 22)
+  width = _name_width(plan)
   titles = (("TFLOP", 9), ("link GB", 9), ("compile", 9), ("time s", 9), ("MFU", 6),
             ("tokens/s", 12))
   yield f"{'a device':{width}}" + "".join(f"{title:>{size}}" for title, size in titles)
@@ -143,8 +147,8 @@ def _problems(plan: Plan) -> Iterator[str]:
   for part, program in _rows(plan):
     if not plan.fits(program):
       yield from _line(
-          "too large", f"{part.stage.name} {program.name}: {program.bytes / 1e9:.1f} GB of "
-          f"{plan.chip.memory / 1e9:.1f} a device; {advise(plan, part, program)}")
+          "too large", f"{part.stage.name} {program.name}: {format_bytes(program.bytes)} of "
+          f"{format_bytes(plan.chip.memory)} a device; {advise(plan, part, program)}")
 
 
 def record(plan: Plan) -> dict[str, Any]:

@@ -224,11 +224,10 @@ def test_what_does_not_fit_says_what_to_change():
   plan = plan_of_tiny()
   small = plan._replace(chip=dataclasses.replace(plan.chip, memory=2e5))
   text = " ".join("\n".join(table.lines(small)).split())
-  assert "too large sft update: 0.0 GB of 0.0 a device; try config.model.remat=full" in text
+  assert "of 200.0 kB a device; try config.model.remat=full" in text
   fits = {program["name"]: program["fits"] for stage in table.record(small)["stages"]
           for program in stage["programs"]}
-  assert fits == {"update": False, "sampling": False, "scoring": False, "batch": False} or (
-      not fits["update"])
+  assert not fits["update"] and fits["batch"]
 
 
 def test_a_program_that_the_compiler_refuses_is_reported(monkeypatch):
