@@ -41,7 +41,8 @@ def command(name):
   """What prints the same table."""
   recipe, topology, programs, fields = PLANS[name]
   flags = [f"--config={recipe}", f"--topology={topology}",
-           *([f"--programs={','.join(programs)}"] if programs else []), *(f"--config.{field}={value}" for field, value in fields.items())]
+           *([f"--programs={','.join(programs)}"] if programs else []),
+           *(f"--config.{field}={value}" for field, value in fields.items())]
   lines = ["rlreason plan"]
   for flag in flags:
     if len(lines[-1]) + len(flag) > 90:
