@@ -24,14 +24,15 @@ from rlreason.training.settings.recipe import from_config
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scale.md"
 
-# Name of the table -> (recipe, topology, programs, fields that are set). No programs: all of them.
+# Without the samplers, which take the compiler longer than all the rest.
+_PROGRAMS = ("scoring", "batch", "update")
+# Name of the table -> (recipe, topology, programs, fields that are set).
 PLANS = {
-    "qwen": ("grpo_math", "v5e:4x4", (), {
+    "qwen": ("grpo_math", "v5e:4x4", _PROGRAMS, {
         "parallel.fsdp": "16", "model.attention": "flash", "rl.num_prompts": "16",
         "rl.algorithm.minibatch_size": "128", "rl.algorithm.micro_batch_size": "128",
         "rl.algorithm.share_prompts": "False"}),
-    # Its sampler takes the compiler longer than all the rest.
-    "llama": ("rlsp_llama31_8b", "v5p:4x4x4", ("scoring", "batch", "update"), {
+    "llama": ("rlsp_llama31_8b", "v5p:4x4x4", _PROGRAMS, {
         "parallel.fsdp": "64", "model.attention": "flash",
         "rl.algorithm.micro_batch_size": "128"}),
 }
@@ -41,7 +42,7 @@ def command(name):
   """What prints the same table."""
   recipe, topology, programs, fields = PLANS[name]
   flags = [f"--config={recipe}", f"--topology={topology}",
-           *([f"--programs={','.join(programs)}"] if programs else []),
+           f"--programs={','.join(programs)}",
            *(f"--config.{field}={value}" for field, value in fields.items())]
   lines = ["rlreason plan"]
   for flag in flags:
