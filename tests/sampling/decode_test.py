@@ -10,7 +10,7 @@ import pytest
 
 from rlreason import models, sampling
 from rlreason.models.config import ModelConfig
-from rlreason.sampling import SamplingOptions, segments, session
+from rlreason.sampling import SamplingOptions, segments
 from rlreason.sampling import logits as logits_lib
 from rlreason.types import Prompts
 

@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from rlreason import models
 from rlreason.models import ModelConfig, lora, quantize

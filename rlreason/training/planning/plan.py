@@ -12,7 +12,7 @@ import jax
 from rlreason import config as config_lib, tracking
 from rlreason.parallel import chips, hlo, make_layout, memory, topology
 from rlreason.parallel.chips import Chip, Seconds
-from rlreason.training.planning import kinds, placed
+from rlreason.training.planning import kinds
 from rlreason.training.planning.placed import Planned
 from rlreason.training.planning.programs import Program
 from rlreason.training.planning.shapes import Shape, policy_shape
