@@ -3,7 +3,8 @@
 The numbers of a chip are those of its maker: the peak of bf16 products, and the bandwidth of its
 links in one direction. The memory is what its compiler lets a program take. The clock follows from
 the peak: a v5e has 4 units of 128 x 128 that multiply and add once a cycle, so that 197 TFLOP/s are
-1.5 GHz.
+1.5 GHz. For v6e this takes 4 units of 256 x 256, on which its maker's pages differ (2 or 4): of the
+three its clock is the least certain.
 """
 
 import dataclasses
