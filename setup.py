@@ -46,7 +46,7 @@ EXTRAS_REQUIRE = {
   # of constraints.txt pins both.
   "cuda": ["jax[cuda12]"],  # NVIDIA GPUs, with a driver for CUDA 12 or later
   "cuda13": ["jax[cuda13]"],  # with a driver for CUDA 13; the GPUs before Turing are not in it
-  "tpu": ["jax[tpu]"],  # brings libtpu
+  "tpu": ["jax[tpu]"],  # brings libtpu, with which `rlreason plan` compiles on any machine
   # Runs write TensorBoard files without it; this shows them, and needs no TensorFlow.
   "tensorboard": ["tensorboard>=2.20,<3"],
   "wandb": ["wandb>=0.31,<1"],  # Weights & Biases

@@ -39,8 +39,8 @@ def recorded():
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_programs_tell_their_memory_and_are_compiled_once(mode):
   layout = make_layout(ParallelConfig(mode=mode, data=2))
-  params = layout.put_state({"w": jnp.ones((8, 16))})
-  score = layout.compile_rows(lambda params, rows, key: rows @ params["w"])
+  params = layout.put_state({"policy": jnp.ones((8, 16))})
+  score = layout.compile_rows(lambda params, rows, key: rows @ params["policy"])
   rows = [layout.put_rows(np.ones((count, 8), np.float32)) for count in (4, 4, 6)]
   counter, compilations = CompilationCounter(), []
   with recorded() as recorder:
@@ -51,9 +51,9 @@ def test_programs_tell_their_memory_and_are_compiled_once(mode):
   counter.close()
   assert compilations == [1, 0, 1]
   assert [(work, total) for work, total, *_ in recorder.works] == [("compiling scoring", None)] * 2
-  # On each of two devices: the kernel and its rows of 8 numbers; its rows of 16.
-  assert [(name, sizes["in"], sizes["out"]) for name, sizes in recorder.programs] == [
-      ("scoring", 4 * (128 + 2 * 8), 4 * 2 * 16), ("scoring", 4 * (128 + 3 * 8), 4 * 3 * 16)]
+  # On each of two devices: the kernel; its rows of 8 numbers, and those of 16 that result.
+  assert [(name, sizes["parameters"], sizes["rows"]) for name, sizes in recorder.programs] == [
+      ("scoring", 4 * 128, 4 * 2 * (8 + 16)), ("scoring", 4 * 128, 4 * 3 * (8 + 16))]
 
 
 def test_rows_are_told_of_one_by_one():
@@ -65,13 +65,13 @@ def test_rows_are_told_of_one_by_one():
 
 def test_results_in_the_place_of_arguments_count_once():
   layout = make_layout(ParallelConfig(data=1))
-  state = layout.put_state({"w": jnp.ones(1000)})
+  state = layout.put_state({"policy": jnp.ones(1000)})
   update = layout.compile_update(
-      lambda state, batch, key, replicas: ({"w": state["w"] + batch.sum()}, {}), state)
+      lambda state, batch, key, replicas: ({"policy": state["policy"] + batch.sum()}, {}), state)
   with recorded() as recorder:
     update(state, layout.put_rows(np.ones((4, 5), np.float32)), jax.random.key(0))
   ((name, sizes),) = recorder.programs
-  assert name == "update" and sizes["in"] >= 4 * (1000 + 20) and sizes["out"] < 100
+  assert name == "update" and sizes["parameters"] == 4 * 1000 and 4 * 20 <= sizes["rows"] < 300
 
 
 def test_programs_run_as_they_are_where_nobody_asks():

@@ -112,7 +112,8 @@ def told(name: str, program: Callable) -> Callable:
         shapes.add(shape)
         with tracking.work(f"compiling {name}"):
           compiled = program.lower(*args).compile()
-          tracking.program(name, memory.program_bytes(compiled))
+          tracking.program(
+              name, memory.program_kinds(memory.program_bytes(compiled), args))
     return begin(*args)
 
   call.lower = program.lower

@@ -6,6 +6,11 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+# Names of models in the first argument of a program.
+_MODELS = {"params", "policy", "reference", "critic", "value_head", "teacher", "trunk"}
+_KEY_BYTES = 8
 
 
 def device_bytes() -> int:
@@ -32,9 +37,61 @@ def program_bytes(compiled: Any) -> dict[str, int]:
   analysis = compiled.memory_analysis()
   if analysis is None:
     return {}
-  results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-  return {"in": analysis.argument_size_in_bytes, "out": max(0, results),
-          "temp": analysis.temp_size_in_bytes}
+  given = analysis.argument_size_in_bytes
+  results = max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
+  temporary = analysis.temp_size_in_bytes
+  results_on = jax.tree.leaves(compiled.output_shardings)[:1]
+  if any(device.platform == "tpu" for sharding in results_on for device in sharding.device_set):
+    # Where loops do not need their temporaries at one time a TPU's sum of them is more than the
+    # memory that the compiler fits the program into. On a CPU the peak leaves temporaries out.
+    temporary = max(0, analysis.peak_memory_in_bytes - given - results)
+  return {"in": given, "out": results, "temp": temporary}
+
+
+def program_kinds(
+    own: Mapping[str, int], args: tuple, cache: int = 0, is_model_first: bool = True
+) -> dict[str, float]:
+  """The bytes of a program on each device by kind, which add up to those of `program_bytes`.
+
+  Args:
+    own: of `program_bytes`; if it is empty, so is the result.
+    args: its arguments, or their shapes. The first holds parameters, or is a train state with
+      them; the others are rows.
+    cache: bytes of keys and values among the temporaries, if that is known.
+    is_model_first: whether that is so; False: all of them are rows.
+
+  Returns:
+    "parameters", "moments" (of the optimiser), "gradients" (f32, with the moments' shapes),
+    "cache", "activations" (all other temporaries) and "rows" (other arguments, and results).
+  """
+  if not own:
+    return {}
+  state = jax.tree_util.tree_flatten_with_path(args[:1] if is_model_first else ())[0]
+  found = {"parameters": 0, "moments": 0, "gradients": 0}
+  for path, leaf in state:
+    names = {str(getattr(part, "key", getattr(part, "name", ""))) for part in path}
+    size = device_bytes_of(leaf)
+    if "opt_state" in names:
+      found["moments"] += size
+      found["gradients"] += 4 * size // leaf.dtype.itemsize if "mu" in names else 0
+    elif names & _MODELS:
+      found["parameters"] += size
+  found["gradients"] = min(found["gradients"], own["temp"])
+  cache = min(cache, own["temp"] - found["gradients"])
+  rows = max(0, own["in"] - found["parameters"] - found["moments"]) + own["out"]
+  return {**found, "cache": cache, "rows": rows,
+          "activations": own["temp"] - cache - found["gradients"]}
+
+
+def device_bytes_of(tree: Any) -> int:
+  """Bytes of the arrays of a tree, or of their shapes, on one device."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    sharding = getattr(leaf, "sharding", None)
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    total += math.prod(shape) * (_KEY_BYTES if is_key else leaf.dtype.itemsize)
+  return total
 
 
 def tree_bytes(tree: Any) -> int:

@@ -9,7 +9,7 @@ from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.sampling import SamplingOptions, sample
 from rlreason.tokenizers import Tokenizer
-from rlreason.types import Key, Params, Rollout
+from rlreason.types import Key, Params, Prompts, Rollout
 
 
 def make_generator(
@@ -34,12 +34,9 @@ def make_generator(
     arrays.
   """
 
-  def sample_rows(params, prompts, key):
-    return (sampler or sample)(
-        model, params["policy"], prompts, key, options=options, stop_ids=tokenizer.eos_ids,
-        group_size=group_size, value_head=params["value_head"] if has_values else None)
-
-  compiled = layout.compile_sampler(sample_rows)
+  compiled = sampling_program(
+      model, tokenizer.eos_ids, layout, options=options, group_size=group_size,
+      has_values=has_values, sampler=sampler)
 
   def generate(params, rows, key):
     prompts = make_prompts(
@@ -47,6 +44,19 @@ def make_generator(
     return layout.get_rows(compiled(params, layout.put_rows(prompts), key))
 
   return generate
+
+
+def sampling_program(
+    model: ModelConfig, stop_ids: tuple[int, ...], layout: Layout, *, options: SamplingOptions,
+    group_size: int, has_values: bool = False, sampler: Callable[..., Rollout] | None = None,
+) -> Callable[[Params, Prompts, Key], Rollout]:
+  """The program of `make_generator`, which has the same arguments."""
+  def sample_rows(params, prompts, key):
+    return (sampler or sample)(
+        model, params["policy"], prompts, key, options=options, stop_ids=stop_ids,
+        group_size=group_size, value_head=params["value_head"] if has_values else None)
+
+  return layout.compile_sampler(sample_rows)
 
 
 def crop(rollout: Rollout, buckets: Sequence[int]) -> Rollout:

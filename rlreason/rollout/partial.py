@@ -99,16 +99,10 @@ def make_partial_generator(
   multiple of the layout's shards. There is one program for each prompt bucket and width of the
   tokens so far.
   """
-
-  def sample_rows(params, started, key):
-    del key  # the groups have theirs
-    return sample_until(
-        model, params["policy"], started, options=options, stop_ids=tokenizer.eos_ids,
-        group_size=group_size, enough=enough // layout.num_replicas,
-        value_head=params["value_head"] if has_values else None)
-
-  compiled = layout.compile_sampler(sample_rows)
-  widths = doubling_buckets(_SMALLEST, options.max_new_tokens)
+  compiled = partial_program(
+      model, tokenizer.eos_ids, layout, options=options, group_size=group_size, enough=enough,
+      has_values=has_values)
+  widths = started_widths(options)
 
   def generate(params, groups):
     prompts = make_prompts(
@@ -122,6 +116,26 @@ def make_partial_generator(
     return rollout, ~is_open.reshape(len(groups), group_size).any(axis=1)
 
   return generate
+
+
+def started_widths(options: SamplingOptions) -> list[int]:
+  """Columns that the tokens so far may have, besides none."""
+  return doubling_buckets(_SMALLEST, options.max_new_tokens)
+
+
+def partial_program(
+    model: ModelConfig, stop_ids: tuple[int, ...], layout: Layout, *, options: SamplingOptions,
+    group_size: int, enough: int, has_values: bool = False,
+) -> Callable[[Params, Started, jax.Array], Rollout]:
+  """The program of `make_partial_generator`, which has the same arguments."""
+  def sample_rows(params, started, key):
+    del key  # the groups have theirs
+    return sample_until(
+        model, params["policy"], started, options=options, stop_ids=stop_ids,
+        group_size=group_size, enough=enough // layout.num_replicas,
+        value_head=params["value_head"] if has_values else None)
+
+  return layout.compile_sampler(sample_rows)
 
 
 def _completion(rollout: Rollout, row: int) -> dict[str, Any]:

@@ -19,11 +19,9 @@ import jax.numpy as jnp
 
 from rlreason import models
 from rlreason.models.config import ModelConfig
-from rlreason.sampling import session as session_lib
+from rlreason.sampling import segments, session as session_lib
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Key, Params, Prompts, Rollout
-
-_REFILLED = 8  # 1 / 8 of the groups is refilled at once: single prompts prefill too slowly
 
 
 class Batching(NamedTuple):
@@ -86,7 +84,7 @@ def sample_queue(
       prompts, session.group_size, session.capacity, session.values is not None)
   queue = _Queue(session, first, jnp.full(parts, size), rows)
   step = session_lib.make_step(decoder)
-  lengths = session_lib.lengths_from(
+  lengths = segments.lengths_from(
       session.caches[0].keys.shape[3], session.capacity)
   for length in lengths[1:] or lengths:  # with refills some row soon exceeds the first length
     queue = _run_while_refilled(step, begin, total // parts, queue.replace(
@@ -97,9 +95,10 @@ def sample_queue(
 
 def _run_while_refilled(step, begin, count: int, queue: _Queue) -> _Queue:
   """Runs until each part's queue of `count` prompts is empty, or the cache of a row is full."""
-  most = max(queue.source.shape[1] // _REFILLED, 1)
+  most = max(queue.source.shape[1] // segments.REFILLED, 1)
   length = queue.session.caches[0].keys.shape[3]
   everywhere = queue.session.capacity
+  outer, inner = segments.queue_scopes(length)
 
   def is_within(session):
     is_left = session_lib.is_open(session, everywhere)
@@ -113,13 +112,16 @@ def _run_while_refilled(step, begin, count: int, queue: _Queue) -> _Queue:
       num_ended = jnp.sum(~_open_groups(session, queue.source), axis=1)
       return ~jnp.any((left > 0) & (num_ended >= needed)) & is_within(session)
 
-    session = jax.lax.while_loop(
-        has_work, lambda session: step(session, session_lib.is_open(session, everywhere)),
-        queue.session)
+    with jax.named_scope(inner):
+      session = jax.lax.while_loop(
+          has_work, lambda session: step(session, session_lib.is_open(session, everywhere)),
+          queue.session)
     return _refill(begin, most, count, queue.replace(session=session))
 
-  return jax.lax.while_loop(
-      lambda queue: jnp.any(queue.begun < count) & is_within(queue.session), run_and_refill, queue)
+  with jax.named_scope(outer):
+    return jax.lax.while_loop(
+        lambda queue: jnp.any(queue.begun < count) & is_within(queue.session), run_and_refill,
+        queue)
 
 
 def _refill(begin, most: int, count: int, queue: _Queue) -> _Queue:
@@ -139,14 +141,15 @@ def _refill(begin, most: int, count: int, queue: _Queue) -> _Queue:
 
 def _finish(step, queue: _Queue) -> dict:
   """All rows, after the open ones have ended; the number of rows of each part shrinks."""
-  for kept in session_lib.row_budgets(queue.source.shape[1]):
+  for kept in segments.row_budgets(queue.source.shape[1]):
     def has_too_many_open_groups(session, kept=kept, source=queue.source):
       return jnp.any(jnp.sum(_open_groups(session, source), axis=1) > kept)
 
-    session = jax.lax.while_loop(
-        has_too_many_open_groups,
-        lambda session: step(session, session_lib.is_open(session, session.capacity)),
-        queue.session)
+    with jax.named_scope(segments.last_scope(kept)):
+      session = jax.lax.while_loop(
+          has_too_many_open_groups,
+          lambda session: step(session, session_lib.is_open(session, session.capacity)),
+          queue.session)
     queue = queue.replace(session=session)
     queue = queue.replace(rows=_stored(queue))
     if kept:

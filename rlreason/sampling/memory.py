@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from rlreason import models
 from rlreason.models import ModelConfig, attention
 from rlreason.parallel import memory
-from rlreason.sampling import session
+from rlreason.sampling import segments
 
 _TOKEN_BYTES = 9  # of a completion: its id, its log-prob and its mask
 
@@ -31,7 +31,7 @@ def check_memory(
   rows = prompts * group_size
   of_token = (2 * model.num_layers * model.num_kv_heads * model.head_dim
               * jnp.dtype(model.compute_dtype).itemsize)
-  started = rows * min(session.FIRST_SEGMENT, max_new_tokens)
+  started = rows * min(segments.FIRST_SEGMENT, max_new_tokens)
   is_whole = attention.resolve(model, columns) == "xla"  # f32 scores of a layer at a time
   memory.check_fits(
       field,

@@ -28,13 +28,10 @@ import numpy as np
 from rlreason import losses, models
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
-from rlreason.sampling import logits as logits_lib
+from rlreason.sampling import logits as logits_lib, segments
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Key, Params, Prompts, Rollout
 
-FIRST_SEGMENT = 32  # tokens
-_GROWTH = 4
-_SHRINKAGE = 4  # of the rows of a group; a smaller one needs more compiled loops
 
 
 @struct.dataclass
@@ -113,7 +110,7 @@ def begin(
   _check_limits(decoder.config, prompts.tokens.shape[1], capacity, stop_ids)
   hidden, (keys, values) = models.prefill(
       decoder.config, decoder.params, prompts.tokens, prompts.mask)
-  caches = models.init_caches(keys, values, group_size, _segments(num_slots(capacity))[0])
+  caches = models.init_caches(keys, values, group_size, segments.lengths(capacity)[0])
   rows = new_rows(prompts, group_size, capacity, has_values=decoder.value_head is not None)
   return Session(
       group_size=group_size, capacity=capacity, options=options, stop_ids=stop_ids,
@@ -154,8 +151,9 @@ def run_begun(
   With `is_closed` (bool) all rows have one token, `until` is the capacity, and only `to_rollout`
   may follow: the resulting session has no caches.
   """
-  lengths = lengths_from(session.caches[0].keys.shape[3], session.capacity)
-  budgets = row_budgets(session.group_size if session.stop_ids and len(lengths) > 1 else 1)
+  lengths = segments.lengths_from(session.caches[0].keys.shape[3], session.capacity)
+  budgets = segments.row_budgets(
+      session.group_size if session.stop_ids and len(lengths) > 1 else 1)
   goal = _Goal(until, session.hidden.shape[0] if enough is None else enough)
   return _run(make_step(decoder), lengths, budgets, is_closed, session, goal)
 
@@ -323,40 +321,11 @@ def write_parts(whole: jax.Array, part: jax.Array, slots: jax.Array) -> jax.Arra
   return write(split(whole), split(part), slots).reshape(whole.shape)
 
 
-def num_slots(capacity: int) -> int:
-  """Number of slots of the cache: the newest token needs none."""
-  return max(capacity - 1, 1)
-
-
-def _segments(needed: int) -> list[int]:
-  """The sequence of cache lengths up to `needed` (tokens, 1 or more)."""
-  lengths = [min(FIRST_SEGMENT, needed)]
-  while lengths[-1] < needed:
-    lengths.append(min(lengths[-1] * _GROWTH, needed))
-  return lengths
-
-
-def lengths_from(length: int, capacity: int) -> list[int]:
-  """The sequence of cache lengths for `capacity` tokens, starting at `length`."""
-  return [other for other in _segments(num_slots(capacity)) if other >= length]
-
-
 def grown(session: Session, length: int | None = None) -> Session:
   """The session with `length` slots, or with the maximum."""
-  length = num_slots(session.capacity) if length is None else length
+  length = segments.num_slots(session.capacity) if length is None else length
   return session.replace(
       caches=[models.grow_cache(cache, length) for cache in session.caches])
-
-
-def row_budgets(group_size: int) -> list[int]:
-  """Numbers of rows of a group that successive loops continue, the last of them 0.
-
-  16 -> [4, 1, 0]
-  """
-  budgets = [group_size // _SHRINKAGE]
-  while budgets[-1]:
-    budgets.append(budgets[-1] // _SHRINKAGE)
-  return budgets
 
 
 def is_open(session: Session, until: jax.Array) -> jax.Array:
@@ -376,8 +345,8 @@ def _run(
 
   Args:
     step: (session, bool[B]) -> session with one more token of these rows.
-    lengths: the sequence of cache lengths.
-    budgets: of `row_budgets`.
+    lengths: the sequence of cache lengths, of `segments`.
+    budgets: of `segments.row_budgets`.
     is_closed: whether the result has no caches; else they have the last length.
     session: of rows with a token each, and caches of the first length.
     goal: of these rows.
@@ -433,9 +402,10 @@ def _run_segments(
     return _run_segments(
         step, lengths[1:], max_open_rows, is_closed, grown(session, lengths[1]), goal)
 
-  session = jax.lax.while_loop(
-      lambda session: is_within(session) & has_too_many_open_rows(session),
-      lambda session: step(session, is_open(session, until)), session)
+  with jax.named_scope(segments.scope(lengths[0], max_open_rows)):
+    session = jax.lax.while_loop(
+        lambda session: is_within(session) & has_too_many_open_rows(session),
+        lambda session: step(session, is_open(session, until)), session)
   if len(lengths) == 1:
     return compact(session)
   if is_closed and not session.stop_ids:

@@ -5,16 +5,16 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "checkpoint", "comparison", "comparison_plot", "curves", "entry", "expectations",
-    "experience", "header", "inputs", "keys", "loop", "memory", "metrics", "model_paths",
-    "optimizer", "preflight", "process", "profiling", "progress", "provenance", "replay",
-    "replay_rows", "report", "run", "seeds", "settings", "setup", "signals", "stages", "tables",
-    "wandb_log", "workdir"]
+    "checkpoint", "comparison", "comparison_plot", "curves", "entry", "expectations", "experience",
+    "header", "inputs", "keys", "loop", "memory", "metrics", "model_paths", "optimizer", "planning",
+    "preflight", "process", "profiling", "progress", "provenance", "replay", "replay_rows",
+    "report", "run", "seeds", "settings", "setup", "signals", "stages", "tables", "wandb_log",
+    "workdir"]
 
 if typing.TYPE_CHECKING:
   from rlreason.training import (
       checkpoint, comparison, comparison_plot, curves, entry, expectations, experience, header,
-      inputs, keys, loop, memory, metrics, model_paths, optimizer, preflight, process,
+      inputs, keys, loop, memory, metrics, model_paths, optimizer, planning, preflight, process,
       profiling, progress, provenance, replay, replay_rows, report, run, seeds, settings, setup,
       signals, stages, tables, wandb_log, workdir)
 else:

@@ -86,7 +86,7 @@ def load_policy(
 
   def sharding(model):
     """The sharding of a model whose weights have not been read yet."""
-    check_memory(recipe, _with_choices(model, choice))
+    check_memory(recipe, with_choices(model, choice))
     return param_shardings(layout)(model)
 
   if isinstance(choice, PretrainedModel):
@@ -98,7 +98,7 @@ def load_policy(
     except ValueError as error:
       raise ValueError(f"config.model.{error}") from error
     model = models.with_tokens(model, tokenizer.vocab_size)
-    return _with_choices(model, choice), params, tokenizer
+    return with_choices(model, choice), params, tokenizer
   words = vocabulary(recipe.task)
   if words is None:
     raise ValueError(
@@ -160,7 +160,7 @@ def new_model_config(choice: NewModel, vocab_size: int) -> ModelConfig:
     raise ValueError(config_lib.at("config.model", error, fields)) from error
 
 
-def _with_choices(model: ModelConfig, choice: PretrainedModel | NewModel) -> ModelConfig:
+def with_choices(model: ModelConfig, choice: PretrainedModel | NewModel) -> ModelConfig:
   """A model with the compute settings of a recipe."""
   return dataclasses.replace(
       model, remat=choice.remat, unroll=choice.unroll, attention=choice.attention)

@@ -10,7 +10,7 @@ import pytest
 
 from rlreason import models, sampling
 from rlreason.models.config import ModelConfig
-from rlreason.sampling import SamplingOptions, session
+from rlreason.sampling import SamplingOptions, segments
 from rlreason.sampling import logits as logits_lib
 from rlreason.types import Prompts
 
@@ -242,13 +242,13 @@ def test_bf16_computation():
     (1, [1]), (31, [31]), (32, [32]), (33, [32, 33]), (128, [32, 128]),
     (1000, [32, 128, 512, 1000])])
 def test_segments(needed, lengths):
-  assert session._segments(needed) == lengths  # pylint: disable=protected-access
+  assert segments.lengths(needed + 1) == lengths
 
 
 @pytest.mark.parametrize("group, budgets", [
     (1, [0]), (2, [0]), (4, [1, 0]), (6, [1, 0]), (16, [4, 1, 0]), (64, [16, 4, 1, 0])])
 def test_row_budgets(group, budgets):
-  assert session.row_budgets(group) == budgets
+  assert segments.row_budgets(group) == budgets
 
 
 @pytest.mark.parametrize("group_size, lengths", [(1, (3, 5)), (2, (3, 5)), (7, (5, 2)), (16, (4,))])

@@ -1,8 +1,14 @@
 """Checks that several stages make before a run; each raises an error that names the field."""
 
+import dataclasses
+
 from rlreason import hub
 from rlreason.data import files
+from rlreason.training.settings.base import StageConfig
 from rlreason.training.stages.sources import is_of_stage
+
+_ROWS = ("num_prompts", "carried_prompts", "prompts_at_once", "batch_size")  # of a stage
+_PASS_ROWS = ("minibatch_size", "micro_batch_size")  # of its algorithm
 
 
 def check_source(name: str, source: str, columns: str):
@@ -37,9 +43,15 @@ def check_bigrams(bigrams: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], 
           "tokens of the model")
 
 
-def check_rows(name: str, rows: int, count: int):
-  """Raises ValueError if `count` devices cannot split the rows."""
-  if rows % count:
-    raise ValueError(
-        f"{name}: got {rows}, allowed: a multiple of {count}, the number of devices that split the "
-        "rows")
+def check_split(stage: StageConfig, count: int):
+  """Raises ValueError if `count` devices cannot split the rows of a stage's programs."""
+  rows = {name: vars(stage)[name] for name in _ROWS if name in vars(stage)}
+  for section, fields in vars(stage).items():
+    if dataclasses.is_dataclass(fields):
+      rows |= {f"{section}.{name}": vars(fields)[name] for name in _PASS_ROWS
+               if name in vars(fields)}
+  for name, size in rows.items():
+    if size % count:
+      raise ValueError(
+          f"{name}: got {size}, allowed: a multiple of {count}, the number of devices that split "
+          "the rows")

@@ -20,9 +20,7 @@ from rlreason.workers import WorkerPool
 
 def check(setup: Setup, stage: DistillStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
-  checks.check_rows("num_prompts", stage.num_prompts, setup.layout.num_shards)
-  checks.check_rows(
-      "distill.micro_batch_size", stage.distill.micro_batch_size, setup.layout.num_shards)
+  checks.check_split(stage, setup.layout.num_shards)
   teacher, tokenizer = weights.open_model(weights.find_model(stage.teacher))
   policies.check_other_model(setup, "teacher", teacher, tokenizer, stage.sampling.max_new_tokens)
   distill(stage.distill, setup.model, teacher, optax.identity())  # checks the two

@@ -14,9 +14,7 @@ from rlreason.workers import WorkerPool
 
 def check(setup: Setup, stage: PreferenceStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
-  checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  checks.check_rows(
-      "preference.micro_batch_size", stage.preference.micro_batch_size, setup.layout.num_shards)
+  checks.check_split(stage, setup.layout.num_shards)
   checks.check_source("examples", stage.examples, pairs.columns(stage.preference.has_pairs))
   pairs.check_rows(setup, stage, stage.preference.has_pairs)
 

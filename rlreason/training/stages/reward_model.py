@@ -25,9 +25,7 @@ from rlreason.workers import WorkerPool
 def check(setup: Setup, stage: RewardModelStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   config = stage.reward_model
-  checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  checks.check_rows(
-      "reward_model.micro_batch_size", config.micro_batch_size, setup.layout.num_shards)
+  checks.check_split(stage, setup.layout.num_shards)
   checks.check_source("examples", stage.examples, pairs.columns(config.has_pairs))
   if stage.standardize and not config.has_pairs:
     raise ValueError("standardize: got True with verdicts in place of pairs, allowed: False")

@@ -50,11 +50,7 @@ class Drawn(NamedTuple):
 
 def check(setup: Setup, stage: RLStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
-  for name in ("num_prompts", "carried_prompts"):
-    checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
-  for name in ("minibatch_size", "micro_batch_size"):
-    checks.check_rows(
-        f"algorithm.{name}", vars(stage.algorithm)[name], setup.layout.num_shards)
+  checks.check_split(stage, setup.layout.num_shards)
   checks.check_source("problems", stage.problems, "{prompt, answer}")
   checks.check_top_k(stage.sampling.top_k, setup.model.vocab_size)
   checks.check_bigrams(stage.sampling.blocked_bigrams, setup.model.vocab_size)
@@ -86,16 +82,12 @@ def make(
 ) -> base.Stage:
   """The stage; `folder` is the run's, for data of earlier stages."""
   layout, config = setup.layout, stage.algorithm
-  optimizer, _ = optimizer_of(stage.optimizer, stage.steps * stage.updates_per_step)
   reference_model, given = policies.load_reference(setup, stage)
   own, reference = policies.own_policy(setup, policy, seed, has_reference=(
       config.has_fixed_reference and given is None))
   reference = layout.put_state(given or reference) if given or reference else None
   critic_model, critic = policies.load_critic(setup, stage, seed, folder)
-  algorithm = policy_gradient(
-      config, setup.model, optimizer, temperature=stage.sampling.temperature,
-      group_size=stage.group_size, critic=critic_model, reference=reference_model,
-      has_answers=bool(stage.answer_template))
+  algorithm = make_algorithm(setup, stage, critic_model, reference_model)
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
   problems = scoring.make_problems(setup, stage, folder)
   prompts = pipeline.prompt_batches(problems, stage.num_prompts, seed)
@@ -103,13 +95,24 @@ def make(
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
-      has_values=_has_values(stage))
+      has_values=has_values(stage))
   learn = _make_learn(setup, stage, algorithm, state, reference, problems.num_dropped)
   return base.Stage(
       stage.name, stage.steps, state,
       rollout_lib.OpenGroups(prompts) if stage.carried_prompts else prompts, learn,
       make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
       preflight=functools.partial(try_problems, stage, problems, generate, scorer))
+
+
+def make_algorithm(
+    setup: Setup, stage: RLStage, critic: ModelConfig | None, reference: ModelConfig | None
+) -> Algorithm:
+  """The algorithm of a stage; the models are those of `policies.load_critic` and its reference."""
+  optimizer, _ = optimizer_of(stage.optimizer, stage.steps * stage.updates_per_step)
+  return policy_gradient(
+      stage.algorithm, setup.model, optimizer, temperature=stage.sampling.temperature,
+      group_size=stage.group_size, critic=critic, reference=reference,
+      has_answers=bool(stage.answer_template))
 
 
 def make_draw(
@@ -185,7 +188,7 @@ def _make_sample_groups(
   generate_some = rollout_lib.make_partial_generator(
       setup.model, setup.tokenizer, setup.layout, options=stage.sampling, group_size=size,
       prompt_buckets=setup.recipe.prompt_buckets, enough=count,
-      has_values=_has_values(stage))
+      has_values=has_values(stage))
 
   def sample_some(params, data, key):
     groups = data.take(count + stage.carried_prompts, key)
@@ -200,7 +203,7 @@ def _make_sample_groups(
   return sample_some
 
 
-def _has_values(stage: RLStage) -> bool:
+def has_values(stage: RLStage) -> bool:
   """Whether the sampler computes the values of a shared critic."""
   return stage.algorithm.critic == "shared" and not stage.algorithm.recompute_log_probs
 

@@ -20,8 +20,7 @@ from rlreason.workers import WorkerPool
 
 def check(setup: Setup, stage: SampleStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
-  for name in ("num_prompts", "prompts_at_once"):
-    checks.check_rows(name, getattr(stage, name), setup.layout.num_shards)
+  checks.check_split(stage, setup.layout.num_shards)
   checks.check_source("problems", stage.problems, "{prompt, answer}")
   scoring.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
@@ -56,7 +55,7 @@ def make(
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
       model, tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
-      prompt_buckets=setup.recipe.prompt_buckets, sampler=_sampler(stage, layout))
+      prompt_buckets=setup.recipe.prompt_buckets, sampler=make_sampler(stage, layout))
 
   def draw(unused_params, data, key):
     rows = next(data)
@@ -83,7 +82,7 @@ def make(
       trains=False)
 
 
-def _sampler(stage: SampleStage, layout: Layout):
+def make_sampler(stage: SampleStage, layout: Layout):
   """Of a queue of prompts; None: all of a batch are sampled at once."""
   if stage.prompts_at_once in (0, stage.num_prompts):
     return None

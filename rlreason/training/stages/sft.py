@@ -24,8 +24,7 @@ def check(setup: Setup, stage: SFTStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   _token_weights(setup.tokenizer, stage)
   _check_examples(setup, stage)
-  checks.check_rows("batch_size", stage.batch_size, setup.layout.num_shards)
-  checks.check_rows("sft.micro_batch_size", stage.sft.micro_batch_size, setup.layout.num_shards)
+  checks.check_split(stage, setup.layout.num_shards)
   if not sources.is_of_stage(stage.examples):
     rows = _load_examples(setup, stage, pathlib.Path())
     _check_some_fit(stage, _tokenize_examples(setup, stage, rows))
