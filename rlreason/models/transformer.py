@@ -19,7 +19,7 @@ from rlreason.models import lora, quantize
 from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import MLP, Matrix, RMSNorm
+from rlreason.models.layers import MLP, Matrix, RMSNorm, look_up
 from rlreason.models.moe import Experts, balance_loss
 from rlreason.models.rope import rope_rotations
 from rlreason.parallel.shards import map_rows
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
 
 def _embed(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
-  x = table.astype(config.compute_dtype)[tokens]
+  x = look_up(config.compute_dtype, table, tokens)
   if config.scale_embeddings:
     # The root is first rounded to the compute type, as in the published models.
     x = x * jnp.asarray(config.width ** 0.5, config.compute_dtype)
@@ -337,6 +337,6 @@ def token_log_probs(
       vocab_axis=0 if is_tied else 1, num_words=config.num_tokens)
   # The partitioner would gather a chunk of the kernel, and sum its gradient, in every turn of the
   # loop over chunks. Each device has chunks of its own rows' logits.
-  rows, whole = ("batch", "length"), ("embed_act", "embed_act")
-  return map_rows(fn, ((*rows, "embed_act"), whole, rows), (rows, rows))(
+  rows, kernel = ("batch", "length"), ("vocab", "embed") if is_tied else ("embed", "vocab")
+  return map_rows(fn, ((*rows, "embed_act"), kernel, rows), (rows, rows))(
       hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets)

@@ -42,10 +42,36 @@ def current_mesh() -> AbstractMesh | None:
 
 def num_shards(axis: str) -> int:
   """Devices that split a logical axis if the program is traced for a mesh, else 1."""
-  mesh, names = current_mesh(), dict(RULES)[axis]
-  if mesh is None or names is None:
-    return 1
-  return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+  mesh = current_mesh()
+  return 1 if mesh is None else _size(mesh, dict(RULES)[axis])
+
+
+def _size(mesh: Mesh | AbstractMesh, names: str | tuple[str, ...] | None) -> int:
+  return math.prod(mesh.shape[name] for name in _names(names))
+
+
+def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+  """The mesh axes of an array with logical axes on the current mesh, where they divide `shape`."""
+  mesh, table = current_mesh(), dict(RULES)
+  return fit_spec(PartitionSpec(*(axis and table[axis] for axis in axes)), shape, mesh)
+
+
+def rows_part(spec: PartitionSpec) -> PartitionSpec:
+  """A specification without the axes of the current mesh that do not split rows, or nothing."""
+  mesh = current_mesh()
+  return PartitionSpec(*(
+      name if set(_names(name)) & set(ROWS) and _size(mesh, name) > 1 else None for name in spec))
+
+
+def whole_in_rows(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+  """Logical axes of a parameter without those that devices with different rows split."""
+  table = dict(RULES)
+  return tuple(None if axis and set(_names(table[axis])) & set(ROWS) else axis for axis in axes)
+
+
+def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The mesh axes of an entry of a table or a specification."""
+  return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -68,8 +94,14 @@ def fit_sharding(sharding: Sharding, shape: tuple[int, ...]) -> Sharding:
   """The sharding without the axes of `shape` that it does not divide; only for named shardings."""
   if not isinstance(sharding, NamedSharding):
     return sharding
-  mesh, spec = sharding.mesh, sharding.spec
+  return NamedSharding(sharding.mesh, fit_spec(sharding.spec, shape, sharding.mesh))
+
+
+def fit_spec(
+    spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+  """The specification without the axes of `shape` that it does not divide."""
   names = tuple(spec) + (None,) * (len(shape) - len(spec))
-  return NamedSharding(mesh, PartitionSpec(*(
-      name if name is None or size % mesh.shape[name] == 0 else None
-      for name, size in zip(names, shape, strict=True))))
+  return PartitionSpec(*(
+      name if size % _size(mesh, name) == 0 else None
+      for name, size in zip(names, shape, strict=True)))

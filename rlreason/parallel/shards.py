@@ -4,6 +4,7 @@ Communication of an update with other replicas, functions that the partitioner c
 arrays that follow the sharding of others.
 """
 
+import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -32,34 +33,53 @@ ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take_rows, place=lamb
 
 
 def map_rows(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Any) -> Callable:
-  """`map_shards` over the devices that split rows; the partitioner splits the parts of others.
+  """`fn` of each device's rows; the partitioner splits what devices with the same rows share.
 
-  Where the rows are not divisible, it is `fn` itself. The gradient of what is not split is summed
-  over the devices once, after `fn`.
+  Parameters, which devices with different rows hold parts of, are gathered first, and the sum of
+  their gradients is scattered after `fn`: nothing inside `fn` communicates for them. Where the rows
+  are not divisible, it is `fn` itself.
 
   Args:
-    fn: a function of arrays; independent along "batch", the only axis that is split.
-    in_axes: of every argument, the logical axes; those other than "batch" are whole.
+    fn: a function of arrays, or trees of them; independent along "batch".
+    in_axes: of every argument, the logical axes.
     out_axes: of the result, or a tree of them.
   """
-  mesh = rules.current_mesh()
-  count = rules.num_shards("batch")
+  mesh, count = rules.current_mesh(), rules.num_shards("batch")
   if count == 1:
     return fn
-  is_axes = lambda axes: isinstance(axes, tuple) and all(isinstance(axis, str) for axis in axes)
-  spec = lambda axes: PartitionSpec(*(rules.ROWS if axis == "batch" else None for axis in axes))
-  specs = lambda tree: jax.tree.map(spec, tree, is_leaf=is_axes)
+  is_axes = lambda axes: isinstance(axes, tuple) and all(
+      axis is None or isinstance(axis, str) for axis in axes)
+  batch_spec = lambda axes: PartitionSpec(*(
+      rules.ROWS if axis == "batch" else None for axis in axes))
+
+  def spec_of(axes, x):
+    return batch_spec(axes) if "batch" in axes else rules.rows_part(rules.spec_of(axes, x.shape))
 
   def mapped(*args):
-    sizes = {x.shape[axes.index("batch")] for axes, x in zip(in_axes, args, strict=True)
-             if "batch" in axes}
+    sizes = {x.shape[axes.index("batch")] for axes, arg in zip(in_axes, args, strict=True)
+             for x in jax.tree.leaves(arg) if "batch" in axes}
     if any(size % count for size in sizes):
       return fn(*args)
+    specs = tuple(jax.tree.map(functools.partial(spec_of, axes), arg)
+                  for axes, arg in zip(in_axes, args, strict=True))
+
+    def mine(*parts):
+      return fn(*(part if "batch" in axes else jax.tree.map(_gather, part, spec)
+                  for axes, part, spec in zip(in_axes, parts, specs, strict=True)))
+
     return jax.shard_map(
-        fn, mesh=mesh, in_specs=specs(in_axes), out_specs=specs(out_axes),
+        mine, mesh=mesh, in_specs=specs,
+        out_specs=jax.tree.map(batch_spec, out_axes, is_leaf=is_axes),
         axis_names=set(rules.ROWS), check_vma=False)(*args)
 
   return mapped
+
+
+def _gather(part: jax.Array, spec: PartitionSpec) -> jax.Array:
+  for axis, name in enumerate(spec):
+    if name is not None:
+      part = jax.lax.all_gather(part, name, axis=axis, tiled=True)
+  return part
 
 
 def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Callable:
@@ -90,6 +110,56 @@ def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Axes) -> Calla
         check_vma=False)(*args)
 
   return mapped
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """The array, split over devices like its logical axes; None: whole.
+
+  An axis that is not divisible is not split. Without a mesh, `x` is unchanged.
+  """
+  mesh = rules.current_mesh()
+  if mesh is None or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, rules.spec_of(axes, x.shape))
+
+
+def gather_rows(kernel: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """A parameter that devices with different rows hold parts of, whole on each of them.
+
+  Once for all products that read it: else the partitioner multiplies the parts one after the other
+  and adds up their products, which for bf16 rounds every sum.
+  """
+  return constrain(kernel, rules.whole_in_rows(axes))
+
+
+def sum_rows(fn: Callable, axes: tuple[str | None, ...], *rows: jax.Array) -> jax.Array:
+  """`fn` of all rows, where that is the sum of its results for some rows and for the others.
+
+  Every device computes it for its rows, and then gets its part of the sum: one reduce-scatter. The
+  partitioner would compute the result part by part instead, each of which is too small a product.
+
+  Args:
+    fn: a function of arrays [M, ...] that returns an array.
+    axes: logical axes of the result.
+    *rows: its arguments, M the same for all.
+  """
+  mesh, count = rules.current_mesh(), rules.num_shards("batch")
+  if count == 1 or rows[0].shape[0] % count:
+    return constrain(fn(*rows), axes)
+  spec = rules.rows_part(rules.spec_of(axes, jax.eval_shape(fn, *rows).shape))
+
+  def mine(*rows):
+    part, left = fn(*rows), [name for name in rules.ROWS if mesh.shape[name] > 1]
+    for axis, name in enumerate(spec):
+      if name is not None:
+        part = jax.lax.psum_scatter(part, name, scatter_dimension=axis, tiled=True)
+        left.remove(name)
+    return jax.lax.psum(part, left) if left else part
+
+  total = jax.shard_map(
+      mine, mesh=mesh, in_specs=PartitionSpec(rules.ROWS), out_specs=spec,
+      axis_names=set(rules.ROWS), check_vma=False)(*rows)
+  return constrain(total, axes)
 
 
 def put_together(tree: Any) -> Any:

@@ -250,7 +250,7 @@ def test_adapters_on_a_quantised_base_too(name, critic):
       ParallelConfig(data=1), LAYOUTS[name]))
   np.testing.assert_array_equal(result.rollout.completion_tokens, one.rollout.completion_tokens)
   assert_close(result.scores, one.scores)
-  assert_close(result.layout.get_state(result.state), one.state)
+  assert_close(result.layout.get_state(result.state), one.state, 2e-5)
   assert result.compilations == 0
 
 
