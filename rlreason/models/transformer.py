@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rlreason import masks
 from rlreason.losses import logprobs
-from rlreason.models import lora, quantize
+from rlreason.models import flash, lora, quantize
 from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
@@ -60,6 +60,7 @@ class Block(nn.Module):
 
 _REMAT_POLICIES = {
     "full": None,
+    "attention": jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
