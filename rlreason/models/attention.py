@@ -16,7 +16,7 @@ from rlreason.models import flash
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
-from rlreason.parallel.rules import current_mesh
+from rlreason.parallel import rules
 from rlreason.types import GroupPacking
 
 
@@ -32,9 +32,7 @@ class Platform(NamedTuple):
 
 def this_platform() -> Platform:
   """The platform of the mesh that a program is traced for, or else that of JAX's default."""
-  mesh = current_mesh()
-  device = mesh.abstract_device if mesh is not None else None
-  name = jax.default_backend() if device is None else device.platform
+  name = rules.platform()
   if name != jax.default_backend() or name != "gpu" or (
       "cuda" not in jax.devices()[0].client.platform_version):
     return Platform(name)

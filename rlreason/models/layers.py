@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
-from rlreason.parallel.shards import gather_rows, sum_rows
+from rlreason.parallel.shards import add_rows, gather_rows, sum_rows
 
 INIT_STDDEV = 0.02
 
@@ -98,8 +98,9 @@ def _look_up_forward(dtype, table, tokens):
 
 def _look_up_backward(dtype, kept, gradient):
   table, tokens = kept
-  zeros = jnp.zeros(table.shape, jnp.float32)
-  return zeros.at[tokens].add(gradient.astype(jnp.float32)).astype(table.dtype), None
+  total = add_rows(tokens.reshape(-1), gradient.reshape(-1, gradient.shape[-1]), table.shape,
+                   ("vocab", "embed"))
+  return total.astype(table.dtype), None
 
 
 look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -1,5 +1,6 @@
 """The table from logical axes, which models name, to mesh axes."""
 
+import contextlib
 import math
 
 from flax import linen as nn
@@ -34,16 +35,47 @@ def minibatches_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(None, ROWS))
 
 
+def table() -> dict[str, str | tuple[str, ...] | None]:
+  """The table that the program is traced with; `RULES` outside of layouts."""
+  return dict(nn.get_logical_axis_rules() or RULES)
+
+
+@contextlib.contextmanager
+def whole_params():
+  """Inside, devices with different rows hold parameters whole, as decode steps do."""
+  if current_mesh() is None:
+    yield
+    return
+  splits_rows = lambda axis, names: axis != "batch" and set(_names(names)) & set(ROWS)
+  with nn.logical_axis_rules([
+      (axis, None if splits_rows(axis, names) else names) for axis, names in table().items()]):
+    yield
+
+
 def current_mesh() -> AbstractMesh | None:
   """The mesh that the program is traced for; None: there is none, or it is that of pmap."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh if set(ROWS) <= set(mesh.axis_names) else None
 
 
+def platform() -> str:
+  """cpu, gpu or tpu: of the mesh that the program is traced for, or else JAX's default."""
+  mesh = current_mesh()
+  device = mesh.abstract_device if mesh is not None else None
+  return jax.default_backend() if device is None else device.platform
+
+
 def num_shards(axis: str) -> int:
   """Devices that split a logical axis if the program is traced for a mesh, else 1."""
   mesh = current_mesh()
-  return 1 if mesh is None else _size(mesh, dict(RULES)[axis])
+  return 1 if mesh is None else _size(mesh, table()[axis])
+
+
+def split_axis(axis: str, size: int) -> str | None:
+  """The one mesh axis that splits a logical axis of this size among devices with the same rows."""
+  names = _names(table()[axis])
+  is_split = len(names) == 1 and names[0] not in ROWS and num_shards(axis) > 1
+  return names[0] if is_split and size % num_shards(axis) == 0 else None
 
 
 def _size(mesh: Mesh | AbstractMesh, names: str | tuple[str, ...] | None) -> int:
@@ -52,21 +84,24 @@ def _size(mesh: Mesh | AbstractMesh, names: str | tuple[str, ...] | None) -> int
 
 def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
   """The mesh axes of an array with logical axes on the current mesh, where they divide `shape`."""
-  mesh, table = current_mesh(), dict(RULES)
-  return fit_spec(PartitionSpec(*(axis and table[axis] for axis in axes)), shape, mesh)
+  names = table()
+  return fit_spec(PartitionSpec(*(axis and names[axis] for axis in axes)), shape, current_mesh())
 
 
-def rows_part(spec: PartitionSpec) -> PartitionSpec:
-  """A specification without the axes of the current mesh that do not split rows, or nothing."""
-  mesh = current_mesh()
+def rows_part(spec: PartitionSpec, *others: str) -> PartitionSpec:
+  """A specification without the axes of the current mesh that split nothing, or no rows.
+
+  `others` are axes that are kept besides those of rows.
+  """
+  mesh, kept = current_mesh(), {*ROWS, *others}
   return PartitionSpec(*(
-      name if set(_names(name)) & set(ROWS) and _size(mesh, name) > 1 else None for name in spec))
+      name if set(_names(name)) & kept and _size(mesh, name) > 1 else None for name in spec))
 
 
 def whole_in_rows(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
   """Logical axes of a parameter without those that devices with different rows split."""
-  table = dict(RULES)
-  return tuple(None if axis and set(_names(table[axis])) & set(ROWS) else axis for axis in axes)
+  names = table()
+  return tuple(None if axis and set(_names(names[axis])) & set(ROWS) else axis for axis in axes)
 
 
 def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
