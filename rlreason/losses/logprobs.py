@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.parallel.rules import num_shards
+from rlreason.parallel.rules import manual_axis, num_shards
 
 # Logits in memory at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
 CHUNK_ELEMENTS = 2**24
@@ -123,7 +123,7 @@ def _of_parts(top, total, weighted, chosen):
 def token_log_probs(
     hidden: jax.Array, kernel: jax.Array, targets: jax.Array, *, temperature: float = 1.0,
     softcap: float | None = None, vocab_axis: int = 1, num_words: int | None = None,
-    split_by: str | None = None, chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[jax.Array, jax.Array]:
   """log p(target) under softmax(hidden @ kernel / temperature), and that distribution's entropy.
 
@@ -132,14 +132,13 @@ def token_log_probs(
 
   Args:
     hidden: [B, T, D].
-    kernel: [D, V], or [V, D] with `vocab_axis=0`: transposing it first would cost a copy.
+    kernel: [D, V], or [V, D] with `vocab_axis=0`: transposing it first would cost a copy. In a
+      program of each device's part of the vocabulary (`map_rows`), that part.
     targets: i32[B, T].
     temperature: 0 or more.
     softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: no cap.
     vocab_axis: that of the kernel.
     num_words: words of the kernel from here on have probability 0 and no gradient; None: none.
-    split_by: the mesh axis of the devices that each have equally many of the words, in a program
-      for one of them; None: the kernel has all words.
     chunk_elements: logits in memory at once; at least one per row of the batch.
 
   Returns:
@@ -147,6 +146,7 @@ def token_log_probs(
   """
   chex.assert_rank([hidden, kernel, targets], [3, 2, 2])
   (batch, length, _), vocabulary = hidden.shape, kernel.shape[vocab_axis]
+  split_by = manual_axis("vocab")  # of devices with other words
   scale = 1.0 / (temperature if temperature > 0 else 1.0)
   if batch * length * vocabulary <= chunk_elements and split_by is None:
     rows = hidden.reshape(-1, hidden.shape[-1])

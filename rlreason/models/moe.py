@@ -38,7 +38,7 @@ class Experts(nn.Module):
     # f32 probabilities: bf16 has too many ties, which are broken by index.
     probabilities = jax.nn.softmax(
         multiply(("embed", None), rows, router).astype(jnp.float32), axis=-1)
-    choose = functools.partial(jax.lax.top_k, k=c.experts_per_token)
+    choose = lambda x: tuple(jax.lax.top_k(x, c.experts_per_token))
     weights, chosen = map_rows(choose, (("batch", None),), (("batch", None),) * 2)(probabilities)
     if c.normalize_experts:
       weights = weights / jnp.sum(weights, axis=-1, keepdims=True)

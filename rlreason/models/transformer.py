@@ -342,7 +342,7 @@ def token_log_probs(
   is_tied, split_by = config.tie_embeddings, split_axis("vocab", config.vocab_size)
   fn = functools.partial(
       logprobs.token_log_probs, temperature=temperature, softcap=config.logit_softcap,
-      vocab_axis=0 if is_tied else 1, num_words=config.num_tokens, split_by=split_by)
+      vocab_axis=0 if is_tied else 1, num_words=config.num_tokens)
   # The partitioner would gather a chunk of the kernel, and sum its gradient, in every turn of the
   # loop over chunks. Each device has chunks of its own rows' logits for its own words.
   rows, kernel = ("batch", "length"), ("vocab", "embed") if is_tied else ("embed", "vocab")

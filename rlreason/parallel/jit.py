@@ -39,13 +39,14 @@ def compiler_options(platform: str) -> dict[str, str] | None:
 def make_jit_layout(config: ParallelConfig) -> Layout:
   """One program over a mesh."""
   mesh = make_mesh(config)
+  table = rules.make_table(config.rules, mesh.axis_names)
   num_shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows, everywhere = rules.rows_sharding(mesh), rules.replicated(mesh)
   minibatches = rules.minibatches_sharding(mesh)
   jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh.devices.flat[0].platform))
 
   def param_shardings(boxed):
-    return everywhere if boxed is None else rules.param_shardings(boxed, mesh)
+    return everywhere if boxed is None else rules.param_shardings(boxed, mesh, table)
 
   def put_state(state):
     # The optimiser's moments are sharded like the parameters already; counters and coefficients are
@@ -66,7 +67,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
 
   def in_mesh(fn, name=None):
     def traced(*args, **kwargs):
-      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(rules.RULES):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(table):
         return fn(*args, **kwargs)
     traced.__name__ = name or name_of(fn)
     return traced

@@ -25,6 +25,42 @@ RULES = (
 )
 
 
+# Logical axes that a user's rules may place, and the axes of one array, which may not share a mesh
+# axis: those of parameters, and of heads and logits of rows.
+_PLACED = ("vocab", "embed", "heads", "kv_heads", "mlp", "experts", "expert_mlp")
+_TOGETHER = (("embed", "vocab"), ("embed", "heads"), ("embed", "kv_heads"), ("embed", "mlp"),
+             ("experts", "embed", "expert_mlp"), ("batch", "vocab"), ("batch", "heads"),
+             ("batch", "kv_heads"))
+
+
+def make_table(changes: tuple[str, ...], mesh_axes: tuple[str, ...]) -> tuple:
+  """`RULES` with changes such as "mlp:none" or "embed:data".
+
+  Args:
+    changes: a logical axis of parameters and the mesh axis that splits it, or none.
+    mesh_axes: those that there are.
+
+  Raises:
+    ValueError: an axis is unknown, or two axes of one array would be split by the same mesh axis.
+  """
+  names = dict(RULES)
+  for change in changes:
+    axis, _, place = change.partition(":")
+    if axis not in _PLACED:
+      raise ValueError(f"rules: got {change!r}, allowed: {', '.join(_PLACED)} before the colon")
+    if place not in (*mesh_axes, "none"):
+      raise ValueError(
+          f"rules: got {change!r}, allowed: {', '.join(mesh_axes)} or none after the colon")
+    names[axis] = None if place == "none" else place
+  for axes in _TOGETHER:
+    used = [name for axis in axes for name in _names(names[axis])]
+    twice = next((name for name in used if used.count(name) > 1), None)
+    if twice is not None:
+      raise ValueError(f"rules: got {', '.join(changes)}, allowed: another mesh axis than {twice} "
+                       f"for one of {', '.join(axes)}, which are axes of one array")
+  return tuple(names.items())
+
+
 def rows_sharding(mesh: Mesh) -> NamedSharding:
   """The first axis over every device that splits rows."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
@@ -78,6 +114,12 @@ def split_axis(axis: str, size: int) -> str | None:
   return names[0] if is_split and size % num_shards(axis) == 0 else None
 
 
+def manual_axis(axis: str) -> str | None:
+  """The mesh axis that splits a logical axis, in a program of each device's part of it."""
+  mesh, names = current_mesh(), _names(table()[axis])
+  return names[0] if mesh is not None and len(names) == 1 and names[0] in mesh.manual_axes else None
+
+
 def _size(mesh: Mesh | AbstractMesh, names: str | tuple[str, ...] | None) -> int:
   return math.prod(mesh.shape[name] for name in _names(names))
 
@@ -113,13 +155,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def param_shardings(abstract_boxed, mesh: Mesh):
+def param_shardings(abstract_boxed, mesh: Mesh, table: tuple = RULES):
   """Shardings of parameters boxed with logical names (`models.boxed_params` under eval_shape).
 
   An axis that is not divisible by its mesh axis is not split: for example 3 key/value heads on 8
   devices.
   """
-  specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), RULES)
+  specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), table)
   return jax.tree.map(
       lambda leaf, spec: fit_sharding(NamedSharding(mesh, spec), leaf.shape),
       nn.unbox(abstract_boxed), specs)
