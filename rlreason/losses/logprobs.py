@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import masks
-from rlreason.parallel.rules import num_shards
+from rlreason.parallel.rules import manual_axis, num_shards
 
 # Logits in memory at once: 64 MiB in f32. The backward pass holds about three arrays of that size.
 CHUNK_ELEMENTS = 2**24
@@ -81,7 +81,7 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
   """
   words = jnp.arange(logits.shape[-1], dtype=targets.dtype)
   parts = _softmax_parts(logits, words, targets)
-  return _join_parts(*(part[None] for part in parts))[:2]
+  return _of_parts(*parts)[:2]
 
 
 def _softmax_parts(logits, words, targets):
@@ -106,15 +106,18 @@ def _is_target(words, targets):
 
 
 def _join_parts(largest, total, weighted, chosen):
-  """Log-probs, entropies and log-normalisers from parts with the chunks on the first axis."""
+  """The parts of all chunks together, from parts with the chunks on the first axis."""
   top = jnp.max(largest, axis=0)
   shift = largest - top[None]
   factor = jnp.exp(shift)
   weighted = jnp.sum(factor * (weighted + total * shift), axis=0)
-  total = jnp.sum(factor * total, axis=0)
+  return top, jnp.sum(factor * total, axis=0), weighted, jnp.sum(chosen, axis=0)
+
+
+def _of_parts(top, total, weighted, chosen):
+  """Log-probs, entropies and log-normalisers from the parts of all words."""
   log_total = jnp.log(total)
-  return (jnp.sum(chosen, axis=0) - top - log_total, log_total - weighted / total,
-          top + log_total)
+  return chosen - top - log_total, log_total - weighted / total, top + log_total
 
 
 def token_log_probs(
@@ -129,7 +132,8 @@ def token_log_probs(
 
   Args:
     hidden: [B, T, D].
-    kernel: [D, V], or [V, D] with `vocab_axis=0`: transposing it first would cost a copy.
+    kernel: [D, V], or [V, D] with `vocab_axis=0`: transposing it first would cost a copy. In a
+      program of each device's part of the vocabulary (`map_rows`), that part.
     targets: i32[B, T].
     temperature: 0 or more.
     softcap: logits x become softcap * tanh(x / softcap) before the temperature; None: no cap.
@@ -142,8 +146,9 @@ def token_log_probs(
   """
   chex.assert_rank([hidden, kernel, targets], [3, 2, 2])
   (batch, length, _), vocabulary = hidden.shape, kernel.shape[vocab_axis]
+  split_by = manual_axis("vocab")  # of devices with other words
   scale = 1.0 / (temperature if temperature > 0 else 1.0)
-  if batch * length * vocabulary <= chunk_elements:
+  if batch * length * vocabulary <= chunk_elements and split_by is None:
     rows = hidden.reshape(-1, hidden.shape[-1])
     equation = f"rd,{_KERNEL_AXES[vocab_axis]}->rc"
     logits = _scaled(_product(equation, rows, kernel.astype(rows.dtype)), scale, softcap)
@@ -157,13 +162,13 @@ def token_log_probs(
   blocks = -(-length // columns)
   columns = -(-length // blocks)  # even blocks waste the least padding
   pad = blocks * columns - length
-  shards = num_shards("vocab")
+  shards = 1 if split_by else num_shards("vocab")
   shards = shards if vocabulary % shards == 0 else 1
   words = min(max(1, chunk_elements // (batch * columns * shards)), vocabulary // shards)
   chunks = -(-vocabulary // (shards * words))
   plan = _Plan(
       scale, softcap, vocab_axis, shards, chunks, -(-vocabulary // (shards * chunks)),
-      vocabulary if num_words is None else num_words)
+      num_words, split_by)
 
   def to_blocks(x):
     x = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
@@ -186,7 +191,8 @@ class _Plan(NamedTuple):
   shards: int  # devices that split the vocabulary: every chunk takes its words from each of them
   chunks: int
   words: int  # of one chunk, per shard
-  num_words: int  # those from here on are ignored
+  num_words: int | None  # those from here on are ignored
+  split_by: str | None  # the mesh axis over which parts of the softmax are joined
 
 
 _KERNEL_AXES = ("cd", "dc")  # by vocab_axis: c for the words of a chunk, d for the width
@@ -212,7 +218,11 @@ def _take_chunk(plan, kernel, index):
   start = jnp.minimum(index * plan.words, share - plan.words)
   column = start + jnp.arange(plan.words)
   words = jnp.arange(plan.shards)[:, None] * share + column[None]
-  words = jnp.where((column >= index * plan.words)[None] & (words < plan.num_words), words, -1)
+  if plan.split_by is not None:
+    words = words + jax.lax.axis_index(plan.split_by) * share
+  is_used = (column >= index * plan.words)[None] & (
+      True if plan.num_words is None else words < plan.num_words)
+  words = jnp.where(is_used, words, -1)
   part = jax.lax.dynamic_slice_in_dim(
       _by_shard(plan, kernel), start, plan.words, axis=plan.vocab_axis + 1)
   width = kernel.shape[1 - plan.vocab_axis]
@@ -246,7 +256,10 @@ def _forward(plan, rows, kernel, targets):
 
     return _join_parts(*jax.lax.map(of_chunk, jnp.arange(plan.chunks)))
 
-  log_probs, entropy, log_total = jax.lax.map(of_block, (rows, targets))
+  parts = jax.lax.map(of_block, (rows, targets))
+  if plan.split_by is not None:
+    parts = _join_parts(*(jax.lax.all_gather(part, plan.split_by) for part in parts))
+  log_probs, entropy, log_total = _of_parts(*parts)
   return (log_probs, entropy), (rows, kernel, targets, log_total, entropy)
 
 
@@ -254,6 +267,9 @@ def _backward(plan, kept, gradients):
   """d log p_t / d z = 1_t - p and d H / d z = -p (log p + H), for logits z."""
   rows, kernel, targets, log_total, entropy = kept
   axes, chunk_axis = _KERNEL_AXES[plan.vocab_axis], plan.vocab_axis + 1
+  if plan.split_by is not None:
+    # The gradient of a result that devices share has been divided among them.
+    gradients = jax.lax.psum(gradients, plan.split_by)
 
   def of_block(kernel_gradient, block):
     rows, targets, log_total, entropy, for_log_probs, for_entropy = block

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from absl import logging
 from flax import linen as nn
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +16,7 @@ from rlreason.models import flash
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
+from rlreason.parallel import rules
 from rlreason.types import GroupPacking
 
 
@@ -29,9 +31,10 @@ class Platform(NamedTuple):
 
 
 def this_platform() -> Platform:
-  """The platform on which JAX runs programs by default."""
-  name = jax.default_backend()
-  if name != "gpu" or "cuda" not in jax.devices()[0].client.platform_version:
+  """The platform of the mesh that a program is traced for, or else that of JAX's default."""
+  name = rules.platform()
+  if name != jax.default_backend() or name != "gpu" or (
+      "cuda" not in jax.devices()[0].client.platform_version):
     return Platform(name)
   return Platform(name, tuple(int(x) for x in jax.devices()[0].compute_capability.split(".")))
 
@@ -39,8 +42,9 @@ def this_platform() -> Platform:
 def resolve(config: ModelConfig, length: int, platform: Platform | None = None) -> Implementation:
   """The implementation of attention for rows of `length` tokens, by `config.attention`.
 
-  `auto` is cuDNN on a CUDA device that supports this model and length, and XLA otherwise. An
-  implementation that is requested by name but unavailable is replaced by XLA, with one warning.
+  `auto` is cuDNN on a CUDA device and flash on a TPU where they support this model and length, and
+  XLA otherwise. An implementation that is requested by name but unavailable is replaced by XLA,
+  with one warning.
 
   Args:
     config: the model.
@@ -50,7 +54,7 @@ def resolve(config: ModelConfig, length: int, platform: Platform | None = None) 
   if config.attention == "xla" or length == 1:  # parameters are initialised with one token
     return "xla"
   platform = platform or this_platform()
-  if config.attention == "flash":
+  if config.attention == "flash" or (config.attention == "auto" and platform.name == "tpu"):
     wanted, obstacle = "flash", _flash_obstacle(config, length, platform)
   else:
     wanted, obstacle = "cudnn", _cudnn_obstacle(config, length, platform)
@@ -105,6 +109,16 @@ class GroupMasks(NamedTuple):
   prompt_of_row: jax.Array  # i32[C, R / C], as in `GroupPacking`
 
 
+@struct.dataclass
+class GroupSegments:
+  """Replaces `GroupMasks` for the flash kernel."""
+
+  prompts: jax.Array  # bool[P, S] True on tokens
+  rows: jax.Array  # i32[R, W] number of the completion in its group, from 1; 0 on padding
+  prompt_of_row: jax.Array  # i32[C, R / C]
+  group_size: int = struct.field(pytree_node=False)
+
+
 def row_masks(
     config: ModelConfig, segment_ids: jax.Array, positions: jax.Array
 ) -> jax.Array | Segments:
@@ -121,7 +135,7 @@ def row_masks(
 
 def group_masks(
     config: ModelConfig, packing: GroupPacking, prompt_mask: jax.Array, positions: jax.Array
-) -> GroupMasks:
+) -> GroupMasks | GroupSegments:
   """The masks of `models.forward_groups`, with the kinds of layers on the first axis.
 
   Args:
@@ -132,6 +146,11 @@ def group_masks(
   """
   prompts, rows = masks.positions_from_mask(prompt_mask), packing.segment_ids.reshape(
       positions.shape)
+  if resolve_groups(config, prompt_mask.shape[1], rows.shape[1]) == "flash":
+    ids = jnp.where(rows > 0, (rows - 1) % packing.group_size + 1, 0)
+    stacked = (jnp.stack([x] * len(config.kinds))
+               for x in (prompt_mask, ids, packing.prompt_of_row))
+    return GroupSegments(*stacked, packing.group_size)
   mask_of_row = of_rows(prompt_mask, packing.prompt_of_row)
   of_prompts = [masks.attention_mask(prompt_mask.astype(jnp.int32), prompts, kind.window)
                 for kind in config.kinds]
@@ -191,7 +210,7 @@ class Attention(nn.Module):
 
 
 def _attend_rows(config, query, key, value, mask, scale):
-  if isinstance(mask, GroupMasks):
+  if isinstance(mask, (GroupMasks, GroupSegments)):
     return _attend_groups(config, query, key, value, mask, scale)
   if not isinstance(mask, Segments):
     return attend(
@@ -209,26 +228,40 @@ def _attend_rows(config, query, key, value, mask, scale):
 
 def _attend_groups(config, query, key, value, mask, scale):
   """Each part's prompts and then its rows, flat on the axis of tokens; see `GroupMasks`."""
-  parts = mask.prompt_of_row.shape[0]
-  (prompts, _, columns, _), (rows, _, width, _) = mask.prompts.shape, mask.rows.shape
+  parts, is_flash = mask.prompt_of_row.shape[0], isinstance(mask, GroupSegments)
+  prompts, columns = mask.prompts.shape[0], mask.prompts.shape[-1]
+  rows, width = mask.rows.shape[0], mask.rows.shape[1 if is_flash else 2]
   cut = prompts * columns // parts
   first = lambda x: x[:, :cut].reshape(prompts, columns, *x.shape[2:])
   rest = lambda x: x[:, cut:].reshape(rows, width, *x.shape[2:])
   both = lambda x: jnp.concatenate([of_rows(first(x), mask.prompt_of_row), rest(x)], axis=1)
-  run = functools.partial(
-      attend, scale=scale, softcap=config.attention_softcap,
-      implementation=resolve_groups(config, columns, width))
-  out = [run(first(query), first(key), first(value), mask.prompts),
-         run(rest(query), both(key), both(value), mask.rows)]
+  prompt_parts = first(query), first(key), first(value)
+  row_parts = rest(query), both(key), both(value)
+  if is_flash:
+    out = [flash.attend(
+               *prompt_parts, mask.prompts.astype(jnp.int32), window=None, scale=scale,
+               softcap=None),
+           flash.attend_shared(
+               *row_parts, of_rows(mask.prompts, mask.prompt_of_row), mask.rows,
+               group_size=mask.group_size, scale=scale)]
+  else:
+    run = functools.partial(
+        attend, scale=scale, softcap=config.attention_softcap,
+        implementation=resolve_groups(config, columns, width))
+    out = [run(*prompt_parts, mask.prompts), run(*row_parts, mask.rows)]
   return jnp.concatenate([x.reshape(parts, -1, *x.shape[2:]) for x in out], axis=1)
 
 
-def resolve_groups(config: ModelConfig, *lengths: int) -> Literal["xla", "cudnn"]:
-  """As `resolve`, for prompts and packed rows, which the flash kernel does not support."""
+def resolve_groups(config: ModelConfig, *lengths: int) -> Implementation:
+  """As `resolve`, for prompts and packed rows of these lengths."""
   found = {resolve(config, length) for length in lengths}
-  if "flash" in found:
-    _warn_once("attention 'flash' needs whole rows: XLA's is used where a prompt is shared")
-  return "cudnn" if found == {"cudnn"} else "xla"
+  if found == {"flash"} and (
+      config.attention_softcap is not None or any(kind.window for kind in config.kinds)):
+    if config.attention == "flash":
+      _warn_once("attention 'flash' with shared prompts needs a model without attention_softcap "
+                 "and sliding layers: XLA's is used where that is not so")
+    return "xla"
+  return found.pop() if len(found) == 1 else "xla"
 
 
 def attend(

@@ -1,13 +1,13 @@
 """The configuration of a decoder-only transformer. `families.py` reads a `config.json`."""
 
 import dataclasses
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
 from rlreason.config import AtMost
 
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "attention", "dots"]
 AttentionChoice = Literal["auto", "xla", "cudnn", "flash"]
 
 
@@ -152,7 +152,8 @@ class ModelConfig:
   max_positions: int = 8192  # most tokens of a row; longer rows are refused
   dtype: str = "float32"  # of the computation: float32 or bfloat16
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
-  remat: Remat = "none"  # what the backward pass recomputes: nothing, all, or all but products
+  # What the backward pass recomputes: nothing, all, all but flash attention, or all but products.
+  remat: Remat = "none"
   unroll: int = 1  # layers per iteration of the loop over them; num_layers: no loop
   # The implementation of attention over whole rows: see `attention.resolve`.
   attention: AttentionChoice = "auto"
@@ -184,8 +185,9 @@ class ModelConfig:
     for name in ("dtype", "param_dtype"):
       if getattr(self, name) not in ("float32", "bfloat16"):
         raise ValueError(f"{name}: got {getattr(self, name)!r}, allowed: float32, bfloat16")
-    if self.remat not in ("none", "full", "dots"):
-      raise ValueError(f"remat: got {self.remat!r}, allowed: none, full, dots")
+    if self.remat not in get_args(Remat):
+      raise ValueError(
+          f"remat: got {self.remat!r}, allowed: {', '.join(get_args(Remat))}")
     if self.attention not in ("auto", "xla", "cudnn", "flash"):
       raise ValueError(f"attention: got {self.attention!r}, allowed: auto, xla, cudnn, flash")
     if not 1 <= self.unroll <= self.num_layers:

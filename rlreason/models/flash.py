@@ -1,9 +1,11 @@
 """Attention of whole rows by the Pallas kernel for TPUs that ships with JAX (splash attention).
 
 It keeps no [T, T] array: the scores of a block are computed, used and discarded, in the backward
-pass too. Instead of a mask it needs only the segments; causality and windows are part of the
-kernel.
+pass too, which one kernel computes. Instead of a mask it needs only the segments; causality and
+windows are part of the kernel.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,18 @@ import jax.numpy as jnp
 from rlreason.parallel.shards import map_shards
 
 LANES = 128  # rows are padded to a multiple of it
+RESIDUALS = "flash_residuals"  # what the backward pass reads, by its name for `jax.checkpoint`
 _BLOCKS = (512, 256, LANES)  # sizes of a block of scores; the largest that divides the row is used
+_KEY_BYTES = 2**19  # most of the keys in a block of the backward pass, which must fit on the chip
+_APART = -1e9  # a score of two tokens of different completions
+
+
+class _Kernel(NamedTuple):
+  """What a kernel is made for, besides the shapes of its arguments."""
+
+  window: int | None
+  softcap: float | None
+  interpret: bool
 
 
 def attend(
@@ -36,22 +49,75 @@ def attend(
     [B, T, H, h].
   """
   length = query.shape[1]
-  pad = -length % LANES
+  right = lambda x: _pad(x, 0, -length % LANES)
+  ids = right(segment_ids)
+  return _run(
+      _Kernel(window, softcap, interpret), right(_scaled(query, scale)), right(key), right(value),
+      ids, ids)[:, :length]
 
-  def heads_first(x):
-    return jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))).swapaxes(1, 2)
 
-  def of_shard(query, key, value, segment_ids):
-    kernel = jax.vmap(_make_kernel(query.shape[1], length + pad, window, softcap, interpret))
+def attend_shared(
+    query: jax.Array, key: jax.Array, value: jax.Array, prompt_mask: jax.Array,
+    completion_ids: jax.Array, *, group_size: int, scale: float, interpret: bool = False,
+) -> jax.Array:
+  """Causal attention of the packed completions of one prompt to it, and each to itself.
+
+  A kernel with segments cannot let several of them see the prompt. Completions are kept apart by
+  the scores instead: queries and keys have more features, whose product is 0 for a token of the
+  same completion or of the prompt, and -1e9 for others. It costs little: the kernel's products
+  have 128 features or more, and those with values are unchanged.
+
+  Args:
+    query: [R, W, H, h] of packed rows.
+    key: [R, S + W, K, h], those of the row's prompt first.
+    value: [R, S + W, K, h].
+    prompt_mask: bool[R, S].
+    completion_ids: i32[R, W] 1 to `group_size`, 0 on padding, where the result is arbitrary.
+    group_size: the most completions of a row.
+    scale: of the scores.
+    interpret: whether to run without a TPU, slowly.
+
+  Returns:
+    [R, W, H, h].
+  """
+  (_, width, heads, size), columns = query.shape, prompt_mask.shape[1]
+  extra = group_size + 1 + -(size + group_size + 1) % LANES
+  owner = jax.nn.one_hot(completion_ids, extra, dtype=key.dtype)[:, :, None]
+  of_query = jnp.broadcast_to(_APART * (1 - owner), (*query.shape[:2], heads, extra))
+  of_key = jnp.broadcast_to(
+      _pad(owner, columns, 0), (*key.shape[:2], key.shape[2], extra))
+  query = jnp.concatenate([_scaled(query, scale), of_query], axis=-1)
+  key = jnp.concatenate([key, of_key], axis=-1)
+  left, right = -columns % LANES, -width % LANES
+  both = lambda x: _pad(x, left, right)
+  ones = jnp.ones(completion_ids.shape, jnp.int32)
+  ids = both(jnp.concatenate([prompt_mask.astype(jnp.int32), ones], axis=1))
+  return _run(
+      _Kernel(None, None, interpret), _pad(query, 0, right), both(key), both(value),
+      _pad(ones, 0, right), ids)[:, :width]
+
+
+def _scaled(query, scale):
+  return query * jnp.asarray(scale, query.dtype)
+
+
+def _pad(x, left, right):
+  """Zeros before and after the tokens, on the second axis."""
+  return jnp.pad(x, ((0, 0), (left, right)) + ((0, 0),) * (x.ndim - 2))
+
+
+def _run(kind: _Kernel, query, key, value, query_ids, key_ids):
+  """The last T of L tokens, [B, T, H, h] with ids i32[B, T], attend to all, [B, L, K, h]."""
+  def of_shard(query, key, value, query_ids, key_ids):
+    kernel = jax.vmap(_make_kernel(kind, query[0], key[0, 0]))
     return (_in_bf16(kernel) if query.dtype == jnp.bfloat16 else kernel)(
-        query, key, value, segment_ids)
+        query, key, value, query_ids, key_ids)
 
   # Query heads are split like key heads, so that a group stays with its key head.
-  axes = ("batch", "kv_heads", "length", "head_dim")
-  out = map_shards(of_shard, (axes, axes, axes, ("batch", "length")), axes)(
-      heads_first(query * jnp.asarray(scale, query.dtype)), heads_first(key), heads_first(value),
-      jnp.pad(segment_ids, ((0, 0), (0, pad))))
-  return out.swapaxes(1, 2)[:, :length]
+  heads, ids = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
+  heads_first = lambda x: x.swapaxes(1, 2)
+  return heads_first(map_shards(of_shard, (heads, heads, heads, ids, ids), heads)(
+      heads_first(query), heads_first(key), heads_first(value), query_ids, key_ids))
 
 
 def _in_bf16(kernel):
@@ -65,30 +131,40 @@ def _in_bf16(kernel):
     with jax.default_matmul_precision("bfloat16"):
       return kernel(*args)
 
-  def forward(query, key, value, segment_ids):
+  def forward(query, key, value, *ids):
     with jax.default_matmul_precision("bfloat16"):
-      return jax.vjp(lambda *heads: kernel(*heads, segment_ids), query, key, value)
+      return jax.vjp(lambda *heads: kernel(*heads, *ids), query, key, value)
 
   def backward(pull, gradient):
     with jax.default_matmul_precision("bfloat16"):
-      return (*pull(gradient), None)
+      return (*pull(gradient), None, None)
 
   attend_in_bf16.defvjp(forward, backward)
   return attend_in_bf16
 
 
-def _make_kernel(num_heads, length, window, softcap, interpret):
-  """A function of query [H, T, h], key and value [K, T, h] and segments i32[T]."""
+def _make_kernel(kind: _Kernel, query: jax.Array, key: jax.Array):
+  """A function of query [H, T, h], key [K, L, h], value [K, L, h], ids i32[T] and i32[L].
+
+  Of the arguments, a query [H, T, h] and keys of one head [L, h], only the shapes are used.
+  """
   # Imported here, so that nothing else depends on an experimental module.
   from jax.experimental.pallas.ops.tpu import splash_attention
 
-  shape = (length, length)
-  mask = (splash_attention.CausalMask(shape) if window is None else
-          splash_attention.LocalMask(shape, (window - 1, 0), offset=0))
-  block = next(size for size in _BLOCKS if length % size == 0)
+  (heads, count, _), (length, size) = query.shape, key.shape
+  offset = length - count
+  mask = (splash_attention.CausalMask((count, length), offset) if kind.window is None else
+          splash_attention.LocalMask((count, length), (kind.window - 1, 0), offset=offset))
+  of_query, of_key = (
+      next(size for size in _BLOCKS if x % size == 0) for x in (count, length))
+  # Each block of keys has its own sum of the query's gradient, which are added up afterwards.
+  most = max(of_key, _KEY_BYTES // (size * key.dtype.itemsize))
+  of_keys = max(n for n in range(of_key, most + 1, of_key) if length % n == 0)
   kernel = splash_attention.make_splash_mha(
-      splash_attention.MultiHeadMask([mask] * num_heads), head_shards=1, q_seq_shards=1,
-      block_sizes=splash_attention.BlockSizes(*[block] * 8), attn_logits_soft_cap=softcap,
-      interpret=interpret)
-  return lambda query, key, value, ids: kernel(
-      query, key, value, splash_attention.SegmentIds(ids, ids))
+      splash_attention.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=1,
+      block_sizes=splash_attention.BlockSizes(
+          of_query, of_key, of_key, of_query, of_keys, of_key, use_fused_bwd_kernel=True),
+      attn_logits_soft_cap=kind.softcap, residual_checkpoint_name=RESIDUALS,
+      interpret=kind.interpret)
+  return lambda query, key, value, query_ids, key_ids: kernel(
+      query, key, value, splash_attention.SegmentIds(query_ids, key_ids))

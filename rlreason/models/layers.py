@@ -1,5 +1,6 @@
 """Norms, projections and the gated feed-forward layer."""
 
+import functools
 import math
 
 from flax import linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
+from rlreason.parallel.shards import add_rows, gather_rows, sum_rows
 
 INIT_STDDEV = 0.02
 
@@ -51,6 +53,77 @@ class Matrix(nn.Module):
         jnp.dtype(self.param_dtype))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def multiply(axes: tuple[str | None, ...], rows: jax.Array, kernel: jax.Array) -> jax.Array:
+  """[M, I] times a parameter with the logical axes `axes`, flat [I, O] -> [M, O] like `rows`.
+
+  On a mesh the kernel is gathered in the type of `rows`. Its gradient is f32 until it has been
+  added up over devices, each of which keeps its part of the sum.
+  """
+  return rows @ _gathered(axes, rows, kernel)
+
+
+def _gathered(axes, rows, kernel):
+  return gather_rows(kernel.astype(rows.dtype), axes).reshape(rows.shape[1], -1)
+
+
+def _multiply_forward(axes, rows, kernel):
+  # Of the kernel its part is kept, and gathered again for the backward pass.
+  return multiply(axes, rows, kernel), (rows, kernel)
+
+
+def _multiply_backward(axes, kept, gradient):
+  rows, kernel = kept
+
+  def of_kernel(rows, gradient):
+    out = jnp.matmul(rows.T, gradient, preferred_element_type=jnp.float32)
+    return out.reshape(kernel.shape)
+
+  return (gradient @ _gathered(axes, rows, kernel).T,
+          sum_rows(of_kernel, axes, rows, gradient).astype(kernel.dtype))
+
+
+multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def look_up(dtype: jnp.dtype, table: jax.Array, tokens: jax.Array) -> jax.Array:
+  """Rows of a table [V, D] for tokens i32[B, T], [B, T, D] of `dtype`; its gradient adds in f32."""
+  return table.astype(dtype)[tokens]
+
+
+def _look_up_forward(dtype, table, tokens):
+  return look_up(dtype, table, tokens), (table, tokens)
+
+
+def _look_up_backward(dtype, kept, gradient):
+  table, tokens = kept
+  total = add_rows(tokens.reshape(-1), gradient.reshape(-1, gradient.shape[-1]), table.shape,
+                   ("vocab", "embed"))
+  return total.astype(table.dtype), None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """[M, ...] plus a bias [...] in its type; the bias's gradient is added up in f32."""
+  return x + jnp.broadcast_to(bias.astype(x.dtype), x.shape)
+
+
+def _add_bias_forward(x, bias):
+  return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias, gradient):
+  total = jnp.sum(gradient, axis=range(gradient.ndim - bias.ndim), dtype=jnp.float32)
+  return gradient, total.astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 class Projection(nn.Module):
   """A dense map of the last `in_axes` axes to `shape`, e.g. width -> (heads, head_dim).
 
@@ -67,11 +140,11 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    dtype, param_dtype = self.config.compute_dtype, jnp.dtype(self.config.param_dtype)
+    param_dtype = jnp.dtype(self.config.param_dtype)
     lead, inputs = x.shape[:x.ndim - self.in_axes], x.shape[x.ndim - self.in_axes:]
     # One product of two matrices, rows flattened too: on the CPU the gradient of a product with
     # more than one row axis is 2.5 times slower.
-    rows = x.reshape(-1, math.prod(inputs)).astype(dtype)
+    rows = x.reshape(-1, math.prod(inputs)).astype(self.config.compute_dtype)
     out = self._product(rows, inputs)
     if self._has_adapters():
       out = out + self._adapters(rows, inputs)
@@ -80,7 +153,7 @@ class Projection(nn.Module):
       bias = self.param(
           "bias", partitioned(nn.initializers.zeros, self.axes[self.in_axes:]), self.shape,
           param_dtype)
-      out = out + jnp.broadcast_to(bias.astype(dtype), out.shape)
+      out = add_bias(out, bias)
     return out
 
   def _product(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
@@ -91,16 +164,20 @@ class Projection(nn.Module):
       return jax.lax.optimization_barrier(quantize.multiply_rows(kernel, rows).astype(dtype)).T
     if quantize.is_quantized(kernel):
       axis = self.in_axes - 1 - len(self.axes)
+
       # Recomputed in the backward pass: keeping the floats would store the whole kernel.
-      return jax.checkpoint(
-          lambda rows, kernel: rows @ quantize.dequantize(kernel, axis, dtype).reshape(
-              fan_in, fan_out), prevent_cse=False)(rows, kernel)
+      @functools.partial(jax.checkpoint, prevent_cse=False)
+      def product(rows, kernel):
+        whole = jax.tree.map(lambda x: gather_rows(x, self.axes), kernel)
+        return rows @ quantize.dequantize(whole, axis, dtype).reshape(fan_in, fan_out)
+
+      return product(rows, kernel)
     kernel = self.param(
         "kernel", partitioned(nn.initializers.normal(INIT_STDDEV), self.axes),
         self.shape + inputs if self.is_transposed else inputs + self.shape,
         jnp.dtype(self.config.param_dtype))
     if not self.is_transposed:
-      return rows @ kernel.reshape(fan_in, fan_out).astype(dtype)
+      return multiply(self.axes, rows, kernel)
     out = kernel.reshape(fan_out, fan_in).astype(dtype) @ rows.T
     # XLA would swap the factors back, which takes 1.2 times as long for 8 rows on the CPU.
     return jax.lax.optimization_barrier(out).T
@@ -112,17 +189,15 @@ class Projection(nn.Module):
 
   def _adapters(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
     """The contribution of the adapters to the product: (alpha / rank) x A B."""
-    lora, dtype = self.config.lora, rows.dtype
-    fan_in, fan_out = rows.shape[1], math.prod(self.shape)
+    lora, fan_in = self.config.lora, rows.shape[1]
+    ins, outs = (*self.axes[:self.in_axes], None), (None, *self.axes[self.in_axes:])
     # As PEFT initialises them: uniform within 1 / sqrt(inputs), and zeros.
     first = lambda key, shape, dtype: jax.random.uniform(
         key, shape, dtype, -fan_in ** -0.5, fan_in ** -0.5)
-    a = self.param("lora_a", partitioned(first, (*self.axes[:self.in_axes], None)),
-                   (*inputs, lora.rank), jnp.float32)
-    b = self.param("lora_b", partitioned(nn.initializers.zeros, (None, *self.axes[self.in_axes:])),
-                   (lora.rank, *self.shape), jnp.float32)
-    low = rows @ a.reshape(fan_in, lora.rank).astype(dtype)
-    return lora.scale * (low @ b.reshape(lora.rank, fan_out).astype(dtype))
+    a = self.param("lora_a", partitioned(first, ins), (*inputs, lora.rank), jnp.float32)
+    b = self.param("lora_b", partitioned(nn.initializers.zeros, outs), (lora.rank, *self.shape),
+                   jnp.float32)
+    return lora.scale * multiply(outs, multiply(ins, rows, a), b)
 
 
 def activate(gate: jax.Array, config: ModelConfig) -> jax.Array:

@@ -1,13 +1,19 @@
 """The mixture of experts: a router sends each token through a few of many feed-forward layers."""
 
+import functools
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import INIT_STDDEV, activate, partitioned
+from rlreason.models.layers import INIT_STDDEV, activate, multiply, partitioned
+from rlreason.parallel.shards import map_rows
 from rlreason.types import Params
+
+
+_INNER, _OUTER = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp", "embed")
 
 
 class Experts(nn.Module):
@@ -30,15 +36,21 @@ class Experts(nn.Module):
     rows = x.reshape(-1, c.width)
     router = self._kernel("router", (c.width, c.num_experts), ("embed", None))
     # f32 probabilities: bf16 has too many ties, which are broken by index.
-    probabilities = jax.nn.softmax((rows @ router).astype(jnp.float32), axis=-1)
-    weights, chosen = jax.lax.top_k(probabilities, c.experts_per_token)
+    probabilities = jax.nn.softmax(
+        multiply(("embed", None), rows, router).astype(jnp.float32), axis=-1)
+    choose = lambda x: tuple(jax.lax.top_k(x, c.experts_per_token))
+    weights, chosen = map_rows(choose, (("batch", None),), (("batch", None),) * 2)(probabilities)
     if c.normalize_experts:
       weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
-    order = jnp.argsort(chosen.reshape(-1), stable=True)
-    sizes = jnp.bincount(chosen.reshape(-1), length=c.num_experts)
-    out = self._through_experts(rows[order // c.experts_per_token], sizes)
-    # Back in the order of tokens: a gather, whose sum over k is deterministic.
-    out = out[jnp.argsort(order)].reshape(*chosen.shape, c.width)
+    kernels = [
+        self._kernel("gate", (c.num_experts, c.width, c.mlp_width), _INNER),
+        self._kernel("up", (c.num_experts, c.width, c.mlp_width), _INNER),
+        self._kernel("down", (c.num_experts, c.mlp_width, c.width), _OUTER)]
+    # Each device sorts its own tokens.
+    token = ("batch", "embed_act")
+    out = map_rows(
+        functools.partial(_through_experts, c), (token, token, _INNER, _INNER, _OUTER),
+        ("batch", "length", "embed_act"))(rows, chosen, *kernels)
     out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=1).reshape(x.shape)
     if counts is None:
       return out, None
@@ -49,33 +61,33 @@ class Experts(nn.Module):
     probabilities = jnp.where(counts > 0, counts * probabilities, 0.0)
     return out, jnp.stack([choices, jnp.sum(probabilities, axis=0)])
 
-  def _through_experts(self, rows: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Rows [M, D] sorted by expert, i32[E] rows of each -> [M, D]."""
-    c = self.config
-    inner, outer = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp", "embed")
-    gate = self._kernel("gate", (c.num_experts, c.width, c.mlp_width), inner)
-    up = self._kernel("up", (c.num_experts, c.width, c.mlp_width), inner)
-    down = self._kernel("down", (c.num_experts, c.mlp_width, c.width), outer)
-
-    def product(rows, kernel):
-      if not quantize.is_quantized(kernel):
-        return jax.lax.ragged_dot(rows, kernel, sizes)
-      # Recomputed in the backward pass: keeping the floats would store the whole kernel.
-      return jax.checkpoint(
-          lambda rows, kernel: jax.lax.ragged_dot(
-              rows, quantize.dequantize(kernel, -2, c.compute_dtype), sizes),
-          prevent_cse=False)(rows, kernel)
-
-    return product(activate(product(rows, gate), c) * product(rows, up), down)
-
   def _kernel(self, name: str, shape: tuple[int, ...], axes: tuple) -> jax.Array | Params:
     c = self.config
     stored = self.variables.get("params", {}).get(f"{name}_kernel")
     if quantize.is_quantized(stored):
       return stored
-    kernel = self.param(f"{name}_kernel", partitioned(nn.initializers.normal(INIT_STDDEV), axes),
-                        shape, jnp.dtype(c.param_dtype))
-    return kernel.astype(c.compute_dtype)
+    return self.param(f"{name}_kernel", partitioned(nn.initializers.normal(INIT_STDDEV), axes),
+                      shape, jnp.dtype(c.param_dtype))
+
+
+def _through_experts(config: ModelConfig, rows, chosen, gate, up, down) -> jax.Array:
+  """Rows [M, D] through their k experts i32[M, k], [M, k, D]; kernels of all experts."""
+  order = jnp.argsort(chosen.reshape(-1), stable=True)
+  sizes = jnp.bincount(chosen.reshape(-1), length=config.num_experts)
+
+  def product(rows, kernel):
+    if not quantize.is_quantized(kernel):
+      return jax.lax.ragged_dot(rows, kernel.astype(rows.dtype), sizes)
+    # Recomputed in the backward pass: keeping the floats would store the whole kernel.
+    return jax.checkpoint(
+        lambda rows, kernel: jax.lax.ragged_dot(
+            rows, quantize.dequantize(kernel, -2, config.compute_dtype), sizes),
+        prevent_cse=False)(rows, kernel)
+
+  rows = rows[order // config.experts_per_token]
+  out = product(activate(product(rows, gate), config) * product(rows, up), down)
+  # Back in the order of tokens: a gather, whose sum over k is deterministic.
+  return out[jnp.argsort(order)].reshape(*chosen.shape, -1)
 
 
 def balance_loss(loads: jax.Array | None, num_tokens: jax.Array) -> jax.Array:

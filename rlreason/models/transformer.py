@@ -15,14 +15,15 @@ import jax.numpy as jnp
 
 from rlreason import masks
 from rlreason.losses import logprobs
-from rlreason.models import lora, quantize
+from rlreason.models import flash, lora, quantize
 from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import MLP, Matrix, RMSNorm
+from rlreason.models.layers import MLP, Matrix, RMSNorm, look_up
 from rlreason.models.moe import Experts, balance_loss
 from rlreason.models.rope import rope_rotations
-from rlreason.parallel.shards import map_rows
+from rlreason.parallel.rules import split_axis
+from rlreason.parallel.shards import constrain, gather_rows, map_rows
 from rlreason.types import Params
 
 
@@ -49,7 +50,7 @@ class Block(nn.Module):
     x = x + (norm("attention_post_norm", attended) if c.post_norms else attended)
     out, load = self._feed_forward(norm("mlp_norm", x), counts, step is not None)
     x = x + (norm("mlp_post_norm", out) if c.post_norms else out)
-    x = nn.with_logical_constraint(x, ("batch", "length", "embed_act"))
+    x = constrain(x, ("batch", "length", "embed_act"))
     return x, (kept if self.keep_cache else None, load)
 
   def _feed_forward(self, x, counts, is_decoding):
@@ -60,6 +61,7 @@ class Block(nn.Module):
 
 _REMAT_POLICIES = {
     "full": None,
+    "attention": jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
@@ -101,7 +103,7 @@ class Transformer(nn.Module):
 
 
 def _embed(config: ModelConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
-  x = table.astype(config.compute_dtype)[tokens]
+  x = look_up(config.compute_dtype, table, tokens)
   if config.scale_embeddings:
     # The root is first rounded to the compute type, as in the published models.
     x = x * jnp.asarray(config.width ** 0.5, config.compute_dtype)
@@ -204,24 +206,30 @@ def split_layers(
 ) -> list[Params]:
   """Per-layer parameters for `decode_step`: kernels in `config.dtype`, with their outputs first.
 
-  Quantised kernels become floats, and in f32 adapters are added to the kernels.
+  Quantised kernels become floats, and in f32 adapters are added to the kernels. On a mesh devices
+  with different rows get all of a kernel: once, instead of in every step.
 
   For the 8 to 64 rows of a decode step, a product with such a kernel takes 0.7 to 0.9 of the time
   on the CPU, and the copy that unrolled layers need anyway transposes it. Call this outside the
   loop. Kernels of experts keep their inputs first, and stay floats when the others become
   `is_int8`.
   """
+  of_layers = nn.get_partition_spec(abstract_boxed_params(config))["layers"]
+
   def outputs_first(path, x):
     names = [part.key for part in path]
+    axes = tuple(functools.reduce(lambda node, name: node[name], names, of_layers))[1:]
     if names[-1].endswith("_kernel"):
-      return x.astype(config.compute_dtype)
+      return gather_rows(x.astype(config.compute_dtype), axes)
     if names[-1] != "kernel":
-      return x
+      return gather_rows(x, axes)
     inputs = 2 if names[-2] == "o" else 1
-    turned = jnp.transpose(x, (*range(inputs, x.ndim), *range(inputs)))
+    turn = lambda x: (*x[inputs:], *x[:inputs])
+    turned = jnp.transpose(x, turn(range(x.ndim)))
+    turned = gather_rows(turned if is_int8 else turned.astype(config.compute_dtype), turn(axes))
     if is_int8:
       return quantize.quantize_rows(turned.reshape(-1, math.prod(turned.shape[-inputs:])))
-    return turned.astype(config.compute_dtype)
+    return turned
 
   def layer(i):
     # In bf16 adapters stay separate: rounding would lose what they add to a kernel.
@@ -331,12 +339,12 @@ def token_log_probs(
     targets: i32[B, T].
     temperature: 0 or more.
   """
-  is_tied = config.tie_embeddings
+  is_tied, split_by = config.tie_embeddings, split_axis("vocab", config.vocab_size)
   fn = functools.partial(
       logprobs.token_log_probs, temperature=temperature, softcap=config.logit_softcap,
       vocab_axis=0 if is_tied else 1, num_words=config.num_tokens)
   # The partitioner would gather a chunk of the kernel, and sum its gradient, in every turn of the
-  # loop over chunks. Each device has chunks of its own rows' logits.
-  rows, whole = ("batch", "length"), ("embed_act", "embed_act")
-  return map_rows(fn, ((*rows, "embed_act"), whole, rows), (rows, rows))(
+  # loop over chunks. Each device has chunks of its own rows' logits for its own words.
+  rows, kernel = ("batch", "length"), ("vocab", "embed") if is_tied else ("embed", "vocab")
+  return map_rows(fn, ((*rows, "embed_act"), kernel, rows), (rows, rows), split_by)(
       hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets)

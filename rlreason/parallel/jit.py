@@ -24,15 +24,15 @@ _TURN = threading.Lock()
 _others: set[threading.Thread] = set()  # that have started a program, besides the main one
 
 
-def compiler_options() -> dict[str, str] | None:
-  """XLA's options for programs with log-probs on this machine, under `jit`; pmap takes none.
+def compiler_options(platform: str) -> dict[str, str] | None:
+  """XLA's options for programs with log-probs on a platform, under `jit`; pmap takes none.
 
   On the CPU the XLA of jaxlib 0.10 fuses a product with the sum or softmax after it, and then
   transposes the whole right-hand factor each time: 75 rows of logits over 49,152 words took 0.6 s
   instead of 0.06. Later versions fuse them too, but read the factor in its layout (0.04 s). The
   sampler does not use the option, which makes its short products 8% slower.
   """
-  if jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11):
+  if platform != "cpu" or jax.__version_info__ >= (0, 11):
     return None
   return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
@@ -40,13 +40,14 @@ def compiler_options() -> dict[str, str] | None:
 def make_jit_layout(config: ParallelConfig) -> Layout:
   """One program over a mesh."""
   mesh = make_mesh(config)
+  table = rules.make_table(config.rules, mesh.axis_names)
   num_shards = mesh.shape["data"] * mesh.shape["fsdp"]
   rows, everywhere = rules.rows_sharding(mesh), rules.replicated(mesh)
   minibatches = rules.minibatches_sharding(mesh)
-  jit = functools.partial(jax.jit, compiler_options=compiler_options())
+  jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh.devices.flat[0].platform))
 
   def param_shardings(boxed):
-    return everywhere if boxed is None else rules.param_shardings(boxed, mesh)
+    return everywhere if boxed is None else rules.param_shardings(boxed, mesh, table)
 
   def put_state(state):
     # The optimiser's moments are sharded like the parameters already; counters and coefficients are
@@ -72,7 +73,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
 
   def in_mesh(fn, name=None):
     def traced(*args, **kwargs):
-      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(rules.RULES):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(table):
         return fn(*args, **kwargs)
     traced.__name__ = name or name_of(fn)
     return traced

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from rlreason import processes
 from rlreason.parallel.accelerators import cpu_fallback
+from rlreason.parallel.rules import make_table
 
 AXES = ("data", "fsdp", "tensor")
 _MAX_CPU_DEVICES = 512
@@ -27,6 +28,8 @@ class ParallelConfig:
   data: int = -1  # devices that split the rows; -1 = all that the other axes leave
   fsdp: int = 1  # devices that split the rows and the parameters; jit only
   tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only
+  # Other mesh axes for axes of parameters, such as "vocab:none" or "embed:data"; jit only.
+  rules: tuple[str, ...] = ()
   # Of products of f32 values on a TPU or GPU, which by default round these to bf16 or tf32.
   precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
   cpu_devices: int = 0  # devices to split the CPU into, if JAX has not started; 0 = unchanged
@@ -45,6 +48,9 @@ class ParallelConfig:
     if not 0 <= self.cpu_devices <= _MAX_CPU_DEVICES:
       raise ValueError(f"cpu_devices: got {self.cpu_devices}, allowed: 0 or more, up to "
                        f"{_MAX_CPU_DEVICES} (each has threads of its own)")
+    make_table(self.rules, AXES)
+    if self.mode == "pmap" and self.rules:
+      raise ValueError(f"rules: got {self.rules} with mode='pmap', allowed: () (use 'jit')")
     if self.mode == "pmap" and (self.fsdp > 1 or self.tensor > 1):
       raise ValueError(
           f"fsdp, tensor: got {self.fsdp}, {self.tensor} with mode='pmap', allowed: 1 (use 'jit')")

@@ -1,5 +1,6 @@
 """The table from logical axes, which models name, to mesh axes."""
 
+import contextlib
 import math
 
 from flax import linen as nn
@@ -24,6 +25,42 @@ RULES = (
 )
 
 
+# Logical axes that a user's rules may place, and the axes of one array, which may not share a mesh
+# axis: those of parameters, and of heads and logits of rows.
+_PLACED = ("vocab", "embed", "heads", "kv_heads", "mlp", "experts", "expert_mlp")
+_TOGETHER = (("embed", "vocab"), ("embed", "heads"), ("embed", "kv_heads"), ("embed", "mlp"),
+             ("experts", "embed", "expert_mlp"), ("batch", "vocab"), ("batch", "heads"),
+             ("batch", "kv_heads"))
+
+
+def make_table(changes: tuple[str, ...], mesh_axes: tuple[str, ...]) -> tuple:
+  """`RULES` with changes such as "mlp:none" or "embed:data".
+
+  Args:
+    changes: a logical axis of parameters and the mesh axis that splits it, or none.
+    mesh_axes: those that there are.
+
+  Raises:
+    ValueError: an axis is unknown, or two axes of one array would be split by the same mesh axis.
+  """
+  names = dict(RULES)
+  for change in changes:
+    axis, _, place = change.partition(":")
+    if axis not in _PLACED:
+      raise ValueError(f"rules: got {change!r}, allowed: {', '.join(_PLACED)} before the colon")
+    if place not in (*mesh_axes, "none"):
+      raise ValueError(
+          f"rules: got {change!r}, allowed: {', '.join(mesh_axes)} or none after the colon")
+    names[axis] = None if place == "none" else place
+  for axes in _TOGETHER:
+    used = [name for axis in axes for name in _names(names[axis])]
+    twice = next((name for name in used if used.count(name) > 1), None)
+    if twice is not None:
+      raise ValueError(f"rules: got {', '.join(changes)}, allowed: another mesh axis than {twice} "
+                       f"for one of {', '.join(axes)}, which are axes of one array")
+  return tuple(names.items())
+
+
 def rows_sharding(mesh: Mesh) -> NamedSharding:
   """The first axis over every device that splits rows."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
@@ -34,31 +71,97 @@ def minibatches_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(None, ROWS))
 
 
+def table() -> dict[str, str | tuple[str, ...] | None]:
+  """The table that the program is traced with; `RULES` outside of layouts."""
+  return dict(nn.get_logical_axis_rules() or RULES)
+
+
+@contextlib.contextmanager
+def whole_params():
+  """Inside, devices with different rows hold parameters whole, as decode steps do."""
+  if current_mesh() is None:
+    yield
+    return
+  splits_rows = lambda axis, names: axis != "batch" and set(_names(names)) & set(ROWS)
+  with nn.logical_axis_rules([
+      (axis, None if splits_rows(axis, names) else names) for axis, names in table().items()]):
+    yield
+
+
 def current_mesh() -> AbstractMesh | None:
   """The mesh that the program is traced for; None: there is none, or it is that of pmap."""
   mesh = jax.sharding.get_abstract_mesh()
   return mesh if set(ROWS) <= set(mesh.axis_names) else None
 
 
+def platform() -> str:
+  """cpu, gpu or tpu: of the mesh that the program is traced for, or else JAX's default."""
+  mesh = current_mesh()
+  device = mesh.abstract_device if mesh is not None else None
+  return jax.default_backend() if device is None else device.platform
+
+
 def num_shards(axis: str) -> int:
   """Devices that split a logical axis if the program is traced for a mesh, else 1."""
-  mesh, names = current_mesh(), dict(RULES)[axis]
-  if mesh is None or names is None:
-    return 1
-  return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
+  mesh = current_mesh()
+  return 1 if mesh is None else _size(mesh, table()[axis])
+
+
+def split_axis(axis: str, size: int) -> str | None:
+  """The one mesh axis that splits a logical axis of this size among devices with the same rows."""
+  names = _names(table()[axis])
+  is_split = len(names) == 1 and names[0] not in ROWS and num_shards(axis) > 1
+  return names[0] if is_split and size % num_shards(axis) == 0 else None
+
+
+def manual_axis(axis: str) -> str | None:
+  """The mesh axis that splits a logical axis, in a program of each device's part of it."""
+  mesh, names = current_mesh(), _names(table()[axis])
+  return names[0] if mesh is not None and len(names) == 1 and names[0] in mesh.manual_axes else None
+
+
+def _size(mesh: Mesh | AbstractMesh, names: str | tuple[str, ...] | None) -> int:
+  return math.prod(mesh.shape[name] for name in _names(names))
+
+
+def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+  """The mesh axes of an array with logical axes on the current mesh, where they divide `shape`."""
+  names = table()
+  return fit_spec(PartitionSpec(*(axis and names[axis] for axis in axes)), shape, current_mesh())
+
+
+def rows_part(spec: PartitionSpec, *others: str) -> PartitionSpec:
+  """A specification without the axes of the current mesh that split nothing, or no rows.
+
+  `others` are axes that are kept besides those of rows.
+  """
+  mesh, kept = current_mesh(), {*ROWS, *others}
+  return PartitionSpec(*(
+      name if set(_names(name)) & kept and _size(mesh, name) > 1 else None for name in spec))
+
+
+def whole_in_rows(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+  """Logical axes of a parameter without those that devices with different rows split."""
+  names = table()
+  return tuple(None if axis and set(_names(names[axis])) & set(ROWS) else axis for axis in axes)
+
+
+def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The mesh axes of an entry of a table or a specification."""
+  return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def param_shardings(abstract_boxed, mesh: Mesh):
+def param_shardings(abstract_boxed, mesh: Mesh, table: tuple = RULES):
   """Shardings of parameters boxed with logical names (`models.boxed_params` under eval_shape).
 
   An axis that is not divisible by its mesh axis is not split: for example 3 key/value heads on 8
   devices.
   """
-  specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), RULES)
+  specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), table)
   return jax.tree.map(
       lambda leaf, spec: fit_sharding(NamedSharding(mesh, spec), leaf.shape),
       nn.unbox(abstract_boxed), specs)
@@ -68,8 +171,14 @@ def fit_sharding(sharding: Sharding, shape: tuple[int, ...]) -> Sharding:
   """The sharding without the axes of `shape` that it does not divide; only for named shardings."""
   if not isinstance(sharding, NamedSharding):
     return sharding
-  mesh, spec = sharding.mesh, sharding.spec
+  return NamedSharding(sharding.mesh, fit_spec(sharding.spec, shape, sharding.mesh))
+
+
+def fit_spec(
+    spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> PartitionSpec:
+  """The specification without the axes of `shape` that it does not divide."""
   names = tuple(spec) + (None,) * (len(shape) - len(spec))
-  return NamedSharding(mesh, PartitionSpec(*(
-      name if name is None or size % mesh.shape[name] == 0 else None
-      for name, size in zip(names, shape, strict=True))))
+  return PartitionSpec(*(
+      name if size % _size(mesh, name) == 0 else None
+      for name, size in zip(names, shape, strict=True)))

@@ -4,11 +4,15 @@ All functions are pure functions of f32[B, V] logits, independent of models and 
 is filtered out has the logit -inf.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlreason.parallel.rules import table
+from rlreason.parallel.shards import map_shards
 from rlreason.sampling.options import SamplingOptions
 
 _BLOCK = 128  # tokens; a block of the vocabulary is drawn first, then a token in it
@@ -114,6 +118,15 @@ def choose(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array
     i32[B] tokens and f32[B] their log-probs under softmax(logits), nats.
   """
   chex.assert_rank([logits, uniforms], 2)
+  fn = functools.partial(_choose, logits.shape[1])
+  return map_shards(fn, (("batch", "vocab"), ("batch", None)), (("batch",), ("batch",)))(
+      logits, uniforms)
+
+
+def _choose(vocabulary: int, logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`choose` on a device that has all or some words."""
+  if logits.shape[1] < vocabulary:
+    return _choose_together(vocabulary, logits, uniforms)
   blocks, _, largest = _in_blocks(logits)
   weights = jnp.exp(blocks - largest[:, None, None])
   sums = jnp.sum(weights, axis=2)
@@ -124,16 +137,52 @@ def choose(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array
   return token, logit - largest - jnp.log(jnp.sum(sums, axis=1))
 
 
+def _choose_together(vocabulary, logits, uniforms):
+  """Draws from the same blocks as one device, some of which two devices have parts of."""
+  axis, (rows, width) = table()["vocab"], logits.shape
+  start, count = jax.lax.axis_index(axis) * width, -(-vocabulary // _BLOCK)
+  largest = jax.lax.pmax(jnp.max(logits, axis=1), axis)
+  weights = jnp.exp(logits - largest[:, None])
+  held = width // _BLOCK + 2  # blocks, the first and the last of which may be of two devices
+  put = lambda size, part, at: jax.lax.dynamic_update_slice(
+      jnp.zeros((rows, size)), part, (0, at))
+  sums = jnp.sum(
+      put(held * _BLOCK, weights, start % _BLOCK).reshape(rows, held, _BLOCK), axis=2)
+  sums = jax.lax.psum(put(count + held, sums, start // _BLOCK), axis)[:, :count]
+
+  def take(x, columns):
+    is_held = (columns >= start) & (columns < start + width)
+    found = jnp.take_along_axis(x, jnp.clip(columns - start, 0, width - 1), axis=1)
+    return jax.lax.psum(jnp.where(is_held, found, 0.0), axis)
+
+  block = _inverse_cdf(sums, uniforms[:, 0])[:, None] * _BLOCK
+  inside = take(weights, block + jnp.arange(_BLOCK)[None])
+  token = block[:, 0] + _inverse_cdf(inside, uniforms[:, 1])
+  logit = take(logits, token[:, None])[:, 0]
+  return token, logit - largest - jnp.log(jnp.sum(sums, axis=1))
+
+
 def choose_greedily(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   """The first most likely token of each row, i32[B], and its log-prob at temperature 1, f32[B]."""
   chex.assert_rank(logits, 2)
+  fn = functools.partial(_choose_greedily, logits.shape[1])
+  return map_shards(fn, (("batch", "vocab"),), (("batch",), ("batch",)))(logits)
+
+
+def _choose_greedily(vocabulary: int, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`choose_greedily` on a device that has all or some words."""
   blocks, block_largest, largest = _in_blocks(logits)
   # Not a full argmax: a reduction over (value, index) pairs is slow scalar code on the CPU.
   block = jnp.argmax(block_largest, axis=1)
   inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-  token = block * _BLOCK + jnp.argmax(inside, axis=1)
-  weights = jnp.exp(blocks - largest[:, None, None])
-  return token.astype(jnp.int32), -jnp.log(jnp.sum(weights, axis=(1, 2)))
+  token = (block * _BLOCK + jnp.argmax(inside, axis=1)).astype(jnp.int32)
+  is_whole, axis = logits.shape[1] == vocabulary, table()["vocab"]
+  if not is_whole:
+    mine, largest = largest, jax.lax.pmax(largest, axis)
+    token = token + jax.lax.axis_index(axis) * logits.shape[1]
+    token = jax.lax.pmin(jnp.where(mine == largest, token, vocabulary), axis)
+  total = jnp.sum(jnp.exp(blocks - largest[:, None, None]), axis=(1, 2))
+  return token, -jnp.log(total if is_whole else jax.lax.psum(total, axis))
 
 
 def _in_blocks(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

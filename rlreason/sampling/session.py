@@ -28,21 +28,11 @@ import numpy as np
 from rlreason import losses, models
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
+from rlreason.parallel.rules import whole_params
 from rlreason.sampling import logits as logits_lib, segments
+from rlreason.sampling.decoder import Decoder, prepare
 from rlreason.sampling.options import SamplingOptions
 from rlreason.types import Key, Params, Prompts, Rollout
-
-
-
-@struct.dataclass
-class Decoder:
-  """A model in the form that decode steps read; from `prepare`."""
-
-  config: ModelConfig = struct.field(pytree_node=False)
-  params: Params
-  layers: list[Params]  # of `models.split_layers`
-  vocabulary: jax.Array | Params  # [V, D]
-  value_head: Params | None
 
 
 @struct.dataclass
@@ -68,24 +58,6 @@ class Session:
 
 # The per-row fields of a session, except keys and caches.
 _ROW_FIELDS = ("lengths", "last", "is_done", "tokens", "action_mask", "log_probs", "values")
-
-
-def prepare(
-    config: ModelConfig, params: Params, *, value_head: Params | None = None, is_int8: bool = False
-) -> Decoder:
-  """Transposes and casts the kernels once, for all steps.
-
-  Args:
-    config: the model.
-    params: its parameters.
-    value_head: of `models.init_value_head`, or None for no values.
-    is_int8: whether steps read kernels of 8 bits (`SamplingOptions.is_int8`).
-  """
-  layers = models.split_layers(config, params, is_int8=is_int8)
-  # The loop then reads the rows of the vocabulary contiguously.
-  vocabulary = models.unembedding(config, params).T.astype(config.compute_dtype)
-  vocabulary = quantize.quantize_rows(vocabulary) if is_int8 else vocabulary
-  return Decoder(config, params, layers, vocabulary, value_head)
 
 
 def begin(
@@ -179,9 +151,10 @@ def append(
   # overwritten before they are read.
   computed = jnp.concatenate([session.last[:, None], ids[:, :-1]], axis=1)
   slots = (lengths - 1)[:, None] + jnp.arange(count)[None]
-  _, caches = models.extend(
-      decoder.config, decoder.params, decoder.layers, session.caches, computed,
-      jnp.maximum(_starts(session)[:, None] + slots, 0), session.prompts.mask, slots)
+  with whole_params():
+    _, caches = models.extend(
+        decoder.config, decoder.ends, decoder.layers, session.caches, computed,
+        jnp.maximum(_starts(session)[:, None] + slots, 0), session.prompts.mask, slots)
   offsets = jnp.arange(session.capacity)[None] - lengths[:, None]  # from the end of the row
   is_given = (offsets >= 0) & (offsets < counts[:, None])
   given = jnp.take_along_axis(ids, jnp.clip(offsets, 0, count - 1), axis=1)
@@ -429,9 +402,10 @@ def make_step(decoder: Decoder):
 
   def step(session, is_left):
     slots = session.lengths - 1
-    hidden, caches = models.decode_step(
-        decoder.config, decoder.params, decoder.layers, session.caches, session.last,
-        _starts(session) + slots, session.prompts.mask, slots)
+    with whole_params():
+      hidden, caches = models.decode_step(
+          decoder.config, decoder.ends, decoder.layers, session.caches, session.last,
+          _starts(session) + slots, session.prompts.mask, slots)
     return _emit(decoder, session.replace(caches=caches), hidden, is_left)
 
   return step

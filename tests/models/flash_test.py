@@ -120,7 +120,9 @@ BF16 = dict(attention_softcap=None, dtype="bfloat16")
 
 @pytest.mark.parametrize("platform, fields, length, expected", [
     (Platform("cpu"), BF16, 128, "xla"),
-    (Platform("tpu"), BF16, 128, "xla"),
+    (Platform("tpu"), BF16, 128, "flash"),
+    (Platform("tpu"), BF16, 127, "xla"),
+    (Platform("tpu"), BF16 | dict(attention="xla"), 128, "xla"),
     (Platform("gpu"), BF16, 128, "xla"),  # not CUDA
     (TURING, BF16, 128, "xla"),
     (AMPERE, BF16, 128, "cudnn"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from rlreason import masks, models
 from rlreason.data import group_packing as plans
-from rlreason.models import attention, lora
+from rlreason.models import attention, flash, lora
 from rlreason.models.attention import Platform
 from rlreason.parallel import ParallelConfig, make_layout
 from tests.tiny_families import CONFIGS
@@ -224,12 +225,49 @@ def test_devices_that_split_rows_have_nothing_to_tell_each_other():
 @pytest.mark.parametrize("platform, attention_, lengths, expected", [
     (Platform("gpu", (9, 0)), "auto", (4, 6), "cudnn"),
     (Platform("gpu", (9, 0)), "auto", (5, 6), "xla"),  # cuDNN wants even rows
-    (Platform("tpu"), "flash", (128, 256), "xla"), (Platform("cpu"), "auto", (4, 6), "xla")])
+    (Platform("tpu"), "auto", (128, 256), "flash"), (Platform("tpu"), "auto", (127, 256), "xla"),
+    (Platform("cpu"), "auto", (4, 6), "xla")])
 def test_how_attention_is_computed(monkeypatch, platform, attention_, lengths, expected):
   monkeypatch.setattr(attention, "this_platform", lambda: platform)
   config = dataclasses.replace(
       CONFIGS["llama"], head_dim=64, dtype="bfloat16", attention=attention_)
   assert attention.resolve_groups(config, *lengths) == expected
+
+
+@pytest.mark.parametrize("fields", [dict(sliding_window=3), dict(attention_softcap=2.0)])
+def test_shared_prompts_that_the_kernel_cannot_do(monkeypatch, fields):
+  monkeypatch.setattr(attention, "this_platform", lambda: Platform("tpu"))
+  config = dataclasses.replace(CONFIGS["llama"], head_dim=64, **fields)
+  assert attention.resolve(config, 128) == "flash"
+  assert attention.resolve_groups(config, 128, 256) == "xla"
+
+
+@pytest.mark.parametrize("width, remat", [(None, "none"), (257, "attention")])
+@pytest.mark.parametrize("name", ["one", "data2_fsdp2"])
+def test_the_flash_kernel_is_the_attention_of_xla(monkeypatch, name, width, remat):
+  """Prompts of 1 to 140 tokens; several completions in a row, none, and rows that are padded."""
+  monkeypatch.setattr(sys.modules[__name__], "COLUMNS", 140)
+  monkeypatch.setattr(sys.modules[__name__], "LENGTH", 200)
+  lengths = np.array([[60, 0, 100], [30, 20, 100], [0, 0, 0], [200, 130, 70]])
+  config = models.ModelConfig(
+      vocab_size=17, width=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=64, mlp_width=8)
+  params, parallel = random_params(config), ParallelConfig(data=1)
+  if name != "one":
+    parallel = ParallelConfig(data=2, fsdp=2)
+  layout = make_layout(parallel)
+  plan = one_micro_batch(lengths, width=width, num_parts=layout.num_shards)
+  rows = of_plan(random_rows(lengths, (140, 1, 77, 128)), plan)
+  expected = apart(config, params, rows)
+  monkeypatch.setattr(attention, "this_platform", lambda: Platform("tpu"))
+  for attend in ("attend", "attend_shared"):
+    monkeypatch.setattr(flash, attend, functools.partial(getattr(flash, attend), interpret=True))
+  config = dataclasses.replace(config, remat=remat)
+  program = layout.compile_whole(
+      lambda rows, params: (None, together.__wrapped__(config, params, *rows)))
+  found = program(layout.put_rows((rows, plan.packing)),
+                  layout.put_params(params, models.abstract_boxed_params(config)))[1]
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+               jax.device_get(found), jax.device_get(expected))
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_moe"])

@@ -25,6 +25,7 @@ MODEL = dataclasses.replace(tiny.MODEL, vocab_size=12, num_heads=4, head_dim=4)
 LAYOUTS = {
     "data8": ParallelConfig(data=8), "data4_fsdp2": ParallelConfig(data=4, fsdp=2),
     "data2_fsdp2_tensor2": ParallelConfig(data=2, fsdp=2, tensor=2),
+    "rules": ParallelConfig(data=2, fsdp=2, tensor=2, rules=("embed:none", "mlp:fsdp")),
     "pmap8": ParallelConfig(mode="pmap", data=8)}
 PROMPTS, GROUP, NEW_TOKENS = 16, 2, 5
 ROWS = PROMPTS * GROUP
@@ -250,7 +251,7 @@ def test_adapters_on_a_quantised_base_too(name, critic):
       ParallelConfig(data=1), LAYOUTS[name]))
   np.testing.assert_array_equal(result.rollout.completion_tokens, one.rollout.completion_tokens)
   assert_close(result.scores, one.scores)
-  assert_close(result.layout.get_state(result.state), one.state)
+  assert_close(result.layout.get_state(result.state), one.state, 2e-5)
   assert result.compilations == 0
 
 

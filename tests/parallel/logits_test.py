@@ -15,7 +15,8 @@ from rlreason.parallel import ParallelConfig, make_layout
 from tests.algorithms import tiny
 
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
-MESHES = {"fsdp8": ParallelConfig(fsdp=8), "data2_fsdp4": ParallelConfig(data=2, fsdp=4),
+MESHES = {"tensor2": ParallelConfig(data=1, tensor=2), "fsdp8": ParallelConfig(fsdp=8),
+          "data2_fsdp4": ParallelConfig(data=2, fsdp=4),
           "fsdp4_tensor2": ParallelConfig(fsdp=4, tensor=2)}
 MODEL = dataclasses.replace(tiny.MODEL, width=16, vocab_size=1030, num_tokens=1027)
 
@@ -60,11 +61,12 @@ def place(layout, model, hidden, targets, params):
   return layout.put_params(params, boxed), layout.put_rows((hidden, targets))
 
 
+@pytest.mark.parametrize("name", ["fsdp8", "fsdp4_tensor2"])
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_no_loop_over_chunks_communicates(is_tied):
+def test_no_loop_over_chunks_communicates(name, is_tied):
   """Else each turn gathers a part of the kernel and sums its gradient over all devices."""
   model = dataclasses.replace(MODEL, vocab_size=40_000, num_tokens=None, tie_embeddings=is_tied)
-  layout = make_layout(MESHES["fsdp8"])
+  layout = make_layout(MESHES[name])
   hidden, targets = np.zeros((8, 512, 16), np.float32), np.zeros((8, 512), np.int32)
   params, rows = place(layout, model, hidden, targets, tiny.random_params(model))
   gradient = jax.grad(functools.partial(loss, model), (0, 1))
@@ -76,9 +78,10 @@ def test_no_loop_over_chunks_communicates(is_tied):
 
 @pytest.mark.parametrize("name", MESHES)
 @pytest.mark.parametrize("rows", [8, 6])  # the second cannot be split
-def test_numbers_are_those_of_one_device(name, rows, monkeypatch):
+@pytest.mark.parametrize("chunk", [2048, 2**24])
+def test_numbers_are_those_of_one_device(name, rows, chunk, monkeypatch):
   monkeypatch.setattr(models.transformer.logprobs, "token_log_probs", functools.partial(
-      logprobs.token_log_probs, chunk_elements=2048))
+      logprobs.token_log_probs, chunk_elements=chunk))
   random = np.random.default_rng(0)
   hidden = random.standard_normal((rows, 5, 16)).astype(np.float32)
   targets = random.integers(0, 1027, (rows, 5)).astype(np.int32)

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as Spec
 import pytest
 
 from rlreason import models
-from rlreason.parallel import ParallelConfig, rules
+from rlreason.parallel import ParallelConfig, make_layout, rules
 from rlreason.parallel.mesh import make_mesh
 from tests.algorithms import tiny
 
@@ -21,8 +21,8 @@ def boxed(model):
 
 
 def specs(model, **fields):
-  mesh = make_mesh(ParallelConfig(**fields))
-  return jax.tree.map(lambda sharding: sharding.spec, rules.param_shardings(boxed(model), mesh))
+  shardings = make_layout(ParallelConfig(**fields)).param_shardings(boxed(model))
+  return jax.tree.map(lambda sharding: sharding.spec, shardings)
 
 
 def test_every_axis_of_the_model_is_in_the_table():
@@ -57,3 +57,37 @@ def test_rows_are_split_over_data_and_fsdp_but_not_tensor():
   assert rules.rows_sharding(mesh).shard_shape((8, 3)) == (2, 3)
   assert rules.minibatches_sharding(mesh).shard_shape((5, 8, 3)) == (5, 2, 3)
   assert rules.replicated(mesh).shard_shape((8, 3)) == (8, 3)
+
+
+def test_rules_of_the_user_change_the_table():
+  got = specs(MODEL, data=2, fsdp=2, tensor=2, rules=("embed:data", "mlp:none", "vocab:none"))
+  assert got["embed"]["embedding"] == Spec(None, "data")
+  assert got["layers"]["mlp"]["up"]["kernel"] == Spec(None, "data", None)
+  assert got["layers"]["attention"]["q"]["kernel"] == Spec(None, "data", "tensor", None)
+
+
+@pytest.mark.parametrize("change, message", [
+    ("mpl:tensor", "rules: got 'mpl:tensor', allowed: vocab, embed, heads, kv_heads, mlp, exp"),
+    ("batch:none", "rules: got 'batch:none', allowed: vocab, embed"),
+    ("mlp", "rules: got 'mlp', allowed: data, fsdp, tensor or none after the colon"),
+    ("mlp:model", "rules: got 'mlp:model', allowed: data, fsdp, tensor or none after the colon"),
+    ("mlp:fsdp", "rules: got mlp:fsdp, allowed: another mesh axis than fsdp for one of embed, mlp"),
+    ("embed:tensor", "allowed: another mesh axis than tensor for one of embed, vocab"),
+    ("heads:data", "allowed: another mesh axis than data for one of batch, heads")])
+def test_rules_that_cannot_be_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    ParallelConfig(rules=(change,))
+
+
+def test_rules_are_not_for_pmap():
+  with pytest.raises(ValueError, match="rules: got .* with mode='pmap', allowed: "):
+    ParallelConfig(mode="pmap", rules=("vocab:none",))
+
+
+def test_decode_steps_have_parameters_whole():
+  mesh = make_mesh(ParallelConfig(data=2, fsdp=2, tensor=2))
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    assert rules.spec_of(("embed", "mlp"), (4, 4)) == Spec("fsdp", "tensor")
+    with rules.whole_params():
+      assert rules.spec_of(("embed", "mlp"), (4, 4)) == Spec(None, "tensor")
+      assert rules.num_shards("batch") == 4

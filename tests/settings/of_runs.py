@@ -133,6 +133,13 @@ def adapters(config):
   return str(shapes), merged, setup_lib.base_kind(bases.make_recipe(lora=config))
 
 
+def shardings(config):
+  model = models.ModelConfig(
+      vocab_size=8, width=8, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=4, mlp_width=8)
+  boxed = models.abstract_boxed_params(model)
+  return [str(x.spec) for x in jax.tree.leaves(make_layout(config).param_shardings(boxed))]
+
+
 def devices(config):
   update = mock.Mock()
   jax_like = types.SimpleNamespace(
@@ -304,6 +311,7 @@ ROWS = {
     ParallelConfig: {
         "mode": Row("pmap", devices), "data": Row(2, devices), "fsdp": Row(2, devices),
         "tensor": Row(2, devices), "cpu_devices": Row(3, devices),
+        "rules": Row(("embed:data",), shardings),
         "precision": Row("bfloat16", choose_test.precisions)},
     EvaluationConfig: {
         "split": Row("validation", split_of), "num_problems": evals(3, "prompts"),

