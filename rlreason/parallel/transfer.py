@@ -1,5 +1,7 @@
 """Arrays between the hosts of several processes and the devices of all of them."""
 
+from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -18,10 +20,7 @@ def on_writer(tree: Any) -> Any:
   def gather(x):
     if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
       return x
-    everywhere = NamedSharding(x.sharding.mesh, PartitionSpec())
-    part = jax.jit(
-        lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), out_shardings=everywhere)
-    whole = jax.jit(lambda x: x, out_shardings=everywhere)
+    part, whole = _gathering(NamedSharding(x.sharding.mesh, PartitionSpec()))
     found = np.empty(x.shape, x.dtype) if processes.is_writer() else None
     is_large = x.ndim > 2  # the kernels of all layers, stacked
     for i in range(x.shape[0]) if is_large else (Ellipsis,):
@@ -31,6 +30,14 @@ def on_writer(tree: Any) -> Any:
     return x if found is None else found
 
   return jax.tree.map(gather, tree)
+
+
+@functools.cache  # a program for each shape is compiled once for all models that are written
+def _gathering(everywhere: NamedSharding) -> tuple[Callable, Callable]:
+  """Programs that make a slice of the first axis, and a whole array, the same on all devices."""
+  return (jax.jit(lambda x, i: jax.lax.dynamic_index_in_dim(x, i, keepdims=False),
+                  out_shardings=everywhere),
+          jax.jit(lambda x: x, out_shardings=everywhere))
 
 
 def put_tree(tree: Any, shardings: Any) -> Any:
