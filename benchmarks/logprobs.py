@@ -90,7 +90,7 @@ def make_gradient(form, shape):
     return jnp.sum(weights[0] * log_probs) + jnp.sum(weights[1] * entropy)
 
   return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)),
-                 compiler_options=compiler_options())
+                 compiler_options=compiler_options(jax.default_backend()))
 
 
 def peak_beside(before, results):

@@ -1,4 +1,4 @@
-r"""Plans of two recipes on TPU meshes, which docs/scale.md shows. Needs libtpu, and no TPU.
+r"""Plans of three recipes on TPU meshes, which docs/scale.md shows. Needs libtpu, and no TPU.
 
     python benchmarks/plans.py --output=docs/plans.json
 
@@ -29,12 +29,15 @@ _PROGRAMS = ("scoring", "batch", "update")
 # Name of the table -> (recipe, topology, programs, fields that are set).
 PLANS = {
     "qwen": ("grpo_math", "v5e:4x4", _PROGRAMS, {
-        "parallel.fsdp": "16", "model.attention": "flash", "rl.num_prompts": "16",
+        "parallel.fsdp": "16", "model.remat": "attention", "rl.num_prompts": "16",
         "rl.algorithm.minibatch_size": "128", "rl.algorithm.micro_batch_size": "128",
         "rl.algorithm.share_prompts": "False"}),
     "llama": ("rlsp_llama31_8b", "v5p:4x4x4", _PROGRAMS, {
-        "parallel.fsdp": "64", "model.attention": "flash",
+        "parallel.data": "4", "parallel.fsdp": "16", "model.remat": "attention",
         "rl.algorithm.micro_batch_size": "128"}),
+    "qwen32": ("rlsp_qwen25_32b", "v5p:4x4x8", _PROGRAMS, {
+        "parallel.data": "4", "parallel.fsdp": "32", "model.remat": "attention",
+        "rl.algorithm.micro_batch_size": "128", "rl.rewards.judge.function": ""}),
 }
 
 

@@ -53,6 +53,7 @@ _numbers = itertools.count(1)
 _exchange = 0  # the number of the current one, or of the last
 _is_waiting = False  # whether it waits for other processes
 _failed_at: float | None = None
+_is_ending = False  # because of another process
 _reader: subprocess.Popen | None = None  # of this process's errors
 
 
@@ -209,7 +210,9 @@ def fail(error: BaseException) -> None:
     return
   text = " ".join(f"{type(error).__name__}: {error}".split())
   if type(error).__name__ == "JaxRuntimeError" or _OF_OTHERS.search(text):
-    time.sleep(_SILENT_SECONDS + 3 * _BEAT_SECONDS)  # the thread ends this process if one is gone
+    time.sleep(_SILENT_SECONDS + 5 * _BEAT_SECONDS)  # the thread ends this process if one is gone
+    while _is_ending:
+      time.sleep(_BEAT_SECONDS)
   _failed_at = time.monotonic()
   with contextlib.suppress(Exception):
     _link.client.key_value_set(f"rlreason/failed/{_link.index}", text[:1000])
@@ -373,6 +376,8 @@ def _end_with(link: _Link, failed: dict[int, str]):
 
 
 def _end(reason: str):
+  global _is_ending
+  _is_ending = True
   with contextlib.suppress(OSError, ValueError):
     print(f"rlreason: {reason}; what was saved before is kept: the same command on all processes "
           "resumes from there", file=sys.stderr, flush=True)

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlreason import models
+from tests import compiler, waiting
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -259,3 +262,15 @@ def test_table_of_verdicts(verifier, monkeypatch, tmp_path, capsys):
     ("1 000", r"\boxed{1 000}")])
 def test_their_predictions_get_a_box(verifier, prediction, completion):
   assert verifier.math_verify_tests.in_box(prediction) == completion
+
+
+def test_what_an_accelerator_reaches_is_measured_by_a_program_that_runs():
+  """Its tiny form; on the CPU both kernels of attention are XLA's."""
+  ended = waiting.run(
+      [sys.executable, str(BENCHMARKS / "accelerator.py"), "--tiny"],
+      env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "XLA_FLAGS": compiler.FLAGS})
+  assert ended.returncode == 0, ended.stderr
+  lines = [json.loads(line) for line in ended.stdout.splitlines()]
+  assert [line["part"] for line in lines] == ["update", "update", "attention", "decode", "int8"]
+  assert all(line["mfu"] > 0 for line in lines[:2]) and lines[2]["gradient"] < 1e-6
+  assert lines[4]["full_k3"] < 1e-5 < 1e-2 > lines[4]["int8_k3"] > 0

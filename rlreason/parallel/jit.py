@@ -9,12 +9,12 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from rlreason import processes, tracking
+from rlreason import tracking
 from rlreason.parallel import memory, rules
 from rlreason.parallel.layout import Layout
 from rlreason.parallel.mesh import ParallelConfig, make_mesh
 from rlreason.parallel.shards import ALONE, take_rows
-from rlreason.parallel.transfer import put, put_tree
+from rlreason.parallel.transfer import transfers
 
 # Programs of several devices must start in the same order on all of them, or their collectives
 # deadlock: threads submit them one at a time. While there is a second thread each waits for its own
@@ -42,6 +42,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
   mesh = make_mesh(config)
   table = rules.make_table(config.rules, mesh.axis_names)
   num_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  put_tree, get_rows = transfers(rules.replicated(mesh), in_turn)
   rows, everywhere = rules.rows_sharding(mesh), rules.replicated(mesh)
   minibatches = rules.minibatches_sharding(mesh)
   jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh.devices.flat[0].platform))
@@ -53,16 +54,11 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     # The optimiser's moments are sharded like the parameters already; counters and coefficients are
     # replicated.
     placed = lambda x: isinstance(x, jax.Array) and getattr(x.sharding, "mesh", None) == mesh
-    return jax.tree.map(lambda x: x if placed(x) else put(x, everywhere), state)
+    return jax.tree.map(lambda x: x if placed(x) else put_tree(x, everywhere), state)
 
   def put_rows(tree):
     check_rows(tree, num_shards)
     return put_tree(tree, rows)
-
-  whole = in_turn(jax.jit(lambda tree: tree, out_shardings=everywhere))
-
-  def get_rows(tree):
-    return jax.device_get(tree if processes.count() == 1 else whole(tree))
 
   def take_placed(batch, indices):
     taken = take_rows(batch, indices)

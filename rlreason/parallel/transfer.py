@@ -40,19 +40,36 @@ def _gathering(everywhere: NamedSharding) -> tuple[Callable, Callable]:
           jax.jit(lambda x: x, out_shardings=everywhere))
 
 
-def put_tree(tree: Any, shardings: Any) -> Any:
-  """`put` of all arrays of a tree, with a tree of shardings, or one for all."""
-  if isinstance(shardings, jax.sharding.Sharding):
-    return jax.tree.map(lambda x: put(x, shardings), tree)
-  return jax.tree.map(put, tree, shardings)
+def transfers(everywhere: NamedSharding, in_turn: Callable) -> tuple[Callable, Callable]:
+  """How arrays come to the devices of a mesh, and back.
+
+  Args:
+    everywhere: the sharding of what all devices of the mesh hold.
+    in_turn: makes a jitted function one that no other thread's program overlaps.
+
+  Returns:
+    `put(tree, shardings)`, of arrays that every process holds, with a tree of shardings or one for
+    all; and `get(tree)`, of arrays of all devices, which every process gets whole.
+  """
+  if processes.count() == 1:
+    return jax.device_put, jax.device_get
+
+  whole = in_turn(jax.jit(lambda tree: tree, out_shardings=everywhere))
+
+  def put_tree(tree, shardings):
+    if isinstance(shardings, jax.sharding.Sharding):
+      return jax.tree.map(lambda x: _put(x, shardings), tree)
+    return jax.tree.map(_put, tree, shardings)
+
+  return put_tree, lambda tree: jax.device_get(whole(tree))
 
 
-def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-  """`device_put` of an array that every process holds; each transfers its own part.
+def _put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+  """`device_put`, where each process transfers its own part.
 
   JAX's own compares the values of all processes first, which takes time, and fails for NaN.
   """
-  if processes.count() == 1 or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
     return jax.device_put(x, sharding)
   host = np.asarray(x)
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -133,8 +133,6 @@ def score_together(
 
   All processes have to call it, with the same arguments; all get the same result.
   """
-  if processes.count() == 1:
-    return score(reward, tokenizer, rows, rollout, model_scores)
   part = processes.my_part(len(rows))
   mine = None
   if part.start < part.stop:

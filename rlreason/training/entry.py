@@ -20,7 +20,7 @@ _FREE_FIELDS = (
     "config.checkpoint.every_steps", "config.checkpoint.max_to_keep", "config.reward_workers",
     "config.parallel", "config.preflight", "config.evaluation.expected")
 
-_SECONDS_TO_APPEAR = 30.0  # of a file, on a network file system that remembers that it was missing
+_SECONDS_TO_APPEAR = 10.0  # of a file, on a network file system that remembers that it was missing
 
 
 def enter(

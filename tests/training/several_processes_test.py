@@ -185,8 +185,9 @@ def test_processes_that_do_not_share_the_workdir_do_not_start(tmp_path, cache):
 
 def test_an_error_of_one_ends_the_other_which_names_it(tmp_path, cache):
   """A reward function that fails in the process that scores the last prompts."""
-  reward = "--config.full.rewards.mine={'weight': 1.0, 'function': 'tests.every_stage:fails_late'}"
-  codes, errors = finish(start(tmp_path / "run", cache, 2, reward, stages="full"))
+  reward = {"weight": 1.0, "function": "tests.every_stage:fails_late"}
+  codes, errors = finish(start(
+      tmp_path / "run", cache, 2, f"--config.samples.rewards.mine={reward}", stages="samples"))
   assert codes[1] == 2 and "too late" in errors[1], errors
   check_one_line(errors[0], "process 1")
   assert "too late" in errors[0]

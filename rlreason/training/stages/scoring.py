@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import pathlib
 
-from rlreason import rollout as rollout_lib
+from rlreason import processes, rollout as rollout_lib
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.rewards import (
     CombinedReward, RewardSpec, combine_rewards, has_math_golds, verifier_columns)
@@ -56,7 +56,8 @@ def make_scorer(
   reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
   model_scores = policies.make_model_scores(setup, stage, folder)
 
-  score = functools.partial(rollout_lib.score_together, reward, tokenizer)
+  score = rollout_lib.score if processes.count() == 1 else rollout_lib.score_together
+  score = functools.partial(score, reward, tokenizer)
   if model_scores is None:
     return score
   return lambda rows, rollout: score(rows, rollout, model_scores(rollout))
