@@ -127,6 +127,16 @@ def connect(coordinator: str, num_processes: int | None = None, process: int | N
                        f" the versions of {describe(0)}")
 
 
+def check_joined() -> None:
+  """Raises ValueError if this host's devices are part of a slice, and its process is not."""
+  import jax
+
+  if (there := jax.process_count()) > count():
+    raise ValueError(
+        f"processes: got one of the {there} of a slice of devices, allowed: joined with the others "
+        "by --coordinator=auto on each (processes.connect)")
+
+
 def describe(number: int) -> str:
   """`process 3 (its host)`."""
   return f"process {number}" + (f" ({_hosts[number]})" if number < len(_hosts) else "")

@@ -99,11 +99,7 @@ def find_devices() -> list[jax.Device]:
     raise ValueError(
         f"JAX_PLATFORMS: got {jax.config.jax_platforms!r}, allowed: what this machine has, such as "
         f"'cpu', or '' ({reason})") from error
-  owners = {device.process_index for device in devices}
-  if len(owners) > processes.count():
-    raise ValueError(
-        f"processes: got one of the {len(owners)} of a slice of devices, allowed: joined with the "
-        "others by --coordinator=auto on each (processes.connect)")
+  processes.check_joined()
   line = cpu_fallback()
   if line:
     logging.log_first_n(logging.WARNING, line, 1)
