@@ -41,7 +41,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
   """One program over a mesh."""
   mesh = make_mesh(config)
   table = rules.make_table(config.rules, mesh.axis_names)
-  num_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  num_shards = rules.count_row_shards(mesh.shape)
   put_tree, get_rows = transfers(rules.replicated(mesh), in_turn)
   rows, everywhere = rules.rows_sharding(mesh), rules.replicated(mesh)
   minibatches = rules.minibatches_sharding(mesh)

@@ -13,7 +13,8 @@ from rlreason import processes
 from rlreason.parallel.accelerators import cpu_fallback
 from rlreason.parallel.rules import make_table
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "sequence", "tensor")
+_UNSET = {name: -1 if name == "data" else 1 for name in AXES}
 _MAX_CPU_DEVICES = 512
 
 
@@ -25,8 +26,13 @@ class ParallelConfig:
   """
 
   mode: Literal["jit", "pmap"] = "jit"  # one program over a mesh, or a copy for each device
+  # Names of axes, such as "fsdp+tensor", of which the first takes the devices that the others
+  # leave; empty = `data` takes them.
+  strategy: str = ""
   data: int = -1  # devices that split the rows; -1 = all that the other axes leave
   fsdp: int = 1  # devices that split the rows and the parameters; jit only
+  expert: int = 1  # devices that split the rows and the experts of a layer; jit only
+  sequence: int = 1  # devices that split the tokens of a row; jit only
   tensor: int = 1  # devices that split heads, mlp and vocabulary; jit only
   # Other mesh axes for axes of parameters, such as "vocab:none" or "embed:data"; jit only.
   rules: tuple[str, ...] = ()
@@ -49,31 +55,64 @@ class ParallelConfig:
       raise ValueError(f"cpu_devices: got {self.cpu_devices}, allowed: 0 or more, up to "
                        f"{_MAX_CPU_DEVICES} (each has threads of its own)")
     make_table(self.rules, AXES)
-    if self.mode == "pmap" and self.rules:
-      raise ValueError(f"rules: got {self.rules} with mode='pmap', allowed: () (use 'jit')")
-    if self.mode == "pmap" and (self.fsdp > 1 or self.tensor > 1):
+    if self.strategy:
+      _check_strategy(self)
+    if self.mode == "pmap":
+      _check_pmap(self)
+
+
+def _check_strategy(config: ParallelConfig):
+  got, names = f"strategy={config.strategy!r}", config.strategy.split("+")
+  if set(names) - set(AXES) or len(set(names)) < len(names):
+    raise ValueError(f"strategy: got {config.strategy!r}, allowed: one or more of "
+                     f"{', '.join(AXES)}, each once, with + between them")
+  for name in AXES:
+    size = getattr(config, name)
+    if name == names[0] and size != _UNSET[name]:
+      raise ValueError(f"{name}: got {size} with {got}, allowed: {_UNSET[name]}: the first axis "
+                       "takes the devices that the others leave")
+    if name in names[1:] and size < 2:
+      raise ValueError(f"{name}: got {size} with {got}, allowed: 2 or more")
+    if name not in names and size not in (1, _UNSET[name]):
+      raise ValueError(f"{name}: got {size} with {got}, allowed: {_UNSET[name]}, or "
+                       f"strategy='{config.strategy}+{name}'")
+
+
+def _check_pmap(config: ParallelConfig):
+  if config.strategy not in ("", "data"):
+    raise ValueError(
+        f"strategy: got {config.strategy!r} with mode='pmap', allowed: data (or use 'jit')")
+  if config.rules:
+    raise ValueError(f"rules: got {config.rules} with mode='pmap', allowed: () (use 'jit')")
+  for name in AXES[1:]:
+    if getattr(config, name) > 1:
       raise ValueError(
-          f"fsdp, tensor: got {self.fsdp}, {self.tensor} with mode='pmap', allowed: 1 (use 'jit')")
+          f"{name}: got {getattr(config, name)} with mode='pmap', allowed: 1 (use 'jit')")
 
 
-def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], tuple[int, int, int]]:
-  """The devices in use and the sizes of the axes (data, fsdp, tensor).
+def mesh_devices(config: ParallelConfig) -> tuple[list[jax.Device], dict[str, int]]:
+  """The devices in use and the sizes of the axes, by the names of `AXES`.
 
   Raises:
     ValueError: the axes do not fit the devices there are.
   """
   _split_cpu(config.cpu_devices)
   devices = find_devices()
-  inner = config.fsdp * config.tensor
-  data = config.data if config.data > 0 else len(devices) // inner
-  sizes = (data, config.fsdp, config.tensor)
-  if math.prod(sizes) > len(devices) or data < 1:
-    raise ValueError(
-        f"config.parallel: got data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}, "
-        f"allowed: a product of at most {len(devices)}, the number of devices")
+  sizes = {name: getattr(config, name) for name in AXES}
+  if config.strategy and config.data == -1:
+    sizes["data"] = 1
+  first = config.strategy.split("+")[0] or "data"
+  if first != "data" or config.data == -1:  # it takes the rest
+    sizes[first] = len(devices) // math.prod(sizes[name] for name in AXES if name != first)
+  count = math.prod(sizes.values())
+  if not 1 <= count <= len(devices):
+    got = ", ".join(f"{name}={getattr(config, name)}" for name in AXES
+                    if getattr(config, name) != 1)
+    raise ValueError(f"config.parallel: got {got}, allowed: a product of at most {len(devices)}, "
+                     "the number of devices")
   if processes.count() > 1:
-    _check_processes(config.mode, math.prod(sizes), len(devices))
-  return devices[:math.prod(sizes)], sizes
+    _check_processes(config.mode, count, len(devices))
+  return devices[:count], sizes
 
 
 def _check_processes(mode: str, used: int, there: int):
@@ -121,6 +160,7 @@ def _split_cpu(num_devices: int):
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
-  """A mesh with axes data, fsdp, tensor; the partitioner chooses what is not constrained."""
+  """A mesh with the axes `AXES`; the partitioner chooses what is not constrained."""
   devices, sizes = mesh_devices(config)
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  return jax.make_mesh(
+      tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

@@ -1,5 +1,6 @@
 """The table from logical axes, which models name, to mesh axes."""
 
+from collections.abc import Mapping
 import contextlib
 import math
 
@@ -7,7 +8,7 @@ from flax import linen as nn
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
-ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
+ROWS = ("data", "fsdp", "expert")  # mesh axes that split the rows of a batch
 
 RULES = (
     ("batch", ROWS),
@@ -20,7 +21,7 @@ RULES = (
     ("kv_heads", "tensor"),
     ("head_dim", None),
     ("mlp", "tensor"),
-    ("experts", "tensor"),
+    ("experts", "expert"),
     ("expert_mlp", None),  # an expert is not split further
 )
 
@@ -59,6 +60,11 @@ def make_table(changes: tuple[str, ...], mesh_axes: tuple[str, ...]) -> tuple:
       raise ValueError(f"rules: got {', '.join(changes)}, allowed: another mesh axis than {twice} "
                        f"for one of {', '.join(axes)}, which are axes of one array")
   return tuple(names.items())
+
+
+def count_row_shards(sizes: Mapping[str, int]) -> int:
+  """Devices that split the rows of a batch, of a mesh with axes of these sizes."""
+  return math.prod(sizes[name] for name in ROWS)
 
 
 def rows_sharding(mesh: Mesh) -> NamedSharding:

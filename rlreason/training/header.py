@@ -77,7 +77,7 @@ def _devices(parallel: ParallelConfig) -> str:
   kind = devices[0].device_kind
   kind = "CPU" if kind == "cpu" else kind
   count = kind if len(devices) == 1 else f"{len(devices)} x {kind}"
-  axes = [f"{name} {size}" for name, size in zip(("data", "fsdp", "tensor"), sizes) if size > 1]
+  axes = [f"{name} {size}" for name, size in sizes.items() if size > 1]
   spread = f" ({parallel.mode}, {', '.join(axes)})" if axes else ""
   spread += f" in {processes.count()} processes" if processes.count() > 1 else ""
   if devices[0].platform == "cpu":  # they share the machine's, and products of f32 are in f32

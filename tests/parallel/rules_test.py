@@ -69,8 +69,8 @@ def test_rules_of_the_user_change_the_table():
 @pytest.mark.parametrize("change, message", [
     ("mpl:tensor", "rules: got 'mpl:tensor', allowed: vocab, embed, heads, kv_heads, mlp, exp"),
     ("batch:none", "rules: got 'batch:none', allowed: vocab, embed"),
-    ("mlp", "rules: got 'mlp', allowed: data, fsdp, tensor or none after the colon"),
-    ("mlp:model", "rules: got 'mlp:model', allowed: data, fsdp, tensor or none after the colon"),
+    ("mlp", "rules: got 'mlp', allowed: data, fsdp, expert, sequence, tensor or none"),
+    ("mlp:model", "rules: got 'mlp:model', allowed: data, fsdp, expert, sequence, tensor or none"),
     ("mlp:fsdp", "rules: got mlp:fsdp, allowed: another mesh axis than fsdp for one of embed, mlp"),
     ("embed:tensor", "allowed: another mesh axis than tensor for one of embed, vocab"),
     ("heads:data", "allowed: another mesh axis than data for one of batch, heads")])

@@ -310,7 +310,8 @@ ROWS = {
         rank=2, alpha=2.0, targets=("q",), base="nf4").items()},
     ParallelConfig: {
         "mode": Row("pmap", devices), "data": Row(2, devices), "fsdp": Row(2, devices),
-        "tensor": Row(2, devices), "cpu_devices": Row(3, devices),
+        "expert": Row(2, devices), "sequence": Row(2, devices), "tensor": Row(2, devices),
+        "strategy": Row("fsdp", devices), "cpu_devices": Row(3, devices),
         "rules": Row(("embed:data",), shardings),
         "precision": Row("bfloat16", choose_test.precisions)},
     EvaluationConfig: {

@@ -1,5 +1,6 @@
 """What to change where a program does not fit."""
 
+from rlreason.parallel import rules
 from rlreason.training.planning.plan import Plan, ProgramPlan, StagePlan
 
 
@@ -32,7 +33,7 @@ def _less_state(plan: Plan, part: StagePlan, program: ProgramPlan) -> list[str]:
 
 def _less_cache(plan: Plan, part: StagePlan, program: ProgramPlan) -> list[str]:
   del program
-  stage, shards = part.stage, plan.mesh["data"] * plan.mesh["fsdp"]
+  stage, shards = part.stage, rules.count_row_shards(plan.mesh)
   found = []
   if hasattr(stage, "prompts_at_once"):
     at_once = (stage.prompts_at_once or stage.num_prompts) // 2
@@ -44,7 +45,7 @@ def _less_cache(plan: Plan, part: StagePlan, program: ProgramPlan) -> list[str]:
 
 
 def _fewer_activations(plan: Plan, part: StagePlan, program: ProgramPlan) -> list[str]:
-  stage, shards = part.stage, plan.mesh["data"] * plan.mesh["fsdp"]
+  stage, shards = part.stage, rules.count_row_shards(plan.mesh)
   found = []
   if program.name in ("sampling", "greedy"):
     return _less_cache(plan, part, program)

@@ -257,7 +257,8 @@ def test_the_table_is_80_columns_wide_and_the_json_is_complete():
   assert max(map(len, lines)) <= 80
   assert any(line.startswith("run   ") and "chip-hours" in " ".join(lines) for line in lines)
   found = json.loads(json.dumps(table.record(plan)))
-  assert found["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1} and found["fits"]
+  assert {axis: size for axis, size in found["mesh"].items() if size > 1} == {
+      "data": 4, "fsdp": 2} and found["fits"]
   update = found["stages"][0]["programs"][0]
   assert update["bytes"] == sum(update["memory"].values())
   assert sum(update["own"].values()) == pytest.approx(update["bytes"], rel=0.02)
