@@ -5,6 +5,7 @@ import math
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from rlreason.models import quantize
@@ -12,6 +13,7 @@ from rlreason.models.config import ModelConfig
 from rlreason.parallel.shards import add_rows, gather_rows, sum_rows
 
 INIT_STDDEV = 0.02
+PRODUCT = "product"  # results of projections, by their name for `jax.checkpoint`
 
 
 def partitioned(init, axes: tuple[str, ...]):
@@ -154,7 +156,7 @@ class Projection(nn.Module):
           "bias", partitioned(nn.initializers.zeros, self.axes[self.in_axes:]), self.shape,
           param_dtype)
       out = add_bias(out, bias)
-    return out
+    return checkpoint_name(out, PRODUCT)
 
   def _product(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
     """[M, inputs] times the kernel -> [M, outputs]."""

@@ -19,7 +19,7 @@ from rlreason.models import flash, lora, quantize
 from rlreason.models.attention import Attention, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
-from rlreason.models.layers import MLP, Matrix, RMSNorm, look_up
+from rlreason.models.layers import MLP, PRODUCT, Matrix, RMSNorm, look_up
 from rlreason.models.moe import Experts, balance_loss
 from rlreason.models.rope import rope_rotations
 from rlreason.parallel.rules import split_axis
@@ -62,7 +62,7 @@ class Block(nn.Module):
 _REMAT_POLICIES = {
     "full": None,
     "attention": jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS, PRODUCT),
 }
 
 
