@@ -170,6 +170,19 @@ def test_remat_and_unrolling_change_neither_values_nor_gradients(remat, unroll):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
 
 
+@pytest.mark.parametrize("remat, again", [("none", 0), ("dots", 2), ("attention", 8), ("full", 8)])
+def test_the_backward_pass_repeats_only_what_remat_says(remat, again):
+  """`again` of the products of a layer: q, k, v, o, gate, up, and two of attention."""
+  params, tokens, mask = _params(TINY), _tokens(1, 4), jnp.ones((1, 4), bool)
+
+  def count(remat):
+    config = dataclasses.replace(TINY, remat=remat)
+    loss = lambda params: jnp.sum(forward(config, params, tokens, mask))
+    return str(jax.make_jaxpr(jax.grad(loss))(params)).count(" dot_general[")
+
+  assert count(remat) - count("none") == again
+
+
 prefill = jax.jit(models.prefill, static_argnums=0)
 decode_step = jax.jit(models.decode_step, static_argnums=0)
 
