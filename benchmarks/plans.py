@@ -1,9 +1,10 @@
-r"""Plans of three recipes on TPU meshes, which docs/scale.md shows. Needs libtpu, and no TPU.
+r"""Plans of recipes on TPU meshes, which docs/scale.md shows. Needs libtpu, and no TPU.
 
     python benchmarks/plans.py --output=docs/plans.json
 
 compiles them one after the other, which takes minutes, and replaces the tables of docs/scale.md.
-The text around them is written by hand; check it against the new numbers.
+`--only=weak` is one of them. The text around them is written by hand; check it against the new
+numbers.
 """
 
 import argparse
@@ -17,6 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # pylint: disable=wrong-import-position
 from rlreason import version
 from rlreason.commands import load_config
+from rlreason.parallel import chips
 from rlreason.training import planning, progress
 from rlreason.training.planning import table
 from rlreason.training.settings.recipe import from_config
@@ -41,9 +43,25 @@ PLANS = {
 }
 
 
-def command(name):
+def _weak(topology, data):
+  """The recipe of `qwen` with as many rows for each device on more of them."""
+  rows = str(128 * data)
+  recipe, _, _, fields = PLANS["qwen"]
+  return recipe, topology, ("update",), fields | {
+      "parallel.data": str(data), "rl.num_prompts": str(16 * data),
+      "rl.algorithm.minibatch_size": rows, "rl.algorithm.micro_batch_size": rows}
+
+
+# Name of the table -> name of a row -> the same.
+SERIES = {
+    "weak": {f"{16 * data} x v5e": _weak(topology, data) for topology, data in (
+        ("v5e:4x4", 1), ("v5e:4x8", 2), ("v5e:8x8", 4), ("v5e:8x16", 8), ("v5e:16x16", 16))},
+}
+
+
+def command(plan):
   """What prints the same table."""
-  recipe, topology, programs, fields = PLANS[name]
+  recipe, topology, programs, fields = plan
   flags = [f"--config={recipe}", f"--topology={topology}",
            f"--programs={','.join(programs)}",
            *(f"--config.{field}={value}" for field, value in fields.items())]
@@ -55,8 +73,8 @@ def command(name):
   return " \\\n".join(lines)
 
 
-def make(name):
-  recipe, topology, programs, fields = PLANS[name]
+def make(plan):
+  recipe, topology, programs, fields = plan
   with progress.on_stderr():
     return planning.make_plan(
         from_config(load_config(recipe, list(fields.items()))), topology, only=programs)
@@ -74,20 +92,58 @@ def with_table(page, name, lines):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--only", choices=PLANS, help="one of them")
+  parser.add_argument("--only", choices=(*PLANS, *SERIES), help="one of them")
   parser.add_argument("--output", default=str(ROOT / "docs" / "plans.json"))
   arguments = parser.parse_args()
   file = pathlib.Path(arguments.output)
   found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-  for name in [arguments.only] if arguments.only else PLANS:
-    plan = make(name)
-    lines = ["$ " + command(name), *table.lines(plan)]
+  for name in [arguments.only] if arguments.only else (*PLANS, *SERIES):
+    for record, lines in single(name) if name in PLANS else series(name):
+      found[name] = record
+      file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+      if PAGE.exists():
+        PAGE.write_text(
+            with_table(PAGE.read_text(encoding="utf-8"), name, lines), encoding="utf-8")
     print("\n".join(lines), flush=True)
-    found[name] = table.record(plan) | {"version": version.describe()}
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if PAGE.exists():
-      PAGE.write_text(
-          with_table(PAGE.read_text(encoding="utf-8"), name, lines), encoding="utf-8")
+
+
+def single(name):
+  """Yields the record and the lines of a plan."""
+  plan = make(PLANS[name])
+  yield recorded(plan), ["$ " + command(PLANS[name]), *table.lines(plan)]
+
+
+def series(name):
+  """Yields the same of several plans, a line each, after every one of them."""
+  records, lines = {}, [
+      f"$ python benchmarks/plans.py --only={name}",
+      f"{'GB a device':24}" + "".join(f"{title:>{size}}" for title, size in (
+          ("params", 7), ("moments", 8), ("grads", 6), ("activ.", 7), ("all", 7), ("links", 7),
+          ("time s", 7), ("MFU", 7)))]
+  for row, entry in SERIES[name].items():
+    plan = make(entry)
+    records[row] = recorded(plan)
+    lines.append(line(row, plan))
+    print(lines[-1], flush=True)
+    yield records, lines
+
+
+def recorded(plan):
+  return table.record(plan) | {"version": version.describe()}
+
+
+def line(row, plan):
+  """A line of a series, of the one program of its plans."""
+  program = next(program for part in plan.stages for program in part.programs)
+  sizes = [program.memory.get(kind, 0) / 1e9 for kind in (
+      "parameters", "moments", "gradients", "activations")] + [program.bytes / 1e9]
+  text = f"{row:24}" + "".join(
+      f"{size:{width}.2f}" for size, width in zip(sizes, (7, 8, 6, 7, 7), strict=True))
+  if not plan.fits(program):
+    return f"{text}  too large for {plan.chip.memory / 1e9:.1f}"
+  sent = sum(chips.sent_bytes(kind, devices, one)
+             for (kind, devices), one in program.counts.collectives.items())
+  return f"{text}{sent / 1e9:7.1f}{program.seconds.total:7.2f}{plan.mfu(program):7.1%}"
 
 
 if __name__ == "__main__":
