@@ -171,8 +171,8 @@ def _queue_settings(
   if config.forced_answer or config.num_waits or total <= batch_size:
     return {}
   return {"sampler": functools.partial(sample_queue, Batching(
-      groups=batch_size // layout.num_replicas, parts=layout.num_shards // layout.num_replicas,
-      batch=batch_size))}
+      groups=batch_size // layout.num_replicas,
+      parts=layout.prompt_parts(batch_size) // layout.num_replicas, batch=batch_size))}
 
 
 def metric_names(

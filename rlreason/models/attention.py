@@ -17,6 +17,7 @@ from rlreason.models.config import ModelConfig
 from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
 from rlreason.parallel import rules
+from rlreason.parallel.shards import constrain, map_rows, whole_columns
 from rlreason.types import GroupPacking
 
 
@@ -91,6 +92,8 @@ def _cudnn_obstacle(config: ModelConfig, length: int, platform: Platform) -> str
     return f"a head_dim that is a multiple of 8, {largest} at most"
   if config.attention_softcap is not None:
     return "a model without attention_softcap"
+  if rules.num_shards("length") > 1:
+    return "rows whose tokens are not split over devices"
   return "rows of an even length" if length % 2 else None
 
 
@@ -129,8 +132,9 @@ def row_masks(
   count = len(config.kinds)
   if resolve(config, segment_ids.shape[1]) == "flash":
     return Segments(jnp.stack([segment_ids] * count), jnp.arange(count))
-  return jnp.stack([
+  found = jnp.stack([
       masks.attention_mask(segment_ids, positions, kind.window) for kind in config.kinds])
+  return constrain(found, (None, "batch", None, "length", None))
 
 
 def group_masks(
@@ -213,9 +217,10 @@ def _attend_rows(config, query, key, value, mask, scale):
   if isinstance(mask, (GroupMasks, GroupSegments)):
     return _attend_groups(config, query, key, value, mask, scale)
   if not isinstance(mask, Segments):
-    return attend(
-        query, key, value, mask, scale=scale, softcap=config.attention_softcap,
+    run = functools.partial(
+        attend, scale=scale, softcap=config.attention_softcap,
         implementation=resolve(config, query.shape[1]))
+    return _attend_in_parts(run, query, key, value, mask)
 
   # The window is built into the kernel: one kernel for each kind.
   kernels = [
@@ -224,6 +229,23 @@ def _attend_rows(config, query, key, value, mask, scale):
   if len(kernels) == 1:
     return kernels[0](query, key, value, mask.ids)
   return jax.lax.switch(mask.kind, kernels, query, key, value, mask.ids)
+
+
+def _attend_in_parts(run, query, key, value, mask):
+  """`run`, on a mesh whose devices split rows: for the queries of each, over all keys and values.
+
+  These are gathered, and their gradients scattered; they are smaller than the queries where several
+  of these share a head.
+  """
+  if not rules.splits_columns(query.shape[:2]):
+    return run(query, key, value, mask)
+
+  def of_device(query, key, value, mask):
+    return run(query, whole_columns(key, 1), whole_columns(value, 1), mask)
+
+  heads = ("batch", "length", None, None)
+  return map_rows(of_device, (heads, heads, heads, ("batch", None, "length", None)), heads)(
+      query, key, value, mask)
 
 
 def _attend_groups(config, query, key, value, mask, scale):

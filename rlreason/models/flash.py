@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlreason.parallel.shards import map_shards
+from rlreason.parallel.rules import manual_axis, num_shards
+from rlreason.parallel.shards import map_shards, whole_columns
 
 LANES = 128  # rows are padded to a multiple of it
 RESIDUALS = "flash_residuals"  # what the backward pass reads, by its name for `jax.checkpoint`
@@ -49,7 +50,7 @@ def attend(
     [B, T, H, h].
   """
   length = query.shape[1]
-  right = lambda x: _pad(x, 0, -length % LANES)
+  right = lambda x: _pad(x, 0, -length % (LANES * num_shards("length")))
   ids = right(segment_ids)
   return _run(
       _Kernel(window, softcap, interpret), right(_scaled(query, scale)), right(key), right(value),
@@ -108,8 +109,12 @@ def _pad(x, left, right):
 
 def _run(kind: _Kernel, query, key, value, query_ids, key_ids):
   """The last T of L tokens, [B, T, H, h] with ids i32[B, T], attend to all, [B, L, K, h]."""
+  shards = num_shards("length")
+
   def of_shard(query, key, value, query_ids, key_ids):
-    kernel = jax.vmap(_make_kernel(kind, query[0], key[0, 0]))
+    if shards > 1:
+      key, value, key_ids = whole_columns(key, 2), whole_columns(value, 2), whole_columns(key_ids, 1)
+    kernel = jax.vmap(_make_kernel(kind, query[0], key[0, 0], shards))
     return (_in_bf16(kernel) if query.dtype == jnp.bfloat16 else kernel)(
         query, key, value, query_ids, key_ids)
 
@@ -143,28 +148,42 @@ def _in_bf16(kernel):
   return attend_in_bf16
 
 
-def _make_kernel(kind: _Kernel, query: jax.Array, key: jax.Array):
+def _make_kernel(kind: _Kernel, query: jax.Array, key: jax.Array, shards: int):
   """A function of query [H, T, h], key [K, L, h], value [K, L, h], ids i32[T] and i32[L].
 
-  Of the arguments, a query [H, T, h] and keys of one head [L, h], only the shapes are used.
+  Of the arguments, a query [H, T, h] and keys of one head [L, h], only the shapes are used. With
+  `shards`, devices that each have T of the queries, it is that of this device.
   """
   # Imported here, so that nothing else depends on an experimental module.
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   (heads, count, _), (length, size) = query.shape, key.shape
-  offset = length - count
-  mask = (splash_attention.CausalMask((count, length), offset) if kind.window is None else
-          splash_attention.LocalMask((count, length), (kind.window - 1, 0), offset=offset))
+  shape, offset = (count * shards, length), length - count * shards
+  mask = (splash_attention.CausalMask(shape, offset) if kind.window is None else
+          splash_attention.LocalMask(shape, (kind.window - 1, 0), offset=offset))
   of_query, of_key = (
       next(size for size in _BLOCKS if x % size == 0) for x in (count, length))
   # Each block of keys has its own sum of the query's gradient, which are added up afterwards.
   most = max(of_key, _KEY_BYTES // (size * key.dtype.itemsize))
   of_keys = max(n for n in range(of_key, most + 1, of_key) if length % n == 0)
   kernel = splash_attention.make_splash_mha(
-      splash_attention.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=1,
+      splash_attention.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=shards,
       block_sizes=splash_attention.BlockSizes(
           of_query, of_key, of_key, of_query, of_keys, of_key, use_fused_bwd_kernel=True),
       attn_logits_soft_cap=kind.softcap, residual_checkpoint_name=RESIDUALS,
       interpret=kind.interpret)
+  kernel = kernel if shards == 1 else _of_device(kernel, shards)
   return lambda query, key, value, query_ids, key_ids: kernel(
       query, key, value, splash_attention.SegmentIds(query_ids, key_ids))
+
+
+def _of_device(kernel, shards: int):
+  """The kernel with this device's part of what it knows of the queries: their axis is the last of
+  one axis, and else the one before the last."""
+  def part(x):
+    axis = max(x.ndim - 2, 0)
+    size = x.shape[axis] // shards
+    start = jax.lax.axis_index(manual_axis("length")) * size
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+  return jax.tree.map(part, kernel)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
+from rlreason.parallel.rules import splits_columns
 from rlreason.parallel.shards import add_rows, gather_rows, sum_rows
 
 INIT_STDDEV = 0.02
@@ -59,6 +60,8 @@ class Matrix(nn.Module):
 def multiply(axes: tuple[str | None, ...], rows: jax.Array, kernel: jax.Array) -> jax.Array:
   """[M, I] times a parameter with the logical axes `axes`, flat [I, O] -> [M, O] like `rows`.
 
+  Or [B, T, I] -> [B, T, O], where devices split both.
+
   On a mesh the kernel is gathered in the type of `rows`. Its gradient is f32 until it has been
   added up over devices, each of which keeps its part of the sum.
   """
@@ -66,7 +69,7 @@ def multiply(axes: tuple[str | None, ...], rows: jax.Array, kernel: jax.Array) -
 
 
 def _gathered(axes, rows, kernel):
-  return gather_rows(kernel.astype(rows.dtype), axes).reshape(rows.shape[1], -1)
+  return gather_rows(kernel.astype(rows.dtype), axes).reshape(rows.shape[-1], -1)
 
 
 def _multiply_forward(axes, rows, kernel):
@@ -100,8 +103,9 @@ def _look_up_forward(dtype, table, tokens):
 
 def _look_up_backward(dtype, kept, gradient):
   table, tokens = kept
-  total = add_rows(tokens.reshape(-1), gradient.reshape(-1, gradient.shape[-1]), table.shape,
-                   ("vocab", "embed"))
+  if not splits_columns(tokens.shape):
+    tokens, gradient = tokens.reshape(-1), gradient.reshape(-1, gradient.shape[-1])
+  total = add_rows(tokens, gradient, table.shape, ("vocab", "embed"))
   return total.astype(table.dtype), None
 
 
@@ -145,8 +149,9 @@ class Projection(nn.Module):
     param_dtype = jnp.dtype(self.config.param_dtype)
     lead, inputs = x.shape[:x.ndim - self.in_axes], x.shape[x.ndim - self.in_axes:]
     # One product of two matrices, rows flattened too: on the CPU the gradient of a product with
-    # more than one row axis is 2.5 times slower.
-    rows = x.reshape(-1, math.prod(inputs)).astype(self.config.compute_dtype)
+    # more than one row axis is 2.5 times slower. Devices that split both keep them apart.
+    rows = x.reshape(*(lead if splits_columns(lead) else (-1,)), math.prod(inputs)).astype(
+        self.config.compute_dtype)
     out = self._product(rows, inputs)
     if self._has_adapters():
       out = out + self._adapters(rows, inputs)
@@ -159,8 +164,8 @@ class Projection(nn.Module):
     return checkpoint_name(out, PRODUCT)
 
   def _product(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
-    """[M, inputs] times the kernel -> [M, outputs]."""
-    fan_in, fan_out, dtype = rows.shape[1], math.prod(self.shape), rows.dtype
+    """[M, inputs] times the kernel -> [M, outputs]; or [B, T, inputs], as in `multiply`."""
+    fan_in, fan_out, dtype = rows.shape[-1], math.prod(self.shape), rows.dtype
     kernel = self.variables.get("params", {}).get("kernel")
     if quantize.is_quantized(kernel) and self.is_transposed:
       return jax.lax.optimization_barrier(quantize.multiply_rows(kernel, rows).astype(dtype)).T
@@ -191,7 +196,7 @@ class Projection(nn.Module):
 
   def _adapters(self, rows: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
     """The contribution of the adapters to the product: (alpha / rank) x A B."""
-    lora, fan_in = self.config.lora, rows.shape[1]
+    lora, fan_in = self.config.lora, rows.shape[-1]
     ins, outs = (*self.axes[:self.in_axes], None), (None, *self.axes[self.in_axes:])
     # As PEFT initialises them: uniform within 1 / sqrt(inputs), and zeros.
     first = lambda key, shape, dtype: jax.random.uniform(

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from rlreason import masks
 from rlreason.losses import logprobs
 from rlreason.models import flash, lora, quantize
-from rlreason.models.attention import Attention, row_masks
+from rlreason.models.attention import Attention, resolve, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import MLP, PRODUCT, Matrix, RMSNorm, look_up
 from rlreason.models.moe import Experts, balance_loss
 from rlreason.models.rope import rope_rotations
-from rlreason.parallel.rules import split_axis
-from rlreason.parallel.shards import constrain, gather_rows, map_rows
+from rlreason.parallel.rules import num_shards, split_axis
+from rlreason.parallel.shards import constrain, gather_rows, map_rows, pad_columns
 from rlreason.types import Params
 
 
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
         unroll=c.unroll, in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
         metadata_params={nn.PARTITION_NAME: "layers"})
     kinds = jnp.array([c.kinds.index(kind) for kind in c.layer_kinds])
-    x = _embed(c, table, tokens)
+    x = constrain(_embed(c, table, tokens), ("batch", "length", "embed_act"))
     x = x if is_token is None else masks.zero_masked(x, is_token[..., None])
     x, (kept, loads) = stack(c, self.keep_cache, name="layers")(
         x, kinds, rope_rotations(positions, c), mask, counts)
@@ -185,9 +185,14 @@ def forward_and_balance(
   is_counted = segment_ids > 0 if is_counted is None else is_counted
   if positions is None:
     positions = masks.positions_from_mask(segment_ids > 0)
+  length, shards = tokens.shape[1], num_shards("length")
+  if shards > 1:  # padding, so that devices can split the columns
+    multiple = shards * (flash.LANES if resolve(config, length) == "flash" else 1)
+    tokens, segment_ids, positions, is_counted = (
+        pad_columns(x, multiple) for x in (tokens, segment_ids, positions, is_counted))
   hidden, _, loads = Transformer(config).apply(
       {"params": params}, tokens, positions, row_masks(config, segment_ids, positions), is_counted)
-  return hidden, balance_loss(loads, jnp.sum(is_counted, dtype=jnp.float32))
+  return hidden[:, :length], balance_loss(loads, jnp.sum(is_counted, dtype=jnp.float32))
 
 
 def prefill(
@@ -346,5 +351,9 @@ def token_log_probs(
   # The partitioner would gather a chunk of the kernel, and sum its gradient, in every turn of the
   # loop over chunks. Each device has chunks of its own rows' logits for its own words.
   rows, kernel = ("batch", "length"), ("vocab", "embed") if is_tied else ("embed", "vocab")
-  return map_rows(fn, ((*rows, "embed_act"), kernel, rows), (rows, rows), split_by)(
-      hidden, params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"], targets)
+  length, shards = targets.shape[1], num_shards("length")
+  found = map_rows(fn, ((*rows, "embed_act"), kernel, rows), (rows, rows), split_by)(
+      pad_columns(hidden, shards),
+      params["embed"]["embedding"] if is_tied else params["lm_head"]["kernel"],
+      pad_columns(targets, shards))
+  return jax.tree.map(lambda x: x[:, :length], found)

@@ -74,6 +74,18 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     traced.__name__ = name or name_of(fn)
     return traced
 
+  def compile_sampler(fn):
+    # No step has several tokens of a row to split: where they can, all devices split the rows.
+    def sample(params, tree, key):
+      count = rules.count_token_shards(mesh.shape)
+      names = rules.ROWS if any(x.shape[0] % count for x in jax.tree.leaves(tree)) else rules.TOKENS
+      placed = rules.rows_sharding(mesh, names)
+      tree = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, placed), tree)
+      with nn.logical_axis_rules(rules.make_sampler_table(table, names)):
+        return fn(params, tree, key)
+
+    return told("sampling", jax.jit(in_mesh(sample, name_of(fn)), out_shardings=rows))
+
   def compile_update(fn, state):
     replicas = ALONE._replace(take=take_placed, place=place)
     shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -83,12 +95,15 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
         donate_argnums=0, out_shardings=(shardings, everywhere)))
 
   return Layout(
-      num_shards=num_shards, num_replicas=1, takes_plans=True, param_shardings=param_shardings,
+      num_shards=num_shards, num_replicas=1,
+      sampling_shards=rules.count_token_shards(mesh.shape),
+      # Tokens of prompts, and of packed rows that read them, would be on different devices.
+      takes_plans=mesh.shape["sequence"] == 1, param_shardings=param_shardings,
       put_params=lambda params, boxed: put_tree(params, param_shardings(boxed)),
       put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=get_rows,
       put_plan=lambda plan: plan,
-      compile_sampler=lambda fn: told("sampling", jax.jit(in_mesh(fn), out_shardings=rows)),
+      compile_sampler=compile_sampler,
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
       compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),
       compile_update=compile_update)

@@ -17,6 +17,7 @@ class Layout(NamedTuple):
 
   num_shards: int  # the number of rows must be a multiple of it
   num_replicas: int  # and that of a gradient pass a multiple of this one: 1 under jit
+  sampling_shards: int  # devices that split the prompts of a sampler that are a multiple of it
   takes_plans: bool  # whether the batch of an update may hold a `GroupPlan`; a `RowPlan` always
   param_shardings: Callable[[Any], Any]  # boxed shapes, or None for no axes -> shardings
   put_params: Callable[[Any, Any], Any]  # (params, boxed shapes or None) -> placed
@@ -29,3 +30,8 @@ class Layout(NamedTuple):
   compile_rows: Callable[[Callable], Callable]  # fn(placed, rows, plan or None) -> rows
   compile_whole: Callable[[Callable], Callable]  # fn(rows, *unplaced) -> (rows, unplaced)
   compile_update: Callable[[Callable, Any], Callable]  # fn(state, rows, key, replicas=), state
+
+  def prompt_parts(self, *counts: int) -> int:
+    """Devices that split the prompts of a sampler, of all of these numbers of prompts."""
+    is_split = all(count % self.sampling_shards == 0 for count in counts)
+    return self.sampling_shards if is_split else self.num_shards

@@ -95,7 +95,7 @@ def make_pmap_layout(config: ParallelConfig) -> Layout:
         fn, axis_name=_REPLICAS, in_axes=(0, 0, third), devices=devices))
 
   return Layout(
-      num_shards=count, num_replicas=count, takes_plans=False,
+      num_shards=count, num_replicas=count, sampling_shards=count, takes_plans=False,
       param_shardings=lambda boxed: jax.sharding.SingleDeviceSharding(devices[0]),
       put_params=lambda params, boxed: jax.device_put(params, devices[0]),
       put_state=replicate, get_state=one_copy, put_rows=put_rows,

@@ -1,6 +1,6 @@
 """The table from logical axes, which models name, to mesh axes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import contextlib
 import math
 
@@ -9,14 +9,15 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 
 ROWS = ("data", "fsdp", "expert")  # mesh axes that split the rows of a batch
+TOKENS = (*ROWS, "sequence")  # and those that split the tokens of all rows
 
 RULES = (
     ("batch", ROWS),
-    ("length", None),
+    ("length", "sequence"),
     ("embed_act", None),
     ("layers", None),
     ("vocab", "tensor"),
-    ("embed", "fsdp"),
+    ("embed", ("fsdp", "sequence")),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("head_dim", None),
@@ -30,8 +31,8 @@ RULES = (
 # axis: those of parameters, and of heads and logits of rows.
 _PLACED = ("vocab", "embed", "heads", "kv_heads", "mlp", "experts", "expert_mlp")
 _TOGETHER = (("embed", "vocab"), ("embed", "heads"), ("embed", "kv_heads"), ("embed", "mlp"),
-             ("experts", "embed", "expert_mlp"), ("batch", "vocab"), ("batch", "heads"),
-             ("batch", "kv_heads"))
+             ("experts", "embed", "expert_mlp"), ("batch", "length", "vocab"),
+             ("batch", "length", "heads"), ("batch", "length", "kv_heads"))
 
 
 def make_table(changes: tuple[str, ...], mesh_axes: tuple[str, ...]) -> tuple:
@@ -54,7 +55,7 @@ def make_table(changes: tuple[str, ...], mesh_axes: tuple[str, ...]) -> tuple:
           f"rules: got {change!r}, allowed: {', '.join(mesh_axes)} or none after the colon")
     names[axis] = None if place == "none" else place
   for axes in _TOGETHER:
-    used = [name for axis in axes for name in _names(names[axis])]
+    used = [name for axis in axes for name in names_of(names[axis])]
     twice = next((name for name in used if used.count(name) > 1), None)
     if twice is not None:
       raise ValueError(f"rules: got {', '.join(changes)}, allowed: another mesh axis than {twice} "
@@ -62,14 +63,24 @@ def make_table(changes: tuple[str, ...], mesh_axes: tuple[str, ...]) -> tuple:
   return tuple(names.items())
 
 
+def make_sampler_table(table: tuple, names: tuple[str, ...]) -> tuple:
+  """The table of a program that samples: a step has one token of a row, and `names` split rows."""
+  return tuple({**dict(table), "batch": names, "length": None}.items())
+
+
 def count_row_shards(sizes: Mapping[str, int]) -> int:
   """Devices that split the rows of a batch, of a mesh with axes of these sizes."""
   return math.prod(sizes[name] for name in ROWS)
 
 
-def rows_sharding(mesh: Mesh) -> NamedSharding:
+def count_token_shards(sizes: Mapping[str, int]) -> int:
+  """Devices that split the tokens of a batch, of a mesh with axes of these sizes."""
+  return math.prod(sizes[name] for name in TOKENS)
+
+
+def rows_sharding(mesh: Mesh, names: tuple[str, ...] = ROWS) -> NamedSharding:
   """The first axis over every device that splits rows."""
-  return NamedSharding(mesh, PartitionSpec(ROWS))
+  return NamedSharding(mesh, PartitionSpec(names))
 
 
 def minibatches_sharding(mesh: Mesh) -> NamedSharding:
@@ -84,13 +95,14 @@ def table() -> dict[str, str | tuple[str, ...] | None]:
 
 @contextlib.contextmanager
 def whole_params():
-  """Inside, devices with different rows hold parameters whole, as decode steps do."""
+  """Inside, devices with different tokens hold parameters whole, as decode steps do."""
   if current_mesh() is None:
     yield
     return
-  splits_rows = lambda axis, names: axis != "batch" and set(_names(names)) & set(ROWS)
+  splits_params = lambda axis, names: (
+      axis not in ("batch", "length") and set(names_of(names)) & set(TOKENS))
   with nn.logical_axis_rules([
-      (axis, None if splits_rows(axis, names) else names) for axis, names in table().items()]):
+      (axis, None if splits_params(axis, names) else names) for axis, names in table().items()]):
     yield
 
 
@@ -114,20 +126,20 @@ def num_shards(axis: str) -> int:
 
 
 def split_axis(axis: str, size: int) -> str | None:
-  """The one mesh axis that splits a logical axis of this size among devices with the same rows."""
-  names = _names(table()[axis])
-  is_split = len(names) == 1 and names[0] not in ROWS and num_shards(axis) > 1
+  """The one mesh axis that splits a logical axis of this size among devices with the same tokens."""
+  names = names_of(table()[axis])
+  is_split = len(names) == 1 and names[0] not in TOKENS and num_shards(axis) > 1
   return names[0] if is_split and size % num_shards(axis) == 0 else None
 
 
 def manual_axis(axis: str) -> str | None:
   """The mesh axis that splits a logical axis, in a program of each device's part of it."""
-  mesh, names = current_mesh(), _names(table()[axis])
+  mesh, names = current_mesh(), names_of(table()[axis])
   return names[0] if mesh is not None and len(names) == 1 and names[0] in mesh.manual_axes else None
 
 
 def _size(mesh: Mesh | AbstractMesh, names: str | tuple[str, ...] | None) -> int:
-  return math.prod(mesh.shape[name] for name in _names(names))
+  return math.prod(mesh.shape[name] for name in names_of(names))
 
 
 def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
@@ -136,23 +148,29 @@ def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSp
   return fit_spec(PartitionSpec(*(axis and names[axis] for axis in axes)), shape, current_mesh())
 
 
-def rows_part(spec: PartitionSpec, *others: str) -> PartitionSpec:
-  """A specification without the axes of the current mesh that split nothing, or no rows.
-
-  `others` are axes that are kept besides those of rows.
-  """
-  mesh, kept = current_mesh(), {*ROWS, *others}
+def part_of(spec: PartitionSpec, kept: Iterable[str]) -> PartitionSpec:
+  """A specification with only those axes of the current mesh that are `kept` and split something."""
+  mesh, kept = current_mesh(), set(kept)
+  found = [tuple(name for name in names_of(entry) if name in kept and mesh.shape[name] > 1)
+           for entry in spec]
   return PartitionSpec(*(
-      name if set(_names(name)) & kept and _size(mesh, name) > 1 else None for name in spec))
+      None if not names else names[0] if len(names) == 1 else names for names in found))
+
+
+def splits_columns(lead: tuple[int, ...]) -> bool:
+  """Whether devices split the second of two axes [B, T], rather than rows alone."""
+  shards = num_shards("length") if len(lead) == 2 else 1
+  return shards > 1 and lead[1] % shards == 0
 
 
 def whole_in_rows(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
-  """Logical axes of a parameter without those that devices with different rows split."""
+  """Logical axes of a parameter without those that devices with different tokens split."""
   names = table()
-  return tuple(None if axis and set(_names(names[axis])) & set(ROWS) else axis for axis in axes)
+  return tuple(
+      None if axis and set(names_of(names[axis])) & set(TOKENS) else axis for axis in axes)
 
 
-def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def names_of(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
   """The mesh axes of an entry of a table or a specification."""
   return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 

@@ -36,36 +36,36 @@ ALONE = Replicas(sum=lambda x: x, gather=lambda x: x, take=take_rows, place=lamb
 def map_rows(
     fn: Callable, in_axes: tuple[Axes, ...], out_axes: Any, split_by: str | None = None
 ) -> Callable:
-  """`fn` of each device's rows; the partitioner splits what devices with the same rows share.
+  """`fn` of each device's tokens; the partitioner splits what devices with the same tokens share.
 
-  Parameters, which devices with different rows hold parts of, are gathered first, and the sum of
-  their gradients is scattered after `fn`: nothing inside `fn` communicates for them. Where the rows
-  are not divisible, it is `fn` itself.
+  Parameters, which devices with different tokens hold parts of, are gathered first, and the sum of
+  their gradients is scattered after `fn`: nothing inside `fn` communicates for them. Where neither
+  the rows nor their columns are divisible, it is `fn` itself.
 
   Args:
-    fn: a function of arrays, or trees of them; independent along "batch".
+    fn: a function of arrays, or trees of them; independent along "batch" and, where an argument has
+      that axis, "length", or it communicates itself.
     in_axes: of every argument, the logical axes.
     out_axes: of the result, or a tree of them.
     split_by: a mesh axis whose devices each get their part of a parameter that it splits; `fn` then
       communicates over it itself.
   """
-  mesh, count = rules.current_mesh(), rules.num_shards("batch")
-  if count == 1 and split_by is None:
+  mesh = rules.current_mesh()
+  if rules.num_shards("batch") * rules.num_shards("length") == 1 and split_by is None:
     return fn
   others = () if split_by is None else (split_by,)
 
-  def batch_spec(axes, names=rules.ROWS):
-    return PartitionSpec(*(names if axis == "batch" else None for axis in axes))
+  def tokens_spec(axes, names):
+    return PartitionSpec(*(names.get(axis) for axis in axes))
 
   def spec_of(axes, names, x):
-    return batch_spec(axes, names) if "batch" in axes else rules.rows_part(
-        rules.spec_of(axes, x.shape), *others)
+    return tokens_spec(axes, names) if "batch" in axes else rules.part_of(
+        rules.spec_of(axes, x.shape), {*rules.TOKENS, *others})
 
   def mapped(*args):
-    sizes = {x.shape[axes.index("batch")] for axes, arg in zip(in_axes, args, strict=True)
-             for x in jax.tree.leaves(arg) if "batch" in axes}
-    names = None if any(size % count for size in sizes) else rules.ROWS
-    if names is None and split_by is None:
+    names = {axis: rules.table()[axis] for axis in ("batch", "length")
+             if _divides(axis, in_axes, args)}
+    if not names and split_by is None:
       return fn(*args)
     specs = tuple(jax.tree.map(functools.partial(spec_of, axes, names), arg)
                   for axes, arg in zip(in_axes, args, strict=True))
@@ -77,16 +77,25 @@ def map_rows(
     return jax.shard_map(
         mine, mesh=mesh, in_specs=specs,
         out_specs=jax.tree.map(
-            functools.partial(batch_spec, names=names), out_axes, is_leaf=_is_axes),
-        axis_names={*rules.ROWS, *others}, check_vma=False)(*args)
+            functools.partial(tokens_spec, names=names), out_axes, is_leaf=_is_axes),
+        axis_names={*rules.TOKENS, *others}, check_vma=False)(*args)
 
   return mapped
 
 
+def _divides(axis: str, in_axes: tuple[Axes, ...], args: tuple) -> bool:
+  """Whether devices split this logical axis of some arguments, and it is divisible in all."""
+  sizes = {x.shape[axes.index(axis)] for axes, arg in zip(in_axes, args, strict=True)
+           if "batch" in axes and axis in axes for x in jax.tree.leaves(arg)}
+  count = rules.num_shards(axis)
+  return bool(sizes) and count > 1 and not any(size % count for size in sizes)
+
+
 def _gather(part: jax.Array, spec: PartitionSpec) -> jax.Array:
-  for axis, name in enumerate(spec):
-    if name in rules.ROWS:
-      part = jax.lax.all_gather(part, name, axis=axis, tiled=True)
+  for axis, names in enumerate(spec):
+    names = tuple(name for name in rules.names_of(names) if name in rules.TOKENS)
+    if names:
+      part = jax.lax.all_gather(part, names, axis=axis, tiled=True)
   return part
 
 
@@ -137,8 +146,19 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, rules.spec_of(axes, x.shape))
 
 
+def pad_columns(x: jax.Array, multiple: int) -> jax.Array:
+  """[B, T, ...] with zeros on the right, up to a multiple of columns."""
+  right = -x.shape[1] % multiple
+  return x if not right else jnp.pad(x, ((0, 0), (0, right)) + ((0, 0),) * (x.ndim - 2))
+
+
+def whole_columns(x: jax.Array, axis: int) -> jax.Array:
+  """Within `map_rows` or `map_shards`, where devices split the columns of rows: those of all."""
+  return jax.lax.all_gather(x, rules.manual_axis("length"), axis=axis, tiled=True)
+
+
 def gather_rows(kernel: jax.Array, axes: Axes) -> jax.Array:
-  """A parameter that devices with different rows hold parts of, whole on each of them.
+  """A parameter that devices with different tokens hold parts of, whole on each of them.
 
   Once for all products that read it: else the partitioner multiplies the parts one after the other
   and adds up their products, which for bf16 rounds every sum.
@@ -155,56 +175,75 @@ def sum_rows(fn: Callable, axes: Axes, *rows: jax.Array) -> jax.Array:
   Args:
     fn: a function of arrays [M, ...] that returns an array.
     axes: logical axes of the result.
-    *rows: its arguments, M the same for all.
+    *rows: its arguments, M the same for all; or all [B, T, ...], where B * T is M, if devices split
+      both (`rules.splits_columns`).
   """
-  mesh, count = rules.current_mesh(), rules.num_shards("batch")
-  if count == 1 or rows[0].shape[0] % count:
-    return constrain(fn(*rows), axes)
-  spec = rules.rows_part(rules.spec_of(axes, jax.eval_shape(fn, *rows).shape))
+  rows_spec, used = _spec_of_rows(rows[0])
+  flat = lambda rows: [x.reshape(-1, x.shape[-1]) for x in rows]
+  if not used:
+    return constrain(fn(*flat(rows)), axes)
+  shape = jax.eval_shape(lambda *rows: fn(*flat(rows)), *rows).shape
+  spec = rules.part_of(rules.spec_of(axes, shape), used)
 
   def mine(*rows):
-    part, left = fn(*rows), [name for name in rules.ROWS if mesh.shape[name] > 1]
-    for axis, name in enumerate(spec):
-      if name is not None:
-        part = jax.lax.psum_scatter(part, name, scatter_dimension=axis, tiled=True)
-        left.remove(name)
-    return jax.lax.psum(part, left) if left else part
+    part, left = fn(*flat(rows)), set(used)
+    for axis, names in enumerate(spec):
+      if names is not None:
+        part = jax.lax.psum_scatter(part, names, scatter_dimension=axis, tiled=True)
+        left -= set(rules.names_of(names))
+    return jax.lax.psum(part, sorted(left)) if left else part
 
   total = jax.shard_map(
-      mine, mesh=mesh, in_specs=PartitionSpec(rules.ROWS), out_specs=spec,
-      axis_names=set(rules.ROWS), check_vma=False)(*rows)
+      mine, mesh=rules.current_mesh(), in_specs=rows_spec, out_specs=spec,
+      axis_names=set(rules.TOKENS), check_vma=False)(*rows)
   return constrain(total, axes)
+
+
+def _spec_of_rows(x: jax.Array) -> tuple[PartitionSpec, tuple[str, ...]]:
+  """How devices split rows [M, D] or [B, T, D], and the mesh axes that do."""
+  if rules.current_mesh() is None:
+    return PartitionSpec(), ()
+  lead = ("batch", "length")[:x.ndim - 1]
+  spec = rules.part_of(rules.spec_of(lead, x.shape[:-1]), rules.TOKENS)
+  return spec, tuple(name for names in spec for name in rules.names_of(names))
 
 
 def add_rows(
     tokens: jax.Array, rows: jax.Array, shape: tuple[int, int], axes: tuple[str, str]
 ) -> jax.Array:
-  """f32 table of `shape` [V, D] with the sum of the rows [M, D] of each token, i32[M].
+  """f32 table of `shape` [V, D] with the sum of the rows of each token, [M, D] and i32[M].
 
   Where D is split over devices with other rows, each gets its columns of their rows, and adds up
   its columns of the table: the partitioner could add up whole tables instead.
 
   Args:
-    tokens, rows: of all devices.
+    tokens, rows: of all devices; as for `sum_rows`.
     shape: of the table.
     axes: its logical axes.
   """
-  add = lambda tokens, rows: jnp.zeros((shape[0], rows.shape[1]), jnp.float32).at[tokens].add(
-      rows.astype(jnp.float32))
-  mesh, count = rules.current_mesh(), rules.num_shards("batch")
-  spec = None if mesh is None else rules.rows_part(rules.spec_of(axes, shape))
-  if count == 1 or tokens.shape[0] % count or spec[1] is None:
+  def add(tokens, rows):
+    table = jnp.zeros((shape[0], rows.shape[-1]), jnp.float32)
+    return table.at[tokens.reshape(-1)].add(
+        rows.astype(jnp.float32).reshape(-1, rows.shape[-1]))
+
+  rows_spec, used = _spec_of_rows(rows)
+  spec = rules.part_of(rules.spec_of(axes, shape), used) if used else (None, None)
+  if spec[1] is None and rows.ndim == 2:
     return constrain(add(tokens, rows), axes)
-  others = [name for name in rules.ROWS if name != spec[1] and mesh.shape[name] > 1]
+  by = rules.names_of(spec[1])
+  others = tuple(name for name in used if name not in by)
 
   def mine(tokens, rows):
-    part = add(jax.lax.all_gather(tokens, spec[1], tiled=True),
-               jax.lax.all_to_all(rows, spec[1], 1, 0, tiled=True))
+    tokens, rows = tokens.reshape(-1), rows.reshape(-1, rows.shape[-1])
+    if by:
+      tokens = jax.lax.all_gather(tokens, by, tiled=True)
+      rows = jax.lax.all_to_all(rows, by, 1, 0, tiled=True)
+    part = add(tokens, rows)
     return jax.lax.psum(part, others) if others else part
 
   total = jax.shard_map(
-      mine, mesh=mesh, in_specs=PartitionSpec(rules.ROWS), out_specs=spec,
-      axis_names=set(rules.ROWS), check_vma=False)(tokens, rows)
+      mine, mesh=rules.current_mesh(), in_specs=rows_spec, out_specs=spec,
+      axis_names=set(rules.TOKENS), check_vma=False)(tokens, rows)
   return constrain(total, axes)
 
 

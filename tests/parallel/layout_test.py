@@ -25,6 +25,8 @@ MODEL = dataclasses.replace(tiny.MODEL, vocab_size=12, num_heads=4, head_dim=4)
 LAYOUTS = {
     "data8": ParallelConfig(data=8), "data4_fsdp2": ParallelConfig(data=4, fsdp=2),
     "data2_fsdp2_tensor2": ParallelConfig(data=2, fsdp=2, tensor=2),
+    "sequence2": ParallelConfig(data=2, fsdp=2, sequence=2),
+    "sequence4_tensor2": ParallelConfig(data=1, sequence=4, tensor=2),
     "rules": ParallelConfig(data=2, fsdp=2, tensor=2, rules=("embed:none", "mlp:fsdp")),
     "pmap8": ParallelConfig(mode="pmap", data=8)}
 PROMPTS, GROUP, NEW_TOKENS = 16, 2, 5

@@ -128,7 +128,7 @@ def of_sample(planned: Planned, stage: SampleStage) -> programs.Programs:
       options=stage.sampling, sampler=make_sampler(stage, layout))
   at_once = stage.prompts_at_once or stage.num_prompts
   if at_once != stage.num_prompts:
-    parts = layout.num_shards // layout.num_replicas
+    parts = layout.prompt_parts(at_once, stage.num_prompts) // layout.num_replicas
     longest = stage.sampling.max_new_tokens
     program = program._replace(
         turns=segments.queue_turns(

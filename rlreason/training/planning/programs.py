@@ -79,7 +79,7 @@ def cache_bytes(
   """Of keys and values on one device, once the cache has its last length."""
   slots = prompts * planned.columns + rows * segments.num_slots(longest)
   mesh = planned.layout.param_shardings(None).mesh
-  split = planned.layout.num_shards * (
+  split = planned.layout.prompt_parts(prompts) * (
       1 if model.num_kv_heads % mesh.shape["tensor"] else mesh.shape["tensor"])
   of_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim
   return of_token * model.compute_dtype.itemsize * slots // split

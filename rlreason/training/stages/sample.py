@@ -88,4 +88,5 @@ def make_sampler(stage: SampleStage, layout: Layout):
     return None
   return functools.partial(sample_queue, Batching(
       groups=stage.prompts_at_once // layout.num_replicas,
-      parts=layout.num_shards // layout.num_replicas))
+      parts=layout.prompt_parts(
+          stage.prompts_at_once, stage.num_prompts) // layout.num_replicas))
