@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 from rlreason.parallel.rules import splits_columns
-from rlreason.parallel.shards import add_rows, gather_rows, sum_rows
+from rlreason.parallel.shards import add_rows, gather_rows, sum_rows, take_rows_of
 
 INIT_STDDEV = 0.02
 PRODUCT = "product"  # results of projections, by their name for `jax.checkpoint`
@@ -94,7 +94,7 @@ multiply.defvjp(_multiply_forward, _multiply_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def look_up(dtype: jnp.dtype, table: jax.Array, tokens: jax.Array) -> jax.Array:
   """Rows of a table [V, D] for tokens i32[B, T], [B, T, D] of `dtype`; its gradient adds in f32."""
-  return table.astype(dtype)[tokens]
+  return take_rows_of(table.astype(dtype), tokens, ("vocab", "embed"))
 
 
 def _look_up_forward(dtype, table, tokens):

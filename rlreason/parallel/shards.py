@@ -178,7 +178,7 @@ def sum_rows(fn: Callable, axes: Axes, *rows: jax.Array) -> jax.Array:
     *rows: its arguments, M the same for all; or all [B, T, ...], where B * T is M, if devices split
       both (`rules.splits_columns`).
   """
-  rows_spec, used = _spec_of_rows(rows[0])
+  rows_spec, used = _spec_of_rows(rows[0].shape[:-1])
   flat = lambda rows: [x.reshape(-1, x.shape[-1]) for x in rows]
   if not used:
     return constrain(fn(*flat(rows)), axes)
@@ -199,13 +199,34 @@ def sum_rows(fn: Callable, axes: Axes, *rows: jax.Array) -> jax.Array:
   return constrain(total, axes)
 
 
-def _spec_of_rows(x: jax.Array) -> tuple[PartitionSpec, tuple[str, ...]]:
-  """How devices split rows [M, D] or [B, T, D], and the mesh axes that do."""
+def _spec_of_rows(lead: tuple[int, ...]) -> tuple[PartitionSpec, tuple[str, ...]]:
+  """How devices split rows of sizes [M] or [B, T], and the mesh axes that do."""
   if rules.current_mesh() is None:
     return PartitionSpec(), ()
-  lead = ("batch", "length")[:x.ndim - 1]
-  spec = rules.part_of(rules.spec_of(lead, x.shape[:-1]), rules.TOKENS)
+  axes = ("batch", "length")[:len(lead)]
+  spec = rules.part_of(rules.spec_of(axes, lead), rules.TOKENS)
   return spec, tuple(name for names in spec for name in rules.names_of(names))
+
+
+def take_rows_of(table: jax.Array, tokens: jax.Array, axes: tuple[str, str]) -> jax.Array:
+  """Rows of a table [V, D] with logical axes, for tokens i32[B, T]: [B, T, D].
+
+  Where devices split the columns of tokens and D among them, each takes its part of D for the tokens
+  of all these, and they exchange them: the partitioner would gather the rows of all devices.
+  """
+  rows_spec, used = _spec_of_rows(tokens.shape)
+  spec = rules.part_of(rules.spec_of(axes, table.shape), used) if used else (None, None)
+  if spec[1] is None or not rules.splits_columns(tokens.shape):
+    return table[tokens]
+
+  def mine(table, tokens):
+    rows = table[jax.lax.all_gather(tokens.reshape(-1), spec[1], tiled=True)]
+    rows = jax.lax.all_to_all(rows, spec[1], 0, 1, tiled=True)
+    return rows.reshape(*tokens.shape, -1)
+
+  return jax.shard_map(
+      mine, mesh=rules.current_mesh(), in_specs=(spec, rows_spec), out_specs=rows_spec,
+      axis_names=set(rules.TOKENS), check_vma=False)(table, tokens)
 
 
 def add_rows(
@@ -226,7 +247,7 @@ def add_rows(
     return table.at[tokens.reshape(-1)].add(
         rows.astype(jnp.float32).reshape(-1, rows.shape[-1]))
 
-  rows_spec, used = _spec_of_rows(rows)
+  rows_spec, used = _spec_of_rows(rows.shape[:-1])
   spec = rules.part_of(rules.spec_of(axes, shape), used) if used else (None, None)
   if spec[1] is None and rows.ndim == 2:
     return constrain(add(tokens, rows), axes)

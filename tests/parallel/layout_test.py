@@ -26,7 +26,7 @@ LAYOUTS = {
     "data8": ParallelConfig(data=8), "data4_fsdp2": ParallelConfig(data=4, fsdp=2),
     "data2_fsdp2_tensor2": ParallelConfig(data=2, fsdp=2, tensor=2),
     "sequence2": ParallelConfig(data=2, fsdp=2, sequence=2),
-    "sequence4_tensor2": ParallelConfig(data=1, sequence=4, tensor=2),
+    "data2_sequence2_tensor2": ParallelConfig(data=2, sequence=2, tensor=2),
     "rules": ParallelConfig(data=2, fsdp=2, tensor=2, rules=("embed:none", "mlp:fsdp")),
     "pmap8": ParallelConfig(mode="pmap", data=8)}
 PROMPTS, GROUP, NEW_TOKENS = 16, 2, 5
@@ -314,8 +314,8 @@ def test_pmap_refuses_a_micro_batch_smaller_than_the_replicas():
 @layouts
 def test_rows_that_cannot_be_split_are_refused(name):
   layout = make_layout(LAYOUTS[name])
-  with pytest.raises(ValueError, match=f"rows: got 6, allowed: a multiple of {layout.num_shards}"):
-    layout.put_rows({"x": np.zeros((6, 2))})
+  with pytest.raises(ValueError, match=f"rows: got 7, allowed: a multiple of {layout.num_shards}"):
+    layout.put_rows({"x": np.zeros((7, 2))})
 
 
 @layouts
