@@ -17,7 +17,7 @@ from rlreason.models.config import ModelConfig
 from rlreason.models.layers import Projection, RMSNorm
 from rlreason.models.rope import apply_rope
 from rlreason.parallel import rules
-from rlreason.parallel.shards import constrain, map_rows, whole_columns
+from rlreason.parallel.shards import constrain, map_shards, whole_columns
 from rlreason.types import GroupPacking
 
 
@@ -243,8 +243,9 @@ def _attend_in_parts(run, query, key, value, mask):
   def of_device(query, key, value, mask):
     return run(query, whole_columns(key, 1), whole_columns(value, 1), mask)
 
-  heads = ("batch", "length", None, None)
-  return map_rows(of_device, (heads, heads, heads, ("batch", None, "length", None)), heads)(
+  # Query heads are split like key heads, so that a group stays with its key head.
+  heads = ("batch", "length", "kv_heads", "head_dim")
+  return map_shards(of_device, (heads, heads, heads, ("batch", None, "length", None)), heads)(
       query, key, value, mask)
 
 

@@ -91,6 +91,28 @@ def test_flash_on_a_mesh(tensor):
   np.testing.assert_allclose(np.asarray(got)[kept], np.asarray(expected)[kept], atol=1e-5)
 
 
+@pytest.mark.parametrize("fields", [
+    dict(data=2, sequence=2), dict(data=1, sequence=4, tensor=2), dict(data=1, sequence=8)])
+@pytest.mark.parametrize("window, softcap", [(None, None), (5, 2.0)])
+def test_flash_of_split_columns(fields, window, softcap):
+  """Each device has its queries, 64 or 128 of them, and the keys of all."""
+  ids = _rows()
+  mask, kept = masks.attention_mask(ids, _positions(ids), window), ids > 0
+  options = dict(scale=0.3, softcap=softcap)
+  expected = _value_and_gradients(
+      functools.partial(attention.attend, mask=mask, **options), _inputs(), kept)
+
+  def gradients(*inputs):
+    attend = functools.partial(
+        flash.attend, segment_ids=ids, window=window, interpret=True, **options)
+    return _value_and_gradients(attend, inputs, kept)
+
+  on_mesh, mesh = _in_mesh(gradients, ParallelConfig(**fields))
+  got = jax.jit(on_mesh)(*(jax.device_put(x, rules.rows_sharding(mesh)) for x in _inputs()))
+  jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+
+
 @contextlib.contextmanager
 def _as_on_a_tpu(monkeypatch):
   """Chooses as on a TPU, and interprets the kernel."""
