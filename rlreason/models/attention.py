@@ -97,11 +97,13 @@ def _cudnn_obstacle(config: ModelConfig, length: int, platform: Platform) -> str
   return "rows of an even length" if length % 2 else None
 
 
-class Segments(NamedTuple):
+@struct.dataclass
+class Segments:
   """Replaces a mask for a kernel that makes its own."""
 
   ids: jax.Array  # i32[B, T], 0 on padding
   kind: jax.Array  # i32 scalar, the layer's index in `config.kinds`
+  is_balanced: bool = struct.field(pytree_node=False, default=False)  # as in `flash.attend`
 
 
 class GroupMasks(NamedTuple):
@@ -123,15 +125,15 @@ class GroupSegments:
 
 
 def row_masks(
-    config: ModelConfig, segment_ids: jax.Array, positions: jax.Array
+    config: ModelConfig, segment_ids: jax.Array, positions: jax.Array, is_balanced: bool = False
 ) -> jax.Array | Segments:
   """What tokens may attend to, for every kind of layer on the first axis: bool[n, B, 1, T, T].
 
-  Or `Segments`, with the same first axis, for the flash kernel.
+  Or `Segments`, with the same first axis, for the flash kernel, whose columns may be balanced.
   """
   count = len(config.kinds)
   if resolve(config, segment_ids.shape[1]) == "flash":
-    return Segments(jnp.stack([segment_ids] * count), jnp.arange(count))
+    return Segments(jnp.stack([segment_ids] * count), jnp.arange(count), is_balanced)
   found = jnp.stack([
       masks.attention_mask(segment_ids, positions, kind.window) for kind in config.kinds])
   return constrain(found, (None, "batch", None, "length", None))
@@ -225,7 +227,8 @@ def _attend_rows(config, query, key, value, mask, scale):
   # The window is built into the kernel: one kernel for each kind.
   kernels = [
       functools.partial(flash.attend, window=kind.window, scale=scale,
-                        softcap=config.attention_softcap) for kind in config.kinds]
+                        softcap=config.attention_softcap, is_balanced=mask.is_balanced)
+      for kind in config.kinds]
   if len(kernels) == 1:
     return kernels[0](query, key, value, mask.ids)
   return jax.lax.switch(mask.kind, kernels, query, key, value, mask.ids)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlreason.models import columns
 from rlreason.parallel.rules import manual_axis, num_shards
 from rlreason.parallel.shards import map_shards, whole_columns
 
@@ -26,11 +27,13 @@ class _Kernel(NamedTuple):
   window: int | None
   softcap: float | None
   interpret: bool
+  is_balanced: bool = False  # the order of split columns is that of columns.py
 
 
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, *,
     window: int | None, scale: float, softcap: float | None, interpret: bool = False,
+    is_balanced: bool = False,
 ) -> jax.Array:
   """Causal attention within segments; arbitrary where `segment_ids` is 0.
 
@@ -45,6 +48,8 @@ def attend(
     scale: of the scores.
     softcap: as in `attention.attend`.
     interpret: whether to run without a TPU, slowly.
+    is_balanced: whether the columns are in the order of `columns.balanced`, T a multiple of 128
+      times the devices that split them.
 
   Returns:
     [B, T, H, h].
@@ -53,7 +58,7 @@ def attend(
   right = lambda x: _pad(x, 0, -length % (LANES * num_shards("length")))
   ids = right(segment_ids)
   return _run(
-      _Kernel(window, softcap, interpret), right(_scaled(query, scale)), right(key), right(value),
+      _Kernel(window, softcap, interpret, is_balanced), right(_scaled(query, scale)), right(key), right(value),
       ids, ids)[:, :length]
 
 
@@ -111,9 +116,13 @@ def _run(kind: _Kernel, query, key, value, query_ids, key_ids):
   """The last T of L tokens, [B, T, H, h] with ids i32[B, T], attend to all, [B, L, K, h]."""
   shards = num_shards("length")
 
+  def whole(x, axis):
+    x = whole_columns(x, axis)
+    return columns.in_order(x, axis, shards) if kind.is_balanced else x
+
   def of_shard(query, key, value, query_ids, key_ids):
     if shards > 1:
-      key, value, key_ids = whole_columns(key, 2), whole_columns(value, 2), whole_columns(key_ids, 1)
+      key, value, key_ids = whole(key, 2), whole(value, 2), whole(key_ids, 1)
     kernel = jax.vmap(_make_kernel(kind, query[0], key[0, 0], shards))
     return (_in_bf16(kernel) if query.dtype == jnp.bfloat16 else kernel)(
         query, key, value, query_ids, key_ids)
@@ -158,11 +167,14 @@ def _make_kernel(kind: _Kernel, query: jax.Array, key: jax.Array, shards: int):
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   (heads, count, _), (length, size) = query.shape, key.shape
+  part = count // 2 if kind.is_balanced else count  # a block of two parts would be half empty
   shape, offset = (count * shards, length), length - count * shards
   mask = (splash_attention.CausalMask(shape, offset) if kind.window is None else
           splash_attention.LocalMask(shape, (kind.window - 1, 0), offset=offset))
+  if kind.is_balanced:
+    mask.q_sequence = columns.balanced(length, shards)
   of_query, of_key = (
-      next(size for size in _BLOCKS if x % size == 0) for x in (count, length))
+      next(size for size in _BLOCKS if x % size == 0 or size == LANES) for x in (part, length))
   # Each block of keys has its own sum of the query's gradient, which are added up afterwards.
   most = max(of_key, _KEY_BYTES // (size * key.dtype.itemsize))
   of_keys = max(n for n in range(of_key, most + 1, of_key) if length % n == 0)

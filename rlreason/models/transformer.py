@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rlreason import masks
 from rlreason.losses import logprobs
-from rlreason.models import flash, lora, quantize
+from rlreason.models import columns, flash, lora, quantize
 from rlreason.models.attention import Attention, resolve, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
@@ -186,13 +186,24 @@ def forward_and_balance(
   if positions is None:
     positions = masks.positions_from_mask(segment_ids > 0)
   length, shards = tokens.shape[1], num_shards("length")
-  if shards > 1:  # padding, so that devices can split the columns
-    multiple = shards * (flash.LANES if resolve(config, length) == "flash" else 1)
-    tokens, segment_ids, positions, is_counted = (
-        pad_columns(x, multiple) for x in (tokens, segment_ids, positions, is_counted))
+  # Attention of XLA computes all pairs of tokens, wherever the columns are.
+  is_balanced = shards > 1 and resolve(config, length) == "flash"
+  if shards > 1:
+    arrange = functools.partial(_split_columns, shards, is_balanced)
+    tokens, segment_ids, positions, is_counted = map(
+        arrange, (tokens, segment_ids, positions, is_counted))
   hidden, _, loads = Transformer(config).apply(
-      {"params": params}, tokens, positions, row_masks(config, segment_ids, positions), is_counted)
+      {"params": params}, tokens, positions,
+      row_masks(config, segment_ids, positions, is_balanced), is_counted)
+  if is_balanced:
+    hidden = columns.exchange(hidden, shards)
   return hidden[:, :length], balance_loss(loads, jnp.sum(is_counted, dtype=jnp.float32))
+
+
+def _split_columns(shards: int, is_balanced: bool, x: jax.Array) -> jax.Array:
+  """[B, T] padded to what `shards` devices can split, and in the order in which they do."""
+  x = pad_columns(x, shards * (flash.LANES if is_balanced else 1))
+  return x[:, columns.balanced(x.shape[1], shards)] if is_balanced else x
 
 
 def prefill(

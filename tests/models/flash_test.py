@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlreason import masks, models
-from rlreason.models import attention, flash
+from rlreason.models import attention, columns, flash
 from rlreason.models.attention import Platform
 from rlreason.parallel import ParallelConfig, rules
 from rlreason.parallel.mesh import make_mesh
@@ -133,6 +133,42 @@ def test_a_model_of_two_kinds_of_layers_with_flash(monkeypatch):
     got = run(dataclasses.replace(MODEL, attention="flash"))
   kept = np.asarray(ids > 0)
   np.testing.assert_allclose(np.asarray(got)[kept], np.asarray(expected)[kept], atol=1e-4)
+
+
+@pytest.mark.parametrize("fields", [
+    dict(data=2, sequence=2), dict(data=1, sequence=3), dict(data=1, sequence=4, tensor=2)])
+def test_a_model_whose_columns_are_split_evenly(fields, monkeypatch):
+  """Each device has two parts of a row, one from each end; rows, and gradients, are as they were."""
+  params = jax.jit(models.init_params, static_argnums=0)(MODEL, jax.random.key(0))
+  ids = _rows()
+  tokens = jax.random.randint(jax.random.key(1), ids.shape, 0, 11)
+  kept = (ids > 0)[..., None]
+
+  def loss(config, params, tokens, ids):
+    hidden = jnp.where(kept, models.forward(config, params, tokens, ids, _positions(ids)), 0.0)
+    return jnp.sum(jnp.sin(hidden)), hidden
+
+  run = lambda config: jax.value_and_grad(functools.partial(loss, config), has_aux=True)
+  (_, expected), of_params = jax.jit(run(MODEL))(params, tokens, ids)
+  with _as_on_a_tpu(monkeypatch):
+    on_mesh, mesh = _in_mesh(
+        run(dataclasses.replace(MODEL, attention="flash")), ParallelConfig(**fields))
+    put = lambda x: jax.device_put(x, rules.rows_sharding(mesh))
+    program = jax.jit(on_mesh).lower(params, put(tokens), put(ids))
+    (_, got), gradients = program.compile()(params, put(tokens), put(ids))
+  np.testing.assert_allclose(got, expected, atol=1e-4)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+               gradients, of_params)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 5])
+def test_the_parts_of_balanced_columns(shards):
+  order = columns.balanced(4 * shards, shards)
+  np.testing.assert_array_equal(np.sort(order), np.arange(4 * shards))
+  pairs = (order + 1).reshape(shards, -1).sum(axis=1)  # tokens that each attends to
+  assert len(set(pairs)) == 1
+  np.testing.assert_array_equal(
+      columns.in_order(jnp.asarray(order)[None], 1, shards)[0], np.arange(4 * shards))
 
 
 HOPPER, AMPERE, TURING = (
