@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from rlreason.losses.logprobs import CHUNK_ELEMENTS, cap, hide_words, log1mexp
+from rlreason.parallel.rules import num_shards
+from rlreason.parallel.shards import map_rows, pad_columns
 
 Others = Literal["bucket", "renormalize"]
 
@@ -197,12 +199,28 @@ def _log_probs(model: Unembedded, rows, kernel, temperature):
 def _in_blocks(of_block, model: Unembedded, arrays, chunk_elements):
   """`of_block(kernel, *rows [R, ...]) -> f32[R, ...]` over all tokens of arrays [B, T, ...].
 
+  Where devices split the columns, each has blocks of its own tokens.
+  """
+  length, shards = model.hidden.shape[1], num_shards("length")
+  run = functools.partial(_blocks, of_block, model.vocab_axis, chunk_elements)
+  if shards == 1:
+    return run(model.kernel, *arrays)
+  kernel, token = ("embed", "vocab"), ("batch", "length")
+  result = map_rows(
+      run, (kernel[::-1] if model.vocab_axis == 0 else kernel, *(token for _ in arrays)), token)(
+          model.kernel, *(pad_columns(x, shards) for x in arrays))
+  return jax.tree.map(lambda x: x[:, :length], result)
+
+
+def _blocks(of_block, vocab_axis, chunk_elements, kernel, *arrays):
+  """The same on one device, or of its rows.
+
   A block is a few columns of every row, so that rows split over devices stay there.
   """
-  (batch, length), vocabulary = model.hidden.shape[:2], model.kernel.shape[model.vocab_axis]
+  (batch, length), vocabulary = arrays[0].shape[:2], kernel.shape[vocab_axis]
   flat = lambda x: x.reshape(-1, *x.shape[2:])
   if batch * length * vocabulary <= chunk_elements:
-    result = of_block(model.kernel, *map(flat, arrays))
+    result = of_block(kernel, *map(flat, arrays))
     return jax.tree.map(lambda x: x.reshape(batch, length, *x.shape[1:]), result)
 
   columns = max(1, chunk_elements // (batch * vocabulary))
@@ -220,6 +238,6 @@ def _in_blocks(of_block, model: Unembedded, arrays, chunk_elements):
 
   # In f32, because the gradient of the kernel is a sum over blocks.
   again = jax.checkpoint(of_block, prevent_cse=False)
-  one = functools.partial(again, model.kernel.astype(jnp.float32))
+  one = functools.partial(again, kernel.astype(jnp.float32))
   result = jax.lax.map(lambda block: one(*map(flat, block)), tuple(map(to_blocks, arrays)))
   return jax.tree.map(to_rows, result)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import INIT_STDDEV, activate, multiply, partitioned
+from rlreason.parallel.rules import splits_columns
 from rlreason.parallel.shards import map_rows
 from rlreason.types import Params
 
@@ -33,13 +34,15 @@ class Experts(nn.Module):
     probabilities for it; None without `counts`.
     """
     c = self.config
-    rows = x.reshape(-1, c.width)
+    # Flat, but for devices that split both axes.
+    axes = ("batch", "length") if splits_columns(x.shape[:2]) else ("batch",)
+    rows = x.reshape(*(x.shape[:2] if len(axes) == 2 else (-1,)), c.width)
     router = self._kernel("router", (c.width, c.num_experts), ("embed", None))
     # f32 probabilities: bf16 has too many ties, which are broken by index.
     probabilities = jax.nn.softmax(
         multiply(("embed", None), rows, router).astype(jnp.float32), axis=-1)
     choose = lambda x: tuple(jax.lax.top_k(x, c.experts_per_token))
-    weights, chosen = map_rows(choose, (("batch", None),), (("batch", None),) * 2)(probabilities)
+    weights, chosen = map_rows(choose, ((*axes, None),), ((*axes, None),) * 2)(probabilities)
     if c.normalize_experts:
       weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     kernels = [
@@ -47,19 +50,19 @@ class Experts(nn.Module):
         self._kernel("up", (c.num_experts, c.width, c.mlp_width), _INNER),
         self._kernel("down", (c.num_experts, c.mlp_width, c.width), _OUTER)]
     # Each device sorts its own tokens.
-    token = ("batch", "embed_act")
+    token = (*axes, "embed_act")
     out = map_rows(
         functools.partial(_through_experts, c), (token, token, _INNER, _INNER, _OUTER),
-        ("batch", "length", "embed_act"))(rows, chosen, *kernels)
-    out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=1).reshape(x.shape)
+        (*axes, None, "embed_act"))(rows, chosen, *kernels)
+    out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=-2).reshape(x.shape)
     if counts is None:
       return out, None
-    counts = counts.reshape(-1, 1).astype(jnp.float32)
+    counts = counts.reshape(*rows.shape[:-1], 1).astype(jnp.float32)
     choices = jnp.bincount(
         chosen.reshape(-1), jnp.broadcast_to(counts, chosen.shape).reshape(-1),
         length=c.num_experts)
     probabilities = jnp.where(counts > 0, counts * probabilities, 0.0)
-    return out, jnp.stack([choices, jnp.sum(probabilities, axis=0)])
+    return out, jnp.stack([choices, jnp.sum(probabilities, axis=range(rows.ndim - 1))])
 
   def _kernel(self, name: str, shape: tuple[int, ...], axes: tuple) -> jax.Array | Params:
     c = self.config
@@ -71,7 +74,7 @@ class Experts(nn.Module):
 
 
 def _through_experts(config: ModelConfig, rows, chosen, gate, up, down) -> jax.Array:
-  """Rows [M, D] through their k experts i32[M, k], [M, k, D]; kernels of all experts."""
+  """Rows [..., D] through their k experts i32[..., k], [..., k, D]; kernels of all experts."""
   order = jnp.argsort(chosen.reshape(-1), stable=True)
   sizes = jnp.bincount(chosen.reshape(-1), length=config.num_experts)
 
@@ -84,7 +87,7 @@ def _through_experts(config: ModelConfig, rows, chosen, gate, up, down) -> jax.A
             rows, quantize.dequantize(kernel, -2, config.compute_dtype), sizes),
         prevent_cse=False)(rows, kernel)
 
-  rows = rows[order // config.experts_per_token]
+  rows = rows.reshape(-1, rows.shape[-1])[order // config.experts_per_token]
   out = product(activate(product(rows, gate), config) * product(rows, up), down)
   # Back in the order of tokens: a gather, whose sum over k is deterministic.
   return out[jnp.argsort(order)].reshape(*chosen.shape, -1)

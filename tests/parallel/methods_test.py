@@ -29,7 +29,8 @@ DISTILLATIONS = {
     "whole": DistillConfig(Slot(losses.reverse_kl), micro_batch_size=8),
     "top_k": DistillConfig(
         Slot(losses.generalized_jsd, {"beta": 0.5}), top_k=3, micro_batch_size=8)}
-layouts = pytest.mark.parametrize("layout", ["data2_fsdp2_tensor2", "pmap8"])
+layouts = pytest.mark.parametrize(
+    "layout", ["data2_fsdp2_tensor2", "sequence2", "data2_sequence2_tensor2", "pmap8"])
 
 
 def make_texts(seed, columns):
