@@ -187,7 +187,7 @@ def test_updates_are_those_of_one_device(name):
     assert other == pytest.approx(value, abs=2e-5), metric
 
 
-@pytest.mark.parametrize("name", ["data4_fsdp2", "pmap8"])
+@pytest.mark.parametrize("name", ["data4_fsdp2", "sequence2", "pmap8"])
 def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
   config = dataclasses.replace(
       CONFIG, critic="separate", kl_placement="loss", kl_estimator="k3", kl_target=None)
@@ -195,9 +195,9 @@ def test_a_critic_of_its_own_and_kl_in_the_loss_too(name):
   assert_close(result.layout.get_state(result.state).params, one.state.params)
 
 
-@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
+@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "sequence2", "pmap8"])
 def test_given_tokens_within_completions_too(name):
-  # Whole groups on each of 8 devices; under pmap, packed rows.
+  # Whole groups on each of 8 devices; under pmap and where columns are split, packed rows.
   config = dataclasses.replace(CONFIG, micro_batch_size=16, pack_rows=True, packed_width=14)
   one = run_ppo(ParallelConfig(data=1), config, has_gaps=True)
   result = run_ppo(LAYOUTS[name], config, has_gaps=True)
@@ -207,7 +207,7 @@ def test_given_tokens_within_completions_too(name):
   assert_close(result.layout.get_state(result.state).params, one.state.params)
 
 
-@pytest.mark.parametrize("name", ["data8", "data2_fsdp2_tensor2", "pmap8"])
+@pytest.mark.parametrize("name", ["data8", "data2_fsdp2_tensor2", "sequence2", "pmap8"])
 def test_packed_rows_are_of_each_device_and_as_padded_ones(name):
   config = dataclasses.replace(
       CONFIG, critic="separate", recompute_log_probs=True, share_prompts=False)
@@ -228,7 +228,7 @@ GROUPED = presets.kl_cov(
     selection=Slot(losses.select_kl_cov, {"fraction": 0.1}))
 
 
-@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "pmap8"])
+@pytest.mark.parametrize("name", ["data2_fsdp2_tensor2", "data2_sequence2_tensor2", "pmap8"])
 def test_groups_dropped_rows_selected_tokens_and_a_moving_reference_too(name):
   one, result = run_ppo(ParallelConfig(data=1), GROUPED), run_ppo(LAYOUTS[name], GROUPED)
   np.testing.assert_array_equal(result.rollout.completion_tokens, one.rollout.completion_tokens)
@@ -245,7 +245,8 @@ def test_groups_dropped_rows_selected_tokens_and_a_moving_reference_too(name):
 
 
 @pytest.mark.parametrize(
-    "name, critic", [("data2_fsdp2_tensor2", "separate"), ("pmap8", "shared")])
+    "name, critic", [("data2_fsdp2_tensor2", "separate"), ("sequence2", "separate"),
+                     ("data2_sequence2_tensor2", "shared"), ("pmap8", "shared")])
 def test_adapters_on_a_quantised_base_too(name, critic):
   config = dataclasses.replace(CONFIG, critic=critic)
   model = dataclasses.replace(MODEL, lora=models.LoRAConfig(rank=2, alpha=4.0))

@@ -17,7 +17,9 @@ from tests.algorithms import tiny
 COLLECTIVE = re.compile(r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
 MESHES = {"tensor2": ParallelConfig(data=1, tensor=2), "fsdp8": ParallelConfig(fsdp=8),
           "data2_fsdp4": ParallelConfig(data=2, fsdp=4),
-          "fsdp4_tensor2": ParallelConfig(fsdp=4, tensor=2)}
+          "fsdp4_tensor2": ParallelConfig(fsdp=4, tensor=2),
+          "fsdp2_sequence4": ParallelConfig(data=1, fsdp=2, sequence=4),
+          "data2_sequence2_tensor2": ParallelConfig(data=2, sequence=2, tensor=2)}
 MODEL = dataclasses.replace(tiny.MODEL, width=16, vocab_size=1030, num_tokens=1027)
 
 
@@ -61,7 +63,8 @@ def place(layout, model, hidden, targets, params):
   return layout.put_params(params, boxed), layout.put_rows((hidden, targets))
 
 
-@pytest.mark.parametrize("name", ["fsdp8", "fsdp4_tensor2"])
+@pytest.mark.parametrize(
+    "name", ["fsdp8", "fsdp4_tensor2", "fsdp2_sequence4", "data2_sequence2_tensor2"])
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_no_loop_over_chunks_communicates(name, is_tied):
   """Else each turn gathers a part of the kernel and sums its gradient over all devices."""

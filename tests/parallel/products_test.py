@@ -15,7 +15,9 @@ AXES = ("embed", "mlp")
 MESHES = {
     "one": ParallelConfig(data=1), "fsdp8": ParallelConfig(fsdp=8),
     "data2_fsdp2_tensor2": ParallelConfig(data=2, fsdp=2, tensor=2),
-    "data2_fsdp4": ParallelConfig(data=2, fsdp=4)}
+    "data2_fsdp4": ParallelConfig(data=2, fsdp=4),
+    "data2_sequence2_tensor2": ParallelConfig(data=2, sequence=2, tensor=2),
+    "fsdp2_sequence4": ParallelConfig(data=1, fsdp=2, sequence=4)}
 meshes = pytest.mark.parametrize("name", MESHES)
 
 

@@ -18,27 +18,30 @@ from tests.parallel.logits_test import COLLECTIVE, in_loops
 MODEL = dataclasses.replace(
     tiny.MODEL, vocab_size=1030, width=16, num_heads=4, num_kv_heads=2, head_dim=4)
 MESHES = {
-    "fsdp8": ParallelConfig(fsdp=8), "tensor2": ParallelConfig(fsdp=4, tensor=2),
-    "tensor5": ParallelConfig(data=1, tensor=5)}
+    "fsdp8": ParallelConfig(fsdp=8), "fsdp4": ParallelConfig(data=1, fsdp=4),
+    "tensor2": ParallelConfig(fsdp=4, tensor=2),
+    "tensor5": ParallelConfig(data=1, tensor=5),
+    "sequence2": ParallelConfig(fsdp=4, sequence=2)}
 
 
-def sampler(name, model, temperature, is_int8=False):
+def sampler(name, model, temperature, is_int8=False, prompts=8):
   layout = make_layout(MESHES[name])
   options = sampling.SamplingOptions(
       max_new_tokens=6, temperature=temperature, weights="int8" if is_int8 else "full")
   program = layout.compile_sampler(lambda params, prompts, key: sampling.sample(
       model, params, prompts, key, options=options, stop_ids=(1,), group_size=2))
   params = layout.put_params(tiny.random_params(model), models.abstract_boxed_params(model))
-  prompts = layout.put_rows(types.Prompts(
-      tokens=np.full((8, 3), 7, np.int32), mask=np.ones((8, 3), bool),
-      index=np.arange(8, dtype=np.int32)))
-  return layout, program, (params, prompts, jax.random.key(0))
+  rows = layout.put_rows(types.Prompts(
+      tokens=np.full((prompts, 3), 7, np.int32), mask=np.ones((prompts, 3), bool),
+      index=np.arange(prompts, dtype=np.int32)))
+  return layout, program, (params, rows, jax.random.key(0))
 
 
+@pytest.mark.parametrize("name", ["fsdp8", "sequence2"])
 @pytest.mark.parametrize("fields", [{}, dict(num_experts=4, experts_per_token=2)])
-def test_parameters_are_gathered_once(fields):
+def test_parameters_are_gathered_once(name, fields):
   """Not in every step: that is as much as all other memory traffic of the step, and more."""
-  _, program, args = sampler("fsdp8", dataclasses.replace(MODEL, **fields), 1.0)
+  _, program, args = sampler(name, dataclasses.replace(MODEL, **fields), 1.0)
   text = program.lower(*args).compile().as_text()
   assert "all-gather(" in text
   found = [line for line in in_loops(text) if COLLECTIVE.search(line)]
@@ -46,6 +49,19 @@ def test_parameters_are_gathered_once(fields):
   sizes = [np.prod([int(n) for n in re.search(r"\[([\d,]*)\]", line)[1].split(",") if n])
            for line in found if "_product" not in line and "_through_experts" not in line]
   assert max(sizes, default=0) <= 16, found
+
+
+@pytest.mark.parametrize("prompts, rows", [(8, 2), (12, 6)])
+def test_devices_that_split_columns_split_rows_of_a_sampler(prompts, rows):
+  """Unless their number does not divide the prompts: they then sample the same rows."""
+  layout, program, args = sampler("sequence2", MODEL, 1.0, prompts=prompts)
+  _, alone, others = sampler("fsdp4", MODEL, 1.0, prompts=prompts)
+  text = program.lower(*args).compile().as_text()
+  assert re.search(rf"f32\[({rows},1030|1030,{rows})\]", text)  # logits of a device's rows
+  found, expected = layout.get_rows(program(*args)), layout.get_rows(alone(*others))
+  jax.tree.map(np.testing.assert_array_equal, found.completion_tokens, expected.completion_tokens)
+  np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+  assert layout.prompt_parts(prompts) == (8 if prompts == 8 else 4)
 
 
 def test_logits_of_a_split_vocabulary_are_not_gathered():

@@ -373,6 +373,11 @@ def test_a_mesh_and_one_device_give_the_same_metrics(sharded, uninterrupted):
   assert_same_metrics(sharded, uninterrupted)
 
 
+def test_a_mesh_whose_devices_split_tokens_too(uninterrupted, tmp_path):
+  run_lib.train(make_recipe(**{"parallel.fsdp": 2, "parallel.sequence": 2}), tmp_path)
+  assert_same_metrics(tmp_path, uninterrupted)
+
+
 def break_updates(monkeypatch, after):
   """The loss of every update of a stage after its first `after` is not finite."""
   apply_gradients = base.apply_gradients
