@@ -103,7 +103,7 @@ class Segments:
 
   ids: jax.Array  # i32[B, T], 0 on padding
   kind: jax.Array  # i32 scalar, the layer's index in `config.kinds`
-  is_balanced: bool = struct.field(pytree_node=False, default=False)  # as in `flash.attend`
+  is_balanced: bool = struct.field(pytree_node=False, default=False)  # for `attend_balanced`
 
 
 class GroupMasks(NamedTuple):
@@ -225,9 +225,9 @@ def _attend_rows(config, query, key, value, mask, scale):
     return _attend_in_parts(run, query, key, value, mask)
 
   # The window is built into the kernel: one kernel for each kind.
+  run = flash.attend_balanced if mask.is_balanced else flash.attend
   kernels = [
-      functools.partial(flash.attend, window=kind.window, scale=scale,
-                        softcap=config.attention_softcap, is_balanced=mask.is_balanced)
+      functools.partial(run, window=kind.window, scale=scale, softcap=config.attention_softcap)
       for kind in config.kinds]
   if len(kernels) == 1:
     return kernels[0](query, key, value, mask.ids)

@@ -3,16 +3,19 @@
 It keeps no [T, T] array: the scores of a block are computed, used and discarded, in the backward
 pass too, which one kernel computes. Instead of a mask it needs only the segments; causality and
 windows are part of the kernel.
+
+The last tokens of a row attend to the most others. Where devices split the columns, in 2n parts,
+device d of n has part d and part 2n - 1 - d: each has the same number of pairs of tokens.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rlreason.models import columns
 from rlreason.parallel.rules import manual_axis, num_shards
-from rlreason.parallel.shards import map_shards, whole_columns
+from rlreason.parallel.shards import map_rows, map_shards, whole_columns
 
 LANES = 128  # rows are padded to a multiple of it
 RESIDUALS = "flash_residuals"  # what the backward pass reads, by its name for `jax.checkpoint`
@@ -27,13 +30,12 @@ class _Kernel(NamedTuple):
   window: int | None
   softcap: float | None
   interpret: bool
-  is_balanced: bool = False  # the order of split columns is that of columns.py
+  is_balanced: bool = False  # the columns, which devices split, are in the order of `balanced`
 
 
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, *,
     window: int | None, scale: float, softcap: float | None, interpret: bool = False,
-    is_balanced: bool = False,
 ) -> jax.Array:
   """Causal attention within segments; arbitrary where `segment_ids` is 0.
 
@@ -48,8 +50,6 @@ def attend(
     scale: of the scores.
     softcap: as in `attention.attend`.
     interpret: whether to run without a TPU, slowly.
-    is_balanced: whether the columns are in the order of `columns.balanced`, T a multiple of 128
-      times the devices that split them.
 
   Returns:
     [B, T, H, h].
@@ -58,8 +58,20 @@ def attend(
   right = lambda x: _pad(x, 0, -length % (LANES * num_shards("length")))
   ids = right(segment_ids)
   return _run(
-      _Kernel(window, softcap, interpret, is_balanced), right(_scaled(query, scale)), right(key), right(value),
+      _Kernel(window, softcap, interpret), right(_scaled(query, scale)), right(key), right(value),
       ids, ids)[:, :length]
+
+
+def attend_balanced(
+    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, *,
+    window: int | None, scale: float, softcap: float | None, interpret: bool = False,
+) -> jax.Array:
+  """`attend` for columns in the order of `balanced`.
+
+  T is a multiple of 128 times the devices that split the columns; else as there, [B, T, H, h].
+  """
+  return _run(_Kernel(window, softcap, interpret, is_balanced=True), _scaled(query, scale), key,
+              value, segment_ids, segment_ids)
 
 
 def attend_shared(
@@ -118,7 +130,7 @@ def _run(kind: _Kernel, query, key, value, query_ids, key_ids):
 
   def whole(x, axis):
     x = whole_columns(x, axis)
-    return columns.in_order(x, axis, shards) if kind.is_balanced else x
+    return in_order(x, axis, shards) if kind.is_balanced else x
 
   def of_shard(query, key, value, query_ids, key_ids):
     if shards > 1:
@@ -172,7 +184,7 @@ def _make_kernel(kind: _Kernel, query: jax.Array, key: jax.Array, shards: int):
   mask = (splash_attention.CausalMask(shape, offset) if kind.window is None else
           splash_attention.LocalMask(shape, (kind.window - 1, 0), offset=offset))
   if kind.is_balanced:
-    mask.q_sequence = columns.balanced(length, shards)
+    mask.q_sequence = balanced(length, shards)
   of_query, of_key = (
       next(size for size in _BLOCKS if x % size == 0 or size == LANES) for x in (part, length))
   # Each block of keys has its own sum of the query's gradient, which are added up afterwards.
@@ -199,3 +211,44 @@ def _of_device(kernel, shards: int):
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
 
   return jax.tree.map(part, kernel)
+
+
+def _parts(shards: int) -> list[int]:
+  """The parts in the order of the devices that have them: 0, 3, 1, 2 for 2 devices."""
+  return [part for d in range(shards) for part in (d, 2 * shards - 1 - d)]
+
+
+def balanced(length: int, shards: int) -> np.ndarray:
+  """i32[T] the columns in the order of the devices that have them; T a multiple of 2 * `shards`."""
+  return np.arange(length, dtype=np.int32).reshape(2 * shards, -1)[_parts(shards)].reshape(-1)
+
+
+def in_order(x: jax.Array, axis: int, shards: int) -> jax.Array:
+  """An array of balanced columns on `axis`, all of them on this device, in the order of a row."""
+  parts = jnp.split(x, 2 * shards, axis)
+  return jnp.concatenate([parts[i] for i in np.argsort(_parts(shards))], axis)
+
+
+def exchange(x: jax.Array, shards: int) -> jax.Array:
+  """[B, T, D] of balanced columns, split over devices, in the order of a row, split as well.
+
+  Of the two parts that each device has, one becomes the first half of some device's columns, and
+  the other the second half of another's.
+  """
+  last = 2 * shards - 1
+
+  def of_device(x):
+    axis = manual_axis("length")
+    low, high = jnp.split(x, 2, axis=1)
+    is_even = jax.lax.axis_index(axis) % 2 == 0
+    # An even part is a first half: the lower part of an even device, the upper one of an odd one.
+    first = jax.lax.ppermute(
+        jnp.where(is_even, low, high), axis,
+        [(d, (last - d if d % 2 else d) // 2) for d in range(shards)])
+    second = jax.lax.ppermute(
+        jnp.where(is_even, high, low), axis,
+        [(d, (d if d % 2 else last - d) // 2) for d in range(shards)])
+    return jnp.concatenate([first, second], axis=1)
+
+  axes = ("batch", "length", "embed_act")
+  return map_rows(of_device, (axes,), axes)(x)

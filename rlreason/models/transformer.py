@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rlreason import masks
 from rlreason.losses import logprobs
-from rlreason.models import columns, flash, lora, quantize
+from rlreason.models import flash, lora, quantize
 from rlreason.models.attention import Attention, resolve, row_masks
 from rlreason.models.cache import DecodeStep, LayerCache
 from rlreason.models.config import ModelConfig
@@ -196,14 +196,14 @@ def forward_and_balance(
       {"params": params}, tokens, positions,
       row_masks(config, segment_ids, positions, is_balanced), is_counted)
   if is_balanced:
-    hidden = columns.exchange(hidden, shards)
+    hidden = flash.exchange(hidden, shards)
   return hidden[:, :length], balance_loss(loads, jnp.sum(is_counted, dtype=jnp.float32))
 
 
 def _split_columns(shards: int, is_balanced: bool, x: jax.Array) -> jax.Array:
   """[B, T] padded to what `shards` devices can split, and in the order in which they do."""
   x = pad_columns(x, shards * (flash.LANES if is_balanced else 1))
-  return x[:, columns.balanced(x.shape[1], shards)] if is_balanced else x
+  return x[:, flash.balanced(x.shape[1], shards)] if is_balanced else x
 
 
 def prefill(

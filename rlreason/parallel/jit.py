@@ -75,15 +75,7 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     return traced
 
   def compile_sampler(fn):
-    # No step has several tokens of a row to split: where they can, all devices split the rows.
-    def sample(params, tree, key):
-      count = rules.count_token_shards(mesh.shape)
-      names = rules.ROWS if any(x.shape[0] % count for x in jax.tree.leaves(tree)) else rules.TOKENS
-      placed = rules.rows_sharding(mesh, names)
-      tree = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, placed), tree)
-      with nn.logical_axis_rules(rules.make_sampler_table(table, names)):
-        return fn(params, tree, key)
-
+    sample = _by_all_devices(fn, mesh, table)
     return told("sampling", jax.jit(in_mesh(sample, name_of(fn)), out_shardings=rows))
 
   def compile_update(fn, state):
@@ -107,6 +99,19 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
       compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),
       compile_update=compile_update)
+
+
+def _by_all_devices(fn: Callable, mesh: jax.sharding.Mesh, table: tuple) -> Callable:
+  """A sampler whose rows all devices split where they can: no step has several tokens of a row."""
+  def sample(params, tree, key):
+    count = rules.count_token_shards(mesh.shape)
+    names = rules.ROWS if any(x.shape[0] % count for x in jax.tree.leaves(tree)) else rules.TOKENS
+    split = rules.rows_sharding(mesh, names)
+    tree = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, split), tree)
+    with nn.logical_axis_rules(rules.make_sampler_table(table, names)):
+      return fn(params, tree, key)
+
+  return sample
 
 
 def told(name: str, program: Callable) -> Callable:

@@ -126,7 +126,7 @@ def num_shards(axis: str) -> int:
 
 
 def split_axis(axis: str, size: int) -> str | None:
-  """The one mesh axis that splits a logical axis of this size among devices with the same tokens."""
+  """The one mesh axis that splits an axis of this size among devices with the same tokens."""
   names = names_of(table()[axis])
   is_split = len(names) == 1 and names[0] not in TOKENS and num_shards(axis) > 1
   return names[0] if is_split and size % num_shards(axis) == 0 else None
@@ -149,7 +149,7 @@ def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSp
 
 
 def part_of(spec: PartitionSpec, kept: Iterable[str]) -> PartitionSpec:
-  """A specification with only those axes of the current mesh that are `kept` and split something."""
+  """A specification with only those mesh axes that are kept and split something."""
   mesh, kept = current_mesh(), set(kept)
   found = [tuple(name for name in names_of(entry) if name in kept and mesh.shape[name] > 1)
            for entry in spec]

@@ -211,8 +211,8 @@ def _spec_of_rows(lead: tuple[int, ...]) -> tuple[PartitionSpec, tuple[str, ...]
 def take_rows_of(table: jax.Array, tokens: jax.Array, axes: tuple[str, str]) -> jax.Array:
   """Rows of a table [V, D] with logical axes, for tokens i32[B, T]: [B, T, D].
 
-  Where devices split the columns of tokens and D among them, each takes its part of D for the tokens
-  of all these, and they exchange them: the partitioner would gather the rows of all devices.
+  Where devices split the columns of tokens, and D too, each takes its part of D for the tokens of
+  all these, and they exchange them: the partitioner would gather the rows of all devices.
   """
   rows_spec, used = _spec_of_rows(tokens.shape)
   spec = rules.part_of(rules.spec_of(axes, table.shape), used) if used else (None, None)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlreason import masks, models
-from rlreason.models import attention, columns, flash
+from rlreason.models import attention, flash
 from rlreason.models.attention import Platform
 from rlreason.parallel import ParallelConfig, rules
 from rlreason.parallel.mesh import make_mesh
@@ -118,7 +118,8 @@ def _as_on_a_tpu(monkeypatch):
   """Chooses as on a TPU, and interprets the kernel."""
   with monkeypatch.context() as patch:
     patch.setattr(attention, "this_platform", lambda: Platform("tpu"))
-    patch.setattr(flash, "attend", functools.partial(flash.attend, interpret=True))
+    for name in ("attend", "attend_balanced"):
+      patch.setattr(flash, name, functools.partial(getattr(flash, name), interpret=True))
     yield
 
 
@@ -138,7 +139,7 @@ def test_a_model_of_two_kinds_of_layers_with_flash(monkeypatch):
 @pytest.mark.parametrize("fields", [
     dict(data=2, sequence=2), dict(data=1, sequence=3), dict(data=1, sequence=4, tensor=2)])
 def test_a_model_whose_columns_are_split_evenly(fields, monkeypatch):
-  """Each device has two parts of a row, one from each end; rows, and gradients, are as they were."""
+  """Each device has two parts of a row, one from each end; results are as on one device."""
   params = jax.jit(models.init_params, static_argnums=0)(MODEL, jax.random.key(0))
   ids = _rows()
   tokens = jax.random.randint(jax.random.key(1), ids.shape, 0, 11)
@@ -163,12 +164,12 @@ def test_a_model_whose_columns_are_split_evenly(fields, monkeypatch):
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 5])
 def test_the_parts_of_balanced_columns(shards):
-  order = columns.balanced(4 * shards, shards)
+  order = flash.balanced(4 * shards, shards)
   np.testing.assert_array_equal(np.sort(order), np.arange(4 * shards))
   pairs = (order + 1).reshape(shards, -1).sum(axis=1)  # tokens that each attends to
   assert len(set(pairs)) == 1
   np.testing.assert_array_equal(
-      columns.in_order(jnp.asarray(order)[None], 1, shards)[0], np.arange(4 * shards))
+      flash.in_order(jnp.asarray(order)[None], 1, shards)[0], np.arange(4 * shards))
 
 
 HOPPER, AMPERE, TURING = (

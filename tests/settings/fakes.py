@@ -46,7 +46,8 @@ POOL = types.SimpleNamespace(counts=types.SimpleNamespace(timeouts=0, crashes=0,
 POLICY = {"w": np.zeros(2, np.float32)}
 _same = lambda x, *unused: x
 LAYOUT = Layout(
-    num_shards=1, num_replicas=1, sampling_shards=1, takes_plans=True, param_shardings=lambda boxed: None,
+    num_shards=1, num_replicas=1, sampling_shards=1, takes_plans=True,
+    param_shardings=lambda boxed: None,
     put_params=_same, put_state=_same, get_state=_same, put_rows=_same, get_rows=_same,
     put_plan=_same,
     compile_sampler=_same,

@@ -57,6 +57,9 @@ def _fewer_activations(plan: Plan, part: StagePlan, program: ProgramPlan) -> lis
       size = config.micro_batch_size or getattr(config, "minibatch_size", 0) or getattr(
           stage, "batch_size", 0) or stage.num_prompts * stage.group_size
       found += _smaller(stage.name, f"{section}.micro_batch_size", size // 2, shards)
+  if not found:  # not a micro-batch of fewer rows than there are devices that split rows
+    found.append(f"config.parallel.sequence={2 * plan.mesh['sequence']} (of more devices, or of "
+                 "fewer that split rows)")
   return [*found, "shorter rows", "more devices"]
 
 
