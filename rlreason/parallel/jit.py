@@ -74,10 +74,6 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
     traced.__name__ = name or name_of(fn)
     return traced
 
-  def compile_sampler(fn):
-    sample = _by_all_devices(fn, mesh, table)
-    return told("sampling", jax.jit(in_mesh(sample, name_of(fn)), out_shardings=rows))
-
   def compile_update(fn, state):
     replicas = ALONE._replace(take=take_placed, place=place)
     shardings = jax.tree.map(lambda x: x.sharding, state)
@@ -95,7 +91,8 @@ def make_jit_layout(config: ParallelConfig) -> Layout:
       put_state=put_state,
       get_state=lambda s: s, put_rows=put_rows, get_rows=get_rows,
       put_plan=lambda plan: plan,
-      compile_sampler=compile_sampler,
+      compile_sampler=lambda fn: told("sampling", jax.jit(
+          in_mesh(_by_all_devices(fn, mesh, table), name_of(fn)), out_shardings=rows)),
       compile_rows=lambda fn: told("scoring", jit(in_mesh(fn), out_shardings=rows)),
       compile_whole=lambda fn: in_turn(jit(in_mesh(fn), out_shardings=(rows, everywhere))),
       compile_update=compile_update)
