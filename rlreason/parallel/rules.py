@@ -151,10 +151,8 @@ def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSp
 def part_of(spec: PartitionSpec, kept: Iterable[str]) -> PartitionSpec:
   """A specification with only those mesh axes that are kept and split something."""
   mesh, kept = current_mesh(), set(kept)
-  found = [tuple(name for name in names_of(entry) if name in kept and mesh.shape[name] > 1)
-           for entry in spec]
   return PartitionSpec(*(
-      None if not names else names[0] if len(names) == 1 else names for names in found))
+      _entry(tuple(name for name in names_of(entry) if name in kept), mesh) for entry in spec))
 
 
 def splits_columns(lead: tuple[int, ...]) -> bool:
@@ -204,5 +202,13 @@ def fit_spec(
   """The specification without the axes of `shape` that it does not divide."""
   names = tuple(spec) + (None,) * (len(shape) - len(spec))
   return PartitionSpec(*(
-      name if size % _size(mesh, name) == 0 else None
+      _entry(name, mesh) if size % _size(mesh, name) == 0 else None
       for name, size in zip(names, shape, strict=True)))
+
+
+def _entry(names: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh):
+  """An entry of a specification, without those of several mesh axes that split nothing."""
+  if names is None or isinstance(names, str):
+    return names
+  found = tuple(name for name in names if mesh.shape[name] > 1)
+  return found if len(found) > 1 else found[0] if found else None

@@ -45,6 +45,13 @@ def test_parameters_are_split_over_fsdp_and_tensor():
   assert got["layers"]["mlp"]["down"]["kernel"] == Spec(None, "tensor", "fsdp")
 
 
+def test_the_width_is_split_over_sequence_too():
+  got = specs(MODEL, data=2, fsdp=2, sequence=2)
+  assert got["embed"]["embedding"] == Spec("tensor", ("fsdp", "sequence"))
+  got = specs(MODEL, data=2, sequence=2, tensor=2)
+  assert got["layers"]["mlp"]["down"]["kernel"] == Spec(None, "tensor", "sequence")
+
+
 @pytest.mark.parametrize("change, name", [
     (dict(num_heads=3, num_kv_heads=3), "k"), (dict(num_kv_heads=1), "k")])
 def test_an_axis_that_does_not_divide_stays_whole(change, name):
@@ -73,7 +80,9 @@ def test_rules_of_the_user_change_the_table():
     ("mlp:model", "rules: got 'mlp:model', allowed: data, fsdp, expert, sequence, tensor or none"),
     ("mlp:fsdp", "rules: got mlp:fsdp, allowed: another mesh axis than fsdp for one of embed, mlp"),
     ("embed:tensor", "allowed: another mesh axis than tensor for one of embed, vocab"),
-    ("heads:data", "allowed: another mesh axis than data for one of batch, heads")])
+    ("heads:data", "allowed: another mesh axis than data for one of batch, length, heads"),
+    ("mlp:sequence", "allowed: another mesh axis than sequence for one of embed, mlp"),
+    ("vocab:sequence", "allowed: another mesh axis than sequence for one of embed, vocab")])
 def test_rules_that_cannot_be_are_refused(change, message):
   with pytest.raises(ValueError, match=message):
     ParallelConfig(rules=(change,))
@@ -91,3 +100,15 @@ def test_decode_steps_have_parameters_whole():
     with rules.whole_params():
       assert rules.spec_of(("embed", "mlp"), (4, 4)) == Spec(None, "tensor")
       assert rules.num_shards("batch") == 4
+
+
+def test_a_sampler_splits_rows_alone():
+  mesh = make_mesh(ParallelConfig(data=2, fsdp=2, sequence=2))
+  for names, shards in ((rules.TOKENS, 8), (rules.ROWS, 4)):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(
+        rules.make_sampler_table(rules.RULES, names)):
+      assert rules.num_shards("batch") == shards and rules.num_shards("length") == 1
+      assert not rules.splits_columns((8, 6))
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    assert rules.splits_columns((8, 6)) and not rules.splits_columns((8, 5))
+    assert not rules.splits_columns((48,))

@@ -148,11 +148,3 @@ def test_parameters_are_split_by_all_devices_of_different_tokens(name):
   kernel = params["layers"]["mlp"]["up"]["kernel"]
   assert np.prod(kernel.sharding.shard_shape(kernel.shape)) * 8 == kernel.size * (
       1 if name != "sequence4" else 2)  # `data` does not split them
-
-
-@pytest.mark.parametrize("fields", [
-    dict(rules=("vocab:sequence",)), dict(rules=("heads:sequence",)),
-    dict(rules=("mlp:sequence",))])
-def test_other_axes_of_the_same_arrays_cannot_be_split_by_it(fields):
-  with pytest.raises(ValueError, match="allowed: another mesh axis than sequence for one of"):
-    ParallelConfig(**fields)
