@@ -148,6 +148,12 @@ def spec_of(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSp
   return fit_spec(PartitionSpec(*(axis and names[axis] for axis in axes)), shape, current_mesh())
 
 
+def split_tokens() -> set[str]:
+  """The axes of the current mesh that split tokens among several devices."""
+  mesh = current_mesh()
+  return {name for name in TOKENS if mesh.shape[name] > 1}
+
+
 def part_of(spec: PartitionSpec, kept: Iterable[str]) -> PartitionSpec:
   """A specification with only those mesh axes that are kept and split something."""
   mesh, kept = current_mesh(), set(kept)

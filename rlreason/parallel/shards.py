@@ -63,8 +63,8 @@ def map_rows(
         rules.spec_of(axes, x.shape), {*rules.TOKENS, *others})
 
   def mapped(*args):
-    names = {axis: rules.table()[axis] for axis in ("batch", "length")
-             if _divides(axis, in_axes, args)}
+    names = {axis: rules.part_of(PartitionSpec(rules.table()[axis]), rules.TOKENS)[0]
+             for axis in ("batch", "length") if _divides(axis, in_axes, args)}
     if not names and split_by is None:
       return fn(*args)
     specs = tuple(jax.tree.map(functools.partial(spec_of, axes, names), arg)
@@ -78,7 +78,7 @@ def map_rows(
         mine, mesh=mesh, in_specs=specs,
         out_specs=jax.tree.map(
             functools.partial(tokens_spec, names=names), out_axes, is_leaf=_is_axes),
-        axis_names={*rules.TOKENS, *others}, check_vma=False)(*args)
+        axis_names={*rules.split_tokens(), *others}, check_vma=False)(*args)
 
   return mapped
 
@@ -195,7 +195,7 @@ def sum_rows(fn: Callable, axes: Axes, *rows: jax.Array) -> jax.Array:
 
   total = jax.shard_map(
       mine, mesh=rules.current_mesh(), in_specs=rows_spec, out_specs=spec,
-      axis_names=set(rules.TOKENS), check_vma=False)(*rows)
+      axis_names=rules.split_tokens(), check_vma=False)(*rows)
   return constrain(total, axes)
 
 
@@ -226,7 +226,7 @@ def take_rows_of(table: jax.Array, tokens: jax.Array, axes: tuple[str, str]) -> 
 
   return jax.shard_map(
       mine, mesh=rules.current_mesh(), in_specs=(spec, rows_spec), out_specs=rows_spec,
-      axis_names=set(rules.TOKENS), check_vma=False)(table, tokens)
+      axis_names=rules.split_tokens(), check_vma=False)(table, tokens)
 
 
 def add_rows(
@@ -264,7 +264,7 @@ def add_rows(
 
   total = jax.shard_map(
       mine, mesh=rules.current_mesh(), in_specs=rows_spec, out_specs=spec,
-      axis_names=set(rules.TOKENS), check_vma=False)(tokens, rows)
+      axis_names=rules.split_tokens(), check_vma=False)(tokens, rows)
   return constrain(total, axes)
 
 
