@@ -40,6 +40,10 @@ PLANS = {
     "qwen32": ("rlsp_qwen25_32b", "v5p:4x4x8", _PROGRAMS, {
         "parallel.data": "4", "parallel.fsdp": "32", "model.remat": "attention",
         "rl.algorithm.micro_batch_size": "128", "rl.rewards.judge.function": ""}),
+    "long": ("grpo_math", "v5p:4x4x4", ("update",), {
+        "model.path": "models/Llama-3.1-8B", "model.remat": "attention", "rl.num_prompts": "64",
+        "rl.algorithm.minibatch_size": "64", "rl.sampling.max_new_tokens": "31744",
+        "parallel.fsdp": "16", "parallel.sequence": "4", "rl.algorithm.micro_batch_size": "16"}),
 }
 
 
@@ -52,21 +56,10 @@ def _weak(topology, data):
       "rl.algorithm.minibatch_size": rows, "rl.algorithm.micro_batch_size": rows}
 
 
-def _long(fsdp, sequence):
-  """Rows of 32,768 tokens of Llama-3.1-8B, as many at a time as devices that split rows."""
-  return "grpo_math", "v5p:4x4x4", ("update",), {
-      "model.path": "models/Llama-3.1-8B", "model.remat": "attention",
-      "parallel.fsdp": str(fsdp), "parallel.sequence": str(sequence), "rl.num_prompts": "64",
-      "rl.sampling.max_new_tokens": "31744", "rl.algorithm.minibatch_size": "64",
-      "rl.algorithm.micro_batch_size": str(fsdp), "rl.algorithm.share_prompts": "False"}
-
-
 # Name of the table -> name of a row -> the same.
 SERIES = {
     "weak": {f"{16 * data} x v5e": _weak(topology, data) for topology, data in (
         ("v5e:4x4", 1), ("v5e:8x8", 4), ("v5e:16x16", 16))},
-    "long": {f"fsdp {fsdp}, sequence {sequence}": _long(fsdp, sequence) for fsdp, sequence in (
-        (64, 1), (16, 4))},
 }
 
 
