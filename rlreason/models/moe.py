@@ -1,19 +1,14 @@
 """The mixture of experts: a router sends each token through a few of many feed-forward layers."""
 
-import functools
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlreason.models import quantize
+from rlreason.models import dispatch, quantize
 from rlreason.models.config import ModelConfig
 from rlreason.models.layers import INIT_STDDEV, activate, multiply, partitioned
 from rlreason.parallel.shards import map_rows
 from rlreason.types import Params
-
-
-_INNER, _OUTER = ("experts", "embed", "expert_mlp"), ("experts", "expert_mlp", "embed")
 
 
 class Experts(nn.Module):
@@ -43,15 +38,15 @@ class Experts(nn.Module):
     if c.normalize_experts:
       weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     kernels = [
-        self._kernel("gate", (c.num_experts, c.width, c.mlp_width), _INNER),
-        self._kernel("up", (c.num_experts, c.width, c.mlp_width), _INNER),
-        self._kernel("down", (c.num_experts, c.mlp_width, c.width), _OUTER)]
-    # Each device sorts its own tokens.
-    token = ("batch", "embed_act")
-    out = map_rows(
-        functools.partial(_through_experts, c), (token, token, _INNER, _INNER, _OUTER),
-        ("batch", "length", "embed_act"))(rows, chosen, *kernels)
-    out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=1).reshape(x.shape)
+        self._kernel("gate", (c.num_experts, c.width, c.mlp_width), dispatch.INNER),
+        self._kernel("up", (c.num_experts, c.width, c.mlp_width), dispatch.INNER),
+        self._kernel("down", (c.num_experts, c.mlp_width, c.width), dispatch.OUTER)]
+    if dispatch.is_spread(x):
+      of_token = lambda values: values.reshape(*x.shape[:2], -1)
+      out = dispatch.through_experts(c, x, of_token(weights), of_token(chosen), tuple(kernels))
+    else:
+      out = _through_experts(c, rows, chosen, *kernels)
+      out = jnp.sum(out * weights.astype(out.dtype)[..., None], axis=1).reshape(x.shape)
     if counts is None:
       return out, None
     counts = counts.reshape(-1, 1).astype(jnp.float32)

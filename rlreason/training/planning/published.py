@@ -31,6 +31,13 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "Qwen2.5-7B": _qwen2(3584, 18944, 28, (28, 4), **_UNTIED),
     "Qwen2.5-14B": _qwen2(5120, 13824, 48, (40, 8), **_UNTIED),
     "Qwen2.5-32B": _qwen2(5120, 27648, 64, (40, 8), **_UNTIED),
+    "Qwen3-30B-A3B": dict(
+        model_type="qwen3_moe", hidden_size=2048, intermediate_size=6144, moe_intermediate_size=768,
+        num_hidden_layers=48, num_attention_heads=32, num_key_value_heads=4, head_dim=128,
+        num_experts=128, num_experts_per_tok=8, norm_topk_prob=True, decoder_sparse_step=1,
+        mlp_only_layers=[], router_aux_loss_coef=0.001, vocab_size=151936,
+        max_position_embeddings=40960, rope_theta=1e6, rms_norm_eps=1e-6,
+        tie_word_embeddings=False, eos_token_id=151645),
     "Llama-3.1-8B": dict(
         model_type="llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
         num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
