@@ -91,3 +91,13 @@ def test_decode_steps_have_parameters_whole():
     with rules.whole_params():
       assert rules.spec_of(("embed", "mlp"), (4, 4)) == Spec(None, "tensor")
       assert rules.num_shards("batch") == 4
+
+
+def test_experts_are_never_gathered():
+  mesh = make_mesh(ParallelConfig(data=1, fsdp=2, expert=4))
+  axes = ("experts", "embed", "expert_mlp")
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", "fsdp", None)
+    assert rules.whole_in_rows(axes) == ("experts", None, "expert_mlp")
+    with rules.whole_params():
+      assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", None, None)
