@@ -217,7 +217,8 @@ def test_a_token_needs_only_its_experts():
 @pytest.mark.parametrize("name, billions", [
     ("Qwen2.5-0.5B", 0.494), ("Qwen2.5-Math-1.5B", 1.544), ("Qwen2.5-3B", 3.086),
     ("Qwen2.5-7B", 7.616), ("Qwen2.5-14B", 14.77), ("Qwen2.5-32B", 32.76),
-    ("Qwen3-30B-A3B", 30.53), ("Llama-3.1-8B", 8.030), ("SmolLM2-135M", 0.1345)])
+    ("Qwen3-30B-A3B", 30.53), ("Llama-3.1-8B", 8.030),
+    ("Llama-3.1-70B", 70.55), ("SmolLM2-135M", 0.1345)])
 def test_published_shapes_have_the_published_number_of_parameters(name, billions):
   model = shapes.model_shape(f"models/{name}", "config.model.path").model
   count = sum(leaf.size for leaf in jax.tree.leaves(models.abstract_params(model)))
