@@ -150,6 +150,14 @@ def test_grpo_is_that_of_one_device(name):
     assert other == pytest.approx(value, abs=1e-5), metric
 
 
+def test_groups_that_share_their_prompt_too():
+  config = dataclasses.replace(GRPO, micro_batch_size=16)  # a group for each device
+  found, expected = (run_ppo(mesh, config, MODEL, has_plan=True) for mesh in (
+      MESHES["data2_fsdp2_expert2"], ONE))
+  assert_close(found.scores, expected.scores)
+  assert_close(found.layout.get_state(found.state), expected.state)
+
+
 def test_adapters_on_quantised_experts_too():
   lora = models.LoRAConfig(rank=2, alpha=4.0, targets=("q", "v"))
   model = dataclasses.replace(MODEL, lora=lora)
