@@ -186,10 +186,16 @@ class _Specs(NamedTuple):
   axis: str | None  # the mesh axis of experts
   count: int  # its devices
   names: tuple[str, ...]  # the mesh axes whose devices have different tokens
+  inner: str | None  # one of an expert's features, whose devices have the same tokens
 
 
 def _make_specs(kernels: tuple) -> _Specs:
-  spec = lambda axes, x: rules.rows_part(rules.spec_of(axes, x.shape))
+  inner = None  # the parts of a quantised kernel need not be divisible alike
+  if not quantize.is_quantized(kernels[0]):
+    inner = rules.split_axis("expert_mlp", kernels[0].shape[2])
+  inner = None if inner == rules.table()["length"] else inner
+  others = () if inner is None else (inner,)
+  spec = lambda axes, x: rules.rows_part(rules.spec_of(axes, x.shape), *others)
   found = tuple(jax.tree.map(functools.partial(spec, axes), kernel)
                 for axes, kernel in zip((_INNER, _INNER, _OUTER), kernels, strict=True))
   axis = jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, PartitionSpec))[0][0]
@@ -197,7 +203,7 @@ def _make_specs(kernels: tuple) -> _Specs:
   return _Specs(
       PartitionSpec(rules.ROWS, length), found, axis,
       1 if axis is None else rules.current_mesh().shape[axis],
-      rules.ROWS if length is None else (*rules.ROWS, length))
+      rules.ROWS if length is None else (*rules.ROWS, length), inner)
 
 
 def _mapped(fn: Callable, specs: _Specs, num_of_tokens: int, out_specs: Any) -> Callable:
@@ -276,9 +282,11 @@ def _gather(specs: _Specs, x: jax.Array) -> jax.Array:
 
 
 def _scatter(specs: _Specs, total: jax.Array, like: jax.Array) -> jax.Array:
-  """The sum over the axis of [N, ...], for the tokens of this device, [b, t, ...]."""
+  """The sum over devices of [N, ...], for the tokens of this device, [b, t, ...]."""
   if specs.axis is not None:
     total = jax.lax.psum_scatter(total, specs.axis, tiled=True)
+  if specs.inner is not None:
+    total = jax.lax.psum(total, specs.inner)
   return total.reshape(like.shape)
 
 
@@ -303,7 +311,7 @@ def _whole(config: ModelConfig, specs: _Specs, kernels: tuple) -> list[jax.Array
   """The kernels of this device's experts, in the type of the computation."""
   def whole(part, spec):
     for axis, name in enumerate(spec):
-      if axis and name is not None:
+      if name not in (None, specs.axis, specs.inner):
         part = jax.lax.all_gather(part, name, axis=axis, tiled=True)
     return part
 
@@ -371,7 +379,7 @@ def _sum(specs: _Specs, total: jax.Array, spec: PartitionSpec) -> jax.Array:
   mesh = rules.current_mesh()
   left = [name for name in specs.names if mesh.shape[name] > 1 and name != specs.axis]
   for axis, name in enumerate(spec):
-    if axis and name is not None:
+    if name not in (None, specs.axis, specs.inner):
       total = jax.lax.psum_scatter(total, name, scatter_dimension=axis, tiled=True)
       left.remove(name)
   return jax.lax.psum(total, left) if left else total

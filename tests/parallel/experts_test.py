@@ -107,6 +107,14 @@ def test_gradients_of_kernels_are_added_up_in_f32():
     np.testing.assert_allclose(found[1][1][name] / 8 / scale, one[1][1][name] / scale, atol=8e-3)
 
 
+def test_experts_can_be_split_over_tensor_devices():
+  of_shards = lambda params: jax.tree.map(lambda x: jnp.sum(jnp.sin(x)), params)
+  _, program = layer(MODEL, MESHES["rules"], "spread", *layer_arrays(), finish=of_shards)
+  lines = [line for line in program.compile().as_text().splitlines() if COLLECTIVE.search(line)]
+  assert [line for line in lines if re.search(r"\[4,24,20\]\S* all-gather", line)]
+  assert not [line for line in lines if "[4,24,40]" in line]
+
+
 @pytest.mark.parametrize("name", ["expert8", "data2_fsdp2_expert2"])
 def test_kernels_of_experts_stay_on_their_devices(name):
   of_shards = lambda params: jax.tree.map(lambda x: jnp.sum(jnp.sin(x)), params)
