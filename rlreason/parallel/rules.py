@@ -23,7 +23,7 @@ RULES = (
     ("head_dim", None),
     ("mlp", "tensor"),
     ("experts", "expert"),
-    ("expert_mlp", None),  # an expert is not split further
+    ("expert_mlp", "tensor"),
 )
 
 

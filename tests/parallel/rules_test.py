@@ -97,7 +97,7 @@ def test_experts_are_never_gathered():
   mesh = make_mesh(ParallelConfig(data=1, fsdp=2, expert=4))
   axes = ("experts", "embed", "expert_mlp")
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-    assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", "fsdp", None)
+    assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", "fsdp", "tensor")
     assert rules.whole_in_rows(axes) == ("experts", None, "expert_mlp")
     with rules.whole_params():
-      assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", None, None)
+      assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", None, "tensor")
