@@ -107,9 +107,10 @@ def test_gradients_of_kernels_are_added_up_in_f32():
     np.testing.assert_allclose(found[1][1][name] / 8 / scale, one[1][1][name] / scale, atol=8e-3)
 
 
-def test_experts_can_be_split_over_tensor_devices():
+def test_each_expert_is_split_over_tensor_devices():
   of_shards = lambda params: jax.tree.map(lambda x: jnp.sum(jnp.sin(x)), params)
-  _, program = layer(MODEL, MESHES["rules"], "spread", *layer_arrays(), finish=of_shards)
+  _, program = layer(
+      MODEL, MESHES["fsdp2_expert2_tensor2"], "spread", *layer_arrays(), finish=of_shards)
   lines = [line for line in program.compile().as_text().splitlines() if COLLECTIVE.search(line)]
   assert [line for line in lines if re.search(r"\[4,24,20\]\S* all-gather", line)]
   assert not [line for line in lines if "[4,24,40]" in line]
