@@ -28,12 +28,25 @@ PAGE = ROOT / "docs" / "scale.md"
 
 # Without the samplers, which take the compiler longer than all the rest.
 _PROGRAMS = ("scoring", "batch", "update")
+_QWEN = {
+    "model.remat": "attention", "rl.num_prompts": "16", "rl.algorithm.minibatch_size": "128",
+    "rl.algorithm.micro_batch_size": "128", "rl.algorithm.share_prompts": "False"}
+
+_QWEN_64 = _QWEN | {
+    "rl.num_prompts": "64", "rl.algorithm.minibatch_size": "512",
+    "rl.algorithm.micro_batch_size": "128"}  # rows for 64 devices
+
+
+def _qwen3moe(**axes):
+  """The recipe of `qwen` with a mixture of experts."""
+  axes = {f"parallel.{axis}": str(size) for axis, size in axes.items()}
+  return "grpo_math", "v5p:4x4x4", ("update",), {
+      "model.path": "models/Qwen3-30B-A3B"} | axes | _QWEN_64
+
+
 # Name of the table -> (recipe, topology, programs, fields that are set).
 PLANS = {
-    "qwen": ("grpo_math", "v5e:4x4", _PROGRAMS, {
-        "parallel.fsdp": "16", "model.remat": "attention", "rl.num_prompts": "16",
-        "rl.algorithm.minibatch_size": "128", "rl.algorithm.micro_batch_size": "128",
-        "rl.algorithm.share_prompts": "False"}),
+    "qwen": ("grpo_math", "v5e:4x4", _PROGRAMS, {"parallel.fsdp": "16"} | _QWEN),
     "llama": ("rlsp_llama31_8b", "v5p:4x4x4", _PROGRAMS, {
         "parallel.data": "4", "parallel.fsdp": "16", "model.remat": "attention",
         "rl.algorithm.micro_batch_size": "128"}),
@@ -44,6 +57,9 @@ PLANS = {
         "model.path": "models/Llama-3.1-8B", "model.remat": "attention", "rl.num_prompts": "64",
         "rl.algorithm.minibatch_size": "64", "rl.sampling.max_new_tokens": "31744",
         "parallel.fsdp": "16", "parallel.sequence": "4", "rl.algorithm.micro_batch_size": "16"}),
+    "llama70b": ("grpo_math", "v5p:4x4x8", ("update",), {
+        "model.path": "models/Llama-3.1-70B", "parallel.data": "4", "parallel.fsdp": "32"} |
+                 _QWEN_64 | {"rl.num_prompts": "128"}),
 }
 
 
@@ -60,6 +76,9 @@ def _weak(topology, data):
 SERIES = {
     "weak": {f"{16 * data} x v5e": _weak(topology, data) for topology, data in (
         ("v5e:4x4", 1), ("v5e:8x8", 4), ("v5e:16x16", 16))},
+    "qwen3moe": {
+        " ".join(f"{axis}={size}" for axis, size in axes.items()): _qwen3moe(**axes)
+        for axes in (dict(fsdp=16, expert=4), dict(data=4, fsdp=16))},
 }
 
 

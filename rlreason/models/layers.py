@@ -1,6 +1,8 @@
-"""Norms, projections and the gated feed-forward layer."""
+"""Norms, projections, the gated feed-forward layer, and products of rows in groups."""
 
+import contextlib
 import functools
+import importlib
 import math
 
 from flax import linen as nn
@@ -10,10 +12,14 @@ import jax.numpy as jnp
 
 from rlreason.models import quantize
 from rlreason.models.config import ModelConfig
-from rlreason.parallel.rules import splits_columns
+from rlreason.parallel import rules
 from rlreason.parallel.shards import add_rows, gather_rows, sum_rows, take_rows_of
 
 INIT_STDDEV = 0.02
+# Of the products of groups on a TPU: rows of a tile, the largest that divides them; and the most
+# features, of which several tiles must fit on the chip, together with an f32 result.
+_TILE_ROWS = (512, 256, 128)
+_TILE_FEATURES, _OUTER_FEATURES = 1024, 512
 PRODUCT = "product"  # results of projections, by their name for `jax.checkpoint`
 
 
@@ -103,7 +109,7 @@ def _look_up_forward(dtype, table, tokens):
 
 def _look_up_backward(dtype, kept, gradient):
   table, tokens = kept
-  if not splits_columns(tokens.shape):
+  if not rules.splits_columns(tokens.shape):
     tokens, gradient = tokens.reshape(-1), gradient.reshape(-1, gradient.shape[-1])
   total = add_rows(tokens, gradient, table.shape, ("vocab", "embed"))
   return total.astype(table.dtype), None
@@ -150,7 +156,7 @@ class Projection(nn.Module):
     lead, inputs = x.shape[:x.ndim - self.in_axes], x.shape[x.ndim - self.in_axes:]
     # One product of two matrices, rows flattened too: on the CPU the gradient of a product with
     # more than one row axis is 2.5 times slower. Devices that split both keep them apart.
-    rows = x.reshape(*(lead if splits_columns(lead) else (-1,)), math.prod(inputs)).astype(
+    rows = x.reshape(*(lead if rules.splits_columns(lead) else (-1,)), math.prod(inputs)).astype(
         self.config.compute_dtype)
     out = self._product(rows, inputs)
     if self._has_adapters():
@@ -226,3 +232,82 @@ class MLP(nn.Module):
     gate = project(x, c.mlp_width, ("embed", "mlp"), "gate")
     up = project(x, c.mlp_width, ("embed", "mlp"), "up")
     return project(activate(gate, c) * up, c.width, ("mlp", "embed"), "down")
+
+
+def group_tile() -> int:
+  """Rows have to be a multiple of it."""
+  return _TILE_ROWS[-1] if rules.platform() == "tpu" else 1
+
+
+def multiply_groups(
+    rows: jax.Array, kernels: jax.Array, sizes: jax.Array, *, is_transposed: bool = False,
+    interpret: bool = False,
+) -> jax.Array:
+  """Each row times the kernel of its group.
+
+  On a TPU by a Pallas kernel that ships with JAX (megablox), whose work is that of the rows that
+  are in a group. XLA has such a kernel for `ragged_dot` too, but computes the gradient of the
+  kernels, and both products on other devices, densely: every row with every group.
+
+  Args:
+    rows: [M, I], those of a group contiguous, in the order of groups.
+    kernels: [E, I, O], or if `is_transposed` [E, O, I].
+    sizes: i32[E], rows of each group; M or less in total.
+    is_transposed: whether the kernel is read with its outputs first.
+    interpret: whether to run the kernel for TPUs elsewhere, slowly.
+
+  Returns:
+    [M, O] of the type of the rows; arbitrary, or NaN, for rows that are in no group.
+  """
+  if not interpret and rules.platform() != "tpu":
+    kernels = kernels.swapaxes(1, 2) if is_transposed else kernels
+    return jax.lax.ragged_dot(rows, kernels, sizes)
+  outputs = kernels.shape[1 if is_transposed else 2]
+  tiling = _tile_rows(rows), min(rows.shape[1], _TILE_FEATURES), min(outputs, _TILE_FEATURES)
+  with _precision(rows):
+    return _megablox().gmm(
+        rows, kernels, sizes, rows.dtype, tiling, transpose_rhs=is_transposed, interpret=interpret)
+
+
+def outer_groups(
+    rows: jax.Array, gradients: jax.Array, sizes: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+  """The gradient of the kernels of `multiply_groups`: sums of outer products of a group's rows.
+
+  Args:
+    rows: [M, I], as in `multiply_groups`.
+    gradients: [M, O], of its result.
+    sizes: i32[E].
+    interpret: as in `multiply_groups`.
+
+  Returns:
+    f32[E, I, O]; 0 for a group without rows.
+  """
+  if not interpret and rules.platform() != "tpu":
+    numbers = jax.lax.RaggedDotDimensionNumbers(
+        dot_dimension_numbers=(((0,), (0,)), ((), ())), lhs_ragged_dimensions=[0],
+        rhs_group_dimensions=[])
+    return jax.lax.ragged_dot_general(
+        rows, gradients, sizes, numbers, preferred_element_type=jnp.float32)
+  tiling = (_tile_rows(rows), min(rows.shape[1], _OUTER_FEATURES),
+            min(gradients.shape[1], _TILE_FEATURES))
+  with _precision(rows):
+    return _megablox().tgmm(
+        rows.T, gradients, sizes, jnp.float32, tiling, interpret=interpret)
+
+
+def _tile_rows(rows: jax.Array) -> int:
+  return next(size for size in _TILE_ROWS if rows.shape[0] % size == 0)
+
+
+def _precision(rows: jax.Array):
+  """The compiler refuses products of bf16 in a kernel that ask for the precision of f32."""
+  if rows.dtype == jnp.bfloat16:
+    return jax.default_matmul_precision("bfloat16")
+  return contextlib.nullcontext()
+
+
+def _megablox():
+  # Imported here, so that nothing else depends on an experimental module; the package's own `gmm`
+  # is a function that hides it, without an f32 gradient.
+  return importlib.import_module("jax.experimental.pallas.ops.tpu.megablox.gmm")

@@ -14,6 +14,7 @@ _BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2,
     "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "s4": 0.5,
     "u4": 0.5}
+_NO_ESTIMATE = 2.0**62  # the largest integer stands for it, e.g. of work for another core
 _COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all",
     "ragged-all-to-all")
@@ -202,6 +203,7 @@ class _Walk:
   def _own(self, lines: Computation, line: Instruction, path, is_fused: bool) -> Counts:
     """The work of the instruction itself."""
     cycles = 0.0 if is_fused else float(line.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+    cycles = cycles if cycles < _NO_ESTIMATE else 0.0
     found = NOTHING._replace(cycles=cycles) if cycles else NOTHING
     if line.op in ("dot", "convolution"):
       dtype, flops = _product(lines, line)

@@ -160,7 +160,17 @@ def _split_cpu(num_devices: int):
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
-  """A mesh with the axes `AXES`; the partitioner chooses what is not constrained."""
+  """A mesh with the axes `AXES`; the partitioner chooses what is not constrained.
+
+  Raises:
+    ValueError: the axes do not fit the devices there are, or the links between them.
+  """
   devices, sizes = mesh_devices(config)
-  return jax.make_mesh(
-      tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  try:
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  except NotImplementedError as error:  # on TPUs: an axis would be a part of a row of links
+    got = ", ".join(f"{name}={size}" for name, size in sizes.items() if size != 1)
+    sides = " x ".join(str(max(x) + 1) for x in zip(*(device.coords for device in devices)))
+    raise ValueError(f"config.parallel: got {got}, allowed: sizes that are each a product of sides "
+                     f"of the slice, {sides}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 import contextlib
+import functools
 import math
 
 from flax import linen as nn
@@ -23,7 +24,7 @@ RULES = (
     ("head_dim", None),
     ("mlp", "tensor"),
     ("experts", "expert"),
-    ("expert_mlp", None),  # an expert is not split further
+    ("expert_mlp", "tensor"),
 )
 
 
@@ -95,14 +96,16 @@ def table() -> dict[str, str | tuple[str, ...] | None]:
 
 @contextlib.contextmanager
 def whole_params():
-  """Inside, devices with different tokens hold parameters whole, as decode steps do."""
+  """Inside, devices with different tokens hold parameters whole, as decode steps do.
+
+  Except for experts, whose rows go to their devices.
+  """
   if current_mesh() is None:
     yield
     return
-  splits_params = lambda axis, names: (
-      axis not in ("batch", "length") and set(names_of(names)) & set(TOKENS))
   with nn.logical_axis_rules([
-      (axis, None if splits_params(axis, names) else names) for axis, names in table().items()]):
+      (axis, names if axis in ("batch", "length") else whole_in_rows((axis,))[0] and names)
+      for axis, names in table().items()]):
     yield
 
 
@@ -168,10 +171,13 @@ def splits_columns(lead: tuple[int, ...]) -> bool:
 
 
 def whole_in_rows(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
-  """Logical axes of a parameter without those that devices with different tokens split."""
+  """Logical axes of a parameter without those that devices with different tokens split.
+
+  Except for experts, which are never gathered.
+  """
   names = table()
-  return tuple(
-      None if axis and set(names_of(names[axis])) & set(TOKENS) else axis for axis in axes)
+  return tuple(axis if axis == "experts" or not set(names_of(axis and names[axis])) & set(TOKENS)
+               else None for axis in axes)
 
 
 def names_of(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -188,11 +194,25 @@ def param_shardings(abstract_boxed, mesh: Mesh, table: tuple = RULES):
 
   An axis that is not divisible by its mesh axis is not split: for example 3 key/value heads on 8
   devices.
+
+  Raises:
+    ValueError: the devices of the axis `expert` cannot have as many experts each.
   """
-  specs = nn.logical_to_mesh(nn.get_partition_spec(abstract_boxed), table)
+  specs = nn.get_partition_spec(abstract_boxed)
+  jax.tree.map(functools.partial(_check_experts, mesh, dict(table)),
+               nn.unbox(abstract_boxed), specs)
+  specs = nn.logical_to_mesh(specs, table)
   return jax.tree.map(
       lambda leaf, spec: fit_sharding(NamedSharding(mesh, spec), leaf.shape),
       nn.unbox(abstract_boxed), specs)
+
+
+def _check_experts(mesh: Mesh, names: dict, leaf: jax.Array, axes: PartitionSpec):
+  if "experts" in axes and names["experts"] == "expert":
+    count = leaf.shape[tuple(axes).index("experts")]
+    if count % mesh.shape["expert"]:
+      raise ValueError(f"config.parallel.expert: got {mesh.shape['expert']}, allowed: a divisor of "
+                       f"{count}, the number of experts of a layer")
 
 
 def fit_sharding(sharding: Sharding, shape: tuple[int, ...]) -> Sharding:

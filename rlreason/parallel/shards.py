@@ -131,6 +131,12 @@ def map_shards(fn: Callable, in_axes: tuple[Axes, ...], out_axes: Any) -> Callab
   return mapped
 
 
+def map_parts(fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+  """Applies `fn`, which communicates itself, to each device's parts, by these specifications."""
+  return jax.shard_map(fn, mesh=rules.current_mesh(), in_specs=in_specs, out_specs=out_specs,
+                       check_vma=False)
+
+
 def _is_axes(tree: Any) -> bool:
   return isinstance(tree, tuple) and all(axis is None or isinstance(axis, str) for axis in tree)
 

@@ -53,14 +53,14 @@ class Result(NamedTuple):
   compilations: int  # of the second step
 
 
-def make_params(layout, seed=0):
-  boxed = models.abstract_boxed_params(MODEL)
-  return layout.put_params(tiny.random_params(MODEL, seed), boxed)
+def make_params(layout, seed=0, model=MODEL):
+  boxed = models.abstract_boxed_params(model)
+  return layout.put_params(tiny.random_params(model, seed), boxed)
 
 
 def make_policy(layout, model):
   """The policy of a run; with adapters, on a base of 4 bits."""
-  params = make_params(layout)
+  params = make_params(layout, model=dataclasses.replace(model, lora=None))
   if model.lora is None:
     return params
   boxed = lora.split(models.abstract_boxed_params(model))[0]
@@ -96,7 +96,7 @@ def run_ppo(parallel, config=CONFIG, model=MODEL, has_gaps=False, has_plan=False
   if config.has_critic:
     (params if is_shared else params["critic"])["value_head"] = tiny.random_value_head()
   state = start = layout.put_state(algorithm.init(params))
-  reference = layout.put_state(make_params(layout, seed=1)) if model.lora is None else None
+  reference = layout.put_state(make_params(layout, 1, model)) if model.lora is None else None
   options = sampling.SamplingOptions(max_new_tokens=NEW_TOKENS, temperature=0.8)
 
   def sample(params, prompts, key):
@@ -342,10 +342,10 @@ def packed_batch(seed):
 
 
 @functools.cache
-def run_sft(parallel):
+def run_sft(parallel, model=MODEL):
   layout = make_layout(parallel)
-  algorithm = sft(SFTConfig(micro_batch_size=8), MODEL, OPTIMIZER)
-  state = layout.put_state(algorithm.init({"policy": make_params(layout)}))
+  algorithm = sft(SFTConfig(micro_batch_size=8), model, OPTIMIZER)
+  state = layout.put_state(algorithm.init({"policy": make_params(layout, model=model)}))
   update = layout.compile_update(algorithm.update_step, state)
   state, _ = update(state, layout.put_rows(packed_batch(0)), jax.random.key(0))
   counter = CompilationCounter()

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from rlreason.parallel import ParallelConfig
+from rlreason.parallel import ParallelConfig, mesh as mesh_lib
 from rlreason.parallel.mesh import AXES, make_mesh, mesh_devices
 
 
@@ -77,6 +77,24 @@ def test_settings_out_of_range_are_named(fields, message):
 def test_more_devices_than_there_are(fields):
   with pytest.raises(ValueError, match="allowed: a product of at most 8, the number of devices"):
     mesh_devices(ParallelConfig(**fields))
+
+
+def test_axes_that_do_not_fit_the_links_between_devices(monkeypatch):
+  """On TPUs: a traceback of JAX otherwise."""
+  class Device:
+    def __init__(self, *coords):
+      self.coords = coords
+
+  def refuse(*args, **kwargs):
+    raise NotImplementedError("Failed to find assignment for logical_axis_index 2")
+
+  monkeypatch.setattr(mesh_lib, "find_devices", lambda: [
+      Device(x, y, z) for x in range(4) for y in range(2) for z in range(1)])
+  monkeypatch.setattr(jax, "make_mesh", refuse)
+  with pytest.raises(ValueError, match=(
+      "config.parallel: got data=2, fsdp=4, allowed: sizes that are each a product of sides of the "
+      "slice, 4 x 2 x 1")):
+    make_mesh(ParallelConfig(fsdp=4))
 
 
 _COUNT_DEVICES = """

@@ -112,3 +112,13 @@ def test_a_sampler_splits_rows_alone():
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     assert rules.splits_columns((8, 6)) and not rules.splits_columns((8, 5))
     assert not rules.splits_columns((48,))
+
+
+def test_experts_are_never_gathered():
+  mesh = make_mesh(ParallelConfig(data=1, fsdp=2, expert=4))
+  axes = ("experts", "embed", "expert_mlp")
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", "fsdp", "tensor")
+    assert rules.whole_in_rows(axes) == ("experts", None, "expert_mlp")
+    with rules.whole_params():
+      assert rules.spec_of(axes, (4, 4, 4)) == Spec("expert", None, "tensor")

@@ -61,6 +61,7 @@ def _layer_params(model: ModelConfig) -> float:
     names = [str(getattr(part, "key", part)) for part in path]
     if names[-1] in ("scale", "bias"):
       continue
-    share = model.experts_per_token / model.num_experts if "experts" in names else 1.0
+    is_chosen = "experts" in names and names[-1] != "router_kernel"
+    share = model.experts_per_token / model.num_experts if is_chosen else 1.0
     total += share * math.prod(leaf.shape)
   return total

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 
 from rlreason import config as config_lib, tracking
+from rlreason.models import moe
 from rlreason.parallel import chips, hlo, make_layout, memory, topology
 from rlreason.parallel.chips import Chip, Seconds
 from rlreason.training.planning import kinds
@@ -187,7 +188,8 @@ def _plan_program(program: Program, chip: Chip, held: Mapping[str, int]) -> Prog
   took = time.perf_counter() - started
   own = memory.program_bytes(compiled)
   by_kind = memory.program_kinds(own, program.args, program.cache, program.is_model_first)
-  counts = hlo.count(hlo.parse(compiled.as_text()), program.turns)
+  counts = hlo.count(  # the load of experts is taken to be even
+      hlo.parse(compiled.as_text()), {moe.CHUNKS: 1.0} | program.turns)
   # With what the stage keeps while the program runs, which does not read all of it.
   return ProgramPlan(
       program.name, program.calls, by_kind | held, own, counts, took,

@@ -17,6 +17,7 @@ from rlreason.training import planning, run as run_lib
 from rlreason.training.planning import flops, kinds, placed, shapes, table
 from rlreason.training.settings.recipe import from_config
 from tests.main_test import CONFIG
+from tests.tiny_families import CONFIGS
 from tests.training import tiny_run
 
 
@@ -205,10 +206,19 @@ def test_a_model_that_is_not_here_has_the_shape_of_its_name(tmp_path):
   assert found.model.width == 8 and found.stop_ids == (3, 4)
 
 
+def test_a_token_needs_only_its_experts():
+  """Width 12, heads of 6: 4 of queries and of outputs, 2 of keys and of values; 3 layers."""
+  model = CONFIGS["qwen3_moe"]
+  of_token = (4 + 4 + 2 + 2) * 6 * 12 + 12 * 5 + 2 * 3 * 12 * 20  # attention, router, 2 experts
+  assert flops.forward(model, rows=1, prompt=1, completion=0, scored=0) == pytest.approx(
+      2 * 3 * of_token + 4 * 3 * 4 * 6 / 2)
+
+
 @pytest.mark.parametrize("name, billions", [
     ("Qwen2.5-0.5B", 0.494), ("Qwen2.5-Math-1.5B", 1.544), ("Qwen2.5-3B", 3.086),
     ("Qwen2.5-7B", 7.616), ("Qwen2.5-14B", 14.77), ("Qwen2.5-32B", 32.76),
-    ("Llama-3.1-8B", 8.030), ("SmolLM2-135M", 0.1345)])
+    ("Qwen3-30B-A3B", 30.53), ("Llama-3.1-8B", 8.030),
+    ("Llama-3.1-70B", 70.55), ("SmolLM2-135M", 0.1345)])
 def test_published_shapes_have_the_published_number_of_parameters(name, billions):
   model = shapes.model_shape(f"models/{name}", "config.model.path").model
   count = sum(leaf.size for leaf in jax.tree.leaves(models.abstract_params(model)))
