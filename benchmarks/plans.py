@@ -199,7 +199,8 @@ def line(row, record):
       f"{size / 1e9:7.2f}" for size in (program["memory"].get("activations", 0), program["bytes"]))
   if not program["fits"]:
     return f"{text}  too large for {record['assumed']['memory'] / 1e9:.1f}"
-  sent = sum(chips.sent_bytes(one["kind"], one["devices"], hlo.Collective(one["count"], one["bytes"]))
+  sent = sum(chips.sent_bytes(
+      one["kind"], one["devices"], hlo.Collective(one["count"], one["bytes"]))
              for one in program["collectives"])
   return f"{text}{sent / 1e9:7.1f}{program['seconds']['total']:7.2f}{program['mfu']:7.1%}"
 
