@@ -1,4 +1,7 @@
-"""Definition of an algorithm, its train state, and the guarded gradient step that all share."""
+"""Definition of an algorithm, its train state, and the guarded gradient step that all share.
+
+With f32 master weights of bf16 parameters, where an optimiser keeps them.
+"""
 
 from typing import Any, Callable, NamedTuple
 
@@ -35,6 +38,82 @@ class TrainState:
   def reference(self) -> Params | None:
     """A moving reference; None if the state has none."""
     return self.extra.get("reference")
+
+
+class MasterState(NamedTuple):
+  """The state of an optimiser of bf16 parameters with f32 master weights, which updates are of.
+
+  A bf16 number has 8 bits of precision: an update smaller than 1/256 of a parameter is rounded
+  away. Here an update is of f32 weights. A parameter is its master weight rounded to bf16, whose 16
+  bits are the upper half of an f32, and the state keeps the lower half: together they take as much
+  memory as f32 parameters, and models are read in bf16.
+  """
+
+  inner: Any  # the optimiser's own
+  rest: Params  # i16 like each bf16 parameter: what its master weight has beyond it; others: None
+
+
+def with_masters(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+  """The optimiser with a `MasterState`; its updates are made by `update_params` only."""
+  def init(params):
+    rest = jax.tree.map(
+        lambda x: jnp.zeros_like(x, jnp.int16) if _is_rounded(x) else None, params)
+    return MasterState(optimizer.init(masters_of(params, rest)), rest)
+
+  return optax.GradientTransformation(init, optimizer.update)
+
+
+def update_params(
+    optimizer: optax.GradientTransformation, gradients: Params, opt_state: Any, params: Params
+) -> tuple[Params, Any]:
+  """The new parameters and the new state of an optimiser, with master weights or without."""
+  if not isinstance(opt_state, MasterState):
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+  masters = masters_of(params, opt_state.rest)
+  updates, inner = optimizer.update(gradients, opt_state.inner, masters)
+  masters = optax.apply_updates(masters, updates)
+  rounded = jax.tree.map(lambda x, new: _upper(new) if _is_rounded(x) else new, params, masters)
+  rest = jax.tree.map(lambda x, new: _lower(new) if _is_rounded(x) else None, params, masters)
+  return rounded, MasterState(inner, rest)
+
+
+def masters_of(params: Params, rest: Params) -> Params:
+  """f32 weights of parameters and of what the state keeps of them."""
+  return jax.tree.map(lambda x, low: x if low is None else _together(x, low), params, rest)
+
+
+def kept_still(opt_state: Any, before: Any, name: str, is_still: jax.Array) -> Any:
+  """The state with the master weights of one model as they were, where `is_still`, bool scalar."""
+  if not isinstance(opt_state, MasterState):
+    return opt_state
+  rest = opt_state.rest | {name: jax.tree.map(
+      lambda new, old: jnp.where(is_still, old, new), opt_state.rest[name], before.rest[name])}
+  return opt_state._replace(rest=rest)
+
+
+def _is_rounded(x: jax.Array) -> bool:
+  return x.dtype == jnp.bfloat16
+
+
+def _bits(x: jax.Array) -> jax.Array:
+  return jax.lax.bitcast_convert_type(x, jnp.uint32)
+
+
+def _upper(x: jax.Array) -> jax.Array:
+  """f32 to the nearest bf16; of two equally near ones the larger: the lower half is then signed."""
+  high = (_bits(x) + jnp.uint32(0x8000)) >> 16
+  return jax.lax.bitcast_convert_type(high.astype(jnp.uint16), jnp.bfloat16)
+
+
+def _lower(x: jax.Array) -> jax.Array:
+  return jax.lax.bitcast_convert_type(_bits(x).astype(jnp.uint16), jnp.int16)
+
+
+def _together(x: jax.Array, low: jax.Array) -> jax.Array:
+  """The f32 number of which `_upper` and `_lower` are these."""
+  high = jax.lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32) << 16
+  return jax.lax.bitcast_convert_type(high + low.astype(jnp.int32).astype(jnp.uint32), jnp.float32)
 
 
 class Algorithm(NamedTuple):
@@ -137,8 +216,7 @@ def apply_gradients(
   norm = optax.tree.norm(gradients)
   is_finite = jnp.isfinite(norm) & jnp.isfinite(loss)
   old, frozen = lora.split(state.params)
-  updates, opt_state = optimizer.update(gradients, state.opt_state, old)
-  new = optax.apply_updates(old, updates)
+  new, opt_state = update_params(optimizer, gradients, state.opt_state, old)
   keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(is_finite, n, o), new, old)
   skip = (~is_finite).astype(jnp.int32)
   state = state.replace(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rlreason.config import AtMost
 
-Remat = Literal["none", "full", "attention", "dots"]
+Remat = Literal["none", "full", "attention", "dots", "offload"]
 AttentionChoice = Literal["auto", "xla", "cudnn", "flash"]
 
 
@@ -152,7 +152,8 @@ class ModelConfig:
   max_positions: int = 8192  # most tokens of a row; longer rows are refused
   dtype: str = "float32"  # of the computation: float32 or bfloat16
   param_dtype: str = "float32"  # of the stored parameters: float32 or bfloat16
-  # What the backward pass recomputes: nothing, all, all but flash attention, or all but products.
+  # What the backward pass recomputes: nothing, all, all but flash attention, all but products, or
+  # (offload) all but flash attention, with what is kept in the memory of the host.
   remat: Remat = "none"
   unroll: int = 1  # layers per iteration of the loop over them; num_layers: no loop
   # The implementation of attention over whole rows: see `attention.resolve`.

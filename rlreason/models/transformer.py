@@ -11,6 +11,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from rlreason import masks
@@ -43,6 +44,8 @@ class Block(nn.Module):
       self, x, kind, rotations, mask=None, counts=None, step: DecodeStep | None = None):
     """`kind` is an index in `config.kinds` and the first axis of `rotations` and `mask`."""
     c = self.config
+    if c.remat == "offload":
+      x = checkpoint_name(x, _LAYER_INPUT)
     choose = lambda stacked: jax.tree.map(lambda x: x[0 if len(c.kinds) == 1 else kind], stacked)
     norm = lambda name, x: RMSNorm(c, name=name)(x)
     attended, kept = Attention(c, name="attention")(
@@ -59,10 +62,16 @@ class Block(nn.Module):
     return MLP(self.config, is_transposed=is_decoding, name="mlp")(x), None
 
 
+_LAYER_INPUT = "layer_input"
 _REMAT_POLICIES = {
     "full": None,
     "attention": jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS),
     "dots": jax.checkpoint_policies.save_only_these_names(flash.RESIDUALS, PRODUCT),
+    # What "attention" keeps, in the memory of the host.
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_LAYER_INPUT, flash.RESIDUALS],
+        offload_src="device", offload_dst="pinned_host"),
 }
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 # Names of models in the first argument of a program.
 _MODELS = {"params", "policy", "reference", "critic", "value_head", "teacher", "trunk"}
 _KEY_BYTES = 8
+# Of the memory of a program, as `program_kinds` has them.
+KINDS = ("parameters", "moments", "gradients", "cache", "activations", "rows")
 
 
 def device_bytes() -> int:
@@ -61,21 +63,26 @@ def program_kinds(
     is_model_first: whether that is so; False: all of them are rows.
 
   Returns:
-    "parameters", "moments" (of the optimiser), "gradients" (f32, with the moments' shapes),
-    "cache", "activations" (all other temporaries) and "rows" (other arguments, and results).
+    "parameters", "moments" (the optimiser's state), "gradients" (f32, of the parameters that have
+    moments), "cache", "activations" (all other temporaries) and "rows" (other arguments, and
+    results).
   """
   if not own:
     return {}
-  state = jax.tree_util.tree_flatten_with_path(args[:1] if is_model_first else ())[0]
+  name_of = lambda part: str(getattr(part, "key", getattr(part, "name", "")))
+  state = [(tuple(map(name_of, path)), leaf) for path, leaf in jax.tree.leaves_with_path(
+      args[:1] if is_model_first else ())]
+  # The path of a moment ends with that of its parameter.
+  moved = {path[i:] for path, _ in state if "opt_state" in path for i in range(len(path))}
   found = {"parameters": 0, "moments": 0, "gradients": 0}
   for path, leaf in state:
-    names = {str(getattr(part, "key", getattr(part, "name", ""))) for part in path}
     size = device_bytes_of(leaf)
-    if "opt_state" in names:
+    if "opt_state" in path:
       found["moments"] += size
-      found["gradients"] += 4 * size // leaf.dtype.itemsize if "mu" in names else 0
-    elif names & _MODELS:
+    elif _MODELS.intersection(path):
       found["parameters"] += size
+      if path[1:2] == ("params",) and path[2:] in moved:
+        found["gradients"] += 4 * size // leaf.dtype.itemsize
   found["gradients"] = min(found["gradients"], own["temp"])
   cache = min(cache, own["temp"] - found["gradients"])
   rows = max(0, own["in"] - found["parameters"] - found["moments"]) + own["out"]

@@ -159,6 +159,7 @@ class Loop:
     if stage.trains:
       self.policy = None  # the stage keeps it only if it is its reference
     del policy
+    self.progress.hold(stage.held())
     self.state, stage = stage.state, stage._replace(state=None)
     self._run_stage(stage, number, latest)
     if self.data is not None:
@@ -197,7 +198,6 @@ class Loop:
     return self.workdir / part / source
 
   def _run_stage(self, stage: Stage, number: int, latest: int | None):
-    recipe = self.setup.recipe
     key = jax.random.fold_in(self.key, number)
     self.draws = Draws(stage, key)
     if self.host["step"]:
@@ -445,7 +445,7 @@ class Loop:
     saved = self.setup.layout.get_state(trained_part(self.state))
     if stage.draws_ahead:
       saved = {"state": saved, "drawn_with": self.setup.layout.get_state(self.draws.kept_params())}
-    tracking.program("saving", {"host copy": memory.tree_bytes(saved)})
+    self.progress.copies(memory.tree_bytes(saved))
     self.checkpoints.save(
         self.host["global_step"], saved,
         self.host | {"data": self.draws.position()} | self._ends())

@@ -15,6 +15,7 @@ from rlreason import models
 from rlreason.models import LoRAConfig, ModelConfig, attention, lora, quantize
 from rlreason.parallel import memory
 from rlreason.sampling import check_memory as check_sampling
+from rlreason.training.optimizer import OptimizerConfig, optimizer_of
 from rlreason.training.settings.recipe import Recipe
 
 
@@ -28,13 +29,15 @@ def check_memory(recipe: Recipe, model: ModelConfig):
   Raises:
     ValueError: it does not fit; names the field, the memory needed and available.
   """
-  held = parameter_bytes(model, recipe.lora)
+  params = parameter_bytes(model, recipe.lora)["parameters"]
   shape = (f"num_layers={model.num_layers}, width={model.width}, mlp_width={model.mlp_width}, "
            f"num_heads={model.num_heads}, vocab_size={model.vocab_size}")
-  memory.check_fits("config.model", shape, {"parameters": held["parameters"]})
+  memory.check_fits("config.model", shape, {"parameters": params})
   for stage in recipe.stages:
     where = f"config.{stage.name}"
+    held = {"parameters": params}
     if "optimizer" in vars(stage):
+      held = parameter_bytes(model, recipe.lora, stage.optimizer)
       memory.check_fits("config.model", f"{shape}, which the stage {stage.name!r} trains", held)
     passed = stage.pass_rows(max(recipe.prompt_buckets))
     if passed is not None:
@@ -52,7 +55,10 @@ def check_memory(recipe: Recipe, model: ModelConfig):
           field=f"{where}.sampling.max_new_tokens")
 
 
-def parameter_bytes(model: ModelConfig, adapters: LoRAConfig | None) -> Mapping[str, int]:
+def parameter_bytes(
+    model: ModelConfig, adapters: LoRAConfig | None,
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1.0),
+) -> Mapping[str, int]:
   """Bytes of a policy, without its adapters, and of its training."""
   params = models.abstract_params(model)
   trained = params
@@ -62,7 +68,9 @@ def parameter_bytes(model: ModelConfig, adapters: LoRAConfig | None) -> Mapping[
       params = jax.eval_shape(lambda p: quantize.quantize_params(p, kind=adapters.base), params)
   gradients = jax.eval_shape(
       lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree), trained)
-  return {"parameters": memory.tree_bytes(params), "moments": 2 * memory.tree_bytes(trained),
+  moments = jax.eval_shape(optimizer_of(optimizer, 1)[0].init, trained)
+  counts = sum(leaf.dtype.itemsize for leaf in jax.tree.leaves(moments) if not leaf.shape)
+  return {"parameters": memory.tree_bytes(params), "moments": memory.tree_bytes(moments) - counts,
           "gradients": memory.tree_bytes(gradients)}
 
 

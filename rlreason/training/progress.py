@@ -18,6 +18,7 @@ import rich.text
 
 from rlreason import processes, tracking
 from rlreason.parallel import memory
+from rlreason.training import memory_table
 
 # Metrics to show, if a step has them, the most informative first, and their short names.
 LIVE_METRICS = {
@@ -168,6 +169,8 @@ class Progress:
     self._stage: _Work | None = None
     self._works: list[_Work] = []  # in progress besides the stage, each within the previous one
     self._programs: dict[tuple[str, str], int] = {}  # (of what, name) -> the most bytes shown
+    self._held: Mapping[str, float] = {}  # kind -> bytes that the stage keeps beside its programs
+    self._unit: tuple[float, str] | None = None  # of the table of memory
     self._stack = contextlib.ExitStack()
 
   def __enter__(self) -> "Progress":
@@ -203,6 +206,8 @@ class Progress:
       metrics: of the latest step; those in `LIVE_METRICS` are shown.
     """
     self._stage.update(step, tokens, metrics or {})
+    if step >= self._stage.total:
+      self._held = {}
     self._show(self._stage, is_last=step >= self._stage.total)
 
   @contextlib.contextmanager
@@ -231,17 +236,32 @@ class Progress:
         self._show(shown, is_last=True)
 
   def program(self, name: str, sizes: Mapping[str, int]) -> None:
-    """Shows the device memory of a compiled program, if it is more than before."""
+    """Shows the device memory of a compiled program, if it is more than before.
+
+    It is a line of the table that plans have too, with what the stage keeps beside the program.
+    """
     total = sum(sizes.values())
     outer = self._works[0].name if len(self._works) > 1 else ""  # the last is its compilation
     where = outer.partition(",")[0] or (self._stage.name if self._stage else "start")
     if not total or total <= self._programs.get((where, name), 0):
       return
     self._programs[where, name] = total
-    size, unit = _unit_of(total)
-    parts = ", ".join(f"{part} {amount / size:.1f}" for part, amount in sizes.items() if amount)
-    self._print(f"memory: {where} {name} {total / size:.1f} {unit} of "
-                f"{format_bytes(memory.share_bytes())} ({parts})")
+    limit, sizes = memory.share_bytes(), {**sizes, **self._held}
+    unit = memory_table.unit_of(sum(sizes.values()))
+    if unit != self._unit:
+      self._unit = unit
+      self._print(memory_table.head(unit, limit))
+    self._print(memory_table.row(memory_table.name_of(where, name), sizes, unit, limit))
+
+  def hold(self, sizes: Mapping[str, float]) -> None:
+    """Receives what a stage keeps on a device from now to its last step: bytes by kind."""
+    self._held = sizes
+
+  def copies(self, size: int) -> None:
+    """Says how many bytes a checkpoint takes on the host, if it is more than before."""
+    if size > self._programs.get(("", "saving"), 0):
+      self._programs["", "saving"] = size
+      self._print(f"memory: a checkpoint is first copied to the host: {format_bytes(size)}")
 
   def message(self, text: str) -> None:
     """Shows a line above the live line."""

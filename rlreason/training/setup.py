@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
@@ -13,6 +13,7 @@ from rlreason.data.tasks.load import load_tasks, vocabulary
 from rlreason.evaluation.evaluator import make_evaluator, metric_names
 from rlreason.evaluation.reading import make_reader
 from rlreason.models import LoRAConfig, ModelConfig, quantize
+from rlreason.models.config import Remat
 from rlreason.parallel import Layout, make_layout
 from rlreason.tokenizers import Tokenizer, WordTokenizer
 from rlreason.training.keys import init_key
@@ -39,6 +40,7 @@ def make_setup(recipe: Recipe) -> tuple[Setup, Params]:
     FileNotFoundError, ValueError: as the loaders do; nothing has been computed yet.
   """
   layout = make_layout(recipe.parallel)
+  check_remat(recipe.model.remat, layout)
   tasks = load_tasks(recipe.task)
   model, params, tokenizer = load_policy(recipe, layout, init_key(recipe.seed))
   try:
@@ -115,6 +117,16 @@ def load_policy(
     params = jax.jit(
         functools.partial(quantize.quantize_params, kind=base_kind(recipe)))(params)
   return model, params, tokenizer
+
+
+def check_remat(remat: Remat, layout: Layout):
+  """Raises ValueError if the devices have no memory of a host beside their own."""
+  if remat != "offload":
+    return
+  if any(device.platform == "cpu" for device in layout.param_shardings(None).device_set):
+    raise ValueError(
+        "config.model.remat: got 'offload' on a CPU, whose memory is the host's, allowed: "
+        f"{', '.join(name for name in get_args(Remat) if name != 'offload')}")
 
 
 def check_same_shape(source: str, model: ModelConfig, policy: ModelConfig):

@@ -4,6 +4,7 @@ The optimiser of most tests is plain gradient descent, so that equal parameters 
 equal gradients.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 
 from rlreason import losses
 from rlreason.algorithms import PolicyGradientConfig, init_rl_params, policy_gradient
+from rlreason.algorithms.base import masters_of, with_masters
 from rlreason.rewards import RewardSpec, combine_rewards
 from rlreason.types import Outcome, RolloutBatch
 from tests.algorithms import tiny
@@ -417,6 +419,21 @@ def test_warm_up_moves_only_the_critic(policy, batch, critic):
     assert differs(state.params["critic"]["trunk"], policy)  # it learns as a whole
   state, _ = update(compiled, policy, batch, state)
   assert differs(state.params["policy"], policy)
+
+
+def test_warm_up_does_not_move_the_master_weights_of_the_policy(policy, batch):
+  model = dataclasses.replace(tiny.MODEL, param_dtype="bfloat16")
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), policy)
+  config = tiny.replace(BASE, critic="separate", critic_warmup_steps=1)
+  compiled = tiny.Compiled(
+      config, 1.0, with_masters(optax.adamw(1e-4, weight_decay=0.1)), model=model)
+  start = compiled.init(rounded)
+  state, _ = update(compiled, rounded, batch, start)
+  masters = lambda state: masters_of(state.params, state.opt_state.rest)
+  assert_equal(masters(state)["policy"], masters(start)["policy"])
+  assert differs(masters(state)["critic"], masters(start)["critic"])
+  state, _ = update(compiled, rounded, batch, state)
+  assert differs(masters(state)["policy"], masters(start)["policy"])
 
 
 def test_a_new_critic_starts_at_zero_and_shares_no_buffer(policy):

@@ -159,7 +159,7 @@ def test_packed_equals_padded_equals_separate(config):
 
 
 @pytest.mark.parametrize("remat, unroll", [
-    ("full", 1), ("dots", 1), ("none", TINY.num_layers), ("full", TINY.num_layers)])
+    ("full", 1), ("dots", 1), ("offload", 1), ("none", TINY.num_layers), ("full", TINY.num_layers)])
 def test_remat_and_unrolling_change_neither_values_nor_gradients(remat, unroll):
   params, tokens, mask = _params(TINY), _tokens(2, 5), jnp.arange(5)[None] >= jnp.array([[2], [0]])
   loss = lambda params, config: jnp.sum(

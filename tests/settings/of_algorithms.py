@@ -17,6 +17,7 @@ from rlreason import losses, models
 from rlreason.algorithms import (
     DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig,
     policy_gradient)
+from rlreason.algorithms.base import update_params
 from rlreason.algorithms.policy_gradient import scoring
 from rlreason.models import ModelConfig
 from rlreason.sampling import SamplingOptions, logits as logits_lib, sample
@@ -265,20 +266,19 @@ def sft_program(config):
 # The optimiser.
 
 
-def moved(config):
+def moved(config, dtype=jnp.float32):
   """Three updates of a matrix, a norm and a critic, by gradients of several sizes."""
   optimizer = make_optimizer(config, 4)
-  params = {"policy": {"kernel": jnp.ones(2), "scale": jnp.ones(1)},
+  params = {"policy": {"layers": {"kernel": jnp.ones((1, 2, 2), dtype)}, "scale": jnp.ones(1)},
             "critic": {"kernel": jnp.ones(1)}}
 
   @tiny.fast_jit
   def run():
     state, now = optimizer.init(params), params
     for size in (1.0, 0.1, 3.0):
-      gradients = {name: {part: size * jnp.arange(1.0, 1 + x.size) for part, x in node.items()}
-                   for name, node in now.items()}
-      updates, state = optimizer.update(gradients, state, now)
-      now = optax.apply_updates(now, updates)
+      gradients = jax.tree.map(
+          lambda x, size=size: size * jnp.arange(1.0, 1 + x.size).reshape(x.shape), now)
+      now, state = update_params(optimizer, gradients, state, now)
     return now
 
   return jax.device_get(run())
@@ -286,7 +286,10 @@ def moved(config):
 
 OPTIMIZER = {name: Row(value, moved) for name, value in dict(
     learning_rate=0.2, critic_learning_rate=0.2, warmup_steps=2, schedule="cosine", b1=0.5,
-    b2=0.5, eps=0.1, weight_decay=0.1, max_grad_norm=None).items()}
+    b2=0.5, eps=0.1, weight_decay=0.1, max_grad_norm=None, kind="muon",
+    mu_dtype="bfloat16").items()}
+OPTIMIZER["master_weights"] = Row(
+    True, lambda config: moved(config, jnp.bfloat16), beside=dict(learning_rate=1e-3))
 
 # The sampler.
 

@@ -1,6 +1,7 @@
 """What cannot fit into memory is refused before anything is computed."""
 
 import dataclasses
+import gc
 import time
 
 import jax
@@ -12,7 +13,8 @@ from rlreason import models, sampling
 from rlreason.algorithms import SFTConfig, sft
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.parallel import memory as devices
-from rlreason.training import memory, run as run_lib
+from rlreason.training import loop, memory, run as run_lib
+from rlreason.training.optimizer import OptimizerConfig
 from rlreason.training.settings.recipe import from_config
 from rlreason.types import PackedBatch
 from tests.training import tiny_run
@@ -30,6 +32,12 @@ def test_bytes_of_parameters():
   assert held == {"parameters": 4 * count, "moments": 8 * count, "gradients": 4 * count}
   held = memory.parameter_bytes(dataclasses.replace(MODEL, param_dtype="bfloat16"), None)
   assert held == {"parameters": 2 * count, "moments": 4 * count, "gradients": 4 * count}
+  masters = OptimizerConfig(learning_rate=1.0, master_weights=True)
+  rounded = dataclasses.replace(MODEL, param_dtype="bfloat16")
+  held = memory.parameter_bytes(rounded, None, masters)
+  assert held == {"parameters": 2 * count, "moments": (8 + 2) * count, "gradients": 4 * count}
+  mean = dataclasses.replace(masters, mu_dtype="bfloat16")
+  assert memory.parameter_bytes(rounded, None, mean)["moments"] == (6 + 2) * count
   held = memory.parameter_bytes(MODEL, LoRAConfig(rank=1, base="int8"))
   assert kernels < held["parameters"] < 4 * count - 2 * kernels  # a byte each, and scales
   assert held["moments"] == 2 * held["gradients"] > 0
@@ -101,3 +109,31 @@ def test_the_limit_is_the_memory_of_the_machine():
   devices.check_fits("x", "1", {"a": 2**30})
   with pytest.raises(ValueError, match=r"x: got 1: at least 1,125,899.9 GB \(b 1,125,898.8\), al"):
     devices.check_fits("x", "1", {"a": 2**30, "b": 2**50 - 2**30})
+
+
+@pytest.mark.parametrize("base, count", [("full", 1), (None, 3)])
+def test_with_adapters_policy_reference_and_critic_share_one_base(
+    monkeypatch, tmp_path, base, count):
+  """While an RL stage trains, a kernel of the base is in one buffer; without adapters in three."""
+  config = tiny_run.make_config()
+  config.model.mlp_width = 24  # the size of no other array
+  if base is not None:
+    config.lora = dict(rank=2, base=base)
+  config.stages = ("sft", "rl")
+  config.sft.steps, config.rl.steps, config.preflight = 2, 1, False
+  config.rl.algorithm.update(critic="separate", critic_warmup_steps=0)
+  config.evaluation.update(num_problems=2, batch_size=8, num_samples=0)
+  save, found = loop.Loop._save, []  # pylint: disable=protected-access
+  shape = (1, 24, 16)  # of the down projection of all layers
+
+  def noting(self, stage):
+    gc.collect()
+    buffers = lambda arrays: {
+        leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in arrays if leaf.shape == shape}
+    moments = buffers(jax.tree.leaves(self.state.opt_state))
+    found.append((stage.name, len(buffers(jax.live_arrays()) - moments)))
+    save(self, stage)
+
+  monkeypatch.setattr(loop.Loop, "_save", noting)
+  run_lib.train(from_config(config), tmp_path / "run")
+  assert ("rl", count) in found and max(number for _, number in found) == count, found

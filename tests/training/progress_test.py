@@ -224,13 +224,26 @@ def test_memory_of_programs_is_said_when_it_grows(monkeypatch):
   console = _plain_console()
   with progress_lib.Progress(console=console) as progress:
     with tracking.work("evaluation, greedy", 10), tracking.work("compiling sampling"):
-      tracking.program("sampling", {"in": 1.5e9, "out": 0.1e9, "temp": 0.4e9})
+      tracking.program("sampling", {"parameters": 1.5e9, "rows": 0.1e9, "activations": 0.4e9})
+    progress.hold({"parameters": 7e6, "moments": 14e6})
     progress.start_stage("rl", 10)
-    tracking.program("update", {"in": 4e6, "out": 0, "temp": 2e6})
-    tracking.program("update", {"in": 4e6, "out": 0, "temp": 1e6})
-    tracking.program("update", {"in": 4e6, "out": 0, "temp": 3e6})
+    tracking.program("update", {"parameters": 4e6, "moments": 8e6, "activations": 2e6})
+    tracking.program("update", {"parameters": 4e6, "moments": 8e6, "activations": 1e6})
+    tracking.program("update", {"parameters": 4e6, "moments": 8e6, "activations": 90e9})
     tracking.program("scoring", {})  # the backend does not say
-  assert console.file.getvalue().splitlines() == [
-      "memory: evaluation sampling 2.0 GB of 80.0 GB (in 1.5, out 0.1, temp 0.4)",
-      "memory: rl update 6.0 MB of 80.0 GB (in 4.0, temp 2.0)",
-      "memory: rl update 7.0 MB of 80.0 GB (in 4.0, temp 3.0)"]
+    progress.copies(12_000_000)
+    progress.copies(12_000_000)
+    progress.update(10)
+    tracking.program("sampling", {"parameters": 1e6, "cache": 1e6})
+  lines = console.file.getvalue().splitlines()
+  assert max(map(len, lines)) <= 80
+  assert [line for line in lines if "left" not in line] == [
+      "GB a device    params moments   grads   cache  activ.    rows     all  of 80.0",
+      "eval sampling    1.50    0.00    0.00    0.00    0.40    0.10    2.00    2%",
+      "MB a device    params moments   grads   cache  activ.    rows     all  of 80,000",
+      "rl update        7.00   14.00    0.00    0.00    2.00    0.00   23.00    0%",
+      "GB a device    params moments   grads   cache  activ.    rows     all  of 80.0",
+      "rl update        0.01    0.01    0.00    0.00   90.00    0.00   90.02  113% NO",
+      "memory: a checkpoint is first copied to the host: 12.0 MB",
+      "MB a device    params moments   grads   cache  activ.    rows     all  of 80,000",
+      "rl sampling      1.00    0.00    0.00    1.00    0.00    0.00    2.00    0%"]

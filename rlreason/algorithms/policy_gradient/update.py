@@ -188,15 +188,18 @@ def _minibatch_step(spec: Spec, optimizer, batch: RolloutBatch, replicas, state,
     loss_fn, passes = _loss_of_passes(loss_fn, *passes)
   gradients, (parts, metrics) = base.accumulate_gradients(
       loss_fn, state.params, passes, replicas, is_needed=is_needed)
-  before, frozen = lora.split(state.params)
+  (before, frozen), opt_before = lora.split(state.params), state.opt_state
   state, optim_metrics = base.apply_gradients(state, gradients, parts.pop("total"), optimizer)
   # Weight decay and momentum must not move a policy that does not learn yet.
   trained = lora.split(state.params)[0]
   trained |= {"policy": jax.tree.map(
       lambda new, old: jnp.where(coefs["policy"] > 0, new, old), trained["policy"],
       before["policy"])}
+  state = state.replace(
+      params=lora.join(trained, frozen),
+      opt_state=base.kept_still(state.opt_state, opt_before, "policy", coefs["policy"] <= 0))
   loss_metrics = {f"loss/{name}": (part, jnp.float32(1.0)) for name, part in parts.items()}
-  return state.replace(params=lora.join(trained, frozen)), metrics | loss_metrics | optim_metrics
+  return state, metrics | loss_metrics | optim_metrics
 
 
 def _loss_of_passes(loss_fn, rows, weights, nll_weights, packings):

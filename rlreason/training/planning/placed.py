@@ -60,7 +60,7 @@ def placer(planned: Planned, *of: ModelConfig) -> Callable[[Any], Any]:
   """Makes `place(tree)`: arrays get the sharding of the parameter that they are named after.
 
   So do moments and copies, whose paths contain that of the parameter; everything else is on all
-  devices.
+  devices, with the sums over an axis of a parameter that Adafactor keeps.
   """
   table = {}
   for model in of:
@@ -73,7 +73,8 @@ def placer(planned: Planned, *of: ModelConfig) -> Callable[[Any], Any]:
     names = _names(path)
     parts = [names[i:j] for i in range(len(names)) for j in range(i + 1, len(names) + 1)]
     found = max((part for part in parts if part in table), key=len, default=None)
-    sharding = everywhere if found is None else rules.fit_sharding(table[found], leaf.shape)
+    is_split = found is not None and len(table[found].spec) <= len(leaf.shape)
+    sharding = rules.fit_sharding(table[found], leaf.shape) if is_split else everywhere
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
   return lambda tree: jax.tree_util.tree_map_with_path(one, tree)

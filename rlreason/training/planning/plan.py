@@ -19,6 +19,7 @@ from rlreason.training.planning.programs import Program
 from rlreason.training.planning.shapes import Shape, policy_shape
 from rlreason.training.settings.base import StageConfig
 from rlreason.training.settings.recipe import Recipe
+from rlreason.training.setup import check_remat
 from rlreason.training.stages.checks import check_split
 
 NAMES = ("sampling", "greedy", "rewards", "scoring", "batch", "update")  # of programs
@@ -27,7 +28,6 @@ NAMES = ("sampling", "greedy", "rewards", "scoring", "batch", "update")  # of pr
 _ROOM = re.compile(
     r"(?:Used |\()(?P<size>[\d.]+)(?P<unit>[KMG])\)? (?:of|exceeds available HBM) "
     r"\(?(?P<room>[\d.]+[KMG])")
-KINDS = ("parameters", "moments", "gradients", "cache", "activations", "rows")  # of memory
 
 
 class ProgramPlan(NamedTuple):
@@ -130,6 +130,7 @@ def make_plan(
   shape = policy_shape(recipe, config_file)
   with topology.devices(name) as found:
     layout = make_layout(dataclasses.replace(recipe.parallel, cpu_devices=0))
+    check_remat(recipe.model.remat, layout)
     chip = dataclasses.replace(found.chip, **assumed.chip)
     planned = Planned(recipe, shape, layout, assumed.completion_tokens)
     mesh = dict(layout.param_shardings(None).mesh.shape)

@@ -6,13 +6,13 @@ import textwrap
 from typing import Any
 
 from rlreason.parallel import chips
+from rlreason.training import memory_table
 from rlreason.training.planning.advice import advise
-from rlreason.training.planning.plan import KINDS, Plan, ProgramPlan, StagePlan
+from rlreason.training.planning.plan import Plan, ProgramPlan, StagePlan
 from rlreason.training.progress import format_bytes
 
 _WIDTH = 80
 _INDENT = 12
-_LEAST_NAME, _MOST_NAME = 12, 13  # columns
 
 
 def lines(plan: Plan) -> list[str]:
@@ -56,23 +56,22 @@ def _rows(plan: Plan) -> Iterator[tuple[StagePlan, ProgramPlan]]:
 
 def _name_width(plan: Plan) -> int:
   """Columns of the programs' names; longer ones are cut."""
-  longest = max((len(f"{part.stage.name} {program.name}") for part, program in _rows(plan)),
-                default=0)
-  return min(max(longest, _LEAST_NAME), _MOST_NAME)
+  longest = max((len(_name(part, program)) for part, program in _rows(plan)), default=0)
+  return max(longest, memory_table.LEAST_NAME)
+
+
+def _name(part: StagePlan, program: ProgramPlan) -> str:
+  return memory_table.name_of(part.stage.name, program.name)
 
 
 def _memory(plan: Plan) -> Iterator[str]:
   width = _name_width(plan)
   largest = max((program.bytes for _, program in _rows(plan)), default=0)
-  unit, label = (1e9, "GB") if largest > 1e9 else (1e6, "MB")
-  titles = ("params", "moments", "grads", "cache", "activ.", "rows", "all")
-  yield (f"{label + ' a device':{width}}"[:width] + "".join(f"{title:>8}" for title in titles)
-         + f"  of {plan.chip.memory / unit:,.{1 if unit == 1e9 else 0}f}")
+  unit = memory_table.unit_of(largest)
+  yield memory_table.head(unit, plan.chip.memory, width)
   for part, program in _rows(plan):
-    cells = [program.memory.get(kind, 0) for kind in KINDS] + [program.bytes]
-    share = f"{program.bytes / plan.chip.memory:>6.0%}" + ("" if plan.fits(program) else " NO")
-    yield (f"{part.stage.name + ' ' + program.name:{width}}"[:width]
-           + "".join(f"{cell / unit:8.2f}" for cell in cells) + share)
+    yield memory_table.row(_name(part, program), program.memory, unit, plan.chip.memory,
+                           fits=plan.fits(program), width=width)
 
 
 def _work(plan: Plan) -> Iterator[str]:
@@ -82,13 +81,13 @@ def _work(plan: Plan) -> Iterator[str]:
   yield f"{'a device':{width}}" + "".join(f"{title:>{size}}" for title, size in titles)
   for part, program in _rows(plan):
     if program.refused:
-      yield f"{part.stage.name + ' ' + program.name:{width}}"[:width] + f"  {program.refused}"
+      yield f"{_name(part, program):{width}}  {program.refused}"
       continue
     sent = sum(chips.sent_bytes(kind, devices, found)
                for (kind, devices), found in program.counts.collectives.items())
     mfu, total = plan.mfu(program), program.seconds.total
     speed = f"{program.tokens / total:12,.0f}" if program.tokens and total else f"{'':12}"
-    yield (f"{part.stage.name + ' ' + program.name:{width}}"[:width]
+    yield (f"{_name(part, program):{width}}"
            + _number(program.counts.total_flops / 1e12, 9) + _number(sent / 1e9, 9)
            + f"{program.compile_seconds:8.1f}s" + _number(total, 9)
            + (f"{mfu:6.1%}" if mfu else f"{'':6}") + speed).rstrip()

@@ -3,13 +3,14 @@
 A setting without effect is refused too (`config.check_unread`), because it is probably a mistake.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlreason.config import Unread, check_unread
 from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.training.optimizer import OptimizerConfig
-from rlreason.training.settings.base import stage_of
+from rlreason.training.settings.base import StageConfig, stage_of
 
 
 def check_positive(config: Any, *names: str):
@@ -70,6 +71,17 @@ def check_critic_rate(optimizer: OptimizerConfig, reason: str):
     raise Unread(
         f"optimizer.critic_learning_rate: got {optimizer.critic_learning_rate} {reason}, allowed: "
         "None, the default (nothing would read it)")
+
+
+def check_masters(stages: Sequence[StageConfig], param_dtype: str, has_adapters: bool):
+  """Raises if a stage's master weights would be the parameters that it trains."""
+  reason = ("with lora, whose adapters are float32" if has_adapters else
+            f"with model.param_dtype={param_dtype!r}" if param_dtype != "bfloat16" else None)
+  for stage in stages:
+    if reason and "optimizer" in vars(stage) and stage.optimizer.master_weights:
+      raise Unread(
+          f"{stage.name}.optimizer.master_weights: got True {reason}, allowed: False, the default "
+          "(parameters that are trained in float32 are their own master weights)")
 
 
 def check_samples_differ(sampling: SamplingOptions, group_size: int):

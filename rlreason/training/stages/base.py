@@ -4,10 +4,11 @@ from collections.abc import Callable
 import pathlib
 from typing import Any, NamedTuple
 
-from rlreason.algorithms.base import TrainState
+from rlreason.algorithms.base import TrainState, trained_part
 from rlreason.data import pipeline
 from rlreason.data.tasks.base import Task
 from rlreason.models.config import ModelConfig
+from rlreason.parallel import memory
 from rlreason.parallel.layout import Layout
 from rlreason.tokenizers.base import Tokenizer
 from rlreason.training.settings.base import RunConfig
@@ -62,6 +63,15 @@ class Stage(NamedTuple):
   # (parameters, key): metrics and samples of a few problems, without training; None: there is
   # nothing to try.
   preflight: Callable[[Params, Key], tuple[dict[str, float], list[dict[str, Any]]]] | None = None
+  beside: Any = ()  # parameters that it keeps besides its state, such as a reference
+
+  def held(self) -> dict[str, int]:
+    """Bytes on a device that a stage with its state keeps while its programs run, by kind."""
+    state, others = self.state, [self.beside]
+    if self.draws_ahead:
+      others += [trained_part(state).params["policy"]] * self.draws_ahead
+    return {"parameters": memory.device_bytes_of([state.params, state.extra, *others]),
+            "moments": memory.device_bytes_of(state.opt_state)}
 
   def step(self, state: TrainState, number: int, data: Any, key: Key) -> StepOutput:
     """A draw with the state's own parameters, and its update."""

@@ -86,7 +86,7 @@ def make(
 
   return base.Stage(
       stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.num_prompts, seed), learn,
-      draw)
+      draw, beside=teacher)
 
 
 def _make_rows(setup: Setup, stage: DistillStage, folder: pathlib.Path):

@@ -54,10 +54,13 @@ def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
 
 def make_model_scores(
     setup: Setup, stage: RLStage | SampleStage, folder: pathlib.Path
-) -> Callable[[Rollout], np.ndarray] | None:
-  """Makes `model_scores(rollout)`, f32[B] of the stage's reward model; None: it has none."""
+) -> tuple[Callable[[Rollout], np.ndarray] | None, Params | None]:
+  """Makes `model_scores(rollout)`, f32[B] of the stage's reward model, and gives its parameters.
+
+  None, None: it has none.
+  """
   if not stage.reward_model:
-    return None
+    return None, None
   layout = setup.layout
   model, params, _ = weights.load_scalar_model(
       _find_scalar_model(stage.reward_model, folder), dtype=setup.model.param_dtype,
@@ -69,7 +72,7 @@ def make_model_scores(
     size = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
   score = layout.compile_rows(lambda params, rollout, key: rows.in_chunks(
       functools.partial(score_completions, model, params), rollout, size))
-  return lambda rollout: layout.get_rows(score(params, layout.put_rows(rollout), None))
+  return lambda rollout: layout.get_rows(score(params, layout.put_rows(rollout), None)), params
 
 
 def load_critic(

@@ -51,4 +51,5 @@ def make(
     return base.StepOutput(state, metrics | update_metrics, host_metrics, tokens)
 
   return base.Stage(
-      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), learn)
+      stage.name, stage.steps, state, pipeline.prompt_batches(rows, stage.batch_size, seed), learn,
+      beside=reference)

@@ -101,7 +101,8 @@ def make(
       stage.name, stage.steps, state,
       rollout_lib.OpenGroups(prompts) if stage.carried_prompts else prompts, learn,
       make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
-      preflight=functools.partial(try_problems, stage, problems, generate, scorer))
+      preflight=functools.partial(try_problems, stage, problems, generate, scorer),
+      beside=[reference, scorer.model])
 
 
 def make_algorithm(

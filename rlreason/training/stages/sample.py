@@ -79,7 +79,7 @@ def make(
   return base.Stage(
       stage.name, stage.steps, layout.put_state(empty_state()),
       pipeline.prompt_batches(problems, stage.num_prompts, seed), learn, draw,
-      trains=False)
+      trains=False, beside=[params, scorer.model])
 
 
 def make_sampler(stage: SampleStage, layout: Layout):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
+from typing import NamedTuple
 
 from rlreason import processes, rollout as rollout_lib
 from rlreason.data.tasks.base import Row, RowSource
@@ -16,10 +17,18 @@ from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
 from rlreason.training.stages import policies, sources
 from rlreason.training.stages.base import Setup
-from rlreason.types import Rollout
+from rlreason.types import Params, Rollout
 from rlreason.workers import WorkerPool
 
-Scorer = Callable[[list[Row], Rollout], Scored]
+
+class Scorer(NamedTuple):
+  """Texts and rewards of completions, by `scorer(rows, rollout)`."""
+
+  score: Callable[[list[Row], Rollout], Scored]
+  model: Params | None = None  # parameters of the reward model
+
+  def __call__(self, rows: list[Row], rollout: Rollout) -> Scored:
+    return self.score(rows, rollout)
 
 
 def make_reward(
@@ -49,18 +58,18 @@ def make_scorer(
     setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool, folder: pathlib.Path,
     tokenizer: Tokenizer | None = None,
 ) -> Scorer:
-  """Makes `score(rows, rollout)`: texts and rewards of completions, with the reward model's score.
+  """The scorer of a stage, with the score of its reward model if it has one.
 
   `tokenizer` is that of the completions, if it is not the policy's.
   """
   reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
-  model_scores = policies.make_model_scores(setup, stage, folder)
+  model_scores, params = policies.make_model_scores(setup, stage, folder)
 
   score = rollout_lib.score if processes.count() == 1 else rollout_lib.score_together
   score = functools.partial(score, reward, tokenizer)
   if model_scores is None:
-    return score
-  return lambda rows, rollout: score(rows, rollout, model_scores(rollout))
+    return Scorer(score)
+  return Scorer(lambda rows, rollout: score(rows, rollout, model_scores(rollout)), params)
 
 
 def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):

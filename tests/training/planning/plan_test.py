@@ -13,7 +13,7 @@ from rlreason.commands import load_config
 from rlreason.data.tasks.load import vocabulary
 from rlreason.models import LoRAConfig, ModelConfig
 from rlreason.parallel import choose, hlo, jit, make_layout, memory, topology
-from rlreason.training import planning, run as run_lib
+from rlreason.training import planning, progress, run as run_lib
 from rlreason.training.planning import flops, kinds, placed, shapes, table
 from rlreason.training.settings.recipe import from_config
 from tests.main_test import CONFIG
@@ -75,8 +75,12 @@ def test_a_run_has_the_programs_of_its_plan(monkeypatch, tmp_path):
   recipe = from_config(config)
   monkeypatch.setattr(jit, "told", noting)
   monkeypatch.setattr(memory, "program_kinds", kept)
+  held = []
+  monkeypatch.setattr(progress.Progress, "hold", lambda self, sizes: held.append(sizes))
   run_lib.train(recipe, tmp_path / "run")
   monkeypatch.undo()
+  assert held == [{kind: memory.device_bytes_of(tree) for kind, tree in made.held.items()}
+                  for made in programs_of(recipe).values()]
   for stage, made in programs_of(recipe).items():
     for program in made.programs:
       if program.name != "batch":
