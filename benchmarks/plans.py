@@ -60,7 +60,7 @@ PLANS = {
         "parallel.fsdp": "16", "parallel.sequence": "4", "rl.algorithm.micro_batch_size": "16"}),
     "llama70b": ("grpo_math", "v5p:4x4x8", ("update",), {
         "model.path": "models/Llama-3.1-70B", "parallel.data": "4", "parallel.fsdp": "32"} |
-                 _QWEN_64 | {"rl.num_prompts": "128"}),
+                 _QWEN_64 | {"rl.num_prompts": "128", "rl.algorithm.minibatch_size": "1024"}),
 }
 
 
