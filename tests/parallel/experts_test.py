@@ -25,6 +25,7 @@ MESHES = {
     "expert8": ParallelConfig(expert=8),
     "data2_fsdp2_expert2": ParallelConfig(data=2, fsdp=2, expert=2),
     "fsdp2_expert2_tensor2": ParallelConfig(fsdp=2, expert=2, tensor=2),
+    "fsdp2_expert2_sequence2": ParallelConfig(fsdp=2, expert=2, sequence=2),
     "fsdp8": ParallelConfig(fsdp=8),
     "rules": ParallelConfig(fsdp=2, expert=2, tensor=2, rules=("expert_mlp:none",))}
 meshes = pytest.mark.parametrize("name", MESHES)
