@@ -54,6 +54,10 @@ PLANS = {
     "qwen32": ("rlsp_qwen25_32b", "v5p:4x4x8", _PROGRAMS, {
         "parallel.data": "4", "parallel.fsdp": "32", "model.remat": "attention",
         "rl.algorithm.micro_batch_size": "128", "rl.rewards.judge.function": ""}),
+    "sampling": ("grpo_math", "v5e:2x2", ("sampling",), {
+        "prompt_buckets": "(1024,)", "rl.num_prompts": "64", "rl.group_size": "8",
+        "rl.sampling.max_new_tokens": "1024", "rl.length_buckets": "(512,)",
+        "rl.algorithm.minibatch_size": "512", "rl.algorithm.micro_batch_size": "64"}),
     "long": ("grpo_math", "v5p:4x4x4", ("update",), {
         "model.path": "models/Llama-3.1-8B", "model.remat": "attention", "rl.num_prompts": "64",
         "rl.algorithm.minibatch_size": "64", "rl.sampling.max_new_tokens": "31744",
