@@ -50,7 +50,7 @@ def make(
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
   problems = scoring.make_problems(setup, stage, folder)
-  scorer = scoring.make_scorer(setup, stage, pool, folder, tokenizer)
+  scorer, reward_model = scoring.make_scorer(setup, stage, pool, folder, tokenizer)
   stages = setup.recipe.stages
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
@@ -79,7 +79,7 @@ def make(
   return base.Stage(
       stage.name, stage.steps, layout.put_state(empty_state()),
       pipeline.prompt_batches(problems, stage.num_prompts, seed), learn, draw,
-      trains=False, beside=[params, scorer.model])
+      trains=False, beside=[params, reward_model])
 
 
 def make_sampler(stage: SampleStage, layout: Layout):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
-from typing import NamedTuple
 
 from rlreason import processes, rollout as rollout_lib
 from rlreason.data.tasks.base import Row, RowSource
@@ -20,15 +19,7 @@ from rlreason.training.stages.base import Setup
 from rlreason.types import Params, Rollout
 from rlreason.workers import WorkerPool
 
-
-class Scorer(NamedTuple):
-  """Texts and rewards of completions, by `scorer(rows, rollout)`."""
-
-  score: Callable[[list[Row], Rollout], Scored]
-  model: Params | None = None  # parameters of the reward model
-
-  def __call__(self, rows: list[Row], rollout: Rollout) -> Scored:
-    return self.score(rows, rollout)
+Scorer = Callable[[list[Row], Rollout], Scored]
 
 
 def make_reward(
@@ -57,8 +48,9 @@ def check_potentials(stage: RLStage):
 def make_scorer(
     setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool, folder: pathlib.Path,
     tokenizer: Tokenizer | None = None,
-) -> Scorer:
-  """The scorer of a stage, with the score of its reward model if it has one.
+) -> tuple[Scorer, Params | None]:
+  """Makes `scorer(rows, rollout)`: texts and rewards of completions; and gives the parameters of
+  the stage's reward model, if it has one, whose score they then have too.
 
   `tokenizer` is that of the completions, if it is not the policy's.
   """
@@ -68,8 +60,8 @@ def make_scorer(
   score = rollout_lib.score if processes.count() == 1 else rollout_lib.score_together
   score = functools.partial(score, reward, tokenizer)
   if model_scores is None:
-    return Scorer(score)
-  return Scorer(lambda rows, rollout: score(rows, rollout, model_scores(rollout)), params)
+    return score, None
+  return lambda rows, rollout: score(rows, rollout, model_scores(rollout)), params
 
 
 def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):
