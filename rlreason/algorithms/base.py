@@ -68,8 +68,10 @@ def update_params(
 ) -> tuple[Params, Any]:
   """The new parameters and the new state of an optimiser, with master weights or without."""
   if not isinstance(opt_state, MasterState):
-    updates, opt_state = optimizer.update(gradients, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
+    updates, new_state = optimizer.update(gradients, opt_state, params)
+    # Moments of bf16 parameters are bf16; f32 gradients would turn them into f32.
+    new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, opt_state)
+    return optax.apply_updates(params, updates), new_state
   masters = masters_of(params, opt_state.rest)
   updates, inner = optimizer.update(gradients, opt_state.inner, masters)
   masters = optax.apply_updates(masters, updates)

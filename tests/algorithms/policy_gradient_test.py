@@ -436,6 +436,19 @@ def test_warm_up_does_not_move_the_master_weights_of_the_policy(policy, batch):
   assert differs(masters(state)["policy"], masters(start)["policy"])
 
 
+def test_moments_of_bfloat16_parameters_keep_their_type(policy, batch):
+  """Two updates in one program, whose state has to keep its types; gradients are f32."""
+  model = dataclasses.replace(tiny.MODEL, param_dtype="bfloat16")
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), policy)
+  compiled = tiny.Compiled(
+      tiny.replace(BASE, minibatch_size=4, critic="separate"), 1.0, optax.adamw(1e-2), model=model)
+  start = compiled.init(rounded)
+  state, _ = update(compiled, rounded, batch, start)
+  types = lambda tree: [x.dtype for x in jax.tree.leaves(tree)]
+  assert types(state) == types(start) and jnp.bfloat16 in types(start.opt_state)
+  assert differs(state.params["policy"], rounded)
+
+
 def test_a_new_critic_starts_at_zero_and_shares_no_buffer(policy):
   policy = jax.tree.map(jnp.asarray, policy)
   separate = init_rl_params(tiny.replace(BASE, critic="separate"), tiny.MODEL, policy)
