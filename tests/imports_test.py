@@ -15,8 +15,8 @@ PACKAGE = ROOT / "rlreason"
 # The first name below rlreason -> its layer. A module may import from its own layer or below.
 LAYERS = {
     "boxes": 0, "config": 0, "config_files": 0, "files": 0, "hub": 0, "lazy": 0, "last_words": 0,
-    "masks": 0, "processes": 0, "recipe_files": 0, "records": 0, "slots": 0, "tracking": 0,
-    "types": 0, "users": 0, "version": 0, "workers": 0,
+    "masks": 0, "processes": 0, "recipe_files": 0, "records": 0, "slots": 0, "steps": 0,
+    "tracking": 0, "types": 0, "users": 0, "version": 0, "workers": 0,
     "losses": 1, "parallel": 1,
     "models": 2, "tokenizers": 2,
     "weights": 3, "rewards": 3, "sampling": 3,

@@ -15,7 +15,8 @@ import optax
 
 from rlreason import losses, masks
 from rlreason.algorithms import base, rows
-from rlreason.models import ModelConfig, init_reward_head, reward_of_rows
+from rlreason.models import (
+    ModelConfig, apply_value_head, init_reward_head, reward_of_rows)
 from rlreason.parallel import ALONE
 from rlreason.slots import Slot
 from rlreason.types import Key, PairBatch, Params
@@ -79,6 +80,15 @@ def score_completions(model: ModelConfig, params: Params, batch) -> jax.Array:
       each. For a completion without tokens the prompt is scored.
   """
   return _scores_and_balance(model, params, batch)[0]
+
+
+def score_tokens(model: ModelConfig, params: Params, batch) -> jax.Array:
+  """The head of a reward model at every token of completions, f32[B, T]; arguments as above.
+
+  Column t is read after token t. Beyond the end of a completion the numbers mean nothing.
+  """
+  hidden, _ = rows.features_with_last(model, params["trunk"], batch)
+  return apply_value_head(params["value_head"], hidden[:, 1:])
 
 
 def _scores_and_balance(model: ModelConfig, params: Params, batch) -> tuple[jax.Array, jax.Array]:

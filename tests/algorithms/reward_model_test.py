@@ -10,7 +10,7 @@ import pytest
 
 from rlreason import losses, models
 from rlreason.algorithms import (
-    RewardModelConfig, init_reward_params, reward_model, score_completions)
+    RewardModelConfig, init_reward_params, reward_model, score_completions, score_tokens)
 from rlreason.slots import Slot
 from rlreason.types import PairBatch, Rollout
 from tests.algorithms import preference_test, tiny
@@ -60,6 +60,17 @@ def test_a_score_is_the_head_at_the_last_token_of_the_unpadded_text():
     hidden = forward(tiny.MODEL, params["trunk"], ids, np.ones(ids.shape, bool))
     expected = hidden[0, -1] @ params["value_head"]["kernel"]
     assert float(score) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_score_of_a_token_is_that_of_the_completion_up_to_it():
+  params, batch = make_params(), first_completions(preference_test.make_pairs())
+  by_token = jax.jit(score_tokens, static_argnums=0)(tiny.MODEL, params, batch)
+  for length in range(1, batch.completion_tokens.shape[1] + 1):
+    mask = np.arange(batch.completion_tokens.shape[1])[None] < length
+    scores = jax.jit(score_completions, static_argnums=0)(
+        tiny.MODEL, params, batch.replace(completion_mask=np.broadcast_to(
+            mask, batch.completion_mask.shape)))
+    np.testing.assert_allclose(by_token[:, length - 1], scores, atol=1e-5)
 
 
 def test_the_head_begins_as_small_normal_numbers():
