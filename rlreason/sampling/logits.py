@@ -128,13 +128,12 @@ def _choose(vocabulary: int, logits: jax.Array, uniforms: jax.Array) -> tuple[ja
   if logits.shape[1] < vocabulary:
     return _choose_together(vocabulary, logits, uniforms)
   blocks, _, largest = _in_blocks(logits)
-  weights = jnp.exp(blocks - largest[:, None, None])
-  sums = jnp.sum(weights, axis=2)
+  sums = jnp.sum(jnp.exp(blocks - largest[None, None]), axis=1).T
   block = _inverse_cdf(sums, uniforms[:, 0])
-  inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
-  token = block * _BLOCK + _inverse_cdf(inside, uniforms[:, 1])
-  logit = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-  return token, logit - largest - jnp.log(jnp.sum(sums, axis=1))
+  inside = _of_block(blocks, block) - largest[:, None]
+  index = _inverse_cdf(jnp.exp(inside), uniforms[:, 1])
+  log_prob = jnp.take_along_axis(inside, index[:, None], axis=1)[:, 0]
+  return block * _BLOCK + index, log_prob - jnp.log(jnp.sum(sums, axis=1))
 
 
 def _choose_together(vocabulary, logits, uniforms):
@@ -173,24 +172,32 @@ def _choose_greedily(vocabulary: int, logits: jax.Array) -> tuple[jax.Array, jax
   """`choose_greedily` on a device that has all or some words."""
   blocks, block_largest, largest = _in_blocks(logits)
   # Not a full argmax: a reduction over (value, index) pairs is slow scalar code on the CPU.
-  block = jnp.argmax(block_largest, axis=1)
-  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-  token = (block * _BLOCK + jnp.argmax(inside, axis=1)).astype(jnp.int32)
+  block = jnp.argmax(block_largest, axis=0)
+  token = (block * _BLOCK + jnp.argmax(_of_block(blocks, block), axis=1)).astype(jnp.int32)
   is_whole, axis = logits.shape[1] == vocabulary, table()["vocab"]
   if not is_whole:
     mine, largest = largest, jax.lax.pmax(largest, axis)
     token = token + jax.lax.axis_index(axis) * logits.shape[1]
     token = jax.lax.pmin(jnp.where(mine == largest, token, vocabulary), axis)
-  total = jnp.sum(jnp.exp(blocks - largest[:, None, None]), axis=(1, 2))
+  total = jnp.sum(jnp.exp(blocks - largest[None, None]), axis=(0, 1))
   return token, -jnp.log(total if is_whole else jax.lax.psum(total, axis))
 
 
 def _in_blocks(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """f32[B, n, block] (padded with -inf), and the largest of each block, [B, n], and row, [B]."""
-  padded = jnp.pad(logits, ((0, 0), (0, -logits.shape[1] % _BLOCK)), constant_values=-jnp.inf)
-  blocks = padded.reshape(logits.shape[0], -1, _BLOCK)
-  block_largest = jnp.max(blocks, axis=2)
-  return blocks, block_largest, jnp.max(block_largest, axis=1)
+  """f32[n, block, B] (padded with -inf), and the largest of each block, [n, B], and row, [B].
+
+  Words come first, as the product of a decode step gives them: a TPU splits this axis without a
+  copy.
+  """
+  padded = jnp.pad(logits.T, ((0, -logits.shape[1] % _BLOCK), (0, 0)), constant_values=-jnp.inf)
+  blocks = padded.reshape(-1, _BLOCK, logits.shape[0])
+  block_largest = jnp.max(blocks, axis=1)
+  return blocks, block_largest, jnp.max(block_largest, axis=0)
+
+
+def _of_block(blocks: jax.Array, block: jax.Array) -> jax.Array:
+  """The logits of one block i32[B] of each row, f32[B, block]."""
+  return jnp.take_along_axis(blocks, block[None, None], axis=0)[0].T
 
 
 def _inverse_cdf(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
