@@ -9,14 +9,10 @@ problems except those of 2024 (877), exploration reward with c = 1000, and a jud
       --config.model.path=DIR --config.task.train=aime.jsonl --config.task.test=aime_2024.jsonl
 
 DIR is a Hugging Face folder of Qwen2.5-32B-Instruct; the files hold lines {"problem": text,
-"answer": text}. The judge is your own function in a module on the PYTHONPATH, here rlsp_judge.py,
-that asks a language model to grade the effort of a completion, ignoring correctness:
-
-    def score(prompts, completions, **columns):
-      return [ask(prompt, text) for prompt, text in zip(prompts, completions)]  # in [0, 1]
-
-    0.0 no exploration, 0.2-0.4 one strategy, 0.5-0.7 moderate, 0.8-0.9 several strategies and
-    iteration, 1.0 extensive. A failure counts as 0.5.
+"answer": text}. The judge is a language model that grades the effort of a completion, ignoring
+correctness, from 0.0 for no exploration to 1.0 for extensive exploration; a failure counts as 0.5.
+Here it is the model "judge" of an OpenAI-compatible service at http://localhost:8000/v1; another is
+named by `--config.rl.rewards.judge.options.service.url=URL` and `.model=NAME`.
 
 `--config.rl.rewards.judge.function=` turns it off; then set the two other weights to 1.
 
@@ -56,7 +52,8 @@ def get_config():
       rewards=dict(
           verifier=dict(weight=0.8, options=dict(which_box="first", no_box_score=-0.5)),
           exploration=dict(weight=0.8, options=dict(c=1000.0, unit="characters")),
-          judge=dict(weight=0.2, function="rlsp_judge:score", is_judge=True)),
+          judge=dict(weight=0.2, function=None, options=dict(
+              grade="effort", service=dict(url="http://localhost:8000/v1", model="judge")))),
       algorithm=dict(
           epochs=1, minibatch_size=128, micro_batch_size=32, discount=1.0, gae_lambda=0.95,
           policy_loss=dict(options=dict(clip_low=0.2, clip_high=0.2)),
@@ -70,7 +67,6 @@ def get_config():
   config.evaluation = dict(
       split="test", num_problems=30, batch_size=32, max_new_tokens=4096, num_samples=8,
       temperature=0.7, which_box="first")
-  config.reward_timeout = 60.0  # seconds: a judge asks a service
   config.reward_workers = 16
   config.parallel = dict(mode="jit", fsdp=32)
   config.checkpoint = dict(every_steps=20)

@@ -21,6 +21,7 @@ from rlreason.rewards import answer
 from rlreason.rewards import control
 from rlreason.rewards import exploration
 from rlreason.rewards import format as formats
+from rlreason.rewards import judge
 from rlreason.rewards import learned
 from rlreason.rewards import length
 from rlreason.rewards import majority
@@ -51,6 +52,7 @@ BUILT_IN = {  # in addition to "verifier", which the task chooses
     "exploration": exploration.exploration_reward,
     "finished": formats.finished_reward,
     "format": formats.format_reward,
+    "judge": judge.judge_reward,
     "kimi_length": length.kimi_length_reward,
     "l1_length": length.l1_length_reward,
     "l1_max_length": length.l1_max_length_reward,
@@ -75,7 +77,8 @@ class RewardSpec:
     weight: factor in the sum; 0 computes and logs the reward without using it.
     function: a reward function, or "package.module:function"; None for a built-in.
     options: keyword arguments other than the columns, such as {"c": 1000} for exploration.
-    is_judge: the function scores effort in [0, 1]; a failure or anything else counts as 0.5.
+    is_judge: the function scores effort in [0, 1]; a failure or anything else counts as 0.5. True
+      for the built-in "judge".
     is_potential: the function returns lists of potentials Φ, each of the state after its position,
       0 before the first; the rewards are the differences γΦ' - Φ (`losses.potential_shaping`).
     step_separator: the text between the steps that the function's ("step", i) count.
@@ -101,6 +104,8 @@ class RewardSpec:
           f"in: {', '.join(_NAMES)}")
     if isinstance(self.function, str):
       slots.check_path(self.function)
+    if self.function is None and self.name == "judge":
+      object.__setattr__(self, "is_judge", True)
     if self.is_potential and (self.function is None or self.is_judge):
       raise ValueError(
           f"reward {self.name!r}: is_potential: got True for a "
@@ -206,9 +211,9 @@ class CombinedReward:
 
     Raises:
       ValueError: a column or a reward function's result has another length than B, a reward is
-        neither None, a number nor a list of (where, number), or a function always fails
-        (`values.FailureWatch`); the reward is named. Exceptions of a callable pass through, except
-        those of a judge.
+        neither None, a number nor a list of (where, number), a function always fails
+        (`values.FailureWatch`), or the built-in judge lacks a column; the reward is named.
+        Exceptions of a callable pass through, except those of a judge.
     """
     count = len(completions)
     for name, column in (("prompts", prompts), *columns.items()):
@@ -242,7 +247,7 @@ class CombinedReward:
   def _call(self, spec: RewardSpec, prompts, completions, columns) -> values_lib.Values:
     function, count = self._functions[spec.name], len(completions)
     if spec.is_judge:
-      scores, failures = _call_judge(function, prompts, completions, columns)
+      scores, failures = _call_judge(spec, function, prompts, completions, columns)
       return values_lib.Values(scores, [None] * count, failures, 0, 0)
     num_turns = columns.get(TURNS_COLUMN, [1] * count)
     locate = lambda row, where: places.locate(
@@ -421,13 +426,15 @@ def _make_watch(spec: RewardSpec) -> values_lib.FailureWatch:
 
 
 def _call_judge(
-    function, prompts, completions, columns
+    spec: RewardSpec, function, prompts, completions, columns
 ) -> tuple[list[float], list[str | None]]:
   """The judge's scores, and the reasons where they had to be replaced."""
   count = len(completions)
   try:
     scores = list(function(prompts, completions, **columns))
   except Exception as error:  # it calls a service that can fail in any way
+    if spec.function is None:  # the built-in one raises for its settings and columns only
+      raise ValueError(f"reward {spec.name!r}: {error}") from error
     scores, reason = [], f"{type(error).__name__}: {error}"
   else:
     reason = f"it returned {len(scores)} scores for {count} completions"

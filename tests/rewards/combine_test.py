@@ -424,7 +424,7 @@ def test_impossible_settings(specs, options, message):
     "fields, message",
     [
         (dict(name=""), "name: got '', allowed: the name"),
-        (dict(name="formt"), "exploration, finished, format, kimi_length"),
+        (dict(name="formt"), "exploration, finished, format, judge, kimi_length"),
         (dict(name="format", weight=math.nan), "weight: got nan, allowed: a finite"),
         (dict(name="mine", function="my_pkg.my_reward"), "package.module:function"),
         (dict(name="mine", function="my_pkg:f()"), "package.module:function"),
