@@ -46,7 +46,8 @@ ROLLOUT_COLUMNS = (
     "tokens", "reasoning_tokens", "reasoning_text", "truncated", "group", "opened", TURNS_COLUMN)
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # Columns that built-in rewards may read; their other keyword-only parameters are options.
-READ_COLUMNS = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN)
+READ_COLUMNS = (
+    *ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN, judge.ASK)
 BUILT_IN = {  # in addition to "verifier", which the task chooses
     "arora_length": length.arora_length_reward,
     "exploration": exploration.exploration_reward,
@@ -151,6 +152,7 @@ def combine_rewards(
     verifier: Verifier = "math",
     pool: pools.WorkerPool | None = None,
     clip_range: tuple[float, float] = (-10.0, 10.0),
+    ask: judge.Ask | None = None,
 ) -> "CombinedReward":
   """Builds the reward of a run.
 
@@ -161,6 +163,7 @@ def combine_rewards(
       verifier, or arguments of the function.
     pool: worker processes; None for the shared default pool.
     clip_range: of the total; [-10, 10] in RLSP.
+    ask: the local model of the part "judge", if it has one.
 
   Raises:
     ValueError: no or repeated names, an unknown verifier, an option that is unknown or out of
@@ -176,6 +179,8 @@ def combine_rewards(
     _check_no_verdicts(specs)
   pool = pool or pools.default_pool()
   functions = {spec.name: _make_function(spec, verifier, pool) for spec in specs}
+  if ask is not None:
+    functions["judge"] = functools.partial(functions["judge"], ask=ask)
   return CombinedReward(tuple(specs), functions, pool, (low, high))
 
 

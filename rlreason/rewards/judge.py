@@ -6,6 +6,8 @@ the model is asked (`service.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
 import json
 import re
 from typing import Any, NamedTuple
@@ -17,6 +19,9 @@ from rlreason.workers.pool import Reply
 
 RUBRIC_COLUMN = "rubric"  # of a row: texts, or {"criterion": text, "weight": number}
 REFERENCE_COLUMN = "reference"  # of a row: a text to compare completions with
+
+Ask = Callable[[Sequence[Messages]], list[str | Reply]]  # replies of a model to conversations
+ASK = "ask"  # the name under which `judge_reward` gets it
 
 _ASKED = "Problem:\n{prompt}\n\n"
 _SOLUTION = "<solution>\n{completion}\n</solution>\n\n"
@@ -53,6 +58,40 @@ _VERDICT = re.compile(r"verdict\W*[:=]\W*(?:response[\s_]*)?(A|B|tie)\b", re.IGN
 _WORTH = {"a": 1.0, "b": 0.0, "tie": 0.5}  # of the first response
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalModel:
+  """A judge that this run samples from, on its own devices.
+
+  Attributes:
+    path: a model, as for `model.path`.
+    max_tokens: most tokens of a reply.
+    batch_size: questions at a time, over all devices.
+
+  Raises:
+    ValueError: a field is out of range.
+  """
+
+  path: config_lib.Path
+  max_tokens: config_lib.Tokens = 256
+  batch_size: config_lib.Rows = 32
+
+  def __post_init__(self):
+    for name in ("max_tokens", "batch_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}: got {getattr(self, name)}, allowed: 1 or more")
+
+
+def model_of(service: Mapping[str, Any]) -> Service | LocalModel:
+  """The model that the option `service` names: that at a `url`, or of a `path`.
+
+  Raises:
+    ValueError: a field is unknown, missing or out of range.
+  """
+  if "path" in service:
+    return config_lib.build(LocalModel, service, "service")
+  return config_lib.build(Service, service, "service")
+
+
 class _Question(NamedTuple):
   """What is asked of one completion."""
 
@@ -62,14 +101,15 @@ class _Question(NamedTuple):
 
 def judge_reward(
     prompts: Sequence[Any], completions: Sequence[str], *, service: Mapping[str, Any],
-    grade: str = "effort", group: Sequence[int] | None = None, **columns: Sequence[Any],
+    grade: str = "effort", group: Sequence[int] | None = None, ask: Ask | None = None,
+    **columns: Sequence[Any],
 ) -> list[float | Reply]:
   """The grade of each completion by a language model, in [0, 1].
 
   Args:
     prompts: [B] texts or chat messages.
     completions: [B] texts.
-    service: fields of `service.Service`.
+    service: fields of `service.Service`, or of `LocalModel`.
     grade: "effort", as in RLSP; "quality"; "rubric", the weighted share of the criteria of the
       row's column `rubric` that it meets (criteria of negative weight are taken off, and the least
       is 0); "pairwise", how often it wins against the text of the column `reference`, or without
@@ -77,6 +117,7 @@ def judge_reward(
       half a win; or a question of your own: a text with "{completion}", and "{prompt}" and names of
       columns, to which the model replies with a line "Score: X".
     group: [B] the index of each row's prompt; for "pairwise" without a reference.
+    ask: of a local model; from the stage.
     **columns: [B] columns of the task.
 
   Returns:
@@ -85,15 +126,18 @@ def judge_reward(
   Raises:
     ValueError: an option is out of range, or a column that the grade reads is missing.
   """
-  settings = config_lib.build(Service, service, "service")
+  settings = model_of(service)
   if grade not in ("rubric", "pairwise", *_GRADES) and "{completion}" not in grade:
     raise ValueError(f"grade: got {grade!r}, allowed: effort, quality, rubric, pairwise, or a text "
                      "with {completion}")
   if not completions:
     return []
+  if isinstance(settings, LocalModel) and ask is None:
+    raise ValueError(f"service.path: got {settings.path!r}, allowed: in a stage of a run; else url")
+  ask = ask or functools.partial(service_lib.ask, settings)
   prompts = list(map(_text_of, prompts))
   if grade == "pairwise":
-    return _pairwise(settings, prompts, completions, group, columns.get(REFERENCE_COLUMN))
+    return _pairwise(ask, prompts, completions, group, columns.get(REFERENCE_COLUMN))
   if grade == "rubric":
     rubrics = columns.get(RUBRIC_COLUMN)
     if rubrics is None:
@@ -105,12 +149,12 @@ def judge_reward(
     questions = [
         _Question(_fill(template, **values(row), prompt=prompts[row], completion=text), _read_score)
         for row, text in enumerate(completions)]
-  return _answers(settings, questions)
+  return _answers(ask, questions)
 
 
-def _answers(settings: Service, questions: Sequence[_Question]) -> list[float | Reply]:
+def _answers(ask: Ask, questions: Sequence[_Question]) -> list[float | Reply]:
   requests: list[Messages] = [(("user", question.text),) for question in questions]
-  replies = service_lib.ask(settings, requests)
+  replies = ask(requests)
   return [reply if isinstance(reply, Reply) else question.read(reply)
           for question, reply in zip(questions, replies, strict=True)]
 
@@ -172,7 +216,7 @@ def _criteria(rubric: Any) -> list[tuple[str, float]]:
   return criteria
 
 
-def _pairwise(settings, prompts, completions, group, references) -> list[float | Reply]:
+def _pairwise(ask, prompts, completions, group, references) -> list[float | Reply]:
   """The mean worth of each completion over its comparisons."""
   if references is not None:
     pairs = [(row, None) for row in range(len(completions))]
@@ -190,7 +234,7 @@ def _pairwise(settings, prompts, completions, group, references) -> list[float |
   for row, other in pairs:
     texts = completions[row], references[row] if other is None else completions[other]
     questions += [question(row, *texts), question(row, *reversed(texts))]
-  worths = _answers(settings, questions)
+  worths = _answers(ask, questions)
   found = [[] for _ in completions]
   for i, (row, other) in enumerate(pairs):
     for worth, is_swapped in ((worths[2 * i], False), (worths[2 * i + 1], True)):

@@ -25,7 +25,7 @@ from rlreason.rollout import Sampled, Scored
 from rlreason.training import preflight
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.settings.rl import RLStage
-from rlreason.training.stages import base, checks, policies, rl_metrics, scoring
+from rlreason.training.stages import base, checks, judges, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
 from rlreason.training.stages.scoring import Scorer
 from rlreason.types import GroupPlan, Key, Outcome, Params, Rollout, RolloutBatch, RowPlan
@@ -58,6 +58,7 @@ def check(setup: Setup, stage: RLStage):
   scoring.check_potentials(stage)
   _check_packed_width(setup, stage)
   policies.check_scalar_models(setup, stage)
+  judges.check(setup, stage)
   policies.check_reference(setup, stage)
   scoring.check_problems(setup, stage)
 

@@ -12,7 +12,7 @@ from rlreason.sampling import Batching, sample_queue
 from rlreason.training.settings.graph import start_of
 from rlreason.training.settings.sample import SampleStage
 from rlreason.training.setup import param_shardings
-from rlreason.training.stages import base, checks, policies, rl_metrics, scoring
+from rlreason.training.stages import base, checks, judges, policies, rl_metrics, scoring
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params
 from rlreason.workers import WorkerPool
@@ -24,6 +24,7 @@ def check(setup: Setup, stage: SampleStage):
   checks.check_source("problems", stage.problems, "{prompt, answer}")
   scoring.make_reward(setup, stage, None)
   policies.check_scalar_models(setup, stage)
+  judges.check(setup, stage)
   scoring.check_problems(setup, stage)
   model = setup.model
   if stage.model:

@@ -9,12 +9,13 @@ from rlreason import processes, rollout as rollout_lib
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.rewards import (
     CombinedReward, RewardSpec, combine_rewards, has_math_golds, verifier_columns)
+from rlreason.rewards.judge import Ask
 from rlreason.rollout import Scored
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
-from rlreason.training.stages import policies, sources
+from rlreason.training.stages import judges, policies, sources
 from rlreason.training.stages.base import Setup
 from rlreason.types import Params, Rollout
 from rlreason.workers import WorkerPool
@@ -23,7 +24,7 @@ Scorer = Callable[[list[Row], Rollout], Scored]
 
 
 def make_reward(
-    setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool | None
+    setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool | None, ask: Ask | None = None
 ) -> CombinedReward:
   """The rewards of a stage; the exploration reward gets its `min_reasoning_tokens`."""
   specs = stage.rewards
@@ -32,7 +33,8 @@ def make_reward(
     specs = [dataclasses.replace(spec, options={**shortest, **spec.options})
              if spec.name == "exploration" and spec.function is None else spec for spec in specs]
   return combine_rewards(
-      specs, verifier=setup.tasks["train"].verifier, pool=pool, clip_range=stage.reward_clip)
+      specs, verifier=setup.tasks["train"].verifier, pool=pool, clip_range=stage.reward_clip,
+      ask=ask)
 
 
 def check_potentials(stage: RLStage):
@@ -54,7 +56,8 @@ def make_scorer(
 
   `tokenizer` is that of the completions, if it is not the policy's.
   """
-  reward, tokenizer = make_reward(setup, stage, pool), tokenizer or setup.tokenizer
+  reward = make_reward(setup, stage, pool, judges.make_ask(setup, stage))
+  tokenizer = tokenizer or setup.tokenizer
   model_scores, params = policies.make_model_scores(setup, stage, folder)
 
   score = rollout_lib.score if processes.count() == 1 else rollout_lib.score_together
