@@ -146,6 +146,21 @@ class PairBatch:
 
 
 @struct.dataclass
+class StepBatch:
+  """Completions with labels of their steps, for process reward models."""
+
+  prompt_tokens: jax.Array  # i32[B, S]
+  prompt_mask: jax.Array  # bool[B, S]
+  completion_tokens: jax.Array  # i32[B, T]
+  token_mask: jax.Array  # bool[B, T]
+  columns: jax.Array  # i32[B, K] of the last token of each step; any where there is none
+  # f32[B, K] of each step up to and including it: 0 (wrong) to 1 (right), or a rating -1, 0 or 1
+  # for a loss of three classes.
+  labels: jax.Array
+  label_mask: jax.Array  # bool[B, K] False: the step has no label, or there is none
+
+
+@struct.dataclass
 class DistillBatch:
   """Completions, and a teacher's next-token predictions at each of their tokens."""
 
