@@ -7,10 +7,12 @@ from rlreason.rollout.groups import choose_groups
 from rlreason.rollout.partial import OpenGroups, make_partial_generator
 from rlreason.rollout.scored import (
     Sampled, Scored, completion_texts, reasoning_tokens, score, score_together, tokens_until)
+from rlreason.rollout.step_columns import StepEnd, columns_of_ends, step_ends
 from rlreason.rollout.token_rewards import placed_sums, token_rewards
 
 __all__ = [
-    "FittingRows", "OpenGroups", "Sampled", "Scored", "append_answers", "check_fitting",
-    "choose_groups", "completion_texts", "crop", "encode_prompt", "make_generator",
-    "make_partial_generator", "placed_sums", "reasoning_tokens", "report_golds", "score",
-    "score_together", "token_rewards", "tokens_until"]
+    "FittingRows", "OpenGroups", "Sampled", "Scored", "StepEnd", "append_answers",
+    "check_fitting", "choose_groups", "columns_of_ends", "completion_texts", "crop",
+    "encode_prompt", "make_generator", "make_partial_generator", "placed_sums",
+    "reasoning_tokens", "report_golds", "score", "score_together", "step_ends",
+    "token_rewards", "tokens_until"]

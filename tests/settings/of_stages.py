@@ -10,7 +10,8 @@ from unittest import mock
 import numpy as np
 
 from rlreason import losses
-from rlreason.algorithms import DistillConfig, PreferenceConfig, RewardModelConfig
+from rlreason.algorithms import (
+    DistillConfig, PreferenceConfig, ProcessRewardConfig, RewardModelConfig)
 from rlreason.rewards import RewardSpec
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
@@ -19,6 +20,7 @@ from rlreason.training.settings.custom import CustomStage
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.graph import start_of
 from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.process_reward import ProcessRewardStage
 from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
@@ -33,6 +35,7 @@ WARM = SamplingOptions(max_new_tokens=8, temperature=0.5)
 FAST = dataclasses.replace(OPTIMIZER, learning_rate=0.2)
 EXPLORATION = RewardSpec(name="exploration", options={"c": 0.1, "unit": "tokens"})
 LEARNED = RewardSpec(name="learned", weight=0.0)
+PROCESS = RewardSpec(name="process", step_separator="a")
 HALF = (dataclasses.replace(VERIFIER, weight=0.5),)
 DIFFERS = dict(num_prompts=4, max_resample_rounds=2, rewards=(VERIFIER, EXPLORATION))
 
@@ -122,6 +125,7 @@ ROWS = {
         "rewards": Row(HALF, of("outcomes")), "reward_clip": Row((-0.5, 0.5), of("outcomes")),
         "algorithm": Row(dataclasses.replace(REINFORCE, kl_coef=0.1), of("algorithm")),
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),
+        "process_model": Row("b", of("outcomes"), with_other=dict(rewards=(VERIFIER, PROCESS))),
         "critic_path": Row("b", of("loaded"), beside=dict(
             algorithm=dataclasses.replace(REINFORCE, critic="separate"))),
         "reference_path": Row("b", of("loaded"), beside=dict(
@@ -147,6 +151,7 @@ ROWS = {
         "sampling": Row(WARM, of("generators")), "rewards": Row(HALF, of("rows")),
         "reward_clip": Row((-0.5, 0.5), of("rows")),
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),
+        "process_model": Row("b", of("rows"), with_other=dict(rewards=(VERIFIER, PROCESS))),
         "model": Row("b", (of("loaded"), of("sampled_from")))},
     SFTStage: _COMMON | {
         "batch_size": Row(2, lambda stage: [
@@ -174,6 +179,13 @@ ROWS = {
         "reward_model": Row(RewardModelConfig(
             loss=Slot(losses.bradley_terry, {"margin": 1.0})), of("algorithm")),
         "standardize": Row(False, standardized)},
+    ProcessRewardStage: _ON_FILES | {
+        "step_separator": Row(" 2", of("batches")),
+        "neutral": Row("wrong", of("batches")), "held_out_share": Row(0.0, of("host")),
+        "completion_length": Row(5, of("batches")),
+        "threshold": Row(0.4, of("host")),
+        "process_reward": Row(ProcessRewardConfig(
+            loss=Slot(losses.three_way_cross_entropy)), of("batches"))},
     DistillStage: _COMMON | _ON_PROBLEMS | {
         "teacher": Row("b", of("loaded")), "num_prompts": Row(4, of("prompts")),
         "sampling": Row(WARM, of("generators")), "group_size": Row(2, of("generators")),
