@@ -160,6 +160,22 @@ def algorithm_of(trace):
   return make
 
 
+def completer_of(trace):
+  """A `rollout.Completer` whose completions are canned, every second of them right."""
+
+  class Completer:
+    def __init__(self, *args, options, num_completions, prompt_buckets):
+      trace["generators"].append((options, num_completions, tuple(prompt_buckets)))
+      self._count = num_completions
+
+    def start(self, params, rows, key, score):
+      trace["prompts"].append([row["prompt"] for row in rows])
+      canned = [rollout_lib.Completion((2,), g % 2 == 0) for g in range(self._count)]
+      return lambda prefixes: {i: canned for i in prefixes}, rollout_lib.TokenCounts()
+
+  return Completer
+
+
 def step_scores(model, params, rows, columns):
   """0.25 for a step that ends in an odd column, and -0.25 for others."""
   return jnp.where(columns % 2, jnp.float32(0.25), jnp.float32(-0.25))
@@ -197,6 +213,7 @@ def stand_ins(trace, others=TOKENIZER):
     for where, name, value in (
         (rollout_lib, "make_generator", generator_of(trace)),
         (rollout_lib, "make_partial_generator", partial_generator_of(trace)),
+        (rollout_lib, "Completer", completer_of(trace)),
         (sources, "read_source", read_source),
         (rl, "policy_gradient", make), (distill, "distill", make), (preference, "preference", make),
         (REWARD_MODEL, "reward_model", make), (SFT, "sft", make),
@@ -319,7 +336,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
       return base.StepOutput(state, {}, metrics(stage, number), TOKENS)
 
     state = algorithms.init_state({"policy": jax.tree.map(jnp.asarray, policy)}, _Identity)
-    trains = stage.kind not in ("sample", "reward_model", "process_reward")
+    trains = stage.kind not in ("sample", "reward_model", "process_reward", "label_steps")
     data = types.SimpleNamespace(get_state=lambda: {}, set_state=lambda state: None)
     return base.Stage(stage.name, stage.steps, state, data, learn, lambda *unused: None,
                       trains=trains,

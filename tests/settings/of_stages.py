@@ -13,12 +13,14 @@ from rlreason import losses
 from rlreason.algorithms import (
     DistillConfig, PreferenceConfig, ProcessRewardConfig, RewardModelConfig)
 from rlreason.rewards import RewardSpec
+from rlreason.rollout import step_labels
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import stages as stages_lib
 from rlreason.training.settings.custom import CustomStage
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.graph import start_of
+from rlreason.training.settings.label_steps import LabelStepsStage
 from rlreason.training.settings.preference import PreferenceStage
 from rlreason.training.settings.process_reward import ProcessRewardStage
 from rlreason.training.settings.reward_model import RewardModelStage
@@ -53,6 +55,13 @@ def read_file(stage):
 
 def of(name):
   return functools.partial(seen, name)
+
+
+def labelled(stage):
+  """The rows that it writes, of solutions whose first box is right and whose last is wrong."""
+  rows = [row | {"completion": "\\boxed{ 2 } 1 \\boxed{ 1 }"} for row in fakes.FILE_ROWS]
+  with mock.patch.object(fakes, "FILE_ROWS", rows):
+    return seen("rows", stage)
 
 
 def lr(stage):
@@ -179,6 +188,14 @@ ROWS = {
         "reward_model": Row(RewardModelConfig(
             loss=Slot(losses.bradley_terry, {"margin": 1.0})), of("algorithm")),
         "standardize": Row(False, standardized)},
+    LabelStepsStage: {
+        "name": _COMMON["name"], "start": _COMMON["start"], "steps": Row(4, of("stage")),
+        "num_prompts": Row(1, of("prompts")), "num_completions": Row(3, of("generators")),
+        "examples": Row("stage:first", of("read")), "fields": Row({"prompt": "q"}, of("read")),
+        "step_separator": Row("1", labelled),
+        "search": Row(Slot(step_labels.first_error), labelled, beside=dict(step_separator="1")),
+        "sampling": Row(WARM, of("generators")),
+        "rewards": Row((RewardSpec(name="verifier", options={"which_box": "first"}),), labelled)},
     ProcessRewardStage: _ON_FILES | {
         "step_separator": Row(" 2", of("batches")),
         "neutral": Row("wrong", of("batches")), "held_out_share": Row(0.0, of("host")),

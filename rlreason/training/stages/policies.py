@@ -100,7 +100,7 @@ def _make_scores(
   """Makes `scores(rollout)` of the model that a field of the stage names, by `score(model, params,
   rollout)`; and gives its parameters. None, None: the field is empty.
   """
-  source, layout = vars(stage)[field], setup.layout
+  source, layout = vars(stage).get(field, ""), setup.layout
   if not source:
     return None, None
   model, params, _ = weights.load_scalar_model(

@@ -68,6 +68,7 @@ def test_every_kind_says_what_it_is():
       "sft": (True, True, False), "rl": (True, True, True), "sample": (False, True, False),
       "select": (False, False, False), "preference": (True, True, False),
       "reward_model": (False, True, False), "process_reward": (False, True, False),
-      "distill": (True, True, False), "custom": (True, True, False)}
+      "label_steps": (False, True, False), "distill": (True, True, False),
+      "custom": (True, True, False)}
   rl = types.SimpleNamespace(writes_accuracy=True)
   assert STAGES["rl"].writes_data.fget(rl) and STAGES["sample"].writes_data.fget(rl)
