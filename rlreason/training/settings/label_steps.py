@@ -40,6 +40,11 @@ class LabelStepsStage(StageConfig):
   reward_clip: ClassVar[tuple[float, float]] = (-10.0, 10.0)  # of a reward that is not paid
 
   @property
+  def group_size(self) -> int:
+    """Rows of a prompt that are sampled at once."""
+    return self.num_completions
+
+  @property
   def writes_data(self) -> bool:
     return True
 
