@@ -24,8 +24,10 @@ from rlreason.algorithms import presets
 from rlreason.rollout import step_labels
 from rlreason.slots import Slot
 
-SEARCHES = {search.__name__: search for search in (
-    step_labels.every_step, step_labels.first_error, step_labels.omega_tree)}
+SEARCHES = {
+    "every_step": Slot(step_labels.every_step, {"labels": "hard"}),
+    "first_error": Slot(step_labels.first_error),
+    "omega_tree": Slot(step_labels.omega_tree)}
 STEP_END = ";"
 
 
@@ -39,7 +41,7 @@ def get_config(search="every_step"):
       rewards=dict(verifier=dict(weight=1.0)))
   config.labels = dict(
       kind="label_steps", steps=16, num_prompts=64, num_completions=8, examples="stage:samples",
-      step_separator=STEP_END, search=Slot(SEARCHES[search]), sampling=sampling,
+      step_separator=STEP_END, search=SEARCHES[search], sampling=sampling,
       rewards=dict(verifier=dict(weight=1.0)))
   config.prm = dict(
       kind="process_reward", steps=300, batch_size=32, completion_length=beds.NEW_TOKENS,
@@ -48,6 +50,6 @@ def get_config(search="every_step"):
   config.rl = beds.rl(
       presets.dr_grpo(max_length=beds.NEW_TOKENS, minibatch_size=128),
       process_model="stage:prm", rewards=dict(
-          process=dict(weight=1.0, step_separator=STEP_END), verifier=dict(weight=0.0)))
+          process=dict(weight=0.5, step_separator=STEP_END), verifier=dict(weight=1.0)))
   config.stages = (*config.stages[:-1], "samples", "labels", "prm", "rl")
   return config

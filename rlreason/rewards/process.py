@@ -40,15 +40,13 @@ def process_reward(
     [B] lists of (character, reward), or a number for a completion without steps.
 
   Raises:
-    ValueError: the column has another length.
+    ValueError: the column has another length, or there is no such form.
   """
   del prompts, columns
   if len(step_scores) != len(completions):
     raise ValueError(f"{STEPS_COLUMN}: got {len(step_scores)}, allowed: {len(completions)}")
   if form not in _FORMS:
     raise ValueError(f"form: got {form!r}, allowed: {', '.join(_FORMS)}")
-  if not math.isfinite(no_steps_score):
-    raise ValueError(f"no_steps_score: got {no_steps_score}, allowed: a finite number")
   return [_pay(row, form, sigmoid) if row else no_steps_score for row in step_scores]
 
 

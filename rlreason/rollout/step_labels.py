@@ -53,10 +53,13 @@ Search = Generator[Prefix, Sequence[Completion], list[Labelled]]
 def every_step(solution: Solution, *, labels: Literal["soft", "hard"] = "soft") -> Search:
   """Completes the prefix of every step.
 
-  Soft labels are the shares of completions that reach the answer, eq. (4) of
-  https://arxiv.org/abs/2312.08935; their error is sqrt(p (1 - p) / N). Hard labels, eq. (3), are 1
-  where any does, with the probability 1 - (1 - p)^N. The label of the last step is the verdict on
-  the solution.
+  The label of the last step is the verdict on the solution.
+
+  Args:
+    solution: given.
+    labels: soft: shares of completions that reach the answer, eq. (4) of
+      https://arxiv.org/abs/2312.08935, whose error is sqrt(p (1 - p) / N). hard: 1 where any does,
+      eq. (3), with the probability 1 - (1 - p)^N.
 
   Raises:
     ValueError: another kind of labels.
