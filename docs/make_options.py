@@ -26,7 +26,8 @@ from rlreason import commands, main, slots
 from rlreason.algorithms.policy_gradient import config as policy_gradient, presets
 from rlreason.algorithms.preference import PAIRED, UNPAIRED
 from rlreason.algorithms.process_reward import SCALAR, THREE_WAY
-from rlreason.algorithms.reward_model import PAIRED as PAIRED_SCORES, UNPAIRED as UNPAIRED_SCORES
+from rlreason.algorithms.reward_model import (
+    PAIRED as PAIRED_SCORES, RANKED, UNPAIRED as UNPAIRED_SCORES)
 from rlreason.config import AtMost, Path
 from rlreason.data.selections import completions, pairs, problems, restarts
 from rlreason.losses import (
@@ -70,8 +71,8 @@ SLOTS = (
     ("config.STAGE.algorithm.correction", (corrections,), policy_gradient.CORRECTION_ARRAYS,
      "mask"),
     ("config.STAGE.preference.loss", (preference_losses,), (*PAIRED, *UNPAIRED), ""),
-    ("config.STAGE.reward_model.loss", (reward_model_losses,), (*PAIRED_SCORES, *UNPAIRED_SCORES),
-     ""),
+    ("config.STAGE.reward_model.loss", (reward_model_losses,),
+     (*PAIRED_SCORES, *UNPAIRED_SCORES, *RANKED), ""),
     ("config.STAGE.process_reward.loss", (process_reward_losses,), (*SCALAR, *THREE_WAY), ""),
     ("config.STAGE.search", (step_labels,), ("solution",), "solution"),
     ("config.STAGE.distill.divergence", (distill,), ("student", "teacher"), "teacher"),

@@ -129,10 +129,11 @@ class Outcome:
 
 @struct.dataclass
 class PairBatch:
-  """Prompts with two completions each, for preference tuning.
+  """Prompts with two completions each, for preference tuning and reward models.
 
   With pairs, the two are the chosen and the rejected completion. Without pairs, they are the judged
-  completion and, for the baseline, one of another prompt. One row is one prompt, so that both are
+  completion and, for the baseline, one of another prompt. A ranking has n, from the best to the
+  worst; those that it lacks have no tokens. One row is one prompt, so that both are
   on the same device and in the same micro-batch.
   """
 
@@ -143,6 +144,7 @@ class PairBatch:
   is_desirable: jax.Array | None = None  # bool[B] of the judged completion; None: pairs
   ref_log_probs: jax.Array | None = None  # f32[B, 2] summed over tokens, nats; None: no reference
   kl: jax.Array | None = None  # f32[B] the baseline, the same in all rows; None: pairs
+  weights: jax.Array | None = None  # f32[B] of the row in the loss of a reward model; None: 1
 
 
 @struct.dataclass

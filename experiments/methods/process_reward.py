@@ -8,14 +8,20 @@
    `labels/tokens_computed` beside `labels/tokens_naive` says what that saves;
 3. prm: a process reward model on these labels. `process_reward/held_out/auc` and
    `plots/calibration_prm.png` say how good it is on problems that it was not trained on;
-4. rl: it pays at the end of each step the difference to its score of the step before. The verdict
-   of the verifier is only logged.
+4. rl: beside the verifier it pays at the end of each step the difference to its score of the step
+   before.
 
 The argument is the search for labels: `every_step`, `first_error` (binary search: fewer tokens,
 labels up to the first error) or `omega_tree` (OmegaPRM, https://arxiv.org/abs/2406.06592). Settings
-of the paper: 8 completions, hard labels for the PRM, PPO with a KL of 0.04. The sum of step scores
-is no choice: it pays for steps, and the policy would pad. Expected: accuracy rises as far as the
-model is right; on this test bed see docs/algorithms.md.
+of the paper: 8 completions, hard labels, PPO with a KL of 0.04 on the PRM alone. The sum of step
+scores is no choice: it pays for steps, and the policy would pad.
+
+Expected, of one seed: soft labels rank prefixes that lead to the answer above others with an AUC of
+0.97, hard ones 0.88; 0.37 of the naive way's tokens are computed (0.17 or less by `first_error`);
+the small PRM has an AUC of 0.70 on held-out steps; accuracy of the rollouts rises from 0.34 to 0.86.
+Paid by a PRM of soft labels alone (AUC 0.65), the policy exploits it: the reward rose from 0.41 to
+0.60, and accuracy fell from 0.43 to 0.03. A learned reward without the verifier needs a better model
+or a KL.
 """
 
 import beds

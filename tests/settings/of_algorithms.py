@@ -336,6 +336,8 @@ ROWS = {
         "micro_batch_size": Row(2, preference_program)},
     RewardModelConfig: {
         "loss": Row(Slot(losses.bradley_terry, {"margin": 1.0}), scored_program),
+        "trained_tokens": Row("every", scored_program, beside=dict(
+            loss=Slot(losses.outcome_cross_entropy))),
         "micro_batch_size": Row(2, scored_program)},
     ProcessRewardConfig: {
         "loss": Row(Slot(losses.three_way_cross_entropy), process_program),
