@@ -17,11 +17,11 @@ of the paper: 8 completions, hard labels, PPO with a KL of 0.04 on the PRM alone
 scores is no choice: it pays for steps, and the policy would pad.
 
 Expected, of one seed: soft labels rank prefixes that lead to the answer above others with an AUC of
-0.97, hard ones 0.88; 0.37 of the naive way's tokens are computed (0.17 or less by `first_error`);
-the small PRM has an AUC of 0.70 on held-out steps; accuracy of the rollouts rises from 0.34 to 0.86.
-Paid by a PRM of soft labels alone (AUC 0.65), the policy exploits it: the reward rose from 0.41 to
-0.60, and accuracy fell from 0.43 to 0.03. A learned reward without the verifier needs a better model
-or a KL.
+0.97, hard ones 0.88; the tokens computed are 0.37 of those of the naive way, and 0.26 of them with
+`first_error` (chains of 2 to 5 steps are short for a binary search); the small PRM has an AUC of
+0.70 on held-out steps; accuracy of the rollouts rises from 0.34 to 0.86. Paid by a PRM of soft
+labels alone (AUC 0.65), the policy exploits it: the reward rose from 0.41 to 0.60, and accuracy
+fell from 0.43 to 0.03. A learned reward without the verifier needs a better model, or a KL.
 """
 
 import beds

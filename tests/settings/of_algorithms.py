@@ -220,10 +220,13 @@ def scored_program(config):
   """The update of a reward model; it changes with every setting."""
   scores = lambda model, params, batch: (
       before(batch)[:, 0] @ params["value_head"]["kernel"], jnp.float32(0))
+  hidden = lambda model, params, batch, mask=None: (before(batch, last=True), jnp.float32(0))
   algorithm = REWARD_MODEL.reward_model(config, MODEL, optax.sgd(0.1))
-  with mock.patch.object(REWARD_MODEL, "_scores_and_balance", scores):
+  batch = PAIRS if config.has_pairs else PAIRS.replace(is_desirable=jnp.arange(ROW) % 2 == 0)
+  with mock.patch.object(REWARD_MODEL, "_scores_and_balance", scores), mock.patch.object(
+      REWARD_MODEL.rows, "features_with_last", hidden):
     run = lambda: algorithm.update_step(
-        algorithm.init({"trunk": table(0), "value_head": HEAD}), PAIRS, None)
+        algorithm.init({"trunk": table(0), "value_head": HEAD}), batch, None)
     return str(jax.make_jaxpr(run)()), jax.device_get(tiny.fast_jit(run)())
 
 
