@@ -156,3 +156,18 @@ def test_what_a_stage_of_steps_refuses(labels, tmp_path):
     recipe(labels=dict(
         kind="label_steps", steps=1, num_prompts=2, examples=str(labels), sampling=SAMPLING,
         search=Slot(step_labels.every_step), rewards=dict(format=dict(weight=1.0))))
+
+
+def test_a_reward_model_learns_from_rankings_and_weights(tmp_path):
+  path = tmp_path / "rankings.jsonl"
+  path.write_text("".join(json.dumps({
+      "prompt": f"{i % 9} + 4 = ?", "ranking": ["\\boxed{ 7 }", "answer 7", "7"][:2 + i % 2],
+      "weight": 1 + i % 3}) + "\n" for i in range(12)))
+  stage = dict(
+      kind="reward_model", steps=2, batch_size=4, completion_length=8, examples=str(path),
+      reward_model=dict(loss=Slot(losses.ranking)), optimizer=dict(learning_rate=1e-3))
+  run_lib.train(from_config(make_config(orm=stage)), tmp_path / "run")
+  assert metrics_of(tmp_path / "run", "orm")[0]["loss/reward_model"] > 0
+  path.write_text(json.dumps({"prompt": "1 + 4 = ?", "ranking": ["7", "8"], "weight": -1}) + "\n")
+  with pytest.raises(ValueError, match="weight: got -1, allowed: a number of 0 or more"):
+    run_lib.train(from_config(make_config(orm=stage)), tmp_path / "other")
