@@ -67,7 +67,9 @@ def of_reward_model(planned: Planned, stage: RewardModelStage) -> programs.Progr
   policy = placed.params(planned, model)
   state = placed.placer(planned, model)(jax.eval_shape(
       lambda p: algorithm.init(init_reward_params(model, p, jax.random.key(0))), policy))
-  batch, numbers = _pairs(planned, stage, config.has_pairs)
+  batch, numbers = _pairs(planned, stage, config.form != "verdicts")
+  batch = batch.replace(
+      weights=placed.rows(planned, struct((stage.batch_size,), jnp.float32)))
   update = programs.update_of(
       planned, algorithm, state, batch, tokens=numbers["tokens"],
       flops=flops.training(model, numbers["flops"]))
