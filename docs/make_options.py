@@ -25,14 +25,18 @@ from absl import flags
 from rlreason import commands, main, slots
 from rlreason.algorithms.policy_gradient import config as policy_gradient, presets
 from rlreason.algorithms.preference import PAIRED, UNPAIRED
-from rlreason.algorithms.reward_model import PAIRED as PAIRED_SCORES, UNPAIRED as UNPAIRED_SCORES
+from rlreason.algorithms.process_reward import SCALAR, THREE_WAY
+from rlreason.algorithms.reward_model import (
+    PAIRED as PAIRED_SCORES, RANKED, UNPAIRED as UNPAIRED_SCORES)
 from rlreason.config import AtMost, Path
 from rlreason.data.selections import completions, pairs, problems, restarts
 from rlreason.losses import (
     advantages, corrections, covariance, distill, entropy, policy, trust)
 from rlreason.losses import preference as preference_losses
+from rlreason.losses import process_reward as process_reward_losses
 from rlreason.losses import reward_model as reward_model_losses
 from rlreason.rewards import VERIFIERS, combine
+from rlreason.rollout import step_labels
 from rlreason.slots import Slot
 from rlreason.training.settings import custom
 from rlreason.training.settings.kinds import STAGES
@@ -67,15 +71,18 @@ SLOTS = (
     ("config.STAGE.algorithm.correction", (corrections,), policy_gradient.CORRECTION_ARRAYS,
      "mask"),
     ("config.STAGE.preference.loss", (preference_losses,), (*PAIRED, *UNPAIRED), ""),
-    ("config.STAGE.reward_model.loss", (reward_model_losses,), (*PAIRED_SCORES, *UNPAIRED_SCORES),
-     ""),
+    ("config.STAGE.reward_model.loss", (reward_model_losses,),
+     (*PAIRED_SCORES, *UNPAIRED_SCORES, *RANKED), ""),
+    ("config.STAGE.process_reward.loss", (process_reward_losses,), (*SCALAR, *THREE_WAY), ""),
+    ("config.STAGE.search", (step_labels,), ("solution",), "solution"),
     ("config.STAGE.distill.divergence", (distill,), ("student", "teacher"), "teacher"),
     ("config.STAGE.select", (completions, pairs, restarts, problems), ("rows", "encode"), "rows"),
     ("config.STAGE.make", (), custom.OFFERED, ""))
 # Recipes that together have an instance of every class with ranges.
 EXAMPLES = (
     "rlsp_countdown", "rlsp_smollm2", "grpo_gsm8k", "methods/r1", "methods/ppo_rlhf",
-    "methods/preference:dpo", "methods/distill_on_policy:TEACHER")
+    "methods/preference:dpo", "methods/distill_on_policy:TEACHER",
+    "methods/process_reward")
 HEADER = "| {} | type and range | default | what it does |\n| --- | --- | --- | --- |\n"
 
 

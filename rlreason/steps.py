@@ -4,6 +4,8 @@ Step rewards and searches over steps read them here. Not here: at which token a 
 (`rollout.scored.tokens_until`).
 """
 
+from collections.abc import Sequence
+
 
 def step_ends(text: str, delimiter: str = "\n") -> list[int]:
   r"""Returns the end of each step of a text, in characters, after its delimiters.
@@ -18,8 +20,7 @@ def step_ends(text: str, delimiter: str = "\n") -> list[int]:
   Raises:
     ValueError: the delimiter is empty.
   """
-  if not delimiter:
-    raise ValueError("delimiter: got '', allowed: a text such as '\\n' or '\\n\\n'")
+  _check(delimiter)
   ends, start = [], 0
   while start < len(text):
     found = text.find(delimiter, start)
@@ -40,3 +41,38 @@ def split_steps(text: str, delimiter: str = "\n") -> list[str]:
   """
   ends = step_ends(text, delimiter)
   return [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def join_steps(steps: Sequence[str], separator: str = "\n") -> tuple[str, list[int]]:
+  r"""The text of steps, and the end of each of them in it.
+
+  Each step but the last ends with the delimiter, which is added where it is missing, as is a space
+  before a step that nothing blank separates from the one before it. Steps of `split_steps` are
+  joined without additions.
+
+  >>> join_steps(["a b", "c"])
+  ('a b\nc', [4, 5])
+
+  Args:
+    steps: texts, none blank.
+    separator: the delimiter, such as "\n" or "\n\n".
+
+  Raises:
+    ValueError: the delimiter is empty.
+  """
+  _check(separator)
+  text, ends = "", []
+  for step in steps:
+    if text and not text.endswith(separator):
+      text += separator
+      ends[-1] = len(text)
+    if text and not (text[-1].isspace() or step[0].isspace()):
+      text += " "
+    text += step
+    ends.append(len(text))
+  return text, ends
+
+
+def _check(delimiter: str):
+  if not delimiter:
+    raise ValueError("delimiter: got '', allowed: a text such as '\\n' or '\\n\\n'")

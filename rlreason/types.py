@@ -129,10 +129,11 @@ class Outcome:
 
 @struct.dataclass
 class PairBatch:
-  """Prompts with two completions each, for preference tuning.
+  """Prompts with two completions each, for preference tuning and reward models.
 
   With pairs, the two are the chosen and the rejected completion. Without pairs, they are the judged
-  completion and, for the baseline, one of another prompt. One row is one prompt, so that both are
+  completion and, for the baseline, one of another prompt. A ranking has n, from the best to the
+  worst; those that it lacks have no tokens. One row is one prompt, so that both are
   on the same device and in the same micro-batch.
   """
 
@@ -143,6 +144,22 @@ class PairBatch:
   is_desirable: jax.Array | None = None  # bool[B] of the judged completion; None: pairs
   ref_log_probs: jax.Array | None = None  # f32[B, 2] summed over tokens, nats; None: no reference
   kl: jax.Array | None = None  # f32[B] the baseline, the same in all rows; None: pairs
+  weights: jax.Array | None = None  # f32[B] of the row in the loss of a reward model; None: 1
+
+
+@struct.dataclass
+class StepBatch:
+  """Completions with labels of their steps, for process reward models."""
+
+  prompt_tokens: jax.Array  # i32[B, S]
+  prompt_mask: jax.Array  # bool[B, S]
+  completion_tokens: jax.Array  # i32[B, T]
+  token_mask: jax.Array  # bool[B, T]
+  columns: jax.Array  # i32[B, K] of the last token of each step; any where there is none
+  # f32[B, K] of each step up to and including it: 0 (wrong) to 1 (right), or a rating -1, 0 or 1
+  # for a loss of three classes.
+  labels: jax.Array
+  label_mask: jax.Array  # bool[B, K] False: the step has no label, or there is none
 
 
 @struct.dataclass

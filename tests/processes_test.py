@@ -71,14 +71,15 @@ def test_scores_of_parts_are_those_of_the_whole(monkeypatch, count):
       for text, prompt in zip(completions, group)]
   reward = combine_rewards([
       RewardSpec(name="verifier"), RewardSpec(name="majority", weight=0.5),
+      RewardSpec(name="learned", weight=0.1),
       RewardSpec(name="lists", function=lists, step_separator=" ")])
   rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"},
           {"prompt": "c", "answer": "1"}]
-  model_scores, rollout = np.arange(6, dtype=np.float32), make_rollout(texts)
-  expected = score(reward, TOKENIZER, rows, rollout, model_scores)
+  given, rollout = {"model_score": list(range(6))}, make_rollout(texts)
+  expected = score(reward, TOKENIZER, rows, rollout, given)
   assert expected.rewards.placed is not None and expected.rewards.counts["unscored"] == 1
   for found in Together(monkeypatch, count).run(
-      lambda: score_together(reward, TOKENIZER, rows, rollout, model_scores)):
+      lambda: score_together(reward, TOKENIZER, rows, rollout, given)):
     assert found.completions == expected.completions and found.rewards == expected.rewards
     for name in ("totals", "is_scored", "lengths", "reasoning_lengths"):
       np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -30,3 +30,20 @@ def test_steps_are_the_text(text, delimiter):
 def test_an_empty_delimiter_is_refused():
   with pytest.raises(ValueError, match="delimiter: got '', allowed: a text"):
     steps.step_ends("a", "")
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\n\na\n\nb\n \n", "a", "3 + 4 = 7 ; 7 * 7 = 9 ; end"])
+@pytest.mark.parametrize("delimiter", ["\n", "\n\n", "a", ";"])
+def test_steps_that_were_split_are_joined_as_they_were(text, delimiter):
+  joined = steps.join_steps(steps.split_steps(text, delimiter), delimiter)
+  assert joined == (text, steps.step_ends(text, delimiter))
+
+
+@pytest.mark.parametrize("parts, separator, expected", [
+    (["a", "b c", "d"], "\n", ("a\nb c\nd", [2, 6, 7])),
+    (["a", "b\n"], "\n\n", ("a\n\nb\n", [3, 5])),
+    (["3 ;", "4"], ";", ("3 ; 4", [3, 5])),
+    (["3", " 4", "5;"], ";", ("3; 4; 5;", [2, 5, 8])),
+    (["a"], ";", ("a", [1])), ([], "\n", ("", []))])
+def test_what_separates_steps_is_added_where_it_is_missing(parts, separator, expected):
+  assert steps.join_steps(parts, separator) == expected

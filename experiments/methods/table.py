@@ -87,6 +87,8 @@ PIPELINES = {
     "one_example.py": ("one-example RLVR", "2504.20571"),
     "satori.py": ("Satori", "2502.02508"),
     "ppo_rlhf.py": ("RLHF", "2203.02155"),
+    "process_reward.py": ("Math-Shepherd", "2312.08935"),
+    "process_reward.py:omega_tree": ("OmegaPRM", "2406.06592"),
     "distill_sequence.py:TEACHER": ("sequence-level distillation", "2501.12948"),
     "distill_on_policy.py:TEACHER": ("on-policy distillation (GKD)", "2306.13649 (1)"),
 }
@@ -217,13 +219,16 @@ def describe(stage) -> str:
   parts = [stage.kind]
   sources = [name for names in stage.data_sources().values() for name in names]
   parts += ["on " + " + ".join(sources)] if sources else []
-  for function in (getattr(stage, "select", None),
+  for function in (getattr(stage, "select", None), getattr(stage, "search", None),
+                   stage.process_reward.loss if stage.kind == "process_reward" else None,
                    stage.preference.loss if stage.kind == "preference" else None,
                    stage.reward_model.loss if stage.kind == "reward_model" else None,
                    stage.distill.divergence if stage.kind == "distill" else None):
     parts += [f"by {slot(function)}"] if function is not None else []
   if stage.kind == "rl" and stage.reward_model:
     parts += [f"rewarded by {stage_of(stage.reward_model) or stage.reward_model}"]
+  if stage.kind == "rl" and stage.process_model:
+    parts += [f"rewarded for its steps by {stage_of(stage.process_model) or stage.process_model}"]
   start = getattr(stage, "start", "previous")
   parts += [f"from {start}"] if start != "previous" else []
   parts += ["of the teacher"] if getattr(stage, "model", "") else []

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlreason.data import choices as choices_lib
-from rlreason.data import messages, values
+from rlreason.data import messages, step_labels, values
 from rlreason.data.messages import Message
 from rlreason.data.tasks.base import Row
 
@@ -62,8 +62,8 @@ def make_row(
     raw: of a file, or of tensorflow-datasets.
     fields: our column -> a column, or a path inside one (`reward_model.ground_truth`,
       `messages.0.content`); columns that it does not name are searched.
-    required: columns the row must have: prompt and answer, prompt and completion, or prompt, chosen
-      and rejected.
+    required: columns the row must have: prompt and answer, prompt and completion, prompt, chosen
+      and rejected, prompt, steps and labels (`step_labels`), or prompt and ranking.
     questions: the form of questions.
     notes: counts where columns were found, prompts that were cut, and columns not used in them.
 
@@ -71,6 +71,7 @@ def make_row(
     ValueError: the row is bad; gives the reason.
   """
   notes, fields = Counter() if notes is None else notes, fields or {}
+  raw = step_labels.with_steps(raw) if "steps" in required else raw
   row = _renamed(_columns(raw), fields)
   _check_valid(row, required)
   if "chosen" in required:
@@ -82,12 +83,25 @@ def make_row(
   if name == "prompt" and fields.get("prompt", name) != name:
     name = QUESTIONS[0]  # whatever it is called there
   ours["prompt"] = _asked(row, ours["prompt"], name, questions)
+  if "steps" in required:
+    ours["steps"], ours["labels"] = step_labels.check_steps(
+        *(values.plain(_get(row, name)) for name in ("steps", "labels")))
+  elif "ranking" in required:
+    ours["ranking"] = _ranking(values.plain(_get(row, "ranking")))
   for name in required:
     if name not in ours:
       ours[name] = values.text(_get(row, name), name)
   others = _others(row, ours)
   notes.update(_left_out(others, ours["prompt"]))
   return others | ours
+
+
+def _ranking(texts: Any) -> list[str]:
+  if not isinstance(texts, list) or len(texts) < 2 or not all(
+      isinstance(text, str) and text.strip() for text in texts):
+    raise ValueError("ranking: got another value, allowed: a list of two completions or more, from "
+                     "the best to the worst")
+  return texts
 
 
 def _others(row: Row, ours: Row) -> Row:

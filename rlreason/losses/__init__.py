@@ -17,10 +17,13 @@ from rlreason.losses.logprobs import (
 from rlreason.losses.policy import (
     cispo, clipped_surrogate, decoupled_surrogate, gspo, gspo_token, reinforce)
 from rlreason.losses.preference import dpo, ipo, kto, kto_baseline, orpo, simpo
+from rlreason.losses.process_reward import (
+    step_cross_entropy, step_log_odds, three_way_cross_entropy)
 from rlreason.losses.returns import (
     gae, length_adaptive_lambda, n_step_returns, potential_shaping, returns_to_go,
     rewards_of_actions, terminal_rewards)
-from rlreason.losses.reward_model import bradley_terry, outcome_cross_entropy, standardized
+from rlreason.losses.reward_model import (
+    bradley_terry, outcome_cross_entropy, ranking, standardized)
 from rlreason.losses.trust import dppo_kl, dppo_tv, gmpo, sapo, vespo
 from rlreason.losses.value import clipped_value_loss, explained_variance
 
@@ -31,12 +34,12 @@ __all__ = [
     "explained_variance", "forward_kl", "from_logits", "gae", "gdpo", "generalized_jsd", "gmpo",
     "group_centered", "group_normalized", "gspo", "gspo_token", "has_units_of_rewards",
     "hide_words", "ipo", "is_always_zero", "kl_cov", "kl_estimate", "kto", "kto_baseline",
-    "leave_one_out",
-    "leave_one_out_normalized", "length_adaptive_lambda", "log1mexp", "masked_importance",
-    "max_rl", "mean_probability", "n_step_returns", "no_baseline", "off_policy_mask", "opo",
-    "orpo", "outcome_cross_entropy", "pass_at_k", "potential_shaping", "reinforce", "remax",
-    "returns_to_go", "reverse_kl", "rewards_of_actions", "sapo", "select_clip_cov",
-    "select_high_entropy", "select_kl_cov", "selected_surrogate", "sequence_mask", "simpo",
-    "standardized", "terminal_rewards", "token_divergence", "token_log_probs",
+    "leave_one_out", "leave_one_out_normalized", "length_adaptive_lambda", "log1mexp",
+    "masked_importance", "max_rl", "mean_probability", "n_step_returns", "no_baseline",
+    "off_policy_mask", "opo", "orpo", "outcome_cross_entropy", "pass_at_k", "potential_shaping",
+    "ranking", "reinforce", "remax", "returns_to_go", "reverse_kl", "rewards_of_actions",
+    "sapo", "select_clip_cov", "select_high_entropy", "select_kl_cov", "selected_surrogate",
+    "sequence_mask", "simpo", "standardized", "step_cross_entropy", "step_log_odds",
+    "terminal_rewards", "three_way_cross_entropy", "token_divergence", "token_log_probs",
     "top_k_divergence", "top_k_log_probs", "truncated_importance", "unbiased_kl", "vespo",
     "with_others"]

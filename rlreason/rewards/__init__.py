@@ -25,6 +25,7 @@ from rlreason.rewards.length import (
 )
 from rlreason.rewards.majority import majority_reward, vote_answer
 from rlreason.rewards.places import Place, Placed, split_steps
+from rlreason.rewards.process import STEPS_COLUMN, process_reward
 from rlreason.rewards.restart import restart_reward
 from rlreason.rewards.style import language_reward, repetition_reward
 from rlreason.rewards.values import is_right
@@ -34,10 +35,10 @@ from rlreason.workers import WorkerPool, default_pool
 __all__ = [
     "CombinedReward", "CountdownVerifier", "MathVerifier", "Place", "Placed", "RewardResult",
     "RewardSpec",
-    "SCORE_COLUMN", "VERIFIERS", "Verifier", "WorkerPool", "arora_length_reward",
+    "SCORE_COLUMN", "STEPS_COLUMN", "VERIFIERS", "Verifier", "WorkerPool", "arora_length_reward",
     "check_correctness_beats_length", "combine_rewards", "correctness_beats_length",
     "default_options", "default_pool", "exploration_reward", "finished_reward", "format_reward",
     "has_math_golds", "is_built_in", "is_right", "kimi_length_reward", "l1_length_reward",
     "l1_max_length_reward", "language_reward", "learned_reward", "majority_reward",
-    "overlong_reward", "random_reward", "repetition_reward", "restart_reward",
+    "overlong_reward", "process_reward", "random_reward", "repetition_reward", "restart_reward",
     "split_steps", "unfinished_reward", "verifier_columns", "verify", "vote_answer"]

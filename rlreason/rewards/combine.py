@@ -26,6 +26,7 @@ from rlreason.rewards import learned
 from rlreason.rewards import length
 from rlreason.rewards import majority
 from rlreason.rewards import places
+from rlreason.rewards import process
 from rlreason.rewards import restart
 from rlreason.rewards import style
 from rlreason.rewards import values as values_lib
@@ -47,7 +48,8 @@ ROLLOUT_COLUMNS = (
 VERDICT_COLUMN = "is_right"  # of the part "verifier": whether it scores at least 1; None: unknown
 # Columns that built-in rewards may read; their other keyword-only parameters are options.
 READ_COLUMNS = (
-    *ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN, judge.ASK)
+    *ROLLOUT_COLUMNS, VERDICT_COLUMN, restart.START_COLUMN, learned.SCORE_COLUMN,
+    process.STEPS_COLUMN, judge.ASK)
 BUILT_IN = {  # in addition to "verifier", which the task chooses
     "arora_length": length.arora_length_reward,
     "exploration": exploration.exploration_reward,
@@ -61,6 +63,7 @@ BUILT_IN = {  # in addition to "verifier", which the task chooses
     "language": style.language_reward,
     "majority": majority.majority_reward,
     "overlong": length.overlong_reward,
+    "process": process.process_reward,
     "random": control.random_reward,
     "repetition": style.repetition_reward,
     "restart": restart.restart_reward,
@@ -82,7 +85,8 @@ class RewardSpec:
       for the built-in "judge".
     is_potential: the function returns lists of potentials Φ, each of the state after its position,
       0 before the first; the rewards are the differences γΦ' - Φ (`losses.potential_shaping`).
-    step_separator: the text between the steps that the function's ("step", i) count.
+    step_separator: the text between the steps that the function's ("step", i) count; for the
+      reward "process", and what else reads `step_scores`, the text that ends a step.
   """
 
   name: str
@@ -350,7 +354,8 @@ def verifier_columns(spec: RewardSpec, verifier: Verifier) -> set[str]:
   if function is None:
     return verifiers.columns(verifier)
   function = _import(function) if isinstance(function, str) else function
-  given = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, learned.SCORE_COLUMN, *spec.options)
+  given = (*ROLLOUT_COLUMNS, VERDICT_COLUMN, learned.SCORE_COLUMN, process.STEPS_COLUMN,
+           *spec.options)
   parameters = list(inspect.signature(function).parameters.values())[2:]  # prompts, completions
   return {parameter.name for parameter in parameters
           if parameter.default is parameter.empty and parameter.name not in given

@@ -4,7 +4,7 @@ Training uses the generated ids; their text is decoded only for the reward funct
 tokenised again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from rlreason import boxes, masks, processes
 from rlreason.data.tasks.base import Row
-from rlreason.rewards import SCORE_COLUMN, CombinedReward, RewardResult, answer
+from rlreason.rewards import CombinedReward, RewardResult, answer
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Rollout
 
@@ -66,9 +66,12 @@ def _opened(tokenizer: Tokenizer, rollout: Rollout, row: int) -> str:
   return boxes.opened(tokenizer.decode(ids[-_OPENING_TOKENS:].tolist(), skip_special=False))
 
 
-def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int) -> int:
-  """The least number of first tokens whose text has `end` (> 0) characters; at most all."""
-  low, high = 0, len(ids)  # `high` tokens are long enough, `low` are not
+def tokens_until(tokenizer: Tokenizer, ids: Sequence[int], end: int, low: int = 0) -> int:
+  """The least number of first tokens whose text has `end` (> 0) characters; at most all.
+
+  It is known to be more than `low`.
+  """
+  high = len(ids)  # `high` tokens are long enough, `low` are not
   while high - low > 1:
     middle = (low + high) // 2
     if len(tokenizer.decode(ids[:middle])) >= end:
@@ -87,7 +90,7 @@ def reasoning_tokens(
 
 def score(
     reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout,
-    model_scores: np.ndarray | None = None, first_group: int = 0,
+    model_columns: Mapping[str, Sequence[Any]] | None = None, first_group: int = 0,
 ) -> Scored:
   """Decodes a rollout on the host and scores it.
 
@@ -96,8 +99,7 @@ def score(
     tokenizer: the one that encoded the prompts.
     rows: the P task rows; the reward functions receive their columns, once per completion.
     rollout: B = P * G completions, numpy.
-    model_scores: f32[B] of a reward model, for the reward `learned`; None: there is none.
-
+    model_columns: further columns for the rewards, [B] each: what models of rewards say.
     first_group: the index of the first prompt, if these are a part of a rollout.
 
   Returns:
@@ -120,14 +122,13 @@ def score(
       "truncated": rollout.truncated.tolist(),
       "turns": masks.runs(rollout.action_mask).max(axis=1).tolist(),
       "group": [first_group + row // group_size for row in range(len(completions))]}
-  if model_scores is not None:
-    columns[SCORE_COLUMN] = model_scores.tolist()
+  columns |= {name: list(column) for name, column in (model_columns or {}).items()}
   return _scored(completions, reward(prompts, completions, **columns), lengths, reasoning_lengths)
 
 
 def score_together(
     reward: CombinedReward, tokenizer: Tokenizer, rows: Sequence[Row], rollout: Rollout,
-    model_scores: np.ndarray | None = None,
+    model_columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> Scored:
   """`score`, where each process scores the groups of its part of the prompts.
 
@@ -136,9 +137,10 @@ def score_together(
   part = processes.my_part(len(rows))
   mine = None
   if part.start < part.stop:
-    some = take_prompts(rollout, part, len(rows))
-    scores = None if model_scores is None else take_prompts(model_scores, part, len(rows))
-    found = score(reward, tokenizer, rows[part], some, scores, first_group=part.start)
+    some, size = take_prompts(rollout, part, len(rows)), len(rollout.token_mask) // len(rows)
+    given = {name: column[part.start * size:part.stop * size]
+             for name, column in (model_columns or {}).items()}
+    found = score(reward, tokenizer, rows[part], some, given, first_group=part.start)
     mine = {"completions": found.completions, "rewards": found.rewards._asdict(),
             "reasoning_lengths": found.reasoning_lengths.tolist()}
   parts = [one for one in processes.gather(mine) if one is not None]

@@ -166,16 +166,24 @@ def append(
 
 def without_end(session: Session, is_chosen: jax.Array) -> Session:
   """Removes the stop token of those rows bool[B] that have ended; they are then open."""
-  is_chosen = is_chosen & session.is_done
-  lengths = session.lengths - is_chosen
+  return shorten(session, session.lengths - (is_chosen & session.is_done))
+
+
+def shorten(session: Session, lengths: jax.Array) -> Session:
+  """Removes the tokens of rows beyond i32[B]; a row that loses any is then open.
+
+  Nothing is recomputed: the cache of the tokens that stay is valid.
+  """
+  is_shorter = lengths < session.lengths
+  lengths = jnp.minimum(lengths, session.lengths)
   is_kept = jnp.arange(session.capacity)[None] < lengths[:, None]
   keep = lambda x: None if x is None else jnp.where(is_kept, x, jnp.zeros((), x.dtype))
   tokens = keep(session.tokens)
   before = jnp.take_along_axis(tokens, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
   before = jnp.where(lengths > 0, before, _repeat(session, session.prompts.tokens[:, -1]))
   return session.replace(
-      lengths=lengths, last=jnp.where(is_chosen, before, session.last),
-      is_done=session.is_done & ~is_chosen, tokens=tokens, action_mask=keep(session.action_mask),
+      lengths=lengths, last=jnp.where(is_shorter, before, session.last),
+      is_done=session.is_done & ~is_shorter, tokens=tokens, action_mask=keep(session.action_mask),
       log_probs=keep(session.log_probs), values=keep(session.values))
 
 
@@ -194,6 +202,23 @@ def fork(session: Session, rows: jax.Array) -> Session:
   return session.replace(
       caches=[models.keep_rows(cache, rows) for cache in session.caches],
       **jax.tree.map(take, row_fields(session)))
+
+
+def spread(session: Session, group_size: int, key: Key) -> Session:
+  """A session of `group_size` copies of each row of one of a single row per prompt.
+
+  Args:
+    session: any rows, of a group size of 1.
+    group_size: G.
+    key: that of `begin`. The draws of a copy also depend on the length from which it goes on, so
+      that samples of two prefixes of a completion are independent.
+  """
+  prompts = session.prompts.index.shape[0]
+  rows = jnp.zeros((prompts, group_size), jnp.int32)
+  session = fork(session, rows)
+  keys = _row_keys(key, session.prompts.index, group_size)
+  return session.replace(
+      group_size=group_size, keys=jax.vmap(jax.random.fold_in)(keys, session.lengths))
 
 
 def refill(

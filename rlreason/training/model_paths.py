@@ -34,7 +34,7 @@ from rlreason.training.setup import load_policy
 from rlreason.types import Params
 
 Part = Literal["models", "adapters"]  # folders of a run
-_FIELDS = ("start", "critic_path", "reward_model", "model", "teacher")  # of stages
+_FIELDS = ("start", "critic_path", "reward_model", "process_model", "model", "teacher")  # of stages
 
 
 def resolve(recipe: Recipe) -> Recipe:

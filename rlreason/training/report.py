@@ -120,6 +120,9 @@ def make_plots(workdir: str | os.PathLike) -> list[pathlib.Path]:
   summary = _read_summary(workdir)
   figures = list(_evaluation_figures(summary)) if summary else []
   figures += [
+      (f"calibration_{path.parent.name}", _draw_calibration(path.parent.name, _read_json(path)))
+      for path in sorted((workdir / "models").glob("*/step_metrics.json"))]
+  figures += [
       (panel.name, _draw_curves(panel, names, lines)) for panel, names in _assign_panels(lines)
   ]
   paths = []
@@ -299,6 +302,23 @@ def _style(axes: Any) -> None:
   axes.set_axisbelow(True)
   axes.spines[["top", "right"]].set_visible(False)
   axes.tick_params(labelsize=8)
+
+
+def _draw_calibration(stage: str, found: dict[str, Any]) -> figure_lib.Figure:
+  """The share of right steps against the predicted probability, and the steps in each bin."""
+  figure, axes = _new_figure()
+  bins, most = found["bins"], max((one["count"] for one in found["bins"]), default=1)
+  axes.bar([(one["low"] + one["high"]) / 2 for one in bins],
+           [0.2 * one["count"] / most for one in bins], width=0.09, color="#cccccc",
+           label=f"steps (at most {most} in a bin)")
+  axes.plot([0, 1], [0, 1], color=_EDGE, linewidth=0.8, linestyle=":", label="calibrated")
+  axes.plot([one["predicted"] for one in bins], [one["found"] for one in bins], marker="o",
+            color=_COLOURS[0], label=f"{stage}: error {found['metrics']['calibration_error']:.3f}")
+  axes.set_xlabel("predicted probability that a step is right")
+  axes.set_ylabel("share of right steps")
+  axes.set_title("Held-out steps of a process reward model", loc="left", fontsize=11)
+  _add_legend(axes)
+  return figure
 
 
 def _running_mean(values: np.ndarray, window: int) -> np.ndarray:

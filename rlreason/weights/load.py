@@ -1,6 +1,6 @@
 """Loads and saves complete models: configuration, parameters and tokenizer."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -27,8 +27,9 @@ from rlreason.weights import gguf, names, safetensors, stream
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-# As in transformers' models for sequence classification, which have no bias and ignore ours.
+# As in models of transformers; for sequence classification they have no bias, and ignore ours.
 _SCORE, _SCORE_BIAS = "score.weight", "score.bias"
+STEP_LABELS = (1, 2, 3)  # that the head of a process reward model may have
 _COMPUTED = ".rotary_emb.inv_freq"  # unneeded buffers of old checkpoints
 MAX_SHARD_BYTES = 5_000_000_000
 _MOST_NAMED = 5  # tensors in a warning
@@ -70,7 +71,7 @@ def load_model(
 
 def load_scalar_model(
     path: str | os.PathLike, *, dtype: str = "float32", compute_dtype: str | None = None,
-    sharding: Any = None, quantize: str | None = None,
+    sharding: Any = None, quantize: str | None = None, labels: Collection[int] = (1,),
 ) -> tuple[ModelConfig, Params, Tokenizer]:
   """Loads a backbone with a scalar head: a reward model, or the start of a critic.
 
@@ -81,6 +82,9 @@ def load_scalar_model(
     compute_dtype: of the computation, float32 or bfloat16; None: as `dtype`.
     sharding: that of the backbone, as for `load_model`.
     quantize: int8 or nf4 for the kernels of the backbone's layers.
+    labels: numbers of labels that the head may have. `STEP_LABELS` are those of process reward
+      models, which transformers writes for token classification: the score is the log-odds of the
+      second of two labels, and three (wrong, neutral, right) stay a head of three classes.
 
   Returns:
     The configuration of the backbone, {"trunk", "value_head"}, the tokenizer. The backbone has no
@@ -90,15 +94,16 @@ def load_scalar_model(
     FileNotFoundError, ValueError: as `load_model`; or the head has several labels.
   """
   with contextlib.ExitStack() as stack:
-    opened, head = _open_scalar(path, dtype, stack)
+    opened, head = _open_scalar(path, dtype, stack, labels)
     config, trunk = _load_params(opened, dtype, compute_dtype, sharding, quantize)
   return config, {"trunk": trunk, "value_head": head}, opened.tokenizer
 
 
-def open_scalar_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
+def open_scalar_model(
+    path: str | os.PathLike, labels: Collection[int] = (1,)) -> tuple[ModelConfig, Tokenizer]:
   """The configuration and tokenizer that `load_scalar_model` would load, checked likewise."""
   with contextlib.ExitStack() as stack:
-    opened, _ = _open_scalar(path, None, stack)
+    opened, _ = _open_scalar(path, None, stack, labels)
   return opened.config, opened.tokenizer
 
 
@@ -122,7 +127,7 @@ class _Opened(NamedTuple):
 
 def _open(
     path: str | os.PathLike, dtype: str | None, stack: contextlib.ExitStack, *,
-    end_tokens: Iterable[str] = (), is_scalar: bool = False,
+    end_tokens: Iterable[str] = (), labels: Collection[int] = (),
 ) -> _Opened:
   """Opens a folder or a GGUF file until `stack` closes."""
   path = pathlib.Path(path)
@@ -133,20 +138,25 @@ def _open(
   if path.suffix == ".gguf":
     return _Opened(path, *_open_gguf(path, end_tokens), None)
   config, entries, source, tokenizer = open_folder(
-      path, end_tokens=end_tokens, is_scalar=is_scalar)
+      path, end_tokens=end_tokens, labels=labels)
   return _Opened(path, config, entries, stack.enter_context(source).read, tokenizer, source)
 
 
 def _open_scalar(
-    path: str | os.PathLike, dtype: str | None, stack: contextlib.ExitStack
+    path: str | os.PathLike, dtype: str | None, stack: contextlib.ExitStack,
+    labels: Collection[int],
 ) -> tuple[_Opened, Params]:
   """A backbone without its output matrix, and its head: that of the folder, or zeros."""
-  opened = _open(path, dtype, stack, is_scalar=True)
+  opened = _open(path, dtype, stack, labels=labels)
   head = init_value_head(opened.config.width)
   if opened.source is not None and _SCORE in opened.source.names:
-    head["kernel"] = jnp.asarray(opened.read(_SCORE, slice(None))[0].astype(np.float32))
-    if _SCORE_BIAS in opened.source.names:
-      head["bias"] = jnp.asarray(opened.read(_SCORE_BIAS, slice(None))[0].astype(np.float32))
+    kernel = opened.read(_SCORE, slice(None)).astype(np.float32)
+    bias = (opened.read(_SCORE_BIAS, slice(None)).astype(np.float32)
+            if _SCORE_BIAS in opened.source.names else np.zeros(len(kernel), np.float32))
+    if len(kernel) == 2:  # log-odds of the second label
+      kernel, bias = kernel[1:] - kernel[:1], bias[1:] - bias[:1]
+    head = {"kernel": jnp.asarray(kernel[0] if len(kernel) == 1 else kernel.T),
+            "bias": jnp.asarray(bias[0] if len(bias) == 1 else bias)}
   entries = {name: entry for name, entry in opened.entries.items() if entry.path[0] != "lm_head"}
   config = dataclasses.replace(opened.config, tie_embeddings=True)
   return opened._replace(config=config, entries=entries), head
@@ -223,16 +233,56 @@ def save_scalar_model(
     ValueError: as `save_model`.
   """
   head = params["value_head"]
-  tree = {name: part for name, part in params["trunk"].items() if name != "lm_head"} | {
-      "score": {"kernel": head["kernel"][:, None], "bias": head["bias"][None]}}
-  entries = {name: entry for name, entry in names.hf_entries(config).items() if name != _HEAD} | {
-      _SCORE: names.Entry(("score", "kernel"), (config.width, 1), in_axes=1),
-      _SCORE_BIAS: names.Entry(("score", "bias"), (1,))}
-  fields = _model_fields(config, tokenizer)
-  fields["architectures"] = [
-      name.replace("ForCausalLM", "ForSequenceClassification") for name in fields["architectures"]]
-  fields |= {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+  score = {"kernel": head["kernel"][:, None], "bias": head["bias"][None]}
+  fields = _model_fields(config, tokenizer) | _label_fields(("reward",))
+  fields["architectures"] = _architectures(fields, "ForSequenceClassification")
+  tree, entries = _with_score(config, params["trunk"], score)
   _write_folder(folder, tree, entries, tokenizer, fields, dtype, max_shard_bytes)
+
+
+def save_process_model(
+    folder: str | os.PathLike, config: ModelConfig, params: Params, tokenizer: Tokenizer, *,
+    dtype: str | None = None, max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+  """Writes a process reward model in transformers' format: token classification.
+
+  A scalar head becomes one of the labels wrong and right, whose softmax is the sigmoid of the
+  score; one of three classes has the labels wrong, neutral and right. Arguments as for
+  `save_scalar_model`, which has one label.
+
+  Raises:
+    ValueError: as `save_model`.
+  """
+  kernel, bias = params["value_head"]["kernel"], params["value_head"]["bias"]
+  labels = ("wrong", "neutral", "right")
+  if kernel.ndim == 1:
+    labels = ("wrong", "right")
+    kernel, bias = (jnp.stack([jnp.zeros_like(x), x], axis=-1) for x in (kernel, bias))
+  fields = _model_fields(config, tokenizer) | _label_fields(labels)
+  fields["architectures"] = _architectures(fields, "ForTokenClassification")
+  tree, entries = _with_score(config, params["trunk"], {"kernel": kernel, "bias": bias})
+  _write_folder(folder, tree, entries, tokenizer, fields, dtype, max_shard_bytes)
+
+
+def _with_score(
+    config: ModelConfig, trunk: Params, score: Params
+) -> tuple[Params, dict[str, names.Entry]]:
+  """A backbone with a head {"kernel" [D, L], "bias" [L]} in place of its output matrix."""
+  count = score["bias"].shape[0]
+  tree = {name: part for name, part in trunk.items() if name != "lm_head"} | {"score": score}
+  entries = {name: entry for name, entry in names.hf_entries(config).items() if name != _HEAD}
+  return tree, entries | {
+      _SCORE: names.Entry(("score", "kernel"), (config.width, count), in_axes=1),
+      _SCORE_BIAS: names.Entry(("score", "bias"), (count,))}
+
+
+def _architectures(fields: dict[str, Any], task: str) -> list[str]:
+  return [name.replace("ForCausalLM", task) for name in fields["architectures"]]
+
+
+def _label_fields(labels: Sequence[str]) -> dict[str, Any]:
+  return {"id2label": {str(i): label for i, label in enumerate(labels)},
+          "label2id": {label: i for i, label in enumerate(labels)}}
 
 
 def _model_fields(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -310,12 +360,12 @@ def _open_gguf(
 
 
 def open_folder(
-    folder: pathlib.Path, *, end_tokens: Iterable[str] = (), is_scalar: bool = False
+    folder: pathlib.Path, *, end_tokens: Iterable[str] = (), labels: Collection[int] = ()
 ) -> tuple[ModelConfig, dict[str, names.Entry], safetensors.Checkpoint, Tokenizer]:
   """Configuration, entries, tensors and tokenizer of a Hugging Face folder.
 
-  Everything is checked before any parameter is made. With `is_scalar` it may have a scalar head,
-  and then no output matrix.
+  Everything is checked before any parameter is made. It may have a head of one of these numbers of
+  `labels`, if there are any, and then no output matrix.
 
   Raises:
     FileNotFoundError, ValueError: as `load_model`.
@@ -339,7 +389,7 @@ def open_folder(
     except ValueError as error:
       raise ValueError(f"{folder}: {error}") from error
     tokenizer = _fitting(folder, config, load_tokenizer(folder, end_tokens=end_tokens))
-    ignored = _check_score(checkpoint, config) if is_scalar else set()
+    ignored = _check_score(checkpoint, config, labels) if labels else set()
     entries = {name: entry for name, entry in names.hf_entries(config).items()
                if name not in ignored}
     _check_tensors(checkpoint, config, entries, ignored)
@@ -390,17 +440,22 @@ def _check_tensors(
     safetensors.check_kind(checkpoint.stored_type(name), name, str(folder))
 
 
-def _check_score(checkpoint: safetensors.Checkpoint, config: ModelConfig) -> set[str]:
-  """Tensors that a folder may have or lack: a scalar head and, with one, the output matrix."""
+def _check_score(
+    checkpoint: safetensors.Checkpoint, config: ModelConfig, labels: Collection[int]
+) -> set[str]:
+  """Tensors that a folder may have or lack: a head and, with one, the output matrix."""
   if _SCORE not in checkpoint.names:
     return set()
-  for name, expected in ((_SCORE, (1, config.width)), (_SCORE_BIAS, (1,))):
+  shape = checkpoint.shape(_SCORE)
+  count = shape[0] if shape and shape[0] in labels else min(labels)
+  for name, expected in ((_SCORE, (count, config.width)), (_SCORE_BIAS, (count,))):
     if name not in checkpoint.names:
       continue
     safetensors.check_kind(checkpoint.stored_type(name), name, str(checkpoint.folder))
     if checkpoint.shape(name) != expected:
+      what = "one label" if tuple(labels) == (1,) else f"{', '.join(map(str, labels))} labels"
       raise ValueError(f"{checkpoint.folder}: {name}: got the shape {checkpoint.shape(name)}, "
-                       f"allowed: {expected}, a head of one label")
+                       f"allowed: {expected}, a head of {what}")
   return {_SCORE, _SCORE_BIAS, _HEAD}
 
 

@@ -165,3 +165,64 @@ def test_a_rollout_is_scored_at_its_last_token_whoever_wrote_it():
   params = make_params()
   np.testing.assert_array_equal(
       score(tiny.MODEL, params, rollout), score(tiny.MODEL, params, batch))
+
+
+RANKINGS = RewardModelConfig(loss=Slot(losses.ranking))
+EVERY = RewardModelConfig(loss=Slot(losses.outcome_cross_entropy), trained_tokens="every")
+
+
+def test_a_ranking_of_two_is_a_pair_and_what_it_lacks_changes_nothing():
+  batch = make_batch(PAIRS)
+  expected, metrics = step(PAIRS, batch)
+  state, ranked = step(RANKINGS, batch)
+  assert_close(state.params, expected.params)
+  for name in ("accuracy", "margin", "score_rejected"):
+    assert mean(ranked, f"reward_model/{name}") == pytest.approx(
+        mean(metrics, f"reward_model/{name}"), abs=1e-5)
+  pad = lambda x: np.concatenate([x, np.zeros_like(x[:, :1])], axis=1)
+  longer = batch.replace(completion_tokens=pad(batch.completion_tokens),
+                         completion_mask=pad(batch.completion_mask))
+  state, ranked = step(RANKINGS, longer)
+  assert_close(state.params, expected.params)
+  assert mean(ranked, "reward_model/margin") == pytest.approx(
+      mean(metrics, "reward_model/margin"), abs=1e-5)
+
+
+def test_a_ranking_of_three_is_learned():
+  batch = make_batch(PAIRS)
+  third = np.roll(batch.completion_tokens[:, :1], 1, axis=0)
+  batch = batch.replace(
+      completion_tokens=np.concatenate([batch.completion_tokens, third], axis=1),
+      completion_mask=np.concatenate(
+          [batch.completion_mask, np.roll(batch.completion_mask[:, :1], 1, axis=0)], axis=1))
+  init, update = compiled(RANKINGS, 0.1)
+  state, before = init(make_params()), None
+  for _ in range(60):
+    state, metrics = update(state, batch, jax.random.key(0))
+    before = before or mean(metrics, "loss/reward_model")
+  assert mean(metrics, "loss/reward_model") < 0.7 * before
+
+
+def test_weights_of_pairs_weigh_their_losses():
+  batch = make_batch(PAIRS)
+  weights = np.where(np.arange(len(batch.prompt_tokens)) < 3, 2.0, 0.0).astype(np.float32)
+  first = jax.tree.map(lambda x: x[:3], batch)
+  assert_close(step(PAIRS, batch.replace(weights=weights))[0].params, step(PAIRS, first)[0].params)
+  same = np.full_like(weights, 0.5)
+  assert_close(step(PAIRS, batch.replace(weights=same))[0].params, step(PAIRS, batch)[0].params)
+
+
+def test_at_every_token_the_verdict_is_that_on_the_whole():
+  batch, params = make_batch(EVERY), make_params()
+  _, metrics = step(EVERY, batch)
+  alone = batch.replace(
+      completion_tokens=batch.completion_tokens[:, 0], completion_mask=batch.completion_mask[:, 0])
+  scores = np.asarray(jax.jit(score_tokens, static_argnums=0)(tiny.MODEL, params, alone))
+  costs = np.log1p(np.exp(np.where(batch.is_desirable[:, None], -scores, scores)))
+  by_row = [np.mean(row[mask]) for row, mask in zip(costs, alone.completion_mask)]
+  assert mean(metrics, "loss/reward_model") == pytest.approx(np.mean(by_row), abs=1e-5)
+  _, at_last = step(VERDICTS, batch)
+  assert mean(metrics, "reward_model/margin") == pytest.approx(
+      mean(at_last, "reward_model/margin"), abs=1e-5)
+  with pytest.raises(ValueError, match="trained_tokens: got 'every' with pairs, allowed"):
+    RewardModelConfig(trained_tokens="every")

@@ -69,3 +69,22 @@ def test_scores_without_spread_are_shifted_and_stay_finite(mask):
   new = losses.standardized(head, jnp.array([3.0, 3.0]), jnp.array(mask))
   np.testing.assert_array_equal(new["kernel"], head["kernel"])
   assert float(new["bias"]) == (-2.0 if mask[0] else 1.0)
+
+
+def test_a_ranking_is_the_mean_over_its_pairs():
+  """Gaps of 1, 2 and 1: -log σ is 0.313262, 0.126928 and 0.313262."""
+  scores = jnp.array([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0], [2.0, 1.0, jnp.nan], [5.0, 1.0, 2.0]])
+  mask = jnp.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]], bool)
+  expected = [0.251151, math.log(2), 0.313262, 0.0]
+  np.testing.assert_allclose(losses.ranking(scores, mask), expected, atol=1e-6)
+  gradient = jax.grad(lambda scores: jnp.sum(losses.ranking(scores, mask)))(scores)
+  assert np.all(np.isfinite(gradient)) and not np.any(np.asarray(gradient)[~mask])
+  # Each of the best of three equal ones is in two of three pairs, each with a gradient of -1/2.
+  np.testing.assert_allclose(gradient[1], [-1 / 3, 0, 1 / 3], atol=1e-6)
+
+
+def test_a_ranking_of_two_is_a_pair():
+  chosen, rejected = jnp.array([3.0, 0.0]), jnp.array([1.0, 1.0])
+  np.testing.assert_allclose(
+      losses.ranking(jnp.stack([chosen, rejected], axis=1), jnp.ones((2, 2), bool)),
+      losses.bradley_terry(chosen, rejected), rtol=1e-6)

@@ -10,11 +10,12 @@ import pytest
 
 from rlreason import losses, models
 from rlreason.algorithms import (
-    DistillConfig, PreferenceConfig, RewardModelConfig, distill, init_distill_params,
-    init_reward_params, preference, reward_model, unpaired_batch)
+    DistillConfig, PreferenceConfig, ProcessRewardConfig, RewardModelConfig, distill,
+    init_distill_params, init_process_params, init_reward_params, preference, process_reward,
+    reward_model, unpaired_batch)
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.slots import Slot
-from rlreason.types import PairBatch, Rollout
+from rlreason.types import PairBatch, Rollout, StepBatch
 from tests.algorithms import tiny
 from tests.parallel.layout_test import LAYOUTS, MODEL, OPTIMIZER, assert_close
 
@@ -89,6 +90,23 @@ def run_reward_model(parallel):
 
 
 @functools.cache
+def run_process_reward(parallel):
+  """Of three classes, with steps of 0 to 3 labels."""
+  layout = make_layout(parallel)
+  config = ProcessRewardConfig(Slot(losses.three_way_cross_entropy), micro_batch_size=8)
+  prompts, prompt_mask, completions, mask = make_texts(0, 1)
+  columns = np.tile(np.arange(0, LENGTH, 2, dtype=np.int32), (ROWS, 1))
+  is_there = np.take_along_axis(mask[:, 0], columns, axis=1)
+  label_mask = is_there & (columns != np.arange(ROWS)[:, None])
+  batch = StepBatch(
+      prompts, prompt_mask, completions[:, 0], mask[:, 0], columns,
+      np.random.default_rng(1).integers(-1, 2, columns.shape).astype(np.float32), label_mask)
+  trunk = put_params(layout, MODEL, 0)
+  return run(layout, process_reward(config, MODEL, OPTIMIZER),
+             init_process_params(config, MODEL, trunk, jax.random.key(3)), None, batch, ())
+
+
+@functools.cache
 def run_distill(name, parallel):
   layout, config = make_layout(parallel), DISTILLATIONS[name]
   prompts, prompt_mask, completions, mask = make_texts(0, 1)
@@ -121,6 +139,12 @@ def test_preference_updates_are_those_of_one_device(name, layout):
 @layouts
 def test_reward_model_updates_are_those_of_one_device(layout):
   assert_same(run_reward_model(LAYOUTS[layout]), run_reward_model(ParallelConfig(data=1)))
+
+
+@layouts
+def test_process_reward_updates_are_those_of_one_device(layout):
+  assert_same(
+      run_process_reward(LAYOUTS[layout]), run_process_reward(ParallelConfig(data=1)))
 
 
 @layouts

@@ -1,4 +1,4 @@
-"""Rewards of transformers' models for sequence classification, of every family."""
+"""Rewards of transformers' models for sequence and token classification, of every family."""
 
 import json
 
@@ -8,13 +8,15 @@ import pytest
 import torch
 import transformers
 
-from rlreason import models, weights
+from rlreason import losses, models, weights
 from rlreason.models import families
 from rlreason.tokenizers import WordTokenizer
 from tests.parity.logits_test import CONFIGS
 
 NAMES = ("llama_untied", "mistral", "qwen2_tied", "qwen3", "qwen3_moe", "gemma2", "gemma3",
          "smollm3")
+# Those that transformers has for token classification.
+STEP_NAMES = ("llama_untied", "mistral", "qwen2_tied", "qwen3", "qwen3_moe", "gemma2", "smollm3")
 PAD = 0
 
 
@@ -64,3 +66,29 @@ def test_transformers_reads_what_is_saved(name, tmp_path):
   expected = models.reward_of_rows(params["value_head"], hidden, mask)
   assert np.ptp(expected) > 0.01
   np.testing.assert_allclose(got + params["value_head"]["bias"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_transformers_reads_process_reward_models(name, classes, tmp_path):
+  """The softmax of its labels is the sigmoid of the score, at every token."""
+  reference = CONFIGS[name]
+  reference.save_pretrained(tmp_path / "config")
+  config = families.config_from_hf(json.loads((tmp_path / "config/config.json").read_text()))
+  random, shape = np.random.default_rng(0), () if classes == 1 else (classes,)
+  tree = {"trunk": models.abstract_params(config), "value_head": {
+      "kernel": np.zeros((config.width, *shape)), "bias": np.zeros(shape)}}
+  params = jax.tree.map(lambda x: 0.3 * random.standard_normal(x.shape, np.float32), tree)
+  tokenizer = WordTokenizer.from_words([f"w{i}" for i in range(40)])
+  weights.save_process_model(tmp_path / "saved", config, params, tokenizer)
+  theirs = transformers.AutoModelForTokenClassification.from_pretrained(
+      tmp_path / "saved", dtype=torch.float32).eval()
+  tokens = random.integers(5, 44, (3, 12)).astype(np.int32)
+  with torch.no_grad():
+    got = torch.softmax(theirs(torch.tensor(tokens)).logits, dim=-1).numpy()
+  hidden = models.forward(config, params["trunk"], tokens, np.ones(tokens.shape, bool))
+  scores = losses.step_log_odds(models.apply_value_head(params["value_head"], hidden), classes)
+  assert np.ptp(scores) > 0.01
+  np.testing.assert_allclose(1 - got[..., 0], jax.nn.sigmoid(scores), atol=1e-4)
+  _, again, _ = weights.load_scalar_model(tmp_path / "saved", labels=weights.STEP_LABELS)
+  jax.tree.map(np.testing.assert_array_equal, again["value_head"], params["value_head"])

@@ -79,6 +79,7 @@ class Programs(NamedTuple):
   fork: object
   refill: object
   without_end: object
+  shorten: object
 
 
 @functools.cache
@@ -92,7 +93,7 @@ def programs_of(case):
   return Programs(
       decoder, jax.jit(begin), *map(jax.jit, (
           session_lib.run, session_lib.append, session_lib.fork, session_lib.refill,
-          session_lib.without_end)))
+          session_lib.without_end, session_lib.shorten)))
 
 
 def make_prompts(indices):
@@ -211,6 +212,12 @@ class Walk:
     self.lengths -= is_chosen
     self.is_done &= ~is_chosen
 
+  def shorten(self, random):
+    lengths = random.integers(0, self.case.capacity + 1, len(self.lengths))
+    self.session = self.programs.shorten(self.session, self.place(lengths.astype(np.int32)))
+    self.is_done &= lengths >= self.lengths
+    self.lengths = np.minimum(lengths, self.lengths)
+
   def check(self):
     """Every token, log-prob and value again, from a full forward pass of each row."""
     case, rollout = self.case, jax.device_get(session_lib.to_rollout(self.session))
@@ -237,7 +244,7 @@ class Walk:
         atol=1e-5 * max(1.0, np.abs(values).max()))
 
 
-DEEDS = ("run", "append", "fork", "refill", "without_end")
+DEEDS = ("run", "append", "fork", "refill", "without_end", "shorten")
 
 
 def walk(case, deeds, **options):

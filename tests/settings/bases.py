@@ -8,7 +8,8 @@ import optax
 
 from rlreason import losses
 from rlreason.algorithms import (
-    DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig)
+    DistillConfig, PolicyGradientConfig, PreferenceConfig, ProcessRewardConfig,
+    RewardModelConfig, SFTConfig)
 from rlreason.algorithms import base as algorithms_base
 from rlreason.data.tasks import arithmetic, chain, countdown
 from rlreason.data.tasks.load import ArithmeticTask, ChainTask, CountdownTask, FileTask, TfdsTask
@@ -18,13 +19,16 @@ from rlreason.evaluation.expected import Expected
 from rlreason.models import LoRAConfig
 from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
+from rlreason.rollout import step_labels
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import stages as stages_lib
 from rlreason.training.optimizer import OptimizerConfig
 from rlreason.training.settings.custom import CustomStage
 from rlreason.training.settings.distill import DistillStage
+from rlreason.training.settings.label_steps import LabelStepsStage
 from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.process_reward import ProcessRewardStage
 from rlreason.training.settings.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
 from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.settings.rl import RLStage
@@ -83,7 +87,7 @@ BASES = {
     PretrainedModel: dict(kind="pretrained", path="a"),
     NewModel: dict(kind="new", **MODEL),
     CheckpointConfig: {}, LoRAConfig: {}, ParallelConfig: {}, SFTConfig: {}, RewardModelConfig: {},
-    DistillConfig: {}, OptimizerConfig: dict(learning_rate=0.1),
+    ProcessRewardConfig: {}, DistillConfig: {}, OptimizerConfig: dict(learning_rate=0.1),
     PreferenceConfig: dict(loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False),
     PolicyGradientConfig: dict(minibatch_size=4, share_prompts=False, pack_rows=False),
     EvaluationConfig: {field.name: getattr(EVALUATION, field.name)
@@ -109,6 +113,11 @@ BASES = {
         kind="preference", name="preference", preference=PreferenceConfig(
             loss=Slot(losses.dpo, {"beta": 0.5}), average_log_probs=False), **_ON_FILES),
     RewardModelStage: dict(kind="reward_model", name="reward_model", **_ON_FILES),
+    LabelStepsStage: dict(
+        kind="label_steps", name="label_steps", steps=2, num_prompts=2, num_completions=2,
+        examples="a.jsonl", search=Slot(step_labels.every_step), sampling=SAMPLING,
+        rewards=(VERIFIER,)),
+    ProcessRewardStage: dict(kind="process_reward", name="process_reward", **_ON_FILES),
     DistillStage: dict(
         kind="distill", name="distill", teacher="a", num_prompts=2, sampling=SAMPLING,
         distill=DistillConfig(), **_OPTIMIZED),

@@ -98,7 +98,7 @@ def test_scores_of_a_reward_model_and_negative_weights_reach_the_total():
       pool=fakes.POOL)
   scored = score(
       reward, fakes.TOKENIZER, fakes.ROWS[:2], fakes.make_rollout([fakes.RIGHT, fakes.SHORT]),
-      np.array([2.0, -4.0], np.float32))
+      {"model_score": np.array([2.0, -4.0], np.float32)})
   assert scored.rewards.parts["learned"] == [2, -4]
   np.testing.assert_allclose(scored.totals, [0.5 - 0.5, 0 + 1])
 

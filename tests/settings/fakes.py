@@ -29,6 +29,7 @@ from rlreason.training.stages.base import Setup
 from rlreason.types import Rollout
 from tests.algorithms import tiny
 
+PROCESS_REWARD = importlib.import_module("rlreason.training.stages.process_reward")
 REWARD_MODEL = importlib.import_module("rlreason.training.stages.reward_model")
 SFT = importlib.import_module("rlreason.training.stages.sft")
 WIDTH = 8  # most tokens of a completion
@@ -36,7 +37,8 @@ TOKENIZER = WordTokenizer.from_words(
     ("p0", "p1", "p2", "p3", "\\boxed{", "}", "1", "2", "a", "b", "wait"))
 ROWS = [{"prompt": f"p{i}", "answer": "1"} for i in range(4)]
 FILE_ROWS = [{"prompt": f"p{3 - i} a", "answer": "2", "completion": "b", "chosen": "b 1",
-              "rejected": "a b 2 1 1 1", "is_right": i % 2 == 0} for i in range(4)]
+              "rejected": "a b 2 1 1 1", "is_right": i % 2 == 0, "steps": ["a", "b 1", "wait"],
+              "labels": [1.0, 0.0, -1.0]} for i in range(4)]
 RIGHT, SHORT = "a a \\boxed{ 1 } <eos>", "\\boxed{ 2 } <eos>"
 # The rows of a rollout, repeated: right, wrong, right, truncated, right, right, and so on.
 LONG = "a a a \\boxed{ 1 } <eos>"
@@ -158,6 +160,27 @@ def algorithm_of(trace):
   return make
 
 
+def completer_of(trace):
+  """A `rollout.Completer` whose completions are canned, every second of them right."""
+
+  class Completer:
+    def __init__(self, *args, options, num_completions, prompt_buckets):
+      trace["generators"].append((options, num_completions, tuple(prompt_buckets)))
+      self._count = num_completions
+
+    def start(self, params, rows, key, score):
+      trace["prompts"].append([row["prompt"] for row in rows])
+      canned = [rollout_lib.Completion((2,), g % 2 == 0) for g in range(self._count)]
+      return lambda prefixes: {i: canned for i in prefixes}, rollout_lib.TokenCounts()
+
+  return Completer
+
+
+def step_scores(model, params, rows, columns):
+  """0.25 for a step that ends in an odd column, and -0.25 for others."""
+  return jnp.where(columns % 2, jnp.float32(0.25), jnp.float32(-0.25))
+
+
 def make_setup(recipe: Recipe, rows=ROWS, model=tiny.MODEL):
   task = Task(name="toy", rows=rows, verifier="math")
   return Setup(recipe, model, TOKENIZER, {"train": task, "test": task}, LAYOUT, None)
@@ -190,11 +213,16 @@ def stand_ins(trace, others=TOKENIZER):
     for where, name, value in (
         (rollout_lib, "make_generator", generator_of(trace)),
         (rollout_lib, "make_partial_generator", partial_generator_of(trace)),
+        (rollout_lib, "Completer", completer_of(trace)),
         (sources, "read_source", read_source),
         (rl, "policy_gradient", make), (distill, "distill", make), (preference, "preference", make),
-        (REWARD_MODEL, "reward_model", make), (SFT, "sft", make), (rl, "init_rl_params", init),
+        (REWARD_MODEL, "reward_model", make), (SFT, "sft", make),
+        (PROCESS_REWARD, "process_reward", make), (rl, "init_rl_params", init),
         (distill, "init_distill_params", init),
         (REWARD_MODEL, "init_reward_params", lambda model, trunk, key: {"policy": trunk}),
+        (PROCESS_REWARD, "init_process_params", lambda config, model, trunk, key: {
+            "policy": trunk}),
+        (PROCESS_REWARD, "score_steps", step_scores), (policies, "score_steps", step_scores),
         (policies.weights, "find_model", lambda path: path),
         (policies.weights, "load_model", load_model_of(trace, others)),
         (policies.weights, "load_scalar_model", load_model_of(trace, others)),
@@ -308,7 +336,7 @@ def run_loop(recipe, folder, metrics=lambda stage, step: {}, preflight=None, eva
       return base.StepOutput(state, {}, metrics(stage, number), TOKENS)
 
     state = algorithms.init_state({"policy": jax.tree.map(jnp.asarray, policy)}, _Identity)
-    trains = stage.kind not in ("sample", "reward_model")
+    trains = stage.kind not in ("sample", "reward_model", "process_reward", "label_steps")
     data = types.SimpleNamespace(get_state=lambda: {}, set_state=lambda state: None)
     return base.Stage(stage.name, stage.steps, state, data, learn, lambda *unused: None,
                       trains=trains,

@@ -15,8 +15,8 @@ import optax
 
 from rlreason import losses, models
 from rlreason.algorithms import (
-    DistillConfig, PolicyGradientConfig, PreferenceConfig, RewardModelConfig, SFTConfig,
-    policy_gradient)
+    DistillConfig, PolicyGradientConfig, PreferenceConfig, ProcessRewardConfig,
+    RewardModelConfig, SFTConfig, policy_gradient)
 from rlreason.algorithms.base import update_params
 from rlreason.algorithms.policy_gradient import scoring
 from rlreason.models import ModelConfig
@@ -24,7 +24,7 @@ from rlreason.sampling import SamplingOptions, logits as logits_lib, sample
 from rlreason.slots import Slot
 from rlreason.training.optimizer import OptimizerConfig, make_optimizer
 from rlreason.training.stages.rl import Planner
-from rlreason.types import Outcome, PackedBatch, PairBatch, Rollout
+from rlreason.types import Outcome, PackedBatch, PairBatch, Rollout, StepBatch
 from tests.algorithms import tiny
 from tests.settings import fakes
 from tests.settings.bases import Row
@@ -179,6 +179,7 @@ PAIRS = PairBatch(
     completion_tokens=jnp.stack([ROLLOUT.completion_tokens, ROLLOUT.completion_tokens[::-1]], 1),
     completion_mask=jnp.stack([MASK, MASK[::-1]], 1))
 PREFERENCE = sys.modules["rlreason.algorithms.preference"]
+PROCESS_REWARD = sys.modules["rlreason.algorithms.process_reward"]
 REWARD_MODEL = sys.modules["rlreason.algorithms.reward_model"]
 DISTILL = sys.modules["rlreason.algorithms.distill"]
 SFT = sys.modules["rlreason.algorithms.sft"]
@@ -219,10 +220,28 @@ def scored_program(config):
   """The update of a reward model; it changes with every setting."""
   scores = lambda model, params, batch: (
       before(batch)[:, 0] @ params["value_head"]["kernel"], jnp.float32(0))
+  hidden = lambda model, params, batch, mask=None: (before(batch, last=True), jnp.float32(0))
   algorithm = REWARD_MODEL.reward_model(config, MODEL, optax.sgd(0.1))
-  with mock.patch.object(REWARD_MODEL, "_scores_and_balance", scores):
+  batch = PAIRS if config.has_pairs else PAIRS.replace(is_desirable=jnp.arange(ROW) % 2 == 0)
+  with mock.patch.object(REWARD_MODEL, "_scores_and_balance", scores), mock.patch.object(
+      REWARD_MODEL.rows, "features_with_last", hidden):
     run = lambda: algorithm.update_step(
-        algorithm.init({"trunk": table(0), "value_head": HEAD}), PAIRS, None)
+        algorithm.init({"trunk": table(0), "value_head": HEAD}), batch, None)
+    return str(jax.make_jaxpr(run)()), jax.device_get(tiny.fast_jit(run)())
+
+
+def process_program(config):
+  """The update of a process reward model, of ratings that are shares as well."""
+  hidden = lambda model, params, batch, mask=None: (before(batch, last=True), jnp.float32(0))
+  algorithm = PROCESS_REWARD.process_reward(config, MODEL, optax.sgd(0.1))
+  columns = jnp.tile(jnp.arange(TOKENS)[None], (ROW, 1))
+  batch = StepBatch(
+      prompt_tokens=ROLLOUT.prompt_tokens, prompt_mask=ROLLOUT.prompt_mask,
+      completion_tokens=ROLLOUT.completion_tokens, token_mask=ROLLOUT.token_mask, columns=columns,
+      labels=(columns % 2).astype(jnp.float32), label_mask=jnp.asarray(MASK))
+  params = PROCESS_REWARD.init_process_params(config, MODEL, table(0), jax.random.key(0))
+  with mock.patch.object(PROCESS_REWARD.rows, "features_with_last", hidden):
+    run = lambda: algorithm.update_step(algorithm.init(params), batch, None)
     return str(jax.make_jaxpr(run)()), jax.device_get(tiny.fast_jit(run)())
 
 
@@ -320,7 +339,12 @@ ROWS = {
         "micro_batch_size": Row(2, preference_program)},
     RewardModelConfig: {
         "loss": Row(Slot(losses.bradley_terry, {"margin": 1.0}), scored_program),
+        "trained_tokens": Row("every", scored_program, beside=dict(
+            loss=Slot(losses.outcome_cross_entropy))),
         "micro_batch_size": Row(2, scored_program)},
+    ProcessRewardConfig: {
+        "loss": Row(Slot(losses.three_way_cross_entropy), process_program),
+        "micro_batch_size": Row(2, process_program)},
     DistillConfig: {
         "divergence": Row(Slot(losses.forward_kl), distilled),
         "temperature": Row(2.0, distilled), "top_k": Row(2, distilled),

@@ -10,15 +10,19 @@ from unittest import mock
 import numpy as np
 
 from rlreason import losses
-from rlreason.algorithms import DistillConfig, PreferenceConfig, RewardModelConfig
+from rlreason.algorithms import (
+    DistillConfig, PreferenceConfig, ProcessRewardConfig, RewardModelConfig)
 from rlreason.rewards import RewardSpec
+from rlreason.rollout import step_labels
 from rlreason.sampling import SamplingOptions
 from rlreason.slots import Slot
 from rlreason.training import stages as stages_lib
 from rlreason.training.settings.custom import CustomStage
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.graph import start_of
+from rlreason.training.settings.label_steps import LabelStepsStage
 from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.process_reward import ProcessRewardStage
 from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sample import SampleStage
@@ -33,6 +37,7 @@ WARM = SamplingOptions(max_new_tokens=8, temperature=0.5)
 FAST = dataclasses.replace(OPTIMIZER, learning_rate=0.2)
 EXPLORATION = RewardSpec(name="exploration", options={"c": 0.1, "unit": "tokens"})
 LEARNED = RewardSpec(name="learned", weight=0.0)
+PROCESS = RewardSpec(name="process", step_separator="a")
 HALF = (dataclasses.replace(VERIFIER, weight=0.5),)
 DIFFERS = dict(num_prompts=4, max_resample_rounds=2, rewards=(VERIFIER, EXPLORATION))
 
@@ -50,6 +55,13 @@ def read_file(stage):
 
 def of(name):
   return functools.partial(seen, name)
+
+
+def labelled(stage):
+  """The rows that it writes, of solutions whose first box is right and whose last is wrong."""
+  rows = [row | {"completion": "\\boxed{ 2 } 1 \\boxed{ 1 }"} for row in fakes.FILE_ROWS]
+  with mock.patch.object(fakes, "FILE_ROWS", rows):
+    return seen("rows", stage)
 
 
 def lr(stage):
@@ -122,6 +134,7 @@ ROWS = {
         "rewards": Row(HALF, of("outcomes")), "reward_clip": Row((-0.5, 0.5), of("outcomes")),
         "algorithm": Row(dataclasses.replace(REINFORCE, kl_coef=0.1), of("algorithm")),
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),
+        "process_model": Row("b", of("outcomes"), with_other=dict(rewards=(VERIFIER, PROCESS))),
         "critic_path": Row("b", of("loaded"), beside=dict(
             algorithm=dataclasses.replace(REINFORCE, critic="separate"))),
         "reference_path": Row("b", of("loaded"), beside=dict(
@@ -147,6 +160,7 @@ ROWS = {
         "sampling": Row(WARM, of("generators")), "rewards": Row(HALF, of("rows")),
         "reward_clip": Row((-0.5, 0.5), of("rows")),
         "reward_model": Row("b", of("loaded"), with_other=dict(rewards=(VERIFIER, LEARNED))),
+        "process_model": Row("b", of("rows"), with_other=dict(rewards=(VERIFIER, PROCESS))),
         "model": Row("b", (of("loaded"), of("sampled_from")))},
     SFTStage: _COMMON | {
         "batch_size": Row(2, lambda stage: [
@@ -174,6 +188,21 @@ ROWS = {
         "reward_model": Row(RewardModelConfig(
             loss=Slot(losses.bradley_terry, {"margin": 1.0})), of("algorithm")),
         "standardize": Row(False, standardized)},
+    LabelStepsStage: {
+        "name": _COMMON["name"], "start": _COMMON["start"], "steps": Row(4, of("stage")),
+        "num_prompts": Row(1, of("prompts")), "num_completions": Row(3, of("generators")),
+        "examples": Row("stage:first", of("read")), "fields": Row({"prompt": "q"}, of("read")),
+        "step_separator": Row("1", labelled),
+        "search": Row(Slot(step_labels.first_error), labelled, beside=dict(step_separator="1")),
+        "sampling": Row(WARM, of("generators")),
+        "rewards": Row((RewardSpec(name="verifier", options={"which_box": "first"}),), labelled)},
+    ProcessRewardStage: _ON_FILES | {
+        "step_separator": Row(" 2", of("batches")),
+        "neutral": Row("wrong", of("batches")), "held_out_share": Row(0.0, of("host")),
+        "completion_length": Row(5, of("batches")),
+        "threshold": Row(0.4, of("host")),
+        "process_reward": Row(ProcessRewardConfig(
+            loss=Slot(losses.three_way_cross_entropy)), of("batches"))},
     DistillStage: _COMMON | _ON_PROBLEMS | {
         "teacher": Row("b", of("loaded")), "num_prompts": Row(4, of("prompts")),
         "sampling": Row(WARM, of("generators")), "group_size": Row(2, of("generators")),

@@ -34,7 +34,7 @@ def make_reward_model(folder, score):
   """As transformers writes a model for sequence classification."""
   file = folder / "model.safetensors"
   tensors = safetensors_numpy.load_file(file)
-  del tensors["lm_head.weight"]
+  tensors.pop("lm_head.weight", None)
   safetensors_numpy.save_file(tensors | {"score.weight": score}, file)
   config = json.loads((folder / "config.json").read_text())
   config["architectures"] = ["Qwen2ForSequenceClassification"]
@@ -93,3 +93,47 @@ def test_what_is_saved_is_loaded_again_with_its_bias(folder, tmp_path):
   assert fields["id2label"] == {"0": "reward"}
   stored = safetensors_numpy.load_file(tmp_path / "saved" / "model.safetensors")
   assert stored["score.weight"].shape == (1, config.width) and "lm_head.weight" not in stored
+
+
+def make_process_model(folder, score, bias=None):
+  """As transformers writes a model for token classification."""
+  make_reward_model(folder, score)
+  file = folder / "model.safetensors"
+  if bias is not None:
+    safetensors_numpy.save_file(
+        safetensors_numpy.load_file(file) | {"score.bias": np.float32(bias)}, file)
+
+
+def test_two_labels_are_a_score_and_three_are_classes(folder):
+  score = np.random.default_rng(1).standard_normal((3, CONFIG.width)).astype(np.float32)
+  make_process_model(folder, score[:2], [1.0, 4.0])
+  _, params, _ = weights.load_scalar_model(folder, labels=weights.STEP_LABELS)
+  np.testing.assert_allclose(params["value_head"]["kernel"], score[1] - score[0])
+  assert params["value_head"]["bias"] == 3.0
+  make_process_model(folder, score, [1.0, 4.0, 2.0])
+  _, params, _ = weights.load_scalar_model(folder, labels=weights.STEP_LABELS)
+  np.testing.assert_array_equal(params["value_head"]["kernel"], score.T)
+  np.testing.assert_array_equal(params["value_head"]["bias"], [1.0, 4.0, 2.0])
+  with pytest.raises(ValueError, match="score.weight: got the shape .3, .* a head of one label"):
+    weights.load_scalar_model(folder)
+  make_process_model(folder, np.zeros((4, CONFIG.width), np.float32))
+  with pytest.raises(ValueError, match="got the shape .4, .* a head of 1, 2, 3 labels"):
+    weights.open_scalar_model(folder, weights.STEP_LABELS)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_process_models_that_are_saved_are_loaded_again(classes, folder, tmp_path):
+  config, params, tokenizer = weights.load_scalar_model(folder)
+  random, shape = np.random.default_rng(2), () if classes == 1 else (classes,)
+  params = params | {"value_head": {
+      "kernel": random.standard_normal((config.width, *shape)).astype(np.float32),
+      "bias": random.standard_normal(shape).astype(np.float32)}}
+  weights.save_process_model(tmp_path / "saved", config, params, tokenizer)
+  again_config, again, _ = weights.load_scalar_model(
+      tmp_path / "saved", labels=weights.STEP_LABELS)
+  assert again_config == config
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  fields = json.loads((tmp_path / "saved" / "config.json").read_text())
+  assert fields["architectures"] == ["Qwen2ForTokenClassification"]
+  assert list(fields["id2label"].values()) == (
+      ["wrong", "right"] if classes == 1 else ["wrong", "neutral", "right"])

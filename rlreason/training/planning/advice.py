@@ -51,7 +51,8 @@ def _fewer_activations(plan: Plan, part: StagePlan, program: ProgramPlan) -> lis
     return _less_cache(plan, part, program)
   if plan.shape.model.remat == "none":
     found.append("config.model.remat=full")
-  for section in ("algorithm", "sft", "preference", "reward_model", "distill"):
+  for section in ("algorithm", "sft", "preference", "reward_model",
+                  "process_reward", "distill"):
     config = getattr(stage, section, None)
     if hasattr(config, "micro_batch_size"):
       size = config.micro_batch_size or getattr(config, "minibatch_size", 0) or getattr(

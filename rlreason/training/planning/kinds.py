@@ -7,7 +7,8 @@ from rlreason.training.settings.base import StageConfig
 
 _KINDS = {
     "sft": others.of_sft, "preference": others.of_preference,
-    "reward_model": others.of_reward_model, "distill": others.of_distill,
+    "reward_model": others.of_reward_model, "process_reward": others.of_process_reward,
+    "distill": others.of_distill,
     "sample": others.of_sample, "rl": rl.programs_of}
 
 

@@ -1,21 +1,25 @@
 """The programs of all kinds of stages but RL."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from rlreason.algorithms import (
-    distill, init_distill_params, init_reward_params, preference, reward_model, sft)
+    distill, init_distill_params, init_process_params, init_reward_params, preference,
+    process_reward, reward_model, sft)
 from rlreason.sampling import segments
 from rlreason.training.optimizer import optimizer_of
 from rlreason.training.planning import flops, placed, programs
 from rlreason.training.planning.placed import Planned, struct
 from rlreason.training.settings.distill import DistillStage
 from rlreason.training.settings.preference import PreferenceStage
+from rlreason.training.settings.process_reward import ProcessRewardStage
 from rlreason.training.settings.reward_model import RewardModelStage
 from rlreason.training.settings.sample import SampleStage
 from rlreason.training.settings.sft import SFTStage
 from rlreason.training.stages.sample import make_sampler
-from rlreason.types import PackedBatch, PairBatch
+from rlreason.types import PackedBatch, PairBatch, StepBatch
 
 
 def of_sft(planned: Planned, stage: SFTStage) -> programs.Programs:
@@ -63,11 +67,36 @@ def of_reward_model(planned: Planned, stage: RewardModelStage) -> programs.Progr
   policy = placed.params(planned, model)
   state = placed.placer(planned, model)(jax.eval_shape(
       lambda p: algorithm.init(init_reward_params(model, p, jax.random.key(0))), policy))
-  batch, numbers = _pairs(planned, stage, config.has_pairs)
+  batch, numbers = _pairs(planned, stage, config.form != "verdicts")
+  batch = batch.replace(
+      weights=placed.rows(planned, struct((stage.batch_size,), jnp.float32)))
   update = programs.update_of(
       planned, algorithm, state, batch, tokens=numbers["tokens"],
       flops=flops.training(model, numbers["flops"]))
   return programs.Programs([update], programs.held_by(state, policy), numbers["tokens"])
+
+
+def of_process_reward(planned: Planned, stage: ProcessRewardStage) -> programs.Programs:
+  """Of as many steps per row as there are tokens, more than there will be."""
+  model, config = planned.model, stage.process_reward
+  algorithm = process_reward(config, model, optimizer_of(stage.optimizer, stage.steps)[0])
+  policy = placed.params(planned, model)
+  state = placed.placer(planned, model)(jax.eval_shape(
+      lambda p: algorithm.init(init_process_params(config, model, p, jax.random.key(0))), policy))
+  count, length = stage.batch_size, stage.completion_length
+  ints = functools.partial(struct, dtype=jnp.int32)
+  bools = functools.partial(struct, dtype=jnp.bool_)
+  prompts, completions = (count, planned.columns), (count, length)
+  batch = placed.rows(planned, StepBatch(
+      prompt_tokens=ints(prompts), prompt_mask=bools(prompts), completion_tokens=ints(completions),
+      token_mask=bools(completions), columns=ints(completions),
+      labels=struct(completions, jnp.float32), label_mask=bools(completions)))
+  sizes = dict(rows=count, prompt=planned.columns, completion=planned.length(length))
+  tokens = float(count * (sizes["prompt"] + sizes["completion"]))
+  update = programs.update_of(
+      planned, algorithm, state, batch, tokens=tokens,
+      flops=flops.training(model, flops.forward(model, **sizes)))
+  return programs.Programs([update], programs.held_by(state, policy), tokens)
 
 
 def _pairs(

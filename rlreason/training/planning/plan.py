@@ -22,7 +22,8 @@ from rlreason.training.settings.recipe import Recipe
 from rlreason.training.setup import check_remat
 from rlreason.training.stages.checks import check_split
 
-NAMES = ("sampling", "greedy", "rewards", "scoring", "batch", "update")  # of programs
+NAMES = (  # of programs
+    "sampling", "greedy", "rewards", "step_rewards", "scoring", "batch", "update")
 # "Used 18.3G of 15.75G hbm", or "required for HLO temporaries (17.62G) exceeds available HBM
 # (15.75G)".
 _ROOM = re.compile(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlreason import rollout as rollout_lib
-from rlreason.algorithms import init_rl_params, rows as rows_lib, score_completions
+from rlreason.algorithms import init_rl_params, rows as rows_lib, score_completions, score_tokens
 from rlreason.algorithms.base import Algorithm, TrainState
 from rlreason.models import ModelConfig, lora
 from rlreason.rollout import partial
@@ -51,7 +51,7 @@ def programs_of(planned: Planned, stage: RLStage) -> Programs:
   policy = lora.split({"policy": state.params["policy"]})[0]
   held = programs.held_by(
       state, reference, *[policy] * stage.draws_ahead,
-      *[program.args[0] for program in made if program.name == "rewards"])
+      *[program.args[0] for program in made if program.name in ("rewards", "step_rewards")])
   rounds = (f"a step may sample up to {stage.max_resample_rounds} times; it counts once",)
   return Programs(made, held, tokens, rounds if stage.max_resample_rounds > 1 else ())
 
@@ -121,21 +121,25 @@ def _partial_sampling(planned: Planned, stage: RLStage, params: Params) -> Progr
 
 def _reward_models(planned: Planned, stage: RLStage, rollout: Rollout) -> list[Program]:
   """The scores of a reward model, in as many rows at a time as a gradient pass has."""
-  if not stage.reward_model:
-    return []
-  model, params = programs.other_model(
-      planned, stage.reward_model, f"config.{stage.name}.reward_model")
-  model = dataclasses.replace(
-      model, unroll=min(planned.model.unroll, model.num_layers),
-      attention=planned.model.attention)
-  size = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
-  program = planned.layout.compile_rows(lambda params, rollout, key: rows_lib.in_chunks(
-      functools.partial(score_completions, model, params), rollout, size))
-  sizes = _sizes(planned, rollout)
-  return [Program(
-      "rewards", program, (programs.scalar_params(planned, model, params),
-                           placed.rows(planned, rollout), None),
-      _tokens(sizes), flops.forward(model, **sizes, scored=0))]
+  found = []
+  for field, score in (("reward_model", score_completions), ("process_model", score_tokens)):
+    if not vars(stage)[field]:
+      continue
+    model, params = programs.other_model(
+        planned, vars(stage)[field], f"config.{stage.name}.{field}")
+    model = dataclasses.replace(
+        model, unroll=min(planned.model.unroll, model.num_layers),
+        attention=planned.model.attention)
+    size = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
+    program = planned.layout.compile_rows(
+        lambda params, rollout, key, score=score, model=model: rows_lib.in_chunks(
+            functools.partial(score, model, params), rollout, size))
+    sizes = _sizes(planned, rollout)
+    found.append(Program(
+        "rewards" if field == "reward_model" else "step_rewards", program,
+        (programs.scalar_params(planned, model, params), placed.rows(planned, rollout), None),
+        _tokens(sizes), flops.forward(model, **sizes, scored=0)))
+  return found
 
 
 def _sizes(planned: Planned, rollout: Rollout, plan: GroupPlan | RowPlan | None = None):

@@ -5,12 +5,12 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "base", "checks", "custom", "distill", "graph", "kinds", "preference", "recipe", "reward_model",
-    "rl", "sample", "select", "sft"]
+    "base", "checks", "custom", "distill", "graph", "kinds", "label_steps", "preference",
+    "process_reward", "recipe", "reward_model", "rl", "sample", "select", "sft"]
 
 if typing.TYPE_CHECKING:
   from rlreason.training.settings import (
-      base, checks, custom, distill, graph, kinds, preference, recipe, reward_model, rl, sample,
-      select, sft)
+      base, checks, custom, distill, graph, kinds, label_steps, preference,
+      process_reward, recipe, reward_model, rl, sample, select, sft)
 else:
   __getattr__, __dir__ = lazy.attributes(__name__, __all__)

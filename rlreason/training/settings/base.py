@@ -35,7 +35,7 @@ class StageConfig:
             for field, name in named_stages(self, "examples", "problems").items()}
 
   def model_sources(self) -> dict[str, str]:
-    """Field -> the stage whose reward model it names."""
+    """Field -> the stage whose model of rewards it names."""
     return {}
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int] | None:

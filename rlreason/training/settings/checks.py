@@ -35,12 +35,15 @@ def check_fields(stage: Any, source: str):
                      "file of its own")
 
 
-def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str):
-  is_paid = any(spec.name == "learned" and spec.function is None for spec in rewards)
-  if is_paid != bool(reward_model):
-    raise ValueError(
-        f"reward_model: got {reward_model!r} {'with' if is_paid else 'without'} a reward "
-        "'learned', allowed: both, a model and the reward that it gives, or neither")
+def check_learned(rewards: tuple[RewardSpec, ...], reward_model: str, process_model: str):
+  names = {spec.name for spec in rewards if spec.function is None}
+  for field, model, reward in (("reward_model", reward_model, "learned"),
+                               ("process_model", process_model, "process")):
+    is_paid = reward in names
+    if is_paid != bool(model):
+      raise ValueError(
+          f"{field}: got {model!r} {'with' if is_paid else 'without'} a reward {reward!r}, "
+          "allowed: both, a model and the reward that it gives, or neither")
 
 
 def check_micro_batch(name: str, size: int, of: str, rows: int):

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 from rlreason.training.settings.base import StageConfig
 
 
+# Field of a stage -> the kinds of stages whose model it may name; "": of all other fields.
+_MODEL_KINDS = {"process_model": ("process_reward", "reward_model"), "": ("reward_model",)}
+
+
 def check_sources(stages: Sequence[StageConfig]):
   """Checks that named stages exist, come earlier, and provide what is requested of them.
 
@@ -20,12 +24,13 @@ def check_sources(stages: Sequence[StageConfig]):
           raise ValueError(
               f"{stage.name}.{field}: got {name!r}, allowed: earlier stages that write data "
               f"({', '.join(allowed) or 'there are none'})")
-    reward_models = [name for name, earlier in before.items() if earlier.kind == "reward_model"]
     for field, name in stage.model_sources().items():
-      if name not in reward_models:
+      kinds = _MODEL_KINDS.get(field, _MODEL_KINDS[""])
+      models = [name for name, earlier in before.items() if earlier.kind in kinds]
+      if name not in models:
         raise ValueError(
-            f"{stage.name}.{field}: got {name!r}, allowed: earlier stages of kind 'reward_model' "
-            f"({', '.join(reward_models) or 'there are none'})")
+            f"{stage.name}.{field}: got {name!r}, allowed: earlier stages of kind "
+            f"{' or '.join(map(repr, kinds))} ({', '.join(models) or 'there are none'})")
     names = [other.name for other in stages]
     if stage.start in names and not (stage.start in before and before[stage.start].trains):
       raise ValueError(

@@ -21,7 +21,9 @@ class RewardModelStage(StageConfig):
   steps: int  # optimiser steps
   batch_size: Rows  # prompts per step, over all devices
   completion_length: Tokens  # rows with a longer completion are dropped
-  examples: Path  # as in `PreferenceStage`: pairs, or completions with verdicts
+  # As in `PreferenceStage`: pairs, or completions with verdicts; or {prompt, ranking}, completions
+  # from the best to the worst. A number `weight` of a row is its weight in the loss.
+  examples: Path
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as in `SFTStage`
   optimizer: OptimizerConfig
   reward_model: RewardModelConfig = RewardModelConfig()
@@ -33,7 +35,7 @@ class RewardModelStage(StageConfig):
   trains: ClassVar[bool] = False  # the policy does not change
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
-    rows = self.batch_size * (2 if self.reward_model.has_pairs else 1)
+    rows = self.batch_size * (1 if self.reward_model.form == "verdicts" else 2)
     return rows, prompt_tokens + self.completion_length
 
   def pass_rows(self, prompt_tokens: int) -> tuple[str, int, int]:

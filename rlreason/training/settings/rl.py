@@ -34,6 +34,8 @@ class RLStage(StageConfig):
   # The model of the reward `learned`: the folder of a reward model of the policy's vocabulary, or
   # "stage:NAME", a stage that trains one.
   reward_model: Path = ""
+  # The model of the reward `process`: likewise, of a process reward model.
+  process_model: Path = ""
   # A separate critic starts from this model (a folder or .gguf file, or "stage:NAME" as above; the
   # head of a reward model is used); empty: from the policy.
   critic_path: Path = ""
@@ -77,7 +79,7 @@ class RLStage(StageConfig):
     return self.writes_accuracy
 
   def model_sources(self) -> dict[str, str]:
-    return named_stages(self, "reward_model", "critic_path")
+    return named_stages(self, "reward_model", "process_model", "critic_path")
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
     rows = (
@@ -139,7 +141,7 @@ class RLStage(StageConfig):
           f"reference_path: got {self.reference_path!r} with algorithm.kl_coef="
           f"{self.algorithm.kl_coef} and reference_every={self.algorithm.reference_every}, "
           "allowed: with a kl_coef above 0, and a reference that stays")
-    check_learned(self.rewards, self.reward_model)
+    check_learned(self.rewards, self.reward_model, self.process_model)
     if not self.reward_clip[0] < self.reward_clip[1]:
       raise ValueError(f"reward_clip: got {self.reward_clip}, allowed: (low, high) with low < high")
     if not self.allow_length_over_correctness:

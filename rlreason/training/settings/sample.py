@@ -32,6 +32,7 @@ class SampleStage(StageConfig):
   problems: Path = ""  # as in `RLStage`
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of them, as in `SFTStage`
   reward_model: Path = ""  # as in `RLStage`
+  process_model: Path = ""  # as in `RLStage`
   # A folder or .gguf file to sample from instead of the policy, such as a larger teacher's.
   model: Path = ""
 
@@ -42,7 +43,7 @@ class SampleStage(StageConfig):
     return True
 
   def model_sources(self) -> dict[str, str]:
-    return named_stages(self, "reward_model")
+    return named_stages(self, "reward_model", "process_model")
 
   def step_rows(self, prompt_tokens: int) -> tuple[int, int]:
     return self.num_prompts * self.group_size, prompt_tokens + self.sampling.max_new_tokens
@@ -55,7 +56,7 @@ class SampleStage(StageConfig):
           f"prompts_at_once: got {self.prompts_at_once}, allowed: 0 to num_prompts="
           f"{self.num_prompts}")
     check_fields(self, self.problems)
-    check_learned(self.rewards, self.reward_model)
+    check_learned(self.rewards, self.reward_model, self.process_model)
     check_samples_differ(self.sampling, self.group_size)
     check_filters(self.sampling)
     check_lengths_paid(self.rewards, self.sampling, self.group_size)

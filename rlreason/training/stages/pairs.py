@@ -1,7 +1,7 @@
 """Pairs of completions, or completions with verdicts, as preference and reward models read them."""
 
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,24 +18,34 @@ from rlreason.training.stages.base import Setup
 from rlreason.types import PairBatch
 
 
-def columns(has_pairs: bool) -> str:
+Form = Literal["pairs", "verdicts", "rankings"]
+_NAMES = {"pairs": ("chosen", "rejected"), "verdicts": ("completion",), "rankings": ("ranking",)}
+
+
+def form_of(has_pairs: bool) -> Form:
+  """The form of examples that are pairs, or else have verdicts."""
+  return "pairs" if has_pairs else "verdicts"
+
+
+def columns(form: Form) -> str:
   """The columns that rows of a file must have, for messages."""
-  return "{prompt, chosen, rejected}" if has_pairs else "{prompt, completion, is_right}"
+  verdict = ("is_right",) if form == "verdicts" else ()
+  return f"{{{', '.join(('prompt', *_NAMES[form], *verdict))}}}"
 
 
 def fitting_rows(
-    setup: Setup, stage: PreferenceStage | RewardModelStage, folder: pathlib.Path, has_pairs: bool
+    setup: Setup, stage: PreferenceStage | RewardModelStage, folder: pathlib.Path, form: Form
 ) -> tuple[list[dict[str, Any]], int]:
   """Tokenised rows whose prompt and completions fit, and the number of others.
 
-  Each is {"prompt", "completions", "is_desirable"}, the first two in token ids.
+  Each is {"prompt", "completions", "is_desirable", "weight"}, the first two in token ids.
   """
-  texts = ["prompt", *_names(has_pairs)]
+  texts = ["prompt", *_NAMES[form]]
   rows, fitting = sources.read_rows(stage, "examples", setup.tokenizer, folder, texts), []
   bad_rows, width = BadRows(f"config.{stage.name}"), max(setup.recipe.prompt_buckets)
   for i in tracking.each("tokenising pairs", len(rows)):
     try:
-      row = _tokenize(setup.tokenizer, has_pairs, rows[i])
+      row = _tokenize(setup.tokenizer, form, rows[i])
       longest = max(len(ids) for ids in row["completions"])
       if len(row["prompt"]) > width or longest > stage.completion_length:
         raise ValueError(f"prompt of {len(row['prompt'])} and completion of {longest} tokens, "
@@ -47,35 +57,44 @@ def fitting_rows(
   return fitting, len(bad_rows)
 
 
-def check_rows(setup: Setup, stage: PreferenceStage | RewardModelStage, has_pairs: bool):
+def check_rows(setup: Setup, stage: PreferenceStage | RewardModelStage, form: Form):
   """Raises ValueError if no row fits; rows of a stage do not exist yet."""
   if not sources.is_of_stage(stage.examples):
-    fitting_rows(setup, stage, pathlib.Path(), has_pairs)
+    fitting_rows(setup, stage, pathlib.Path(), form)
 
 
-def _names(has_pairs: bool) -> tuple[str, ...]:
-  return ("chosen", "rejected") if has_pairs else ("completion",)
-
-
-def _tokenize(tokenizer: Tokenizer, has_pairs: bool, row: Row) -> dict[str, Any]:
-  if not has_pairs and row.get("is_right") is None:
+def _tokenize(tokenizer: Tokenizer, form: Form, row: Row) -> dict[str, Any]:
+  if form == "verdicts" and row.get("is_right") is None:
     raise ValueError("is_right is missing: a completion without a verdict")
-  return {"prompt": rollout_lib.encode_prompt(tokenizer, row),
-          "completions": [
-              sources.completion_ids(tokenizer, row, name) for name in _names(has_pairs)],
-          "is_desirable": bool(row.get("is_right"))}
+  weight = 1.0 if row.get("weight") is None else row["weight"]
+  if not (isinstance(weight, (int, float)) and weight >= 0):
+    raise ValueError(f"weight: got {weight!r}, allowed: a number of 0 or more")
+  if form == "rankings":
+    completions = [
+        sources.completion_ids(tokenizer, {"prompt": row["prompt"], "text": text}, "text")
+        for text in row["ranking"]]
+  else:
+    completions = [sources.completion_ids(tokenizer, row, name) for name in _NAMES[form]]
+  return {"prompt": rollout_lib.encode_prompt(tokenizer, row), "completions": completions,
+          "is_desirable": bool(row.get("is_right")), "weight": weight}
 
 
-def pad_batch(rows: list[dict[str, Any]], width: int, length: int, pad_id: int) -> PairBatch:
-  """One shape for all batches: prompts of `width` columns, completions of `length`."""
+def pad_batch(
+    rows: list[dict[str, Any]], width: int, length: int, pad_id: int, form: Form = "pairs",
+    count: int = 2,
+) -> PairBatch:
+  """One shape for all batches: prompts of `width` columns, completions of `length`.
+
+  `count` is the number of completions of a ranking.
+  """
   made = fitting.make_prompts([row["prompt"] for row in rows], [width], pad_id=pad_id)
-  count = len(rows[0]["completions"])
+  count = count if form == "rankings" else len(rows[0]["completions"])
   tokens = np.zeros((len(rows), count, length), np.int32)
   mask = np.zeros(tokens.shape, bool)
   for i, row in enumerate(rows):
     for j, ids in enumerate(row["completions"]):
       tokens[i, j, :len(ids)], mask[i, j, :len(ids)] = ids, True
-  if count == 2:
+  if count >= 2:
     return PairBatch(
         prompt_tokens=made.tokens, prompt_mask=made.mask, completion_tokens=tokens,
         completion_mask=mask)

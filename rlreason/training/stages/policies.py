@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlreason import models, weights
-from rlreason.algorithms import rows, score_completions
+from rlreason import models, rollout as rollout_lib, weights
+from rlreason.algorithms import rows, score_completions, score_steps
 from rlreason.models import ModelConfig, lora
 from rlreason.tokenizers import Tokenizer
 from rlreason.training.keys import init_key
@@ -52,6 +52,10 @@ def _find_scalar_model(source: str, folder: pathlib.Path) -> pathlib.Path:
   return weights.find_model(source)
 
 
+# Field of a stage -> the numbers of labels that the head of its model may have.
+_LABELS = {"critic_path": (1,), "reward_model": (1,), "process_model": weights.STEP_LABELS}
+
+
 def make_model_scores(
     setup: Setup, stage: RLStage | SampleStage, folder: pathlib.Path
 ) -> tuple[Callable[[Rollout], np.ndarray] | None, Params | None]:
@@ -59,20 +63,57 @@ def make_model_scores(
 
   None, None: it has none.
   """
-  if not stage.reward_model:
+  return _make_scores(setup, stage, "reward_model", folder, score_completions)
+
+
+def make_step_scores(
+    setup: Setup, stage: RLStage | SampleStage, folder: pathlib.Path, tokenizer: Tokenizer
+) -> tuple[Callable[[Rollout], list[list[tuple[int, float]]]] | None, Params | None]:
+  """Makes `step_scores(rollout)`: [B] lists of (character, score) of the steps of completions.
+
+  They are of the stage's process reward model, whose parameters are given too. None, None: it has
+  none.
+  """
+  def at_every_token(model, params, rollout):
+    every = jnp.arange(rollout.completion_tokens.shape[1])
+    columns = jnp.broadcast_to(every[None], rollout.completion_tokens.shape)
+    return score_steps(model, params, rollout, columns)
+
+  scores_of, params = _make_scores(setup, stage, "process_model", folder, at_every_token)
+  if scores_of is None:
     return None, None
-  layout = setup.layout
+  (separator,) = {spec.step_separator for spec in stage.rewards
+                  if spec.name == "process" and spec.function is None}
+
+  def step_scores(rollout):
+    scores = scores_of(rollout)
+    ends = rollout_lib.step_ends(tokenizer, rollout, separator)
+    return [[(end.character, float(row[end.column])) for end in row_ends]
+            for row, row_ends in zip(scores, ends, strict=True)]
+
+  return step_scores, params
+
+
+def _make_scores(
+    setup: Setup, stage: RLStage | SampleStage, field: str, folder: pathlib.Path, score: Callable
+) -> tuple[Callable[[Rollout], np.ndarray] | None, Params | None]:
+  """Makes `scores(rollout)` of the model that a field of the stage names, by `score(model, params,
+  rollout)`; and gives its parameters. None, None: the field is empty.
+  """
+  source, layout = vars(stage).get(field, ""), setup.layout
+  if not source:
+    return None, None
   model, params, _ = weights.load_scalar_model(
-      _find_scalar_model(stage.reward_model, folder), dtype=setup.model.param_dtype,
-      compute_dtype=setup.model.dtype, sharding=param_shardings(layout))
+      _find_scalar_model(source, folder), dtype=setup.model.param_dtype,
+      compute_dtype=setup.model.dtype, sharding=param_shardings(layout), labels=_LABELS[field])
   model = dataclasses.replace(
       model, unroll=min(setup.model.unroll, model.num_layers), attention=setup.model.attention)
   params, size = layout.put_state(params), 0
   if isinstance(stage, RLStage):  # no more rows at a time than in a gradient pass
     size = stage.algorithm.micro_batch_size or stage.algorithm.minibatch_size
-  score = layout.compile_rows(lambda params, rollout, key: rows.in_chunks(
-      functools.partial(score_completions, model, params), rollout, size))
-  return lambda rollout: layout.get_rows(score(params, layout.put_rows(rollout), None)), params
+  compiled = layout.compile_rows(lambda params, rollout, key: rows.in_chunks(
+      functools.partial(score, model, params), rollout, size))
+  return lambda rollout: layout.get_rows(compiled(params, layout.put_rows(rollout), None)), params
 
 
 def load_critic(
@@ -116,14 +157,14 @@ def load_beside(setup: Setup, path: str) -> tuple[ModelConfig, Params]:
 
 
 def check_scalar_models(setup: Setup, stage: RLStage | SampleStage):
-  """Checks critic and reward model without loading them: they must read the policy's output.
+  """Checks critic and reward models without loading them: they must read the policy's output.
 
   Models that a stage of the run trains have its vocabulary.
   """
-  for field in ("critic_path", "reward_model"):
+  for field, labels in _LABELS.items():
     source = vars(stage).get(field, "")
     if source and not is_of_stage(source):
-      model, tokenizer = weights.open_scalar_model(weights.find_model(source))
+      model, tokenizer = weights.open_scalar_model(weights.find_model(source), labels)
       if field == "critic_path":
         dataclasses.replace(model, lora=setup.model.lora)  # raises where it cannot have adapters
       check_other_model(setup, field, model, tokenizer, stage.sampling.max_new_tokens)

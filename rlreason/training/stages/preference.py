@@ -15,8 +15,9 @@ from rlreason.workers import WorkerPool
 def check(setup: Setup, stage: PreferenceStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   checks.check_split(stage, setup.layout.num_shards)
-  checks.check_source("examples", stage.examples, pairs.columns(stage.preference.has_pairs))
-  pairs.check_rows(setup, stage, stage.preference.has_pairs)
+  form = pairs.form_of(stage.preference.has_pairs)
+  checks.check_source("examples", stage.examples, pairs.columns(form))
+  pairs.check_rows(setup, stage, form)
 
 
 def make(
@@ -35,7 +36,7 @@ def make(
   if config.has_reference:
     score = layout.compile_rows(algorithm.score)
     make_batch = layout.compile_whole(algorithm.make_batch)
-  rows, dropped = pairs.fitting_rows(setup, stage, folder, config.has_pairs)
+  rows, dropped = pairs.fitting_rows(setup, stage, folder, pairs.form_of(config.has_pairs))
   width = max(setup.recipe.prompt_buckets)
 
   def learn(state, number, drawn, key):

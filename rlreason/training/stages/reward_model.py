@@ -26,10 +26,10 @@ def check(setup: Setup, stage: RewardModelStage):
   """Raises FileNotFoundError or ValueError if the stage could not be made."""
   config = stage.reward_model
   checks.check_split(stage, setup.layout.num_shards)
-  checks.check_source("examples", stage.examples, pairs.columns(config.has_pairs))
-  if stage.standardize and not config.has_pairs:
+  checks.check_source("examples", stage.examples, pairs.columns(config.form))
+  if stage.standardize and config.form == "verdicts":
     raise ValueError("standardize: got True with verdicts in place of pairs, allowed: False")
-  pairs.check_rows(setup, stage, config.has_pairs)
+  pairs.check_rows(setup, stage, config.form)
 
 
 def make(
@@ -49,9 +49,11 @@ def make(
   update = layout.compile_update(algorithm.update_step, state)
   score = layout.compile_rows(
       lambda params, batch, key: score_completions(setup.model, params, batch))
-  rows, dropped = pairs.fitting_rows(setup, stage, folder, config.has_pairs)
+  rows, dropped = pairs.fitting_rows(setup, stage, folder, config.form)
+  most = max(len(row["completions"]) for row in rows)
   pad = lambda rows: pairs.pad_batch(
-      rows, max(setup.recipe.prompt_buckets), stage.completion_length, setup.tokenizer.pad_id)
+      rows, max(setup.recipe.prompt_buckets), stage.completion_length, setup.tokenizer.pad_id,
+      config.form, most).replace(weights=np.array([row["weight"] for row in rows], np.float32))
 
   def learn(state, number, drawn, key):
     batch = pad(drawn)
@@ -68,7 +70,8 @@ def make(
       missing = stage.batch_size - len(some)  # every batch has one shape
       flat = rows_lib.flatten_completions(pad(some + some[:1] * missing))
       scores = layout.get_rows(score(placed, layout.put_rows(flat), None))
-      found.append(np.reshape(scores, (stage.batch_size, -1))[:len(some)].reshape(-1))
+      is_there = np.any(flat.completion_mask, axis=-1).reshape(stage.batch_size, -1)[:len(some)]
+      found.append(np.reshape(scores, (stage.batch_size, -1))[:len(some)][is_there])
     return np.concatenate(found)
 
   def finish(params: Params, destination: pathlib.Path):

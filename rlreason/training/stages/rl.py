@@ -92,7 +92,7 @@ def make(
   state = layout.put_state(algorithm.init(init_rl_params(config, setup.model, own, critic)))
   problems = scoring.make_problems(setup, stage, folder)
   prompts = pipeline.prompt_batches(problems, stage.num_prompts, seed)
-  scorer, reward_model = scoring.make_scorer(setup, stage, pool, folder)
+  scorer, reward_models = scoring.make_scorer(setup, stage, pool, folder)
   generate = rollout_lib.make_generator(
       setup.model, setup.tokenizer, layout, options=stage.sampling, group_size=stage.group_size,
       prompt_buckets=setup.recipe.prompt_buckets,
@@ -103,7 +103,7 @@ def make(
       rollout_lib.OpenGroups(prompts) if stage.carried_prompts else prompts, learn,
       make_draw(setup, stage, scorer, generate), draws_ahead=stage.draws_ahead,
       preflight=functools.partial(try_problems, stage, problems, generate, scorer),
-      beside=[reference, reward_model])
+      beside=[reference, reward_models])
 
 
 def make_algorithm(
@@ -274,7 +274,7 @@ def try_problems(
   chosen = [problems[i * len(problems) // count] for i in range(count)]
   rows = [chosen[i % count] for i in range(stage.num_prompts)]
   rollout = generate(params, rows, key)
-  if not stage.reward_model:
+  if not (stage.reward_model or stage.process_model):
     rows, rollout = chosen, jax.tree.map(lambda x: x[:count * stage.group_size], rollout)
   scored = scorer(rows, rollout)
   samples = rl_metrics.sample_rows(rows, scored, stage.group_size, count * stage.group_size)

@@ -30,9 +30,10 @@ def check(setup: Setup, stage: SampleStage):
   if stage.model:
     model, tokenizer = weights.open_model(weights.find_model(stage.model))
     policies.check_positions(setup, "model", model, stage.sampling.max_new_tokens)
-    if stage.reward_model and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
-      raise ValueError("model: got one of another vocabulary beside a reward_model, which reads "
-                       "token ids of the policy's, allowed: one of the policy's vocabulary")
+    reads_ids = stage.reward_model or stage.process_model
+    if reads_ids and tokenizer.get_vocab() != setup.tokenizer.get_vocab():
+      raise ValueError("model: got one of another vocabulary beside a model of rewards, which "
+                       "reads the policy's token ids, allowed: one of the policy's vocabulary")
   checks.check_top_k(stage.sampling.top_k, model.vocab_size)
   checks.check_bigrams(stage.sampling.blocked_bigrams, model.vocab_size)
 
@@ -51,7 +52,7 @@ def make(
   is_readable = tokenizer.get_vocab() == setup.tokenizer.get_vocab()
   params = layout.put_state({"policy": policy})
   problems = scoring.make_problems(setup, stage, folder)
-  scorer, reward_model = scoring.make_scorer(setup, stage, pool, folder, tokenizer)
+  scorer, reward_models = scoring.make_scorer(setup, stage, pool, folder, tokenizer)
   stages = setup.recipe.stages
   policy_name = start_of(stages, [other.name for other in stages].index(stage.name)) or "initial"
   generate = rollout_lib.make_generator(
@@ -80,7 +81,7 @@ def make(
   return base.Stage(
       stage.name, stage.steps, layout.put_state(empty_state()),
       pipeline.prompt_batches(problems, stage.num_prompts, seed), learn, draw,
-      trains=False, beside=[params, reward_model])
+      trains=False, beside=[params, reward_models])
 
 
 def make_sampler(stage: SampleStage, layout: Layout):

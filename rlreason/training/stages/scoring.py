@@ -8,7 +8,8 @@ import pathlib
 from rlreason import processes, rollout as rollout_lib
 from rlreason.data.tasks.base import Row, RowSource
 from rlreason.rewards import (
-    CombinedReward, RewardSpec, combine_rewards, has_math_golds, verifier_columns)
+    SCORE_COLUMN, STEPS_COLUMN, CombinedReward, RewardSpec, combine_rewards, has_math_golds,
+    verifier_columns)
 from rlreason.rewards.judge import Ask
 from rlreason.rollout import Scored
 from rlreason.tokenizers import Tokenizer
@@ -50,21 +51,25 @@ def check_potentials(stage: RLStage):
 def make_scorer(
     setup: Setup, stage: RLStage | SampleStage, pool: WorkerPool, folder: pathlib.Path,
     tokenizer: Tokenizer | None = None,
-) -> tuple[Scorer, Params | None]:
+) -> tuple[Scorer, list[Params | None] | None]:
   """Makes `scorer(rows, rollout)`: texts and rewards of completions; and gives the parameters of
-  the stage's reward model, if it has one, whose score they then have too.
+  the stage's models of rewards, if it has any, whose scores the rewards then read.
 
   `tokenizer` is that of the completions, if it is not the policy's.
   """
   reward = make_reward(setup, stage, pool, judges.make_ask(setup, stage))
   tokenizer = tokenizer or setup.tokenizer
   model_scores, params = policies.make_model_scores(setup, stage, folder)
+  step_scores, step_params = policies.make_step_scores(setup, stage, folder, tokenizer)
 
   score = rollout_lib.score if processes.count() == 1 else rollout_lib.score_together
   score = functools.partial(score, reward, tokenizer)
-  if model_scores is None:
+  makers = {name: make for name, make in (
+      (SCORE_COLUMN, model_scores), (STEPS_COLUMN, step_scores)) if make is not None}
+  if not makers:
     return score, None
-  return lambda rows, rollout: score(rows, rollout, model_scores(rollout)), params
+  return lambda rows, rollout: score(rows, rollout, {
+      name: make(rollout) for name, make in makers.items()}), [params, step_params]
 
 
 def check_problems(setup: Setup, stage: RLStage | SampleStage | DistillStage):

@@ -131,6 +131,20 @@ def test_every_kind_of_stage_is_planned():
       program.call.lower(*program.args)
 
 
+def test_process_reward_models_are_planned():
+  config = load_config("experiments/methods/process_reward.py")
+  config.parallel = dict(data=8)
+  found = programs_of(from_config(config))
+  assert {stage: made and [program.name for program in made.programs]
+          for stage, made in found.items() if stage not in ("sft", "samples")} == {
+              "labels": None, "prm": ["update"],
+              "rl": ["sampling", "step_rewards", "scoring", "batch", "update"]}
+  for made in (found["prm"], found["rl"]):
+    for program in made.programs:
+      if program.name in ("update", "step_rewards"):
+        program.call.lower(*program.args)
+
+
 @pytest.mark.parametrize("changes", [
     dict(algorithm=presets.grpo(minibatch_size=16), group_size=4),  # groups share their prompt
     dict(algorithm=presets.remax(minibatch_size=16), group_size=2),

@@ -21,7 +21,7 @@ class Stage(StageConfig):
     return not self.trains
 
   def model_sources(self):
-    return named_stages(self, "reward_model")
+    return named_stages(self, "reward_model", "process_model")
 
 
 def test_a_source_is_a_stage_or_a_path():
@@ -43,6 +43,11 @@ def test_stages_start_from_the_last_that_trains():
     ([Stage("b"), Stage("m", kind="reward_model", trains=False),
       Stage("a", reward_model="stage:b")],
      r"a.reward_model: got 'b', allowed: earlier stages of kind 'reward_model' \(m\)"),
+    ([Stage("m", kind="reward_model", trains=False), Stage("p", kind="sft"),
+      Stage("a", process_model="stage:p")],
+     r"a.process_model: got 'p', .* kind 'process_reward' or 'reward_model' \(m\)"),
+    ([Stage("p", kind="process_reward", trains=False), Stage("a", reward_model="stage:p")],
+     r"a.reward_model: got 'p', .* of kind 'reward_model' \(there are none\)"),
     ([Stage("a", "b"), Stage("b")], "a.start: got 'b', which does not come before"),
     ([Stage("a", trains=False), Stage("b", "a")], "b.start: got 'a', which trains nothing"),
 ])
@@ -62,7 +67,8 @@ def test_every_kind_says_what_it_is():
   assert flags == {
       "sft": (True, True, False), "rl": (True, True, True), "sample": (False, True, False),
       "select": (False, False, False), "preference": (True, True, False),
-      "reward_model": (False, True, False), "distill": (True, True, False),
+      "reward_model": (False, True, False), "process_reward": (False, True, False),
+      "label_steps": (False, True, False), "distill": (True, True, False),
       "custom": (True, True, False)}
   rl = types.SimpleNamespace(writes_accuracy=True)
   assert STAGES["rl"].writes_data.fget(rl) and STAGES["sample"].writes_data.fget(rl)
