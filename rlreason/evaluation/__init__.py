@@ -5,10 +5,10 @@ import typing
 from rlreason import lazy
 
 __all__ = [
-    "behaviours", "completions", "config", "evaluator", "expected", "metrics", "reading"]
+    "behaviours", "completions", "config", "evaluator", "expected", "metrics", "reading", "search"]
 
 if typing.TYPE_CHECKING:
   from rlreason.evaluation import (
-      behaviours, completions, config, evaluator, expected, metrics, reading)
+      behaviours, completions, config, evaluator, expected, metrics, reading, search)
 else:
   __getattr__, __dir__ = lazy.attributes(__name__, __all__)

@@ -1,7 +1,7 @@
 """A search over the problems of a batch: programs of its method, and the choice of an answer.
 
 A search reads prompts and nothing else of a problem: right answers, and verifiers that know them,
-come after it (`evaluation/searching.py`).
+come after it (`evaluation/search.py`).
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -17,11 +17,11 @@ from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.sampling import SamplingOptions
 from rlreason.sampling.decoder import prepare
-from rlreason.search import delimiter, scorer as scorer_lib, stepping, votes
-from rlreason.search.beam import make_beam_search
-from rlreason.search.config import SearchConfig
-from rlreason.search.results import Candidate, Cost, score_of
-from rlreason.search.sampled import make_sampled_search
+from rlreason.searching import delimiter, scorer as scorer_lib, stepping, votes
+from rlreason.searching.beam import make_beam_search
+from rlreason.searching.config import SearchConfig
+from rlreason.searching.results import Candidate, Cost, score_of
+from rlreason.searching.sampled import make_sampled_search
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
 

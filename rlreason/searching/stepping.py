@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rlreason import models
-from rlreason.search import scorer as scorer_lib
+from rlreason.searching import scorer as scorer_lib
 from rlreason.sampling import session as session_lib
 from rlreason.sampling.decoder import Decoder
 from rlreason.types import Prompts

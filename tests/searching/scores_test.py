@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlreason.search import scores
+from rlreason.searching import scores
 
 
 @pytest.mark.parametrize("how, expected", [

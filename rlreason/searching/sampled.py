@@ -7,9 +7,9 @@ import numpy as np
 
 from rlreason.parallel import Layout
 from rlreason.sampling import SamplingOptions, session as session_lib
-from rlreason.search import delimiter, scorer as scorer_lib, stepping
-from rlreason.search.config import LIKELIHOOD, SearchConfig
-from rlreason.search.results import Candidate, Cost, Found, within_budget
+from rlreason.searching import delimiter, scorer as scorer_lib, stepping
+from rlreason.searching.config import LIKELIHOOD, SearchConfig
+from rlreason.searching.results import Candidate, Cost, Found, within_budget
 from rlreason.types import Key, Prompts
 
 

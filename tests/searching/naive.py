@@ -8,7 +8,7 @@ import numpy as np
 
 from rlreason import models
 from rlreason.sampling import logits as logits_lib
-from rlreason.search.scores import aggregate
+from rlreason.searching.scores import aggregate
 
 WIDTH = 32
 

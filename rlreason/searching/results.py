@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rlreason.search.scores import aggregate
-from rlreason.search.config import SearchConfig
+from rlreason.searching.scores import aggregate
+from rlreason.searching.config import SearchConfig
 
 
 class Candidate(NamedTuple):

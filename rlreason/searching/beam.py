@@ -19,10 +19,10 @@ import numpy as np
 
 from rlreason.parallel import Layout
 from rlreason.sampling import SamplingOptions, segments
-from rlreason.search import stepping
-from rlreason.search.config import SearchConfig
-from rlreason.search.results import Candidate, Cost, Found
-from rlreason.search.scores import aggregate
+from rlreason.searching import stepping
+from rlreason.searching.config import SearchConfig
+from rlreason.searching.results import Candidate, Cost, Found
+from rlreason.searching.scores import aggregate
 from rlreason.types import Key, Prompts
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlreason import steps
-from rlreason.search import delimiter
+from rlreason.searching import delimiter
 from rlreason.tokenizers import WordTokenizer
 
 

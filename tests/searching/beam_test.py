@@ -10,10 +10,10 @@ import pytest
 from rlreason import models
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.sampling import SamplingOptions
-from rlreason.search import SearchConfig, beam, scorer as scorer_lib, stepping
+from rlreason.searching import SearchConfig, beam, scorer as scorer_lib, stepping
 from rlreason.sampling.decoder import prepare
 from tests.sampling import session_test
-from tests.search import naive
+from tests.searching import naive
 
 MODEL, STOP = session_test.UNEVEN, (3,)
 OPTIONS = SamplingOptions(max_new_tokens=14, temperature=0.9, top_k=9)

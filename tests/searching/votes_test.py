@@ -5,7 +5,7 @@ import pytest
 
 from rlreason.rewards import vote_answer
 from rlreason.rewards.verifier import match_text
-from rlreason.search import votes
+from rlreason.searching import votes
 
 
 def same(left, right):

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Literal
 
 from rlreason.config import Path, Rows, Tokens, check_unread
-from rlreason.search.scores import Aggregate
-from rlreason.search.votes import Choice
+from rlreason.searching.scores import Aggregate
+from rlreason.searching.votes import Choice
 
 Method = Literal["sample", "beam", "mcts", "token_mcts", "revise", "rewrite"]
 LIKELIHOOD = "likelihood"  # a scorer: the policy's own probability
@@ -15,7 +15,7 @@ REWRITE = (
     "the answer, and without opinions. First write \"Context:\" and the facts that matter, then "
     "\"Question:\" and the question.\n\nText: {prompt}")
 _READ_BY = {  # field -> methods that read it
-    "num_samples": ("sample", "beam", "revise", "rewrite"), "delimiter": ("beam", "mcts"),
+    "num_samples": ("sample", "beam", "revise", "rewrite"),
     "width": ("beam", "mcts", "token_mcts"), "subtrees": ("beam",), "lookahead": ("beam",),
     "max_steps": ("beam", "mcts"), "step_tokens": ("beam", "mcts"),
     "simulations": ("mcts", "token_mcts"), "form": ("mcts", "token_mcts"),
@@ -97,6 +97,11 @@ class SearchConfig:
     """Whether the scorer is a reward model."""
     return self.scorer not in ("", LIKELIHOOD)
 
+  @property
+  def rows_per_problem(self) -> int:
+    """Rows of a problem that are in memory at once."""
+    return self.num_samples if self.method not in ("mcts", "token_mcts") else self.width
+
   def _check_scorer(self):
     needed = [part for part, is_so in (
         (f"method={self.method!r}", self.method in ("beam", "mcts", "token_mcts")),
@@ -104,7 +109,9 @@ class SearchConfig:
     if needed and not self.scorer:
       raise ValueError(f"scorer: got '' with {needed[0]}, allowed: a reward model, or likelihood")
     if not self.scorer:
-      check_unread(self, "without a scorer", "aggregate", "price_scored")
+      check_unread(self, "without a scorer", "delimiter", "aggregate", "price_scored")
+    if self.method == "token_mcts":
+      check_unread(self, "with method='token_mcts'", "delimiter", "aggregate")
     if self.scorer == LIKELIHOOD:
       check_unread(self, "with scorer='likelihood'", "price_scored")
 
