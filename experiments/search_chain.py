@@ -27,15 +27,21 @@ DELIMITER = ";"
 
 
 def prefixes(rows, *, delimiter: str):
-  """Each completion up to the end of each step, with the verdict of the whole."""
-  return [{"prompt": row["prompt"], "completion": row["completion"][:end],
-           "is_right": row["is_right"], "answer": row["answer"]}
+  """Each completion up to the end of each step, with the verdict of the whole.
+
+  A token is a word. By its ids, a prefix gets no end token.
+  """
+  return [{"prompt": row["prompt"], "prompt_ids": row["prompt_ids"],
+           "completion": row["completion"][:end], "completion_ids": row["completion_ids"][
+               :len(row["completion"][:end].split())
+               if end < len(row["completion"]) else len(row["completion_ids"])],
+           "is_right": row["is_right"]}
           for row in rows if row["is_right"] is not None
           for end in steps.step_ends(row["completion"], delimiter)]
 
 
-def get_config():
-  config = beds["chain"]()
+def get_config(start=""):
+  config = beds["chain"](start)
   tokens = beds["NEW_TOKENS"]
   config.samples = dict(
       kind="sample", steps=24, num_prompts=64, group_size=4,
@@ -43,9 +49,9 @@ def get_config():
   config.prefixes = dict(
       kind="select", inputs=("samples",), select=Slot(prefixes, {"delimiter": DELIMITER}))
   config.value = dict(
-      kind="reward_model", steps=600, batch_size=64, completion_length=tokens,
+      kind="reward_model", steps=300, batch_size=64, completion_length=tokens,
       examples="stage:prefixes", standardize=False,
       reward_model=dict(loss=Slot(losses.outcome_cross_entropy)),
       optimizer=dict(learning_rate=1e-3, warmup_steps=20, schedule="cosine"))
-  config.stages = ("sft", "samples", "prefixes", "value")
+  config.stages = (*config.stages[:-1], "samples", "prefixes", "value")
   return config

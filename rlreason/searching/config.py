@@ -15,7 +15,6 @@ REWRITE = (
     "the answer, and without opinions. First write \"Context:\" and the facts that matter, then "
     "\"Question:\" and the question.\n\nText: {prompt}")
 _READ_BY = {  # field -> methods that read it
-    "num_samples": ("sample", "beam", "revise", "rewrite"),
     "width": ("beam", "mcts", "token_mcts"), "subtrees": ("beam",), "lookahead": ("beam",),
     "max_steps": ("beam", "mcts"), "step_tokens": ("beam", "mcts"),
     "simulations": ("mcts", "token_mcts"), "form": ("mcts", "token_mcts"),
@@ -42,7 +41,7 @@ class SearchConfig:
   # policy's own mean probability of a step's tokens; empty: no scores.
   scorer: Path = ""
   aggregate: Aggregate = "last"  # from scores of steps to one: last, min, product, mean
-  num_samples: Rows = 8  # solutions of a problem; of a beam: rows, over all its prefixes
+  num_samples: Rows = 8  # solutions of a problem; of a beam: its rows; trees of a problem
   delimiter: str = "\n"  # ends a step
   width: Rows = 4  # prefixes that a beam keeps; candidates of a tree's node
   subtrees: Rows = 1  # parts of the beam that do not compete; as many as `width`: DVTS
@@ -89,6 +88,8 @@ class SearchConfig:
                        "allowed: a text, and 1 revision or more")
     if self.method == "rewrite" and "{prompt}" not in self.rewrite:
       raise ValueError(f"rewrite: got {self.rewrite!r}, allowed: a text with {{prompt}}")
+    if self.method in ("mcts", "token_mcts") and self.form == "vanilla":
+      check_unread(self, "with form='vanilla'", "max_tokens")
     if self.selection == "gumbel":
       check_unread(self, "with selection='gumbel'", "exploration")
 
@@ -100,7 +101,8 @@ class SearchConfig:
   @property
   def rows_per_problem(self) -> int:
     """Rows of a problem that are in memory at once."""
-    return self.num_samples if self.method not in ("mcts", "token_mcts") else self.width
+    is_tree = self.method in ("mcts", "token_mcts")
+    return self.num_samples * (self.width if is_tree else 1)
 
   def _check_scorer(self):
     needed = [part for part, is_so in (

@@ -22,10 +22,13 @@ from rlreason.searching.beam import make_beam_search
 from rlreason.searching.config import SearchConfig
 from rlreason.searching.results import Candidate, Cost, score_of
 from rlreason.searching.sampled import make_sampled_search
+from rlreason.searching.tree_search import make_tree_search
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
 
-_METHODS = {"sample": make_sampled_search, "beam": make_beam_search}
+_METHODS = {
+    "sample": make_sampled_search, "beam": make_beam_search, "mcts": make_tree_search,
+    "token_mcts": make_tree_search}
 
 
 class Reader(NamedTuple):
