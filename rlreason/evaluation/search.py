@@ -128,7 +128,8 @@ def measure(
 
   `search_accuracy` is that of the chosen solution; `search_vote`, `search_weighted_vote` and
   `search_best` that of other ways to choose from the same solutions, and `search_any` the share of
-  problems that any of them solves. Tokens, seconds and cost are means per problem.
+  problems that any of them solves. Tokens and seconds are means per problem, with the time of the
+  first compilation; the cost is that of 1,000 problems.
   """
   search = config.search
   verdicts = [list(map(is_right, row)) for row in scores]
@@ -146,7 +147,7 @@ def measure(
       "tokens_scored": metrics.mean([cost.scored for cost in costs]),
       "tokens_prompt": metrics.mean([cost.prompt for cost in costs]),
       "seconds": metrics.mean([result.seconds for result in results]),
-      "cost": metrics.mean([cost.price(search) for cost in costs])}
+      "cost": metrics.mean([1000 * cost.price(search) for cost in costs])}
   return {f"{_BEGINNING}{name}": estimate for name, estimate in found.items()}
 
 

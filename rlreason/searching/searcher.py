@@ -17,18 +17,21 @@ from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.sampling import SamplingOptions
 from rlreason.sampling.decoder import prepare
-from rlreason.searching import delimiter, scorer as scorer_lib, stepping, votes
+from rlreason.searching import delimiter, rewrite, scorer as scorer_lib, stepping, votes
 from rlreason.searching.beam import make_beam_search
 from rlreason.searching.config import SearchConfig
-from rlreason.searching.results import Candidate, Cost, score_of
+from rlreason.searching.results import Candidate, Cost, Found, score_of
+from rlreason.searching.revise import make_revision_search
 from rlreason.searching.sampled import make_sampled_search
 from rlreason.searching.tree_search import make_tree_search
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
 
+# Of whole prompts; `_solver` adds those that make prompts or texts of their own.
 _METHODS = {
     "sample": make_sampled_search, "beam": make_beam_search, "mcts": make_tree_search,
-    "token_mcts": make_tree_search}
+    "token_mcts": make_tree_search, "rewrite": make_sampled_search,
+    "revise": make_revision_search}
 
 
 class Reader(NamedTuple):
@@ -59,7 +62,7 @@ class Searched(NamedTuple):
 
   def choose(self, how: votes.Choice) -> int | None:
     """The index that another way to choose would give."""
-    return _choose(self.solutions, how)
+    return choose_solution(self.solutions, how)
 
 
 def make_searcher(
@@ -98,27 +101,60 @@ def make_searcher(
         prepare(model, params["policy"], is_int8=options.is_int8),
         scorer_lib.prepare(scorer, params["scorer"]) if scorer is not None else None)
 
+  # One device: the forms of parameters are made once, not in every program.
   is_alone = len(layout.param_shardings(None).device_set) == 1 and layout.num_replicas == 1
   place = jax.jit(models_of) if is_alone else lambda params: params
-  run = _METHODS[config.method](
-      config, layout if is_alone else _preparing(layout, models_of), table, options,
-      tuple(tokenizer.eos_ids))
+  arguments = (layout if is_alone else _preparing(layout, models_of), table, options,
+               tuple(tokenizer.eos_ids))
+  solve = _make_solver(config, tokenizer, prompt_buckets, arguments)
 
   def bind(params):
     placed = place(params)
 
     def search(rows, key):
       start = time.perf_counter()
-      prompts = fitting.make_prompts(
-          [fitting.encode_prompt(tokenizer, row) for row in rows], prompt_buckets,
-          pad_id=tokenizer.pad_id)
-      found = run(placed, prompts, key)
+      found = solve(placed, rows, key)
       seconds = (time.perf_counter() - start) / len(rows)
       return [_read(config, tokenizer, reader, one, seconds) for one in found]
 
     return search
 
   return bind
+
+
+def _make_solver(
+    config: SearchConfig, tokenizer: Tokenizer, prompt_buckets: Sequence[int], arguments: tuple
+) -> Callable[..., list[Found]]:
+  """Makes `solve(models, rows, key)`; `arguments` are those of a method after the config."""
+  more = ()
+  if config.method == "revise":
+    more = (tuple(tokenizer.encode(config.revision)),)
+    if not more[0]:
+      raise ValueError(f"revision: got {config.revision!r} of 0 tokens, allowed: 1 or more")
+  run = _METHODS[config.method](config, *arguments, *more)
+
+  def solve(found, rows, key, run=run):
+    prompts = fitting.make_prompts(
+        [fitting.encode_prompt(tokenizer, row) for row in rows], prompt_buckets,
+        pad_id=tokenizer.pad_id)
+    return run(found, prompts, key)
+
+  if config.method != "rewrite":
+    return solve
+  first = make_sampled_search(SearchConfig(num_samples=1), *arguments)
+  fits = lambda row: len(fitting.encode_prompt(tokenizer, row)) <= max(prompt_buckets)
+
+  def solve_rewritten(found, rows, key):
+    calls = solve(
+        found, [rewrite.request(config, row) for row in rows], jax.random.fold_in(key, 1), first)
+    texts = [tokenizer.decode(list(call.candidates[0].ids)) for call in calls]
+    new = [rewrite.rewritten(config, row, text) for row, text in zip(rows, texts, strict=True)]
+    new = [row if one is None or not fits(one) else one
+           for one, row in zip(new, rows, strict=True)]
+    return [one._replace(cost=one.cost.plus(call.cost))
+            for one, call in zip(solve(found, new, key), calls, strict=True)]
+
+  return solve_rewritten
 
 
 def _preparing(layout: Layout, models_of: Callable[[dict[str, Params]], Any]) -> Layout:
@@ -141,10 +177,11 @@ def _read(config, tokenizer: Tokenizer, reader: Reader, found, seconds: float) -
       cast, answers, lambda left, right: None not in (left, right) and is_equal(left, right))
   scores = [score_of(config, one) if config.scorer else None for one in found.candidates]
   solutions = tuple(map(Solution, texts, found.candidates, answers, classes, scores))
-  return Searched(solutions, _choose(solutions, config.choose), found.cost, seconds)
+  return Searched(solutions, choose_solution(solutions, config.choose), found.cost, seconds)
 
 
-def _choose(solutions: Sequence[Solution], how: votes.Choice) -> int | None:
+def choose_solution(solutions: Sequence[Solution], how: votes.Choice) -> int | None:
+  """The index of the chosen one, as `votes.choose`."""
   scores = [solution.score for solution in solutions]
   return votes.choose(
       [solution.answer_class for solution in solutions],

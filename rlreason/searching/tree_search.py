@@ -100,8 +100,8 @@ def _search(config: SearchConfig, table: jax.Array, found: stepping.Models, give
     chosen = tree.most_visited_path(grown, tree.best_action(grown, config.selection))
   if config.form == "rollout":
     row = held.prefix.row["row"]
-    is_new = (grown.node_visits > 0) & held.prefix.is_end & ~_of_parents(
-        grown, held.prefix.is_end)
+    is_complete = row["is_done"] | (row["lengths"] >= row["tokens"].shape[2])
+    is_new = (grown.node_visits > 0) & is_complete & ~_of_parents(grown, is_complete)
     host |= {"is_solution": is_new, "tokens": row["tokens"], "lengths": row["lengths"],
              "is_done": row["is_done"], "step_scores": held.prefix.step_scores,
              "steps": held.prefix.steps}

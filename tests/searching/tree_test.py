@@ -33,8 +33,8 @@ def make_problems(leaves, prior=None, valid=None, score=None):
         leaves, jnp.minimum(index, leaves.shape[1] - 1)[:, None], axis=1)[:, 0], 0.5)
     scores = jnp.full((count, BRANCH), 0.5 if score is None else score)
     return tree.Node(
-        state=dict(depth=depth, index=index, which=which), prior=jnp.zeros((count, BRANCH)), scores=scores,
-        is_valid=jnp.broadcast_to(~is_end[:, None], scores.shape), value=value)
+        state=dict(depth=depth, index=index, which=which), prior=jnp.zeros((count, BRANCH)),
+        scores=scores, is_valid=jnp.broadcast_to(~is_end[:, None], scores.shape), value=value)
 
   def expand(state, action):
     is_end = state["depth"] >= DEPTH
