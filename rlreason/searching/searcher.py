@@ -92,7 +92,7 @@ def make_searcher(
   """
   if config.reads_model and scorer is None:
     raise ValueError(f"scorer: got {config.scorer!r} without its model, allowed: one")
-  reads_steps = config.scorer or config.method in ("beam", "mcts")
+  reads_steps = config.scorer and config.method != "token_mcts"
   table = delimiter.make_table(
       tokenizer, model.vocab_size, config.delimiter) if reads_steps else np.zeros((1, 1), np.int32)
 

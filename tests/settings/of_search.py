@@ -59,12 +59,14 @@ def of(value, beside, seen=found):
 
 ROWS = {SearchConfig: {
     "method": of("revise", {}), "choose": of("best", _SCORED, chosen),
-    "scorer": of("likelihood", _SCORED), "aggregate": of(
+    "scorer": of("likelihood", _SCORED),
+    "aggregate": of(
         "min", _SCORED, lambda config: score_of(config, Candidate((), (0.9, 0.2, 0.8)))),
     "num_samples": of(3, {}), "delimiter": of("b", _SCORED | dict(aggregate="mean")),
-    "width": of(4, _BEAM), "subtrees": of(4, _BEAM | dict(num_samples=16, width=4)), "lookahead": of(1, _BEAM),
+    "width": of(4, _BEAM), "lookahead": of(1, _BEAM),
+    "subtrees": of(4, _BEAM | dict(num_samples=16, width=4)),
     "max_steps": of(1, _BEAM), "step_tokens": of(2, _BEAM), "simulations": of(1, _TREE),
-    "form": of("rollout", _TREE), "selection": of("gumbel", _MANY),
+    "form": of("rollout", _TREE), "selection": of("uct", _MANY | dict(simulations=6)),
     "exploration": of(20.0, _MANY), "max_depth": of(1, _TOKENS),
     "num_revisions": of(1, dict(method="revise", revision="wait", num_samples=32), revised),
     "revision": of("b", dict(method="revise", revision="wait")),
