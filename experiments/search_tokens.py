@@ -1,7 +1,8 @@
 """Accuracy of searches at test time against the tokens that they generate, with bands over seeds.
 
     python experiments/search_tokens.py --config=experiments/search_chain.py \\
-        --model=runs/chain/models/sft --scorer=runs/chain/models/value --output=docs/search_chain
+        --model=runs/chain/models/sft --scorer=likelihood --output=docs/search_chain
+
 
 Writes OUTPUT.json and OUTPUT.png. Solutions that are sampled independently are drawn once, and read
 as the first 1, 2, 4, ... of them; all other searches run for themselves.
@@ -47,7 +48,7 @@ SEARCHES = {
 READINGS = {"majority vote": "vote", "best of N": "best", "weighted vote": "weighted_vote"}
 
 
-def make_runs(recipe, policy, scorer, delimiter):
+def make_runs(recipe, policy, scorer, read):
   """run(settings) -> for each key and problem (result, verdicts)."""
   tasks, layout = load_tasks(recipe.task), make_layout(recipe.parallel)
   task = tasks["test"]
@@ -57,10 +58,10 @@ def make_runs(recipe, policy, scorer, delimiter):
   reward = combine_rewards([recipe.grading], verifier=task.verifier, pool=None)
 
   def run(settings, seeds):
-    read = {} if settings["method"] == "token_mcts" else {"delimiter": delimiter}
+    of_steps = {} if settings["method"] == "token_mcts" else read
     config = dataclasses.replace(
         recipe.evaluation, batch_size=len(rows), num_samples=0,
-        search=SearchConfig(scorer=scorer, **read, **settings))
+        search=SearchConfig(scorer=scorer, **of_steps, **settings))
     search = search_lib.make_search(
         config, config.options(is_greedy=False), policy.config, policy.tokenizer, layout,
         prompt_buckets=recipe.prompt_buckets, reader=search_lib.ANSWERS)
@@ -129,6 +130,8 @@ def main():
   for name in ("config", "model", "scorer", "output"):
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--delimiter", default=";")
+  parser.add_argument("--aggregate", default="min")
+  parser.add_argument("--beside", help="OUTPUT.json of another scorer, whose best of N is drawn too")
   parser.add_argument("--problems", type=int, default=100)
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--title", default="Chains of 2 to 5 operations")
@@ -136,7 +139,8 @@ def main():
   recipe = from_config(config_files.load_config_file(flags.config))
   recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(
       recipe.evaluation, num_problems=flags.problems))
-  run = make_runs(recipe, api.load(flags.model), flags.scorer, flags.delimiter)
+  run = make_runs(recipe, api.load(flags.model), flags.scorer, {
+      "delimiter": flags.delimiter, "aggregate": flags.aggregate})
   output = pathlib.Path(flags.output)
   sampled = run(dict(method="sample", num_samples=MOST), flags.seeds)
   counts = [2**i for i in range(MOST.bit_length())]
@@ -145,6 +149,10 @@ def main():
   for name, settings in SEARCHES.items():
     curves[name] = [point(run(one, flags.seeds), whole) for one in settings]
     print(name, curves[name], flush=True)
+    output.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
+  if flags.beside:
+    other = json.loads(pathlib.Path(flags.beside).read_text())
+    curves["best of N, value model"] = other["best of N"]
     output.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
   draw(output.with_suffix(".png"), curves, flags.title)
 

@@ -28,7 +28,7 @@ from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
 
 # Of whole prompts; `_solver` adds those that make prompts or texts of their own.
-_METHODS = {
+METHODS = {
     "sample": make_sampled_search, "beam": make_beam_search, "mcts": make_tree_search,
     "token_mcts": make_tree_search, "rewrite": make_sampled_search,
     "revise": make_revision_search}
@@ -131,7 +131,7 @@ def _make_solver(
     more = (tuple(tokenizer.encode(config.revision)),)
     if not more[0]:
       raise ValueError(f"revision: got {config.revision!r} of 0 tokens, allowed: 1 or more")
-  run = _METHODS[config.method](config, *arguments, *more)
+  run = METHODS[config.method](config, *arguments, *more)
 
   def solve(found, rows, key, run=run):
     prompts = fitting.make_prompts(
