@@ -48,10 +48,10 @@ def get_config(start=""):
       sampling=dict(max_new_tokens=tokens), rewards=dict(verifier=dict(weight=1.0)))
   config.prefixes = dict(
       kind="select", inputs=("samples",), select=Slot(prefixes, {"delimiter": DELIMITER}))
+  config.optimizer = dict(learning_rate=1e-3, warmup_steps=20, schedule="cosine")
   config.value = dict(
       kind="reward_model", steps=300, batch_size=64, completion_length=tokens,
       examples="stage:prefixes", standardize=False,
-      reward_model=dict(loss=Slot(losses.outcome_cross_entropy)),
-      optimizer=dict(learning_rate=1e-3, warmup_steps=20, schedule="cosine"))
+      reward_model=dict(loss=Slot(losses.outcome_cross_entropy)), optimizer=config.optimizer)
   config.stages = (*config.stages[:-1], "samples", "prefixes", "value")
   return config

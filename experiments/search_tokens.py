@@ -3,7 +3,6 @@
     python experiments/search_tokens.py --config=experiments/search_chain.py \\
         --model=runs/chain/models/sft --scorer=likelihood --output=docs/search_chain
 
-
 Writes OUTPUT.json and OUTPUT.png. Solutions that are sampled independently are drawn once, and read
 as the first 1, 2, 4, ... of them; all other searches run for themselves.
 """
@@ -131,7 +130,8 @@ def main():
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--delimiter", default=";")
   parser.add_argument("--aggregate", default="min")
-  parser.add_argument("--beside", help="OUTPUT.json of another scorer, whose best of N is drawn too")
+  parser.add_argument(
+      "--beside", help="OUTPUT.json of another scorer, whose best of N is drawn too")
   parser.add_argument("--problems", type=int, default=100)
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--title", default="Chains of 2 to 5 operations")

@@ -100,9 +100,9 @@ class SearchConfig:
 
   @property
   def rows_per_problem(self) -> int:
-    """Rows of a problem that are in memory at once."""
+    """Rows of a problem that are in memory at once, with those in the nodes of its trees."""
     is_tree = self.method in ("mcts", "token_mcts")
-    return self.num_samples * (self.width if is_tree else 1)
+    return self.num_samples * (1 + self.simulations + self.width if is_tree else 1)
 
   def _check_scorer(self):
     needed = [part for part, is_so in (
