@@ -153,11 +153,12 @@ def _programs(config: SearchConfig, layout: Layout, table, options, stop_ids):
   def advance(found, given, unused_key):
     rows, sources, is_active = given
     rows = stepping.fork(rows, sources)
+    begun = rows.session.lengths
     done = stepping.step(found, rows, is_active, table, step_tokens)
     ahead, counts, session = done.scores, done.counts, done.rows.session
     if config.lookahead:
       seen = stepping.look_ahead(
-          found, done.rows, is_active, table, (config.lookahead, step_tokens))
+          found, done.rows, is_active, table, (config.lookahead, step_tokens), begun)
       ahead, counts = jnp.where(seen.counts > 0, seen.scores, ahead), counts + seen.counts
     return done.rows, {
         "tokens": session.tokens, "lengths": session.lengths, "is_done": session.is_done,

@@ -135,7 +135,8 @@ def step(
 
 
 def look_ahead(
-    found: Models, rows: Rows, is_active: jax.Array, table: jax.Array, steps: tuple[int, int]
+    found: Models, rows: Rows, is_active: jax.Array, table: jax.Array, steps: tuple[int, int],
+    begun: jax.Array,
 ) -> Stepped:
   """The score of rows bool[B] if they were continued greedily; the rows are only copied.
 
@@ -147,6 +148,7 @@ def look_ahead(
     is_active: bool[B].
     table: of the delimiter.
     steps: how many, and most tokens of one.
+    begun: i32[B] where the step began, with which a likelihood begins.
   """
   number, step_tokens = steps
   starts, session = rows.session.lengths, rows.session
@@ -154,4 +156,7 @@ def look_ahead(
   ahead = rows.replace(session=session.replace(options=greedy))
   for _ in range(number):
     ahead = run_step(found.policy, ahead, is_active, table, step_tokens)
-  return score_step(found, ahead, starts, number * step_tokens)
+  seen = score_step(found, ahead, starts, number * step_tokens)
+  if rows.scorer is None:  # the greedy continuation of a bad step is likely too
+    seen = seen._replace(scores=scorer_lib.likelihood(ahead.session, begun))
+  return seen
