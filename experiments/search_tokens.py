@@ -103,12 +103,14 @@ def whole(result, verdicts):
 
 def draw(path, curves, title):
   pyplot.figure(figsize=(8, 5))
+  colors = iter(pyplot.get_cmap("tab20").colors)
   for name, points in curves.items():
+    color = next(colors)
     points = sorted(points, key=lambda one: one["generated"])
     x, y, low, high = (np.array([one[key] for one in points])
                        for key in ("generated", "accuracy", "low", "high"))
     is_line = name == "majority vote"
-    (line,) = pyplot.plot(x, y, "o-", label=name, color="black" if is_line else None,
+    (line,) = pyplot.plot(x, y, "o-", label=name, color="black" if is_line else color,
                           linewidth=2.5 if is_line else 1.2, markersize=4)
     if len(points) > 1:
       pyplot.fill_between(x, low, high, alpha=0.15, color=line.get_color())

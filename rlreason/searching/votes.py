@@ -54,8 +54,8 @@ def choose(
   """The index of the chosen solution; None if there is none.
 
   With votes it is a solution of the class with the most votes, or with the largest sum of scores:
-  its best by score, or else its first. Of equal classes the one whose best solution has the higher
-  score wins, and then the first. If no solution has an answer, the best one is chosen.
+  its best by score, or else its first. Of classes with equally many votes the first wins, so that a
+  vote is no search by scores. If no solution has an answer, the best one is chosen.
 
   Args:
     classes: of the answers (`merge_equal`, or values); None: no answer, and no vote.
@@ -81,9 +81,6 @@ def choose(
     return best
   weight = (lambda i: max(of[i], 0.0)) if how == "weighted_vote" else (lambda i: 1.0)
 
-  def rank(members):
-    first = max(members, key=lambda i: (of[i], -i))
-    return math.fsum(map(weight, members)), of[first], -members[0]
-
-  winners = max(voters.values(), key=rank)
+  winners = max(voters.values(), key=lambda members: (
+      math.fsum(map(weight, members)), -members[0]))
   return max(winners, key=lambda i: (of[i], -i))

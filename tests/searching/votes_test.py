@@ -35,7 +35,7 @@ def test_equal_numbers_are_one_vote_and_what_cannot_be_read_is_none():
 def test_the_most_votes_win_and_no_answer_is_no_vote():
   assert votes.choose([None, None, None, 1, 2, 1], None, "vote") == 3
   assert votes.choose([2, 1, 1, 2], None, "vote") == 0  # a tie: the first
-  assert votes.choose([2, 1, 1, 2], [0.1, 0.2, 0.9, 0.3], "vote") == 2  # or the best
+  assert votes.choose([2, 1, 1, 2], [0.1, 0.2, 0.9, 0.3], "vote") == 3  # its best
   assert votes.choose([], None, "vote") is None
   assert votes.choose([None, None], None, "vote") == 0
   assert votes.choose([None, None], [0.1, 0.2], "vote") == 1
