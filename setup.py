@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
   "flax>=0.12,<0.13",  # linen modules of the transformer, frozen struct dataclasses
   "optax>=0.2.5,<0.3",  # optimisers, schedules and gradient clipping
   "orbax-checkpoint>=0.12,<0.13",  # asynchronous, atomic checkpoints
+  "mctx>=0.0.71,<0.1",  # tree search on the device
   "chex>=0.1.90,<0.2",  # shape and dtype assertions at trace time
   "ml-collections>=1.0,<2",  # ConfigDict of experiments/ and its command line overrides
   "absl-py>=2.1",  # flags of the command line

@@ -13,12 +13,12 @@ __all__ = [
     "Policy", "PolicyGradientConfig", "Recipe", "RewardSpec", "SFTConfig", "Samples",
     "SamplingOptions", "Task", "__version__", "algorithms", "compare", "convert", "data",
     "evaluate", "evaluation", "from_config", "load", "losses", "masks", "models", "parallel",
-    "reduce_metrics", "replay", "report", "rewards", "sample", "sampling", "tokenizers", "train",
-    "training", "types", "weights"]
+    "reduce_metrics", "replay", "report", "rewards", "sample", "sampling", "search", "tokenizers",
+    "train", "training", "types", "weights"]
 _NAMES = {
     "rlreason.api": (
         "Policy", "Samples", "compare", "convert", "evaluate", "load", "replay", "report", "sample",
-        "train"),
+        "search", "train"),
     "rlreason.algorithms": ("PolicyGradientConfig", "SFTConfig"),
     "rlreason.data.tasks.base": ("Task",),
     "rlreason.rewards": ("RewardSpec",),
@@ -33,7 +33,8 @@ if typing.TYPE_CHECKING:
       training, types, weights)
   from rlreason.algorithms import PolicyGradientConfig, SFTConfig
   from rlreason.api import (
-      Policy, Samples, compare, convert, evaluate, load, replay, report, sample, train)
+      Policy, Samples, compare, convert, evaluate, load, replay, report, sample, search,
+      train)
   from rlreason.data.tasks.base import Task
   from rlreason.rewards import RewardSpec
   from rlreason.sampling import SamplingOptions

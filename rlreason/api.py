@@ -25,12 +25,15 @@ from rlreason import files, hub, masks, models, sampling, tokenizers, tracking, 
 from rlreason.data import fitting
 from rlreason.data.tasks.load import load_tasks
 from rlreason.evaluation.completions import Completions
+from rlreason.evaluation.config import EvaluationConfig
 from rlreason.evaluation.evaluator import make_evaluator
 from rlreason.evaluation.reading import make_reader
+from rlreason.evaluation.search import ANSWERS, make_search
 from rlreason.models import ModelConfig, lora
-from rlreason.parallel import find_devices, make_layout
+from rlreason.parallel import ParallelConfig, find_devices, make_layout
 from rlreason.rollout.scored import completion_texts
 from rlreason.sampling import SamplingOptions
+from rlreason.searching import SearchConfig, Searched
 from rlreason.tokenizers import Tokenizer
 from rlreason.training import comparison, comparison_plot, inputs, metrics as metrics_lib
 from rlreason.training import model_paths, process, progress, provenance, replay as replay_lib
@@ -150,6 +153,52 @@ def sample(
 
 
 @progress.shown()
+def search(
+    policy: Policy, prompts: Sequence[Any], key: Key, *, max_new_tokens: int = 256,
+    temperature: float = 1.0, top_p: float = 1.0, **settings: Any,
+) -> list[Searched]:
+  """Searches an answer of each prompt at test time; nothing else of a problem is read.
+
+  The first call for a shape compiles its programs. Answers are read in boxes, and are equal if the
+  verifier of mathematics says so.
+
+  Args:
+    policy: from `load`.
+    prompts: P texts, taken as they are, or lists of chat messages.
+    key: a fresh `jax.random.key` for each call; the same key gives the same result.
+    max_new_tokens: limit of a solution, tokens.
+    temperature: of its tokens.
+    top_p: of its tokens.
+    **settings: the fields of `SearchConfig`, such as method="beam", scorer="runs/a@rm".
+
+  Returns:
+    For each prompt its solutions, the index of the chosen one, tokens and seconds.
+
+  Raises:
+    FileNotFoundError, ValueError: a setting is out of range, or the scorer cannot be loaded.
+  """
+  if isinstance(prompts, str) or not prompts:
+    raise ValueError(f"prompts: got {prompts!r}, allowed: a list of at least one text or chat")
+  config = SearchConfig(**settings)
+  if config.reads_model:
+    config = dataclasses.replace(config, scorer=model_paths.find(config.scorer, where="scorer"))
+  rows = [{"prompt": prompt} for prompt in prompts]
+  longest = max(len(fitting.encode_prompt(policy.tokenizer, row)) for row in rows)
+  _check_positions(policy, longest, max_new_tokens)
+  layout = make_layout(ParallelConfig(data=1))
+  evaluation = EvaluationConfig(
+      search=config, batch_size=len(rows), max_new_tokens=max_new_tokens, num_samples=0,
+      temperature=temperature, top_p=top_p)
+  run = make_search(
+      evaluation, evaluation.options(is_greedy=False), policy.config, policy.tokenizer, layout,
+      prompt_buckets=fitting.doubling_buckets(
+          _SMALLEST_BUCKET, policy.config.max_positions - max_new_tokens), reader=ANSWERS)
+  params = layout.put_state({"policy": layout.put_params(
+      policy.params, models.abstract_boxed_params(policy.config))})
+  return run(rows, params, key, lambda: None)
+
+
+@progress.shown()
 def evaluate(
     policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None,
     completions: str | os.PathLike | None = None, tasks: Any = None,
@@ -184,7 +233,7 @@ def evaluate_with_completions(
     policy: Policy, recipe: Any, *, split: str = "", name: str = "model", key: Key | None = None
 ) -> tuple[dict[str, Any], Completions]:
   """`evaluate`, and the rows of every completion (`evaluation.completions`)."""
-  recipe = _as_recipe(recipe)
+  recipe = model_paths.resolve_evaluation(_as_recipe(recipe))
   config = dataclasses.replace(recipe.evaluation, split=split or recipe.evaluation.split)
   recipe = dataclasses.replace(recipe, evaluation=config)
   _check_positions(policy, max(recipe.prompt_buckets), config.max_new_tokens)

@@ -26,7 +26,8 @@ from rlreason.training.settings.recipe import from_config
 from rlreason.types import Outcome, Prompts, Rollout
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
-PROGRAMS = ("estimators", "miniature_claims", "miniatures", "question_files")  # and no recipes
+PROGRAMS = ("estimators", "miniature_claims", "miniatures", "question_files",
+            "search_tokens")  # and no recipes
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem not in PROGRAMS)
 
 # The values of the published config.json files.

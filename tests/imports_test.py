@@ -20,7 +20,7 @@ LAYERS = {
     "losses": 1, "parallel": 1,
     "models": 2, "tokenizers": 2,
     "weights": 3, "rewards": 3, "sampling": 3,
-    "data": 4, "search": 4,
+    "data": 4, "searching": 4,
     "rollout": 5,
     "algorithms": 6, "evaluation": 6,
     "training": 7,

@@ -14,6 +14,12 @@ A row is one completion:
     length     generated tokens
     truncated  whether the length limit ended it
 
+Solutions of a search (`evaluation/search.py`) also have
+
+    search      true: it is no sample of the metrics below
+    chosen      whether it is the search's answer
+    step_scores of its scorer
+
 Not here: sampling and scoring (evaluator.py), estimates over problems (metrics.py), files.
 """
 
@@ -63,7 +69,7 @@ def per_problem(completions: Completions, metric: str) -> dict[int, float]:
     raise ValueError(f"metric: got {metric!r}, allowed: {METRICS}")
   groups = {}
   for row in completions:
-    if (row["sample"] is None) == (metric == "greedy"):
+    if not row.get("search") and (row["sample"] is None) == (metric == "greedy"):
       groups.setdefault(row["problem"], []).append(row)
   if k > min(map(len, groups.values()), default=0):
     raise ValueError(f"metric: got {metric!r}, allowed: at most the number of samples")

@@ -9,6 +9,7 @@ from rlreason.evaluation.expected import Expected
 from rlreason.rewards import answer
 from rlreason.rollout import forcing as forcing_lib
 from rlreason.sampling import SamplingOptions
+from rlreason.searching.config import SearchConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class EvaluationConfig:
   answer_tokens: Tokens = 16  # sampled after `forced_answer`
   wait: str = ""  # put instead of an end token that comes too early
   num_waits: int = 0  # at most this many times, within `max_new_tokens`
+  search: SearchConfig | None = None  # a search at test time (docs/search.md), beside the samples
   every_stage: bool = True  # also before the first stage and between stages; else only at the end
   every_steps: int = 0  # also within training stages, every this many steps; 0 = never
   # Ends a stage after this many evaluations within it without an improvement of the best value, by
@@ -65,7 +67,7 @@ class EvaluationConfig:
           "of a problem would be the same), or num_samples=0")
     if not self.temperature:
       check_unread(self, "with temperature=0", "top_p")
-    if not self.num_samples:
+    if not self.num_samples and not self.search:
       names = ("temperature", "top_p") if self.temperature else ("top_p",)
       check_unread(self, "with num_samples=0, where all is greedy", *names)
     if not self.forced_answer:

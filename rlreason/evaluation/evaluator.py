@@ -14,7 +14,8 @@ from rlreason import processes, tracking
 from rlreason.data import fitting, sources
 from rlreason.data.messages import add_to_prompt
 from rlreason.data.tasks.base import Row, RowSource, Task
-from rlreason.evaluation import behaviours, completions as completions_lib, metrics
+from rlreason.evaluation import (
+    behaviours, completions as completions_lib, metrics, search as search_lib)
 from rlreason.evaluation.completions import Completions
 from rlreason.evaluation.config import EvaluationConfig
 from rlreason.evaluation.reading import AnswerReader
@@ -22,9 +23,10 @@ from rlreason.models import ModelConfig
 from rlreason.parallel import Layout
 from rlreason.rewards import (
     CombinedReward, RewardSpec, Verifier, answer, combine_rewards, has_math_golds,
-    is_built_in, is_right, verifier, verifier_columns)
+    is_built_in, is_right, verifier, verifier_columns, vote_answer)
 from rlreason.rollout import forcing as forcing_lib, scored as scored_lib
 from rlreason.sampling import Batching, check_memory, sample_queue
+from rlreason.searching import Reader
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params, Rollout
 from rlreason.workers import WorkerPool
@@ -80,6 +82,12 @@ class _Grader(NamedTuple):
 
   def vote(self, text: str) -> Hashable | None:
     return self.reader.vote(text, **self.where)
+
+  def for_search(self) -> Reader:
+    """Answers with different votes are compared where both are mathematics, by the verifier."""
+    is_math = (self.is_built_in and self.task_verifier == "math"
+               and self.reader.vote is vote_answer)
+    return Reader(self.vote, self.find, search_lib.ANSWERS.is_equal if is_math else None)
 
   def count_behaviours(self, text: str) -> behaviours.Behaviours:
     """The behaviours of the reasoning."""
@@ -148,20 +156,64 @@ def make_evaluator(
 
   greedy = make_run(True, 1)
   sampled = make_run(False, config.num_samples) if config.num_samples else None
+  search = _make_search(config, rows, grader, (model, tokenizer, layout), prompt_buckets)
 
   def evaluate(params, key, pool=None, before_batch=lambda: None):
     score = functools.partial(_score, grader.reward(pool), tokenizer, grader)
     firsts = [group[0] for group in greedy(score, params, key, before_batch)]
     groups = sampled(score, params, key, before_batch) if sampled else [[] for _ in rows]
-    evaluation = {}
-    for name, indices in _task_rows(task.name, rows).items():
-      take = lambda values, indices=indices: [values[i] for i in indices]
-      evaluation[name] = _measure(take(rows), take(firsts), take(groups), grader)
-    completions = [row for found in zip(range(len(rows)), rows, firsts, groups, strict=True)
-                   for row in _completions(*found)]
-    return Evaluated(evaluation, list(map(_sample, rows, firsts)), completions)
+    searched = search(params, key, pool, before_batch)
+    return _evaluated(config, task.name, rows, list(zip(firsts, groups, searched)), grader)
 
   return evaluate
+
+
+def _evaluated(
+    config: EvaluationConfig, task_name: str, rows: Sequence[Row], solved, grader: _Grader
+) -> Evaluated:
+  """The result for rows; `solved` has the greedy, the sampled and the searched solutions of each.
+  """
+  evaluation = {}
+  for name, indices in _task_rows(task_name, rows).items():
+    firsts, groups, searched = map(list, zip(*(solved[i] for i in indices), strict=True))
+    evaluation[name] = _measure([rows[i] for i in indices], firsts, groups, grader)
+    evaluation[name] |= _search_metrics(config, searched)
+  completions = [one for i, (row, (first, group, _)) in enumerate(zip(rows, solved, strict=True))
+                 for one in _completions(i, row, first, group)]
+  completions += [one for i, (row, (*_, found)) in enumerate(zip(rows, solved, strict=True))
+                  if found for one in search_lib.completions(_of_row(i, row), *found)]
+  samples = [_sample(row, first) for row, (first, *_) in zip(rows, solved, strict=True)]
+  return Evaluated(evaluation, samples, completions)
+
+
+def _make_search(
+    config: EvaluationConfig, rows: Sequence[Row], grader: _Grader,
+    policy: tuple[ModelConfig, Tokenizer, Layout], prompt_buckets: Sequence[int],
+):
+  """Makes `search(params, key, pool, before_batch)`: for each of the rows the result of a search
+  and the verifier's scores of its solutions, or None without a search.
+
+  `policy` is the model's shape, its tokenizer, and the layout.
+  """
+  if config.search is None:
+    return lambda *unused: [None] * len(rows)
+  options = config.options(
+      is_greedy=False, blocked_bigrams=_blocked_bigrams(config, policy[1]))
+  run = search_lib.make_search(
+      config, options, *policy, prompt_buckets=prompt_buckets, reader=grader.for_search())
+
+  def search(params, key, pool, before_batch):
+    results = run(rows, params, key, before_batch)
+    return list(zip(results, search_lib.verify(grader.reward(pool), rows, results), strict=True))
+
+  return search
+
+
+def _search_metrics(config: EvaluationConfig, searched) -> dict[str, metrics.Estimate]:
+  if config.search is None:
+    return {}
+  found = search_lib.measure(config, *zip(*searched, strict=True))
+  return {metric: _without_nan(estimate) for metric, estimate in found.items()}
 
 
 def _queue_settings(
@@ -188,6 +240,7 @@ def metric_names(
   rows = _problems(config, task.rows, grader, tokenizer, longest)
   right = _Solution("", 1.0, 1, 0, False, 1, "", "")
   names = _measure(rows[:1], [right], [[right] * config.num_samples], grader)
+  names = [*names, *(search_lib.names(config) if config.search else ())]
   return [f"eval/{name}/{metric}" for name in _task_rows(task.name, rows) for metric in names]
 
 
@@ -411,12 +464,16 @@ def _sample(row: Row, solution: _Solution) -> dict[str, Any]:
 
 def _completions(problem: int, row: Row, first: _Solution, group: list[_Solution]) -> Completions:
   """The rows of one problem."""
-  part = {"task_name": row["task_name"]} if row.get("task_name") else {}
-  of_row = {"problem": problem, **part, "prompt": row["prompt"], "gold": row["answer"]}
-  solutions = [first, *group]
+  of_row, solutions = _of_row(problem, row), [first, *group]
   votes = completions_lib.number_votes(solution.vote for solution in solutions)
   return [
       {**of_row, "sample": None if i == 0 else i - 1, "completion": solution.text,
        "extracted": solution.extracted, "vote": vote, "score": solution.score,
        "length": solution.length, "truncated": solution.truncated}
       for i, (solution, vote) in enumerate(zip(solutions, votes, strict=True))]
+
+
+def _of_row(problem: int, row: Row) -> dict[str, Any]:
+  """What all completions of a problem share."""
+  part = {"task_name": row["task_name"]} if row.get("task_name") else {}
+  return {"problem": problem, **part, "prompt": row["prompt"], "gold": row["answer"]}

@@ -19,6 +19,9 @@ from scipy import special
 Estimate = dict[str, float | int]  # value, low, high, n
 
 _RESAMPLED = 2**15  # numbers of a bootstrap that are drawn at once
+_ACCURACIES = (
+    "greedy", "greedy_unboxed", "search_accuracy", "search_vote", "search_weighted_vote",
+    "search_best", "search_any")
 _Z_95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
@@ -275,7 +278,7 @@ def over_seeds(estimates: Sequence[Estimate], *, is_share: bool) -> dict[str, An
 
 def is_share(name: str) -> bool:
   """Whether an evaluation metric is a share of problems, shown in percent."""
-  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in ("greedy", "greedy_unboxed")
+  is_accuracy = name.startswith(("avg@", "pass@", "maj@")) or name in _ACCURACIES
   return is_accuracy or name.endswith("_fraction")
 
 

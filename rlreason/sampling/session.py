@@ -438,11 +438,7 @@ def make_step(decoder: Decoder):
 
 def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_left: jax.Array) -> Session:
   """Samples a token from the hidden state of each row, [B, D], and appends it to open rows."""
-  # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
-  logits = quantize.multiply_rows(decoder.vocabulary, hidden).T
-  logits = losses.hide_words(
-      models.cap_logits(decoder.config, logits), decoder.config.num_tokens)
-  token, log_prob = _draw(logits, session)
+  token, log_prob = _draw(logits_after(decoder, hidden), session)
   # Writes into each row's own column, without a scatter.
   is_here = (jnp.arange(session.capacity)[None] == session.lengths[:, None]) & is_left[:, None]
   put = lambda columns, new: jnp.where(is_here, new[:, None], columns)
@@ -455,6 +451,13 @@ def _emit(decoder: Decoder, session: Session, hidden: jax.Array, is_left: jax.Ar
       is_done=session.is_done | (is_left & is_stop), tokens=put(session.tokens, token),
       action_mask=session.action_mask | is_here, log_probs=put(session.log_probs, log_prob),
       values=values)
+
+
+def logits_after(decoder: Decoder, hidden: jax.Array) -> jax.Array:
+  """f32[B, V] of the token after hidden states [B, D]."""
+  # f32 logits: those of bf16 have steps of 0.1 nats at magnitude 20.
+  logits = quantize.multiply_rows(decoder.vocabulary, hidden).T
+  return losses.hide_words(models.cap_logits(decoder.config, logits), decoder.config.num_tokens)
 
 
 def _draw(logits: jax.Array, session: Session) -> tuple[jax.Array, jax.Array]:

@@ -17,7 +17,7 @@ from rlreason.training.settings.recipe import PretrainedModel, Recipe, from_conf
 _FREE = ("seed", "parallel", "checkpoint", "preflight", "samples_per_step", "reward_workers",
          "reward_timeout")
 _FREE_OF_MODEL = ("remat", "unroll", "attention")
-_FREE_OF_EVALUATION = ("expected", "batch_size", "every_stage", "every_steps")
+_FREE_OF_EVALUATION = ("expected", "batch_size", "every_stage", "every_steps", "search")
 _OF_SAMPLES = ("num_samples", "temperature", "top_p")  # of a sampled evaluation
 _LONGEST = 60  # characters of a displayed value
 

@@ -31,8 +31,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
 
 
 def read_task_inputs(recipe: Recipe) -> Inputs:
-  """The checksums of the files, or rows, of a recipe's task, which an evaluation reads."""
-  return own.input_digests(recipe.task) | _digests(_input_paths(recipe, "config.task."))
+  """The checksums of what an evaluation reads: files, or rows, of a task, and a search's scorer."""
+  paths = (*_input_paths(recipe, "config.task."), *_input_paths(recipe, "config.evaluation."))
+  return own.input_digests(recipe.task) | _digests(paths)
 
 
 def read_model_inputs(models: Mapping[str, str | None]) -> Inputs:

@@ -62,7 +62,17 @@ def resolve(recipe: Recipe) -> Recipe:
   model = recipe.model
   if isinstance(model, PretrainedModel):
     model = dataclasses.replace(model, path=found("config.model.path", "path", model.path))
-  return dataclasses.replace(recipe, model=model, stages=tuple(stages))
+  return resolve_evaluation(dataclasses.replace(recipe, model=model, stages=tuple(stages)))
+
+
+def resolve_evaluation(recipe: Recipe) -> Recipe:
+  """A recipe whose evaluation names models by paths only; raises as `find`."""
+  search = recipe.evaluation.search
+  if search is None or not search.reads_model:
+    return recipe
+  scorer = find(search.scorer, where="config.evaluation.search.scorer", parallel=recipe.parallel)
+  return dataclasses.replace(recipe, evaluation=dataclasses.replace(
+      recipe.evaluation, search=dataclasses.replace(search, scorer=scorer)))
 
 
 def find(

@@ -21,6 +21,7 @@ from rlreason.parallel import ParallelConfig
 from rlreason.rewards import RewardSpec
 from rlreason.rollout import step_labels
 from rlreason.sampling import SamplingOptions
+from rlreason.searching import SearchConfig
 from rlreason.slots import Slot
 from rlreason.training import stages as stages_lib
 from rlreason.training.optimizer import OptimizerConfig
@@ -92,6 +93,7 @@ BASES = {
     PolicyGradientConfig: dict(minibatch_size=4, share_prompts=False, pack_rows=False),
     EvaluationConfig: {field.name: getattr(EVALUATION, field.name)
                        for field in dataclasses.fields(EvaluationConfig)},
+    SearchConfig: {},
     Expected: dict(points={"start": (0.25, 0.5)}, source="here"),
     SamplingOptions: dict(max_new_tokens=8), RewardSpec: dict(name="verifier"),
     Slot: dict(function=losses.clipped_surrogate),

@@ -20,6 +20,7 @@ from rlreason.evaluation.expected import Expected
 from rlreason.models import LoRAConfig, lora
 from rlreason.parallel import ParallelConfig, make_layout, mesh
 from rlreason.rewards import RewardSpec, combine_rewards
+from rlreason.searching import SearchConfig
 from rlreason.tokenizers import WordTokenizer, encode_prompt
 from rlreason.training import expectations, setup as setup_lib
 from rlreason.training.settings.recipe import CheckpointConfig, NewModel, PretrainedModel, Recipe
@@ -27,7 +28,7 @@ from rlreason.training.settings.rl import RLStage
 from rlreason.training.settings.sft import SFTStage
 from tests.algorithms import tiny
 from tests.parallel import choose_test
-from tests.settings import bases, fakes
+from tests.settings import bases, fakes, of_search
 from tests.settings.bases import Row
 
 SFT = SFTStage(**bases.BASES[SFTStage] | dict(steps=4))
@@ -325,6 +326,7 @@ ROWS = {
         "answer_tokens": evals(5, "forcing", forced_answer="1"),
         "wait": evals("b", "forcing", wait="a", num_waits=1),
         "num_waits": evals(1, "forcing", wait="a"),
+        "search": Row(SearchConfig(num_samples=2), of_search.in_evaluation),
         "every_stage": Row(False, lambda config: looped(
             bases.make_recipe(evaluation=config, stages=TWO))["evaluated"]),
         "every_steps": Row(2, lambda config: looped(

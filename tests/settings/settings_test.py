@@ -34,9 +34,9 @@ from rlreason.training.settings.recipe import Recipe
 from rlreason.training.settings.rl import RLStage
 from rlreason.training.stages import pairs
 from tests.algorithms import tiny
-from tests.settings import bases, fakes, of_algorithms, of_runs, of_stages
+from tests.settings import bases, fakes, of_algorithms, of_runs, of_search, of_stages
 
-ROWS = {**of_stages.ROWS, **of_algorithms.ROWS, **of_runs.ROWS}
+ROWS = {**of_stages.ROWS, **of_algorithms.ROWS, **of_runs.ROWS, **of_search.ROWS}
 
 
 def classes_in(hint):
