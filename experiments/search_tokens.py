@@ -1,16 +1,19 @@
 """Accuracy of searches at test time against the tokens that they generate, with bands over seeds.
 
     python experiments/search_tokens.py --config=experiments/search_chain.py \\
-        --model=runs/chain/models/sft --scorer=likelihood --output=docs/search_chain
+        --model=runs/chain/models/sft --scorer=runs/chain/models/prm \\
+        --beside=runs/chain/models/orm,likelihood --output=docs/search_chain --page=docs/search.md
 
-Writes OUTPUT.json and OUTPUT.png. Solutions that are sampled independently are drawn once, and read
-as the first 1, 2, 4, ... of them; all other searches run for themselves.
+Writes OUTPUT.json and OUTPUT.png, and the table of the page, between its two marks. Solutions that
+are sampled independently are drawn once, and read as the first 1, 2, 4, ... of them; all other
+searches run for themselves. Of the scorers of `--beside` there is the best of N.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
+import re
 
 import jax
 from matplotlib import pyplot
@@ -22,6 +25,7 @@ from rlreason.evaluation import search as search_lib
 from rlreason.parallel import make_layout
 from rlreason.rewards import combine_rewards, is_right
 from rlreason.searching import SearchConfig, choose
+from rlreason.searching.config import LIKELIHOOD
 from rlreason.training.settings.recipe import from_config
 
 MOST = 32  # independent solutions
@@ -126,14 +130,29 @@ def draw(path, curves, title):
   pyplot.savefig(path, dpi=110)
 
 
+def with_table(page: str, name: str, curves: dict) -> str:
+  """The page with the table between its two marks replaced."""
+  percent = lambda one, key: f"{100 * one[key]:.1f}"
+  rows = [f"| {search} | {one['generated']:.0f} | {one['scored']:.0f} | {percent(one, 'accuracy')} "
+          f"[{percent(one, 'low')}, {percent(one, 'high')}] |"
+          for search, points in curves.items() for one in points]
+  lines = ["| search | tokens generated | tokens scored | accuracy, % |",
+           "| --- | --- | --- | --- |", *rows]
+  begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+  found = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+  if not found.search(page):
+    raise ValueError(f"page: got none of the marks {begin} and {end}, allowed: both")
+  return found.sub(lambda _: "\n\n".join([begin, "\n".join(lines), end]), page)
+
+
 def main():
   parser = argparse.ArgumentParser()
   for name in ("config", "model", "scorer", "output"):
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--delimiter", default=";")
   parser.add_argument("--aggregate", default="min")
-  parser.add_argument(
-      "--beside", help="OUTPUT.json of another scorer, whose best of N is drawn too")
+  parser.add_argument("--beside", default="", help="other scorers, with a comma between them")
+  parser.add_argument("--page", help="a page with the marks of the table")
   parser.add_argument("--problems", type=int, default=100)
   parser.add_argument("--seeds", type=int, default=3)
   parser.add_argument("--title", default="Chains of 2 to 5 operations")
@@ -141,21 +160,32 @@ def main():
   recipe = from_config(config_files.load_config_file(flags.config))
   recipe = dataclasses.replace(recipe, evaluation=dataclasses.replace(
       recipe.evaluation, num_problems=flags.problems))
-  run = make_runs(recipe, api.load(flags.model), flags.scorer, {
-      "delimiter": flags.delimiter, "aggregate": flags.aggregate})
-  output = pathlib.Path(flags.output)
+  policy, output = api.load(flags.model), pathlib.Path(flags.output)
+  runs_of = lambda scorer, aggregate: make_runs(
+      recipe, policy, scorer, {"delimiter": flags.delimiter, "aggregate": aggregate})
+  counts, curves = [2**i for i in range(MOST.bit_length())], {}
+
+  def keep(name, points):
+    curves[name] = points
+    print(name, points, flush=True)
+    output.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
+
+  run = runs_of(flags.scorer, flags.aggregate)
   sampled = run(dict(method="sample", num_samples=MOST), flags.seeds)
-  counts = [2**i for i in range(MOST.bit_length())]
-  curves = {name: [point(sampled, of_first(how, count)) for count in counts]
-            for name, how in READINGS.items()}
+  for name, how in READINGS.items():
+    keep(name, [point(sampled, of_first(how, count)) for count in counts])
+  for other in filter(None, flags.beside.split(",")):
+    # An outcome reward model scores the whole; a likelihood has no other reading than steps.
+    aggregate = flags.aggregate if other == LIKELIHOOD else "last"
+    found = runs_of(other, aggregate)(dict(method="sample", num_samples=MOST), flags.seeds)
+    keep(f"best of N, {pathlib.Path(other).name}",
+         [point(found, of_first("best", count)) for count in counts])
   for name, settings in SEARCHES.items():
-    curves[name] = [point(run(one, flags.seeds), whole) for one in settings]
-    print(name, curves[name], flush=True)
-    output.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
-  if flags.beside:
-    other = json.loads(pathlib.Path(flags.beside).read_text())
-    curves["best of N, value model"] = other["best of N"]
-    output.with_suffix(".json").write_text(json.dumps(curves, indent=1) + "\n")
+    keep(name, [point(run(one, flags.seeds), whole) for one in settings])
+  if flags.page:
+    page = pathlib.Path(flags.page)
+    page.write_text(with_table(page.read_text(encoding="utf-8"), output.name, curves),
+                    encoding="utf-8")
   draw(output.with_suffix(".png"), curves, flags.title)
 
 

@@ -39,7 +39,7 @@ def load_scorer(
   sharding = lambda config: layout.param_shardings(abstract_boxed_params(config))
   config, params, own = weights.load_scalar_model(
       weights.find_model(path), dtype=model.param_dtype, compute_dtype=model.dtype,
-      sharding=sharding)
+      sharding=sharding, labels=weights.STEP_LABELS)
   ids = own.get_vocab()
   other = [word for word, token in tokenizer.get_vocab().items() if ids.get(word) != token]
   if other:

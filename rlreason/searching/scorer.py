@@ -2,15 +2,15 @@
 
 A reward model reads each token once: the tokens of a prompt once for all its rows, and those of a
 step when it is scored. Its score, in [0, 1], is the sigmoid of its head after the last token of a
-step. An outcome reward model and a process reward model are read alike; how they were trained says
-what the score means.
+step; of a head of three classes it is the probability that the step is not wrong. An outcome reward
+model and a process reward model are read alike; how they were trained says what the score means.
 """
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from rlreason import models
+from rlreason import losses, models
 from rlreason.models import ModelConfig
 from rlreason.parallel.rules import whole_params
 from rlreason.sampling.session import Session
@@ -47,7 +47,7 @@ def prepare(config: ModelConfig, params: Params) -> Model:
 def begin(model: Model, prompts: Prompts, group_size: int, length: int) -> State:
   """Reads P prompts; P * `group_size` rows with `length` slots, and no tokens yet."""
   hidden, (keys, values) = models.prefill(model.config, model.trunk, prompts.tokens, prompts.mask)
-  scores = jax.nn.sigmoid(models.apply_value_head(model.head, hidden[:, -1]))
+  scores = _probability(model, hidden[:, -1])
   return State(
       caches=models.init_caches(keys, values, group_size, length),
       lengths=jnp.zeros(prompts.tokens.shape[0] * group_size, jnp.int32),
@@ -80,12 +80,18 @@ def extend(
     hidden, caches = models.extend(
         model.config, model.trunk, model.layers, state.caches, new, starts[:, None] + columns,
         prompts.mask, jnp.where(is_new, columns, -1))
-  scores = jax.nn.sigmoid(models.apply_value_head(model.head, hidden))
+  scores = _probability(model, hidden)
   read = jnp.minimum(lengths - state.lengths, count)
   last = jnp.take_along_axis(scores, jnp.maximum(read - 1, 0)[:, None], axis=1)[:, 0]
   state = State(caches, state.lengths + jnp.maximum(read, 0),
                 jnp.where(read > 0, last, state.scores))
   return state, scores
+
+
+def _probability(model: Model, hidden: jax.Array) -> jax.Array:
+  """f32[...] of hidden states [..., D]."""
+  outputs = models.apply_value_head(model.head, hidden)
+  return jax.nn.sigmoid(losses.step_log_odds(outputs, models.num_classes(model.head)))
 
 
 def fork(state: State, rows: jax.Array) -> State:

@@ -1,18 +1,21 @@
 """A search within an evaluation: metrics by hand, rows, and what it is given."""
 
 import dataclasses
+import types
 
 import jax
+import numpy as np
 import pytest
 
-from rlreason import api, weights
-from rlreason.algorithms import init_reward_params
+from rlreason import api, models, weights
+from rlreason.algorithms import init_reward_params, score_steps
 from rlreason.data.tasks.base import Task
 from rlreason.evaluation import completions as completions_lib, evaluator, search as search_lib
 from rlreason.parallel import ParallelConfig, make_layout
-from rlreason.searching import SearchConfig
+from rlreason.searching import SearchConfig, scorer as scorer_lib
 from rlreason.searching.results import Candidate, Cost
 from rlreason.searching.searcher import Searched, Solution
+from rlreason.types import Prompts
 from tests.algorithms import tiny
 from tests.evaluation import evaluator_test
 from tests.evaluation.evaluator_test import canned_generator_fixture  # noqa: F401
@@ -111,6 +114,28 @@ def test_a_reward_model_with_other_token_ids_is_refused(tmp_path):
   with pytest.raises(ValueError, match="search.scorer: got a model that knows .* another id"):
     search_lib.load_scorer(
         str(tmp_path / "rm"), tiny.MODEL, evaluator_test.TOKENIZER, layout)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_process_reward_models_score_steps(tmp_path, num_classes):
+  """A score is the probability that the step is not wrong, as `algorithms.score_steps` has it."""
+  params = {"trunk": searcher_test.POLICY, "value_head": models.init_reward_head(
+      tiny.MODEL.width, jax.random.key(0), num_classes)}
+  weights.save_process_model(tmp_path / "prm", tiny.MODEL, params, searcher_test.TOKENIZER)
+  config, found = search_lib.load_scorer(
+      str(tmp_path / "prm"), tiny.MODEL, searcher_test.TOKENIZER,
+      make_layout(ParallelConfig(data=1)))
+  prompts = Prompts(np.array([[0, 3, 4], [5, 6, 7]]), np.array([[0, 1, 1], [1, 1, 1]], bool),
+                    np.arange(2))
+  tokens = np.random.default_rng(0).integers(1, 9, (2, 6)).astype(np.int32)
+  scores = jax.jit(scorer_lib.score_rows)(
+      scorer_lib.prepare(config, found), prompts, tokens, np.array([6, 4]))
+  batch = types.SimpleNamespace(
+      prompt_tokens=prompts.tokens, prompt_mask=prompts.mask, completion_tokens=tokens)
+  expected = jax.nn.sigmoid(score_steps(
+      tiny.MODEL, params, batch, np.broadcast_to(np.arange(6), (2, 6))))
+  for row, length in enumerate((6, 4)):
+    np.testing.assert_allclose(scores[row, :length], expected[row, :length], atol=1e-5)
 
 
 def test_the_function_of_the_library(tmp_path):
