@@ -1,12 +1,14 @@
 """Accuracy of searches at test time against the tokens that they generate, with bands over seeds.
 
     python experiments/search_tokens.py --config=experiments/search_chain.py \\
-        --model=runs/chain/models/sft --scorer=runs/chain/models/prm \\
-        --beside=runs/chain/models/orm,likelihood --output=docs/search_chain --page=docs/search.md
+        --model=runs/chain/models/sft --scorer=likelihood \\
+        --beside=runs/chain/models/prm:min,runs/chain/models/orm:last \\
+        --output=docs/search_chain --page=docs/search.md
 
 Writes OUTPUT.json and OUTPUT.png, and the table of the page, between its two marks. Solutions that
 are sampled independently are drawn once, and read as the first 1, 2, 4, ... of them; all other
-searches run for themselves. Of the scorers of `--beside` there is the best of N.
+searches run for themselves. Of the scorers of `--beside`, each with its aggregate, there is the
+best of N.
 """
 
 import argparse
@@ -25,7 +27,6 @@ from rlreason.evaluation import search as search_lib
 from rlreason.parallel import make_layout
 from rlreason.rewards import combine_rewards, is_right
 from rlreason.searching import SearchConfig, choose
-from rlreason.searching.config import LIKELIHOOD
 from rlreason.training.settings.recipe import from_config
 
 MOST = 32  # independent solutions
@@ -95,7 +96,8 @@ def of_first(how, count):
     some = result.solutions[:count]
     index = choose([one.answer_class for one in some], [one.score for one in some], how)
     tokens = sum(len(one.candidate.ids) for one in some)
-    scored = 0 if how == "vote" else tokens + result.cost.prompt
+    reads = how != "vote" and result.cost.scored  # a likelihood reads nothing more
+    scored = tokens + result.cost.prompt if reads else 0
     return bool(verdicts[index]), tokens, scored
   return take
 
@@ -151,7 +153,7 @@ def main():
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--delimiter", default=";")
   parser.add_argument("--aggregate", default="min")
-  parser.add_argument("--beside", default="", help="other scorers, with a comma between them")
+  parser.add_argument("--beside", default="", help="SCORER:AGGREGATE,...: other scorers")
   parser.add_argument("--page", help="a page with the marks of the table")
   parser.add_argument("--problems", type=int, default=100)
   parser.add_argument("--seeds", type=int, default=3)
@@ -175,10 +177,9 @@ def main():
   for name, how in READINGS.items():
     keep(name, [point(sampled, of_first(how, count)) for count in counts])
   for other in filter(None, flags.beside.split(",")):
-    # An outcome reward model scores the whole; a likelihood has no other reading than steps.
-    aggregate = flags.aggregate if other == LIKELIHOOD else "last"
-    found = runs_of(other, aggregate)(dict(method="sample", num_samples=MOST), flags.seeds)
-    keep(f"best of N, {pathlib.Path(other).name}",
+    path, _, aggregate = other.partition(":")
+    found = runs_of(path, aggregate)(dict(method="sample", num_samples=MOST), flags.seeds)
+    keep(f"best of N, {pathlib.Path(path).name}",
          [point(found, of_first("best", count)) for count in counts])
   for name, settings in SEARCHES.items():
     keep(name, [point(run(one, flags.seeds), whole) for one in settings])

@@ -16,7 +16,7 @@ from rlreason.models import ModelConfig, abstract_boxed_params
 from rlreason.parallel import Layout
 from rlreason.rewards import CombinedReward, answer, is_right, verifier, vote_answer
 from rlreason.sampling import SamplingOptions, check_memory
-from rlreason.searching import Reader, Searched, make_searcher
+from rlreason.searching import Reader, Searched, make_searcher, scorer as scorer_lib
 from rlreason.tokenizers import Tokenizer
 from rlreason.types import Key, Params
 
@@ -30,22 +30,23 @@ _BEGINNING = "search_"  # of the names of metrics
 
 def load_scorer(
     path: str, model: ModelConfig, tokenizer: Tokenizer, layout: Layout
-) -> tuple[ModelConfig, Params]:
-  """The backbone and the parameters of a reward model for a policy, on the devices.
+) -> tuple[scorer_lib.Shape, Params]:
+  """A reward model for a policy, and its parameters on the devices.
 
   Raises:
     FileNotFoundError, ValueError: as `weights.load_scalar_model`; or other token ids.
   """
   sharding = lambda config: layout.param_shardings(abstract_boxed_params(config))
+  folder = weights.find_model(path)
   config, params, own = weights.load_scalar_model(
-      weights.find_model(path), dtype=model.param_dtype, compute_dtype=model.dtype,
+      folder, dtype=model.param_dtype, compute_dtype=model.dtype,
       sharding=sharding, labels=weights.STEP_LABELS)
   ids = own.get_vocab()
   other = [word for word, token in tokenizer.get_vocab().items() if ids.get(word) != token]
   if other:
     raise ValueError(f"search.scorer: got a model that knows {len(other)} of the policy's tokens "
                      f"by another id, or not at all ({other[0]!r}), allowed: one of its vocabulary")
-  return config, layout.put_state(params)
+  return scorer_lib.Shape(config, not weights.is_process_model(folder)), layout.put_state(params)
 
 
 def make_search(

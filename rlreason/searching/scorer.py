@@ -6,9 +6,12 @@ step; of a head of three classes it is the probability that the step is not wron
 model and a process reward model are read alike; how they were trained says what the score means.
 """
 
+from typing import NamedTuple
+
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlreason import losses, models
 from rlreason.models import ModelConfig
@@ -19,11 +22,21 @@ from rlreason.types import Params, Prompts
 CHUNK = 32  # tokens of complete rows that are scored at once
 
 
+class Shape(NamedTuple):
+  """What a reward model is, without its parameters."""
+
+  config: ModelConfig  # of the backbone
+  # Whether it learned to read the end token, as an outcome reward model does. To a process reward
+  # model that token belongs to no step: the score of the last step is that of the token before.
+  reads_end: bool = True
+
+
 @struct.dataclass
 class Model:
   """A backbone and a scalar head, as programs read them; from `prepare`."""
 
   config: ModelConfig = struct.field(pytree_node=False)
+  unread_ids: tuple[int, ...] = struct.field(pytree_node=False)  # tokens of no step
   trunk: Params  # reads prompts
   layers: list[Params]  # of `models.split_layers`
   head: Params
@@ -38,9 +51,12 @@ class State:
   scores: jax.Array  # f32[B] after the newest of them
 
 
-def prepare(config: ModelConfig, params: Params) -> Model:
-  """The model of {"trunk", "value_head"}; once for all steps."""
-  return Model(config, params["trunk"], models.split_layers(config, params["trunk"]),
+def prepare(config: ModelConfig, params: Params, unread_ids: tuple[int, ...] = ()) -> Model:
+  """The model of {"trunk", "value_head"}; once for all steps.
+
+  After one of `unread_ids` the score is that of the token before.
+  """
+  return Model(config, unread_ids, params["trunk"], models.split_layers(config, params["trunk"]),
                params["value_head"])
 
 
@@ -81,6 +97,10 @@ def extend(
         model.config, model.trunk, model.layers, state.caches, new, starts[:, None] + columns,
         prompts.mask, jnp.where(is_new, columns, -1))
   scores = _probability(model, hidden)
+  if model.unread_ids:
+    before = jnp.concatenate([state.scores[:, None], scores[:, :-1]], axis=1)
+    is_unread = jnp.isin(new, np.asarray(model.unread_ids, np.int32))
+    scores = jnp.where(is_unread, before, scores)
   read = jnp.minimum(lengths - state.lengths, count)
   last = jnp.take_along_axis(scores, jnp.maximum(read - 1, 0)[:, None], axis=1)[:, 0]
   state = State(caches, state.lengths + jnp.maximum(read, 0),

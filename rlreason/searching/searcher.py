@@ -68,7 +68,7 @@ class Searched(NamedTuple):
 def make_searcher(
     config: SearchConfig, model: ModelConfig, tokenizer: Tokenizer, layout: Layout, *,
     options: SamplingOptions, prompt_buckets: Sequence[int], reader: Reader,
-    scorer: ModelConfig | None = None,
+    scorer: scorer_lib.Shape | None = None,
 ) -> Callable[[dict[str, Params]], Callable[[Sequence[Any], Key], list[Searched]]]:
   """Makes `place(params) -> search(rows, key)`, one result for each row.
 
@@ -85,7 +85,7 @@ def make_searcher(
     options: of the policy's sampler.
     prompt_buckets: allowed widths of prompts, tokens.
     reader: of answers.
-    scorer: the shape of the reward model's backbone; None: the config names none.
+    scorer: the reward model; None: the config names none.
 
   Raises:
     ValueError: the delimiter cannot be written by the tokenizer.
@@ -97,9 +97,11 @@ def make_searcher(
       tokenizer, model.vocab_size, config.delimiter) if reads_steps else np.zeros((1, 1), np.int32)
 
   def models_of(params):
-    return stepping.Models(
-        prepare(model, params["policy"], is_int8=options.is_int8),
-        scorer_lib.prepare(scorer, params["scorer"]) if scorer is not None else None)
+    policy = prepare(model, params["policy"], is_int8=options.is_int8)
+    if scorer is None:
+      return stepping.Models(policy, None)
+    unread = () if scorer.reads_end else tuple(tokenizer.eos_ids)
+    return stepping.Models(policy, scorer_lib.prepare(scorer.config, params["scorer"], unread))
 
   # One device: the forms of parameters are made once, not in every program.
   is_alone = len(layout.param_shardings(None).device_set) == 1 and layout.num_replicas == 1

@@ -107,6 +107,13 @@ def open_scalar_model(
   return opened.config, opened.tokenizer
 
 
+def is_process_model(path: str | os.PathLike) -> bool:
+  """Whether a folder says that its model classifies tokens, and not whole texts."""
+  file = pathlib.Path(path) / "config.json"
+  names = (read_json(file).get("architectures") or ()) if file.is_file() else ()
+  return any(name.endswith("ForTokenClassification") for name in names)
+
+
 def open_model(path: str | os.PathLike) -> tuple[ModelConfig, Tokenizer]:
   """The configuration and tokenizer that `load_model` would load, checked likewise."""
   with contextlib.ExitStack() as stack:

@@ -110,7 +110,9 @@ def test_a_reward_model_with_other_token_ids_is_refused(tmp_path):
   params = init_reward_params(tiny.MODEL, searcher_test.POLICY, jax.random.key(0))
   weights.save_scalar_model(tmp_path / "rm", tiny.MODEL, params, searcher_test.TOKENIZER)
   layout = make_layout(ParallelConfig(data=1))
-  search_lib.load_scorer(str(tmp_path / "rm"), tiny.MODEL, searcher_test.TOKENIZER, layout)
+  shape, _ = search_lib.load_scorer(
+      str(tmp_path / "rm"), tiny.MODEL, searcher_test.TOKENIZER, layout)
+  assert shape.reads_end  # an outcome reward model
   with pytest.raises(ValueError, match="search.scorer: got a model that knows .* another id"):
     search_lib.load_scorer(
         str(tmp_path / "rm"), tiny.MODEL, evaluator_test.TOKENIZER, layout)
@@ -118,24 +120,29 @@ def test_a_reward_model_with_other_token_ids_is_refused(tmp_path):
 
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_process_reward_models_score_steps(tmp_path, num_classes):
-  """A score is the probability that the step is not wrong, as `algorithms.score_steps` has it."""
+  """A score is the probability that the step is not wrong, as `algorithms.score_steps` has it; the
+  end token belongs to no step.
+  """
   params = {"trunk": searcher_test.POLICY, "value_head": models.init_reward_head(
       tiny.MODEL.width, jax.random.key(0), num_classes)}
   weights.save_process_model(tmp_path / "prm", tiny.MODEL, params, searcher_test.TOKENIZER)
-  config, found = search_lib.load_scorer(
+  shape, found = search_lib.load_scorer(
       str(tmp_path / "prm"), tiny.MODEL, searcher_test.TOKENIZER,
       make_layout(ParallelConfig(data=1)))
   prompts = Prompts(np.array([[0, 3, 4], [5, 6, 7]]), np.array([[0, 1, 1], [1, 1, 1]], bool),
                     np.arange(2))
   tokens = np.random.default_rng(0).integers(1, 9, (2, 6)).astype(np.int32)
-  scores = jax.jit(scorer_lib.score_rows)(
-      scorer_lib.prepare(config, found), prompts, tokens, np.array([6, 4]))
+  tokens[0, 5] = tokens[1, 3] = 9  # the end
+  model = scorer_lib.prepare(shape.config, found, (9,))
+  scores = jax.jit(scorer_lib.score_rows)(model, prompts, tokens, np.array([6, 4]))
+  assert not shape.reads_end
   batch = types.SimpleNamespace(
       prompt_tokens=prompts.tokens, prompt_mask=prompts.mask, completion_tokens=tokens)
   expected = jax.nn.sigmoid(score_steps(
       tiny.MODEL, params, batch, np.broadcast_to(np.arange(6), (2, 6))))
-  for row, length in enumerate((6, 4)):
-    np.testing.assert_allclose(scores[row, :length], expected[row, :length], atol=1e-5)
+  for row, end in enumerate((5, 3)):
+    np.testing.assert_allclose(scores[row, :end], expected[row, :end], atol=1e-5)
+    assert scores[row, end] == scores[row, end - 1]
 
 
 def test_the_function_of_the_library(tmp_path):

@@ -11,7 +11,8 @@ from rlreason import sampling
 from rlreason.parallel import ParallelConfig, make_layout
 from rlreason.rewards import answer, vote_answer
 from rlreason.sampling import SamplingOptions
-from rlreason.searching import Reader, SearchConfig, make_searcher, rewrite
+from rlreason.searching import (
+    Reader, SearchConfig, make_searcher, rewrite, scorer as scorer_lib)
 from rlreason.searching.results import Cost
 from rlreason.tokenizers import WordTokenizer
 from tests.algorithms import tiny
@@ -31,7 +32,7 @@ def searcher(config, options=OPTIONS):
   return make_searcher(
       config, tiny.MODEL, TOKENIZER, make_layout(ParallelConfig(data=1)), options=options,
       prompt_buckets=(4, 16), reader=READER,
-      scorer=tiny.MODEL if config.reads_model else None)
+      scorer=scorer_lib.Shape(tiny.MODEL) if config.reads_model else None)
 
 
 def search(config, rows=ROWS, options=OPTIONS, key=0):
