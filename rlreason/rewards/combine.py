@@ -184,7 +184,7 @@ def combine_rewards(
   pool = pool or pools.default_pool()
   functions = {spec.name: _make_function(spec, verifier, pool) for spec in specs}
   if ask is not None:
-    functions["judge"] = functools.partial(functions["judge"], ask=ask)
+    functions["judge"] = functools.partial(functions["judge"], **{judge.ASK: ask})
   return CombinedReward(tuple(specs), functions, pool, (low, high))
 
 

@@ -21,7 +21,7 @@ RUBRIC_COLUMN = "rubric"  # of a row: texts, or {"criterion": text, "weight": nu
 REFERENCE_COLUMN = "reference"  # of a row: a text to compare completions with
 
 Ask = Callable[[Sequence[Messages]], list[str | Reply]]  # replies of a model to conversations
-ASK = "ask"  # the name under which `judge_reward` gets it
+ASK = "ask_local_model"  # the name under which `judge_reward` gets it; no column has it
 
 _ASKED = "Problem:\n{prompt}\n\n"
 _SOLUTION = "<solution>\n{completion}\n</solution>\n\n"
@@ -101,8 +101,8 @@ class _Question(NamedTuple):
 
 def judge_reward(
     prompts: Sequence[Any], completions: Sequence[str], *, service: Mapping[str, Any],
-    grade: str = "effort", group: Sequence[int] | None = None, ask: Ask | None = None,
-    **columns: Sequence[Any],
+    grade: str = "effort", group: Sequence[int] | None = None,
+    ask_local_model: Ask | None = None, **columns: Sequence[Any],
 ) -> list[float | Reply]:
   """The grade of each completion by a language model, in [0, 1].
 
@@ -117,7 +117,7 @@ def judge_reward(
       half a win; or a question of your own: a text with "{completion}", and "{prompt}" and names of
       columns, to which the model replies with a line "Score: X".
     group: [B] the index of each row's prompt; for "pairwise" without a reference.
-    ask: of a local model; from the stage.
+    ask_local_model: from the stage.
     **columns: [B] columns of the task.
 
   Returns:
@@ -132,9 +132,9 @@ def judge_reward(
                      "with {completion}")
   if not completions:
     return []
-  if isinstance(settings, LocalModel) and ask is None:
+  if isinstance(settings, LocalModel) and ask_local_model is None:
     raise ValueError(f"service.path: got {settings.path!r}, allowed: in a stage of a run; else url")
-  ask = ask or functools.partial(service_lib.ask, settings)
+  ask = ask_local_model or functools.partial(service_lib.ask, settings)
   prompts = list(map(_text_of, prompts))
   if grade == "pairwise":
     return _pairwise(ask, prompts, completions, group, columns.get(REFERENCE_COLUMN))
@@ -147,7 +147,8 @@ def judge_reward(
     template = _GRADES.get(grade, grade)
     values = lambda row: {name: column[row] for name, column in columns.items()}
     questions = [
-        _Question(_fill(template, **values(row), prompt=prompts[row], completion=text), _read_score)
+        _Question(_fill(template, values(row) | {"prompt": prompts[row], "completion": text}),
+                  _read_score)
         for row, text in enumerate(completions)]
   return _answers(ask, questions)
 
@@ -159,7 +160,7 @@ def _answers(ask: Ask, questions: Sequence[_Question]) -> list[float | Reply]:
           for question, reply in zip(questions, replies, strict=True)]
 
 
-def _fill(template: str, **values: Any) -> str:
+def _fill(template: str, values: Mapping[str, Any]) -> str:
   """Replaces "{name}" in one pass: braces in a completion stay as they are."""
   return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), template)
 
@@ -198,7 +199,7 @@ def _rubric_question(prompt: str, completion: str, rubric: Any) -> _Question:
     got = sum(weight for i, (_, weight) in enumerate(criteria, start=1) if met[i])
     return min(1.0, max(0.0, got / sum(max(weight, 0.0) for _, weight in criteria)))
 
-  text = _fill(_RUBRIC, prompt=prompt, completion=completion, criteria=listed)
+  text = _fill(_RUBRIC, {"prompt": prompt, "completion": completion, "criteria": listed})
   return _Question(text, read)
 
 
@@ -227,7 +228,7 @@ def _pairwise(ask, prompts, completions, group, references) -> list[float | Repl
                      "compare with, or completions in groups")
 
   def question(row, first, second):
-    text = _fill(_PAIR, prompt=prompts[row], first=first, second=second)
+    text = _fill(_PAIR, {"prompt": prompts[row], "first": first, "second": second})
     return _Question(text, _read_verdict)
 
   questions = []

@@ -116,6 +116,13 @@ def test_a_question_of_ones_own():
         0.2, 0.4]
 
 
+def test_columns_of_a_data_set_may_have_any_name():
+  with serving(lambda *_: "Score: 1") as (_, settings):
+    spec = RewardSpec(name="judge", options=dict(service=settings))
+    columns = dict(ask=["x"], grade=["y"], template=["z"], completion=["other"], prompt=["other"])
+    assert combine_rewards([spec])(["p"], ["c"], **columns).total == [1.0]
+
+
 def test_rubrics():
   rubrics = [["Is short.", "Is right."],
              [{"criterion": "Is right.", "weight": 3}, {"criterion": "Rude.", "weight": -1},
