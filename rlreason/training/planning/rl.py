@@ -120,7 +120,11 @@ def _partial_sampling(planned: Planned, stage: RLStage, params: Params) -> Progr
 
 
 def _reward_models(planned: Planned, stage: RLStage, rollout: Rollout) -> list[Program]:
-  """The scores of a reward model, in as many rows at a time as a gradient pass has."""
+  """The scores of a reward model, in as many rows at a time as a gradient pass has.
+
+  Those of a process reward model are planned at every token, as how many steps rows have is not
+  known; a run reads the head at their ends only.
+  """
   found = []
   for field, score in (("reward_model", score_completions), ("process_model", score_tokens)):
     if not vars(stage)[field]:
